@@ -1,0 +1,1 @@
+"""Diffusion-based medical image segmentation."""
