@@ -1,0 +1,61 @@
+# Thin aliases: each prints the command that it runs.
+MODEL ?= medsegdiff
+DATA ?= synthetic
+DATA_DIR ?=
+PRESET ?=
+CKPT ?=
+ARGS ?=
+PYTHON ?= python3
+
+BIN := .venv/bin
+RUN := $(BIN)/python -m diffmedseg
+PAIR := experiments/$(MODEL)/$(DATA).yaml
+PRESET_FILE := $(if $(PRESET),experiments/$(MODEL)/$(PRESET).yaml)
+PAIRS := $(foreach data,$(basename $(notdir $(wildcard experiments/data/*.yaml))),$(wildcard experiments/*/$(data).yaml))
+# Where the official folders are: DATA_DIR, else $DIFFMEDSEG_DATA/<data>, else what the data's yaml says (data/<data>).
+HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
+ROOT := $(or $(DATA_DIR),$(if $(and $(DIFFMEDSEG_DATA),$(HAS_ROOT)),$(DIFFMEDSEG_DATA)/$(DATA)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train evaluate test test-real lint
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@echo
+	@echo "make train takes MODEL DATA DATA_DIR PRESET CKPT=last ARGS, for example"
+	@echo "  make train MODEL=medsegdiff DATA=isic2017 DATA_DIR=/path/to/isic2017 PRESET=cpu ARGS='--trainer.max_steps 100'"
+
+setup: .venv/installed ## make the environment in .venv
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+train: setup ## train, test the best checkpoint, draw pictures
+ifeq ($(wildcard $(PAIR)),)
+	$(error There is no $(PAIR). There are: $(patsubst experiments/%.yaml,%,$(filter-out experiments/data/% experiments/model/%,$(PAIRS))))
+endif
+ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
+	$(error There is no $(PRESET_FILE). Presets of $(MODEL): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(MODEL)/*.yaml)))))
+endif
+	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(PRESET_FILE)) $(addprefix --data.root ,$(ROOT)) $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
+
+evaluate: setup ## test a checkpoint: CKPT=runs/.../checkpoints/best.ckpt
+ifeq ($(wildcard $(CKPT)),)
+	$(error $(if $(CKPT),There is no file $(CKPT).,Say which checkpoint: CKPT=...) There are: $(wildcard runs/*/*/checkpoints/best.ckpt))
+endif
+	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(addprefix --data.root ,$(DATA_DIR)) --ckpt_path $(CKPT) $(ARGS)
+
+test: setup ## pass the project's own tests
+	$(BIN)/pytest $(ARGS)
+
+test-real: setup ## run on the real data sets in $DIFFMEDSEG_DATA
+	$(if $(DIFFMEDSEG_DATA),,$(error Set DIFFMEDSEG_DATA to the folder that holds isic2017, isic2016, ...))
+	$(BIN)/pytest -m real $(ARGS)
+
+lint: setup ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,5 @@
+"""``python -m diffmedseg``."""
+
+from diffmedseg.cli import main
+
+main()

@@ -1,0 +1,51 @@
+"""Exponential moving average of the weights."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class WarmupEMA(WeightAveraging):
+    """Averages the parameters with decay min(decay, (1 + n) / (10 + n)) after n updates; buffers are copied.
+
+    A constant decay leaves short runs with their initial weights; averaged buffers would corrupt a noise schedule
+    or a normalisation's statistics. Validation, testing and the checkpoint's ``state_dict`` use the average; the
+    raw weights are in ``current_model_state``. The warm-up is that of TensorFlow's ``ExponentialMovingAverage``.
+
+    Args:
+        decay: Decay after the warm-up; 0.999 averages over about 1,000 steps.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}; it has to lie in [0, 1).")
+        self.decay = decay
+        super().__init__(use_buffers=False, avg_fn=self._average)
+        self._swapped = False
+
+    def _average(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        n = torch.as_tensor(updates, device=averaged.device, dtype=averaged.dtype)
+        decay = torch.clamp((1 + n) / (10 + n), max=self.decay)  # a tensor: no synchronisation with the device
+        return torch.lerp(current.to(averaged.dtype), averaged, decay)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the raw weights back where validation was interrupted, before a checkpoint is written."""
+        if self._swapped:
+            self._swap_models(pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore average and raw weights when training goes on; testing takes the average alone."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the average, whose weights the model has now: a test after training must not load raw ones."""
+        if stage == "fit":
+            self._average_model = None

@@ -1,0 +1,112 @@
+"""The command line: LightningCLI over any segmenter and any data module."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from rich.console import Console
+
+import diffmedseg.data
+import diffmedseg.models  # noqa: F401  makes the classes known by their short names
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.runs import RunLogger, new_run, newest_run
+
+# Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
+_RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
+
+
+class DiffMedSegCLI(LightningCLI):
+    """Links what the data knows into the model, gives every run a folder, and tests the best checkpoint after fit."""
+
+    model: DiffusionSegmenter
+    datamodule: SegmentationDataModule
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's place, and the links."""
+        parser.add_argument("--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        facts = {
+            "denoiser.init_args.image_channels": lambda data: len(data.info.channels),
+            "denoiser.init_args.mask_channels": lambda data: len(data.info.regions),
+            "channels": lambda data: list(data.info.channels),
+            "regions": lambda data: list(data.info.regions),
+            "nested": lambda data: data.info.nested,
+            "image_size": lambda data: list(data.image_size),
+        }
+        for name, fact in facts.items():
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give the run its folder; its CSV comes before other loggers."""
+        config = self.config[self.subcommand]
+        self.run_folder = self._run_folder(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        chosen = self._get(self.config_init, "trainer").get("logger")
+        others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
+        logger = False if chosen is False else [RunLogger(self.run_folder), *others]
+        return super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
+
+    def _run_folder(self, experiment: Path, ckpt_path: str | None) -> Path:
+        if _RUN_FOLDER in os.environ and "LOCAL_RANK" in os.environ:
+            return Path(os.environ[_RUN_FOLDER])
+        if self.subcommand == "fit":
+            folder = newest_run(experiment) if ckpt_path == "last" else new_run(experiment, "version")
+        else:
+            folder = new_run(experiment, str(self.subcommand))
+        os.environ[_RUN_FOLDER] = str(folder)
+        return folder
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, and say what was written."""
+        if self.trainer.fast_dev_run:
+            return
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False)
+        self._say_what_was_written()
+
+    def after_test(self) -> None:
+        """Say what was written."""
+        self._say_what_was_written()
+
+    def _say_what_was_written(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        console = Console(soft_wrap=True)
+        console.print(f"\nWrote to {self.run_folder}:")
+        for path in sorted(self.run_folder.rglob("*")):
+            if path.is_file():
+                console.print(f"  {path.relative_to(self.run_folder)}", highlight=False)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if self.subcommand == "fit" and best:
+            console.print(f"\nNext: make evaluate CKPT={os.path.relpath(best)} ARGS='--model.num_samples 16'")
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments; None takes those of the process.
+    """
+    arguments = sys.argv[1:] if args is None else args
+    if isinstance(arguments, list) and arguments[:1] == ["zoo"]:
+        from diffmedseg.zoo_cli import main as zoo_main
+
+        return zoo_main(arguments[1:])
+    # Lightning advises more loader processes; ours read from memory.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    DiffMedSegCLI(
+        DiffusionSegmenter,
+        SegmentationDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        args=args,
+    )
+    return None

@@ -1,0 +1,20 @@
+"""Data sets."""
+
+from diffmedseg.data.augmentation import Augmentation
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule
+from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.data.synthetic import SyntheticDataModule
+
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "DatasetInfo",
+    "ISIC2016DataModule",
+    "ISIC2017DataModule",
+    "ISIC2018DataModule",
+    "ImageStore",
+    "SegmentationDataModule",
+    "SyntheticDataModule",
+]

@@ -1,0 +1,143 @@
+"""The base of all data modules."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from diffmedseg.data.augmentation import Augmentation
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.sampler import CaseSampler, TrainingSampler
+from diffmedseg.data.store import Batch, EvaluationView, ImageStore, TrainingView, collate
+from diffmedseg.diffusion import keyed_generator
+
+Split = Literal["train", "val", "test"]
+
+
+def cache_folder() -> Path:
+    """Return where decoded data is kept: ``$DIFFMEDSEG_CACHE``, else ``~/.cache/diffmedseg``."""
+    return Path(os.environ.get("DIFFMEDSEG_CACHE", Path.home() / ".cache" / "diffmedseg"))
+
+
+class SegmentationDataModule(LightningDataModule, ABC):
+    """Feeds the splits of one data set; a data set says only how to read a split.
+
+    Images reach the model as float32 in [-1, 1]. They travel to the device as they are stored; augmentation and
+    normalisation run there, on whole batches.
+
+    Args:
+        image_size: Height and width of the model's grid, or one number for a square.
+        batch_size: Images per training step and process.
+        eval_batch_size: Images per evaluation step and process.
+        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
+        num_workers: Processes that load data; 0 loads in the main process.
+        augment: Augmentation of training batches; None for the standard one, False for none.
+        seed: Seed of order, augmentation and the choice of rater.
+    """
+
+    info: ClassVar[DatasetInfo]
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 64,
+        batch_size: int = 16,
+        eval_batch_size: int = 8,
+        steps_per_epoch: int = 100,
+        num_workers: int = 0,
+        augment: Augmentation | Literal[False] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size: tuple[int, int] = (height, width)
+        if min(self.image_size) < 8 or batch_size < 1 or eval_batch_size < 1 or steps_per_epoch < 1:
+            raise ValueError(f"image_size {image_size} has to be at least 8; batch_size {batch_size}, eval_batch_size "
+                             f"{eval_batch_size} and steps_per_epoch {steps_per_epoch} at least 1.")
+        self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
+        self.num_workers, self.seed = num_workers, seed
+        self.augment: nn.Module | None = Augmentation() if augment is None else augment or None
+        self.stores: dict[Split, ImageStore] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> ImageStore:
+        """Read one split.
+
+        Raises:
+            DataError: If files are missing, unpaired or unreadable; the message names them and the remedy.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that a stage needs: ``fit``, ``validate``, ``test`` or ``predict``."""
+        needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in needed.get(stage, ("test",)):
+            if split not in self.stores:
+                self.stores[split] = self.load(split)
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Deal training items; an epoch is ``steps_per_epoch`` batches."""
+        rank, world_size = self._ranks()
+        store = self.stores["train"]
+        draws = self.steps_per_epoch * self.batch_size * world_size
+        return DataLoader(
+            TrainingView(store, self.seed),
+            batch_size=self.batch_size,
+            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
+        store = self.stores[split]
+        return DataLoader(
+            EvaluationView(store),
+            batch_size=self.eval_batch_size,
+            sampler=CaseSampler(store.cases, *self._ranks()),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Deal the items on which settings and checkpoints are chosen."""
+        return self._evaluation_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Deal the items that are reported."""
+        return self._evaluation_dataloader("test")
+
+    predict_dataloader: Callable[..., DataLoader[Batch]] = test_dataloader
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch to the device, but leave the native masks, which may be large, on the CPU."""
+        reference = batch.pop("reference", None)
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved if reference is None else moved | {"reference": reference}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment (training only) and normalise on the device.
+
+        Colour changes see [0, 1]; image and mask go through the same geometry. The random stream is keyed by the
+        batch's first draw, so that resuming repeats it.
+        """
+        image, mask = _to_unit(batch["image"]), batch["mask"].float()
+        if self.augment is not None and "draw" in batch:
+            with torch.random.fork_rng(devices=[]):
+                seed = keyed_generator(self.seed, "augmentation", batch["draw"][0]).initial_seed()
+                torch.default_generator.manual_seed(seed)
+                image, mask = self.augment(image, mask)
+        return batch | {"image": image * 2 - 1, "mask": mask}
+
+
+def _to_unit(image: Tensor) -> Tensor:
+    """Map uint8 in [0, 255] or float in [-1, 1] to [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else (image + 1) / 2

@@ -1,0 +1,159 @@
+"""Images shrunk once to the model's grid and kept, memory-mapped, on disk.
+
+Official images have up to 29 megapixels (ISIC): decoding them anew in each epoch would take longer than training.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from diffmedseg.data.files import Item, open_image
+from diffmedseg.data.store import DataError
+
+FORMAT = 1  # to be raised with any change to what is written for the same files
+
+
+class ShrunkImages:
+    """What :func:`shrink_images` made, read as needed from a folder.
+
+    Attributes:
+        images: (N, 3, H, W), uint8, read-only.
+        masks: (N, R, K, H, W), uint8 in {0, 1}, read-only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
+            self.masks: NDArray[np.uint8] = np.load(folder / "masks.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
+
+    def __reduce__(self) -> tuple[type["ShrunkImages"], tuple[Path]]:
+        """Send workers the folder's name: a memory map would be pickled with all its content."""
+        return ShrunkImages, (self.folder,)
+
+
+def shrink_images(
+    folder: Path,
+    name: str,
+    items: Sequence[Item],
+    size: tuple[int, int],
+    mask_shape: tuple[int, int],
+    read_masks: Callable[[Item], NDArray[np.uint8]],
+) -> ShrunkImages:
+    """Shrink images and masks to the model's grid, or take the result of an earlier call with the same files.
+
+    Args:
+        folder: Where results are kept, in a folder each.
+        name: Beginning of the result's name.
+        items: What to shrink; the order is kept.
+        size: (H, W) of the model's grid. The aspect is not kept.
+        mask_shape: (R, K): raters and regions of each item.
+        read_masks: Reads the masks of an item, (R, K, h, w) in {0, 1}, at the size of its image.
+
+    Raises:
+        DataError: If files are unreadable or do not fit together, naming the first of them, or if ``folder`` cannot be
+            written. Nothing is left behind.
+    """
+    target = folder / f"{name}-{_key(items, size, mask_shape)}"
+    if not target.is_dir():
+        megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(folder).free < megabytes * 1e6:  # writing to a map on a full disk kills the process
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with TemporaryDirectory(prefix=f".{name}-", dir=folder) as temporary:
+                complete = Path(temporary) / target.name
+                _write(complete, name, items, size, mask_shape, read_masks)
+                try:
+                    complete.rename(target)
+                except OSError:
+                    if not target.is_dir():  # otherwise another process was first, with the same result
+                        raise
+        except OSError as error:
+            raise DataError(
+                f"Cannot write shrunk images to {folder} ({error}). Set DIFFMEDSEG_CACHE to a folder with room for "
+                f"{megabytes:.0f} MB."
+            ) from error
+    return ShrunkImages(target)
+
+
+def _key(items: Sequence[Item], size: tuple[int, int], mask_shape: tuple[int, int]) -> str:
+    """Digest all that the result depends on; of each file its name, size and time of change."""
+    digest = blake2b(repr((FORMAT, size, mask_shape)).encode(), digest_size=8)
+    for item in items:
+        for path in (item.image, *item.masks):
+            facts = path.stat()
+            digest.update(repr((item.id, path.name, facts.st_size, facts.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _write(
+    folder: Path,
+    name: str,
+    items: Sequence[Item],
+    size: tuple[int, int],
+    mask_shape: tuple[int, int],
+    read_masks: Callable[[Item], NDArray[np.uint8]],
+) -> None:
+    folder.mkdir()
+    images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(items), 3, *size))
+    masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (len(items), *mask_shape, *size))
+
+    def shrink(index: int) -> DataError | None:
+        item = items[index]
+        try:
+            native = read_masks(item)
+            with open_image(item.image) as image:
+                expected = (*mask_shape, image.height, image.width)
+                if native.shape != expected:
+                    names = " and ".join(path.name for path in item.masks)
+                    raise DataError(
+                        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} gives "
+                        f"{native.shape}: download these files again"
+                    )
+                images[index] = _shrink_image(image, size)
+            masks[index] = _shrink_masks(native, size)
+        except DataError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # decoders release the interpreter's lock
+        results = pool.map(shrink, range(len(items)))
+        shown = track(results, f"Shrinking {name}", len(items), disable=len(items) <= 200)
+        failures = [error for error in shown if error is not None]
+    if failures:
+        reasons = "\n  ".join(map(str, failures[:3]))
+        more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}")
+
+
+def _shrink_image(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Shrink an opened image to (3, H, W), antialiased."""
+    height, width = size
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than twice the grid; the box is where the image
+    # lies in that (as in PIL.Image.Image.thumbnail).
+    draft = image.draft("RGB", (2 * width, 2 * height))
+    box = None if draft is None else draft[1]
+    small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+    return np.asarray(small).transpose(2, 0, 1)
+
+
+def _shrink_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Take (R, K, h, w) to (R, K, H, W) by the pixel that holds each centre: no new values arise."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size, masks.shape[-2:], strict=True)
+    )
+    return masks[..., rows[:, None], columns]

@@ -1,0 +1,134 @@
+"""Finding, pairing and reading the image files of a data set as it was downloaded."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffmedseg.data.store import DataError
+
+# What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
+# announces an absurd size.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Item:
+    """The files of one image.
+
+    Attributes:
+        id: Name of the image.
+        image: File of the image.
+        masks: Files of its masks.
+    """
+
+    id: str
+    image: Path
+    masks: tuple[Path, ...]
+
+
+def first_names(names: Collection[str], most: int = 3) -> str:
+    """List the first names, and say how many there are beyond: ``a, b, c and 4 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more
+
+
+def find_folders(root: Path, name: str) -> list[Path]:
+    """Find the folders of an official name, in upper or lower case.
+
+    Archives that hold a folder are often unpacked into a folder of the same name; hence the second level.
+
+    Returns:
+        Those in ``root``, and those directly within these; none if ``root`` does not exist.
+    """
+
+    def called(parent: Path) -> list[Path]:
+        return sorted(path for path in parent.iterdir() if path.name.lower() == name.lower() and path.is_dir())
+
+    outer = called(root) if root.is_dir() else []
+    return outer + [inner for folder in outer for inner in called(folder)]
+
+
+def index_files(folders: Sequence[Path], pattern: re.Pattern[str]) -> dict[str, Path]:
+    """Find the files whose whole name matches, and leave all others be.
+
+    Args:
+        folders: Where to look.
+        pattern: Its first group is the id, which is returned in upper case.
+
+    Raises:
+        DataError: If two files have the same id.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if (match := pattern.fullmatch(path.name)) and path.is_file():
+                found[match[1].upper()].append(path)
+    repeated = [" and ".join(map(str, paths)) for paths in found.values() if len(paths) > 1]
+    if repeated:
+        raise DataError(f"{len(repeated)} ids occur more than once: {first_names(repeated)}. Keep one file of each.")
+    return {name: paths[0] for name, paths in found.items()}
+
+
+def pair(images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Path, mask_folder: Path) -> list[Item]:
+    """Pair images and masks by id, in the order of ids.
+
+    Args:
+        images: Files of images by id.
+        masks: Files of masks by id.
+        image_folder: Where the images are expected, for the message.
+        mask_folder: Where the masks are expected, for the message.
+
+    Raises:
+        DataError: If an image has no mask, or a mask no image.
+    """
+    unpaired = [
+        f"{len(alone)} {what} have no {other} in {folder}: {first_names(alone)}"
+        for what, alone, other, folder in (
+            ("images", images.keys() - masks.keys(), "mask", mask_folder),
+            ("masks", masks.keys() - images.keys(), "image", image_folder),
+        )
+        if alone
+    ]
+    if unpaired:
+        raise DataError(
+            f"{'; '.join(unpaired)} (of {len(images)} images and {len(masks)} masks). Unpack both archives again and "
+            "completely, or remove what has no partner."
+        )
+    return [Item(name, images[name], (masks[name],)) for name in sorted(images)]
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image, which is decoded on first use; close it at the end.
+
+    Raises:
+        DataError: If it cannot be opened, or cannot be decoded while it is open; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except _UNREADABLE as error:
+        raise DataError(f"{path} cannot be read ({error}): download it again") from error
+
+
+def read_binary_mask(path: Path) -> NDArray[np.uint8]:
+    """Read a mask of two levels, black and white; damage by JPEG in between is tolerated.
+
+    Returns:
+        Shape (h, w), uint8 in {0, 1}: 1 where the grey value is above 127.
+
+    Raises:
+        DataError: If the file is unreadable, or dark all over but not black, as where the levels are 0 and 1.
+    """
+    with open_image(path) as image:
+        grey = np.asarray(image.convert("L"))
+    if 0 < grey.max() <= 127:
+        raise DataError(f"{path} has grey values up to {grey.max()}; a mask has 0 outside and 255 inside: rescale it")
+    return (grey > 127).astype(np.uint8)

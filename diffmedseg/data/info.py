@@ -1,0 +1,32 @@
+"""The facts of a data set, in one place."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set holds; the command line links it into the model, so nothing is typed twice.
+
+    Attributes:
+        name: Name on the command line and in the zoo.
+        title: Name in prose.
+        channels: Names of the image's channels, in order.
+        regions: Names of the mask's regions, in order; where they nest, from the outermost in.
+        nested: Whether each region lies within the one before it.
+        raters: The most raters a case has.
+        licence: Licence of images and masks.
+        citation: What to cite.
+        url: Where the data set is described.
+        download: What to download, from where, and which folders it gives: shown where no data is found.
+    """
+
+    name: str
+    title: str
+    channels: tuple[str, ...]
+    regions: tuple[str, ...]
+    nested: bool
+    raters: int
+    licence: str
+    citation: str
+    url: str
+    download: str

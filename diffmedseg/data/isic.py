@@ -1,0 +1,294 @@
+"""Skin lesions in dermoscopic images: the segmentation tasks of the ISIC challenges of 2016, 2017 and 2018."""
+
+import logging
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmedseg.data.augmentation import Augmentation
+from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
+from diffmedseg.data.cache import ShrunkImages, shrink_images
+from diffmedseg.data.files import Item, find_folders, first_names, index_files, pair, read_binary_mask
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.diffusion import keyed_generator
+
+Part = Literal["training", "validation", "test"]
+
+# The folders also hold superpixels, tables and licences. Names differ in case between years and mirrors.
+_IMAGE = re.compile(r"(ISIC_\d{7})\.(?:jpg|jpeg|png)", re.IGNORECASE)
+_MASK = re.compile(r"(ISIC_\d{7})_segmentation\.png", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
+
+class ISICStore(ImageStore):
+    """Some of the images of an official folder; each is a case of its own.
+
+    Args:
+        items: Files of these images.
+        shrunk: The folder's images on the model's grid.
+        rows: Where each of ``items`` stands in ``shrunk``.
+    """
+
+    def __init__(self, items: Sequence[Item], shrunk: ShrunkImages, rows: Sequence[int]) -> None:
+        self.ids = self.cases = [item.id for item in items]
+        self._items, self._shrunk, self._rows = items, shrunk, rows
+
+    def image(self, index: int) -> Tensor:
+        """Return (3, H, W), uint8 in [0, 255]."""
+        return torch.from_numpy(np.array(self._shrunk.images[self._rows[index]]))
+
+    def masks(self, index: int) -> Tensor:
+        """Return (1, 1, H, W), uint8 in {0, 1}."""
+        return torch.from_numpy(np.array(self._shrunk.masks[self._rows[index]]))
+
+    def reference(self, index: int) -> Tensor:
+        """Return (1, 1, h, w), uint8 in {0, 1}, decoded from the official file."""
+        return torch.from_numpy(_read_masks(self._items[index]))
+
+
+class ISICDataModule(SegmentationDataModule):
+    """Images and lesion masks in the official folders, which lie side by side in ``root``.
+
+    ``train`` is the official training set but a tenth, drawn by ``split_seed`` and id, which is ``val``: settings are chosen
+    on it, and nothing that is reported. ``test`` is the official test set. The years share images: never train on one
+    and report on another.
+
+    Args:
+        root: Folder that holds the official folders.
+        reported: The official set that is ``test``. With ``auto`` the first that has masks here: test set, validation
+            set, or, with a warning, a second tenth of the training set.
+        split_seed: Seed of the tenth, apart from ``seed`` so that runs of several seeds share their splits.
+        image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
+        batch_size: Images per training step and process.
+        eval_batch_size: Images per evaluation step and process.
+        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
+        num_workers: Processes that load data; 0 loads in the main process.
+        augment: Augmentation of training batches; None for the standard one, False for none.
+        seed: Seed of order, augmentation and the choice of rater.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        reported: Literal["test", "validation", "auto"] = "auto",
+        split_seed: int = 0,
+        image_size: int | tuple[int, int] = 64,
+        batch_size: int = 16,
+        eval_batch_size: int = 8,
+        steps_per_epoch: int = 100,
+        num_workers: int = 0,
+        augment: Augmentation | Literal[False] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            steps_per_epoch=steps_per_epoch,
+            num_workers=num_workers,
+            augment=augment,
+            seed=seed,
+        )
+        self.split_seed = split_seed
+        allowed = ["auto", *(self.folders().keys() - {"training"})]
+        if reported not in allowed:
+            raise ValueError(f"reported={reported!r}: {self.info.title} has {first_names(allowed)}.")
+        self.root, self.reported = Path(root).expanduser(), reported
+
+    @staticmethod
+    @abstractmethod
+    def folders() -> dict[Part, tuple[str, str]]:
+        """Return the official names of the folders of images and of masks, by part."""
+
+    def load(self, split: Split) -> ImageStore:
+        """Read one split; the first time, this shrinks its official folder's images.
+
+        Raises:
+            DataError: If files are missing, unpaired or unreadable.
+        """
+        part, rows = self._splits[split]
+        items, (height, width) = self._parts[part], self.image_size
+        shape = (self.info.raters, len(self.info.regions))
+        shrunk = shrink_images(cache_folder(), f"{self.info.name}-{part}", items, (height, width), shape, _read_masks)
+        return ISICStore([items[row] for row in rows], shrunk, rows)
+
+    @cached_property
+    def _parts(self) -> dict[Part, list[Item]]:
+        """The images of the official training set and, where one has masks, of the reported set."""
+        parts: dict[Part, list[Item]] = {"training": self._read("training")}
+        if not parts["training"]:
+            raise self._missing("training")
+        candidates: list[Part] = ["test", "validation"] if self.reported == "auto" else [self.reported]
+        for part in candidates:
+            if part in self.folders() and (items := self._read(part)):
+                return parts | {part: self._apart(parts["training"], part, items)}
+        if self.reported != "auto":
+            raise self._missing(self.reported)
+        return parts
+
+    @cached_property
+    def _splits(self) -> dict[Split, tuple[Part, list[int]]]:
+        """The official set that each split is taken from, and which of its images, in order."""
+        training, *others = self._parts
+        total = len(self._parts[training])
+        order = torch.randperm(total, generator=keyed_generator(self.split_seed, "split")).tolist()
+        tenth = max(1, round(total / 10))
+        splits: dict[Split, tuple[Part, list[int]]] = {"val": (training, sorted(order[:tenth]))}
+        if others:
+            train = order[tenth:]
+            splits["test"] = (others[0], list(range(len(self._parts[others[0]]))))
+        else:
+            train = order[2 * tenth :]
+            splits["test"] = (training, sorted(order[tenth : 2 * tenth]))
+            _log.warning(
+                "%s: neither a test nor a validation set with masks is in %s. A tenth of the training set is reported "
+                "instead, which cannot be compared with published results.",
+                self.info.title,
+                self.root,
+            )
+        if not train:
+            raise DataError(
+                f"{total} images in {self.root / self.folders()[training][0]} are too few to split into training, "
+                "validation and test: put the whole training set there."
+            )
+        splits["train"] = (training, sorted(train))
+        for split, (part, rows) in sorted(splits.items()):
+            folder, available = self.folders()[part][0], len(self._parts[part])
+            _log.info("%s: %s is %d of the %d images of %s.", self.info.title, split, len(rows), available, folder)
+        return splits
+
+    def _read(self, part: Part) -> list[Item]:
+        """Pair the images and masks of an official set; nothing where there are no masks."""
+        images, masks = self.folders()[part]
+        image_folders, mask_folders = find_folders(self.root, images), find_folders(self.root, masks)
+        if image_folders and not mask_folders:
+            _log.warning("%s: %s is left out, since %s is not there.", self.info.title, self.root / images, masks)
+        if not mask_folders:
+            return []
+        return pair(
+            index_files(image_folders, _IMAGE), index_files(mask_folders, _MASK), self.root / images, self.root / masks
+        )
+
+    def _missing(self, part: Part) -> DataError:
+        images, masks = self.folders()[part]
+        found = [path.name for path in self.root.iterdir()] if self.root.is_dir() else None
+        there = "there is no such folder" if found is None else f"it holds {first_names(found, 6) or 'nothing'}"
+        return DataError(
+            f"No {part} set of {self.info.title} in {self.root}: {there}; expected {images} with ISIC_<7 digits>.jpg "
+            f"and {masks} with ISIC_<7 digits>_segmentation.png.\n{self.info.download}\nThen name the folder they are "
+            f"in: make train DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
+        )
+
+    def _apart(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:
+        """Return ``items`` if none of them is trained on."""
+        shared = {item.id for item in training} & {item.id for item in items}
+        if shared:
+            images, reported = (self.root / self.folders()[p][0] for p in ("training", part))
+            raise DataError(
+                f"{len(shared)} images are both in {images} and in {reported}: {first_names(shared)}. Results on "
+                "images that were trained on mean nothing: unpack the official archives again, each in its own folder."
+            )
+        return items
+
+
+def _read_masks(item: Item) -> NDArray[np.uint8]:
+    """Read the one mask of an image, (1, 1, h, w) in {0, 1}."""
+    return read_binary_mask(item.masks[0])[None, None]
+
+
+class ISIC2016DataModule(ISICDataModule):
+    """ISIC 2016, Part 1: 900 training and 379 test images."""
+
+    info: ClassVar[DatasetInfo] = DatasetInfo(
+        name="isic2016",
+        title="ISIC 2016",
+        channels=("red", "green", "blue"),
+        regions=("lesion",),
+        nested=False,
+        raters=1,
+        licence="CC0",
+        citation="Gutman et al.: Skin Lesion Analysis toward Melanoma Detection: A Challenge at the International "
+        "Symposium on Biomedical Imaging (ISBI) 2016, arXiv 1605.01397",
+        url="https://challenge.isic-archive.com/data/#2016",
+        download="From https://challenge.isic-archive.com/data/#2016 (no registration, 0.8 GB) download "
+        "ISBI2016_ISIC_Part1_{Training,Test}_{Data,GroundTruth}.zip and unpack them into one folder, where they give "
+        "four folders of the same names.",
+    )
+
+    @staticmethod
+    def folders() -> dict[Part, tuple[str, str]]:
+        """Return the official names of the folders of images and of masks, by part."""
+        return {
+            "training": ("ISBI2016_ISIC_Part1_Training_Data", "ISBI2016_ISIC_Part1_Training_GroundTruth"),
+            "test": ("ISBI2016_ISIC_Part1_Test_Data", "ISBI2016_ISIC_Part1_Test_GroundTruth"),
+        }
+
+
+class ISIC2017DataModule(ISICDataModule):
+    """ISIC 2017, Part 1: 2,000 training, 150 validation and 600 test images."""
+
+    info: ClassVar[DatasetInfo] = DatasetInfo(
+        name="isic2017",
+        title="ISIC 2017",
+        channels=("red", "green", "blue"),
+        regions=("lesion",),
+        nested=False,
+        raters=1,
+        licence="CC0",
+        citation="Codella et al.: Skin Lesion Analysis Toward Melanoma Detection: A Challenge at the 2017 "
+        "International Symposium on Biomedical Imaging (ISBI), arXiv 1710.05006",
+        url="https://challenge.isic-archive.com/data/#2017",
+        download="From https://challenge.isic-archive.com/data/#2017 (no registration, 12 GB) download "
+        "ISIC-2017_{Training,Validation,Test_v2}_Data.zip and "
+        "ISIC-2017_{Training,Validation,Test_v2}_Part1_GroundTruth.zip and unpack them "
+        "into one folder, where they give six folders of the same names.",
+    )
+
+    @staticmethod
+    def folders() -> dict[Part, tuple[str, str]]:
+        """Return the official names of the folders of images and of masks, by part."""
+        return {
+            "training": ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth"),
+            "validation": ("ISIC-2017_Validation_Data", "ISIC-2017_Validation_Part1_GroundTruth"),
+            "test": ("ISIC-2017_Test_v2_Data", "ISIC-2017_Test_v2_Part1_GroundTruth"),
+        }
+
+
+class ISIC2018DataModule(ISICDataModule):
+    """ISIC 2018, Task 1: 2,594 training, 100 validation and 1,000 test images."""
+
+    info: ClassVar[DatasetInfo] = DatasetInfo(
+        name="isic2018",
+        title="ISIC 2018",
+        channels=("red", "green", "blue"),
+        regions=("lesion",),
+        nested=False,
+        raters=1,
+        licence="CC0 (Tasks 1 and 2, which this is; mirrors that include Task 3 are CC BY-NC)",
+        citation="Codella et al.: Skin Lesion Analysis Toward Melanoma Detection 2018: A Challenge Hosted by the "
+        "International Skin Imaging Collaboration (ISIC), arXiv 1902.03368",
+        url="https://challenge.isic-archive.com/data/#2018",
+        download="From https://challenge.isic-archive.com/data/#2018 (no registration, 13 GB) download "
+        "ISIC2018_Task1-2_{Training,Validation,Test}_Input.zip and "
+        "ISIC2018_Task1_{Training,Validation,Test}_GroundTruth.zip and unpack them into "
+        "one folder, where they give six folders of the same names.",
+    )
+
+    @staticmethod
+    def folders() -> dict[Part, tuple[str, str]]:
+        """Return the official names of the folders of images and of masks, by part."""
+        return {
+            "training": ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"),
+            "validation": ("ISIC2018_Task1-2_Validation_Input", "ISIC2018_Task1_Validation_GroundTruth"),
+            "test": ("ISIC2018_Task1-2_Test_Input", "ISIC2018_Task1_Test_GroundTruth"),
+        }

@@ -1,0 +1,75 @@
+"""Samplers for every stage, aware of cases and of the other processes."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from diffmedseg.diffusion import keyed_generator
+
+
+class TrainingSampler(Sampler[tuple[int, int]]):
+    """Deals the items of one epoch as (index, draw), the draws being numbered from the start of training.
+
+    Draw d is item ``d mod n`` of the ``d // n``-th shuffle: a function of the seed and d alone, whatever the batch
+    size, the number of processes or where an epoch ends. A batch over all processes is a run of consecutive draws.
+
+    Args:
+        num_items: n, the size of the split.
+        draws_per_epoch: Items dealt in an epoch by all processes together.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Number of processes; ``draws_per_epoch`` has to be a multiple of it.
+    """
+
+    def __init__(
+        self, num_items: int, draws_per_epoch: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if num_items < 1:
+            raise ValueError("There is nothing to sample from: the training split is empty.")
+        if draws_per_epoch % world_size:
+            raise ValueError(f"{draws_per_epoch} draws per epoch cannot be dealt evenly to {world_size} processes.")
+        self.num_items, self.draws_per_epoch, self.seed = num_items, draws_per_epoch, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to deal next; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of draws of this process in an epoch."""
+        return self.draws_per_epoch // self.world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (index, draw)."""
+        first = self.epoch * self.draws_per_epoch
+        shuffle, order = -1, torch.empty(0)
+        for draw in range(first + self.rank, first + self.draws_per_epoch, self.world_size):
+            if draw // self.num_items != shuffle:
+                shuffle = draw // self.num_items
+                order = torch.randperm(self.num_items, generator=keyed_generator(self.seed, "order", shuffle))
+            yield int(order[draw % self.num_items]), draw
+
+
+class CaseSampler(Sampler[int]):
+    """Deals whole cases to processes for evaluation: no item twice, none padded, the items of a case together.
+
+    Args:
+        cases: The case of each item.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, cases: Sequence[str], rank: int = 0, world_size: int = 1) -> None:
+        number = {case: position for position, case in enumerate(dict.fromkeys(cases))}
+        mine = [(number[case], index) for index, case in enumerate(cases) if number[case] % world_size == rank]
+        self.indices = [index for _, index in sorted(mine)]
+
+    def __len__(self) -> int:
+        """Return the number of items of this process."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield indices, case after case."""
+        return iter(self.indices)

@@ -1,0 +1,125 @@
+"""Stores, which know how to read a split; and the views of a store that training and evaluation take."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from diffmedseg.diffusion import keyed_generator
+
+Batch = dict[str, Any]
+
+
+class DataError(RuntimeError):
+    """Data that is missing, unpaired or unreadable; the message says what was found and what to do."""
+
+
+class ImageStore(ABC):
+    """One split of a data set: images and the masks of their raters on the model's grid, and as they were given.
+
+    Attributes:
+        ids: Name of each item, unique within the split.
+        cases: The case (image or patient) that each item belongs to; items of a case stand together.
+    """
+
+    ids: Sequence[str]
+    cases: Sequence[str]
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.ids)
+
+    @abstractmethod
+    def image(self, index: int) -> Tensor:
+        """Return (C, H, W): uint8 in [0, 255], or float in [-1, 1] where the store normalises by itself."""
+
+    @abstractmethod
+    def masks(self, index: int) -> Tensor:
+        """Return (R, K, H, W), uint8 in {0, 1}: the masks of every rater of this item on the model's grid."""
+
+    @abstractmethod
+    def reference(self, index: int) -> Tensor:
+        """Return (R, K, h, w), uint8 in {0, 1}: the same masks at native resolution."""
+
+    def label(self, index: int) -> int | None:
+        """Return 0 for healthy, 1 for diseased, None where the data set has no image-level labels."""
+        return None
+
+
+def majority(masks: Tensor) -> Tensor:
+    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W); a tie counts as foreground."""
+    return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
+
+
+def _common(store: ImageStore, index: int) -> Batch:
+    item: Batch = {"image": store.image(index), "id": store.ids[index], "case": store.cases[index]}
+    label = store.label(index)
+    if label is not None:
+        item["label"] = label
+    return item
+
+
+class TrainingView(Dataset[Batch]):
+    """Items for training: the mask is that of one rater, drawn anew each time.
+
+    Items are addressed by (index, draw) as :class:`~diffmedseg.data.sampler.TrainingSampler` yields them; ``draw``
+    counts the items drawn since training began and keys all randomness about the item.
+
+    Args:
+        store: The split.
+        seed: Seed of the choice of rater.
+    """
+
+    def __init__(self, store: ImageStore, seed: int) -> None:
+        self.store, self.seed = store, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """Return image (C, H, W), mask (K, H, W) in {0, 1}, id, case and draw."""
+        index, draw = key
+        masks = self.store.masks(index)
+        rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
+        return _common(self.store, index) | {"mask": masks[rater], "draw": draw}
+
+
+class EvaluationView(Dataset[Batch]):
+    """Items for evaluation: the mask is the raters' majority, and every rater's own mask comes along.
+
+    Args:
+        store: The split.
+    """
+
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), reference (R, K, h, w), id, case, index."""
+        masks = self.store.masks(index)
+        return _common(self.store, index) | {
+            "mask": majority(masks),
+            "raters": masks,
+            "reference": self.store.reference(index),
+            "index": index,
+        }
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Stack items into a batch (``design``: the batch contract).
+
+    ``raters`` are padded to the most raters in the batch, with ``rater_valid`` (B, R) telling which are real;
+    ``reference``, ``id``, ``case``, ``index`` and ``draw`` stay lists.
+    """
+    lists = {name: [item[name] for item in items] for name in items[0]}
+    batch: Batch = {}
+    for name, values in lists.items():
+        if name in {"reference", "id", "case", "index", "draw"}:
+            batch[name] = values
+        elif name == "raters":
+            most = max(len(masks) for masks in values)
+            batch["raters"] = torch.stack([torch.cat([m, m.new_zeros(most - len(m), *m.shape[1:])]) for m in values])
+            batch["rater_valid"] = torch.tensor([[r < len(m) for r in range(most)] for m in values])
+        else:
+            batch[name] = default_collate(values)
+    return batch

@@ -1,0 +1,26 @@
+"""Metrics: a functional core, and torchmetrics shells over it."""
+
+from diffmedseg.metrics.bootstrap import bootstrap_interval
+from diffmedseg.metrics.functional import (
+    EnergyDistance,
+    dice,
+    diversity,
+    generalized_energy_distance,
+    iou,
+    pairwise_distance,
+)
+from diffmedseg.metrics.modules import Dice, GeneralizedEnergyDistance, IoU, SampleDiversity
+
+__all__ = [
+    "Dice",
+    "EnergyDistance",
+    "GeneralizedEnergyDistance",
+    "IoU",
+    "SampleDiversity",
+    "bootstrap_interval",
+    "dice",
+    "diversity",
+    "generalized_energy_distance",
+    "iou",
+    "pairwise_distance",
+]

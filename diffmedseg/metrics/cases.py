@@ -1,0 +1,164 @@
+"""Scores of single cases at native resolution, and their summary."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffmedseg.data.store import majority
+from diffmedseg.metrics.bootstrap import bootstrap_interval
+from diffmedseg.metrics.functional import (
+    confusion_counts,
+    dice_from_counts,
+    diversity,
+    generalized_energy_distance,
+    iou_from_counts,
+)
+from diffmedseg.models.segmentation import resize_soft
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """Scores of one region of one case: a row of the per-case CSV.
+
+    Attributes:
+        case: The case; for volumes its slices are pooled into one row.
+        region: The region.
+        dice: Dice of the fused mask against the raters' majority. Higher is better.
+        iou: IoU of the same.
+        both_empty: Whether both are empty, which counts as full agreement.
+        diversity: Mean distance 1 - IoU between two samples; NaN with one sample.
+        ged_biased: GED as papers print it; NaN with one rater or several slices. Lower is better.
+        ged_unbiased: GED free of the number of samples; NaN likewise.
+        num_slices: Images of the case.
+        num_samples: S.
+        num_raters: R.
+        seconds: Time to segment the case.
+    """
+
+    case: str
+    region: str
+    dice: float
+    iou: float
+    both_empty: bool
+    diversity: float
+    ged_biased: float
+    ged_unbiased: float
+    num_slices: int
+    num_samples: int
+    num_raters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What one image adds to its case: counts, so that volumes are scored as a whole. One value per region."""
+
+    case: str
+    counts: Tensor  # (3, K): true positive, false positive, false negative pixels
+    diversity: Tensor  # (K,)
+    ged: Tensor  # (2, K): biased, unbiased
+    num_samples: int
+    num_raters: int
+    seconds: float
+
+
+def score_image(
+    case: str, probability: Tensor, samples: Tensor, reference: Tensor, threshold: float, seconds: float
+) -> ImageScore:
+    """Score one image at the reference's resolution, on the reference's device.
+
+    Args:
+        case: The case it belongs to.
+        probability: (K, h, w), in [0, 1].
+        samples: (S, K, h, w), soft, with the decision level at 0.5; resized one at a time.
+        reference: (R, K, H, W), in {0, 1}: every rater's mask.
+        threshold: Foreground is where the probability exceeds it.
+        seconds: Time it took to segment the image.
+    """
+    size = (int(reference.shape[-2]), int(reference.shape[-1]))
+    device = reference.device
+    mask = resize_soft(probability[None].float().to(device), size)[0] > threshold
+    masks = torch.stack([resize_soft(sample[None].float().to(device), size)[0] > 0.5 for sample in samples])
+    raters, regions = reference.bool(), range(reference.shape[1])
+    missing = torch.tensor(float("nan"), dtype=torch.float64)
+    distances = [generalized_energy_distance(masks[:, k], raters[:, k]) for k in regions] if len(raters) > 1 else []
+    return ImageScore(
+        case,
+        counts=torch.stack(confusion_counts(mask, majority(reference).bool())),
+        diversity=torch.stack([diversity(masks[:, k]) for k in regions]),
+        ged=torch.stack([torch.stack([d.biased, d.unbiased]) for d in distances], 1)
+        if distances
+        else missing.expand(2, len(regions)),
+        num_samples=len(samples),
+        num_raters=len(raters),
+        seconds=seconds,
+    )
+
+
+def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[CaseScore]:
+    """Pool the images of each case: overlap from summed counts, diversity as the mean over slices."""
+    rows = []
+    for case, group in groupby(sorted(images, key=lambda image: image.case), key=lambda image: image.case):
+        slices = list(group)
+        counts = torch.stack([image.counts for image in slices]).sum(0)
+        spread = torch.stack([image.diversity for image in slices]).mean(0)
+        # Samples of several slices are drawn independently: their volume has no meaningful GED.
+        ged = slices[0].ged if len(slices) == 1 else slices[0].ged * float("nan")
+        for k, region in enumerate(regions):
+            tp, fp, fn = counts[:, k]
+            rows.append(
+                CaseScore(
+                    case,
+                    region,
+                    dice=float(dice_from_counts(tp, fp, fn)),
+                    iou=float(iou_from_counts(tp, fp, fn)),
+                    both_empty=bool(tp + fp + fn == 0),
+                    diversity=float(spread[k]),
+                    ged_biased=float(ged[0, k]),
+                    ged_unbiased=float(ged[1, k]),
+                    num_slices=len(slices),
+                    num_samples=slices[0].num_samples,
+                    num_raters=slices[0].num_raters,
+                    seconds=sum(image.seconds for image in slices),
+                )
+            )
+    return rows
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of one score over the cases of one region, with its bootstrap interval; NaN is left out."""
+
+    region: str
+    score: str
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+
+SUMMARISED = ("dice", "iou", "diversity", "ged_biased", "ged_unbiased", "seconds")
+
+
+def summarise(rows: Sequence[CaseScore]) -> list[Summary]:
+    """Average each score over the cases of each region; scores that no case has are left out."""
+    summaries = []
+    for region in dict.fromkeys(row.region for row in rows):
+        for score in SUMMARISED:
+            values = np.array([getattr(row, score) for row in rows if row.region == region], dtype=float)
+            values = values[~np.isnan(values)]
+            if len(values):
+                summaries.append(Summary(region, score, float(values.mean()), *bootstrap_interval(values), len(values)))
+    return summaries
+
+
+CASE_COLUMNS = tuple(field.name for field in fields(CaseScore))
+
+
+def as_row(score: CaseScore) -> dict[str, object]:
+    """Return a row of the CSV; a score that the case does not have is empty."""
+    return {name: "" if value != value else value for name, value in asdict(score).items()}

@@ -1,0 +1,142 @@
+"""Overlap, diversity and the generalised energy distance of boolean masks, wherever those are.
+
+Policy, the same everywhere: two empty masks agree fully (Dice = IoU = 1, distance 0), an empty and a non-empty mask
+not at all. Distances are d = 1 - IoU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Pixels compared at once: bounds the memory of pairwise counts of large masks.
+_CHUNK = 2**20
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator == 0, 1.0, numerator / denominator.clamp(min=1))
+
+
+def dice_from_counts(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+    """Dice = 2 TP / (2 TP + FP + FN), 1 where all counts are 0. Higher is better."""
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def iou_from_counts(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+    """IoU = TP / (TP + FP + FN), 1 where all counts are 0. Higher is better."""
+    return _ratio(tp, tp + fp + fn)
+
+
+def confusion_counts(prediction: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count true positive, false positive and false negative pixels.
+
+    Args:
+        prediction: (..., H, W), bool.
+        reference: (..., H, W), bool.
+
+    Returns:
+        Three tensors of shape (...), float64.
+
+    Raises:
+        ValueError: If a mask is not boolean or the shapes differ.
+    """
+    _check_bool(prediction, reference)
+    if prediction.shape != reference.shape:
+        raise ValueError(f"Prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ in shape.")
+    return tuple(  # type: ignore[return-value]
+        mask.sum((-2, -1)).double()
+        for mask in (prediction & reference, prediction & ~reference, ~prediction & reference)
+    )
+
+
+def dice(prediction: Tensor, reference: Tensor) -> Tensor:
+    """Dice of each pair of masks, shape (...), from (..., H, W) bool. Higher is better."""
+    return dice_from_counts(*confusion_counts(prediction, reference))
+
+
+def iou(prediction: Tensor, reference: Tensor) -> Tensor:
+    """IoU (Jaccard index) of each pair of masks, shape (...), from (..., H, W) bool. Higher is better."""
+    return iou_from_counts(*confusion_counts(prediction, reference))
+
+
+def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Compute d = 1 - IoU between every mask of one set and every mask of another.
+
+    Args:
+        a: (N, ...), bool.
+        b: (M, ...), bool, of the same trailing shape.
+
+    Returns:
+        (N, M), float64, in [0, 1].
+    """
+    _check_bool(a, b)
+    a, b = a.flatten(1), b.flatten(1)
+    chunks = zip(a.split(_CHUNK, 1), b.split(_CHUNK, 1), strict=True)
+    intersection = torch.stack([x.float() @ y.float().T for x, y in chunks]).double().sum(0)
+    union = a.sum(1).double()[:, None] + b.sum(1).double()[None] - intersection
+    return 1 - _ratio(intersection, union)
+
+
+def diversity(samples: Tensor) -> Tensor:
+    """Mean distance between two different samples, E[d(s, s')]: a scalar in [0, 1], NaN of a single sample.
+
+    Args:
+        samples: (S, ...), bool.
+    """
+    return _off_diagonal_mean(pairwise_distance(samples, samples))
+
+
+@dataclass(frozen=True)
+class EnergyDistance:
+    """The generalised energy distance between samples and raters, with its terms. Lower is better.
+
+    Attributes:
+        biased: 2 E[d(s, y)] - E[d(s, s')] - E[d(y, y')] with every mean over all pairs, a mask with itself included:
+            what papers print (Kohl et al. 2018, arXiv 1806.05034, eq. 3). It exceeds its limit by diversity / S.
+        unbiased: The same, but E[d(s, s')] over pairs of different samples: free of S. The raters count as the whole
+            population, so it stays at least 0 in expectation.
+        sample_rater: E[d(s, y)].
+        sample_sample: E[d(s, s')] over pairs of different samples.
+        rater_rater: E[d(y, y')] over all pairs of raters.
+    """
+
+    biased: Tensor
+    unbiased: Tensor
+    sample_rater: Tensor
+    sample_sample: Tensor
+    rater_rater: Tensor
+
+
+def generalized_energy_distance(samples: Tensor, raters: Tensor) -> EnergyDistance:
+    """Compare a set of samples with a set of raters, both of one image and region.
+
+    Args:
+        samples: (S, ...), bool.
+        raters: (R, ...), bool, of the same trailing shape; numbers may differ.
+
+    Raises:
+        ValueError: If there is one rater: a single mask is no distribution; report :func:`diversity`.
+    """
+    if len(raters) < 2:
+        raise ValueError("GED compares distributions and needs at least two raters; with one, report the diversity.")
+    sample_sample, sample_rater = pairwise_distance(samples, samples), pairwise_distance(samples, raters).mean()
+    rater_rater = pairwise_distance(raters, raters).mean()
+    different = _off_diagonal_mean(sample_sample)
+    return EnergyDistance(
+        biased=2 * sample_rater - sample_sample.mean() - rater_rater,
+        unbiased=2 * sample_rater - different - rater_rater,
+        sample_rater=sample_rater,
+        sample_sample=different,
+        rater_rater=rater_rater,
+    )
+
+
+def _off_diagonal_mean(matrix: Tensor) -> Tensor:
+    n = len(matrix)
+    return (matrix.sum() - matrix.trace()) / (n * (n - 1)) if n > 1 else matrix.new_tensor(float("nan"))
+
+
+def _check_bool(*masks: Tensor) -> None:
+    for mask in masks:
+        if mask.dtype != torch.bool:
+            raise ValueError(f"Metrics take boolean masks, not {mask.dtype}: threshold first, so that the level is explicit.")

@@ -1,0 +1,82 @@
+"""The contract between networks, which know only torch, and segmenters, which know Lightning."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that depends on the image alone: computed once per image, used by every step of every sample.
+
+    Attributes:
+        features: Feature maps of the image, each (B, C_i, H_i, W_i).
+        prior: The condition network's own mask as logits (B, K, H, W), where it has one.
+    """
+
+    features: tuple[Tensor, ...]
+    prior: Tensor | None = None
+
+
+class Denoiser(nn.Module, ABC):
+    """A network that predicts x_0, v or epsilon of a noisy mask, given an image.
+
+    Every concrete denoiser takes ``image_channels`` and ``mask_channels``, which the command line fills in from the
+    data set, and works at every height and width divisible by ``divisor``.
+
+    Args:
+        image_channels: C, channels of the image.
+        mask_channels: K, regions of the mask.
+    """
+
+    divisor: int = 1
+
+    def __init__(self, image_channels: int, mask_channels: int) -> None:
+        super().__init__()
+        if image_channels < 1 or mask_channels < 1:
+            raise ValueError(f"image_channels {image_channels} and mask_channels {mask_channels} have to be at least 1.")
+        self.image_channels, self.mask_channels = image_channels, mask_channels
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Condition:
+        """Compute what depends on the image alone.
+
+        Args:
+            image: (B, C, H, W), in [-1, 1].
+        """
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        """Predict, for S samples of each of B images.
+
+        Args:
+            x_t: (B * S, K, H, W), image-major: the samples of an image stand together.
+            t: (B * S,), int64, in [0, T).
+            condition: What :meth:`encode` returned for the B images.
+            label: (B * S,), int64, for denoisers with image-level labels.
+
+        Returns:
+            (B * S, K, H, W): what the noise process's ``prediction`` says.
+        """
+
+    def check_image(self, image: Tensor) -> None:
+        """Refuse an image that the network cannot take, saying what would fit.
+
+        Raises:
+            ValueError: If the number of channels or the size does not fit.
+        """
+        channels, height, width = image.shape[-3:]
+        if channels != self.image_channels:
+            raise ValueError(f"The image has {channels} channels; this network was built for {self.image_channels}.")
+        if height % self.divisor or width % self.divisor:
+            fit = [-(-side // self.divisor) * self.divisor for side in (height, width)]
+            raise ValueError(f"The image is {height} x {width}; both sides have to be divisible by {self.divisor}: "
+                             f"resize or pad it to {fit[0]} x {fit[1]}.")
+
+
+def repeat_for_samples(feature: Tensor, rows: int) -> Tensor:
+    """Repeat (B, ...) features image-major to (rows, ...), for ``rows`` = B * S."""
+    samples = rows // len(feature)
+    return feature if samples == 1 else torch.repeat_interleave(feature, samples, dim=0)

@@ -1,0 +1,48 @@
+"""MedSegDiff's FF-Parser: a learned filter in Fourier space (arXiv 2211.00611, section 3.3, eq. 4-6)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FFParser(nn.Module):
+    """Multiplies a feature map's spectrum by a learned complex map.
+
+    M = FFT2(m), M' = A * M, m' = IFFT2(M') (eq. 4-6). A is learned on a fixed grid over *signed* frequency, in cycles
+    per pixel (rows over [-1/2, 1/2], columns over [0, 1/2]: the half-spectrum of a real map), and interpolated to
+    the frequencies of the map at hand. So the filter works at every size and does the same to a wave of a given
+    wave length in pixels. It starts as the identity.
+
+    The released code learns A for one map size and initialises it with 0.02 * noise, which damps fifty-fold; as a
+    real (..., 2) parameter it stays trainable under every optimiser, precision and wrapper.
+
+    Args:
+        channels: Channels of the feature map, each with its own filter.
+        grid: Odd number of grid points over the signed row frequency; (grid + 1) / 2 over the columns.
+    """
+
+    def __init__(self, channels: int, grid: int = 17) -> None:
+        super().__init__()
+        if grid < 3 or grid % 2 == 0:
+            raise ValueError(f"grid is {grid}; it has to be odd, so that frequency 0 is a grid point, and at least 3.")
+        weight = torch.zeros(2, channels, grid, (grid + 1) // 2)
+        weight[0] = 1
+        self.weight = nn.Parameter(weight)  # real and imaginary part, (2, C, rows, columns)
+
+    def response(self, height: int, width: int) -> Tensor:
+        """Interpolate the filter for a map of ``height`` x ``width``: complex, (C, height, width // 2 + 1)."""
+        device = self.weight.device
+        rows = torch.fft.fftfreq(height, device=device) * 2  # to [-1, 1], grid_sample's coordinates
+        columns = torch.fft.rfftfreq(width, device=device) * 4 - 1
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        points = torch.stack([x, y], -1).expand(2, -1, -1, -1)
+        sampled = F.grid_sample(self.weight.float(), points, mode="bilinear", align_corners=True)
+        return torch.complex(sampled[0], sampled[1])
+
+    def forward(self, m: Tensor) -> Tensor:
+        """Filter a map (B, C, H, W); the same shape and dtype come back. The transform runs in float32."""
+        height, width = m.shape[-2:]
+        with torch.autocast(m.device.type, enabled=False):
+            spectrum = torch.fft.rfft2(m.float(), norm="ortho")
+            filtered: Tensor = torch.fft.irfft2(spectrum * self.response(height, width), (height, width), norm="ortho")
+        return filtered.to(m.dtype)

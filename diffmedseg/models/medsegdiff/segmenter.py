@@ -1,0 +1,117 @@
+"""MedSegDiff: diffusion over masks, conditioned on the image."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from diffmedseg.data.store import Batch
+from diffmedseg.diffusion import (
+    DiffusionLoss,
+    NoiseProcess,
+    ReverseProcess,
+    keyed_generator,
+    keyed_integers,
+    keyed_normal,
+    mask_to_x,
+    x_to_mask,
+)
+from diffmedseg.fusion import Fusion
+from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+
+
+class MedSegDiffSegmenter(DiffusionSegmenter):
+    """Denoises masks given the image (Wu et al., arXiv 2211.00611 and 2301.11798).
+
+    One sample is one chain from its own noise.
+
+    Args:
+        denoiser: The network.
+        process: The noise process; None for its defaults.
+        reverse: The sampler; None for DDIM with trailing spacing.
+        loss: The training loss; None for cross-entropy on x_0.
+        noise_levels: Noise levels at which each encoded image is trained per step.
+        image_size: See the base class, as for all that follow.
+        channels: Names of the image's channels.
+        regions: Names of the mask's regions.
+        nested: Whether regions nest.
+        fusion: Turns samples into a probability.
+        threshold: Foreground is where the probability exceeds it.
+        num_samples: S when testing.
+        num_steps: Steps when testing.
+        val_num_samples: S when validating.
+        val_num_steps: Steps when validating.
+        optimizer: Makes the optimiser.
+        warmup_steps: Length of the warm-up.
+        seed: Keys the noise.
+        pixels_per_pass: Memory budget of sampling.
+        channels_last: Keep maps with the channels last in memory.
+    """
+
+    name = "medsegdiff"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: NoiseProcess | None = None,
+        reverse: ReverseProcess | None = None,
+        loss: DiffusionLoss | None = None,
+        noise_levels: int = 1,
+        image_size: tuple[int, int] = (64, 64),
+        channels: Sequence[str] = ("red", "green", "blue"),
+        regions: Sequence[str] = ("lesion",),
+        nested: bool = False,
+        fusion: Fusion | None = None,
+        threshold: float = 0.5,
+        num_samples: int = 8,
+        num_steps: int = 10,
+        val_num_samples: int = 2,
+        val_num_steps: int = 4,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_steps: int = 100,
+        seed: int = 0,
+        pixels_per_pass: int = 2**20,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(
+            denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
+            val_num_samples, val_num_steps, optimizer, warmup_steps, seed, pixels_per_pass, channels_last,
+        )  # fmt: skip
+        self.process = process or NoiseProcess()
+        self.reverse = reverse or ReverseProcess()
+        self.loss = loss or DiffusionLoss()
+        self.noise_levels = noise_levels
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
+        x_0 = mask_to_x(batch["mask"]).repeat_interleave(self.noise_levels, 0)
+        levels = range(self.noise_levels)
+        generators = [keyed_generator(self.seed, "train", draw, level) for draw in batch["draw"] for level in levels]
+        t = keyed_integers(self.process.num_train_steps, generators).to(x_0.device)
+        eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
+        x_t = self.process.add_noise(x_0, eps, t)
+        output = self.denoiser(x_t, t, self.denoiser.encode(batch["image"]))
+        loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps)
+        return loss
+
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+        """Run S chains per image; see the base class. The image is encoded once."""
+        condition = self.denoiser.encode(image)
+        num_samples = len(generators[0])
+        # One image's samples may not fit in a pass; several images come here only if they do.
+        per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
+        parts = [
+            self._run_chains(condition, [g for row in generators for g in row[first : first + per_pass]], num_steps)
+            for first in range(0, num_samples, per_pass)
+        ]
+        return torch.cat([part.unflatten(0, (len(image), -1)) for part in parts], 1)
+
+    def _run_chains(self, condition: Condition, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
+        def predict_x_0(x_t: Tensor, step: int) -> Tensor:
+            t = torch.full((len(x_t),), step, device=x_t.device)
+            return self.process.to_x_0(self.denoiser(x_t, t, condition).float(), x_t, step)
+
+        shape = (self.denoiser.mask_channels, *self.image_size)
+        return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps))

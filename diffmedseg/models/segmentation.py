@@ -1,0 +1,82 @@
+"""The result of segmenting images, and the images that can be segmented."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A set of masks per image, and what follows from it.
+
+    Attributes:
+        samples: (B, S, K, h, w) on the model's grid: soft masks in [0, 1] whose decision level is 0.5.
+        probability: (B, K, H, W), in [0, 1], at the input's size: the fused samples.
+        uncertainty: (B, K, H, W), in [0, 0.5], at the input's size: the standard deviation of a pixel drawn from
+            the samples, sqrt(m (1 - m)) for their mean m. Of binary samples it is their disagreement.
+        mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
+    """
+
+    samples: Tensor
+    probability: Tensor
+    uncertainty: Tensor
+    mask: Tensor
+
+    @property
+    def binary_samples(self) -> Tensor:
+        """The samples as masks, (B, S, K, h, w), bool."""
+        return self.samples > 0.5
+
+
+def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize soft masks (B, K, h, w) bilinearly to (B, K, *size), antialiased where they shrink."""
+    if mask.shape[-2:] == size:
+        return mask
+    return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def nest(mask: Tensor) -> Tensor:
+    """Make regions nest: (..., K, H, W), each region at most the one before it (soft or boolean)."""
+    return mask.cummin(-3).values
+
+
+def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
+    """Bring what a user has into the model's form, (B, C, H, W) float32 in [-1, 1].
+
+    Args:
+        image: A PIL image (converted to grey or RGB); an array or tensor of shape (H, W), (H, W, C) if uint8, or
+            (C, H, W) or (B, C, H, W). uint8 is taken as [0, 255], float as [-1, 1].
+        channels: C, the model's channels.
+
+    Raises:
+        ValueError: If type, shape, number of channels or range does not fit.
+    """
+    if isinstance(image, Image):
+        if channels not in (1, 3):
+            raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
+        image = np.array(image.convert("L" if channels == 1 else "RGB"))
+    tensor = torch.as_tensor(image)
+    if tensor.dtype == torch.uint8:
+        if tensor.ndim == 3 and tensor.shape[-1] == channels and tensor.shape[0] != channels:
+            tensor = tensor.permute(2, 0, 1)
+        tensor = tensor.float() / 127.5 - 1
+    elif not tensor.is_floating_point():
+        raise ValueError(f"The image is {tensor.dtype}; pass uint8 in [0, 255] or float in [-1, 1].")
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    if tensor.ndim == 3:
+        tensor = tensor[None]
+    if tensor.ndim != 4 or tensor.shape[1] != channels:
+        raise ValueError(f"The image has shape {tuple(tensor.shape)}; expected (B, {channels}, H, W), "
+                         f"({channels}, H, W), or uint8 (H, W, {channels}).")
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise ValueError("The image holds NaN or infinite values: clean it before segmenting.")
+    if tensor.abs().max() > 1 + 1e-3:
+        raise ValueError(f"A float image is taken as [-1, 1]; this one spans [{tensor.min():.3g}, {tensor.max():.3g}]. "
+                         "Normalise it as the model's card says, or pass uint8.")
+    return tensor

@@ -1,0 +1,247 @@
+"""The base of all segmenters: sampling, fusion, optimiser, steps and logged names."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from PIL.Image import Image
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from diffmedseg.data.store import Batch
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.fusion import Fusion, MeanFusion
+from diffmedseg.metrics import Dice
+from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.segmentation import Segmentation, nest, resize_soft, to_model_range
+
+Generators = Sequence[Sequence[torch.Generator]]
+
+
+class DiffusionSegmenter(LightningModule, ABC):
+    """Gives, for an image, a set of plausible masks, one fused mask, and a map of where the set disagrees.
+
+    A method says only how its training loss comes about for a batch and how it draws samples for an image.
+
+    Args:
+        denoiser: The network.
+        image_size: Height and width of the model's grid.
+        channels: Names of the image's channels, in order.
+        regions: Names of the mask's regions, in order.
+        nested: Whether each region lies within the one before it.
+        fusion: Turns samples into a probability; None for their mean.
+        threshold: Foreground is where the probability exceeds it.
+        num_samples: S when testing and predicting.
+        num_steps: Network evaluations per sample when testing and predicting.
+        val_num_samples: S when validating.
+        val_num_steps: Network evaluations per sample when validating.
+        optimizer: Makes the optimiser from the parameters.
+        warmup_steps: Steps over which the learning rate rises linearly; it then falls as a cosine to zero at the
+            end of training, where that is known.
+        seed: Keys the noise of training and sampling.
+        pixels_per_pass: Memory budget of sampling: the pixels (rows x H x W) in one pass through the network.
+        channels_last: Keep maps with the channels last in memory: faster on most hardware.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        image_size: tuple[int, int] = (64, 64),
+        channels: Sequence[str] = ("red", "green", "blue"),
+        regions: Sequence[str] = ("lesion",),
+        nested: bool = False,
+        fusion: Fusion | None = None,
+        threshold: float = 0.5,
+        num_samples: int = 8,
+        num_steps: int = 10,
+        val_num_samples: int = 2,
+        val_num_steps: int = 4,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_steps: int = 100,
+        seed: int = 0,
+        pixels_per_pass: int = 2**20,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold is {threshold}; it has to lie between 0 and 1.")
+        if min(num_samples, num_steps, val_num_samples, val_num_steps) < 1:
+            raise ValueError("num_samples, num_steps, val_num_samples and val_num_steps have to be at least 1.")
+        if (denoiser.image_channels, denoiser.mask_channels) != (len(channels), len(regions)):
+            raise ValueError(f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
+                             f"regions; the data has {len(channels)} {tuple(channels)} and {len(regions)} {tuple(regions)}.")
+        self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
+        self.fusion = fusion or MeanFusion()
+        self.threshold = threshold
+        self.num_samples, self.num_steps = num_samples, num_steps
+        self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
+        self.optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
+        self.val_dice = Dice()
+        self._keep_plain_hyperparameters()
+
+    def _keep_plain_hyperparameters(self) -> None:
+        """Store hyper-parameters without built objects.
+
+        From the command line they are plain nested data that rebuild the model. From Python some are objects, which
+        a checkpoint could only pickle and a safe loader would refuse.
+        """
+        self.save_hyperparameters(logger=False)
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            self.hparams.pop(name)
+
+    # What a method has to say.
+
+    @abstractmethod
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Compute the training loss of a batch, a scalar; ``batch["draw"]`` keys its randomness."""
+
+    @abstractmethod
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+        """Draw samples for images.
+
+        Args:
+            image: (B, C, H, W), in [-1, 1], on the model's grid.
+            generators: B lists of S generators, one per sample: the only source of randomness.
+            num_steps: Network evaluations per sample.
+
+        Returns:
+            Soft masks (B, S, K, H, W), float32, in [0, 1], with the decision level at 0.5.
+        """
+
+    # Segmenting.
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: Tensor | np.ndarray | Image,
+        num_samples: int | None = None,
+        num_steps: int | None = None,
+        seed: int | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Segmentation:
+        """Segment images, with or without a Trainer.
+
+        The result is a function of image, settings, seed and key: it does not depend on batch size or order, and
+        the first of 16 samples is the one of 1.
+
+        Args:
+            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.models.segmentation.to_model_range`.
+                Float is taken as [-1, 1]. Images are resized to the model's grid, results back.
+            num_samples: S; None for the model's own.
+            num_steps: Network evaluations per sample; None for the model's own.
+            seed: Seed of the noise; None for the model's own.
+            keys: One key per image for its noise; None for a key made from the image's content.
+
+        Raises:
+            ValueError: If the image does not fit the model; the message says why.
+        """
+        num_samples, num_steps = num_samples or self.num_samples, num_steps or self.num_steps
+        seed = self.seed if seed is None else seed
+        image = to_model_range(image, len(self.channels))
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        if keys is None:
+            keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
+        if len(keys) != len(image):
+            raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
+        image = image.to(self.device)
+        if size != self.image_size:
+            unit = torch.nn.functional.interpolate(image, self.image_size, mode="bilinear", antialias=True)
+            image = unit.clamp(-1, 1)
+        training = self.training
+        self.eval()
+        try:
+            per_pass = max(self._rows_per_pass() // num_samples, 1)
+            chunks = [
+                self.draw_samples(
+                    self._memory_format(image[first : first + per_pass]),
+                    [[keyed_generator(seed, key, s) for s in range(num_samples)] for key in keys[first : first + per_pass]],
+                    num_steps,
+                )
+                for first in range(0, len(image), per_pass)
+            ]
+        finally:
+            self.train(training)
+        return self.fuse(torch.cat(chunks), size)
+
+    def fuse(self, samples: Tensor, size: tuple[int, int]) -> Segmentation:
+        """Fuse samples (B, S, K, h, w) into a segmentation at ``size``."""
+        samples = nest(samples) if self.nested else samples
+        probability, mean = self.fusion(samples), samples.mean(1)
+        if self.nested:
+            probability = nest(probability)
+        probability, mean = resize_soft(probability, size), resize_soft(mean, size)
+        return Segmentation(samples, probability, (mean * (1 - mean)).sqrt(), probability > self.threshold)
+
+    def _rows_per_pass(self) -> int:
+        return max(self.pixels_per_pass // math.prod(self.image_size), 1)
+
+    def _memory_format(self, image: Tensor) -> Tensor:
+        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+
+    # Lightning.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log and return the training loss."""
+        batch["image"] = self._memory_format(batch["image"])
+        loss = self.training_loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Segmentation:
+        """Segment with few samples and steps; log the Dice of the fused mask on the model's grid, ``val/dice``."""
+        segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["id"])
+        self.val_dice.update(segmentation.mask, batch["mask"].bool())
+        self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["id"]))
+        return segmentation
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image."""
+        start = time.perf_counter()
+        segmentation = self.segment(batch["image"], keys=batch["id"])
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return {"segmentation": segmentation, "seconds": (time.perf_counter() - start) / len(batch["id"])}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Segmentation:
+        """Segment."""
+        return self.segment(batch["image"], keys=batch["id"])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Warm the learning rate up, then let it fall as a cosine to the end of training."""
+        optimizer = self.optimizer(self.parameters())
+        schedule = LambdaLR(optimizer, _WarmupCosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _WarmupCosine:
+    """Factor on the learning rate; an infinite number of steps keeps it at 1 after the warm-up."""
+
+    def __init__(self, warmup_steps: int, steps: float) -> None:
+        self.warmup_steps, self.steps = warmup_steps, steps
+
+    def __call__(self, step: int) -> float:
+        warmup = min((step + 1) / max(self.warmup_steps, 1), 1.0)
+        if math.isinf(self.steps):
+            return warmup
+        progress = min(max(step - self.warmup_steps, 0) / max(self.steps - self.warmup_steps, 1), 1.0)
+        return warmup * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)

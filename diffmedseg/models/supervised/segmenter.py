@@ -1,0 +1,38 @@
+"""The control that every comparison has: a network trained directly, behind the same base."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffmedseg.data.store import Batch
+from diffmedseg.diffusion.loss import soft_dice_loss
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+
+
+class SupervisedSegmenter(DiffusionSegmenter):
+    """Learns the mask directly, by cross-entropy and soft Dice: one sample, no noise.
+
+    ``denoiser`` is any network whose condition has a prior, such as those in
+    :mod:`diffmedseg.models.supervised.networks`. Asked for S samples it repeats the one it has.
+    """
+
+    name = "supervised"
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy plus soft Dice loss of the prior."""
+        logits, mask = self._logits(batch["image"]), batch["mask"]
+        with torch.autocast(logits.device.type, enabled=False):
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
+            return cross_entropy + soft_dice_loss(logits.sigmoid(), mask).mean()
+
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+        """Repeat the network's mask; see the base class."""
+        samples = self._logits(image).sigmoid()[:, None]
+        return samples.expand(-1, len(generators[0]), -1, -1, -1)
+
+    def _logits(self, image: Tensor) -> Tensor:
+        prior = self.denoiser.encode(image).prior
+        if prior is None:
+            raise ValueError(f"{type(self.denoiser).__name__} has no mask of its own to train directly; "
+                             "use ResidualUNet or SMPNetwork.")
+        return prior.float()

@@ -1,0 +1,190 @@
+"""Pretrained models: listing, loading and exporting.
+
+An entry is a folder with ``config.yaml`` (what rebuilds the model), ``model.safetensors`` (averaged weights),
+``cases.csv`` (per-case scores) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each
+file. Nothing is ever unpickled, hashes are checked first, and only the classes named here are built.
+"""
+
+import functools
+import os
+import shutil
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import diffmedseg.diffusion
+import diffmedseg.fusion
+import diffmedseg.models
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.zoo_card import write_card
+
+REGISTRY_VERSION = 1
+_CONFIG, _WEIGHTS = "config.yaml", "model.safetensors"
+
+_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+#: The classes that a config may name, by their exact public path.
+ALLOWED: dict[str, type] = (
+    {f"diffmedseg.models.{name}": getattr(diffmedseg.models, name) for name in diffmedseg.models.__all__}
+    | {f"diffmedseg.diffusion.{name}": getattr(diffmedseg.diffusion, name) for name in ("NoiseProcess", "ReverseProcess", "DiffusionLoss")}
+    | {f"diffmedseg.fusion.{cls.__name__}": cls for cls in (diffmedseg.fusion.MeanFusion, diffmedseg.fusion.MajorityFusion)}
+    | {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
+    | {f"torch.optim.{cls.__name__}": cls for cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)}
+)  # fmt: skip
+
+
+class ZooError(RuntimeError):
+    """An entry that is missing, damaged or not to be trusted; the message says which and what to do."""
+
+
+def zoo_folder() -> Path:
+    """Return the zoo: ``$DIFFMEDSEG_ZOO``, else the one in the installed package or in the repository."""
+    if "DIFFMEDSEG_ZOO" in os.environ:
+        return Path(os.environ["DIFFMEDSEG_ZOO"])
+    package = Path(__file__).parent
+    installed = package / "_zoo"
+    return installed if installed.is_dir() else package.parent / "zoo"
+
+
+def read_registry(zoo: Path) -> dict[str, Any]:
+    """Read the entries of a zoo by name; a folder without a registry has none.
+
+    Raises:
+        ZooError: If the registry is damaged or of another version.
+    """
+    path = zoo / "registry.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        registry = yaml.safe_load(path.read_text())
+        version, entries = registry["version"], registry["entries"]
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise ZooError(f"{path} is damaged ({error}): restore it.") from error
+    if version != REGISTRY_VERSION:
+        raise ZooError(f"{path} has version {version}; this diffmedseg reads {REGISTRY_VERSION}: update the older one.")
+    return dict(entries)
+
+
+def list_pretrained() -> list[str]:
+    """Return the names of the entries."""
+    return sorted(read_registry(zoo_folder()))
+
+
+def load_pretrained(name: str) -> DiffusionSegmenter:
+    """Load an entry: verified, with its averaged weights, in evaluation mode, on the CPU.
+
+    Args:
+        name: Name of the entry, see :func:`list_pretrained`.
+
+    Raises:
+        ZooError: If there is no such entry, a file is missing or its sha256 is wrong, or the config names a class
+            outside ``ALLOWED``.
+    """
+    zoo = zoo_folder()
+    entries = read_registry(zoo)
+    if name not in entries:
+        raise ZooError(f"{zoo} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
+    folder = zoo / name
+    if folder.resolve().parent != zoo.resolve():
+        raise ZooError(f"{name!r} is not a name of an entry: it leaves {zoo}.")
+    for file, expected in entries[name]["sha256"].items():
+        path = folder / file
+        if not path.is_file():
+            raise ZooError(f"{path} is missing: restore the entry or export it again.")
+        if (found := file_sha256(path)) != expected:
+            raise ZooError(f"{path} has sha256 {found}, the registry says {expected}: the file is damaged or was "
+                           "changed. Restore it.")
+    missing = {_CONFIG, _WEIGHTS} - entries[name]["sha256"].keys()
+    if missing:
+        raise ZooError(f"The registry has no sha256 of {', '.join(sorted(missing))} of {name!r}: it cannot be verified.")
+    model = build(yaml.safe_load((folder / _CONFIG).read_text()))
+    if not isinstance(model, DiffusionSegmenter):
+        raise ZooError(f"{folder / _CONFIG} describes a {type(model).__name__}, not a segmenter.")
+    weights = {key: value.float() for key, value in load_file(folder / _WEIGHTS).items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ZooError(f"{folder / _WEIGHTS} does not fit {_CONFIG}: {error}") from error
+    return model.eval()
+
+
+def build(config: Any) -> Any:  # noqa: ANN401
+    """Build what a resolved config describes, from allowed classes alone.
+
+    An optimiser becomes what makes it from parameters. Pretrained encoders are not fetched: weights come with the entry.
+
+    Raises:
+        ZooError: If a class is not allowed.
+    """
+    if isinstance(config, list):
+        return [build(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if "class_path" not in config:
+        return {key: build(value) for key, value in config.items()}
+    path = config["class_path"]
+    if path not in ALLOWED:
+        raise ZooError(f"The config names the class {path!r}, which the zoo does not build.")
+    arguments = {key: build(value) for key, value in config.get("init_args", {}).items()}
+    if "encoder_weights" in arguments:
+        arguments["encoder_weights"] = None
+    cls = ALLOWED[path]
+    return functools.partial(cls, **arguments) if issubclass(cls, torch.optim.Optimizer) else cls(**arguments)
+
+
+def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> Path:
+    """Make a zoo entry of a finished run.
+
+    Args:
+        run: The run's folder, with checkpoints/best.ckpt, config.yaml and cases.csv.
+        name: Name of the entry: model_data.tag, such as medsegdiff-v1_synthetic.tiny.
+        zoo: The zoo; None for the current one.
+        half: Store float16, half the size.
+
+    Returns:
+        The entry's folder.
+
+    Raises:
+        ZooError: If the run is not complete or the name is taken.
+    """
+    run, zoo = Path(run), Path(zoo or zoo_folder())
+    parts = {file: run / file for file in ("checkpoints/best.ckpt", "config.yaml", "cases.csv")}
+    for path in parts.values():
+        if not path.is_file():
+            raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
+    entries = read_registry(zoo)
+    if name in entries or (zoo / name).exists():
+        raise ZooError(f"{zoo} has an entry {name!r} already: choose another tag.")
+    checkpoint = torch.load(parts["checkpoints/best.ckpt"], map_location="cpu", weights_only=True)
+    hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
+    if "_class_path" not in hparams:
+        raise ZooError(f"{parts['checkpoints/best.ckpt']} was not trained from the command line: it lacks its config.")
+    config = {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+    build(config)  # refuses what could not be loaded again
+    dtype = torch.float16 if half else torch.float32
+    weights = {key: value.to(dtype).contiguous() for key, value in checkpoint["state_dict"].items()}
+    zoo.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=zoo, prefix=".export-") as temporary:
+        folder = Path(temporary) / name
+        folder.mkdir()
+        save_file(weights, folder / _WEIGHTS)
+        (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        shutil.copy(parts["cases.csv"], folder / "cases.csv")
+        write_card(folder, name, config, yaml.safe_load(parts["config.yaml"].read_text()), checkpoint["global_step"])
+        hashes = {file: file_sha256(folder / file) for file in (_CONFIG, _WEIGHTS, "cases.csv")}
+        os.replace(folder, zoo / name)
+    entries[name] = {"status": "trained", "bytes": (zoo / name / _WEIGHTS).stat().st_size, "sha256": hashes}
+    registry = zoo / "registry.yaml.tmp"
+    registry.write_text(yaml.safe_dump({"version": REGISTRY_VERSION, "entries": entries}))
+    os.replace(registry, zoo / "registry.yaml")
+    return zoo / name
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file, as 64 hexadecimal digits."""
+    return sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,77 @@
+"""The card of a zoo entry."""
+
+import csv
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from diffmedseg.metrics.cases import SUMMARISED, CaseScore, summarise
+
+
+def read_cases(path: Path) -> list[CaseScore]:
+    """Read a per-case CSV."""
+
+    def number(text: str) -> float:
+        return float(text) if text else float("nan")
+
+    with path.open(newline="") as file:
+        return [
+            CaseScore(
+                row["case"],
+                row["region"],
+                both_empty=row["both_empty"] == "True",
+                **{name: number(row[name]) for name in SUMMARISED},
+                **{name: int(row[name]) for name in ("num_slices", "num_samples", "num_raters")},
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, Any], steps: int) -> None:
+    """Write ``README.md`` from what the run recorded.
+
+    Args:
+        folder: The entry's folder, with ``cases.csv``.
+        name: Name of the entry.
+        model: The model's config.
+        run: The run's resolved config.
+        steps: Optimiser steps of the chosen checkpoint.
+    """
+    module, cls = run["data"]["class_path"].rsplit(".", 1)
+    info, init = getattr(import_module(module), cls).info, model["init_args"]
+    rows = read_cases(folder / "cases.csv")
+    scores = "\n".join(
+        f"| {s.region} | {s.score} | {s.mean:.4f} | {s.low:.4f} to {s.high:.4f} | {s.cases} |" for s in summarise(rows)
+    )
+    (folder / "README.md").write_text(
+        f"""# {name}
+
+{model["class_path"].rsplit(".", 1)[1]} with {init["denoiser"]["class_path"].rsplit(".", 1)[1]}
+({init["denoiser"]["init_args"].get("size", "")}), trained on {info.title} for {steps} steps
+(batch {run["data"]["init_args"]["batch_size"]}, {run["trainer"]["precision"]}, seed {run["seed_everything"]}).
+Research software: **not for diagnosis**.
+
+    from diffmedseg import load_pretrained
+
+    model = load_pretrained("{name}")
+    result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size
+
+**Input**: {len(init["channels"])} channels ({", ".join(init["channels"])}), resized to
+{init["image_size"][0]} x {init["image_size"][1]} px; float is taken as [-1, 1], uint8 as [0, 255].
+**Output**: {", ".join(init["regions"])}; foreground where the probability exceeds {init["threshold"]}.
+**Sampling**: {init["num_samples"]} samples, {init["num_steps"]} steps.
+
+## Scores
+
+Means over the data set's reported split at native resolution, with 95 % bootstrap intervals over cases; two empty
+masks count 1. Per case: `cases.csv`.
+
+| region | score | mean | 95 % interval | cases |
+|---|---|---|---|---|
+{scores}
+
+## Licence
+
+Data: {info.licence}. Weights and code: Apache-2.0. Please cite: {info.citation}.
+"""
+    )

@@ -1,0 +1,29 @@
+"""``diffmedseg zoo``: list and export pretrained models."""
+
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from diffmedseg import zoo
+
+
+def list_entries() -> None:
+    """Print the names of the entries."""
+    print("\n".join(zoo.list_pretrained()) or f"{zoo.zoo_folder()} has no entries.")
+
+
+def export(run: Path, name: str, folder: Path | None = None, half: bool = True) -> None:
+    """Make a zoo entry of a finished run.
+
+    Args:
+        run: The run's folder, such as runs/medsegdiff-synthetic/version_0.
+        name: Name of the entry: model_data.tag.
+        folder: The zoo; by default $DIFFMEDSEG_ZOO, else the repository's.
+        half: Store float16.
+    """
+    print(f"Wrote {zoo.export(run, name, folder, half)}")
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg zoo`` with these arguments."""
+    auto_cli({"list": list_entries, "export": export}, args=args, prog="diffmedseg zoo")
