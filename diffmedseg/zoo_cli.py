@@ -12,7 +12,7 @@ def list_entries() -> None:
     print("\n".join(zoo.list_pretrained()) or f"{zoo.zoo_folder()} has no entries.")
 
 
-def export(run: Path, name: str, folder: Path | None = None, half: bool = True) -> None:
+def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True) -> None:
     """Make a zoo entry of a finished run.
 
     Args:

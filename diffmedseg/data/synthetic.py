@@ -51,7 +51,8 @@ class SyntheticStore(ImageStore):
         """Distance from the lesion's centre in units of its halo's radius, (H, W); infinite if healthy."""
         generator = keyed_generator("shape", name)
         healthy, cx, cy, radius, *waves = torch.rand(4 + 6, generator=generator).tolist()
-        y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in size), indexing="ij")
+        # Pixel centres, so that masks drawn at two sizes agree when one is resized to the other.
+        y, x = torch.meshgrid(*((torch.arange(side) + 0.5) / side * 2 - 1 for side in size), indexing="ij")
         if healthy < HEALTHY:
             return torch.full(size, torch.inf)
         dx, dy = x - (cx - 0.5), y - (cy - 0.5)

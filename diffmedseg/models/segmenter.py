@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -97,7 +98,9 @@ class DiffusionSegmenter(LightningModule, ABC):
         From the command line they are plain nested data that rebuild the model. From Python some are objects, which
         a checkpoint could only pickle and a safe loader would refuse.
         """
-        self.save_hyperparameters(logger=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")  # they go in a moment
+            self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             self.hparams.pop(name)
 

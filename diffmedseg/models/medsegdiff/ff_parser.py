@@ -42,7 +42,6 @@ class FFParser(nn.Module):
     def forward(self, m: Tensor) -> Tensor:
         """Filter a map (B, C, H, W); the same shape and dtype come back. The transform runs in float32."""
         height, width = m.shape[-2:]
-        with torch.autocast(m.device.type, enabled=False):
-            spectrum = torch.fft.rfft2(m.float(), norm="ortho")
-            filtered: Tensor = torch.fft.irfft2(spectrum * self.response(height, width), (height, width), norm="ortho")
+        spectrum = torch.fft.rfft2(m.float(), norm="ortho")  # autocast leaves Fourier transforms in float32
+        filtered: Tensor = torch.fft.irfft2(spectrum * self.response(height, width), (height, width), norm="ortho")
         return filtered.to(m.dtype)

@@ -1,0 +1,23 @@
+import os
+
+import pytest
+
+# One thread: the suite's tensors are small, and processes of a test must not fight over cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache, zoo or running job."""
+    monkeypatch.setenv("DIFFMEDSEG_CACHE", str(tmp_path / "cache"))
+    for name in ("DIFFMEDSEG_ZOO", "DIFFMEDSEG_RUN_FOLDER", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests on real data run with ``-m real`` alone."""
+    if "real" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(pytest.mark.skip(reason="needs the real data: make test-real"))

@@ -1,0 +1,157 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from diffmedseg.data import Augmentation, SyntheticDataModule
+from diffmedseg.data.store import EvaluationView, ImageStore, TrainingView, collate, majority
+from diffmedseg.data.synthetic import HEALTHY, MODE_PROBABILITIES, SyntheticStore
+
+
+def make(**options):
+    return SyntheticDataModule(num_train=12, num_val=4, num_test=5, image_size=32, batch_size=4, steps_per_epoch=3, **options)
+
+
+def batches(data, stage, loader):
+    data.setup(stage)
+    return [data.on_after_batch_transfer(batch, 0) for batch in getattr(data, loader)()]
+
+
+def test_images_are_a_function_of_their_name():
+    a, b = (SyntheticStore("test", 3, (32, 32), 4, False) for _ in range(2))
+    assert torch.equal(a.image(2), b.image(2))
+    assert torch.equal(a.masks(2), b.masks(2))
+    assert not torch.equal(a.image(1), a.image(2))
+    assert not torch.equal(a.image(0), SyntheticStore("val", 3, (32, 32), 4, False).image(0))
+
+
+def test_raters_follow_the_known_distribution():
+    store = SyntheticStore("train", 500, (16, 16), 4, False)
+    frequency = Counter(mode for modes in store.rater_modes for mode in modes)
+    for mode, probability in enumerate(MODE_PROBABILITIES):
+        assert frequency[mode] / 2000 == pytest.approx(probability, abs=0.03)
+    healthy = sum(store.label(i) == 0 for i in range(500)) / 500
+    assert healthy == pytest.approx(HEALTHY, abs=0.04)
+
+
+def test_rater_masks_are_mode_masks_and_some_are_empty():
+    store = SyntheticStore("train", 60, (32, 32), 4, False)
+    empty = 0
+    for i in range(60):
+        truth = store.mode_masks(i, (32, 32))
+        assert torch.equal(store.masks(i), truth[store.rater_modes[i]])
+        assert (truth[0] <= truth[1]).all()  # the core lies in the halo
+        empty += int(store.label(i) == 1 and not store.masks(i).flatten(1).any(1).all())
+    assert empty > 5
+
+
+def test_lesions_are_darker_than_skin():
+    store = SyntheticStore("train", 20, (32, 32), 4, False)
+    for i in range(20):
+        halo = store.mode_masks(i, (32, 32))[1, 0].bool()
+        if halo.any():
+            grey = store.image(i).float().mean(0)
+            assert grey[halo].mean() < grey[~halo].mean() - 20
+
+
+def test_second_region_nests():
+    data = make(nested=True)
+    assert data.info.regions == ("lesion", "nucleus")
+    assert type(data).info.regions == ("lesion",)
+    data.setup("test")
+    for i in range(5):
+        masks = data.stores["test"].reference(i)
+        assert masks.shape[1:] == (2, 64, 64)
+        assert (masks[:, 1] <= masks[:, 0]).all()
+
+
+def test_training_batches():
+    loaded = batches(make(), "fit", "train_dataloader")
+    assert len(loaded) == 3
+    for batch in loaded:
+        assert batch["image"].shape == (4, 3, 32, 32)
+        assert batch["image"].min() >= -1
+        assert batch["image"].max() <= 1
+        assert set(batch["mask"].unique().tolist()) <= {0, 1}
+        assert "raters" not in batch
+    assert [draw for batch in loaded for draw in batch["draw"]] == list(range(12))
+
+
+def test_evaluation_batches():
+    loaded = batches(make(), "test", "test_dataloader")
+    assert sorted(name for batch in loaded for name in batch["id"]) == [f"test-{i:04d}" for i in range(5)]
+    first = loaded[0]
+    assert first["raters"].shape == (5, 4, 1, 32, 32)
+    assert first["rater_valid"].all()
+    assert first["reference"][0].shape == (4, 1, 64, 64)
+    assert torch.equal(first["mask"][0], majority(first["raters"][0]).float())
+
+
+def test_training_draws_one_rater_anew():
+    view = TrainingView(SyntheticStore("train", 30, (32, 32), 4, False), seed=0)
+    index = next(i for i in range(30) if len(set(view.store.rater_modes[i])) == 3)
+    seen = {int(view[index, draw]["mask"].sum()) for draw in range(40)}
+    assert len(seen) == 3
+    assert torch.equal(view[index, 7]["mask"], view[index, 7]["mask"])
+
+
+def test_unequal_numbers_of_raters_are_padded_and_marked():
+    class Store(ImageStore):
+        ids = cases = ("a", "b")
+
+        def image(self, index):
+            return torch.zeros(1, 4, 4)
+
+        def masks(self, index):
+            return torch.ones(index + 1, 1, 4, 4, dtype=torch.uint8)
+
+        reference = masks
+
+    view = EvaluationView(Store())
+    batch = collate([view[0], view[1]])
+    assert batch["rater_valid"].tolist() == [[True, False], [True, True]]
+    assert batch["raters"][0, 1].sum() == 0
+    assert [len(r) for r in batch["reference"]] == [1, 2]
+
+
+def test_augmentation_moves_image_and_mask_together_and_repeats():
+    augment = Augmentation(brightness=0, contrast=0)
+    square = torch.zeros(8, 1, 32, 32)
+    square[:, :, 8:20, 10:26] = 1
+    torch.manual_seed(0)
+    image, mask = augment(square.expand(-1, 3, -1, -1), square)
+    assert set(mask.unique().tolist()) == {0, 1}
+    assert not torch.equal(mask, square)
+    assert ((image[:, :1] > 0.5).float() - mask).abs().mean() < 0.03
+
+
+def test_augmentation_is_keyed_and_leaves_the_global_stream_alone():
+    data = make()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(5)
+    first = data.on_after_batch_transfer(dict(batch), 0)["image"]
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(data.on_after_batch_transfer(dict(batch), 0)["image"], first)
+
+
+def test_evaluation_is_not_augmented():
+    data = make()
+    batch = batches(data, "test", "test_dataloader")[0]
+    torch.testing.assert_close((batch["image"][0] + 1) * 127.5, data.stores["test"].image(0).float(), atol=1e-3, rtol=0)
+
+
+def test_native_masks_stay_on_the_cpu():
+    data = make()
+    data.setup("test")
+    batch = data.transfer_batch_to_device(next(iter(data.test_dataloader())), torch.device("meta"), 0)
+    assert batch["image"].device.type == "meta"
+    assert all(reference.device.type == "cpu" for reference in batch["reference"])
+
+
+@pytest.mark.parametrize("options", [{"image_size": 4}, {"batch_size": 0}, {"steps_per_epoch": 0}, {"num_test": 0}])
+def test_impossible_settings_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SyntheticDataModule(**options)

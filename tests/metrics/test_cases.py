@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+
+from diffmedseg.metrics.cases import score_cases, score_image, summarise
+
+
+def disc(size, radius):
+    y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size * 2 - 1] * 2, indexing="ij")
+    return (torch.hypot(x, y) < radius).to(torch.uint8)
+
+
+def score(case="a", radius=0.5, reference=None, samples=2):
+    mask = disc(32, radius).float()[None]
+    reference = disc(64, 0.5)[None, None] if reference is None else reference
+    return score_image(case, mask, mask.expand(samples, 1, -1, -1), reference, 0.5, 0.25)
+
+
+def test_scores_are_taken_at_native_resolution():
+    row = score_cases([score()], ["lesion"])[0]
+    assert row.dice > 0.97
+    assert row.diversity == 0
+    assert math.isnan(row.ged_unbiased)  # one rater
+    wrong = score_cases([score(radius=0.25)], ["lesion"])[0]
+    assert wrong.dice == pytest.approx(2 * 0.25 / (1 + 0.25), abs=0.05)
+
+
+def test_slices_of_a_case_are_scored_as_one_volume():
+    """A mean over slices would give the tiny slice the weight of the large one."""
+    empty = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    large, false_alarm = score(), score(radius=0.05, reference=empty)
+    row = score_cases([false_alarm, large, score("b")], ["lesion"])[0]
+    assert row.num_slices == 2
+    assert 0.9 < row.dice < 1
+    assert row.seconds == 0.5
+
+
+def test_raters_bring_energy_distance_and_a_majority():
+    raters = torch.stack([disc(64, r) for r in (0.5, 0.5, 0.7)])[:, None]
+    row = score_cases([score(reference=raters)], ["lesion"])[0]
+    assert row.dice > 0.97
+    assert row.ged_biased > 0
+    assert row.num_raters == 3
+
+
+def test_empty_predicted_empty_counts_one_and_is_marked():
+    empty = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    row = score_cases([score(radius=0, reference=empty)], ["lesion"])[0]
+    assert row.both_empty
+    assert row.dice == 1
+
+
+def test_summary_averages_cases_of_a_region():
+    rows = score_cases([score("a"), score("b", radius=0.25)], ["lesion"])
+    summary = {s.score: s for s in summarise(rows)}
+    assert summary["dice"].mean == pytest.approx(sum(row.dice for row in rows) / 2)
+    assert summary["dice"].low <= summary["dice"].mean <= summary["dice"].high
+    assert summary["dice"].cases == 2
+    assert "ged_biased" not in summary

@@ -1,0 +1,157 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffmedseg.metrics import (
+    Dice,
+    GeneralizedEnergyDistance,
+    IoU,
+    SampleDiversity,
+    bootstrap_interval,
+    dice,
+    diversity,
+    functional,
+    generalized_energy_distance,
+    iou,
+    pairwise_distance,
+)
+
+
+def masks(seed, *shape, share=0.4):
+    values = torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+    kept = values < share
+    kept[seed % len(kept)] &= seed % 3 > 0  # some are empty
+    return kept
+
+
+def brute_iou(a, b):
+    pairs = list(zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
+    union = sum(x or y for x, y in pairs)
+    return sum(x and y for x, y in pairs) / union if union else 1.0
+
+
+def brute_ged(samples, raters):
+    def mean(pairs):
+        values = [1 - brute_iou(a, b) for a, b in pairs]
+        return sum(values) / len(values)
+
+    cross, yy = mean(itertools.product(samples, raters)), mean(itertools.product(raters, raters))
+    biased = 2 * cross - mean(itertools.product(samples, samples)) - yy
+    return biased, 2 * cross - mean(itertools.permutations(samples, 2)) - yy
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 1000), s=st.integers(2, 5), r=st.integers(2, 4))
+def test_energy_distance_is_the_brute_force_one(seed, s, r):
+    samples, raters = masks(seed, s, 5, 6), masks(seed + 1, r, 5, 6)
+    got = generalized_energy_distance(samples, raters)
+    biased, unbiased = brute_ged(samples, raters)
+    assert float(got.biased) == pytest.approx(biased)
+    assert float(got.unbiased) == pytest.approx(unbiased)
+    assert float(got.biased - got.unbiased) == pytest.approx(float(got.sample_sample) / s)
+
+
+def test_energy_distance_of_identical_sets_is_zero():
+    raters = masks(1, 4, 8, 8)
+    assert float(generalized_energy_distance(raters, raters).biased) == pytest.approx(0, abs=1e-12)
+
+
+def test_unbiased_distance_does_not_depend_on_the_number_of_samples():
+    """Samples and raters alike are drawn from two modes; a biased estimate falls with S by diversity / S."""
+    modes = torch.zeros(2, 4, 4, dtype=torch.bool)
+    modes[0, :2], modes[1, :1] = True, True
+    generator = torch.Generator().manual_seed(0)
+    means = {}
+    for s in (2, 16):
+        values = [
+            generalized_energy_distance(modes[torch.randint(2, (s,), generator=generator)], modes) for _ in range(2000)
+        ]
+        means[s] = [float(torch.stack([getattr(v, name) for v in values]).mean()) for name in ("biased", "unbiased")]
+    assert means[2][1] == pytest.approx(means[16][1], abs=0.01)
+    assert means[2][0] - means[16][0] == pytest.approx(0.25 * (1 / 2 - 1 / 16), abs=0.015)
+
+
+def test_one_rater_is_no_distribution():
+    with pytest.raises(ValueError, match="report the diversity"):
+        generalized_energy_distance(masks(1, 3, 4, 4), masks(2, 1, 4, 4))
+
+
+@given(seed=st.integers(0, 500))
+def test_dice_and_iou_agree_with_their_definition(seed):
+    a, b = masks(seed, 3, 4, 5), masks(seed + 7, 3, 4, 5)
+    j, d = iou(a, b), dice(a, b)
+    for i in range(3):
+        assert float(j[i]) == pytest.approx(brute_iou(a[i], b[i]))
+    torch.testing.assert_close(d, 2 * j / (1 + j))
+    torch.testing.assert_close(1 - pairwise_distance(a, b).diagonal(), j)
+
+
+def test_empty_masks():
+    empty, full = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
+    assert dice(empty, empty) == iou(empty, empty) == 1
+    assert dice(empty, full) == iou(full, empty) == 0
+    assert pairwise_distance(empty[None], empty[None]) == 0
+
+
+def test_counts_of_large_masks_are_exact(monkeypatch):
+    a, b = masks(4, 3, 40, 50), masks(5, 2, 40, 50)
+    whole = pairwise_distance(a, b)
+    monkeypatch.setattr(functional, "_CHUNK", 7)
+    assert torch.equal(pairwise_distance(a, b), whole)
+
+
+def test_soft_masks_and_differing_shapes_are_refused():
+    with pytest.raises(ValueError, match="threshold first"):
+        dice(torch.rand(4, 4), torch.rand(4, 4))
+    with pytest.raises(ValueError, match="differ in shape"):
+        dice(masks(1, 2, 4, 4), masks(1, 3, 4, 4))
+
+
+def test_diversity():
+    same = masks(2, 1, 6, 6).expand(4, -1, -1)
+    assert diversity(same) == 0
+    assert math.isnan(diversity(same[:1]))
+    halves = torch.zeros(2, 4, 4, dtype=torch.bool)
+    halves[0, :2], halves[1, 2:] = True, True
+    assert diversity(halves) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "update", "expected"),
+    [
+        (Dice(), lambda m, a, b: m.update(a[:, 0], b[:, 0]), lambda a, b: dice(a[:, 0], b[:, 0]).mean()),
+        (IoU(), lambda m, a, b: m.update(a[:, 0], b[:, 0]), lambda a, b: iou(a[:, 0], b[:, 0]).mean()),
+        (SampleDiversity(), lambda m, a, b: m.update(a), lambda a, b: torch.stack([diversity(a[i, :, k]) for i in range(4) for k in range(2)]).mean()),
+        (GeneralizedEnergyDistance(), lambda m, a, b: m.update(a, b), lambda a, b: torch.stack([generalized_energy_distance(a[i, :, k], b[i, :, k]).unbiased for i in range(4) for k in range(2)]).mean()),
+        (GeneralizedEnergyDistance(unbiased=False), lambda m, a, b: m.update(a, b), lambda a, b: torch.stack([generalized_energy_distance(a[i, :, k], b[i, :, k]).biased for i in range(4) for k in range(2)]).mean()),
+    ],
+    ids=["dice", "iou", "diversity", "ged", "ged-biased"],
+)  # fmt: skip
+def test_modules_average_over_batches(metric, update, expected):
+    a, b = masks(11, 4, 3, 2, 6, 6), masks(12, 4, 3, 2, 6, 6)
+    update(metric, a[:1], b[:1])
+    update(metric, a[1:], b[1:])
+    assert float(metric.compute()) == pytest.approx(float(expected(a, b)))
+
+
+def test_energy_distance_leaves_padded_raters_out():
+    samples, raters = masks(1, 1, 3, 1, 6, 6), masks(2, 1, 4, 1, 6, 6)
+    metric = GeneralizedEnergyDistance()
+    metric.update(samples, raters, torch.tensor([[True, True, False, False]]))
+    expected = generalized_energy_distance(samples[0, :, 0], raters[0, :2, 0]).unbiased
+    assert float(metric.compute()) == pytest.approx(float(expected))
+
+
+def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for i in range(200):
+        low, high = bootstrap_interval(torch.randn(40, generator=generator).numpy(), draws=500, seed=i)
+        covered += low <= 0 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+    assert bootstrap_interval([0.5, float("nan")]) == (0.5, 0.5)
+    assert all(math.isnan(end) for end in bootstrap_interval([]))

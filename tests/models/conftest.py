@@ -1,0 +1,19 @@
+import pytest
+from small_networks import small
+
+from diffmedseg.models import MedSegDiffSegmenter, MedSegDiffV1, ResidualUNet, SupervisedSegmenter
+
+
+@pytest.fixture
+def v1():
+    return small(MedSegDiffV1)
+
+
+@pytest.fixture
+def segmenter(v1):
+    return MedSegDiffSegmenter(v1, image_size=(32, 32), num_samples=4, num_steps=3).eval()
+
+
+@pytest.fixture
+def control():
+    return SupervisedSegmenter(small(ResidualUNet), image_size=(32, 32)).eval()

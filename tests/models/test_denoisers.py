@@ -1,0 +1,168 @@
+import inspect
+
+import pytest
+import torch
+from small_networks import concrete_denoisers, small
+
+from diffmedseg.models import MedSegDiffV1
+from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, layer_norm
+from diffmedseg.models.medsegdiff.ff_parser import FFParser
+
+DENOISERS = concrete_denoisers()
+
+
+def inputs(batch=2, samples=1, size=(32, 32), channels=3, regions=1):
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(batch, channels, *size, generator=generator) * 2 - 1
+    x_t = torch.randn(batch * samples, regions, *size, generator=generator)
+    return image, x_t, torch.randint(1000, (batch * samples,), generator=generator)
+
+
+def test_there_are_denoisers_to_test():
+    assert MedSegDiffV1 in DENOISERS
+    assert len(DENOISERS) >= 3
+
+
+@pytest.mark.parametrize("cls", DENOISERS)
+def test_channels_can_be_linked(cls):
+    """The command line skips a link silently where the parameter is missing."""
+    assert {"image_channels", "mask_channels"} <= set(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 96), (128, 128), (64, 96)])
+@pytest.mark.parametrize("cls", DENOISERS)
+def test_every_size_that_fits(cls, size):
+    network = small(cls, 4, 2)
+    image, x_t, t = inputs(1, 2, size, 4, 2)
+    with torch.no_grad():
+        out = network(x_t, t, network.encode(image))
+    assert out.shape[1:] == x_t.shape[1:]
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("cls", DENOISERS)
+def test_misfits_are_refused_with_the_size_that_fits(cls):
+    network = small(cls)
+    with pytest.raises(ValueError, match=f"resize or pad it to {2 * network.divisor} x {2 * network.divisor}"):
+        network.encode(torch.zeros(1, 3, network.divisor + 1, 2 * network.divisor - 1))
+    with pytest.raises(ValueError, match="5 channels"):
+        network.encode(torch.zeros(1, 5, 32, 32))
+
+
+@pytest.mark.parametrize("cls", DENOISERS)
+def test_rows_do_not_touch_each_other(cls):
+    network = small(cls)
+    image, x_t, t = inputs(3, 2)
+    with torch.no_grad():
+        together = network(x_t, t, network.encode(image))
+        rows = len(together) // 3
+        alone = [network(x_t[2 * i : 2 * i + 2], t[2 * i : 2 * i + 2], network.encode(image[i : i + 1])) for i in range(3)]
+    assert rows in (1, 2)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("cls", DENOISERS)
+def test_every_parameter_learns(cls):
+    network = small(cls).train()
+    image, x_t, t = inputs()
+    network(x_t, t, network.encode(image)).square().mean().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_agree_with_their_table(size):
+    with torch.device("meta"):
+        network = MedSegDiffV1(3, 1, size)
+        image, x_t, t = (x.to("meta") for x in inputs(1, 2, (64, 64)))
+        assert network(x_t, t, network.encode(image)).shape == x_t.shape
+    assert [stage.blocks[-1].conv_2.out_channels for stage in network.x_stages] == list(SIZES[size].widths)
+
+
+def test_parts_can_be_switched_off_for_the_ablation():
+    """MedSegDiff, table 2: plain, + dynamic encoding, + FF-Parser."""
+    count = {
+        (dynamic, ff): sum(p.numel() for p in MedSegDiffV1(3, 1, "tiny", dynamic, ff).parameters())
+        for dynamic in (False, True)
+        for ff in (False, True)
+    }
+    filters = sum(p.numel() for width in (32, 48) for p in FFParser(width).parameters())
+    assert count[True, True] - count[True, False] == filters
+    assert count[True, False] == count[False, False]  # the affinity product has no parameters
+    plain = MedSegDiffV1(3, 1, "tiny", dynamic_encoding=False, ff_parser=False)
+    assert len(plain.dynamic) == 0
+
+
+def test_dynamic_encoding_lets_x_t_reach_the_image_encoder(v1):
+    image, x_t, t = inputs(1)
+    seen = []
+    v1.image_stages[-1].register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        condition = v1.encode(image)
+        v1(x_t, t, condition)
+        v1(x_t + 1, t, condition)
+    assert not torch.allclose(seen[0], seen[1])
+
+
+def test_affinity_product_is_equation_3(v1):
+    m_i, m_x = torch.randn(2, 32, 8, 8), torch.randn(2, 32, 8, 8)
+    expected = layer_norm(m_i) * layer_norm(v1.dynamic["1"].filter(m_x)) * m_i
+    torch.testing.assert_close(v1.dynamic["1"](m_i, m_x), expected)
+    torch.testing.assert_close(layer_norm(m_i).mean(1), torch.zeros(2, 8, 8), atol=1e-5, rtol=0)
+
+
+def test_same_input_same_output(v1):
+    """The released V1 makes a new random projection in every forward pass."""
+    image, x_t, t = inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(v1(x_t, t, v1.encode(image)), v1(x_t, t, v1.encode(image)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 65), (17, 96), (8, 8)])
+def test_filter_starts_as_the_identity(size):
+    m = torch.randn(2, 5, *size)
+    torch.testing.assert_close(FFParser(5)(m), m, atol=1e-5, rtol=0)
+
+
+def low_pass(cutoff):
+    """A filter that keeps frequencies below ``cutoff`` cycles per pixel, rows and columns alike."""
+    parser = FFParser(1, grid=33)
+    rows, columns = torch.linspace(-0.5, 0.5, 33).abs(), torch.linspace(0, 0.5, 17)
+    with torch.no_grad():
+        parser.weight[0, 0] = ((rows[:, None] < cutoff) & (columns[None] < cutoff)).float()
+    return parser
+
+
+def wave(size, cycles_per_pixel, vertical):
+    position = torch.arange(size)
+    values = torch.cos(2 * torch.pi * cycles_per_pixel * position)
+    return (values[:, None] if vertical else values[None]).expand(size, size)[None, None]
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+@pytest.mark.parametrize(("frequency", "gain"), [(0.125, 1.0), (0.375, 0.0)])
+def test_a_low_pass_acts_alike_at_every_size(frequency, gain, vertical):
+    """Interpolating over unsigned rows would mix the highest positive and negative frequencies."""
+    for size in (64, 96):
+        m = wave(size, frequency, vertical)
+        torch.testing.assert_close(low_pass(0.25)(m), gain * m, atol=1e-4, rtol=0)
+
+
+def test_filter_treats_positive_and_negative_row_frequencies_apart():
+    parser = FFParser(1)
+    with torch.no_grad():
+        parser.weight[0, 0, : parser.weight.shape[2] // 2] = 0  # no negative row frequencies
+    response = parser.response(16, 16).real[0]
+    assert response[1:7].min() > 0.4
+    assert response[10:15, 1:].max() < 1e-6
+
+
+def test_filter_keeps_the_dtype_and_runs_in_float32():
+    m = torch.randn(1, 2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert FFParser(2)(m.bfloat16()).dtype == torch.bfloat16
+        torch.testing.assert_close(FFParser(2)(m), m, atol=1e-6, rtol=0)
+
+
+def test_filter_needs_a_grid_point_at_zero_frequency():
+    with pytest.raises(ValueError, match="odd"):
+        FFParser(2, grid=8)

@@ -1,0 +1,177 @@
+import pytest
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from tiny_run import checkpoint, load, tiny_data, tiny_model, tiny_trainer
+
+from diffmedseg.callbacks import WarmupEMA
+
+
+def assert_same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+def copy_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Two epochs without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    model, start = tiny_model(), copy_of(tiny_model())
+    tiny_trainer(folder).fit(model, tiny_data())
+    return folder, model, start
+
+
+def test_training_changes_the_weights_and_writes_checkpoints(whole_run):
+    folder, model, start = whole_run
+    assert any(not torch.equal(value, start[name]) for name, value in model.state_dict().items())
+    assert {path.name for path in folder.glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+
+
+def test_resume_equals_uninterrupted(whole_run, tmp_path):
+    """The released code looks for optimiser and EMA under names that it never writes, and starts both anew."""
+    folder, model, _ = whole_run
+    # The schedule of the whole run is known from the start; the first part is cut off after an epoch.
+    tiny_trainer(tmp_path, callbacks=[WarmupEMA(), checkpoint(tmp_path), StopAfterEpoch()]).fit(tiny_model(), tiny_data())
+    resumed = tiny_model()
+    torch.manual_seed(123)
+    tiny_trainer(tmp_path).fit(resumed, tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert_same(dict(resumed.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
+    a, b = load(folder / "last.ckpt"), load(tmp_path / "last.ckpt")
+    assert a["global_step"] == b["global_step"] == 6
+    assert_same(a["current_model_state"], b["current_model_state"], atol=0, rtol=0)
+
+
+class StopAfterEpoch(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = True
+
+
+class InterruptValidation(Callback):
+    """Ctrl-C while the averaged weights are in place."""
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_validation_leaves_a_right_checkpoint(whole_run, tmp_path):
+    folder, model, _ = whole_run
+    callbacks = [WarmupEMA(), checkpoint(tmp_path), InterruptValidation(), OnExceptionCheckpoint(tmp_path, "interrupted")]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        tiny_trainer(tmp_path, callbacks=callbacks).fit(tiny_model(), tiny_data())
+    # What was being validated is the state after all six steps: average and raw weights are each in their place.
+    interrupted, finished = load(tmp_path / "interrupted.ckpt"), load(folder / "last.ckpt")
+    for key in ("state_dict", "current_model_state"):
+        assert_same(interrupted[key], finished[key], atol=0, rtol=0)
+    # And the last whole epoch resumes to the uninterrupted result.
+    resumed = tiny_model()
+    tiny_trainer(tmp_path).fit(resumed, tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert_same(dict(resumed.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
+
+
+class RecordValidation(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.seen.append(copy_of(pl_module))
+
+
+def test_average_is_used_and_saved_and_the_schedule_is_untouched(tmp_path):
+    model, record = tiny_model(), RecordValidation()
+    before = model.process.alpha_bar.clone()
+    trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), checkpoint(tmp_path), record])
+    trainer.fit(model, tiny_data())
+    assert torch.equal(model.process.alpha_bar, before)
+    saved = load(tmp_path / "last.ckpt")
+    assert_same(record.seen[-1], saved["state_dict"], atol=0, rtol=0)
+    assert any(not torch.equal(saved["state_dict"][name], value) for name, value in saved["current_model_state"].items())
+    # Testing after training loads the average, not the raw weights that the checkpoint also holds.
+    trainer.test(model, tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False)
+    assert_same(dict(model.state_dict()), saved["state_dict"], atol=0, rtol=0)
+
+
+def test_short_runs_do_not_keep_their_initial_weights():
+    ema = WarmupEMA(0.999)
+    average = torch.zeros(1)
+    for n in range(1, 60):
+        average = ema._average(average, torch.ones(1), torch.tensor(n))
+    assert average > 0.99
+    assert ema._average(torch.zeros(1), torch.ones(1), torch.tensor(10**6)) == pytest.approx(0.001, rel=1e-3)
+    with pytest.raises(ValueError, match="decay"):
+        WarmupEMA(1.0)
+
+
+class RecordGradients(Callback):
+    def __init__(self):
+        self.gradients = None
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if self.gradients is None:
+            self.gradients = {name: p.grad.clone() for name, p in pl_module.named_parameters()}
+            if trainer.is_global_zero and trainer.world_size > 1:
+                torch.save(self.gradients, f"{trainer.default_root_dir}/gradients.pt")
+
+
+def gradients(folder, batch_size, **options):
+    record = RecordGradients()
+    data = tiny_data(batch_size=batch_size, augment=False, steps_per_epoch=4)
+    model = tiny_model(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    tiny_trainer(folder, callbacks=[record], max_steps=1, limit_val_batches=0, **options).fit(model, data)
+    return record.gradients
+
+
+def test_accumulation_gives_the_full_batchs_gradient(tmp_path):
+    whole = gradients(tmp_path, 8)
+    assert any(g.abs().max() > 1e-3 for g in whole.values())
+    assert_same(gradients(tmp_path, 2, accumulate_grad_batches=4), whole, atol=1e-5, rtol=1e-3)
+
+
+def test_two_processes_give_the_gradient_of_one(tmp_path):
+    """lucidrains' trainer goes around DDP, so that the processes' gradients differ."""
+    whole = gradients(tmp_path, 8)
+    gradients(tmp_path, 4, strategy="ddp_fork", devices=2)
+    assert_same(torch.load(tmp_path / "gradients.pt", weights_only=True), whole, atol=1e-5, rtol=1e-3)
+
+
+def test_two_processes_test_every_case_once(tmp_path):
+    from diffmedseg.callbacks import CaseMetrics
+
+    rows = {}
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        options = {"strategy": "ddp_fork", "devices": 2} if devices == 2 else {}
+        trainer = tiny_trainer(folder, callbacks=[CaseMetrics()], **options)
+        trainer.test(tiny_model(), tiny_data(num_test=5), verbose=False)
+        lines = (folder / "cases.csv").read_text().splitlines()
+        rows[devices] = [line.rsplit(",", 1)[0].split(",") for line in lines]  # without the seconds
+    assert [row[0] for row in rows[2]] == ["case", *[f"test-{i:04d}" for i in range(5)]]
+    for one, two in zip(rows[1][1:], rows[2][1:], strict=True):
+        assert one[:2] == two[:2]
+        assert [float(x) for x in one[2:4]] == pytest.approx([float(x) for x in two[2:4]], abs=1e-3)
+
+
+def test_training_learns(tmp_path):
+    """A hundred steps on synthetic lesions beat both trivial answers: nothing, and everything."""
+    data = tiny_data(num_train=200, num_test=40, image_size=32, batch_size=8, steps_per_epoch=150)
+    model = tiny_model(image_size=(32, 32), num_samples=4, num_steps=4, warmup_steps=10)
+    model.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=2e-3)
+    tiny_trainer(tmp_path, max_steps=150).fit(model, data)
+    data.setup("test")
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
+    lesions = [(b["image"][i], b["mask"][i].bool()) for b in batches for i in range(len(b["id"])) if b["mask"][i].any()]
+    predicted = model.segment(torch.stack([image for image, _ in lesions])).mask
+    masks = torch.stack([mask for _, mask in lesions])
+
+    def mean_dice(prediction):
+        from diffmedseg.metrics import dice
+
+        return float(dice(prediction, masks).mean())
+
+    assert mean_dice(predicted) > mean_dice(torch.ones_like(masks)) + 0.2
+    assert mean_dice(torch.zeros_like(masks)) == 0

@@ -1,0 +1,45 @@
+"""A training run small enough for tests."""
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from small_networks import small
+
+from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.data import SyntheticDataModule
+from diffmedseg.models import MedSegDiffSegmenter, MedSegDiffV1
+
+
+def tiny_data(**options):
+    settings = {"num_train": 24, "num_val": 4, "num_test": 4, "image_size": 16, "batch_size": 4, "steps_per_epoch": 3}
+    return SyntheticDataModule(**settings | options)
+
+
+def tiny_model(**options):
+    network = small(MedSegDiffV1).train()
+    settings = {"image_size": (16, 16), "num_samples": 2, "num_steps": 2, "val_num_samples": 1, "val_num_steps": 1}
+    return MedSegDiffSegmenter(network, **settings | {"warmup_steps": 2} | options)
+
+
+def checkpoint(folder):
+    return ModelCheckpoint(
+        folder, "best", monitor="val/dice", mode="max", save_last=True, save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+
+
+def tiny_trainer(folder, *, callbacks=None, **options):
+    callbacks = [WarmupEMA(), checkpoint(folder)] if callbacks is None else callbacks
+    settings = {"accelerator": "cpu", "max_steps": 6, "logger": False, "enable_progress_bar": False}
+    return Trainer(
+        callbacks=callbacks,
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings | options,
+    )
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
