@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
-from tiny_run import checkpoint, load, tiny_data, tiny_model, tiny_trainer
+from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import WarmupEMA
 
@@ -19,7 +19,7 @@ def copy_of(model):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """Two epochs without interruption."""
+    """Three epochs without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     model, start = tiny_model(), copy_of(tiny_model())
     tiny_trainer(folder).fit(model, tiny_data())
@@ -35,19 +35,20 @@ def test_training_changes_the_weights_and_writes_checkpoints(whole_run):
 def test_resume_equals_uninterrupted(whole_run, tmp_path):
     """The released code looks for optimiser and EMA under names that it never writes, and starts both anew."""
     folder, model, _ = whole_run
-    # The schedule of the whole run is known from the start; the first part is cut off after an epoch.
-    tiny_trainer(tmp_path, callbacks=[WarmupEMA(), checkpoint(tmp_path), StopAfterEpoch()]).fit(tiny_model(), tiny_data())
-    resumed = tiny_model()
-    torch.manual_seed(123)
-    tiny_trainer(tmp_path).fit(resumed, tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    # Stopped after every epoch; the learning rate's schedule knows the length of the whole run from the start.
+    for ckpt_path in (None, tmp_path / "last.ckpt", tmp_path / "last.ckpt"):
+        resumed = tiny_model()
+        torch.manual_seed(123)
+        trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), *checkpoints(tmp_path), StopAfterEpoch()])
+        trainer.fit(resumed, tiny_data(), ckpt_path=ckpt_path, weights_only=True)
     assert_same(dict(resumed.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
     a, b = load(folder / "last.ckpt"), load(tmp_path / "last.ckpt")
-    assert a["global_step"] == b["global_step"] == 6
+    assert a["global_step"] == b["global_step"] == 9
     assert_same(a["current_model_state"], b["current_model_state"], atol=0, rtol=0)
 
 
 class StopAfterEpoch(Callback):
-    def on_train_epoch_end(self, trainer, pl_module):
+    def on_validation_end(self, trainer, pl_module):
         trainer.should_stop = True
 
 
@@ -55,16 +56,16 @@ class InterruptValidation(Callback):
     """Ctrl-C while the averaged weights are in place."""
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == 2:
             raise KeyboardInterrupt
 
 
 def test_interrupted_validation_leaves_a_right_checkpoint(whole_run, tmp_path):
     folder, model, _ = whole_run
-    callbacks = [WarmupEMA(), checkpoint(tmp_path), InterruptValidation(), OnExceptionCheckpoint(tmp_path, "interrupted")]
+    callbacks = [WarmupEMA(), *checkpoints(tmp_path), InterruptValidation(), OnExceptionCheckpoint(tmp_path, "interrupted")]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         tiny_trainer(tmp_path, callbacks=callbacks).fit(tiny_model(), tiny_data())
-    # What was being validated is the state after all six steps: average and raw weights are each in their place.
+    # What was being validated is the state after all nine steps: average and raw weights are each in their place.
     interrupted, finished = load(tmp_path / "interrupted.ckpt"), load(folder / "last.ckpt")
     for key in ("state_dict", "current_model_state"):
         assert_same(interrupted[key], finished[key], atol=0, rtol=0)
@@ -85,7 +86,7 @@ class RecordValidation(Callback):
 def test_average_is_used_and_saved_and_the_schedule_is_untouched(tmp_path):
     model, record = tiny_model(), RecordValidation()
     before = model.process.alpha_bar.clone()
-    trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), checkpoint(tmp_path), record])
+    trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), *checkpoints(tmp_path), record])
     trainer.fit(model, tiny_data())
     assert torch.equal(model.process.alpha_bar, before)
     saved = load(tmp_path / "last.ckpt")

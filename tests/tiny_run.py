@@ -21,16 +21,16 @@ def tiny_model(**options):
     return MedSegDiffSegmenter(network, **settings | {"warmup_steps": 2} | options)
 
 
-def checkpoint(folder):
-    return ModelCheckpoint(
-        folder, "best", monitor="val/dice", mode="max", save_last=True, save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )  # fmt: skip
+def checkpoints(folder):
+    """The two of experiments/base.yaml."""
+    settings = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(folder, "best", monitor="val/dice", mode="max", **settings)
+    return [best, ModelCheckpoint(folder, "last", **settings)]
 
 
 def tiny_trainer(folder, *, callbacks=None, **options):
-    callbacks = [WarmupEMA(), checkpoint(folder)] if callbacks is None else callbacks
-    settings = {"accelerator": "cpu", "max_steps": 6, "logger": False, "enable_progress_bar": False}
+    callbacks = [WarmupEMA(), *checkpoints(folder)] if callbacks is None else callbacks
+    settings = {"accelerator": "cpu", "max_steps": 9, "logger": False, "enable_progress_bar": False}
     return Trainer(
         callbacks=callbacks,
         default_root_dir=folder,

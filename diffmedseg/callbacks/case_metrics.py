@@ -23,7 +23,7 @@ _TITLES = {
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the folder that a run writes to."""
+    """Return the folder that a run writes to; every process has to ask, since they agree on it together."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -76,8 +76,9 @@ class CaseMetrics(Callback):
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
             pl_module.log(name, summary.mean, rank_zero_only=True)
+        folder = run_folder(trainer)
         if trainer.is_global_zero:
-            self.path = write_cases(rows, run_folder(trainer) / "cases.csv")
+            write_cases(rows, folder / "cases.csv")
             Console().print(summary_table(rows, summaries))
 
 

@@ -50,12 +50,11 @@ class SamplePanels(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
+        path = run_folder(trainer) / "panel.png"
         if trainer.is_global_zero and self.rows:
-            path = run_folder(trainer) / "panel.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             draw_panel(self.rows, self.num_samples).savefig(path.with_suffix(".tmp"), format="png", dpi=110)
             os.replace(path.with_suffix(".tmp"), path)
-            self.path = path
 
 
 def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples: int) -> Figure:

@@ -87,10 +87,13 @@ class SegmentationDataModule(LightningDataModule, ABC):
         rank, world_size = self._ranks()
         store = self.stores["train"]
         draws = self.steps_per_epoch * self.batch_size * world_size
+        trainer = self.trainer
         return DataLoader(
             TrainingView(store, self.seed),
             batch_size=self.batch_size,
-            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size),
+            sampler=TrainingSampler(
+                len(store), draws, self.seed, rank, world_size, lambda: trainer.current_epoch if trainer else 0
+            ),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,

@@ -1,6 +1,6 @@
 """Samplers for every stage, aware of cases and of the other processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -20,22 +20,25 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         seed: Seed of the order.
         rank: Number of this process.
         world_size: Number of processes; ``draws_per_epoch`` has to be a multiple of it.
+        current_epoch: Tells the epoch to deal. (Lightning's ``set_epoch`` is one too far after a resume from the end
+            of an epoch, which it finishes as an epoch without batches.)
     """
 
     def __init__(
-        self, num_items: int, draws_per_epoch: int, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        num_items: int,
+        draws_per_epoch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        current_epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         if num_items < 1:
             raise ValueError("There is nothing to sample from: the training split is empty.")
         if draws_per_epoch % world_size:
             raise ValueError(f"{draws_per_epoch} draws per epoch cannot be dealt evenly to {world_size} processes.")
         self.num_items, self.draws_per_epoch, self.seed = num_items, draws_per_epoch, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to deal next; Lightning calls this."""
-        self.epoch = epoch
+        self.rank, self.world_size, self.current_epoch = rank, world_size, current_epoch
 
     def __len__(self) -> int:
         """Return the number of draws of this process in an epoch."""
@@ -43,7 +46,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (index, draw)."""
-        first = self.epoch * self.draws_per_epoch
+        first = self.current_epoch() * self.draws_per_epoch
         shuffle, order = -1, torch.empty(0)
         for draw in range(first + self.rank, first + self.draws_per_epoch, self.world_size):
             if draw // self.num_items != shuffle:

@@ -10,10 +10,9 @@ items = st.integers(1, 40)
 
 
 def deal(num_items, draws, epochs, seed=0, rank=0, world_size=1):
-    sampler = TrainingSampler(num_items, draws, seed, rank, world_size)
     dealt = []
     for epoch in range(epochs):
-        sampler.set_epoch(epoch)
+        sampler = TrainingSampler(num_items, draws, seed, rank, world_size, lambda epoch=epoch: epoch)
         assert len(list(sampler)) == len(sampler)
         dealt += list(sampler)
     return dealt
