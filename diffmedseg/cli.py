@@ -28,7 +28,9 @@ class DiffMedSegCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's place, and the links."""
-        parser.add_argument("--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017.")
+        parser.add_argument(
+            "--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017."
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -43,7 +45,7 @@ class DiffMedSegCLI(LightningCLI):
         for name, fact in facts.items():
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  LightningCLI's signature
         """Give the run its folder; its CSV comes before other loggers."""
         config = self.config[self.subcommand]
         self.run_folder = self._run_folder(Path(config.runs) / config.experiment, config.get("ckpt_path"))
@@ -62,9 +64,16 @@ class DiffMedSegCLI(LightningCLI):
         os.environ[_RUN_FOLDER] = str(folder)
         return folder
 
+    def _parse_ckpt_path(self) -> None:
+        """Keep the settings of the command line.
+
+        Lightning would replace them by the checkpoint's, so that ``--model.num_samples 16`` changed nothing. Whoever
+        evaluates a checkpoint gives the config of its run, which lies beside it.
+        """
+
     def after_fit(self) -> None:
         """Test the best checkpoint, and say what was written."""
-        if self.trainer.fast_dev_run:
+        if self.config[self.subcommand].trainer.fast_dev_run:
             return
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False)
         self._say_what_was_written()

@@ -5,9 +5,9 @@ import re
 from csv import DictReader
 from pathlib import Path
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 
 def new_run(folder: Path, kind: str) -> Path:
@@ -23,8 +23,10 @@ def newest_run(folder: Path) -> Path:
     """
     runs = [path for _, path in sorted(_numbered(folder, "version")) if (path / "checkpoints" / "last.ckpt").is_file()]
     if not runs:
-        raise FileNotFoundError(f"There is no run to continue under {folder}: no version_*/checkpoints/last.ckpt. "
-                                "Train without CKPT=last first.")
+        raise FileNotFoundError(
+            f"There is no run to continue under {folder}: no version_*/checkpoints/last.ckpt. "
+            "Train without CKPT=last first."
+        )
     return runs[-1]
 
 
@@ -57,4 +59,4 @@ class RunLogger(CSVLogger):
                 with metrics.open(newline="") as file:
                     writer.metrics_keys = list(DictReader(file).fieldnames or [])
             self._experiment = writer
-        return self._experiment
+        return self._experiment  # type: ignore[return-value]  # Lightning declares the base class

@@ -9,17 +9,16 @@ import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-import diffmedseg.diffusion
-import diffmedseg.fusion
 import diffmedseg.models
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo_card import write_card
@@ -27,15 +26,22 @@ from diffmedseg.zoo_card import write_card
 REGISTRY_VERSION = 1
 _CONFIG, _WEIGHTS = "config.yaml", "model.safetensors"
 
-_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+
+def _public(module: str, names: Iterable[str]) -> dict[str, type]:
+    return {f"{module}.{name}": getattr(import_module(module), name) for name in names}
+
+
 #: The classes that a config may name, by their exact public path.
-ALLOWED: dict[str, type] = (
-    {f"diffmedseg.models.{name}": getattr(diffmedseg.models, name) for name in diffmedseg.models.__all__}
-    | {f"diffmedseg.diffusion.{name}": getattr(diffmedseg.diffusion, name) for name in ("NoiseProcess", "ReverseProcess", "DiffusionLoss")}
-    | {f"diffmedseg.fusion.{cls.__name__}": cls for cls in (diffmedseg.fusion.MeanFusion, diffmedseg.fusion.MajorityFusion)}
-    | {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
-    | {f"torch.optim.{cls.__name__}": cls for cls in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)}
-)  # fmt: skip
+ALLOWED: dict[str, type] = {
+    **_public("diffmedseg.models", diffmedseg.models.__all__),
+    **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss")),
+    **_public("diffmedseg.fusion", ("MeanFusion", "MajorityFusion")),
+    **_public(
+        "diffusers",
+        ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"),
+    ),
+    **_public("torch.optim", ("AdamW", "Adam", "SGD")),
+}
 
 
 class ZooError(RuntimeError):
@@ -70,6 +76,13 @@ def read_registry(zoo: Path) -> dict[str, Any]:
     return dict(entries)
 
 
+def _entry_folder(zoo: Path, name: str) -> Path:
+    folder = zoo / name
+    if folder.resolve().parent != zoo.resolve():
+        raise ZooError(f"{name!r} is not a name of an entry: it leaves {zoo}.")
+    return folder
+
+
 def list_pretrained() -> list[str]:
     """Return the names of the entries."""
     return sorted(read_registry(zoo_folder()))
@@ -89,19 +102,21 @@ def load_pretrained(name: str) -> DiffusionSegmenter:
     entries = read_registry(zoo)
     if name not in entries:
         raise ZooError(f"{zoo} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
-    folder = zoo / name
-    if folder.resolve().parent != zoo.resolve():
-        raise ZooError(f"{name!r} is not a name of an entry: it leaves {zoo}.")
+    folder = _entry_folder(zoo, name)
     for file, expected in entries[name]["sha256"].items():
         path = folder / file
         if not path.is_file():
             raise ZooError(f"{path} is missing: restore the entry or export it again.")
         if (found := file_sha256(path)) != expected:
-            raise ZooError(f"{path} has sha256 {found}, the registry says {expected}: the file is damaged or was "
-                           "changed. Restore it.")
+            raise ZooError(
+                f"{path} has sha256 {found}, the registry says {expected}: the file is damaged or was "
+                "changed. Restore it."
+            )
     missing = {_CONFIG, _WEIGHTS} - entries[name]["sha256"].keys()
     if missing:
-        raise ZooError(f"The registry has no sha256 of {', '.join(sorted(missing))} of {name!r}: it cannot be verified.")
+        raise ZooError(
+            f"The registry has no sha256 of {', '.join(sorted(missing))} of {name!r}: it cannot be verified."
+        )
     model = build(yaml.safe_load((folder / _CONFIG).read_text()))
     if not isinstance(model, DiffusionSegmenter):
         raise ZooError(f"{folder / _CONFIG} describes a {type(model).__name__}, not a segmenter.")
@@ -116,7 +131,7 @@ def load_pretrained(name: str) -> DiffusionSegmenter:
 def build(config: Any) -> Any:  # noqa: ANN401
     """Build what a resolved config describes, from allowed classes alone.
 
-    An optimiser becomes what makes it from parameters. Pretrained encoders are not fetched: weights come with the entry.
+    An optimiser becomes what makes it from parameters. Pretrained encoders are not fetched: the entry has the weights.
 
     Raises:
         ZooError: If a class is not allowed.
@@ -153,12 +168,13 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> 
         ZooError: If the run is not complete or the name is taken.
     """
     run, zoo = Path(run), Path(zoo or zoo_folder())
+    entry = _entry_folder(zoo, name)
     parts = {file: run / file for file in ("checkpoints/best.ckpt", "config.yaml", "cases.csv")}
     for path in parts.values():
         if not path.is_file():
             raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
     entries = read_registry(zoo)
-    if name in entries or (zoo / name).exists():
+    if name in entries or entry.exists():
         raise ZooError(f"{zoo} has an entry {name!r} already: choose another tag.")
     checkpoint = torch.load(parts["checkpoints/best.ckpt"], map_location="cpu", weights_only=True)
     hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
@@ -177,12 +193,12 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> 
         shutil.copy(parts["cases.csv"], folder / "cases.csv")
         write_card(folder, name, config, yaml.safe_load(parts["config.yaml"].read_text()), checkpoint["global_step"])
         hashes = {file: file_sha256(folder / file) for file in (_CONFIG, _WEIGHTS, "cases.csv")}
-        os.replace(folder, zoo / name)
-    entries[name] = {"status": "trained", "bytes": (zoo / name / _WEIGHTS).stat().st_size, "sha256": hashes}
+        os.replace(folder, entry)
+    entries[name] = {"status": "trained", "bytes": (entry / _WEIGHTS).stat().st_size, "sha256": hashes}
     registry = zoo / "registry.yaml.tmp"
     registry.write_text(yaml.safe_dump({"version": REGISTRY_VERSION, "entries": entries}))
     os.replace(registry, zoo / "registry.yaml")
-    return zoo / name
+    return entry
 
 
 def file_sha256(path: Path) -> str:

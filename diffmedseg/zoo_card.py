@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.metrics.cases import SUMMARISED, CaseScore, summarise
+from diffmedseg.metrics.cases import CaseScore, summarise
 
 
 def read_cases(path: Path) -> list[CaseScore]:
@@ -20,8 +20,15 @@ def read_cases(path: Path) -> list[CaseScore]:
                 row["case"],
                 row["region"],
                 both_empty=row["both_empty"] == "True",
-                **{name: number(row[name]) for name in SUMMARISED},
-                **{name: int(row[name]) for name in ("num_slices", "num_samples", "num_raters")},
+                dice=number(row["dice"]),
+                iou=number(row["iou"]),
+                diversity=number(row["diversity"]),
+                ged_biased=number(row["ged_biased"]),
+                ged_unbiased=number(row["ged_unbiased"]),
+                num_slices=int(row["num_slices"]),
+                num_samples=int(row["num_samples"]),
+                num_raters=int(row["num_raters"]),
+                seconds=number(row["seconds"]),
             )
             for row in csv.DictReader(file)
         ]

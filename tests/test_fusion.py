@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 
 from diffmedseg import fusion
 
-RULES = [c for _, c in inspect.getmembers(fusion, inspect.isclass) if issubclass(c, fusion.Fusion) and not inspect.isabstract(c)]
+RULES = [
+    c
+    for _, c in inspect.getmembers(fusion, inspect.isclass)
+    if issubclass(c, fusion.Fusion) and not inspect.isabstract(c)
+]
 
 
 def samples(seed, s=5):

@@ -62,7 +62,12 @@ class InterruptValidation(Callback):
 
 def test_interrupted_validation_leaves_a_right_checkpoint(whole_run, tmp_path):
     folder, model, _ = whole_run
-    callbacks = [WarmupEMA(), *checkpoints(tmp_path), InterruptValidation(), OnExceptionCheckpoint(tmp_path, "interrupted")]
+    callbacks = [
+        WarmupEMA(),
+        *checkpoints(tmp_path),
+        InterruptValidation(),
+        OnExceptionCheckpoint(tmp_path, "interrupted"),
+    ]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         tiny_trainer(tmp_path, callbacks=callbacks).fit(tiny_model(), tiny_data())
     # What was being validated is the state after all nine steps: average and raw weights are each in their place.
@@ -91,7 +96,9 @@ def test_average_is_used_and_saved_and_the_schedule_is_untouched(tmp_path):
     assert torch.equal(model.process.alpha_bar, before)
     saved = load(tmp_path / "last.ckpt")
     assert_same(record.seen[-1], saved["state_dict"], atol=0, rtol=0)
-    assert any(not torch.equal(saved["state_dict"][name], value) for name, value in saved["current_model_state"].items())
+    assert any(
+        not torch.equal(saved["state_dict"][name], value) for name, value in saved["current_model_state"].items()
+    )
     # Testing after training loads the average, not the raw weights that the checkpoint also holds.
     trainer.test(model, tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False)
     assert_same(dict(model.state_dict()), saved["state_dict"], atol=0, rtol=0)

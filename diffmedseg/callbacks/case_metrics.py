@@ -3,14 +3,24 @@
 import csv
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from diffmedseg.metrics.cases import CASE_COLUMNS, CaseScore, ImageScore, Summary, as_row, score_cases, score_image, summarise
+from diffmedseg.metrics.cases import (
+    CASE_COLUMNS,
+    CaseScore,
+    ImageScore,
+    Summary,
+    as_row,
+    score_cases,
+    score_image,
+    summarise,
+)
+from diffmedseg.models.segmenter import DiffusionSegmenter
 
 _TITLES = {
     "dice": "Dice",
@@ -50,7 +60,7 @@ class CaseMetrics(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score the images of a batch."""
-        segmentation = outputs["segmentation"]
+        segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
         for i, case in enumerate(batch["case"]):
             self.images.append(
                 score_image(
@@ -58,7 +68,7 @@ class CaseMetrics(Callback):
                     segmentation.probability[i],
                     segmentation.samples[i],
                     batch["reference"][i],
-                    pl_module.threshold,
+                    threshold,
                     outputs["seconds"],
                 )
             )
@@ -70,9 +80,10 @@ class CaseMetrics(Callback):
             torch.distributed.all_gather_object(gathered, self.images)
         else:
             gathered = [self.images]
-        rows = score_cases([image for images in gathered for image in images], pl_module.regions)
+        regions = cast(DiffusionSegmenter, pl_module).regions
+        rows = score_cases([image for images in gathered for image in images], regions)
         summaries = summarise(rows)
-        several = len(pl_module.regions) > 1
+        several = len(regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
             pl_module.log(name, summary.mean, rank_zero_only=True)
@@ -98,7 +109,9 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
     """Lay the means out for people."""
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
-    policy = f"mean over {len({row.case for row in rows})} cases at native resolution, {first.num_samples} samples per image"
+    policy = (
+        f"mean over {len({row.case for row in rows})} cases at native resolution, {first.num_samples} samples per image"
+    )
     if first.num_raters > 1:
         policy += ", Dice and IoU against the majority of the raters"
     if empty:

@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningDataModule
@@ -41,7 +41,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         seed: Seed of order, augmentation and the choice of rater.
     """
 
-    info: ClassVar[DatasetInfo]
+    info: DatasetInfo
 
     def __init__(
         self,
@@ -57,8 +57,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size: tuple[int, int] = (height, width)
         if min(self.image_size) < 8 or batch_size < 1 or eval_batch_size < 1 or steps_per_epoch < 1:
-            raise ValueError(f"image_size {image_size} has to be at least 8; batch_size {batch_size}, eval_batch_size "
-                             f"{eval_batch_size} and steps_per_epoch {steps_per_epoch} at least 1.")
+            raise ValueError(
+                f"image_size {image_size} has to be at least 8; batch_size {batch_size}, eval_batch_size "
+                f"{eval_batch_size} and steps_per_epoch {steps_per_epoch} at least 1."
+            )
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.num_workers, self.seed = num_workers, seed
         self.augment: nn.Module | None = Augmentation() if augment is None else augment or None

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,9 +59,9 @@ class ISICStore(ImageStore):
 class ISICDataModule(SegmentationDataModule):
     """Images and lesion masks in the official folders, which lie side by side in ``root``.
 
-    ``train`` is the official training set but a tenth, drawn by ``split_seed`` and id, which is ``val``: settings are chosen
-    on it, and nothing that is reported. ``test`` is the official test set. The years share images: never train on one
-    and report on another.
+    ``train`` is the official training set but a tenth, drawn by ``split_seed`` and id, which is ``val``: settings
+    are chosen on it, and nothing that is reported. ``test`` is the official test set. The years share images: never
+    train on one and report on another.
 
     Args:
         root: Folder that holds the official folders.
@@ -209,7 +209,7 @@ def _read_masks(item: Item) -> NDArray[np.uint8]:
 class ISIC2016DataModule(ISICDataModule):
     """ISIC 2016, Part 1: 900 training and 379 test images."""
 
-    info: ClassVar[DatasetInfo] = DatasetInfo(
+    info = DatasetInfo(
         name="isic2016",
         title="ISIC 2016",
         channels=("red", "green", "blue"),
@@ -237,7 +237,7 @@ class ISIC2016DataModule(ISICDataModule):
 class ISIC2017DataModule(ISICDataModule):
     """ISIC 2017, Part 1: 2,000 training, 150 validation and 600 test images."""
 
-    info: ClassVar[DatasetInfo] = DatasetInfo(
+    info = DatasetInfo(
         name="isic2017",
         title="ISIC 2017",
         channels=("red", "green", "blue"),
@@ -267,7 +267,7 @@ class ISIC2017DataModule(ISICDataModule):
 class ISIC2018DataModule(ISICDataModule):
     """ISIC 2018, Task 1: 2,594 training, 100 validation and 1,000 test images."""
 
-    info: ClassVar[DatasetInfo] = DatasetInfo(
+    info = DatasetInfo(
         name="isic2018",
         title="ISIC 2018",
         channels=("red", "green", "blue"),

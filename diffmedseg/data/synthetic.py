@@ -1,7 +1,7 @@
 """Procedural lesions with several raters: no download, and every metric has a right answer."""
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,8 @@ class SyntheticStore(ImageStore):
         outline = 0.3 + 0.25 * radius
         for k in range(3):
             outline = outline * (1 + 0.2 * (waves[2 * k] - 0.5) * torch.cos((k + 2) * angle + 6.28 * waves[2 * k + 1]))
-        return torch.hypot(dx, dy) / outline
+        profile: Tensor = torch.hypot(dx, dy) / outline
+        return profile
 
     def _render(self, name: str) -> Tensor:
         """Draw the image, (3, H, W), uint8: textured skin, a faint halo, a darker core with a blurred border."""
@@ -122,7 +123,7 @@ class SyntheticDataModule(SegmentationDataModule):
         seed: Seed of order, augmentation and choice of rater; the images do not depend on it.
     """
 
-    info: ClassVar[DatasetInfo] = DatasetInfo(
+    info = DatasetInfo(
         name="synthetic",
         title="Synthetic lesions",
         channels=("red", "green", "blue"),

@@ -36,9 +36,7 @@ class DiffusionLoss(nn.Module):
         weighting: How noise levels are weighted: alike, or by SNR + 1 clamped to [1, 5].
     """
 
-    def __init__(
-        self, mse: float = 0.0, bce: float = 1.0, dice: float = 0.0, weighting: Weighting = "uniform"
-    ) -> None:
+    def __init__(self, mse: float = 0.0, bce: float = 1.0, dice: float = 0.0, weighting: Weighting = "uniform") -> None:
         super().__init__()
         if min(mse, bce, dice) < 0 or mse + bce + dice == 0:
             raise ValueError(f"Loss weights mse={mse}, bce={bce}, dice={dice}: none may be negative, one must be set.")
@@ -61,8 +59,10 @@ class DiffusionLoss(nn.Module):
             ValueError: If ``bce`` is set and the process does not predict x_0.
         """
         if self.bce and process.prediction != "x_0":
-            raise ValueError(f"bce needs prediction x_0 (its output is a logit), not {process.prediction}: "
-                             "set bce to 0 and mse to 1.")
+            raise ValueError(
+                f"bce needs prediction x_0 (its output is a logit), not {process.prediction}: "
+                "set bce to 0 and mse to 1."
+            )
         with torch.autocast(output.device.type, enabled=False):
             output = output.float()
             x_0_hat, mask = process.to_x_0(output, x_t, t), x_to_mask(x_0)

@@ -36,13 +36,13 @@ def schedule_alpha_bar(schedule: Schedule, num_train_steps: int) -> Tensor:
         num_train_steps: T.
 
     Returns:
-        alpha_bar, shape (T,), float64, strictly decreasing.
+        alpha_bar, shape (T,), float64, strictly decreasing; on the CPU, whatever the default device.
     """
     if schedule == "linear":
         low, high = (beta * 1000 / num_train_steps for beta in _LINEAR_BETAS)
-        betas = torch.linspace(low, high, num_train_steps, dtype=torch.float64)
+        betas = torch.linspace(low, high, num_train_steps, dtype=torch.float64, device="cpu")
     else:
-        s = torch.arange(num_train_steps + 1, dtype=torch.float64) / num_train_steps
+        s = torch.arange(num_train_steps + 1, dtype=torch.float64, device="cpu") / num_train_steps
         f = torch.cos((s + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
         betas = 1 - f[1:] / f[:-1]
     return torch.cumprod(1 - betas.clamp(max=_MAX_BETA), 0)
@@ -93,7 +93,7 @@ class NoiseProcess(nn.Module):
         self.num_train_steps = num_train_steps
         self.prediction: Prediction = prediction
         alpha_bar = shift_log_snr(schedule_alpha_bar(schedule, num_train_steps), input_scale)
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+        previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         #: beta_t of the shifted schedule, the form in which diffusers' schedulers take a schedule.
         self.betas: list[float] = (1 - alpha_bar / previous).tolist()
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)

@@ -36,8 +36,10 @@ class ReverseProcess:
         missing = {"trained_betas", "prediction_type"} - set(accepted)
         if missing:
             name = type(self.scheduler).__name__
-            raise ValueError(f"{name} takes no {' and no '.join(sorted(missing))}; use DDIMScheduler, DDPMScheduler, "
-                             "DPMSolverMultistepScheduler or UniPCMultistepScheduler.")
+            raise ValueError(
+                f"{name} takes no {' and no '.join(sorted(missing))}; use DDIMScheduler, DDPMScheduler, "
+                "DPMSolverMultistepScheduler or UniPCMultistepScheduler."
+            )
 
     def prepare(self, process: NoiseProcess, num_steps: int) -> SchedulerMixin:
         """Make a fresh scheduler for this process, set to ``num_steps`` steps.

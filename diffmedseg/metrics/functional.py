@@ -42,7 +42,9 @@ def confusion_counts(prediction: Tensor, reference: Tensor) -> tuple[Tensor, Ten
     """
     _check_bool(prediction, reference)
     if prediction.shape != reference.shape:
-        raise ValueError(f"Prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ in shape.")
+        raise ValueError(
+            f"Prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ in shape."
+        )
     return tuple(  # type: ignore[return-value]
         mask.sum((-2, -1)).double()
         for mask in (prediction & reference, prediction & ~reference, ~prediction & reference)
@@ -71,7 +73,7 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """
     _check_bool(a, b)
     a, b = a.flatten(1), b.flatten(1)
-    chunks = zip(a.split(_CHUNK, 1), b.split(_CHUNK, 1), strict=True)
+    chunks = zip(torch.split(a, _CHUNK, 1), torch.split(b, _CHUNK, 1), strict=True)
     intersection = torch.stack([x.float() @ y.float().T for x, y in chunks]).double().sum(0)
     union = a.sum(1).double()[:, None] + b.sum(1).double()[None] - intersection
     return 1 - _ratio(intersection, union)
@@ -139,4 +141,6 @@ def _off_diagonal_mean(matrix: Tensor) -> Tensor:
 def _check_bool(*masks: Tensor) -> None:
     for mask in masks:
         if mask.dtype != torch.bool:
-            raise ValueError(f"Metrics take boolean masks, not {mask.dtype}: threshold first, so that the level is explicit.")
+            raise ValueError(
+                f"Metrics take boolean masks, not {mask.dtype}: threshold first, so that the level is explicit."
+            )

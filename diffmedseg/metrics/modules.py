@@ -82,4 +82,3 @@ class GeneralizedEnergyDistance(_CaseMean):
             for k in range(samples.shape[2]):
                 distance = functional.generalized_energy_distance(samples[b, :, k], valid[:, k])
                 self._add(distance.unbiased if self.unbiased else distance.biased)
-

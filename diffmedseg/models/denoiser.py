@@ -36,7 +36,9 @@ class Denoiser(nn.Module, ABC):
     def __init__(self, image_channels: int, mask_channels: int) -> None:
         super().__init__()
         if image_channels < 1 or mask_channels < 1:
-            raise ValueError(f"image_channels {image_channels} and mask_channels {mask_channels} have to be at least 1.")
+            raise ValueError(
+                f"image_channels {image_channels} and mask_channels {mask_channels} have to be at least 1."
+            )
         self.image_channels, self.mask_channels = image_channels, mask_channels
 
     @abstractmethod
@@ -72,8 +74,10 @@ class Denoiser(nn.Module, ABC):
             raise ValueError(f"The image has {channels} channels; this network was built for {self.image_channels}.")
         if height % self.divisor or width % self.divisor:
             fit = [-(-side // self.divisor) * self.divisor for side in (height, width)]
-            raise ValueError(f"The image is {height} x {width}; both sides have to be divisible by {self.divisor}: "
-                             f"resize or pad it to {fit[0]} x {fit[1]}.")
+            raise ValueError(
+                f"The image is {height} x {width}; both sides have to be divisible by {self.divisor}: "
+                f"resize or pad it to {fit[0]} x {fit[1]}."
+            )
 
 
 def repeat_for_samples(feature: Tensor, rows: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Map (B, in_channels, H, W), and (B, time_channels) where the block has time, to (B, out_channels, H, W)."""
         h = self.conv_1(F.silu(self.norm_1(x)))
-        if self.time is not None:
+        if self.time is not None and time is not None:
             h = h + self.time(F.silu(time))[:, :, None, None]
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
         out: Tensor = self.skip(x) + h
@@ -92,9 +93,7 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.blocks = nn.ModuleList(
-            ResBlock(a, b, time_channels, dropout) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(ResBlock(a, b, time_channels, dropout) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""

@@ -71,12 +71,16 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
     if tensor.ndim == 3:
         tensor = tensor[None]
     if tensor.ndim != 4 or tensor.shape[1] != channels:
-        raise ValueError(f"The image has shape {tuple(tensor.shape)}; expected (B, {channels}, H, W), "
-                         f"({channels}, H, W), or uint8 (H, W, {channels}).")
+        raise ValueError(
+            f"The image has shape {tuple(tensor.shape)}; expected (B, {channels}, H, W), "
+            f"({channels}, H, W), or uint8 (H, W, {channels})."
+        )
     tensor = tensor.float()
     if not torch.isfinite(tensor).all():
         raise ValueError("The image holds NaN or infinite values: clean it before segmenting.")
     if tensor.abs().max() > 1 + 1e-3:
-        raise ValueError(f"A float image is taken as [-1, 1]; this one spans [{tensor.min():.3g}, {tensor.max():.3g}]. "
-                         "Normalise it as the model's card says, or pass uint8.")
+        raise ValueError(
+            f"A float image is taken as [-1, 1]; this one spans [{tensor.min():.3g}, {tensor.max():.3g}]. "
+            "Normalise it as the model's card says, or pass uint8."
+        )
     return tensor

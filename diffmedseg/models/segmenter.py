@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL.Image import Image
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.data.store import Batch
@@ -78,8 +80,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         if min(num_samples, num_steps, val_num_samples, val_num_steps) < 1:
             raise ValueError("num_samples, num_steps, val_num_samples and val_num_steps have to be at least 1.")
         if (denoiser.image_channels, denoiser.mask_channels) != (len(channels), len(regions)):
-            raise ValueError(f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
-                             f"regions; the data has {len(channels)} {tuple(channels)} and {len(regions)} {tuple(regions)}.")
+            raise ValueError(
+                f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
+                f"regions; the data has {len(channels)} {tuple(channels)} and {len(regions)} {tuple(regions)}."
+            )
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
@@ -87,7 +91,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.threshold = threshold
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
-        self.optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.optimizer, self.warmup_steps = _Shared(optimizer), warmup_steps
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice = Dice()
         self._keep_plain_hyperparameters()
@@ -169,7 +173,10 @@ class DiffusionSegmenter(LightningModule, ABC):
             chunks = [
                 self.draw_samples(
                     self._memory_format(image[first : first + per_pass]),
-                    [[keyed_generator(seed, key, s) for s in range(num_samples)] for key in keys[first : first + per_pass]],
+                    [
+                        [keyed_generator(seed, key, s) for s in range(num_samples)]
+                        for key in keys[first : first + per_pass]
+                    ],
                     num_steps,
                 )
                 for first in range(0, len(image), per_pass)
@@ -202,12 +209,12 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Segmentation:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment with few samples and steps; log the Dice of the fused mask on the model's grid, ``val/dice``."""
         segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["id"])
         self.val_dice.update(segmentation.mask, batch["mask"].bool())
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["id"]))
-        return segmentation
+        return {"segmentation": segmentation}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image."""
@@ -221,11 +228,28 @@ class DiffusionSegmenter(LightningModule, ABC):
         """Segment."""
         return self.segment(batch["image"], keys=batch["id"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training."""
         optimizer = self.optimizer(self.parameters())
         schedule = LambdaLR(optimizer, _WarmupCosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Shared:
+    """Makes the optimiser; a copy of the model shares it.
+
+    The average of the weights is a deep copy of the model, and from the command line ``make`` refers to the parser and
+    through it to the Trainer and its processes.
+    """
+
+    def __init__(self, make: OptimizerCallable) -> None:
+        self.make = make
+
+    def __call__(self, parameters: Iterable[Tensor]) -> Optimizer:
+        return self.make(parameters)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
+        return self
 
 
 class _WarmupCosine:

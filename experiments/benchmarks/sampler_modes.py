@@ -38,7 +38,9 @@ def draw(reverse: ReverseProcess, process: NoiseProcess, num_steps: int, chains:
     """Return the share of chains that end at the rare mode, and the share of saturated pixels (|x| > 0.9)."""
     modes = two_modes()
     generators = [keyed_generator("modes", i) for i in range(chains)]
-    x_0 = reverse(lambda x_t, t: posterior_mean(x_t, t, process, modes), process, modes.shape[1:], generators, num_steps)
+    x_0 = reverse(
+        lambda x_t, t: posterior_mean(x_t, t, process, modes), process, modes.shape[1:], generators, num_steps
+    )
     distances = (x_0[:, None] - modes[None]).square().flatten(2).sum(-1)
     return float((distances.argmin(1) == 1).float().mean()), float((x_0.abs() > 0.9).float().mean())
 
@@ -62,7 +64,9 @@ def main(chains: int = 2000) -> None:
     steps = (1, 2, 4, 10, 50)
     for input_scale in (1.0, 0.3, 0.1):
         process = NoiseProcess(input_scale=input_scale)
-        print(f"\nInput scale {input_scale}: rare mode drawn (truth {RARE:.0%}), and saturated pixels, {chains} chains\n")
+        print(
+            f"\nInput scale {input_scale}: rare mode drawn (truth {RARE:.0%}), and saturated pixels, {chains} chains\n"
+        )
         print("| scheduler | spacing | " + " | ".join(f"{n} steps" for n in steps) + " |")
         print("|---|---|" + "---|" * len(steps))
         for name, reverse in samplers():

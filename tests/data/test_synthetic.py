@@ -9,7 +9,9 @@ from diffmedseg.data.synthetic import HEALTHY, MODE_PROBABILITIES, SyntheticStor
 
 
 def make(**options):
-    return SyntheticDataModule(num_train=12, num_val=4, num_test=5, image_size=32, batch_size=4, steps_per_epoch=3, **options)
+    return SyntheticDataModule(
+        num_train=12, num_val=4, num_test=5, image_size=32, batch_size=4, steps_per_epoch=3, **options
+    )
 
 
 def batches(data, stage, loader):

@@ -37,7 +37,9 @@ def test_an_oracle_recovers_the_mask(scheduler, prediction, spacing):
     assert (sample - x_0).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize(("name", "reverse"), list(samplers()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "reverse"), list(samplers()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_noise_is_keyed_not_consumed(name, reverse):
     process, modes = NoiseProcess(input_scale=0.3), two_modes()
 

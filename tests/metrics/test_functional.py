@@ -120,22 +120,29 @@ def test_diversity():
     assert diversity(halves) == 1
 
 
-@pytest.mark.parametrize(
-    ("metric", "update", "expected"),
-    [
-        (Dice(), lambda m, a, b: m.update(a[:, 0], b[:, 0]), lambda a, b: dice(a[:, 0], b[:, 0]).mean()),
-        (IoU(), lambda m, a, b: m.update(a[:, 0], b[:, 0]), lambda a, b: iou(a[:, 0], b[:, 0]).mean()),
-        (SampleDiversity(), lambda m, a, b: m.update(a), lambda a, b: torch.stack([diversity(a[i, :, k]) for i in range(4) for k in range(2)]).mean()),
-        (GeneralizedEnergyDistance(), lambda m, a, b: m.update(a, b), lambda a, b: torch.stack([generalized_energy_distance(a[i, :, k], b[i, :, k]).unbiased for i in range(4) for k in range(2)]).mean()),
-        (GeneralizedEnergyDistance(unbiased=False), lambda m, a, b: m.update(a, b), lambda a, b: torch.stack([generalized_energy_distance(a[i, :, k], b[i, :, k]).biased for i in range(4) for k in range(2)]).mean()),
-    ],
-    ids=["dice", "iou", "diversity", "ged", "ged-biased"],
-)  # fmt: skip
-def test_modules_average_over_batches(metric, update, expected):
+def each_region(function, *sets):
+    """Mean of a function over images and regions of sets (B, S, K, H, W)."""
+    values = [function(*(x[i, :, k] for x in sets)) for i in range(4) for k in range(2)]
+    return float(torch.stack(values).mean())
+
+
+def test_modules_average_over_batches():
     a, b = masks(11, 4, 3, 2, 6, 6), masks(12, 4, 3, 2, 6, 6)
-    update(metric, a[:1], b[:1])
-    update(metric, a[1:], b[1:])
-    assert float(metric.compute()) == pytest.approx(float(expected(a, b)))
+    expected = {
+        Dice(): (a[:, 0], b[:, 0], float(dice(a[:, 0], b[:, 0]).mean())),
+        IoU(): (a[:, 0], b[:, 0], float(iou(a[:, 0], b[:, 0]).mean())),
+        SampleDiversity(): (a, None, each_region(diversity, a)),
+        GeneralizedEnergyDistance(): (a, b, each_region(lambda x, y: generalized_energy_distance(x, y).unbiased, a, b)),
+        GeneralizedEnergyDistance(False): (
+            a,
+            b,
+            each_region(lambda x, y: generalized_energy_distance(x, y).biased, a, b),
+        ),
+    }
+    for metric, (x, y, value) in expected.items():
+        for part in (slice(1), slice(1, None)):
+            metric.update(x[part], *([] if y is None else [y[part]]))
+        assert float(metric.compute()) == pytest.approx(value)
 
 
 def test_energy_distance_leaves_padded_raters_out():

@@ -56,7 +56,9 @@ def test_rows_do_not_touch_each_other(cls):
     with torch.no_grad():
         together = network(x_t, t, network.encode(image))
         rows = len(together) // 3
-        alone = [network(x_t[2 * i : 2 * i + 2], t[2 * i : 2 * i + 2], network.encode(image[i : i + 1])) for i in range(3)]
+        alone = [
+            network(x_t[2 * i : 2 * i + 2], t[2 * i : 2 * i + 2], network.encode(image[i : i + 1])) for i in range(3)
+        ]
     assert rows in (1, 2)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
 

@@ -219,7 +219,9 @@ def test_training_noise_is_keyed_by_draw(v1):
     assert segmenter.training_loss(batch(2)) != segmenter.training_loss(batch(2) | {"draw": [8, 9]})
 
 
-@pytest.mark.parametrize("make", [lambda: MedSegDiffSegmenter(small(MedSegDiffV1)), lambda: SupervisedSegmenter(small(ResidualUNet))])
+@pytest.mark.parametrize(
+    "make", [lambda: MedSegDiffSegmenter(small(MedSegDiffV1)), lambda: SupervisedSegmenter(small(ResidualUNet))]
+)
 def test_a_checkpoint_made_in_python_loads_safely(make):
     """Built networks among the hyper-parameters would have to be pickled."""
     buffer = io.BytesIO()

@@ -115,7 +115,9 @@ class MedSegDiffV1(Denoiser):
         self.time = TimeEmbedding(time_channels)
         self.x_stem = nn.Conv2d(mask_channels, widths[0], 3, padding=1)
         self.image_stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
-        self.x_stages = nn.ModuleList(Stage(a, b, blocks, time_channels, dropout) for a, b in zip(before, widths, strict=True))
+        self.x_stages = nn.ModuleList(
+            Stage(a, b, blocks, time_channels, dropout) for a, b in zip(before, widths, strict=True)
+        )
         self.image_stages = nn.ModuleList(Stage(a, b, blocks, 0, dropout) for a, b in zip(before, widths, strict=True))
         self.x_down = nn.ModuleList(downsample(width) for width in widths[:-1])
         self.image_down = nn.ModuleList(downsample(width) for width in widths[:-1])
@@ -146,7 +148,9 @@ class MedSegDiffV1(Denoiser):
         m_x = self.x_stem(x_t)
         skips = []
         for level, stage in enumerate(self.x_stages):
-            m_x = stage(m_x if level == 0 else self.x_down[level - 1](m_x), time)  # (B * S, widths[level], H / 2^level, W / 2^level)
+            m_x = stage(
+                m_x if level == 0 else self.x_down[level - 1](m_x), time
+            )  # (B * S, widths[level], H / 2^level, W / 2^level)
             skips.append(m_x)
             if level > self.first_dynamic:
                 m_i = self._image_level(level, m_i)

@@ -106,7 +106,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             self._run_chains(condition, [g for row in generators for g in row[first : first + per_pass]], num_steps)
             for first in range(0, num_samples, per_pass)
         ]
-        return torch.cat([part.unflatten(0, (len(image), -1)) for part in parts], 1)
+        return torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
 
     def _run_chains(self, condition: Condition, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:

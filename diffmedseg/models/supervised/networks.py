@@ -77,14 +77,19 @@ class SMPNetwork(DirectNetwork):
 
         try:
             self.network: nn.Module = smp.create_model(
-                architecture, encoder, encoder_weights=encoder_weights, in_channels=image_channels, classes=mask_channels
+                architecture,
+                encoder,
+                encoder_weights=encoder_weights,
+                in_channels=image_channels,
+                classes=mask_channels,
             )
         except KeyError as error:  # its message lists the architectures, or the encoders, there are
-            raise ValueError(f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}") from error
+            raise ValueError(
+                f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}"
+            ) from error
 
     def encode(self, image: Tensor) -> Condition:
         """Segment the image; see the base class."""
         self.check_image(image)
         logits: Tensor = self.network(image)
         return Condition((), logits)
-

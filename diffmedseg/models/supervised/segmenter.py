@@ -33,6 +33,8 @@ class SupervisedSegmenter(DiffusionSegmenter):
     def _logits(self, image: Tensor) -> Tensor:
         prior = self.denoiser.encode(image).prior
         if prior is None:
-            raise ValueError(f"{type(self.denoiser).__name__} has no mask of its own to train directly; "
-                             "use ResidualUNet or SMPNetwork.")
+            raise ValueError(
+                f"{type(self.denoiser).__name__} has no mask of its own to train directly; "
+                "use ResidualUNet or SMPNetwork."
+            )
         return prior.float()

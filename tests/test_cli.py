@@ -1,0 +1,185 @@
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Trainer
+
+from diffmedseg.cli import DiffMedSegCLI, main
+from diffmedseg.data import SegmentationDataModule
+from diffmedseg.models import DiffusionSegmenter
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+FILES = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data"})
+PAIRS = [path for path in FILES if "data" in yaml.safe_load(path.read_text()) and "experiment" in path.read_text()]
+PRESETS = [path for path in FILES if path not in PAIRS]
+TINY = [
+    "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.precision=32-true",
+    "--trainer.log_every_n_steps=1", "--data.image_size=16", "--data.batch_size=2", "--data.steps_per_epoch=1",
+    "--data.num_train=4", "--data.num_val=2", "--data.num_test=3", "--model.num_samples=2", "--model.num_steps=2",
+]  # fmt: skip
+
+
+def tiny_fit(runs, *options, model="medsegdiff"):
+    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "synthetic.yaml")]
+    return ["fit", *files, *TINY, f"--runs={runs}", *options]
+
+
+def instantiate(files, *options):
+    """Build everything a config describes, on the meta device, without running."""
+
+    class Quiet(DiffMedSegCLI):
+        def instantiate_trainer(self, **kwargs):
+            return Trainer(logger=False, enable_checkpointing=False)
+
+    arguments = [part for file in files for part in ("-c", str(file))]
+    with torch.device("meta"):
+        return Quiet(
+            DiffusionSegmenter,
+            SegmentationDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            run=False,
+            args=[*arguments, *options],
+        )
+
+
+def name(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=name)
+def test_every_pair_builds_with_what_the_data_knows(pair):
+    cli = instantiate([EXPERIMENTS / "base.yaml", pair])
+    assert cli.config.experiment == f"{pair.parent.name}-{pair.stem}"
+    assert cli.datamodule.info.name == pair.stem
+    info = cli.datamodule.info
+    assert (cli.model.denoiser.image_channels, cli.model.denoiser.mask_channels) == (
+        len(info.channels),
+        len(info.regions),
+    )
+    assert cli.model.image_size == cli.datamodule.image_size
+    assert cli.model.regions == info.regions
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=name)
+def test_every_preset_builds(preset):
+    pair = preset.parent / "isic2017.yaml"
+    cli = instantiate([EXPERIMENTS / "base.yaml", pair, preset])
+    assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 1e6
+
+
+def test_every_model_and_data_set_has_its_pair():
+    models, data = ({p.stem for p in (EXPERIMENTS / kind).glob("*.yaml")} for kind in ("model", "data"))
+    assert {name(path) for path in PAIRS} == {f"{m}/{d}" for m in models for d in data}
+
+
+def test_seed_reaches_model_and_data_but_not_the_split():
+    cli = instantiate([EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "isic2017.yaml"], "--seed_everything=3")
+    assert (cli.model.seed, cli.datamodule.seed, cli.datamodule.split_seed) == (3, 3, 0)
+
+
+@pytest.mark.parametrize("model", ["medsegdiff", "supervised"])
+def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, capsys):
+    main(tiny_fit(tmp_path, model=model))
+    run = tmp_path / f"{model}-synthetic" / "version_0"
+    for file in (
+        "config.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "cases.csv",
+        "panel.png",
+    ):
+        assert (run / file).stat().st_size > 0
+    printed = capsys.readouterr().out
+    for text in ("Dice", "IoU", "GED (unbiased)", "Diversity", "Seconds per case", "make evaluate CKPT=", "cases.csv"):
+        assert text in printed
+    rows = list(csv.DictReader((run / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["denoiser"]["init_args"]["mask_channels"] == 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+        main(tiny_fit(runs))
+    return runs / "medsegdiff-synthetic" / "version_0"
+
+
+def test_a_saved_config_runs_again_into_a_new_folder(run):
+    main(["fit", "-c", str(run / "config.yaml")])
+    again = run.parent / "version_1"
+    assert (again / "cases.csv").is_file()
+    for key in ("model", "data", "seed_everything"):
+        configs = [yaml.safe_load((folder / "config.yaml").read_text())[key] for folder in (run, again)]
+        assert configs[0] == configs[1]
+    a, b = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, again)
+    )
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_checkpoint_is_evaluated_with_other_settings(run, capsys):
+    options = ["--model.num_samples=3", f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"]
+    before = (run / "cases.csv").read_text()
+    main(["test", "-c", str(run / "config.yaml"), *options])
+    rows = list(csv.DictReader((run.parent / "test_0" / "cases.csv").open()))
+    assert {row["num_samples"] for row in rows} == {"3"}
+    assert (run / "cases.csv").read_text() == before
+
+
+def test_last_continues_in_the_newest_runs_folder_and_keeps_its_csv(tmp_path, monkeypatch):
+    main(tiny_fit(tmp_path))
+    folder = tmp_path / "medsegdiff-synthetic" / "version_0"
+    kept = list(csv.DictReader((folder / "metrics.csv").open()))
+    monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER")
+    main(tiny_fit(tmp_path, "--trainer.max_steps=4", "--ckpt_path=last"))
+    assert [path.name for path in folder.parent.iterdir()] == ["version_0"]
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [{k: r[k] for k in kept[0]} for r in rows[: len(kept)]] == kept
+    losses = [row for row in rows if row["train/loss"]]
+    assert [row["epoch"] for row in losses] == ["0", "1", "2", "3"]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_last_without_a_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run to continue"):
+        main(tiny_fit(tmp_path, "--ckpt_path=last"))
+
+
+def test_fast_dev_run_writes_and_tests_nothing(tmp_path):
+    main(tiny_fit(tmp_path, "--trainer.fast_dev_run=true"))
+    assert not list(tmp_path.rglob("cases.csv"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--model.num_smaples=3", "--model.num_samples=many", "--data.image_size=big", "--trainer.max_stepz=1",
+     "--model.denoiser.size=huge", "--model.process.prediction=noise"],
+)  # fmt: skip
+def test_typos_and_wrong_types_are_refused_before_anything_starts(option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(tiny_fit(tmp_path, option))
+    assert error.value.code == 2
+    assert re.search(option[2:].split("=")[0].split(".")[-1], capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_started_by_the_cli_share_a_folder(tmp_path):
+    """DDP starts the second process with the same command line: it must not open a run of its own."""
+    arguments = tiny_fit(tmp_path, "--trainer.devices=2", "--trainer.strategy=ddp")
+    command = [sys.executable, "-m", "diffmedseg", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "medsegdiff-synthetic").iterdir()] == ["version_0"]
+    rows = list(csv.DictReader((tmp_path / "medsegdiff-synthetic" / "version_0" / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]

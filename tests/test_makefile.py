@@ -1,0 +1,82 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def make(*arguments, **environment):
+    """Print what make would run."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("DIFFMEDSEG")}
+    return subprocess.run(
+        ["make", "-n", "--no-print-directory", "-o", ".venv/installed", *arguments],
+        cwd=ROOT,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_train_defaults_to_medsegdiff_on_synthetic():
+    printed = make("train").stdout
+    assert (
+        ".venv/bin/python -m diffmedseg fit -c experiments/base.yaml -c experiments/medsegdiff/synthetic.yaml"
+        in printed
+    )
+
+
+def test_everything_can_be_set():
+    options = [
+        "MODEL=supervised",
+        "DATA=isic2017",
+        "DATA_DIR=/d",
+        "PRESET=cpu",
+        "ARGS=--trainer.max_steps 100",
+        "CKPT=last",
+    ]
+    printed = make("train", *options).stdout
+    assert printed.strip().endswith(
+        "-c experiments/supervised/isic2017.yaml -c experiments/supervised/cpu.yaml "
+        "--data.root /d --ckpt_path last --trainer.max_steps 100"
+    )
+
+
+def test_data_dir_defaults_to_the_environments():
+    assert "--data.root /all/isic2017" in make("train", "DATA=isic2017", DIFFMEDSEG_DATA="/all").stdout
+    assert "--data.root" not in make("train", DIFFMEDSEG_DATA="/all").stdout
+    assert "--data.root" not in make("train", "DATA=isic2017").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "MODEL=unet"], "medsegdiff/synthetic"),
+        (["train", "DATA=mnist"], "supervised/isic2017"),
+        (["train", "PRESET=huge"], "cpu"),
+        (["evaluate"], "Say which checkpoint"),
+        (["evaluate", "CKPT=/no/best.ckpt"], "There is no file /no/best.ckpt"),
+        (["test-real"], "Set DIFFMEDSEG_DATA"),
+    ],
+)
+def test_what_does_not_exist_lists_what_does(arguments, message):
+    result = make(*arguments)
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+def test_evaluate_takes_the_config_of_the_run(tmp_path):
+    checkpoint = tmp_path / "version_0" / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    printed = make("evaluate", f"CKPT={checkpoint}").stdout
+    assert f"diffmedseg test -c {tmp_path}/version_0/config.yaml --ckpt_path {checkpoint}" in " ".join(printed.split())
+
+
+def test_help_names_every_target():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    for target in ("setup", "train", "evaluate", "test", "test-real", "lint", "help"):
+        assert f"\n{target} " in f"\n{listed}"

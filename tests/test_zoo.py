@@ -1,0 +1,180 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import diffmedseg
+from diffmedseg import list_pretrained, load_pretrained, zoo
+from diffmedseg.cli import main
+from diffmedseg.zoo import ZooError
+
+ROOT = Path(__file__).parents[1]
+IMAGE = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from test_cli import tiny_fit
+
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+        main(tiny_fit(runs))
+    return runs / "medsegdiff-synthetic" / "version_0"
+
+
+@pytest.fixture
+def own_zoo(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
+    zoo.export(run, "medsegdiff-v1_synthetic.test", half=False)
+    return tmp_path / "zoo"
+
+
+def test_export_and_load_give_the_averaged_model(own_zoo, run):
+    assert list_pretrained() == ["medsegdiff-v1_synthetic.test"]
+    model = load_pretrained("medsegdiff-v1_synthetic.test")
+    assert not model.training
+    trained = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, trained["state_dict"][name])
+    for name, value in trained["hyper_parameters"].items():
+        if name in {"num_samples", "num_steps", "threshold", "seed"}:
+            assert getattr(model, name) == value
+    assert model.segment(IMAGE).mask.shape == (1, 1, 40, 50)
+    assert isinstance(model.optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.AdamW)
+
+
+def test_a_card_says_what_was_measured(own_zoo):
+    card = (own_zoo / "medsegdiff-v1_synthetic.test" / "README.md").read_text()
+    for text in ("not for diagnosis", "| lesion | dice |", "Apache-2.0", "load_pretrained", "| 3 |"):
+        assert text in card
+
+
+def test_half_precision_halves_the_file(own_zoo, run):
+    whole, half = (own_zoo / name / "model.safetensors" for name in ("medsegdiff-v1_synthetic.test", "x_y.half"))
+    zoo.export(run, "x_y.half")
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    assert load_pretrained("x_y.half").denoiser.x_stem.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv"])
+def test_a_changed_file_is_refused(own_zoo, file):
+    path = own_zoo / "medsegdiff-v1_synthetic.test" / file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ZooError, match="sha256"):
+        load_pretrained("medsegdiff-v1_synthetic.test")
+
+
+def test_a_missing_file_or_entry_is_named(own_zoo):
+    (own_zoo / "medsegdiff-v1_synthetic.test" / "config.yaml").unlink()
+    with pytest.raises(ZooError, match=r"config\.yaml is missing"):
+        load_pretrained("medsegdiff-v1_synthetic.test")
+    with pytest.raises(ZooError, match="It has: medsegdiff-v1_synthetic.test"):
+        load_pretrained("nothing")
+
+
+def registry(folder, change):
+    path = folder / "registry.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+
+
+def test_what_cannot_be_verified_is_refused(own_zoo):
+    name = "medsegdiff-v1_synthetic.test"
+    registry(own_zoo, lambda content: content["entries"][name]["sha256"].pop("config.yaml"))
+    with pytest.raises(ZooError, match="cannot be verified"):
+        load_pretrained(name)
+
+
+def test_a_registry_of_another_version_or_damaged_is_refused(own_zoo):
+    registry(own_zoo, lambda content: content.update(version=99))
+    with pytest.raises(ZooError, match="version 99"):
+        list_pretrained()
+    (own_zoo / "registry.yaml").write_text("[")
+    with pytest.raises(ZooError, match="damaged"):
+        list_pretrained()
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside"])
+def test_a_name_that_leaves_the_zoo_is_refused(own_zoo, name, run):
+    registry(
+        own_zoo, lambda content: content["entries"].update({name: content["entries"]["medsegdiff-v1_synthetic.test"]})
+    )
+    with pytest.raises(ZooError, match="leaves"):
+        load_pretrained(name)
+    with pytest.raises(ZooError, match="name"):
+        zoo.export(run, name)
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "subprocess.Popen", "diffmedseg.zoo.export", "diffmedseg.models.segmenter.time.sleep"]
+)
+def test_classes_outside_the_list_are_never_built(path):
+    with pytest.raises(ZooError, match="does not build"):
+        zoo.build(
+            {"class_path": "diffmedseg.models.MedSegDiffSegmenter", "init_args": {"denoiser": {"class_path": path}}}
+        )
+
+
+def test_names_are_not_reused_and_unfinished_runs_refused(own_zoo, run, tmp_path):
+    with pytest.raises(ZooError, match="already"):
+        zoo.export(run, "medsegdiff-v1_synthetic.test")
+    with pytest.raises(ZooError, match="not a finished run"):
+        zoo.export(tmp_path, "a_b.c")
+    assert {path.name for path in own_zoo.iterdir()} == {"registry.yaml", "medsegdiff-v1_synthetic.test"}
+
+
+def test_the_command_line_exports_and_lists(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
+    main(["zoo", "export", str(run), "--name", "m_d.t"])
+    main(["zoo", "list"])
+    assert "m_d.t" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_every_shipped_entry_loads_and_segments(name):
+    model = load_pretrained(name)
+    result = model.segment(IMAGE[:, : len(model.channels)], num_samples=2, num_steps=2)
+    assert result.mask.shape == (1, len(model.regions), 40, 50)
+
+
+def test_there_is_a_shipped_entry_and_it_segments_what_it_was_trained_on():
+    from diffmedseg.data.synthetic import SyntheticStore
+    from diffmedseg.metrics import dice
+
+    name = next(name for name in list_pretrained() if name.startswith("medsegdiff-v1_synthetic"))
+    store = SyntheticStore("test", 12, (64, 64), 4, False)
+    lesions = [i for i in range(12) if store.masks(i).flatten(1).any(1).all()]
+    result = load_pretrained(name).segment(torch.stack([store.image(i) for i in lesions]), num_samples=4)
+    core = torch.stack([store.mode_masks(i, (64, 64))[0] for i in lesions]).bool()
+    halo = torch.stack([store.mode_masks(i, (64, 64))[1] for i in lesions]).bool()
+    assert torch.maximum(dice(result.mask, core), dice(result.mask, halo)).mean() > 0.85
+
+
+def test_the_wheel_holds_the_zoo_and_works(tmp_path):
+    """Built from the sources, unpacked, and used from there: not from the repository."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    wheel = next(tmp_path.glob("*.whl"))
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = (
+        "import diffmedseg, numpy as np; print(diffmedseg.__file__); name = diffmedseg.list_pretrained()[0];"
+        "print(diffmedseg.load_pretrained(name).segment(np.zeros((20, 30, 3), np.uint8), num_steps=1).mask.shape)"
+    )
+    used = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert used.returncode == 0, used.stderr[-2000:]
+    assert str(tmp_path / "site") in used.stdout
+    assert "torch.Size([1, 1, 20, 30])" in used.stdout
+
+
+def test_public_names():
+    assert set(diffmedseg.__all__) == {"Segmentation", "list_pretrained", "load_pretrained"}
