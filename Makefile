@@ -40,13 +40,13 @@ endif
 ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
 	$(error There is no $(PRESET_FILE). Presets of $(MODEL): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(MODEL)/*.yaml)))))
 endif
-	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(PRESET_FILE)) $(addprefix --data.root ,$(ROOT)) $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
+	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(PRESET_FILE)) $(if $(ROOT),--data.root "$(ROOT)") $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
 
 evaluate: setup ## test a checkpoint: CKPT=runs/.../checkpoints/best.ckpt
 ifeq ($(wildcard $(CKPT)),)
 	$(error $(if $(CKPT),There is no file $(CKPT).,Say which checkpoint: CKPT=...) There are: $(wildcard runs/*/*/checkpoints/best.ckpt))
 endif
-	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(addprefix --data.root ,$(DATA_DIR)) --ckpt_path $(CKPT) $(ARGS)
+	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) $(ARGS)
 
 test: setup ## pass the project's own tests
 	$(BIN)/pytest $(ARGS)

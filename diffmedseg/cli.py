@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -48,6 +49,8 @@ class DiffMedSegCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  LightningCLI's signature
         """Give the run its folder; its CSV comes before other loggers."""
         config = self.config[self.subcommand]
+        if config.trainer.fast_dev_run:
+            return super().instantiate_trainer(**kwargs)
         self.run_folder = self._run_folder(Path(config.runs) / config.experiment, config.get("ckpt_path"))
         chosen = self._get(self.config_init, "trainer").get("logger")
         others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
@@ -71,15 +74,29 @@ class DiffMedSegCLI(LightningCLI):
         evaluates a checkpoint gives the config of its run, which lies beside it.
         """
 
+    def before_fit(self) -> None:
+        """Remember how far a run that goes on had come."""
+        if self.config[self.subcommand].trainer.fast_dev_run:
+            return
+        last = self.run_folder / "checkpoints" / "last.ckpt"
+        self._steps_before = torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0
+
     def after_fit(self) -> None:
         """Test the best checkpoint, and say what was written."""
         if self.config[self.subcommand].trainer.fast_dev_run:
             return
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False)
+        if self.trainer.global_step == self._steps_before:
+            Console().print(
+                "\nNothing was trained: the run had reached its end. Let it go on with, say, "
+                f"ARGS='--trainer.max_steps {2 * self._steps_before}' or ARGS='--trainer.max_time 00:01:00:00'."
+            )
         self._say_what_was_written()
 
     def after_test(self) -> None:
         """Say what was written."""
+        if self.config[self.subcommand].trainer.fast_dev_run:
+            return
         self._say_what_was_written()
 
     def _say_what_was_written(self) -> None:
@@ -92,7 +109,7 @@ class DiffMedSegCLI(LightningCLI):
                 console.print(f"  {path.relative_to(self.run_folder)}", highlight=False)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if self.subcommand == "fit" and best:
-            console.print(f"\nNext: make evaluate CKPT={os.path.relpath(best)} ARGS='--model.num_samples 16'")
+            console.print(f"\nNext: make evaluate CKPT={os.path.relpath(best)} ARGS='--model.num_steps 4'")
 
 
 def main(args: ArgsType = None) -> None:

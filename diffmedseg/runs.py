@@ -11,8 +11,14 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 
 def new_run(folder: Path, kind: str) -> Path:
-    """Return the next free ``<folder>/<kind>_<n>``."""
-    return folder / f"{kind}_{max((number for number, _ in _numbered(folder, kind)), default=-1) + 1}"
+    """Make the next free ``<folder>/<kind>_<n>``, which no other run can take."""
+    number = max((number for number, _ in _numbered(folder, kind)), default=-1) + 1
+    while True:
+        try:
+            (folder / f"{kind}_{number}").mkdir(parents=True)
+            return folder / f"{kind}_{number}"
+        except FileExistsError:
+            number += 1
 
 
 def newest_run(folder: Path) -> Path:

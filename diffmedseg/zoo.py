@@ -2,11 +2,12 @@
 
 An entry is a folder with ``config.yaml`` (what rebuilds the model), ``model.safetensors`` (averaged weights),
 ``cases.csv`` (per-case scores) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each
-file. Nothing is ever unpickled, hashes are checked first, and only the classes named here are built.
+file but the card. Nothing is ever unpickled, hashes are checked first, and only the classes named here are built.
 """
 
 import functools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -19,7 +20,6 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-import diffmedseg.models
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo_card import write_card
 
@@ -33,7 +33,10 @@ def _public(module: str, names: Iterable[str]) -> dict[str, type]:
 
 #: The classes that a config may name, by their exact public path.
 ALLOWED: dict[str, type] = {
-    **_public("diffmedseg.models", diffmedseg.models.__all__),
+    **_public(
+        "diffmedseg.models",
+        ("MedSegDiffSegmenter", "MedSegDiffV1", "ResidualUNet", "SMPNetwork", "SupervisedSegmenter"),
+    ),
     **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss")),
     **_public("diffmedseg.fusion", ("MeanFusion", "MajorityFusion")),
     **_public(
@@ -78,6 +81,8 @@ def read_registry(zoo: Path) -> dict[str, Any]:
 
 def _entry_folder(zoo: Path, name: str) -> Path:
     folder = zoo / name
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ZooError(f"{name!r} is no name of an entry, or leaves {zoo}: use letters, digits, dots, - and _.")
     if folder.resolve().parent != zoo.resolve():
         raise ZooError(f"{name!r} is not a name of an entry: it leaves {zoo}.")
     return folder
@@ -120,7 +125,10 @@ def load_pretrained(name: str) -> DiffusionSegmenter:
     model = build(yaml.safe_load((folder / _CONFIG).read_text()))
     if not isinstance(model, DiffusionSegmenter):
         raise ZooError(f"{folder / _CONFIG} describes a {type(model).__name__}, not a segmenter.")
-    weights = {key: value.float() for key, value in load_file(folder / _WEIGHTS).items()}
+    weights = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in load_file(folder / _WEIGHTS).items()
+    }
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -175,7 +183,10 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> 
             raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
     entries = read_registry(zoo)
     if name in entries or entry.exists():
-        raise ZooError(f"{zoo} has an entry {name!r} already: choose another tag.")
+        raise ZooError(
+            f"{zoo} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its export was "
+            f"interrupted: delete {entry}.)"
+        )
     checkpoint = torch.load(parts["checkpoints/best.ckpt"], map_location="cpu", weights_only=True)
     hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
     if "_class_path" not in hparams:
@@ -183,7 +194,12 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> 
     config = {"class_path": hparams.pop("_class_path"), "init_args": hparams}
     build(config)  # refuses what could not be loaded again
     dtype = torch.float16 if half else torch.float32
-    weights = {key: value.to(dtype).contiguous() for key, value in checkpoint["state_dict"].items()}
+    weights = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for key, value in checkpoint["state_dict"].items()
+    }
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise ZooError(f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run.")
     zoo.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=zoo, prefix=".export-") as temporary:
         folder = Path(temporary) / name

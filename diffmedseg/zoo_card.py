@@ -70,8 +70,8 @@ Research software: **not for diagnosis**.
 
 ## Scores
 
-Means over the data set's reported split at native resolution, with 95 % bootstrap intervals over cases; two empty
-masks count 1. Per case: `cases.csv`.
+Of the run, before the weights were stored as they are here: means over the data set's reported split at native
+resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. Per case: `cases.csv`.
 
 | region | score | mean | 95 % interval | cases |
 |---|---|---|---|---|

@@ -41,12 +41,12 @@ def test_everything_can_be_set():
     printed = make("train", *options).stdout
     assert printed.strip().endswith(
         "-c experiments/supervised/isic2017.yaml -c experiments/supervised/cpu.yaml "
-        "--data.root /d --ckpt_path last --trainer.max_steps 100"
+        '--data.root "/d" --ckpt_path last --trainer.max_steps 100'
     )
 
 
 def test_data_dir_defaults_to_the_environments():
-    assert "--data.root /all/isic2017" in make("train", "DATA=isic2017", DIFFMEDSEG_DATA="/all").stdout
+    assert '--data.root "/all/isic2017"' in make("train", "DATA=isic2017", DIFFMEDSEG_DATA="/all").stdout
     assert "--data.root" not in make("train", DIFFMEDSEG_DATA="/all").stdout
     assert "--data.root" not in make("train", "DATA=isic2017").stdout
 

@@ -52,6 +52,35 @@ class StopAfterEpoch(Callback):
         trainer.should_stop = True
 
 
+@pytest.mark.parametrize("stop", [1, 4, 5])
+def test_a_run_cut_off_in_mid_epoch_sees_every_draw_once(stop, tmp_path):
+    record = RecordDraws()
+    for max_steps, ckpt_path in ((stop, None), (9, tmp_path / "last.ckpt")):
+        trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), *checkpoints(tmp_path), record], max_steps=max_steps)
+        trainer.fit(tiny_model(), tiny_data(), ckpt_path=ckpt_path, weights_only=True)
+        assert (tmp_path / "best.ckpt").is_file()  # the last weights are validated, too
+    assert record.draws == list(range(9 * 4))
+
+
+class RecordDraws(Callback):
+    def __init__(self):
+        self.draws = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.draws += batch["draw"]
+
+
+def test_a_finished_run_can_be_made_longer(whole_run, tmp_path):
+    """A schedule whose state is restored would go on with a learning rate of zero."""
+    folder, _, _ = whole_run
+    model = tiny_model()
+    tiny_trainer(tmp_path, max_steps=15).fit(model, tiny_data(), ckpt_path=folder / "last.ckpt", weights_only=True)
+    before, after = (load(path / "last.ckpt") for path in (folder, tmp_path))
+    assert after["global_step"] == 15
+    moved = [(after["current_model_state"][k] - v).abs().max() for k, v in before["current_model_state"].items()]
+    assert max(moved) > 1e-5
+
+
 class InterruptValidation(Callback):
     """Ctrl-C while the averaged weights are in place."""
 
@@ -105,12 +134,12 @@ def test_average_is_used_and_saved_and_the_schedule_is_untouched(tmp_path):
 
 
 def test_short_runs_do_not_keep_their_initial_weights():
-    ema = WarmupEMA(0.999)
-    average = torch.zeros(1)
-    for n in range(1, 60):
-        average = ema._average(average, torch.ones(1), torch.tensor(n))
-    assert average > 0.99
-    assert ema._average(torch.zeros(1), torch.ones(1), torch.tensor(10**6)) == pytest.approx(0.001, rel=1e-3)
+    ema, share = WarmupEMA(0.999), 1.0
+    for n in range(60):
+        share *= ema.decay_after(n)
+    assert share < 0.01
+    assert ema.decay_after(0) == 0
+    assert ema.decay_after(10**6) == 0.999
     with pytest.raises(ValueError, match="decay"):
         WarmupEMA(1.0)
 

@@ -73,7 +73,7 @@ def test_a_missing_file_or_entry_is_named(own_zoo):
     (own_zoo / "medsegdiff-v1_synthetic.test" / "config.yaml").unlink()
     with pytest.raises(ZooError, match=r"config\.yaml is missing"):
         load_pretrained("medsegdiff-v1_synthetic.test")
-    with pytest.raises(ZooError, match="It has: medsegdiff-v1_synthetic.test"):
+    with pytest.raises(ZooError, match=r"It has: medsegdiff-v1_synthetic\.test"):
         load_pretrained("nothing")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WarmupEMA(WeightAveraging):
@@ -23,13 +23,36 @@ class WarmupEMA(WeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}; it has to lie in [0, 1).")
         self.decay = decay
-        super().__init__(use_buffers=False, avg_fn=self._average)
+        super().__init__(use_buffers=False)
         self._swapped = False
 
-    def _average(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        n = torch.as_tensor(updates, device=averaged.device, dtype=averaged.dtype)
-        decay = torch.clamp((1 + n) / (10 + n), max=self.decay)  # a tensor: no synchronisation with the device
-        return torch.lerp(current.to(averaged.dtype), averaged, decay)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average where the model will be trained; it is not there yet."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    def decay_after(self, updates: int) -> float:
+        """Return the decay of the next update; the first takes the weights as they are."""
+        return min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Update the average after an optimiser step, without waiting for the device."""
+        if self._average_model is None or trainer.global_step <= self._latest_update_step:
+            return
+        average, model = self._average_model.module, pl_module
+        update = get_ema_multi_avg_fn(self.decay_after(self._latest_update_step))
+        with torch.no_grad():
+            update(list(average.parameters()), list(model.parameters()), None)
+            for copied, buffer in zip(average.buffers(), model.buffers(), strict=True):
+                copied.copy_(buffer)
+        self._latest_update_step = trainer.global_step
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         super()._swap_models(pl_module)

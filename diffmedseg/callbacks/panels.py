@@ -45,7 +45,7 @@ class SamplePanels(Callback):
         s = outputs["segmentation"]
         for i in range(min(len(batch["id"]), self.num_images - len(self.rows))):
             one = Segmentation(s.samples[i].cpu(), s.probability[i].cpu(), s.uncertainty[i].cpu(), s.mask[i].cpu())
-            raters = batch["raters"][i][batch["rater_valid"][i]]
+            raters = batch["raters"][i][batch["rater_valid"][i]] if "raters" in batch else batch["mask"][i][None]
             self.rows.append((batch["id"][i], batch["image"][i].float().cpu(), raters.cpu(), one))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,8 +12,8 @@ class Augmentation(nn.Module):
         degrees: Largest rotation.
         translate: Largest shift, as a fraction of the image.
         scale: Largest zoom, in or out, as a fraction.
-        brightness: Largest relative change of brightness.
-        contrast: Largest relative change of contrast.
+        brightness: Largest offset added to all channels, of the range [0, 1].
+        contrast: Largest relative change of gain: all channels are multiplied by 1 - contrast to 1 + contrast.
         probability: Probability of the similarity transform and, independently, of the change of colour.
     """
 

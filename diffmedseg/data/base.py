@@ -87,15 +87,18 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Deal training items; an epoch is ``steps_per_epoch`` batches."""
         rank, world_size = self._ranks()
-        store = self.stores["train"]
-        draws = self.steps_per_epoch * self.batch_size * world_size
+        store, draws_per_batch = self.stores["train"], self.batch_size * world_size
         trainer = self.trainer
+
+        def draws_before() -> int:
+            steps = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
+            return steps * draws_per_batch
+
+        draws = self.steps_per_epoch * draws_per_batch
         return DataLoader(
             TrainingView(store, self.seed),
             batch_size=self.batch_size,
-            sampler=TrainingSampler(
-                len(store), draws, self.seed, rank, world_size, lambda: trainer.current_epoch if trainer else 0
-            ),
+            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,
@@ -103,11 +106,17 @@ class SegmentationDataModule(LightningDataModule, ABC):
         )
 
     def _evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
-        store = self.stores[split]
+        store, (rank, world_size) = self.stores[split], self._ranks()
+        if len(set(store.cases)) < world_size:
+            raise ValueError(
+                f"{len(set(store.cases))} cases of the {split} split cannot be shared by {world_size} "
+                "processes: use fewer devices."
+            )
         return DataLoader(
-            EvaluationView(store),
+            # Validation scores on the model's grid; native masks can be large.
+            EvaluationView(store, native=split == "test"),
             batch_size=self.eval_batch_size,
-            sampler=CaseSampler(store.cases, *self._ranks()),
+            sampler=CaseSampler(store.cases, rank, world_size),
             num_workers=self.num_workers,
             collate_fn=collate,
         )

@@ -110,6 +110,11 @@ class ISICDataModule(SegmentationDataModule):
     def folders() -> dict[Part, tuple[str, str]]:
         """Return the official names of the folders of images and of masks, by part."""
 
+    def prepare_data(self) -> None:
+        """Shrink all images once, in one process per machine."""
+        for split in ("train", "val", "test"):
+            self.load(split)
+
     def load(self, split: Split) -> ImageStore:
         """Read one split; the first time, this shrinks its official folder's images.
 

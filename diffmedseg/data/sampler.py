@@ -20,8 +20,9 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         seed: Seed of the order.
         rank: Number of this process.
         world_size: Number of processes; ``draws_per_epoch`` has to be a multiple of it.
-        current_epoch: Tells the epoch to deal. (Lightning's ``set_epoch`` is one too far after a resume from the end
-            of an epoch, which it finishes as an epoch without batches.)
+        draws_before: Tells how many items were dealt before an epoch by all processes together. (Counting epochs would
+            not do: a resumed run may go on in the middle of one, and Lightning's ``set_epoch`` is one too far after
+            a resume from the end of one.)
     """
 
     def __init__(
@@ -31,14 +32,14 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        current_epoch: Callable[[], int] = lambda: 0,
+        draws_before: Callable[[], int] = lambda: 0,
     ) -> None:
         if num_items < 1:
             raise ValueError("There is nothing to sample from: the training split is empty.")
         if draws_per_epoch % world_size:
             raise ValueError(f"{draws_per_epoch} draws per epoch cannot be dealt evenly to {world_size} processes.")
         self.num_items, self.draws_per_epoch, self.seed = num_items, draws_per_epoch, seed
-        self.rank, self.world_size, self.current_epoch = rank, world_size, current_epoch
+        self.rank, self.world_size, self.draws_before = rank, world_size, draws_before
 
     def __len__(self) -> int:
         """Return the number of draws of this process in an epoch."""
@@ -46,7 +47,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (index, draw)."""
-        first = self.current_epoch() * self.draws_per_epoch
+        first = self.draws_before()
         shuffle, order = -1, torch.empty(0)
         for draw in range(first + self.rank, first + self.draws_per_epoch, self.world_size):
             if draw // self.num_items != shuffle:

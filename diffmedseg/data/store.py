@@ -44,6 +44,10 @@ class ImageStore(ABC):
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}: the same masks at native resolution."""
 
+    def spacing(self, index: int) -> tuple[float, ...] | None:
+        """Return the size of a native pixel (row, column) in millimetres, None where it is not known."""
+        return None
+
     def label(self, index: int) -> int | None:
         """Return 0 for healthy, 1 for diseased, None where the data set has no image-level labels."""
         return None
@@ -89,32 +93,37 @@ class EvaluationView(Dataset[Batch]):
 
     Args:
         store: The split.
+        native: Whether to read the masks at native resolution, too.
     """
 
-    def __init__(self, store: ImageStore) -> None:
-        self.store = store
+    def __init__(self, store: ImageStore, native: bool = True) -> None:
+        self.store, self.native = store, native
 
     def __getitem__(self, index: int) -> Batch:
-        """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), reference (R, K, h, w), id, case, index."""
+        """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index and spacing.
+
+        With ``native`` also reference (R, K, h, w).
+        """
         masks = self.store.masks(index)
-        return _common(self.store, index) | {
+        item = _common(self.store, index) | {
             "mask": majority(masks),
             "raters": masks,
-            "reference": self.store.reference(index),
             "index": index,
+            "spacing": self.store.spacing(index),
         }
+        return item | {"reference": self.store.reference(index)} if self.native else item
 
 
 def collate(items: Sequence[Batch]) -> Batch:
-    """Stack items into a batch (``design``: the batch contract).
+    """Stack items into a batch.
 
     ``raters`` are padded to the most raters in the batch, with ``rater_valid`` (B, R) telling which are real;
-    ``reference``, ``id``, ``case``, ``index`` and ``draw`` stay lists.
+    ``reference``, ``id``, ``case``, ``index``, ``draw`` and ``spacing`` stay lists.
     """
     lists = {name: [item[name] for item in items] for name in items[0]}
     batch: Batch = {}
     for name, values in lists.items():
-        if name in {"reference", "id", "case", "index", "draw"}:
+        if name in {"reference", "id", "case", "index", "draw", "spacing"}:
             batch[name] = values
         elif name == "raters":
             most = max(len(masks) for masks in values)

@@ -45,7 +45,8 @@ class ReverseProcess:
         """Make a fresh scheduler for this process, set to ``num_steps`` steps.
 
         Raises:
-            ValueError: If ``num_steps`` is not in [1, T].
+            ValueError: If ``num_steps`` is not in [1, T], or is above T / 20 without dividing T: DDIM and
+                DDPM assume steps of T // num_steps, and would be off by more than a twentieth of a step.
         """
         if not 1 <= num_steps <= process.num_train_steps:
             raise ValueError(f"num_steps is {num_steps}; it has to lie in [1, {process.num_train_steps}].")
@@ -56,6 +57,12 @@ class ReverseProcess:
             prediction_type="sample",
         )
         scheduler.set_timesteps(num_steps)
+        steps = process.num_train_steps
+        if not hasattr(scheduler, "step_index") and num_steps > steps / 20 and steps % num_steps:
+            fit = max(n for n in range(1, num_steps) if steps % n == 0)
+            raise ValueError(
+                f"num_steps is {num_steps}; {type(scheduler).__name__} needs a divisor of {steps}, such as {fit}."
+            )
         return scheduler
 
     def __call__(
@@ -83,6 +90,9 @@ class ReverseProcess:
         accepted = inspect.signature(scheduler.step).parameters
         options = {name: value for name, value in options.items() if name in accepted}
         x_t = keyed_normal(shape, generators, process.alpha_bar.device)
+        x_0 = x_t
         for t in scheduler.timesteps.tolist():  # Python integers: no synchronisation with the device
-            x_t = scheduler.step(predict_x_0(x_t, t).float(), t, x_t, **options).prev_sample
-        return x_t.clamp(-1, 1)
+            x_0 = predict_x_0(x_t, t).float()
+            x_t = scheduler.step(x_0, t, x_t, **options).prev_sample
+        # The last step goes to x_0; where T is not a multiple of the steps, diffusers' DDIM stops short of it.
+        return x_0.clamp(-1, 1)

@@ -82,9 +82,11 @@ def score_image(
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
     mask = resize_soft(probability[None].float().to(device), size)[0] > threshold
-    masks = torch.stack([resize_soft(sample[None].float().to(device), size)[0] > 0.5 for sample in samples])
+    masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
+    for s, sample in enumerate(samples):
+        masks[s] = resize_soft(sample[None].float().to(device), size)[0] > 0.5
     raters, regions = reference.bool(), range(reference.shape[1])
-    missing = torch.tensor(float("nan"), dtype=torch.float64)
+    missing = torch.tensor(float("nan"))
     distances = [generalized_energy_distance(masks[:, k], raters[:, k]) for k in regions] if len(raters) > 1 else []
     return ImageScore(
         case,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Pixels compared at once: bounds the memory of pairwise counts of large masks.
-_CHUNK = 2**20
+# Pixels, of all masks together, that are compared at once: bounds the memory of large masks.
+_CHUNK = 2**22
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def confusion_counts(prediction: Tensor, reference: Tensor) -> tuple[Tensor, Ten
         reference: (..., H, W), bool.
 
     Returns:
-        Three tensors of shape (...), float64.
+        Three tensors of shape (...), int64.
 
     Raises:
         ValueError: If a mask is not boolean or the shapes differ.
@@ -46,8 +46,7 @@ def confusion_counts(prediction: Tensor, reference: Tensor) -> tuple[Tensor, Ten
             f"Prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} differ in shape."
         )
     return tuple(  # type: ignore[return-value]
-        mask.sum((-2, -1)).double()
-        for mask in (prediction & reference, prediction & ~reference, ~prediction & reference)
+        mask.sum((-2, -1)) for mask in (prediction & reference, prediction & ~reference, ~prediction & reference)
     )
 
 
@@ -69,14 +68,19 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
         b: (M, ...), bool, of the same trailing shape.
 
     Returns:
-        (N, M), float64, in [0, 1].
+        (N, M), float32, in [0, 1].
     """
     _check_bool(a, b)
     a, b = a.flatten(1), b.flatten(1)
-    chunks = zip(torch.split(a, _CHUNK, 1), torch.split(b, _CHUNK, 1), strict=True)
-    intersection = torch.stack([x.float() @ y.float().T for x, y in chunks]).double().sum(0)
-    union = a.sum(1).double()[:, None] + b.sum(1).double()[None] - intersection
-    return 1 - _ratio(intersection, union)
+    pixels = max(_CHUNK // (len(a) + len(b)), 1)
+    intersection = torch.zeros(len(a), len(b), device=a.device)
+    area_a, area_b = torch.zeros(len(a), 1, device=a.device), torch.zeros(1, len(b), device=a.device)
+    for x, y in zip(torch.split(a, pixels, 1), torch.split(b, pixels, 1), strict=True):
+        x, y = x.float(), y.float()
+        intersection += x @ y.T
+        area_a += x.sum(1, keepdim=True)
+        area_b += y.sum(1)
+    return 1 - _ratio(intersection, area_a + area_b - intersection)
 
 
 def diversity(samples: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ class _CaseMean(Metric, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor) -> None:
-        self.total += values.double().sum()
+        self.total += values.sum()
         self.count += values.numel()
 
     def compute(self) -> Tensor:

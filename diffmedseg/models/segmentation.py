@@ -1,5 +1,6 @@
 """The result of segmenting images, and the images that can be segmented."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
+
+_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
     if isinstance(image, Image):
         if channels not in (1, 3):
             raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
+        if image.mode not in _EIGHT_BIT_MODES:
+            raise ValueError(
+                f"A picture of mode {image.mode} has more than 8 bits, and where its range lies is not known: "
+                "scale it to 8 bits, or pass a float tensor in [-1, 1]."
+            )
         image = np.array(image.convert("L" if channels == 1 else "RGB"))
     tensor = torch.as_tensor(image)
     if tensor.dtype == torch.uint8:
@@ -75,6 +83,8 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
             f"The image has shape {tuple(tensor.shape)}; expected (B, {channels}, H, W), "
             f"({channels}, H, W), or uint8 (H, W, {channels})."
         )
+    if tensor.numel() == 0:
+        raise ValueError(f"The image has shape {tuple(tensor.shape)}: there is nothing to segment.")
     tensor = tensor.float()
     if not torch.isfinite(tensor).all():
         raise ValueError("The image holds NaN or infinite values: clean it before segmenting.")
@@ -82,5 +92,11 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
         raise ValueError(
             f"A float image is taken as [-1, 1]; this one spans [{tensor.min():.3g}, {tensor.max():.3g}]. "
             "Normalise it as the model's card says, or pass uint8."
+        )
+    if tensor.min() >= 0 and tensor.max() > 0:
+        warnings.warn(
+            "A float image is taken as [-1, 1]; this one has no negative value. If it spans [0, 1], pass "
+            "image * 2 - 1 or uint8.",
+            stacklevel=3,
         )
     return tensor

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -154,7 +154,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         Raises:
             ValueError: If the image does not fit the model; the message says why.
         """
-        num_samples, num_steps = num_samples or self.num_samples, num_steps or self.num_steps
+        num_samples = self.num_samples if num_samples is None else num_samples
+        num_steps = self.num_steps if num_steps is None else num_steps
+        if min(num_samples, num_steps) < 1:
+            raise ValueError(f"num_samples is {num_samples} and num_steps {num_steps}; both have to be at least 1.")
         seed = self.seed if seed is None else seed
         image = to_model_range(image, len(self.channels))
         size = (int(image.shape[-2]), int(image.shape[-1]))
@@ -166,7 +169,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         if size != self.image_size:
             unit = torch.nn.functional.interpolate(image, self.image_size, mode="bilinear", antialias=True)
             image = unit.clamp(-1, 1)
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             per_pass = max(self._rows_per_pass() // num_samples, 1)
@@ -182,7 +185,8 @@ class DiffusionSegmenter(LightningModule, ABC):
                 for first in range(0, len(image), per_pass)
             ]
         finally:
-            self.train(training)
+            for module, mode in modes:  # parts that were frozen stay so
+                module.training = mode
         return self.fuse(torch.cat(chunks), size)
 
     def fuse(self, samples: Tensor, size: tuple[int, int]) -> Segmentation:
@@ -209,6 +213,11 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
+        """Ask to stop at the last step: Lightning then validates once more, even if the epoch is not over."""
+        if 0 < self.trainer.max_steps <= self.trainer.global_step:
+            self.trainer.should_stop = True
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment with few samples and steps; log the Dice of the fused mask on the model's grid, ``val/dice``."""
         segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["id"])
@@ -231,7 +240,7 @@ class DiffusionSegmenter(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training."""
         optimizer = self.optimizer(self.parameters())
-        schedule = LambdaLR(optimizer, _WarmupCosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
+        schedule = LambdaLR(optimizer, _warmup_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -252,18 +261,20 @@ class _Shared:
         return self
 
 
-class _WarmupCosine:
-    """Factor on the learning rate; an infinite number of steps keeps it at 1 after the warm-up."""
+def _warmup_cosine(warmup_steps: int, steps: float) -> Callable[[int], float]:
+    """Make the factor on the learning rate; an infinite number of steps keeps it at 1 after the warm-up.
 
-    def __init__(self, warmup_steps: int, steps: float) -> None:
-        self.warmup_steps, self.steps = warmup_steps, steps
+    A plain function: the state of a callable object would be restored when a longer run goes on from a checkpoint.
+    """
 
-    def __call__(self, step: int) -> float:
-        warmup = min((step + 1) / max(self.warmup_steps, 1), 1.0)
-        if math.isinf(self.steps):
+    def factor(step: int) -> float:
+        warmup = min((step + 1) / max(warmup_steps, 1), 1.0)
+        if math.isinf(steps):
             return warmup
-        progress = min(max(step - self.warmup_steps, 0) / max(self.steps - self.warmup_steps, 1), 1.0)
+        progress = min(max(step - warmup_steps, 0) / max(steps - warmup_steps, 1), 1.0)
         return warmup * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
 
 
 def _is_plain(value: object) -> bool:

@@ -12,7 +12,7 @@ items = st.integers(1, 40)
 def deal(num_items, draws, epochs, seed=0, rank=0, world_size=1):
     dealt = []
     for epoch in range(epochs):
-        sampler = TrainingSampler(num_items, draws, seed, rank, world_size, lambda epoch=epoch: epoch)
+        sampler = TrainingSampler(num_items, draws, seed, rank, world_size, lambda epoch=epoch: epoch * draws)
         assert len(list(sampler)) == len(sampler)
         dealt += list(sampler)
     return dealt

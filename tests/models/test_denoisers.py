@@ -75,8 +75,6 @@ def test_every_parameter_learns(cls):
 def test_sizes_agree_with_their_table(size):
     with torch.device("meta"):
         network = MedSegDiffV1(3, 1, size)
-        image, x_t, t = (x.to("meta") for x in inputs(1, 2, (64, 64)))
-        assert network(x_t, t, network.encode(image)).shape == x_t.shape
     assert [stage.blocks[-1].conv_2.out_channels for stage in network.x_stages] == list(SIZES[size].widths)
 
 

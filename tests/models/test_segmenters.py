@@ -120,6 +120,27 @@ def test_pictures_of_any_mode(segmenter, mode):
     assert segmenter.segment(picture).mask.shape == (1, 1, 50, 70)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_of_more_than_eight_bits_are_refused(segmenter, mode):
+    """Pillow clips them to white without a word."""
+    deep = Image.fromarray(np.full((40, 40), 30_000, np.uint16)).convert("I").convert(mode)
+    with pytest.raises(ValueError, match="scale it to 8 bits"):
+        segmenter.segment(deep)
+
+
+def test_an_image_in_zero_to_one_draws_a_warning(segmenter):
+    with pytest.warns(UserWarning, match=r"image \* 2 - 1"):
+        segmenter.segment(IMAGES[:1].abs())
+
+
+def test_frozen_parts_stay_frozen(segmenter):
+    segmenter.train()
+    segmenter.denoiser.decoder.eval()
+    segmenter.segment(IMAGES[:1])
+    assert segmenter.denoiser.training
+    assert not segmenter.denoiser.decoder.training
+
+
 def test_picture_array_and_tensor_agree(segmenter):
     array = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
@@ -139,6 +160,7 @@ def test_picture_array_and_tensor_agree(segmenter):
         (torch.full((3, 32, 32), 200.0), r"\[-1, 1\]"),
         (torch.zeros(3, 32, 32, dtype=torch.int64), "uint8"),
         (torch.zeros(5), "shape"),
+        (torch.zeros(0, 3, 32, 32), "nothing to segment"),
     ],
 )
 def test_what_does_not_fit_is_refused(segmenter, image, message):

@@ -130,8 +130,8 @@ class MedSegDiffV1(Denoiser):
         self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
 
     def _image_level(self, level: int, m_i: Tensor) -> Tensor:
-        m_i = self.image_stages[level](m_i if level == 0 else self.image_down[level - 1](m_i))
-        return m_i
+        out: Tensor = self.image_stages[level](m_i if level == 0 else self.image_down[level - 1](m_i))
+        return out
 
     def encode(self, image: Tensor) -> Condition:
         """Run the image encoder up to the first level that depends on x_t; see the base class."""

@@ -1,7 +1,6 @@
 """MedSegDiff's FF-Parser: a learned filter in Fourier space (arXiv 2211.00611, section 3.3, eq. 4-6)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -13,8 +12,8 @@ class FFParser(nn.Module):
     the frequencies of the map at hand. So the filter works at every size and does the same to a wave of a given
     wave length in pixels. It starts as the identity.
 
-    The released code learns A for one map size and initialises it with 0.02 * noise, which damps fifty-fold; as a
-    real (..., 2) parameter it stays trainable under every optimiser, precision and wrapper.
+    The released code learns A for one map size and initialises it with 0.02 * noise, which damps fifty-fold; a real
+    (2, ...) parameter stays trainable under every optimiser, precision and wrapper.
 
     Args:
         channels: Channels of the feature map, each with its own filter.
@@ -31,17 +30,21 @@ class FFParser(nn.Module):
 
     def response(self, height: int, width: int) -> Tensor:
         """Interpolate the filter for a map of ``height`` x ``width``: complex, (C, height, width // 2 + 1)."""
-        device = self.weight.device
-        rows = torch.fft.fftfreq(height, device=device) * 2  # to [-1, 1], grid_sample's coordinates
-        columns = torch.fft.rfftfreq(width, device=device) * 4 - 1
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        points = torch.stack([x, y], -1).expand(2, -1, -1, -1)
-        sampled = F.grid_sample(self.weight.float(), points, mode="bilinear", align_corners=True)
-        return torch.complex(sampled[0], sampled[1])
+        device, grid = self.weight.device, self.weight.shape[2]
+        rows = _interpolation((torch.fft.fftfreq(height, device=device) + 0.5) * (grid - 1), grid)
+        columns = _interpolation(torch.fft.rfftfreq(width, device=device) * (grid - 1), self.weight.shape[3])
+        real, imaginary = torch.einsum("yr,zcrq,xq->zcyx", rows, self.weight.float(), columns)
+        return torch.complex(real, imaginary)
 
     def forward(self, m: Tensor) -> Tensor:
         """Filter a map (B, C, H, W); the same shape and dtype come back. The transform runs in float32."""
         height, width = m.shape[-2:]
-        spectrum = torch.fft.rfft2(m.float(), norm="ortho")  # autocast leaves Fourier transforms in float32
-        filtered: Tensor = torch.fft.irfft2(spectrum * self.response(height, width), (height, width), norm="ortho")
+        with torch.autocast(m.device.type, enabled=False):
+            spectrum = torch.fft.rfft2(m.float(), norm="ortho")
+            filtered: Tensor = torch.fft.irfft2(spectrum * self.response(height, width), (height, width), norm="ortho")
         return filtered.to(m.dtype)
+
+
+def _interpolation(position: Tensor, points: int) -> Tensor:
+    """Return linear interpolation at positions (N,) in [0, points - 1] as a matrix (N, points): hat functions."""
+    return (1 - (position[:, None] - torch.arange(points, device=position.device)).abs()).clamp(min=0)

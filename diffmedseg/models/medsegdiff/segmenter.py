@@ -79,6 +79,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
             val_num_samples, val_num_steps, optimizer, warmup_steps, seed, pixels_per_pass, channels_last,
         )  # fmt: skip
+        if noise_levels < 1:
+            raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
         self.process = process or NoiseProcess()
         self.reverse = reverse or ReverseProcess()
         self.loss = loss or DiffusionLoss()

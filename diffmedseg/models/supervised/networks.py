@@ -1,5 +1,7 @@
 """Networks of the control: they give the mask directly, as the condition's own ``prior``."""
 
+import re
+
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import Condition, Denoiser
@@ -74,6 +76,9 @@ class SMPNetwork(DirectNetwork):
     ) -> None:
         super().__init__(image_channels, mask_channels)
         import segmentation_models_pytorch as smp
+
+        if not re.fullmatch(r"[\w.-]+", encoder):
+            raise ValueError(f"{encoder!r} is not a name of an encoder: names that point to a hub are not taken.")
 
         try:
             self.network: nn.Module = smp.create_model(
