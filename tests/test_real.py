@@ -1,0 +1,51 @@
+"""Runs on the real data sets: ``make test-real`` with DIFFMEDSEG_DATA set to the folder that holds them."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffmedseg.cli import main
+from diffmedseg.data import ISIC2016DataModule, ISIC2017DataModule
+
+pytestmark = pytest.mark.real
+DATA = Path(os.environ.get("DIFFMEDSEG_DATA", "."))
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.mark.parametrize(("module", "name"), [(ISIC2016DataModule, "isic2016"), (ISIC2017DataModule, "isic2017")])
+def test_every_image_has_a_sensible_mask(module, name):
+    data = module(DATA / name, image_size=32)
+    data.setup("fit")
+    data.setup("test")
+    for store in data.stores.values():
+        for index in range(0, len(store), 25):
+            reference, mask = store.reference(index), store.masks(index)
+            assert 0.002 < reference.float().mean() < 0.99
+            assert mask.float().mean() == pytest.approx(float(reference.float().mean()), abs=0.05)
+
+
+def test_splits_of_isic2017_are_the_official_ones():
+    data = ISIC2017DataModule(DATA / "isic2017", image_size=32)
+    data.setup("fit")
+    data.setup("test")
+    assert {split: len(store) for split, store in data.stores.items()} == {"train": 1800, "val": 200, "test": 150}
+    ids = {split: set(store.ids) for split, store in data.stores.items()}
+    assert not ids["train"] & ids["val"]
+    assert not ids["test"] & (ids["train"] | ids["val"])
+
+
+@pytest.mark.parametrize("model", ["medsegdiff", "supervised"])
+def test_a_few_steps_on_isic2017_learn_something(model, tmp_path):
+    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "isic2017.yaml")]
+    options = ["--data.image_size=32", "--data.steps_per_epoch=150", "--trainer.max_steps=150", "--model.num_samples=2"]
+    options += ["--model.num_steps=2", "--trainer.limit_test_batches=4", f"--data.root={DATA / 'isic2017'}"]
+    main(["fit", *files, *options, f"--runs={tmp_path}"])
+    checkpoint = torch.load(next(tmp_path.rglob("best.ckpt")), weights_only=True)
+    scores = [
+        state["best_model_score"]
+        for name, state in checkpoint["callbacks"].items()
+        if "val/dice" in name and "Model" in name
+    ]
+    assert float(scores[0]) > 0.4
