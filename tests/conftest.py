@@ -8,9 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path, monkeypatch):
+def _own_folders(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache, zoo or running job."""
-    monkeypatch.setenv("DIFFMEDSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIFFMEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
     for name in ("DIFFMEDSEG_ZOO", "DIFFMEDSEG_RUN_FOLDER", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
