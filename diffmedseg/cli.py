@@ -13,9 +13,11 @@ from rich.console import Console
 
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
+from diffmedseg import zoo_cli
 from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.runs import RunLogger, new_run, newest_run
+from diffmedseg.runs import NoRunError, RunLogger, new_run, newest_run
 
 # Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
 _RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
@@ -86,7 +88,7 @@ class DiffMedSegCLI(LightningCLI):
         if self.config[self.subcommand].trainer.fast_dev_run:
             return
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False)
-        if self.trainer.global_step == self._steps_before:
+        if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
             Console().print(
                 "\nNothing was trained: the run had reached its end. Let it go on with, say, "
                 f"ARGS='--trainer.max_steps {2 * self._steps_before}' or ARGS='--trainer.max_time 00:01:00:00'."
@@ -120,19 +122,20 @@ def main(args: ArgsType = None) -> None:
     """
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments[:1] == ["zoo"]:
-        from diffmedseg.zoo_cli import main as zoo_main
-
-        return zoo_main(arguments[1:])
+        zoo_cli.main(arguments[1:])
+        return
     # Lightning advises more loader processes; ours read from memory.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    DiffMedSegCLI(
-        DiffusionSegmenter,
-        SegmentationDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        args=args,
-    )
-    return None
+    try:
+        DiffMedSegCLI(
+            DiffusionSegmenter,
+            SegmentationDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+    except (DataError, NoRunError) as error:
+        sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it

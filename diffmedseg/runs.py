@@ -10,6 +10,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 
+class NoRunError(RuntimeError):
+    """There is no run to continue."""
+
+
 def new_run(folder: Path, kind: str) -> Path:
     """Make the next free ``<folder>/<kind>_<n>``, which no other run can take."""
     number = max((number for number, _ in _numbered(folder, kind)), default=-1) + 1
@@ -25,11 +29,11 @@ def newest_run(folder: Path) -> Path:
     """Return the newest training run of an experiment that wrote a checkpoint.
 
     Raises:
-        FileNotFoundError: If there is none.
+        NoRunError: If there is none.
     """
     runs = [path for _, path in sorted(_numbered(folder, "version")) if (path / "checkpoints" / "last.ckpt").is_file()]
     if not runs:
-        raise FileNotFoundError(
+        raise NoRunError(
             f"There is no run to continue under {folder}: no version_*/checkpoints/last.ckpt. "
             "Train without CKPT=last first."
         )

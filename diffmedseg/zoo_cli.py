@@ -1,5 +1,6 @@
 """``diffmedseg zoo``: list and export pretrained models."""
 
+import sys
 from pathlib import Path
 
 from jsonargparse import auto_cli
@@ -26,4 +27,7 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
 
 def main(args: list[str]) -> None:
     """Run ``diffmedseg zoo`` with these arguments."""
-    auto_cli({"list": list_entries, "export": export}, args=args, prog="diffmedseg zoo")
+    try:
+        auto_cli({"list": list_entries, "export": export}, args=args, prog="diffmedseg zoo")
+    except zoo.ZooError as error:
+        sys.exit(f"error: {error}")

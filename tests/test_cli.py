@@ -152,8 +152,14 @@ def test_last_continues_in_the_newest_runs_folder_and_keeps_its_csv(tmp_path, mo
 
 
 def test_last_without_a_run_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run to continue"):
+    with pytest.raises(SystemExit, match="no run to continue"):
         main(tiny_fit(tmp_path, "--ckpt_path=last"))
+
+
+def test_missing_data_says_what_to_download(tmp_path):
+    files = [f"-c={EXPERIMENTS / 'base.yaml'}", f"-c={EXPERIMENTS / 'medsegdiff' / 'isic2018.yaml'}"]
+    with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*Training_Input\.zip.*DATA_DIR"):
+        main(["fit", *files, f"--runs={tmp_path}", f"--data.root={tmp_path / 'nothing'}"])
 
 
 def test_fast_dev_run_writes_and_tests_nothing(tmp_path):
