@@ -47,7 +47,7 @@ class WarmupEMA(WeightAveraging):
         if self._average_model is None or trainer.global_step <= self._latest_update_step:
             return
         average, model = self._average_model.module, pl_module
-        update = get_ema_multi_avg_fn(self.decay_after(self._latest_update_step))
+        update = get_ema_multi_avg_fn(self.decay_after(self._latest_update_step))  # type: ignore[no-untyped-call]
         with torch.no_grad():
             update(list(average.parameters()), list(model.parameters()), None)
             for copied, buffer in zip(average.buffers(), model.buffers(), strict=True):
