@@ -1,8 +1,9 @@
 """Pretrained models: listing, loading and exporting.
 
 An entry is a folder with ``config.yaml`` (what rebuilds the model), ``model.safetensors`` (averaged weights),
-``cases.csv`` (per-case scores) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each
-file but the card. Nothing is ever unpickled, hashes are checked first, and only the classes named here are built.
+``run.yaml`` (what trains it again), ``cases.csv`` (per-case scores) and ``README.md`` (the card). ``registry.yaml``
+names the entries and the hash of each file but the card. Nothing is ever unpickled, hashes are checked first, and only
+the classes named here are built.
 """
 
 import functools
@@ -24,7 +25,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo_card import write_card
 
 REGISTRY_VERSION = 1
-_CONFIG, _WEIGHTS = "config.yaml", "model.safetensors"
+_CONFIG, _WEIGHTS, _RUN = "config.yaml", "model.safetensors", "run.yaml"
 
 
 def _public(module: str, names: Iterable[str]) -> dict[str, type]:
@@ -160,7 +161,7 @@ def build(config: Any) -> Any:  # noqa: ANN401
     return functools.partial(cls, **arguments) if issubclass(cls, torch.optim.Optimizer) else cls(**arguments)
 
 
-def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> Path:
+def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, notes: str = "") -> Path:
     """Make a zoo entry of a finished run.
 
     Args:
@@ -168,6 +169,7 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> 
         name: Name of the entry: model_data.tag, such as medsegdiff-v1_synthetic.tiny.
         zoo: The zoo; None for the current one.
         half: Store float16, half the size.
+        notes: What the card should say besides, such as the hardware, and where the model fails.
 
     Returns:
         The entry's folder.
@@ -207,14 +209,24 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True) -> 
         save_file(weights, folder / _WEIGHTS)
         (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         shutil.copy(parts["cases.csv"], folder / "cases.csv")
-        write_card(folder, name, config, yaml.safe_load(parts["config.yaml"].read_text()), checkpoint["global_step"])
-        hashes = {file: file_sha256(folder / file) for file in (_CONFIG, _WEIGHTS, "cases.csv")}
+        settings = _portable(yaml.safe_load(parts["config.yaml"].read_text()))
+        (folder / _RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
+        write_card(folder, name, config, settings, checkpoint["global_step"], notes)
+        hashes = {file: file_sha256(folder / file) for file in (_CONFIG, _WEIGHTS, _RUN, "cases.csv")}
         os.replace(folder, entry)
     entries[name] = {"status": "trained", "bytes": (entry / _WEIGHTS).stat().st_size, "sha256": hashes}
     registry = zoo / "registry.yaml.tmp"
     registry.write_text(yaml.safe_dump({"version": REGISTRY_VERSION, "entries": entries}))
     os.replace(registry, zoo / "registry.yaml")
     return entry
+
+
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take the places of one machine out of a run's settings."""
+    data = settings["data"]["init_args"]
+    if "root" in data:
+        data["root"] = f"data/{settings['experiment'].split('-')[-1]}"
+    return settings | {"runs": "runs", "ckpt_path": None}
 
 
 def file_sha256(path: Path) -> str:

@@ -34,7 +34,7 @@ def read_cases(path: Path) -> list[CaseScore]:
         ]
 
 
-def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, Any], steps: int) -> None:
+def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, Any], steps: int, notes: str) -> None:
     """Write ``README.md`` from what the run recorded.
 
     Args:
@@ -43,9 +43,11 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
         model: The model's config.
         run: The run's resolved config.
         steps: Optimiser steps of the chosen checkpoint.
+        notes: What else to say.
     """
     module, cls = run["data"]["class_path"].rsplit(".", 1)
     info, init = getattr(import_module(module), cls).info, model["init_args"]
+    denoiser = init["denoiser"]
     rows = read_cases(folder / "cases.csv")
     scores = "\n".join(
         f"| {s.region} | {s.score} | {s.mean:.4f} | {s.low:.4f} to {s.high:.4f} | {s.cases} |" for s in summarise(rows)
@@ -53,9 +55,11 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
     (folder / "README.md").write_text(
         f"""# {name}
 
-{model["class_path"].rsplit(".", 1)[1]} with {init["denoiser"]["class_path"].rsplit(".", 1)[1]}
-({init["denoiser"]["init_args"].get("size", "")}), trained on {info.title} for {steps} steps
-(batch {run["data"]["init_args"]["batch_size"]}, {run["trainer"]["precision"]}, seed {run["seed_everything"]}).
+{denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {info.title} for {steps} steps
+(batch {run["data"]["init_args"]["batch_size"]}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
+and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
+{notes}
+
 Research software: **not for diagnosis**.
 
     from diffmedseg import load_pretrained
@@ -63,10 +67,10 @@ Research software: **not for diagnosis**.
     model = load_pretrained("{name}")
     result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size
 
-**Input**: {len(init["channels"])} channels ({", ".join(init["channels"])}), resized to
-{init["image_size"][0]} x {init["image_size"][1]} px; float is taken as [-1, 1], uint8 as [0, 255].
-**Output**: {", ".join(init["regions"])}; foreground where the probability exceeds {init["threshold"]}.
-**Sampling**: {init["num_samples"]} samples, {init["num_steps"]} steps.
+- **Input**: {len(init["channels"])} channels ({", ".join(init["channels"])}), resized to {init["image_size"][0]} x
+  {init["image_size"][1]} px; float is taken as [-1, 1], uint8 as [0, 255].
+- **Output**: {", ".join(init["regions"])}; foreground where the probability exceeds {init["threshold"]}.
+- **Sampling**: {init["num_samples"]} samples, {init["num_steps"]} steps.
 
 ## Scores
 

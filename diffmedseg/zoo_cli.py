@@ -13,7 +13,7 @@ def list_entries() -> None:
     print("\n".join(zoo.list_pretrained()) or f"{zoo.zoo_folder()} has no entries.")
 
 
-def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True) -> None:
+def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "") -> None:
     """Make a zoo entry of a finished run.
 
     Args:
@@ -21,8 +21,9 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
         name: Name of the entry: model_data.tag.
         folder: The zoo; by default $DIFFMEDSEG_ZOO, else the repository's.
         half: Store float16.
+        notes: What the card should say besides.
     """
-    print(f"Wrote {zoo.export(run, name, folder, half)}")
+    print(f"Wrote {zoo.export(run, name, folder, half, notes)}")
 
 
 def main(args: list[str]) -> None:

@@ -54,6 +54,14 @@ def test_a_card_says_what_was_measured(own_zoo):
         assert text in card
 
 
+def test_an_entry_trains_again_and_names_no_place_of_this_machine(own_zoo, run):
+    text = (own_zoo / "medsegdiff-v1_synthetic.test" / "run.yaml").read_text()
+    assert str(run.parent.parent) not in text
+    settings, original = yaml.safe_load(text), yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["model"] == original["model"]
+    assert settings["trainer"] == original["trainer"]
+
+
 def test_half_precision_halves_the_file(own_zoo, run):
     whole, half = (own_zoo / name / "model.safetensors" for name in ("medsegdiff-v1_synthetic.test", "x_y.half"))
     zoo.export(run, "x_y.half")
