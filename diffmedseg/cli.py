@@ -124,8 +124,12 @@ def main(args: ArgsType = None) -> None:
     if isinstance(arguments, list) and arguments[:1] == ["zoo"]:
         zoo_cli.main(arguments[1:])
         return
-    # Lightning advises more loader processes; ours read from memory.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    for expected in (
+        ".*does not have many workers.*",  # training images lie in memory or a memory map
+        ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint
+        ".*LeafSpec.*",  # Lightning's own use of torch
+    ):
+        warnings.filterwarnings("ignore", expected)
     try:
         DiffMedSegCLI(
             DiffusionSegmenter,

@@ -55,9 +55,9 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
     (folder / "README.md").write_text(
         f"""# {name}
 
-{denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {info.title} for {steps} steps
-(batch {run["data"]["init_args"]["batch_size"]}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
-and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
+{denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {info.title}
+for {steps} steps (batch {run["data"]["init_args"]["batch_size"]}, precision {run["trainer"]["precision"]},
+seed {run["seed_everything"]}) and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
 {notes}
 
 Research software: **not for diagnosis**.
