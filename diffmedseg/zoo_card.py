@@ -47,7 +47,7 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
     """
     module, cls = run["data"]["class_path"].rsplit(".", 1)
     info, init = getattr(import_module(module), cls).info, model["init_args"]
-    denoiser = init["denoiser"]
+    denoiser, batch = init["denoiser"], run["data"]["init_args"]["batch_size"]
     rows = read_cases(folder / "cases.csv")
     scores = "\n".join(
         f"| {s.region} | {s.score} | {s.mean:.4f} | {s.low:.4f} to {s.high:.4f} | {s.cases} |" for s in summarise(rows)
@@ -56,8 +56,8 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
         f"""# {name}
 
 {denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {info.title}
-for {steps} steps (batch {run["data"]["init_args"]["batch_size"]}, precision {run["trainer"]["precision"]},
-seed {run["seed_everything"]}) and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
+for {steps} steps (batch {batch}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
+and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
 {notes}
 
 Research software: **not for diagnosis**.
