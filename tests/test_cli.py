@@ -158,7 +158,7 @@ def test_last_without_a_run_says_so(tmp_path):
 
 def test_missing_data_says_what_to_download(tmp_path):
     files = [f"-c={EXPERIMENTS / 'base.yaml'}", f"-c={EXPERIMENTS / 'medsegdiff' / 'isic2018.yaml'}"]
-    with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*Training_Input\.zip.*DATA_DIR"):
+    with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*_Input\.zip.*DATA_DIR"):
         main(["fit", *files, f"--runs={tmp_path}", f"--data.root={tmp_path / 'nothing'}"])
 
 
