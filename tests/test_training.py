@@ -157,7 +157,7 @@ class RecordGradients(Callback):
 
 def gradients(folder, batch_size, **options):
     record = RecordGradients()
-    data = tiny_data(batch_size=batch_size, augment=False, steps_per_epoch=4)
+    data = tiny_data(batch_size=batch_size, steps_per_epoch=4)
     model = tiny_model(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
     tiny_trainer(folder, callbacks=[record], max_steps=1, limit_val_batches=0, **options).fit(model, data)
     return record.gradients

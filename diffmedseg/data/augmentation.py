@@ -1,11 +1,15 @@
 """Augmentation of images and masks together, by kornia, on the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 
 class Augmentation(nn.Module):
-    """Flips, a similarity transform and a change of colour, each image with its own parameters.
+    """Flips, a similarity transform and a change of colour; an image's parameters come from its own generator.
+
+    So augmentation depends neither on the batch an image is in nor on the number of processes.
 
     Args:
         flip: Probability of a horizontal and, independently, of a vertical flip.
@@ -28,28 +32,34 @@ class Augmentation(nn.Module):
         probability: float = 0.8,
     ) -> None:
         super().__init__()
-        import kornia.augmentation as K
+        self.flip, self.degrees, self.translate, self.scale = flip, degrees, translate, scale
+        self.brightness, self.contrast, self.probability = brightness, contrast, probability
 
-        shift, zoom = (translate, translate), (1 - scale, 1 + scale)
-        self.geometry_and_colour = K.AugmentationSequential(
-            K.RandomHorizontalFlip(p=flip),
-            K.RandomVerticalFlip(p=flip),
-            K.RandomAffine(degrees, shift, zoom, p=probability, padding_mode="border"),
-            K.RandomBrightness((1 - brightness, 1 + brightness), p=probability),
-            K.RandomContrast((1 - contrast, 1 + contrast), p=probability),
-            data_keys=["input", "mask"],
-        )
-
-    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Augment a batch.
 
         Args:
             image: (B, C, H, W), in [0, 1].
             mask: (B, K, H, W), in {0, 1}.
+            generators: B generators on the CPU.
 
         Returns:
-            Image in [0, 1] and mask in {0, 1}, of the same shapes.
+            Image in [0, 1] and mask in {0, 1}, of the same shapes. What comes in from outside repeats the border.
         """
-        with torch.no_grad():
-            image, mask = self.geometry_and_colour(image, mask)
-        return image.clamp(0, 1), mask.round()
+        from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+
+        height, width = image.shape[-2:]
+        chance = torch.stack([torch.rand(4, generator=generator) for generator in generators])  # (B, 4), in [0, 1)
+        amount = torch.stack([torch.rand(6, generator=generator) * 2 - 1 for generator in generators])  # in [-1, 1)
+        moved, coloured = torch.split((chance[:, 2:] < self.probability).float(), 1, 1)  # (B, 1) each, in {0, 1}
+        sign = 1 - 2 * (chance[:, :2] < self.flip).float()
+        shift = moved * self.translate * amount[:, :2] * torch.tensor([width, height])
+        zoom = 1 + moved * self.scale * amount[:, 2:3]
+        angle = moved[:, 0] * self.degrees * amount[:, 3]
+        centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]]).expand(len(image), -1)
+        matrix = get_affine_matrix2d(shift, centre, sign * zoom, angle)[:, :2].to(image.device)
+        offset = (coloured * self.brightness * amount[:, 4:5])[..., None, None].to(image.device)
+        gain = (1 + coloured * self.contrast * amount[:, 5:6])[..., None, None].to(image.device)
+        image = warp_affine(image, matrix, (height, width), mode="bilinear", padding_mode="border")
+        mask = warp_affine(mask, matrix, (height, width), mode="nearest", padding_mode="border")
+        return (image * gain + offset).clamp(0, 1), mask

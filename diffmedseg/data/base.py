@@ -140,15 +140,12 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (training only) and normalise on the device.
 
-        Colour changes see [0, 1]; image and mask go through the same geometry. The random stream is keyed by the
-        batch's first draw, so that resuming repeats it.
+        Colour changes see [0, 1]; image and mask go through the same geometry. The parameters are keyed by the draw.
         """
         image, mask = _to_unit(batch["image"]), batch["mask"].float()
         if self.augment is not None and "draw" in batch:
-            with torch.random.fork_rng(devices=[]):
-                seed = keyed_generator(self.seed, "augmentation", batch["draw"][0]).initial_seed()
-                torch.default_generator.manual_seed(seed)
-                image, mask = self.augment(image, mask)
+            generators = [keyed_generator(self.seed, "augmentation", draw) for draw in batch["draw"]]
+            image, mask = self.augment(image, mask, generators)
         return batch | {"image": image * 2 - 1, "mask": mask}
 
 

@@ -6,6 +6,7 @@ import torch
 from diffmedseg.data import Augmentation, SyntheticDataModule
 from diffmedseg.data.store import EvaluationView, ImageStore, TrainingView, collate, majority
 from diffmedseg.data.synthetic import HEALTHY, MODE_PROBABILITIES, SyntheticStore
+from diffmedseg.diffusion import keyed_generator
 
 
 def make(**options):
@@ -116,27 +117,56 @@ def test_unequal_numbers_of_raters_are_padded_and_marked():
     assert [len(r) for r in batch["reference"]] == [1, 2]
 
 
-def test_augmentation_moves_image_and_mask_together_and_repeats():
+def generators(n):
+    return [keyed_generator("augmentation", i) for i in range(n)]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_augmentation_moves_image_and_mask_together(size):
     augment = Augmentation(brightness=0, contrast=0)
-    square = torch.zeros(8, 1, 32, 32)
-    square[:, :, 8:20, 10:26] = 1
-    torch.manual_seed(0)
-    image, mask = augment(square.expand(-1, 3, -1, -1), square)
+    square = torch.zeros(8, 1, *size)
+    square[:, :, 8:18, 10:26] = 1
+    image, mask = augment(square.expand(-1, 3, -1, -1), square, generators(8))
     assert set(mask.unique().tolist()) == {0, 1}
-    assert not torch.equal(mask, square)
+    assert len({tuple(row.flatten().tolist()) for row in mask}) == 8
     assert ((image[:, :1] > 0.5).float() - mask).abs().mean() < 0.03
+    area = mask.sum((1, 2, 3)) / square[0].sum()
+    assert (area > 0.5).all()  # a similarity within the zoom's limits, whatever the aspect
+    assert (area < 1.6).all()
 
 
-def test_augmentation_is_keyed_and_leaves_the_global_stream_alone():
+def test_flips_alone_are_exact():
+    augment = Augmentation(degrees=0, translate=0, scale=0, brightness=0, contrast=0)
+    image, mask = torch.rand(12, 3, 16, 16), (torch.rand(12, 1, 16, 16) > 0.5).float()
+    flipped, flipped_mask = augment(image, mask, generators(12))
+    seen = set()
+    for i in range(12):
+        for dims in ((), (-1,), (-2,), (-2, -1)):
+            if torch.equal(flipped_mask[i], mask[i].flip(dims)):
+                seen.add(dims)
+                torch.testing.assert_close(flipped[i], image[i].flip(dims), atol=1e-4, rtol=0)
+    assert len(seen) >= 3
+
+
+def test_no_augmentation_is_the_identity():
+    augment = Augmentation(flip=0, probability=0)
+    image, mask = torch.rand(3, 3, 17, 23), (torch.rand(3, 1, 17, 23) > 0.5).float()
+    same, same_mask = augment(image, mask, generators(3))
+    torch.testing.assert_close(same, image, atol=1e-4, rtol=0)
+    assert torch.equal(same_mask, mask)
+
+
+def test_augmentation_is_keyed_by_draw_not_by_batch():
     data = make()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     torch.manual_seed(5)
-    first = data.on_after_batch_transfer(dict(batch), 0)["image"]
-    after = torch.rand(1)
-    torch.manual_seed(5)
-    assert torch.equal(torch.rand(1), after)
-    assert torch.equal(data.on_after_batch_transfer(dict(batch), 0)["image"], first)
+    together = data.on_after_batch_transfer(dict(batch), 0)["image"]
+    for i in range(4):
+        alone = {name: batch[name][i : i + 1] for name in ("image", "mask", "draw")}
+        torch.testing.assert_close(
+            data.on_after_batch_transfer(alone, 0)["image"], together[i : i + 1], atol=1e-5, rtol=0
+        )
 
 
 def test_evaluation_is_not_augmented():
