@@ -37,6 +37,9 @@ train: setup ## train, test the best checkpoint, draw pictures
 ifeq ($(wildcard $(PAIR)),)
 	$(error There is no $(PAIR). There are: $(patsubst experiments/%.yaml,%,$(filter-out experiments/data/% experiments/model/%,$(PAIRS))))
 endif
+ifneq ($(filter-out last $(wildcard $(CKPT)),$(CKPT)),)
+	$(error There is no file $(CKPT). CKPT=last goes on with the newest run; there are: $(wildcard runs/*/*/checkpoints/last.ckpt))
+endif
 ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
 	$(error There is no $(PRESET_FILE). Presets of $(MODEL): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(MODEL)/*.yaml)))))
 endif
@@ -46,7 +49,7 @@ evaluate: setup ## test a checkpoint: CKPT=runs/.../checkpoints/best.ckpt
 ifeq ($(wildcard $(CKPT)),)
 	$(error $(if $(CKPT),There is no file $(CKPT).,Say which checkpoint: CKPT=...) There are: $(wildcard runs/*/*/checkpoints/best.ckpt))
 endif
-	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) $(ARGS)
+	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(ARGS)
 
 test: setup ## pass the project's own tests
 	$(BIN)/pytest $(ARGS)

@@ -87,11 +87,13 @@ class DiffMedSegCLI(LightningCLI):
         """Test the best checkpoint, and say what was written."""
         if self.config[self.subcommand].trainer.fast_dev_run:
             return
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", weights_only=True, verbose=False)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or "best"
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
             Console().print(
-                "\nNothing was trained: the run had reached its end. Let it go on with, say, "
-                f"ARGS='--trainer.max_steps {2 * self._steps_before}' or ARGS='--trainer.max_time 00:01:00:00'."
+                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time. "
+                "Both count from its first start: raise the one that stopped it, as by ARGS='--trainer.max_time "
+                "00:01:00:00'."
             )
         self._say_what_was_written()
 
@@ -110,7 +112,7 @@ class DiffMedSegCLI(LightningCLI):
             if path.is_file():
                 console.print(f"  {path.relative_to(self.run_folder)}", highlight=False)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if self.subcommand == "fit" and best:
+        if self.subcommand == "fit" and best and self.model.num_samples > 1:
             console.print(f"\nNext: make evaluate CKPT={os.path.relpath(best)} ARGS='--model.num_steps 4'")
 
 
@@ -142,4 +144,7 @@ def main(args: ArgsType = None) -> None:
             args=args,
         )
     except (DataError, NoRunError) as error:
+        folder = Path(os.environ.get(_RUN_FOLDER, "."))
+        if _RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # a start that failed takes no number
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it

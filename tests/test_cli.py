@@ -160,6 +160,7 @@ def test_missing_data_says_what_to_download(tmp_path):
     files = [f"-c={EXPERIMENTS / 'base.yaml'}", f"-c={EXPERIMENTS / 'medsegdiff' / 'isic2018.yaml'}"]
     with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*_Input\.zip.*DATA_DIR"):
         main(["fit", *files, f"--runs={tmp_path}", f"--data.root={tmp_path / 'nothing'}"])
+    assert not list((tmp_path / "medsegdiff-isic2018").iterdir())  # a start that failed takes no number
 
 
 def test_fast_dev_run_writes_and_tests_nothing(tmp_path):

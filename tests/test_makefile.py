@@ -57,6 +57,7 @@ def test_data_dir_defaults_to_the_environments():
         (["train", "MODEL=unet"], "medsegdiff/synthetic"),
         (["train", "DATA=mnist"], "supervised/isic2017"),
         (["train", "PRESET=huge"], "cpu"),
+        (["train", "CKPT=/no/last.ckpt"], "There is no file /no/last.ckpt"),
         (["evaluate"], "Say which checkpoint"),
         (["evaluate", "CKPT=/no/best.ckpt"], "There is no file /no/best.ckpt"),
         (["test-real"], "Set DIFFMEDSEG_DATA"),

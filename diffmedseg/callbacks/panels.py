@@ -66,7 +66,13 @@ def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples
         num_samples: Samples shown.
     """
     shown = min(num_samples, max(len(row[3].samples) for row in rows))
-    titles = ["image", "reference", *[f"sample {i + 1}" for i in range(shown)], "mean of samples", "disagreement"]
+    titles = [
+        "image",
+        "reference",
+        *[f"sample {i + 1}" for i in range(shown)],
+        "mean of samples",
+        "disagreement" if shown > 1 else "uncertainty",
+    ]
     figure = Figure(figsize=(1.6 * len(titles), 1.65 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False)
     for axes, (name, image, raters, segmentation) in zip(grid, rows, strict=True):

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,7 +68,10 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
                 "scale it to 8 bits, or pass a float tensor in [-1, 1]."
             )
         image = np.array(image.convert("L" if channels == 1 else "RGB"))
+    if isinstance(image, str | Path):
+        raise ValueError(f"{image} is a path: open it first, with PIL.Image.open.")
     tensor = torch.as_tensor(image)
+    shape = tuple(tensor.shape)
     if tensor.dtype == torch.uint8:
         if tensor.ndim == 3 and tensor.shape[-1] == channels and tensor.shape[0] != channels:
             tensor = tensor.permute(2, 0, 1)
@@ -80,7 +84,7 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
         tensor = tensor[None]
     if tensor.ndim != 4 or tensor.shape[1] != channels:
         raise ValueError(
-            f"The image has shape {tuple(tensor.shape)}; expected (B, {channels}, H, W), "
+            f"The image has shape {shape}; expected (B, {channels}, H, W), "
             f"({channels}, H, W), or uint8 (H, W, {channels})."
         )
     if tensor.numel() == 0:

@@ -67,7 +67,7 @@ def main(chains: int = 2000) -> None:
         print(
             f"\nInput scale {input_scale}: rare mode drawn (truth {RARE:.0%}), and saturated pixels, {chains} chains\n"
         )
-        print("| scheduler | spacing | " + " | ".join(f"{n} steps" for n in steps) + " |")
+        print("| scheduler | spacing | " + " | ".join(f"{n} step{'s' * (n > 1)}" for n in steps) + " |")
         print("|---|---|" + "---|" * len(steps))
         for name, reverse in samplers():
             cells = [draw(reverse, process, n, chains) for n in steps]

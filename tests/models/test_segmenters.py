@@ -160,6 +160,7 @@ def test_picture_array_and_tensor_agree(segmenter):
         (torch.full((3, 32, 32), 200.0), r"\[-1, 1\]"),
         (torch.zeros(3, 32, 32, dtype=torch.int64), "uint8"),
         (torch.zeros(5), "shape"),
+        ("lesion.jpg", "open it first"),
         (torch.zeros(0, 3, 32, 32), "nothing to segment"),
     ],
 )
