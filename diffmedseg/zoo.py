@@ -161,6 +161,18 @@ def build(config: Any) -> Any:  # noqa: ANN401
     return functools.partial(cls, **arguments) if issubclass(cls, torch.optim.Optimizer) else cls(**arguments)
 
 
+def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what rebuilds the model of a checkpoint, for :func:`build`.
+
+    Raises:
+        ZooError: If the checkpoint was not trained from the command line.
+    """
+    hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
+    if "_class_path" not in hparams:
+        raise ZooError("The checkpoint was not trained from the command line: it lacks its model's config.")
+    return {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+
+
 def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, notes: str = "") -> Path:
     """Make a zoo entry of a finished run.
 
@@ -190,10 +202,7 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
             f"interrupted: delete {entry}.)"
         )
     checkpoint = torch.load(parts["checkpoints/best.ckpt"], map_location="cpu", weights_only=True)
-    hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
-    if "_class_path" not in hparams:
-        raise ZooError(f"{parts['checkpoints/best.ckpt']} was not trained from the command line: it lacks its config.")
-    config = {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+    config = checkpoint_config(checkpoint)
     build(config)  # refuses what could not be loaded again
     dtype = torch.float16 if half else torch.float32
     weights = {

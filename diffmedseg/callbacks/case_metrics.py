@@ -75,11 +75,9 @@ class CaseMetrics(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all processes' images; write, log and print."""
-        gathered: list[list[ImageScore]] = [[]] * trainer.world_size
+        gathered = [self.images] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.images)
-        else:
-            gathered = [self.images]
         regions = cast(DiffusionSegmenter, pl_module).regions
         rows = score_cases([image for images in gathered for image in images], regions)
         summaries = summarise(rows)
@@ -93,7 +91,7 @@ class CaseMetrics(Callback):
             Console().print(summary_table(rows, summaries))
 
 
-def write_cases(rows: list[CaseScore], path: Path) -> Path:
+def write_cases(rows: list[CaseScore], path: Path) -> None:
     """Write the per-case CSV, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".csv.tmp")
@@ -102,7 +100,6 @@ def write_cases(rows: list[CaseScore], path: Path) -> Path:
         writer.writeheader()
         writer.writerows(as_row(row) for row in rows)
     os.replace(temporary, path)
-    return path
 
 
 def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:

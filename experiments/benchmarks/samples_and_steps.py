@@ -21,8 +21,7 @@ from diffmedseg.models import DiffusionSegmenter
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     """Build a run's best model and its data."""
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
-    model = zoo.build({"class_path": hparams.pop("_class_path"), "init_args": hparams})
+    model = zoo.build(zoo.checkpoint_config(checkpoint))
     model.load_state_dict(checkpoint["state_dict"])
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     module, name = config["class_path"].rsplit(".", 1)
