@@ -4,6 +4,8 @@ DATA ?= synthetic
 DATA_DIR ?=
 PRESET ?=
 CKPT ?=
+IN ?=
+OUT ?=
 ARGS ?=
 PYTHON ?= python3
 
@@ -17,7 +19,7 @@ HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
 ROOT := $(or $(DATA_DIR),$(if $(and $(DIFFMEDSEG_DATA),$(HAS_ROOT)),$(DIFFMEDSEG_DATA)/$(DATA)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate test test-real lint
+.PHONY: help setup train evaluate predict augment-preview test test-real lint
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -50,6 +52,14 @@ ifeq ($(wildcard $(CKPT)),)
 	$(error $(if $(CKPT),There is no file $(CKPT).,Say which checkpoint: CKPT=...) There are: $(wildcard runs/*/*/checkpoints/best.ckpt))
 endif
 	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(ARGS)
+
+predict: setup ## segment pictures: CKPT=<checkpoint, run or zoo entry> IN=<file, folder or 'pattern'> OUT=<folder>
+	$(if $(and $(CKPT),$(IN),$(OUT)),,$(error Say CKPT=..., IN=... and OUT=...: make predict CKPT=medsegdiff-v1_synthetic.tiny IN=photos OUT=masks))
+	$(RUN) predict "$(CKPT)" "$(IN)" --out "$(OUT)" $(ARGS)
+
+augment-preview: setup ## draw images and masks of DATA after augmentation
+	$(if $(wildcard experiments/data/$(DATA).yaml),,$(error There is no experiments/data/$(DATA).yaml. There are: $(basename $(notdir $(wildcard experiments/data/*.yaml)))))
+	$(RUN) data augment-preview --data experiments/data/$(DATA).yaml $(if $(ROOT),--data.root "$(ROOT)") --out runs/augment-preview_$(DATA).png $(ARGS)
 
 test: setup ## pass the project's own tests
 	$(BIN)/pytest $(ARGS)

@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
-from diffmedseg import zoo_cli
+from diffmedseg import data_cli, predict_cli, zoo_cli
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
@@ -22,12 +23,24 @@ from diffmedseg.runs import NoRunError, RunLogger, new_run, newest_run
 # Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
 _RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
 
+# Commands that need no Trainer.
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "predict": predict_cli.main,
+    "zoo": zoo_cli.main,
+    "data": data_cli.main,
+}
+
 
 class DiffMedSegCLI(LightningCLI):
     """Links what the data knows into the model, gives every run a folder, and tests the best checkpoint after fit."""
 
     model: DiffusionSegmenter
     datamodule: SegmentationDataModule
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Name the Trainer's commands; predicting is a command of its own, which needs no data set."""
+        return {name: hidden for name, hidden in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's place, and the links."""
@@ -123,8 +136,8 @@ def main(args: ArgsType = None) -> None:
         args: Arguments; None takes those of the process.
     """
     arguments = sys.argv[1:] if args is None else args
-    if isinstance(arguments, list) and arguments[:1] == ["zoo"]:
-        zoo_cli.main(arguments[1:])
+    if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
+        _COMMANDS[arguments[0]](arguments[1:])
         return
     for expected in (
         ".*does not have many workers.*",  # training images lie in memory or a memory map
@@ -141,6 +154,10 @@ def main(args: ArgsType = None) -> None:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={
+                "description": "Train and test segmenters. Besides these commands there are: "
+                "diffmedseg predict, diffmedseg zoo, diffmedseg data (each with --help)."
+            },
             args=args,
         )
     except (DataError, NoRunError) as error:

@@ -8,6 +8,7 @@ the classes named here are built.
 
 import functools
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -134,6 +135,31 @@ def load_pretrained(name: str) -> DiffusionSegmenter:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ZooError(f"{folder / _WEIGHTS} does not fit {_CONFIG}: {error}") from error
+    return model.eval()
+
+
+def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
+    """Load what a run trained: with its averaged weights, in evaluation mode, on the CPU.
+
+    Args:
+        path: A checkpoint, or a run's folder, whose best checkpoint is meant. Nothing is unpickled.
+
+    Raises:
+        ZooError: If there is no such file, or it is not a checkpoint of this project's command line.
+    """
+    path = Path(path).expanduser()
+    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise ZooError(f"There is no checkpoint {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        config, weights = checkpoint_config(checkpoint), checkpoint["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ZooError):
+            raise
+        raise ZooError(f"{path} is damaged, or no checkpoint of this project ({type(error).__name__}).") from error
+    model: DiffusionSegmenter = build(config)
+    model.load_state_dict(weights)
     return model.eval()
 
 

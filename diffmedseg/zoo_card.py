@@ -22,6 +22,7 @@ def read_cases(path: Path) -> list[CaseScore]:
                 both_empty=row["both_empty"] == "True",
                 dice=number(row["dice"]),
                 iou=number(row["iou"]),
+                uncertainty=number(row.get("uncertainty", "")),  # runs of the first version lack it
                 diversity=number(row["diversity"]),
                 ged_biased=number(row["ged_biased"]),
                 ged_unbiased=number(row["ged_unbiased"]),

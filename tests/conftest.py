@@ -21,3 +21,17 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(pytest.mark.skip(reason="needs the real data: make test-real"))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The folder of a finished run of the command line."""
+    from tiny_run import tiny_fit
+
+    from diffmedseg.cli import main
+
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+        main(tiny_fit(runs))
+    return runs / "medsegdiff-synthetic" / "version_0"

@@ -2,31 +2,20 @@ import csv
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from lightning import Trainer
+from tiny_run import EXPERIMENTS, tiny_fit
 
 from diffmedseg.cli import DiffMedSegCLI, main
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.models import DiffusionSegmenter
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data"})
 PAIRS = [path for path in FILES if "data" in yaml.safe_load(path.read_text()) and "experiment" in path.read_text()]
 PRESETS = [path for path in FILES if path not in PAIRS]
-TINY = [
-    "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.precision=32-true",
-    "--trainer.log_every_n_steps=1", "--data.image_size=16", "--data.batch_size=2", "--data.steps_per_epoch=1",
-    "--data.num_train=4", "--data.num_val=2", "--data.num_test=3", "--model.num_samples=2", "--model.num_steps=2",
-]  # fmt: skip
-
-
-def tiny_fit(runs, *options, model="medsegdiff"):
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "synthetic.yaml")]
-    return ["fit", *files, *TINY, f"--runs={runs}", *options]
 
 
 def instantiate(files, *options):
@@ -104,15 +93,6 @@ def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, ca
     assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["denoiser"]["init_args"]["mask_channels"] == 1
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
-        main(tiny_fit(runs))
-    return runs / "medsegdiff-synthetic" / "version_0"
 
 
 def test_a_saved_config_runs_again_into_a_new_folder(run):

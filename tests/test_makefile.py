@@ -81,3 +81,20 @@ def test_help_names_every_target():
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
     for target in ("setup", "train", "evaluate", "test", "test-real", "lint", "help"):
         assert f"\n{target} " in f"\n{listed}"
+
+
+def test_predict_hands_patterns_on_unexpanded():
+    printed = make("predict", "CKPT=runs/a/version_0", "IN=photos/*.jpg", "OUT=out", "ARGS=--resume").stdout
+    assert printed.strip().endswith('predict "runs/a/version_0" "photos/*.jpg" --out "out" --resume')
+
+
+@pytest.mark.parametrize("missing", ["CKPT", "IN", "OUT"])
+def test_predict_says_what_it_needs(missing):
+    given = [f"{name}=x" for name in ("CKPT", "IN", "OUT") if name != missing]
+    assert "Say CKPT=..., IN=... and OUT=..." in make("predict", *given).stderr
+
+
+def test_augment_preview():
+    printed = make("augment-preview", "DATA=isic2017", "DATA_DIR=/d").stdout
+    assert "data augment-preview --data experiments/data/isic2017.yaml --data.root" in printed
+    assert "isic2016 isic2017" in make("augment-preview", "DATA=isic").stderr

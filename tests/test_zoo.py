@@ -16,17 +16,6 @@ ROOT = Path(__file__).parents[1]
 IMAGE = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    from test_cli import tiny_fit
-
-    runs = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
-        main(tiny_fit(runs))
-    return runs / "medsegdiff-synthetic" / "version_0"
-
-
 @pytest.fixture
 def own_zoo(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
@@ -185,4 +174,4 @@ def test_the_wheel_holds_the_zoo_and_works(tmp_path):
 
 
 def test_public_names():
-    assert set(diffmedseg.__all__) == {"Segmentation", "list_pretrained", "load_pretrained"}
+    assert set(diffmedseg.__all__) == {"Segmentation", "list_pretrained", "load_checkpoint", "load_pretrained"}

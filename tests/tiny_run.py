@@ -1,5 +1,7 @@
 """A training run small enough for tests."""
 
+from pathlib import Path
+
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -8,6 +10,18 @@ from small_networks import small
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data import SyntheticDataModule
 from diffmedseg.models import MedSegDiffSegmenter, MedSegDiffV1
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+TINY = [
+    "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.precision=32-true",
+    "--trainer.log_every_n_steps=1", "--data.image_size=16", "--data.batch_size=2", "--data.steps_per_epoch=1",
+    "--data.num_train=4", "--data.num_val=2", "--data.num_test=3", "--model.num_samples=2", "--model.num_steps=2",
+]  # fmt: skip
+
+
+def tiny_fit(runs, *options, model="medsegdiff"):
+    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "synthetic.yaml")]
+    return ["fit", *files, *TINY, f"--runs={runs}", *options]
 
 
 def tiny_data(**options):

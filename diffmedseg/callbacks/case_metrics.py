@@ -25,6 +25,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 _TITLES = {
     "dice": "Dice",
     "iou": "IoU",
+    "uncertainty": "Uncertainty",
     "diversity": "Diversity",
     "ged_biased": "GED (biased)",
     "ged_unbiased": "GED (unbiased)",

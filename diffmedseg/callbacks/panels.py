@@ -1,19 +1,14 @@
 """A picture of what was segmented."""
 
-import os
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.callbacks.case_metrics import run_folder
+from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.models.segmentation import Segmentation
-
-# One colour per region, readable for the colour-blind (Okabe & Ito 2008).
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
 
 
 class SamplePanels(Callback):
@@ -52,9 +47,7 @@ class SamplePanels(Callback):
         """Draw."""
         path = run_folder(trainer) / "panel.png"
         if trainer.is_global_zero and self.rows:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw_panel(self.rows, self.num_samples).savefig(path.with_suffix(".tmp"), format="png", dpi=110)
-            os.replace(path.with_suffix(".tmp"), path)
+            save_figure(draw_panel(self.rows, self.num_samples), path)
 
 
 def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples: int) -> Figure:
@@ -76,26 +69,18 @@ def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples
     figure = Figure(figsize=(1.6 * len(titles), 1.65 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False)
     for axes, (name, image, raters, segmentation) in zip(grid, rows, strict=True):
-        picture = ((image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)) + 1).div(2).permute(1, 2, 0).numpy()
         for axis in axes:
             axis.set(xticks=[], yticks=[])
-        axes[0].imshow(picture)
+        show(axes[0], image)
         axes[0].set_ylabel(name, fontsize=6)
-        axes[1].imshow(picture)
+        show(axes[1], image)
         for rater in raters:
-            _outline(axes[1], rater)
+            outline(axes[1], rater)
         for axis, sample in zip(axes[2:], segmentation.samples[:shown], strict=False):
-            axis.imshow(picture)
-            _outline(axis, sample)
-        axes[-2].imshow(segmentation.samples.mean(0)[0], vmin=0, vmax=1, cmap="gray")
-        axes[-1].imshow(segmentation.uncertainty[0], vmin=0, vmax=0.5, cmap="inferno")
+            show(axis, image)
+            outline(axis, sample)
+        axes[-2].imshow(segmentation.samples.mean(0)[0].numpy(), vmin=0, vmax=1, cmap="gray")
+        axes[-1].imshow(segmentation.uncertainty[0].numpy(), vmin=0, vmax=0.5, cmap="inferno")
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     return figure
-
-
-def _outline(axis: Axes, mask: Tensor) -> None:
-    """Draw the 0.5 contour of each region of a (K, H, W) mask."""
-    for region, colour in zip(mask.float(), COLOURS * len(mask), strict=False):
-        if (region > 0.5).any() and not torch.all(region > 0.5):
-            axis.contour(region.numpy(), levels=[0.5], colors=[colour], linewidths=1)

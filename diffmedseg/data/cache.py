@@ -124,7 +124,7 @@ def _write(
                         f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} gives "
                         f"{native.shape}: download these files again"
                     )
-                images[index] = _shrink_image(image, size)
+                images[index] = shrink_image(image, size)
             masks[index] = _shrink_masks(native, size)
         except DataError as error:
             return error
@@ -140,8 +140,8 @@ def _write(
         raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}")
 
 
-def _shrink_image(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Shrink an opened image to (3, H, W), antialiased."""
+def shrink_image(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Shrink an opened image to (3, H, W) uint8, antialiased."""
     height, width = size
     # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than twice the grid; the box is where the image
     # lies in that (as in PIL.Image.Image.thumbnail).

@@ -15,7 +15,7 @@ from diffmedseg.data.store import DataError
 
 # What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
 # announces an absurd size.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({error}): download it again") from error
 
 

@@ -66,7 +66,8 @@ class ISICDataModule(SegmentationDataModule):
     Args:
         root: Folder that holds the official folders.
         reported: The official set that is ``test``. With ``auto`` the first that has masks here: test set, validation
-            set, or, with a warning, a second tenth of the training set.
+            set, or, with a warning, a second tenth of the training set. With ``tenth`` it is ``val`` itself, scored as
+            a test is: to compare settings, not to report results.
         split_seed: Seed of the tenth, apart from ``seed`` so that runs of several seeds share their splits.
         image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
         batch_size: Images per training step and process.
@@ -80,7 +81,7 @@ class ISICDataModule(SegmentationDataModule):
     def __init__(
         self,
         root: str | Path,
-        reported: Literal["test", "validation", "auto"] = "auto",
+        reported: Literal["test", "validation", "tenth", "auto"] = "auto",
         split_seed: int = 0,
         image_size: int | tuple[int, int] = 64,
         batch_size: int = 16,
@@ -100,7 +101,7 @@ class ISICDataModule(SegmentationDataModule):
             seed=seed,
         )
         self.split_seed = split_seed
-        allowed = ["auto", *(self.folders().keys() - {"training"})]
+        allowed = ["auto", "tenth", *(self.folders().keys() - {"training"})]
         if reported not in allowed:
             raise ValueError(f"reported={reported!r}: {self.info.title} has {first_names(allowed)}.")
         self.root, self.reported = Path(root).expanduser(), reported
@@ -133,6 +134,8 @@ class ISICDataModule(SegmentationDataModule):
         parts: dict[Part, list[Item]] = {"training": self._read("training")}
         if not parts["training"]:
             raise self._missing("training")
+        if self.reported == "tenth":
+            return parts
         candidates: list[Part] = ["test", "validation"] if self.reported == "auto" else [self.reported]
         for part in candidates:
             if part in self.folders() and (items := self._read(part)):
@@ -148,13 +151,15 @@ class ISICDataModule(SegmentationDataModule):
         total = len(self._parts[training])
         order = torch.randperm(total, generator=keyed_generator(self.split_seed, "split")).tolist()
         tenth = max(1, round(total / 10))
+        train = order[tenth:]
         splits: dict[Split, tuple[Part, list[int]]] = {"val": (training, sorted(order[:tenth]))}
-        if others:
-            train = order[tenth:]
+        if self.reported == "tenth":
+            splits["test"] = splits["val"]
+        elif others:
             splits["test"] = (others[0], list(range(len(self._parts[others[0]]))))
         else:
-            train = order[2 * tenth :]
-            splits["test"] = (training, sorted(order[tenth : 2 * tenth]))
+            splits["test"] = (training, sorted(train[:tenth]))
+            train = train[tenth:]
             _log.warning(
                 "%s: neither a test nor a validation set with masks is in %s. A tenth of the training set is reported "
                 "instead, which cannot be compared with published results.",

@@ -8,6 +8,8 @@ from diffmedseg.metrics.functional import (
     generalized_energy_distance,
     iou,
     pairwise_distance,
+    soft_dice_confidence,
+    soft_overlap,
 )
 from diffmedseg.metrics.modules import Dice, GeneralizedEnergyDistance, IoU, SampleDiversity
 
@@ -23,4 +25,6 @@ __all__ = [
     "generalized_energy_distance",
     "iou",
     "pairwise_distance",
+    "soft_dice_confidence",
+    "soft_overlap",
 ]

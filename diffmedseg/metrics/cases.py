@@ -16,6 +16,8 @@ from diffmedseg.metrics.functional import (
     diversity,
     generalized_energy_distance,
     iou_from_counts,
+    soft_dice_confidence,
+    soft_overlap,
 )
 from diffmedseg.models.segmentation import resize_soft
 
@@ -30,6 +32,7 @@ class CaseScore:
         dice: Dice of the fused mask against the raters' majority. Higher is better.
         iou: IoU of the same.
         both_empty: Whether both are empty, which counts as full agreement.
+        uncertainty: 1 - soft Dice confidence of the fused mask, in [0, 1]: high where the model expects a low Dice.
         diversity: Mean distance 1 - IoU between two samples; NaN with one sample.
         ged_biased: GED as papers print it; NaN with one rater or several slices. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
@@ -44,6 +47,7 @@ class CaseScore:
     dice: float
     iou: float
     both_empty: bool
+    uncertainty: float
     diversity: float
     ged_biased: float
     ged_unbiased: float
@@ -59,6 +63,7 @@ class ImageScore:
 
     case: str
     counts: Tensor  # (3, K): true positive, false positive, false negative pixels
+    overlap: Tensor  # (2, K): the sums of soft_overlap
     diversity: Tensor  # (K,)
     ged: Tensor  # (2, K): biased, unbiased
     num_samples: int
@@ -81,7 +86,8 @@ def score_image(
     """
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
-    mask = resize_soft(probability[None].float().to(device), size)[0] > threshold
+    probability = resize_soft(probability[None].float().to(device), size)[0]
+    mask = probability > threshold
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     for s, sample in enumerate(samples):
         masks[s] = resize_soft(sample[None].float().to(device), size)[0] > 0.5
@@ -91,6 +97,7 @@ def score_image(
     return ImageScore(
         case,
         counts=torch.stack(confusion_counts(mask, majority(reference).bool())),
+        overlap=torch.stack(soft_overlap(probability, mask)),
         diversity=torch.stack([diversity(masks[:, k]) for k in regions]),
         ged=torch.stack([torch.stack([d.biased, d.unbiased]) for d in distances], 1)
         if distances
@@ -107,6 +114,7 @@ def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[Ca
     for case, group in groupby(sorted(images, key=lambda image: image.case), key=lambda image: image.case):
         slices = list(group)
         counts = torch.stack([image.counts for image in slices]).sum(0)
+        confidence = soft_dice_confidence(*torch.stack([image.overlap for image in slices]).sum(0))
         spread = torch.stack([image.diversity for image in slices]).mean(0)
         # Samples of several slices are drawn independently: their volume has no meaningful GED.
         ged = slices[0].ged if len(slices) == 1 else slices[0].ged * float("nan")
@@ -119,6 +127,7 @@ def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[Ca
                     dice=float(dice_from_counts(tp, fp, fn)),
                     iou=float(iou_from_counts(tp, fp, fn)),
                     both_empty=bool(tp + fp + fn == 0),
+                    uncertainty=1 - float(confidence[k]),
                     diversity=float(spread[k]),
                     ged_biased=float(ged[0, k]),
                     ged_unbiased=float(ged[1, k]),
@@ -143,7 +152,7 @@ class Summary:
     cases: int
 
 
-SUMMARISED = ("dice", "iou", "diversity", "ged_biased", "ged_unbiased", "seconds")
+SUMMARISED = ("dice", "iou", "uncertainty", "diversity", "ged_biased", "ged_unbiased", "seconds")
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:

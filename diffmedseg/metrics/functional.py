@@ -60,6 +60,37 @@ def iou(prediction: Tensor, reference: Tensor) -> Tensor:
     return iou_from_counts(*confusion_counts(prediction, reference))
 
 
+def soft_overlap(probability: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum what :func:`soft_dice_confidence` divides; for a volume, add these over its slices.
+
+    Args:
+        probability: (..., H, W), in [0, 1].
+        mask: (..., H, W), bool.
+
+    Returns:
+        Sum of p over the mask, and sum of p over all plus pixels of the mask: float64, shape (...).
+    """
+    _check_bool(mask)
+    inside = torch.where(mask, probability, 0).sum((-2, -1), dtype=torch.float64)
+    return inside, probability.sum((-2, -1), dtype=torch.float64) + mask.sum((-2, -1))
+
+
+def soft_dice_confidence(inside: Tensor, total: Tensor) -> Tensor:
+    """Soft Dice confidence, 2 sum(p m) / (sum(p) + sum(m)): the Dice that a mask may expect of its own probability.
+
+    Borges, Pacheco & Silva 2024, arXiv 2402.10665. It ranks images, whatever the method that gave the probability;
+    calibrated probability makes it an estimate of Dice. 0 of an empty mask beside any probability, 1 where both are 0.
+
+    Args:
+        inside: First sum of :func:`soft_overlap`.
+        total: Second sum.
+
+    Returns:
+        In [0, 1], of the same shape.
+    """
+    return torch.where(total == 0, 1.0, 2 * inside / total.clamp(min=torch.finfo(total.dtype).tiny))
+
+
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """Compute d = 1 - IoU between every mask of one set and every mask of another.
 

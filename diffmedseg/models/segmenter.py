@@ -233,10 +233,6 @@ class DiffusionSegmenter(LightningModule, ABC):
             torch.cuda.synchronize(self.device)
         return {"segmentation": segmentation, "seconds": (time.perf_counter() - start) / len(batch["id"])}
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Segmentation:
-        """Segment."""
-        return self.segment(batch["image"], keys=batch["id"])
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training."""
         optimizer = self.optimizer(self.parameters())

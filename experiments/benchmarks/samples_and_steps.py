@@ -8,11 +8,10 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import torch
 import yaml
 from jsonargparse import auto_cli
 
-from diffmedseg import zoo
+from diffmedseg import load_checkpoint
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
 from diffmedseg.models import DiffusionSegmenter
@@ -20,14 +19,11 @@ from diffmedseg.models import DiffusionSegmenter
 
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     """Build a run's best model and its data."""
-    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    model = zoo.build(zoo.checkpoint_config(checkpoint))
-    model.load_state_dict(checkpoint["state_dict"])
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     module, name = config["class_path"].rsplit(".", 1)
     data = getattr(import_module(module), name)(**config["init_args"])
     data.setup("test")
-    return model.eval(), data
+    return load_checkpoint(run), data
 
 
 def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 10]) -> None:  # noqa: B006

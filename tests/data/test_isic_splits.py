@@ -50,8 +50,16 @@ def test_reported_set_can_be_chosen(tmp_path):
     write(tmp_path, ISIC2018DataModule, training=10, validation=2, test=3)
     assert ids(ISIC2018DataModule(tmp_path, reported="validation"), "test") == numbered("validation", 2)
     assert ids(ISIC2018DataModule(tmp_path, reported="test"), "test") == numbered("test", 3)
-    with pytest.raises(ValueError, match=r"reported='validation': ISIC 2016 has auto, test\."):
+    with pytest.raises(ValueError, match=r"reported='validation': ISIC 2016 has auto, tenth, test\."):
         ISIC2016DataModule(tmp_path, reported="validation")
+
+
+def test_settings_can_be_compared_on_the_tenth(tmp_path, caplog):
+    write(tmp_path, ISIC2018DataModule, training=30, test=3)
+    usual, tenth = all_ids(ISIC2018DataModule(tmp_path)), all_ids(ISIC2018DataModule(tmp_path, reported="tenth"))
+    assert tenth["test"] == usual["val"]
+    assert (tenth["train"], tenth["val"]) == (usual["train"], usual["val"])
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_chosen_set_that_is_missing_is_found_before_training(tmp_path):

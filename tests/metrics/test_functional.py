@@ -18,6 +18,8 @@ from diffmedseg.metrics import (
     generalized_energy_distance,
     iou,
     pairwise_distance,
+    soft_dice_confidence,
+    soft_overlap,
 )
 
 
@@ -162,3 +164,30 @@ def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     assert 0.89 <= covered / 200 <= 0.99
     assert bootstrap_interval([0.5, float("nan")]) == (0.5, 0.5)
     assert all(math.isnan(end) for end in bootstrap_interval([]))
+
+
+def test_soft_dice_confidence_is_the_expected_overlap_of_a_mask_and_its_probability():
+    probability = torch.rand(4, 9, 7, generator=torch.Generator().manual_seed(0))
+    mask = probability > 0.5
+    confidence = soft_dice_confidence(*soft_overlap(probability, mask))
+    for p, m, c in zip(probability.double(), mask, confidence, strict=True):
+        total = sum(float(p[i, j]) * bool(m[i, j]) for i in range(9) for j in range(7))
+        assert float(c) == pytest.approx(2 * total / (float(p.sum()) + int(m.sum())))
+
+
+def test_soft_dice_confidence_at_its_ends():
+    empty, full = torch.zeros(3, 3), torch.ones(3, 3)
+    for probability, mask, expected in (
+        (full, full, 1),  # certain of all
+        (empty, empty, 1),  # certain of nothing
+        (full * 0.4, empty, 0),  # empty, beside doubt
+        (full * 0.6, full, 0.75),
+    ):
+        assert float(soft_dice_confidence(*soft_overlap(probability, mask.bool()))) == pytest.approx(expected)
+
+
+def test_soft_dice_confidence_of_slices_adds_up_to_that_of_the_volume():
+    volume = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(1))
+    slices = torch.stack(soft_overlap(volume, volume > 0.3)).sum(1)
+    whole = torch.stack(soft_overlap(volume.flatten(0, 1), volume.flatten(0, 1) > 0.3))
+    assert torch.allclose(soft_dice_confidence(*slices), soft_dice_confidence(*whole))

@@ -1,0 +1,36 @@
+"""What all pictures share: how images and outlines are shown, and how a figure is written."""
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# One colour per region, readable for the colour-blind (Okabe & Ito 2008).
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+
+
+def show(axis: Axes, image: Tensor) -> None:
+    """Show an image (C, H, W) in [-1, 1]: its first three channels as colours, else its first as grey."""
+    three = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    axis.imshow((three.float().cpu() + 1).div(2).clamp(0, 1).permute(1, 2, 0).numpy())
+    axis.set(xticks=[], yticks=[])
+
+
+def outline(axis: Axes, mask: Tensor, linewidth: float = 1) -> None:
+    """Draw the 0.5 contour of each region of a (K, H, W) mask."""
+    for region, colour in zip(mask.float().cpu(), COLOURS * len(mask), strict=False):
+        if (region > 0.5).any() and not (region > 0.5).all():
+            axis.contour(region.numpy(), levels=[0.5], colors=[colour], linewidths=linewidth)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=110)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

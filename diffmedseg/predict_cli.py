@@ -1,0 +1,100 @@
+"""``diffmedseg predict``: segment pictures with a checkpoint or a zoo entry."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from diffmedseg.data.store import DataError
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.prediction import Report, Settings, find_pictures, predict
+from diffmedseg.zoo import ZooError, list_pretrained, load_checkpoint, load_pretrained
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "diffmedseg predict",
+        description="Segment pictures of any size. Writes predictions.csv and, in the size and orientation of each "
+        "picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to 255), NAME_disagreement.png (255: "
+        "the samples are evenly split).",
+    )
+    parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")
+    parser.add_argument("images", nargs="+", help="Pictures, folders, or patterns such as 'photos/**/*.jpg'.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")
+    parser.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
+    parser.add_argument("--panel", action="store_true", help="Draw an overlay of each picture, NAME_panel.png.")
+    parser.add_argument("--num_samples", type=_positive, help="Samples per picture. Default: the model's own.")
+    parser.add_argument("--num_steps", type=_positive, help="Network evaluations per sample. Default: the model's own.")
+    parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
+    parser.add_argument("--batch_size", type=_positive, default=8, help="Pictures segmented together. Default: 8.")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
+    parser.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="What is black and white beyond 8 bits."
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg predict``; exits with 1 where a picture failed."""
+    parser = _parser()
+    options = parser.parse_args(args)
+    if options.range and not options.range[0] < options.range[1]:
+        parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
+    settings = Settings(
+        options.num_samples,
+        options.num_steps,
+        options.seed,
+        options.bf16,
+        tuple(options.range) if options.range else None,
+    )
+    try:
+        pictures = find_pictures(options.images)
+        model = _load(options.ckpt).to(_device(options.device))
+        report = predict(
+            model, pictures, options.out, settings, options.batch_size, panels=options.panel, resume=options.resume
+        )
+    except (DataError, ZooError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"Interrupted. What is in {options.out} is whole: --resume goes on.")
+    _say(report, options.out)
+    if report.failed:
+        sys.exit(1)
+
+
+def _load(ckpt: str) -> DiffusionSegmenter:
+    if Path(ckpt).expanduser().exists():
+        return load_checkpoint(ckpt)
+    if ckpt in list_pretrained():
+        return load_pretrained(ckpt)
+    raise ZooError(f"{ckpt} is no file, no run's folder and no entry of the zoo ({', '.join(list_pretrained())}).")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}).") from error
+    return torch.device(name)
+
+
+def _say(report: Report, out: Path) -> None:
+    console = Console(soft_wrap=True, highlight=False, stderr=True)
+    for path, note in report.notes.items():
+        console.print(f"note: {path}: {note}", markup=False)
+    for path, reason in report.failed.items():
+        console.print(f"failed: {path}: {reason}", markup=False)
+    kept = f", kept {len(report.kept)}" if report.kept else ""
+    failed = f", failed {len(report.failed)}" if report.failed else ""
+    console.print(f"Segmented {len(report.done)}{kept}{failed}. Results: {out / 'predictions.csv'}", markup=False)

@@ -1,0 +1,226 @@
+"""Finding and reading pictures of any size and mode."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base
+from torch import Tensor
+
+from diffmedseg.data.cache import shrink_image
+from diffmedseg.data.files import UNREADABLE, first_names
+from diffmedseg.data.store import DataError
+
+# What Pillow reads of what cameras, scanners and slide exports write.
+SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
+_MOST_PIXELS = 2**29
+_SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
+_TWELVE_BIT = 2**12
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture to be segmented.
+
+    Attributes:
+        path: The file.
+        name: Its path below the folder that was searched, without suffix: what its results are called.
+    """
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on the model's grid, upright, and what is needed to lay results over its file.
+
+    Attributes:
+        image: (C, H, W), uint8 in [0, 255], on the model's grid.
+        size: Height and width of the file's own grid.
+        orientation: EXIF orientation of the file, 1 to 8; 1 is upright.
+        note: What the user should know of how it was read; often empty.
+    """
+
+    image: Tensor
+    size: tuple[int, int]
+    orientation: int
+    note: str
+
+
+def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
+    """Find pictures, in the order of their paths.
+
+    Args:
+        sources: Files, folders (the pictures directly in them) and patterns (``*``, ``?``, ``[...]``, and ``**`` for
+            any folders between).
+
+    Raises:
+        DataError: If a source holds no picture, or two pictures have the same name but for the suffix or the folder
+            that was searched, so that their results would overwrite each other.
+    """
+    found: dict[Path, str] = {}
+    for source in sources:
+        for path, name in _search(str(Path(source).expanduser())):
+            found.setdefault(path, name)
+    pictures = [PictureFile(path, name) for path, name in sorted(found.items())]
+    by_name: dict[str, list[Path]] = {}
+    for picture in pictures:
+        by_name.setdefault(picture.name, []).append(picture.path)
+    clashes = [" and ".join(map(str, paths)) for paths in by_name.values() if len(paths) > 1]
+    if clashes:
+        raise DataError(
+            f"{len(clashes)} results would have the same name: {first_names(clashes)}. Rename one of each, or predict "
+            "them into folders of their own."
+        )
+    return pictures
+
+
+def _search(source: str) -> Iterator[tuple[Path, str]]:
+    path = Path(source)
+    if path.is_file():
+        paths, folder = [path], path.parent
+    elif path.is_dir():
+        paths, folder = _pictures(path.iterdir()), path
+        if not paths:
+            below = f"{source}/**/*"
+            hint = f" There are some below it: use '{below}'." if _pictures(_glob(below)) else ""
+            raise DataError(f"No picture in {path}; expected files ending in {', '.join(SUFFIXES)}.{hint}")
+    else:
+        paths = _pictures(_glob(source))
+        if not paths:
+            raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.")
+        folder = Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in paths)]))
+    return ((file, file.relative_to(folder).with_suffix("").as_posix()) for file in paths)
+
+
+def _glob(pattern: str) -> Iterator[Path]:
+    return map(Path, glob.iglob(pattern, recursive=True))
+
+
+def _fixed_part(pattern: str) -> Path:
+    """Return the folders of a pattern before its first wildcard."""
+    fixed = Path(pattern)
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed
+
+
+def _pictures(paths: Iterator[Path]) -> list[Path]:
+    return [p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture of up to a gigapixel.
+
+    Raises:
+        DataError: If it cannot be decoded, or holds several pictures. The message does not name the file.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
+    try:
+        with Image.open(path) as image:
+            # Phones append a preview to a JPEG (MPO); pages and films have no single answer.
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+                raise DataError(f"it holds {getattr(image, 'n_frames', 1)} pictures: split it first")
+            yield image
+    except (*UNREADABLE, EOFError) as error:
+        raise DataError(f"it cannot be decoded ({error}): it is damaged, or no picture that Pillow reads") from error
+    except MemoryError as error:
+        raise DataError("it is too large for this machine's memory: shrink it first") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def read_picture(
+    path: Path, channels: int, grid: tuple[int, int], value_range: tuple[float, float] | None = None
+) -> Picture:
+    """Read a picture as the models' training data is read, and turn it upright.
+
+    Colour models see grey pictures as three equal channels, grey ones see the luminance of colour. Transparency and
+    colour profiles are ignored.
+
+    Args:
+        path: The file.
+        channels: 1 or 3.
+        grid: (H, W) of the model's grid; the aspect is not kept.
+        value_range: What becomes black and white in pictures of more than 8 bits; None for 0 to 65,535 where they have
+            16 bits.
+
+    Raises:
+        DataError: If it cannot be read; the message does not name the file.
+    """
+    with open_picture(path) as opened:
+        orientation = _orientation(opened)
+        height, width = opened.height, opened.width
+        image, note = _to_eight_bit(opened, value_range)
+        small = torch.from_numpy(shrink_image(image, grid if orientation < 5 else grid[::-1]).copy())
+    small = turn_upright(small, orientation)
+    if channels == 1:
+        grey = Image.fromarray(small.permute(1, 2, 0).numpy()).convert("L")
+        small = torch.from_numpy(np.array(grey))[None]
+    return Picture(small, (height, width), orientation, note)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of what Pillow decodes."""
+    if image.format == "TIFF":
+        image.load()  # turns it upright, which may swap width and height
+        return 1
+    orientation = image.getexif().get(Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -> tuple[Image.Image, str]:
+    """Scale a picture of more than 8 bits; others stay as they are."""
+    if image.mode not in _SIXTEEN_BIT | {"I", "F"}:
+        return image, ""
+    values: NDArray[np.float32] = np.asarray(image, dtype=np.float32)
+    note = ""
+    if value_range is None:
+        if image.mode not in _SIXTEEN_BIT:
+            raise DataError(
+                f"its values span {values.min():g} to {values.max():g}, and which of them are black and white is not "
+                "known: give --range LOW HIGH"
+            )
+        value_range = (0, 65535)
+        if values.max() < _TWELVE_BIT:
+            note = f"16 bits, but nothing above {values.max():g}: almost black. If it has 12 bits give --range 0 4095"
+    low, high = value_range
+    scaled = (values - low) * (255 / (high - low))
+    return Image.fromarray(np.nan_to_num(scaled.round().clip(0, 255)).astype(np.uint8)), note
+
+
+def turn_upright(image: Tensor, orientation: int) -> Tensor:
+    """Apply an EXIF orientation to (..., H, W), as viewers do."""
+    if orientation in (5, 7):
+        image = image.transpose(-2, -1)
+    if orientation in (2, 4):
+        return image.flip(-1 if orientation == 2 else -2)
+    quarters = {3: 2, 6: -1, 7: 2, 8: 1}  # counter-clockwise
+    return torch.rot90(image, quarters.get(orientation, 0), (-2, -1))
+
+
+def turn_back(image: Tensor, orientation: int) -> Tensor:
+    """Undo :func:`turn_upright`."""
+    return turn_upright(image, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def read_upright(path: Path, longest: int, value_range: tuple[float, float] | None) -> Image.Image:
+    """Read a picture to be looked at: RGB, upright, at most ``longest`` pixels wide and high."""
+    with open_picture(path) as opened:
+        orientation = _orientation(opened)
+        opened.draft("RGB", (longest, longest))
+        image, _ = _to_eight_bit(opened, value_range)
+        small = image.convert("RGB")
+        small.thumbnail((longest, longest))
+    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), orientation)
+    return Image.fromarray(upright.permute(1, 2, 0).contiguous().numpy())

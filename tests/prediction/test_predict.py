@@ -1,0 +1,265 @@
+import csv
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dark_disc import dark_segmenter, disc, picture
+from isic_files import write
+from PIL import Image, ImageOps
+
+from diffmedseg.data.isic import ISIC2018DataModule
+from diffmedseg.data.store import DataError
+from diffmedseg.prediction import Settings, find_pictures, predict
+
+
+def photos(folder, count=3):
+    folder.mkdir()
+    for number in range(count):
+        picture(90 + 10 * number, 60).save(folder / f"p{number}.png")
+    return find_pictures([folder])
+
+
+def rows(out):
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def load(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+def overlap(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def test_maps_lie_over_the_picture(tmp_path):
+    report = predict(dark_segmenter(), photos(tmp_path / "in"), tmp_path / "out")
+    assert (report.done, report.kept, report.failed) == (["p0", "p1", "p2"], [], {})
+    assert [row["image"] for row in rows(tmp_path / "out")] == report.done
+    for number, row in enumerate(rows(tmp_path / "out")):
+        width = 90 + 10 * number
+        mask, probability, disagreement = (
+            load(tmp_path / "out" / f"p{number}_{kind}.png") for kind in ("mask", "probability", "disagreement")
+        )
+        assert mask.shape == probability.shape == disagreement.shape == (60, width)
+        assert set(np.unique(mask)) == {0, 255}
+        assert overlap(mask > 0, disc(width)) > 0.9
+        assert ((probability > 128) <= (mask > 0)).all()
+        assert ((probability < 127) <= (mask == 0)).all()
+        assert disagreement.max() > 200
+        assert disagreement[0, 0] == 0
+        assert (int(row["width"]), int(row["height"]), int(row["area"])) == (width, 60, (mask > 0).sum())
+        assert float(row["area_fraction"]) == pytest.approx((mask > 0).mean(), abs=1e-6)
+        p, m = probability / 255, mask / 255
+        assert float(row["uncertainty"]) == pytest.approx(1 - 2 * (p * m).sum() / (p.sum() + m.sum()), abs=0.01)
+        assert float(row["seconds"]) > 0
+    assert not list((tmp_path / "out").glob("**/*.tmp"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_maps_keep_the_files_orientation(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    picture().save(tmp_path / "a.jpg", exif=exif, quality=95)
+    predict(dark_segmenter(), find_pictures([tmp_path / "a.jpg"]), tmp_path / "out")
+    assert overlap(load(tmp_path / "out" / "a_mask.png") > 0, disc()) > 0.9
+    with Image.open(tmp_path / "out" / "a_mask.png") as mask, Image.open(tmp_path / "a.jpg") as original:
+        assert mask.size == original.size
+        assert ImageOps.exif_transpose(mask).size == ImageOps.exif_transpose(original).size
+        upright = np.asarray(ImageOps.exif_transpose(mask)), np.asarray(ImageOps.exif_transpose(original).convert("L"))
+    assert overlap(upright[0] > 0, upright[1] < 128) > 0.9
+
+
+def test_a_prediction_is_the_one_that_was_scored(tmp_path):
+    write(tmp_path, ISIC2018DataModule, training=6, test=4)
+    data, model = ISIC2018DataModule(tmp_path, image_size=32), dark_segmenter()
+    data.setup("test")
+    folder = tmp_path / ISIC2018DataModule.folders()["test"][0]
+    predict(model, find_pictures([folder]), tmp_path / "out", batch_size=3)
+    for batch in data.test_dataloader():
+        tested = model.test_step(data.on_after_batch_transfer(batch, 0), 0)["segmentation"]
+        for id_, samples, reference in zip(batch["id"], tested.samples, batch["reference"], strict=True):
+            scored = model.fuse(samples[None], tuple(reference.shape[-2:])).mask[0, 0]
+            assert np.array_equal(load(tmp_path / "out" / f"{id_}_mask.png") > 0, scored.numpy())
+
+
+def test_a_prediction_does_not_depend_on_others(tmp_path):
+    files = photos(tmp_path / "in")
+    predict(dark_segmenter(), files, tmp_path / "all")
+    predict(dark_segmenter(), files[2:], tmp_path / "one", batch_size=1)
+    assert (load(tmp_path / "all" / "p2_probability.png") == load(tmp_path / "one" / "p2_probability.png")).all()
+
+
+def test_settings_count(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    results = []
+    for name, settings in {"own": None, "same": Settings(seed=0, num_samples=3), "other": Settings(seed=1)}.items():
+        predict(dark_segmenter(), files, tmp_path / name, settings)
+        results.append(load(tmp_path / name / "p0_probability.png"))
+    assert (results[0] == results[1]).all()
+    assert (results[0] != results[2]).any()
+
+
+def test_a_bad_file_does_not_stop_the_others(tmp_path):
+    files = photos(tmp_path / "in")
+    files[1].path.write_bytes(files[1].path.read_bytes()[:80])
+    report = predict(dark_segmenter(), files, tmp_path / "out", batch_size=2)
+    assert report.done == ["p0", "p2"]
+    assert list(report.failed) == [files[1].path]
+    assert [row["image"] for row in rows(tmp_path / "out")] == ["p0", "p2"]
+    assert not list((tmp_path / "out").glob("p1*"))
+
+
+def test_only_bad_files(tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    report = predict(dark_segmenter(), find_pictures([tmp_path / "a.png"]), tmp_path / "out")
+    assert list(report.failed) == [tmp_path / "a.png"]
+    assert rows(tmp_path / "out") == []
+
+
+def test_a_full_disk_is_reported_and_leaves_no_half_file(tmp_path, monkeypatch):
+    files, replace = photos(tmp_path / "in"), os.replace
+
+    def full(source, target):
+        if Path(target).name == "p1_probability.png":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    report = predict(dark_segmenter(), files, tmp_path / "out")
+    assert report.done == ["p0", "p2"]
+    assert "No space left" in report.failed[files[1].path]
+    assert not (tmp_path / "out" / "p1_probability.png").exists()
+    assert not list((tmp_path / "out").glob(".*"))
+    monkeypatch.undo()
+    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).done == ["p1"]
+
+
+def test_results_are_not_overwritten_unasked(tmp_path):
+    files = photos(tmp_path / "in")
+    predict(dark_segmenter(), files[:1], tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(DataError, match="holds predictions already: go on with them by --resume"):
+        predict(dark_segmenter(), files, tmp_path / "out")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+
+
+def cut(out, name):
+    path = out / name
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda out, _: (out / "p1_mask.png").unlink(),
+        lambda out, _: cut(out, "p1_disagreement.png"),
+        lambda out, _: Image.new("L", (3, 3)).save(out / "p1_probability.png"),
+        lambda _, photos: os.utime(photos / "p1.png", (time.time() + 9, time.time() + 9)),
+        lambda out, _: (out / "predictions.csv").write_text(
+            "".join(line for line in (out / "predictions.csv").open() if "p1" not in line)
+        ),
+    ],
+    ids=["missing", "cut", "other size", "newer picture", "not in the table"],
+)  # fmt: skip
+def test_resume_keeps_what_is_whole(harm, tmp_path):
+    files = photos(tmp_path / "in")
+    predict(dark_segmenter(), files, tmp_path / "out")
+    expected = load(tmp_path / "out" / "p1_probability.png")
+    harm(tmp_path / "out", tmp_path / "in")
+    kept = (tmp_path / "out" / "p0_mask.png").stat().st_mtime_ns
+    report = predict(dark_segmenter(), files, tmp_path / "out", resume=True)
+    assert (report.done, report.kept) == (["p1"], ["p0", "p2"])
+    assert (tmp_path / "out" / "p0_mask.png").stat().st_mtime_ns == kept
+    assert (load(tmp_path / "out" / "p1_probability.png") == expected).all()
+    assert [row["image"] for row in rows(tmp_path / "out")] == ["p0", "p1", "p2"]
+
+
+def test_resume_adds_pictures_and_panels(tmp_path):
+    files = photos(tmp_path / "in")
+    predict(dark_segmenter(), files[:1], tmp_path / "out", resume=True)
+    assert predict(dark_segmenter(), files[1:], tmp_path / "out", resume=True).done == ["p1", "p2"]
+    assert {row["image"] for row in rows(tmp_path / "out")} == {"p0", "p1", "p2"}
+    assert len(predict(dark_segmenter(), files, tmp_path / "out", panels=True, resume=True).done) == 3
+    assert len(predict(dark_segmenter(), files, tmp_path / "out", panels=True, resume=True).kept) == 3
+    with Image.open(tmp_path / "out" / "p0_panel.png") as panel:
+        assert panel.width > 600
+
+
+def test_resume_never_mixes_models_or_settings(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    predict(dark_segmenter(), files, tmp_path / "out", Settings(value_range=(0, 9)))
+    other = dark_segmenter()
+    torch.nn.init.ones_(other.denoiser.level)
+    for model, settings in ((other, Settings(value_range=(0, 9))), (dark_segmenter(), Settings(num_samples=4))):
+        with pytest.raises(DataError, match="predicted with other settings"):
+            predict(model, files, tmp_path / "out", settings, resume=True)
+    assert predict(dark_segmenter(), files, tmp_path / "out", Settings(value_range=(0, 9)), resume=True).kept == ["p0"]
+
+
+@pytest.mark.parametrize("file", ["predictions.csv", "predictions.yaml"])
+def test_a_damaged_folder_says_so(file, tmp_path):
+    files = photos(tmp_path / "in", 1)
+    predict(dark_segmenter(), files, tmp_path / "out")
+    (tmp_path / "out" / file).write_text("image,region\np0,lesion\n")
+    with pytest.raises(DataError, match=rf"{file} is .*damaged|other settings"):
+        predict(dark_segmenter(), files, tmp_path / "out", resume=True)
+
+
+def test_an_interruption_keeps_what_was_done(tmp_path):
+    files, model = photos(tmp_path / "in"), dark_segmenter()
+    draw, calls = model.draw_samples, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    model.draw_samples = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, files, tmp_path / "out", batch_size=1)
+    assert [row["image"] for row in rows(tmp_path / "out")] == ["p0"]
+    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).kept == ["p0"]
+
+
+def test_several_regions_and_folders(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    picture().save(tmp_path / "in" / "sub" / "a.png")
+    model = dark_segmenter(regions=("disc", "cup"))
+    predict(model, find_pictures([tmp_path / "in" / "**" / "*.png"]), tmp_path / "out", panels=True)
+    assert [(row["image"], row["region"]) for row in rows(tmp_path / "out")] == [("sub/a", "disc"), ("sub/a", "cup")]
+    outer, inner = (load(tmp_path / "out" / "sub" / f"a_{region}_mask.png") for region in ("disc", "cup"))
+    assert (inner <= outer).all()
+    assert inner.any()
+    assert (tmp_path / "out" / "sub" / "a_panel.png").is_file()
+
+
+def test_a_grey_model(tmp_path):
+    predict(dark_segmenter(channels=("grey",)), photos(tmp_path / "in", 1), tmp_path / "out")
+    assert overlap(load(tmp_path / "out" / "p0_mask.png") > 0, disc()) > 0.9
+
+
+def test_models_that_take_no_pictures(tmp_path):
+    with pytest.raises(DataError, match="takes flair, t1; pictures have 1 or 3 channels"):
+        predict(dark_segmenter(channels=("flair", "t1")), photos(tmp_path / "in", 1), tmp_path / "out")
+
+
+def test_never_among_the_pictures(tmp_path):
+    with pytest.raises(DataError, match="write to another folder"):
+        predict(dark_segmenter(), photos(tmp_path / "in", 1), tmp_path / "in")
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["p0.png"]
+
+
+def test_bf16_is_close(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    predict(dark_segmenter(), files, tmp_path / "a")
+    predict(dark_segmenter(), files, tmp_path / "b", Settings(bf16=True))
+    a, b = (load(tmp_path / name / "p0_probability.png").astype(int) for name in "ab")
+    assert abs(a - b).mean() < 3

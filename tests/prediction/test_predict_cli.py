@@ -1,0 +1,106 @@
+import subprocess
+import sys
+
+import pytest
+from dark_disc import picture
+
+from diffmedseg import load_checkpoint, zoo
+from diffmedseg.cli import main
+
+ENTRY = "medsegdiff-v1_synthetic.tiny"
+QUICK = ["--num_samples=2", "--num_steps=1"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        picture().save(tmp_path / "in" / f"{name}.jpg")
+    return tmp_path / "in"
+
+
+def test_from_a_zoo_entry_by_the_installed_command(photos, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "diffmedseg",
+        "predict",
+        ENTRY,
+        str(photos),
+        "--out",
+        str(tmp_path / "out"),
+        *QUICK,
+    ]
+    result = subprocess.run([*command, "--panel"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Segmented 2. Results:" in result.stderr
+    kinds = ("disagreement", "mask", "panel", "probability")
+    expected = [f"{name}_{kind}.png" for name in "ab" for kind in kinds] + ["predictions.csv", "predictions.yaml"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
+
+
+@pytest.mark.parametrize("what", ["run", "checkpoint"])
+def test_from_a_run_or_its_checkpoint(what, run, photos, tmp_path):
+    source = run if what == "run" else run / "checkpoints" / "last.ckpt"
+    main(["predict", str(source), f"{photos}/*.jpg", "--out", str(tmp_path / "out"), *QUICK])
+    assert (tmp_path / "out" / "b_mask.png").is_file()
+    assert not load_checkpoint(source).training
+
+
+def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
+    (photos / "c.png").write_text("no picture")
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *QUICK])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert f"failed: {photos / 'c.png'}: it cannot be decoded" in said
+    assert "Segmented 2, failed 1." in said
+    with pytest.raises(SystemExit):
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *QUICK, "--resume"])
+    assert "Segmented 0, kept 2, failed 1." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing", "IN", "--out=OUT"], rf"nothing is no file, no run's folder and no entry of the zoo \({ENTRY}\)"),
+        (["IN/a.jpg", "IN", "--out=OUT"], r"a\.jpg is damaged, or no checkpoint of this project"),
+        (["IN", "IN", "--out=OUT"], r"There is no checkpoint .*best\.ckpt"),
+        ([ENTRY, "IN/x.jpg", "--out=OUT"], "is no file, no folder, and a pattern that fits no picture"),
+        ([ENTRY, "IN", "--out=IN"], "write to another folder"),
+        ([ENTRY, "IN", "--out=OUT", "--device=warp"], "device 'warp' cannot be used here"),
+    ],
+)
+def test_mistakes_are_named_in_a_line(arguments, message, photos, tmp_path):
+    places = {"IN": str(photos), "OUT": str(tmp_path / "out")}
+    arguments = [arguments[0], *arguments[1:]]
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) if argument != ENTRY else argument for argument in arguments]
+    with pytest.raises(SystemExit, match=rf"error: .*{message}"):
+        main(["predict", *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [["--num_samples=0"], ["--range", "5", "5"], ["--num_steps=many"]])
+def test_wrong_options(option, photos, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
+    assert caught.value.code == 2
+
+
+def test_interruption(photos, tmp_path, monkeypatch):
+    model = zoo.load_pretrained(ENTRY)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(model), "draw_samples", interrupted)
+    with pytest.raises(SystemExit, match="--resume goes on"):
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out")])
+
+
+def test_help_names_the_other_commands(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "diffmedseg predict, diffmedseg zoo, diffmedseg data" in said
