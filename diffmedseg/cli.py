@@ -15,6 +15,7 @@ from rich.console import Console
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
 from diffmedseg import data_cli, predict_cli, zoo_cli
+from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
@@ -47,6 +48,7 @@ class DiffMedSegCLI(LightningCLI):
         parser.add_argument(
             "--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017."
         )
+        parser.add_lightning_class_args(WarmupEMA, "ema")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)

@@ -63,6 +63,36 @@ def test_every_preset_builds(preset):
     assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 1e6
 
 
+def test_every_model_has_every_preset():
+    models = {path.stem for path in (EXPERIMENTS / "model").glob("*.yaml")}
+    expected = {f"{model}/{preset}" for model in models for preset in ("cpu", "gpu", "paper")}
+    assert {name(path) for path in PRESETS} >= expected
+
+
+def test_the_paper_preset_is_the_published_configuration():
+    files = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "isic2016.yaml"]
+    cli = instantiate([*files, EXPERIMENTS / "medsegdiff" / "paper.yaml"])
+    assert (cli.model.process.prediction, cli.model.process.num_train_steps) == ("epsilon", 1000)
+    assert torch.allclose(1 - cli.model.process.betas[0] * torch.ones(()), torch.tensor(1 - 1e-4))  # no shift
+    assert (cli.model.num_samples, cli.model.num_steps) == (25, 100)
+    assert (cli.datamodule.image_size, cli.datamodule.batch_size, cli.datamodule.augment) == ((256, 256), 32, None)
+    assert (cli.config.ema.decay, cli.config.trainer.gradient_clip_val) == (0.9999, None)
+    assert (cli.model.warmup_steps, cli.model.cosine_decay) == (0, False)
+    optimizer = cli.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0)
+
+
+def test_the_control_has_the_budget_of_what_it_controls():
+    for preset in ("cpu", "gpu", "paper"):
+        settings = []
+        for model in ("medsegdiff", "supervised"):
+            found = yaml.safe_load((EXPERIMENTS / model / f"{preset}.yaml").read_text())
+            init = found["model"]["init_args"]
+            shared = ("denoiser", "optimizer", "warmup_steps", "cosine_decay")
+            settings.append((found["trainer"], found.get("data"), found.get("ema"), {k: init.get(k) for k in shared}))
+        assert settings[0] == settings[1]
+
+
 def test_every_model_and_data_set_has_its_pair():
     models, data = ({p.stem for p in (EXPERIMENTS / kind).glob("*.yaml")} for kind in ("model", "data"))
     assert {name(path) for path in PAIRS} == {f"{m}/{d}" for m in models for d in data}

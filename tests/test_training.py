@@ -212,3 +212,12 @@ def test_training_learns(tmp_path):
 
     assert mean_dice(predicted) > mean_dice(torch.ones_like(masks)) + 0.2
     assert mean_dice(torch.zeros_like(masks)) == 0
+
+
+@pytest.mark.parametrize("decay", [True, False])
+def test_the_learning_rate_falls_to_zero_unless_it_is_to_stay(decay, tmp_path):
+    model, data = tiny_model(cosine_decay=decay), tiny_data()
+    trainer = tiny_trainer(tmp_path)
+    trainer.fit(model, data)
+    [rate] = trainer.lr_scheduler_configs[0].scheduler.get_last_lr()
+    assert rate == pytest.approx(0 if decay else 1e-3, abs=1e-9)

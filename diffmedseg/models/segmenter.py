@@ -46,8 +46,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         val_num_samples: S when validating.
         val_num_steps: Network evaluations per sample when validating.
         optimizer: Makes the optimiser from the parameters.
-        warmup_steps: Steps over which the learning rate rises linearly; it then falls as a cosine to zero at the
-            end of training, where that is known.
+        warmup_steps: Steps over which the learning rate rises linearly.
+        cosine_decay: Whether it then falls as a cosine to zero at the end of training, where that is known.
         seed: Keys the noise of training and sampling.
         pixels_per_pass: Memory budget of sampling: the pixels (rows x H x W) in one pass through the network.
         channels_last: Keep maps with the channels last in memory: faster on most hardware.
@@ -70,6 +70,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         val_num_steps: int = 4,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 100,
+        cosine_decay: bool = True,
         seed: int = 0,
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
@@ -91,7 +92,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.threshold = threshold
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
-        self.optimizer, self.warmup_steps = _Shared(optimizer), warmup_steps
+        self.optimizer, self.warmup_steps, self.cosine_decay = _Shared(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice = Dice()
         self._keep_plain_hyperparameters()
@@ -234,9 +235,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         return {"segmentation": segmentation, "seconds": (time.perf_counter() - start) / len(batch["id"])}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Warm the learning rate up, then let it fall as a cosine to the end of training."""
+        """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay."""
         optimizer = self.optimizer(self.parameters())
-        schedule = LambdaLR(optimizer, _warmup_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
+        schedule = LambdaLR(optimizer, _warmup_cosine(self.warmup_steps, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -18,27 +18,27 @@ from jsonargparse import auto_cli
 from diffmedseg.metrics.bootstrap import bootstrap_interval
 
 SCORES = Path(__file__).with_suffix(".csv")
-PLAIN, STEPS = "default", 2000
+PLAIN, CONTROL, STEPS = "default", "supervised", 2000
 
 MODEL = "--model.init_args."
-SQUARED = [f"{MODEL}loss=diffmedseg.diffusion.DiffusionLoss", f"{MODEL}loss.init_args.bce=0"]
+LOSS = f"{MODEL}loss=diffmedseg.diffusion.DiffusionLoss"
+SQUARED = [LOSS, f"{MODEL}loss.init_args.bce=0", f"{MODEL}loss.init_args.mse=1"]
 
 #: What each variant changes on the command line.
 VARIANTS: dict[str, list[str]] = {
     PLAIN: [],
     "input_scale=0.1": [f"{MODEL}process.init_args.input_scale=0.1"],
-    "dice=1": [f"{MODEL}loss=diffmedseg.diffusion.DiffusionLoss", f"{MODEL}loss.init_args.dice=1"],
-    "prediction=v": [f"{MODEL}process.init_args.prediction=v", *SQUARED, f"{MODEL}loss.init_args.mse=1"],
-    "input_scale=1": [f"{MODEL}process.init_args.input_scale=1"],
-    "weighting=snr_plus_one": [
-        f"{MODEL}loss=diffmedseg.diffusion.DiffusionLoss",
-        f"{MODEL}loss.init_args.weighting=snr_plus_one",
-    ],
+    "dice=1": [LOSS, f"{MODEL}loss.init_args.dice=1"],
+    "prediction=v": [f"{MODEL}process.init_args.prediction=v", *SQUARED],
+    "input_scale=0.1 dice=1": [f"{MODEL}process.init_args.input_scale=0.1", LOSS, f"{MODEL}loss.init_args.dice=1"],
     # Four images at four levels: as many rows through the network as sixteen images at one.
     "noise_levels=4": [f"{MODEL}noise_levels=4", "--data.init_args.batch_size=4"],
+    "weighting=snr_plus_one": [LOSS, f"{MODEL}loss.init_args.weighting=snr_plus_one"],
     # The time of 2,000 steps of the tiny network, by the ratio of their times, side by side: 335 and 790 ms.
     "size=base": [f"{MODEL}denoiser.init_args.size=base", "--trainer.max_steps=850", "--data.steps_per_epoch=850"],
-    "prediction=epsilon": [f"{MODEL}process.init_args.prediction=epsilon", *SQUARED, f"{MODEL}loss.init_args.mse=1"],
+    CONTROL: [],
+    "input_scale=1": [f"{MODEL}process.init_args.input_scale=1"],
+    "prediction=epsilon": [f"{MODEL}process.init_args.prediction=epsilon", *SQUARED],
 }
 WITHOUT_EMA = "no EMA"  # the raw weights of the default's runs: costs no training
 
@@ -74,10 +74,11 @@ def train(root: Path, runs: Path = Path("runs/choices"), seeds: list[int] = [0, 
                 continue
             print(name, flush=True)
             log = runs / f"{name}.log"
+            model = CONTROL if variant == CONTROL else "medsegdiff"
             common = ["--runs", str(runs), "--seed_everything", str(seed), "--data.root", str(root)]
             # fmt: off
             _run([
-                "fit", "-c", "experiments/base.yaml", "-c", "experiments/medsegdiff/isic2017.yaml", *common,
+                "fit", "-c", "experiments/base.yaml", "-c", f"experiments/{model}/isic2017.yaml", *common,
                 "--experiment", name, "--data.reported=tenth", f"--trainer.max_steps={STEPS}",
                 f"--data.steps_per_epoch={STEPS}", "--trainer.precision=bf16-mixed",  # the last weights: none is chosen
                 "--model.num_samples=4", "--model.num_steps=10", *changes,

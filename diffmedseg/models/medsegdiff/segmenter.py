@@ -45,6 +45,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         val_num_steps: Steps when validating.
         optimizer: Makes the optimiser.
         warmup_steps: Length of the warm-up.
+        cosine_decay: Whether the learning rate then falls.
         seed: Keys the noise.
         pixels_per_pass: Memory budget of sampling.
         channels_last: Keep maps with the channels last in memory.
@@ -71,13 +72,15 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         val_num_steps: int = 4,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 100,
+        cosine_decay: bool = True,
         seed: int = 0,
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
     ) -> None:
         super().__init__(
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
-            val_num_samples, val_num_steps, optimizer, warmup_steps, seed, pixels_per_pass, channels_last,
+            val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
+            channels_last,
         )  # fmt: skip
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
