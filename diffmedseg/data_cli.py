@@ -20,6 +20,8 @@ def augment_preview(*, data: SegmentationDataModule, out: Path, num_images: int 
         num_images: Rows.
         num_variants: Augmented variants of each image.
     """
+    if min(num_images, num_variants) < 1 or out.suffix.lower() != ".png":
+        raise DataError(f"num_images {num_images} and num_variants {num_variants} have to be at least 1, {out} a .png.")
     data.prepare_data()
     data.setup("fit")
     save_figure(draw_augmentation(data, num_images, num_variants), out)
@@ -30,5 +32,5 @@ def main(args: list[str]) -> None:
     """Run ``diffmedseg data`` with these arguments."""
     try:
         auto_cli({"augment-preview": augment_preview}, args=args, prog="diffmedseg data")
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,11 +1,13 @@
 """What all pictures share: how images and outlines are shown, and how a figure is written."""
 
-import os
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from diffmedseg.atomic import write_whole
 
 # One colour per region, readable for the colour-blind (Okabe & Ito 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
@@ -21,16 +23,10 @@ def show(axis: Axes, image: Tensor) -> None:
 def outline(axis: Axes, mask: Tensor, linewidth: float = 1) -> None:
     """Draw the 0.5 contour of each region of a (K, H, W) mask."""
     for region, colour in zip(mask.float().cpu(), COLOURS * len(mask), strict=False):
-        if (region > 0.5).any() and not (region > 0.5).all():
+        if min(region.shape) > 1 and (region > 0.5).any() and not (region > 0.5).all():
             axis.contour(region.numpy(), levels=[0.5], colors=[colour], linewidths=linewidth)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=110)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, partial(figure.savefig, format="png", dpi=110))

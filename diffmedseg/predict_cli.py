@@ -25,10 +25,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")
     parser.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
     parser.add_argument("--panel", action="store_true", help="Draw an overlay of each picture, NAME_panel.png.")
-    parser.add_argument("--num_samples", type=_positive, help="Samples per picture. Default: the model's own.")
-    parser.add_argument("--num_steps", type=_positive, help="Network evaluations per sample. Default: the model's own.")
+    parser.add_argument("--num_samples", type=positive_integer, help="Samples per picture. Default: the model's own.")
+    parser.add_argument(
+        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
+    )
     parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
-    parser.add_argument("--batch_size", type=_positive, default=8, help="Pictures segmented together. Default: 8.")
+    parser.add_argument(
+        "--batch_size", type=positive_integer, default=8, help="Pictures segmented together. Default: 8."
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
     parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
     parser.add_argument(
@@ -37,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """Read a whole number of at least 1; argparse names the function where it fails."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
     return number
@@ -62,17 +67,18 @@ def main(args: list[str]) -> None:
         report = predict(
             model, pictures, options.out, settings, options.batch_size, panels=options.panel, resume=options.resume
         )
-    except (DataError, ZooError) as error:
+    except (DataError, ZooError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"Interrupted. What is in {options.out} is whole: --resume goes on.")
+        print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
+        sys.exit(130)
     _say(report, options.out)
     if report.failed:
         sys.exit(1)
 
 
 def _load(ckpt: str) -> DiffusionSegmenter:
-    if Path(ckpt).expanduser().exists():
+    if ckpt and Path(ckpt).expanduser().exists():
         return load_checkpoint(ckpt)
     if ckpt in list_pretrained():
         return load_pretrained(ckpt)
@@ -83,14 +89,14 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DataError(f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}).") from error
     return torch.device(name)
 
 
 def _say(report: Report, out: Path) -> None:
-    console = Console(soft_wrap=True, highlight=False, stderr=True)
+    console = Console(soft_wrap=True, highlight=False, stderr=True, emoji=False)
     for path, note in report.notes.items():
         console.print(f"note: {path}: {note}", markup=False)
     for path, reason in report.failed.items():

@@ -8,7 +8,6 @@ the classes named here are built.
 
 import functools
 import os
-import pickle
 import re
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from diffmedseg.atomic import write_whole
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo_card import write_card
 
@@ -148,18 +148,24 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
         ZooError: If there is no such file, or it is not a checkpoint of this project's command line.
     """
     path = Path(path).expanduser()
+    if (path / _WEIGHTS).is_file():
+        raise ZooError(f"{path} is an entry of a zoo: give its name, {path.name} (and DIFFMEDSEG_ZOO={path.parent}).")
     path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
     if not path.is_file():
         raise ZooError(f"There is no checkpoint {path}.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config, weights = checkpoint_config(checkpoint), checkpoint["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ZooError):
-            raise
-        raise ZooError(f"{path} is damaged, or no checkpoint of this project ({type(error).__name__}).") from error
-    model: DiffusionSegmenter = build(config)
-    model.load_state_dict(weights)
+        model = build(checkpoint_config(checkpoint))
+        model.load_state_dict(checkpoint["state_dict"])
+    except ZooError as error:
+        raise ZooError(f"{path}: {error}") from error
+    except Exception as error:  # a file can be anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ZooError(
+            f"{path} cannot be loaded: it is damaged, of another version, or no checkpoint of this project ({reason})."
+        ) from error
+    if not isinstance(model, DiffusionSegmenter):
+        raise ZooError(f"{path} describes a {type(model).__name__}, not a segmenter.")
     return model.eval()
 
 
@@ -250,9 +256,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         hashes = {file: file_sha256(folder / file) for file in (_CONFIG, _WEIGHTS, _RUN, "cases.csv")}
         os.replace(folder, entry)
     entries[name] = {"status": "trained", "bytes": (entry / _WEIGHTS).stat().st_size, "sha256": hashes}
-    registry = zoo / "registry.yaml.tmp"
-    registry.write_text(yaml.safe_dump({"version": REGISTRY_VERSION, "entries": entries}))
-    os.replace(registry, zoo / "registry.yaml")
+    registry = yaml.safe_dump({"version": REGISTRY_VERSION, "entries": entries})
+    write_whole(zoo / "registry.yaml", lambda temporary: temporary.write_text(registry))
     return entry
 
 

@@ -1,6 +1,11 @@
 import os
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # One thread: the suite's tensors are small, and processes of a test must not fight over cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

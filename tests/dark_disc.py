@@ -44,12 +44,14 @@ def dark_segmenter(channels=("red", "green", "blue"), regions=("lesion",), **opt
     return DarkSegmenter(network, channels=channels, regions=regions, **settings | options).eval()
 
 
-def disc(width=90, height=60):
+def disc(width=90, height=60, left=0):
     """Where the disc is, (h, w): off the middle, so that every way to turn the picture moves it."""
     y, x = np.mgrid[:height, :width]
-    return (x - 0.3 * width) ** 2 + (y - 0.35 * height) ** 2 < (0.22 * height) ** 2
+    return (x - 0.3 * width - left) ** 2 + (y - 0.35 * height) ** 2 < (0.22 * height) ** 2
 
 
-def picture(width=90, height=60):
+def picture(width=90, height=60, left=0):
     """A dark disc on a bright ground, RGB."""
-    return Image.fromarray(np.where(disc(width, height)[..., None], [40, 30, 20], [230, 220, 240]).astype(np.uint8))
+    return Image.fromarray(
+        np.where(disc(width, height, left)[..., None], [40, 30, 20], [230, 220, 240]).astype(np.uint8)
+    )

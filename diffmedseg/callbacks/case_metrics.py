@@ -1,7 +1,6 @@
 """Scores of every test case, as a table and a CSV."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from diffmedseg.atomic import write_whole
 from diffmedseg.metrics.cases import (
     CASE_COLUMNS,
     CaseScore,
@@ -94,13 +94,14 @@ class CaseMetrics(Callback):
 
 def write_cases(rows: list[CaseScore], path: Path) -> None:
     """Write the per-case CSV, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, CASE_COLUMNS)
-        writer.writeheader()
-        writer.writerows(as_row(row) for row in rows)
-    os.replace(temporary, path)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, CASE_COLUMNS)
+            writer.writeheader()
+            writer.writerows(as_row(row) for row in rows)
+
+    write_whole(path, save)
 
 
 def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:

@@ -98,7 +98,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         return DataLoader(
             TrainingView(store, self.seed),
             batch_size=self.batch_size,
-            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before),
+            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,

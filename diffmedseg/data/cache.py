@@ -6,7 +6,7 @@ Official images have up to 29 megapixels (ISIC): decoding them anew in each epoc
 import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -68,35 +68,60 @@ def shrink_images(
             written. Nothing is left behind.
     """
     target = folder / f"{name}-{_key(items, size, mask_shape)}"
-    if not target.is_dir():
-        megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(folder).free < megabytes * 1e6:  # writing to a map on a full disk kills the process
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with TemporaryDirectory(prefix=f".{name}-", dir=folder) as temporary:
-                complete = Path(temporary) / target.name
-                _write(complete, name, items, size, mask_shape, read_masks)
-                try:
-                    complete.rename(target)
-                except OSError:
-                    if not target.is_dir():  # otherwise another process was first, with the same result
-                        raise
-        except OSError as error:
-            raise DataError(
-                f"Cannot write shrunk images to {folder} ({error}). Set DIFFMEDSEG_CACHE to a folder with room for "
-                f"{megabytes:.0f} MB."
-            ) from error
+    megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
+    build_once(target, megabytes, lambda path: _write(path, name, items, size, mask_shape, read_masks))
     return ShrunkImages(target)
 
 
 def _key(items: Sequence[Item], size: tuple[int, int], mask_shape: tuple[int, int]) -> str:
-    """Digest all that the result depends on; of each file its name, size and time of change."""
-    digest = blake2b(repr((FORMAT, size, mask_shape)).encode(), digest_size=8)
-    for item in items:
-        for path in (item.image, *item.masks):
-            facts = path.stat()
-            digest.update(repr((item.id, path.name, facts.st_size, facts.st_mtime_ns)).encode())
+    files = ((item.id, path) for item in items for path in (item.image, *item.masks))
+    return files_key(files, (FORMAT, size, mask_shape))
+
+
+def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) -> None:
+    """Make a folder of the cache unless it is there: whole or not at all, and safe when processes start together.
+
+    Args:
+        target: The folder.
+        megabytes: What it will hold.
+        write: Makes and fills the folder it is given.
+
+    Raises:
+        DataError: If there is no room or no right to write; whatever ``write`` raises passes through. Nothing is left.
+    """
+    if target.is_dir():
+        return
+    folder = target.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < megabytes * 1e6:  # writing to a map on a full disk kills the process
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with TemporaryDirectory(prefix=f".{target.name}-", dir=folder) as temporary:
+            complete = Path(temporary) / target.name
+            write(complete)
+            try:
+                complete.rename(target)
+            except OSError:
+                if not target.is_dir():  # otherwise another process was first, with the same result
+                    raise
+    except OSError as error:
+        raise DataError(
+            f"Cannot write decoded data to {folder} ({error}). Set DIFFMEDSEG_CACHE to a folder with room for "
+            f"{megabytes:.0f} MB."
+        ) from error
+
+
+def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:
+    """Digest all that a result depends on.
+
+    Args:
+        files: Each file with the id it stands for; its name, size and time of change count, its folder does not.
+        settings: What else counts, by its ``repr``.
+    """
+    digest = blake2b(repr(settings).encode(), digest_size=8)
+    for name, path in files:
+        facts = path.stat()
+        digest.update(repr((name, path.name, facts.st_size, facts.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 

@@ -23,6 +23,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         draws_before: Tells how many items were dealt before an epoch by all processes together. (Counting epochs would
             not do: a resumed run may go on in the middle of one, and Lightning's ``set_epoch`` is one too far after
             a resume from the end of one.)
+        weights: How often each item is drawn, relative to others; a shuffle then draws n items with replacement.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         rank: int = 0,
         world_size: int = 1,
         draws_before: Callable[[], int] = lambda: 0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if num_items < 1:
             raise ValueError("There is nothing to sample from: the training split is empty.")
@@ -40,6 +42,9 @@ class TrainingSampler(Sampler[tuple[int, int]]):
             raise ValueError(f"{draws_per_epoch} draws per epoch cannot be dealt evenly to {world_size} processes.")
         self.num_items, self.draws_per_epoch, self.seed = num_items, draws_per_epoch, seed
         self.rank, self.world_size, self.draws_before = rank, world_size, draws_before
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        if self.weights is not None and (len(self.weights) != num_items or not self.weights.sum() > 0):
+            raise ValueError(f"There are {len(self.weights)} weights for {num_items} items; one has to be above 0.")
 
     def __len__(self) -> int:
         """Return the number of draws of this process in an epoch."""
@@ -52,7 +57,11 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         for draw in range(first + self.rank, first + self.draws_per_epoch, self.world_size):
             if draw // self.num_items != shuffle:
                 shuffle = draw // self.num_items
-                order = torch.randperm(self.num_items, generator=keyed_generator(self.seed, "order", shuffle))
+                generator = keyed_generator(self.seed, "order", shuffle)
+                if self.weights is None:
+                    order = torch.randperm(self.num_items, generator=generator)
+                else:
+                    order = torch.multinomial(self.weights, self.num_items, replacement=True, generator=generator)
             yield int(order[draw % self.num_items]), draw
 
 

@@ -23,10 +23,12 @@ class ImageStore(ABC):
     Attributes:
         ids: Name of each item, unique within the split.
         cases: The case (image or patient) that each item belongs to; items of a case stand together.
+        weights: How often each item is drawn in training, relative to others; None draws all alike.
     """
 
     ids: Sequence[str]
     cases: Sequence[str]
+    weights: Sequence[float] | None = None
 
     def __len__(self) -> int:
         """Return the number of items."""

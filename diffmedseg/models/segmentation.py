@@ -72,7 +72,8 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
         raise ValueError(f"{image} is a path: open it first, with PIL.Image.open.")
     tensor = torch.as_tensor(image)
     shape = tuple(tensor.shape)
-    if tensor.dtype == torch.uint8:
+    eight_bit = tensor.dtype == torch.uint8
+    if eight_bit:
         if tensor.ndim == 3 and tensor.shape[-1] == channels and tensor.shape[0] != channels:
             tensor = tensor.permute(2, 0, 1)
         tensor = tensor.float() / 127.5 - 1
@@ -97,7 +98,7 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
             f"A float image is taken as [-1, 1]; this one spans [{tensor.min():.3g}, {tensor.max():.3g}]. "
             "Normalise it as the model's card says, or pass uint8."
         )
-    if tensor.min() >= 0 and tensor.max() > 0:
+    if not eight_bit and tensor.min() >= 0 and tensor.max() > 0:
         warnings.warn(
             "A float image is taken as [-1, 1]; this one has no negative value. If it spans [0, 1], pass "
             "image * 2 - 1 or uint8.",

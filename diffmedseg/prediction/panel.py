@@ -20,7 +20,7 @@ def draw_overlay(picture: Image.Image, segmentation: Segmentation, regions: Sequ
         regions: Names of the regions; probability and disagreement are those of the first.
     """
     width, height = picture.size
-    figure = Figure(figsize=(9 * max(width / height, 0.5), 3.4), layout="constrained")
+    figure = Figure(figsize=(9 * min(max(width / height, 0.5), 2.5), 3.4), layout="constrained")
     mask_axis, probability_axis, disagreement_axis = figure.subplots(1, 3)
     mask_axis.imshow(np.asarray(picture))
     samples = segmentation.samples[0]

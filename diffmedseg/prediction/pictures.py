@@ -2,6 +2,7 @@
 
 import glob
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from diffmedseg.data.cache import shrink_image
-from diffmedseg.data.files import UNREADABLE, first_names
+from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
 
 # What Pillow reads of what cameras, scanners and slide exports write.
@@ -23,7 +24,7 @@ SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 # Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
 _MOST_PIXELS = 2**29
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
-_TWELVE_BIT = 2**12
+_TWELVE_BIT_LEVELS = 2**12
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,17 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
         DataError: If a source holds no picture, or two pictures have the same name but for the suffix or the folder
             that was searched, so that their results would overwrite each other.
     """
-    found: dict[Path, str] = {}
+    found: dict[str, PictureFile] = {}
     for source in sources:
-        for path, name in _search(str(Path(source).expanduser())):
-            found.setdefault(path, name)
-    pictures = [PictureFile(path, name) for path, name in sorted(found.items())]
+        try:
+            for path, name in _search(str(Path(source).expanduser())):
+                found.setdefault(os.path.abspath(path), PictureFile(path, name))
+        except OSError as error:
+            raise DataError(f"{source} cannot be read ({error}): change its permissions.") from error
+    pictures = sorted(found.values(), key=lambda picture: picture.path)
     by_name: dict[str, list[Path]] = {}
-    for picture in pictures:
-        by_name.setdefault(picture.name, []).append(picture.path)
+    for picture in pictures:  # many disks take names that differ in case, or in how accents are coded, for one
+        by_name.setdefault(unicodedata.normalize("NFC", picture.name).casefold(), []).append(picture.path)
     clashes = [" and ".join(map(str, paths)) for paths in by_name.values() if len(paths) > 1]
     if clashes:
         raise DataError(
@@ -91,13 +95,16 @@ def _search(source: str) -> Iterator[tuple[Path, str]]:
     elif path.is_dir():
         paths, folder = _pictures(path.iterdir()), path
         if not paths:
-            below = f"{source}/**/*"
-            hint = f" There are some below it: use '{below}'." if _pictures(_glob(below)) else ""
+            below = _pictures(_glob(f"{glob.escape(source)}/**/*"))
+            hint = f" There are some below it: use '{source}/**/*'." if below else ""
             raise DataError(f"No picture in {path}; expected files ending in {', '.join(SUFFIXES)}.{hint}")
     else:
         paths = _pictures(_glob(source))
         if not paths:
-            raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.")
+            hint = (
+                " [ and ] stand for a choice of characters; for the bracket itself write [[]." if "[" in source else ""
+            )
+            raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.{hint}")
         folder = Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in paths)]))
     return ((file, file.relative_to(folder).with_suffix("").as_posix()) for file in paths)
 
@@ -115,7 +122,9 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _pictures(paths: Iterator[Path]) -> list[Path]:
-    return [p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+    """Choose pictures by their suffix; links that lead nowhere are kept, to be reported."""
+    named = [path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return [path for path in named if path.is_file() or not path.exists()]
 
 
 @contextmanager
@@ -132,10 +141,16 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"it holds {getattr(image, 'n_frames', 1)} pictures: split it first")
             yield image
-    except (*UNREADABLE, EOFError) as error:
-        raise DataError(f"it cannot be decoded ({error}): it is damaged, or no picture that Pillow reads") from error
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"it cannot be opened ({error.strerror}): change its permissions") from error
+    except FileNotFoundError as error:
+        raise DataError("it is not there: a link that leads nowhere, or a file that was moved") from error
     except MemoryError as error:
         raise DataError("it is too large for this machine's memory: shrink it first") from error
+    except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
+        raise DataError(f"it cannot be decoded ({error}): it is damaged, or no picture that Pillow reads") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -159,9 +174,14 @@ def read_picture(
         DataError: If it cannot be read; the message does not name the file.
     """
     with open_picture(path) as opened:
+        sixteen_bit_colour = opened.mode == "RGB" and ";16" in str(
+            getattr(opened, "tile", "")
+        )  # gone once it is loaded
         orientation = _orientation(opened)
         height, width = opened.height, opened.width
         image, note = _to_eight_bit(opened, value_range)
+        if sixteen_bit_colour:
+            note = _check_sixteen_bit_colour(image, value_range)
         small = torch.from_numpy(shrink_image(image, grid if orientation < 5 else grid[::-1]).copy())
     small = turn_upright(small, orientation)
     if channels == 1:
@@ -192,11 +212,19 @@ def _to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -
                 "known: give --range LOW HIGH"
             )
         value_range = (0, 65535)
-        if values.max() < _TWELVE_BIT:
+        if values.max() < _TWELVE_BIT_LEVELS:
             note = f"16 bits, but nothing above {values.max():g}: almost black. If it has 12 bits give --range 0 4095"
     low, high = value_range
     scaled = (values - low) * (255 / (high - low))
     return Image.fromarray(np.nan_to_num(scaled.round().clip(0, 255)).astype(np.uint8)), note
+
+
+def _check_sixteen_bit_colour(image: Image.Image, value_range: tuple[float, float] | None) -> str:
+    """Say what comes of a colour picture of 16 bits, of which Pillow keeps the upper eight."""
+    if value_range is not None:
+        raise DataError("Pillow reads 16 bits per colour as 8, so --range cannot apply: convert it to 8 bits")
+    black = image.convert("L").point(lambda level: 255 * (level >= _TWELVE_BIT_LEVELS // 256)).getbbox() is None
+    return "16 bits per colour, but almost black: if it has 12 bits, convert it to 8" if black else ""
 
 
 def turn_upright(image: Tensor, orientation: int) -> Tensor:

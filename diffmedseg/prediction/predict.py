@@ -8,14 +8,16 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.metrics.functional import soft_dice_confidence, soft_overlap
 from diffmedseg.models.segmentation import Segmentation
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.prediction.output import PredictionFolder, Row
+from diffmedseg.prediction.output import PredictionFolder, Row, file_digest
 from diffmedseg.prediction.panel import draw_overlay
 from diffmedseg.prediction.pictures import Picture, PictureFile, read_picture, read_upright, turn_back
 
@@ -42,7 +44,7 @@ class Settings:
     bf16: bool = False
     value_range: tuple[float, float] | None = None
 
-    def of(self, model: DiffusionSegmenter) -> "Settings":
+    def filled_from(self, model: DiffusionSegmenter) -> "Settings":
         """Fill in the model's own."""
         return replace(
             self,
@@ -70,11 +72,13 @@ class Report:
 
     @contextmanager
     def attempt(self, file: Path) -> Iterator[None]:
-        """Go on where a file cannot be read or its results cannot be written, and remember why."""
+        """Go on, whatever a picture brings about, and remember why it failed."""
         try:
             yield
-        except (DataError, OSError, MemoryError) as error:
-            self.failed[file] = str(error) or type(error).__name__
+        except (DataError, OSError) as error:
+            self.failed[file] = str(error)
+        except Exception as error:  # one picture must not cost the others
+            self.failed[file] = f"{type(error).__name__}: {error}"
 
 
 def predict(
@@ -88,8 +92,9 @@ def predict(
 ) -> Report:
     """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
 
-    Maps have the size and orientation of the picture's file. The noise of a picture is keyed by its file name, so the
-    prediction of a test image is the one that was scored, and does not depend on which others are predicted.
+    Maps have the size and orientation of the picture's file (Pillow turns TIFF upright, so theirs are). The noise of a
+    picture is keyed by its file's name: the prediction does not depend on which others are predicted, and that of a
+    test image named by its id is the one that was scored. Pictures in ``output`` are left out.
 
     Args:
         model: The model, on its device.
@@ -104,27 +109,28 @@ def predict(
         What was done, kept and failed. A picture that fails does not keep others from being segmented.
 
     Raises:
-        DataError: If the model does not take pictures, or ``output`` holds results that may not be mixed with these.
+        DataError: If the model does not take pictures or gives NaN, or ``output`` cannot be written or holds what may
+            not be mixed with these results.
+        ValueError: If the model cannot take so many steps.
     """
     if len(model.channels) not in (1, 3):
         raise DataError(f"This model takes {', '.join(model.channels)}; pictures have 1 or 3 channels.")
-    if output.resolve() in {file.path.resolve().parent for file in pictures}:
-        raise DataError(f"{output} holds pictures to be segmented: write to another folder.")
-    settings = (settings or Settings()).of(model)
-    facts = {"weights": _fingerprint(model)} | asdict(settings)
-    folder, report = PredictionFolder(output, model.regions, facts, resume), Report()
-    report.kept = [file.name for file in pictures if resume and folder.is_whole(file, panels)]
+    settings = (settings or Settings()).filled_from(model)
+    folder = PredictionFolder(output, model.regions, {"model": _fingerprint(model)} | asdict(settings), resume)
+    inside = output.resolve()
+    pictures = [file for file in pictures if inside not in file.path.resolve().parents]  # earlier results are no input
+    report = Report(kept=[file.name for file in pictures if resume and folder.is_whole(file, panels)])
     waiting = [file for file in pictures if file.name not in set(report.kept)]
-    for file in waiting:
-        folder.rows.pop(file.name, None)  # its results are about to change
+    folder.begin()
+    folder.forget([file.name for file in waiting])
     order, written = [file.name for file in pictures], time.monotonic()
     try:
-        with Progress(disable=not waiting) as progress:
+        with Progress(console=Console(stderr=True), disable=not waiting) as progress:
             task = progress.add_task("Segmenting", total=len(waiting))
             for first in range(0, len(waiting), batch_size):
                 batch = waiting[first : first + batch_size]
-                _predict_batch(model, batch, folder, settings, panels, report)
-                progress.advance(task, len(batch))
+                for _ in _predict_batch(model, batch, folder, settings, panels, report):
+                    progress.advance(task)
                 if time.monotonic() - written > _SECONDS_BETWEEN_TABLES:
                     folder.write_table(order)
                     written = time.monotonic()
@@ -140,38 +146,62 @@ def _predict_batch(
     settings: Settings,
     panels: bool,
     report: Report,
-) -> None:
-    read: dict[PictureFile, Picture] = {}
+) -> Iterator[None]:
+    """Segment pictures together; yields as each is done with."""
+    read: dict[PictureFile, tuple[Picture, float]] = {}
     for file in files:
+        start = time.perf_counter()
         with report.attempt(file.path):
-            read[file] = read_picture(file.path, len(model.channels), model.image_size, settings.value_range)
+            file.name.encode()  # what is not UTF-8 could be written to no table
+            picture = read_picture(file.path, len(model.channels), model.image_size, settings.value_range)
+            read[file] = picture, time.perf_counter() - start
+        if file not in read:
+            yield
     if not read:
         return
-    start, images = time.perf_counter(), torch.stack([picture.image for picture in read.values()])
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
-        keys = [file.path.stem for file in read]
-        drawn = model.segment(images, settings.num_samples, settings.num_steps, settings.seed, keys).samples.cpu()
-    seconds = (time.perf_counter() - start) / len(read)
-    for (file, picture), samples in zip(read.items(), torch.split(drawn, 1), strict=True):
+    start = time.perf_counter()
+    drawn = _draw([picture.image for picture, _ in read.values()], [file.path.stem for file in read], model, settings)
+    share = (time.perf_counter() - start) / len(read)
+    for (file, (picture, seconds)), samples in zip(read.items(), torch.split(drawn, 1), strict=True):
+        start = time.perf_counter()
         with report.attempt(file.path):
             result = model.fuse(turn_back(samples, picture.orientation), picture.size)
             folder.write_maps(file.name, result, picture.orientation)
+            seconds += share + time.perf_counter() - start
             if panels:
                 shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range)
                 upright = model.fuse(samples, (shown.height, shown.width))
                 save_figure(draw_overlay(shown, upright, model.regions), folder.path(file.name, "panel"))
-            folder.rows[file.name] = _describe(file.name, model.regions, result, seconds)
+            folder.rows[file.name] = _describe(file, model.regions, result, seconds)
             report.done.append(file.name)
             if picture.note:
                 report.notes[file.path] = picture.note
+        yield
 
 
-def _describe(name: str, regions: Sequence[str], result: Segmentation, seconds: float) -> list[Row]:
+def _draw(images: list[Tensor], keys: list[str], model: DiffusionSegmenter, settings: Settings) -> Tensor:
+    """Draw the samples of a batch, (B, S, K, h, w), on the CPU."""
+    try:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
+            samples = model.segment(torch.stack(images), settings.num_samples, settings.num_steps, settings.seed, keys)
+    except torch.OutOfMemoryError as error:
+        raise DataError(f"{model.device} has too little memory: lower --batch_size, or use --device cpu.") from error
+    if not torch.isfinite(samples.samples).all():
+        raise DataError(
+            "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
+        )
+    return samples.samples.cpu()  # waits for the device
+
+
+def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, seconds: float) -> list[Row]:
     height, width = (int(n) for n in result.mask.shape[-2:])
-    confidence = soft_dice_confidence(*soft_overlap(result.probability[0], result.mask[0]))
+    digest, confidence = (
+        file_digest(file.path),
+        soft_dice_confidence(*soft_overlap(result.probability[0], result.mask[0])),
+    )
     return [
         Row(
-            image=name,
+            image=file.name,
             region=region,
             width=width,
             height=height,
@@ -179,14 +209,16 @@ def _describe(name: str, regions: Sequence[str], result: Segmentation, seconds: 
             area_fraction=round(int(mask.sum()) / (height * width), 6),
             uncertainty=round(1 - float(sure), 6),
             seconds=round(seconds, 4),
+            digest=digest,
         )
         for region, mask, sure in zip(regions, result.mask[0], confidence, strict=True)
     ]
 
 
 def _fingerprint(model: DiffusionSegmenter) -> str:
-    """Return a digest of the weights."""
-    digest = blake2b(digest_size=8)
+    """Return a digest of the weights, and of what turns samples into masks."""
+    rule = (model.threshold, model.nested, model.image_size, model.channels, model.regions, type(model.fusion).__name__)
+    digest = blake2b(repr((rule, sorted(model.hparams.items(), key=str))).encode(), digest_size=8)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -10,7 +10,6 @@ the table. All runs of a data set take the same number of steps with the same nu
 """
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
+from diffmedseg.atomic import write_whole
 from diffmedseg.metrics import bootstrap_interval
 
 Data = Literal["isic2017", "synthetic"]
@@ -125,12 +125,14 @@ def collect(data: Data, runs: Path = Path("runs/choices")) -> None:
         for score in SCORES[data]:
             columns[f"{path.parent.parent.name}.{score}"] = {row["case"]: f"{float(row[score]):.4f}" for row in rows}
     cases, output = sorted(next(iter(columns.values()))), _scores(data)
-    temporary = output.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", *columns])
-        writer.writerows([case, *(column[case] for column in columns.values())] for case in cases)
-    os.replace(temporary, output)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["case", *columns])
+            writer.writerows([case, *(column[case] for column in columns.values())] for case in cases)
+
+    write_whole(output, save)
 
 
 def table(data: Data) -> None:

@@ -6,7 +6,6 @@ resolution, into isic2017_result.csv beside this file; ``... table`` prints the 
 """
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from jsonargparse import auto_cli
 from torchmetrics.functional import spearman_corrcoef
 
 from diffmedseg import load_checkpoint
+from diffmedseg.atomic import write_whole
 from diffmedseg.data import ISIC2017DataModule
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import score_cases, score_image
@@ -78,12 +78,14 @@ def score(
                 values = {column: f"{getattr(case, column):.4f}" for column in COLUMNS}
                 rows.append({"model": name, "seed": seed, "case": case.case, **values})
         print(f"seed {seed} scored", flush=True)
-    temporary = output.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["model", "seed", "case", *COLUMNS], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, output)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["model", "seed", "case", *COLUMNS], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(output, save)
 
 
 def _score(models: dict[str, DiffusionSegmenter], data: ISIC2017DataModule) -> dict[str, list]:

@@ -35,6 +35,13 @@ def test_command(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("wrong", ["--out=a.jpg", "--num_images=0", "--num_variants=0"])
+def test_wrong_options(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="error: num_images"):
+        main(["data", "augment-preview", *SYNTHETIC, "--out=a.png", wrong])
+
+
 def test_missing_data(tmp_path):
     options = ["--data=diffmedseg.data.ISIC2018DataModule", f"--data.root={tmp_path}", "--out=a.png"]
     with pytest.raises(SystemExit, match="error: No training set of ISIC 2018"):

@@ -1,6 +1,5 @@
 import csv
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -161,23 +160,25 @@ def cut(out, name):
         lambda out, _: (out / "p1_mask.png").unlink(),
         lambda out, _: cut(out, "p1_disagreement.png"),
         lambda out, _: Image.new("L", (3, 3)).save(out / "p1_probability.png"),
-        lambda _, photos: os.utime(photos / "p1.png", (time.time() + 9, time.time() + 9)),
+        lambda _, photos: picture(100, 60, 20).save(photos / "p1.png"),
         lambda out, _: (out / "predictions.csv").write_text(
             "".join(line for line in (out / "predictions.csv").open() if "p1" not in line)
         ),
     ],
-    ids=["missing", "cut", "other size", "newer picture", "not in the table"],
+    ids=["missing", "cut", "other size", "other picture", "not in the table"],
 )  # fmt: skip
 def test_resume_keeps_what_is_whole(harm, tmp_path):
     files = photos(tmp_path / "in")
     predict(dark_segmenter(), files, tmp_path / "out")
-    expected = load(tmp_path / "out" / "p1_probability.png")
     harm(tmp_path / "out", tmp_path / "in")
     kept = (tmp_path / "out" / "p0_mask.png").stat().st_mtime_ns
     report = predict(dark_segmenter(), files, tmp_path / "out", resume=True)
     assert (report.done, report.kept) == (["p1"], ["p0", "p2"])
     assert (tmp_path / "out" / "p0_mask.png").stat().st_mtime_ns == kept
-    assert (load(tmp_path / "out" / "p1_probability.png") == expected).all()
+    predict(dark_segmenter(), files, tmp_path / "again")
+    for kind in ("mask", "probability"):
+        again = load(tmp_path / "again" / f"p1_{kind}.png")
+        assert (load(tmp_path / "out" / f"p1_{kind}.png") == again).all()
     assert [row["image"] for row in rows(tmp_path / "out")] == ["p0", "p1", "p2"]
 
 
@@ -252,9 +253,115 @@ def test_models_that_take_no_pictures(tmp_path):
 
 
 def test_never_among_the_pictures(tmp_path):
-    with pytest.raises(DataError, match="write to another folder"):
-        predict(dark_segmenter(), photos(tmp_path / "in", 1), tmp_path / "in")
+    files = photos(tmp_path / "in", 1)
+    with pytest.raises(DataError, match=r"holds files that are not predictions \(p0.png\)"):
+        predict(dark_segmenter(), files, tmp_path / "in", resume=True)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["p0.png"]
+
+
+def test_foreign_files_are_never_overwritten(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "p0_mask.png").write_text("drawn by hand")
+    with pytest.raises(DataError, match="which might be overwritten"):
+        predict(dark_segmenter(), files, tmp_path / "truth", resume=True)
+    assert (tmp_path / "truth" / "p0_mask.png").read_text() == "drawn by hand"
+
+
+def test_results_below_the_pictures_are_no_input(tmp_path):
+    photos(tmp_path / "in", 2)
+    for expected in (["p0", "p1"], []):
+        files = find_pictures([tmp_path / "in" / "**" / "*.png"])
+        assert predict(dark_segmenter(), files, tmp_path / "in" / "out", resume=True).done == expected
+
+
+def test_nothing_old_stands_for_a_picture_that_fails_now(tmp_path):
+    files = photos(tmp_path / "in", 2)
+    predict(dark_segmenter(), files, tmp_path / "out", panels=True)
+    files[0].path.write_text("damaged since")
+    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).kept == ["p1"]
+    assert not list((tmp_path / "out").glob("p0*"))
+    assert [row["image"] for row in rows(tmp_path / "out")] == ["p1"]
+
+
+def test_a_crash_leaves_no_row_for_maps_that_changed(tmp_path, monkeypatch):
+    """The table on disk never says more than the maps beside it."""
+    files = photos(tmp_path / "in", 1)
+    predict(dark_segmenter(), files, tmp_path / "out")
+    picture(90, 60, 20).save(files[0].path)
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_):
+        raise Crash
+
+    model = dark_segmenter()
+    model.draw_samples = crash
+    with pytest.raises(Crash):
+        predict(model, files, tmp_path / "out", resume=True)
+    assert rows(tmp_path / "out") == []
+    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).done == ["p0"]
+
+
+def test_another_threshold_is_another_setting(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    predict(dark_segmenter(), files, tmp_path / "out")
+    with pytest.raises(DataError, match="predicted with other settings"):
+        predict(dark_segmenter(threshold=0.3), files, tmp_path / "out", resume=True)
+
+
+def test_a_model_that_gives_nan(tmp_path):
+    model = dark_segmenter()
+    draw = model.draw_samples
+    model.draw_samples = lambda *arguments: draw(*arguments) * float("nan")
+    with pytest.raises(DataError, match="gives NaN: its training diverged"):
+        predict(model, photos(tmp_path / "in", 1), tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (3000, 20)])
+def test_extreme_shapes(size, tmp_path):
+    picture(*size).save(tmp_path / "a.png")
+    report = predict(dark_segmenter(), find_pictures([tmp_path / "a.png"]), tmp_path / "out", panels=True)
+    assert report.done == ["a"]
+    assert load(tmp_path / "out" / "a_mask.png").shape == size[::-1]
+    with Image.open(tmp_path / "out" / "a_panel.png") as panel:
+        assert max(panel.size) < 3000
+
+
+def test_a_name_that_no_table_can_hold(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    odd = os.fsencode(tmp_path / "in") + b"/Jos\xe9.png"
+    try:
+        os.link(files[0].path, odd)
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    report = predict(dark_segmenter(), find_pictures([tmp_path / "in"]), tmp_path / "out")
+    assert report.done == ["p0"]
+    [reason] = report.failed.values()
+    assert "UnicodeEncodeError" in reason
+
+
+def test_any_failure_of_one_picture_spares_the_others(tmp_path, monkeypatch):
+    files, model = photos(tmp_path / "in"), dark_segmenter()
+    fuse = model.fuse
+
+    def too_large(samples, size):
+        if size[1] == 100:
+            raise RuntimeError("can't allocate memory")
+        return fuse(samples, size)
+
+    model.fuse = too_large
+    report = predict(model, files, tmp_path / "out")
+    assert report.done == ["p0", "p2"]
+    assert report.failed == {files[1].path: "RuntimeError: can't allocate memory"}
+
+
+def test_a_call_that_came_to_nothing_can_be_repeated_with_other_settings(tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    files = find_pictures([tmp_path / "a.png"])
+    predict(dark_segmenter(), files, tmp_path / "out")
+    assert predict(dark_segmenter(), files, tmp_path / "out", Settings(num_samples=4)).failed
 
 
 def test_bf16_is_close(tmp_path):

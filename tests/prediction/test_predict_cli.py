@@ -1,8 +1,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from dark_disc import picture
+from PIL import Image
 
 from diffmedseg import load_checkpoint, zoo
 from diffmedseg.cli import main
@@ -64,10 +67,18 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nothing", "IN", "--out=OUT"], rf"nothing is no file, no run's folder and no entry of the zoo \({ENTRY}\)"),
-        (["IN/a.jpg", "IN", "--out=OUT"], r"a\.jpg is damaged, or no checkpoint of this project"),
+        (
+            ["IN/a.jpg", "IN", "--out=OUT"],
+            r"a\.jpg cannot be loaded: it is damaged, of another version, or no checkpoint",
+        ),
         (["IN", "IN", "--out=OUT"], r"There is no checkpoint .*best\.ckpt"),
         ([ENTRY, "IN/x.jpg", "--out=OUT"], "is no file, no folder, and a pattern that fits no picture"),
-        ([ENTRY, "IN", "--out=IN"], "write to another folder"),
+        ([ENTRY, "IN", "--out=IN"], r"holds files that are not predictions \(a\.jpg, b\.jpg\)"),
+        ([ENTRY, "IN", "--out=IN/a.jpg"], r"a\.jpg is a file: name a folder"),
+        ([ENTRY, "IN", "--out=/proc/nothing"], "Cannot write to /proc/nothing"),
+        ([ENTRY, "IN [1]/*", "--out=OUT"], r"write \[\[\]"),
+        ([str(zoo.zoo_folder() / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo: give its name, {ENTRY}"),
+        (["", "IN", "--out=OUT"], "is no file, no run's folder and no entry"),
         ([ENTRY, "IN", "--out=OUT", "--device=warp"], "device 'warp' cannot be used here"),
     ],
 )
@@ -88,15 +99,17 @@ def test_wrong_options(option, photos, tmp_path):
     assert caught.value.code == 2
 
 
-def test_interruption(photos, tmp_path, monkeypatch):
+def test_interruption(photos, tmp_path, monkeypatch, capsys):
     model = zoo.load_pretrained(ENTRY)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(model), "draw_samples", interrupted)
-    with pytest.raises(SystemExit, match="--resume goes on"):
+    with pytest.raises(SystemExit) as caught:
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out")])
+    assert caught.value.code == 130
+    assert "--resume goes on" in capsys.readouterr().err
 
 
 def test_help_names_the_other_commands(capsys):
@@ -104,3 +117,32 @@ def test_help_names_the_other_commands(capsys):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "diffmedseg predict, diffmedseg zoo, diffmedseg data" in said
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda c: c["hyper_parameters"].update(old_argument=3),
+        lambda c: c["hyper_parameters"].update(threshold=7),
+        lambda c: c["state_dict"].popitem(),
+        lambda c: c["hyper_parameters"].update(_class_path="torch.optim.AdamW"),
+        lambda c: c["hyper_parameters"].update(_class_path="os.system"),
+        lambda c: c["hyper_parameters"].update(_class_path=["x"]),
+        lambda c: c.pop("state_dict"),
+        lambda c: c.update(hyper_parameters=None),
+    ],
+)
+def test_checkpoints_that_cannot_be_loaded(harm, run, tmp_path):
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    harm(checkpoint)
+    torch.save(checkpoint, tmp_path / "odd.ckpt")
+    with pytest.raises(zoo.ZooError, match=r"odd\.ckpt"):
+        load_checkpoint(tmp_path / "odd.ckpt")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_a_cpu_gives(photos, tmp_path):
+    for device in ("cpu", "cuda"):
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / device), *QUICK, "--device", device])
+    maps = [np.asarray(Image.open(tmp_path / device / "a_probability.png")).astype(int) for device in ("cpu", "cuda")]
+    assert abs(maps[0] - maps[1]).max() <= 2

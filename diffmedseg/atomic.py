@@ -1,0 +1,21 @@
+"""Files that appear whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, save: Callable[[Path], object]) -> None:
+    """Let ``save`` write to a temporary name beside ``path``, then give the file its own name.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        save: Writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,202 @@
+"""Brain MRI: slices of volumes, split by patient."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.progress import track
+
+from diffmedseg.data.augmentation import Augmentation
+from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
+from diffmedseg.data.files import first_names
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.mri.finding import chosen
+from diffmedseg.data.mri.layout import Case, Layout
+from diffmedseg.data.mri.splits import draw_splits, read_splits, write_splits
+from diffmedseg.data.mri.store import SliceStore, decode, open_case
+from diffmedseg.data.store import DataError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Attributes:
+        name: Name on the command line and in the zoo.
+        title: Name in prose.
+        licence: Licence of images and masks.
+        citation: What to cite.
+        url: Where it is described.
+        download: What to download, and from where.
+    """
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    url: str
+    download: str
+
+
+class BrainMRIDataModule(SegmentationDataModule):
+    """Axial slices of brain volumes; which data set it is, is configuration.
+
+    Volumes are decoded once, normalised over the brain, and kept on the model's grid in a memory-mapped cache.
+    Evaluation takes every slice that shows brain, and pools those of a case: scores are of volumes.
+
+    Args:
+        root: Folder that holds the cases, at any level below it.
+        source: Where the data comes from.
+        layout: How cases lie on disk, and the modalities.
+        labels: The label scheme: by region the values that belong to it, from the outermost region in.
+        regions: The regions that are learned, in order; None for all.
+        folds: Patients are dealt to so many folds.
+        fold: The fold that is tested, from 0.
+        val_fraction: Fraction of the other patients on which checkpoints are chosen. Where it rounds to none, these are
+            chosen on the training patients.
+        split_seed: Seed of the folds, apart from ``seed``.
+        splits: File of the splits: read where it exists, else written. None draws them each time, always alike.
+        train_slices: Train on all slices, those with brain, or those with a tumour.
+        empty_weight: How often a slice without tumour is drawn for each draw of one with.
+        image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
+        batch_size: Slices per training step and process.
+        eval_batch_size: Slices per evaluation step and process.
+        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
+        num_workers: Processes that load data; 0 loads in the main process.
+        augment: Augmentation of training batches; None for the standard one, False for none.
+        seed: Seed of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        source: Source,
+        layout: Layout,
+        labels: Mapping[str, Sequence[int]],
+        regions: Sequence[str] | None = None,
+        folds: int = 5,
+        fold: int = 0,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        splits: str | Path | None = None,
+        train_slices: Literal["all", "brain", "tumour"] = "brain",
+        empty_weight: float = 1.0,
+        image_size: int | tuple[int, int] = 64,
+        batch_size: int = 16,
+        eval_batch_size: int = 8,
+        steps_per_epoch: int = 100,
+        num_workers: int = 0,
+        augment: Augmentation | Literal[False] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed)
+        if not 0 <= fold < folds or folds < 2:
+            raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
+        if not 0 <= val_fraction < 1 or empty_weight < 0:
+            raise ValueError(
+                f"val_fraction {val_fraction} has to be in [0, 1), empty_weight {empty_weight} at least 0."
+            )
+        names = chosen(regions, list(labels))
+        self.labels = [sorted(set(labels[name])) for name in names]
+        nested = all(set(inner) <= set(outer) for outer, inner in zip(self.labels, self.labels[1:], strict=False))
+        self.info = DatasetInfo(
+            name=source.name,
+            title=source.title,
+            channels=layout.modalities,
+            regions=tuple(names),
+            nested=nested and len(names) > 1,
+            raters=1,
+            licence=source.licence,
+            citation=source.citation,
+            url=source.url,
+            download=source.download,
+        )
+        self.root, self.layout = Path(root).expanduser(), layout
+        self.allowed = {value for values in labels.values() for value in values}
+        self.folds, self.fold, self.val_fraction, self.split_seed = folds, fold, val_fraction, split_seed
+        self.splits = None if splits is None else Path(splits)
+        self.train_slices, self.empty_weight = train_slices, empty_weight
+
+    def prepare_data(self) -> None:
+        """Decode all cases once, in one process per machine, and write the splits where a file for them is named."""
+        if self.splits is not None and not self.splits.is_file():
+            write_splits(self.splits, self._splits)
+        used = {case for cases in self._splits.values() for case in cases}
+        self._decode([case for case in self._cases.values() if case.id in used])
+
+    def load(self, split: Split) -> SliceStore:
+        """Read one split.
+
+        Raises:
+            DataError: If files are missing, damaged or do not fit together.
+        """
+        folders = self._decode([self._cases[name] for name in self._splits[split]])
+        slices: dict[str, list[int]] = {}
+        for name, folder in folders.items():
+            case = open_case(folder)
+            wanted = {"all": np.ones_like(case.brain), "brain": case.brain, "tumour": case.tumour}
+            slices[name] = np.flatnonzero(wanted[self.train_slices if split == "train" else "brain"]).tolist()
+        store = SliceStore(folders, self.labels, slices, self.image_size)
+        if split == "train" and self.empty_weight != 1:
+            store.weights = [1.0 if store.label(index) else self.empty_weight for index in range(len(store))]
+        return store
+
+    def _decode(self, cases: Sequence[Case]) -> dict[str, Path]:
+        """Decode cases that are not in the cache yet, and name every failure."""
+
+        def one(case: Case) -> Path | DataError:
+            try:
+                return decode(cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed)
+            except DataError as error:
+                return error
+
+        before = set(cache_folder().glob(f"{self.info.name}-*"))
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
+            results = pool.map(one, cases)
+            done = list(track(results, f"Decoding {self.info.name}", len(cases), disable=len(cases) < 50))
+        failures = [result for result in done if isinstance(result, DataError)]
+        if failures:
+            reasons = "\n  ".join(map(str, failures[:3]))
+            more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
+            raise DataError(f"{len(failures)} of {len(cases)} cases cannot be used:\n  {reasons}{more}")
+        folders = {case.id: path for case, path in zip(cases, done, strict=True) if isinstance(path, Path)}
+        new = [path for path in folders.values() if path not in before]
+        if new:
+            megabytes = sum(file.stat().st_size for path in new for file in path.iterdir()) / 1e6
+            _log.info("%s: decoded %d cases into %s, %.0f MB.", self.info.title, len(new), cache_folder(), megabytes)
+        return folders
+
+    @cached_property
+    def _cases(self) -> dict[str, Case]:
+        try:
+            return {case.id: case for case in self.layout.find(self.root)}
+        except DataError as error:
+            raise DataError(
+                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: make train "
+                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
+            ) from error
+
+    @cached_property
+    def _splits(self) -> dict[str, list[str]]:
+        cases = list(self._cases.values())
+        if self.splits is not None and self.splits.is_file():
+            splits = read_splits(self.splits, cases)
+        else:
+            splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
+        if set(splits["val"]) & set(splits["train"]):
+            _log.warning(
+                "%s: the checkpoint is chosen on the %d cases that are trained on: too few to hold some out.",
+                self.info.title,
+                len(splits["train"]),
+            )
+        for name, ids in splits.items():
+            _log.info("%s: %s is %d cases: %s.", self.info.title, name, len(ids), first_names(ids))
+        return splits

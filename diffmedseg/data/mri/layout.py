@@ -1,0 +1,105 @@
+"""What a case is: its files, and what they hold."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.data.mri.volumes import check_same_grid, find_brain, read_volume, to_labels
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case.
+
+    Attributes:
+        id: Name of the case.
+        patient: The patient; cases of one patient are never split.
+        images: Files of the image, in the order of the modalities.
+        segmentation: File or, for slices, files of the segmentation.
+        brain: File of a brain mask, where there is one.
+    """
+
+    id: str
+    patient: str
+    images: tuple[Path, ...]
+    segmentation: tuple[Path, ...]
+    brain: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files."""
+        return self.images + self.segmentation + (() if self.brain is None else (self.brain,))
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """What a case's files hold.
+
+    Attributes:
+        channels: (C, D, H, W), float32, as stored.
+        brain: (D, H, W): where the brain is.
+        labels: (D, H, W), uint8, values of the label scheme.
+        spacing: Distance of slices, rows and columns, in mm.
+    """
+
+    channels: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+    labels: NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+
+
+class Layout(ABC):
+    """Finds and reads the cases of a data set.
+
+    Attributes:
+        modalities: Names of the channels that it reads, in order.
+    """
+
+    modalities: tuple[str, ...]
+
+    @abstractmethod
+    def find(self, root: Path) -> list[Case]:
+        """Find the cases that have a segmentation, in the order of their ids.
+
+        Raises:
+            DataError: If there is none, or files of a case are missing; says what was found and which yaml fits.
+        """
+
+    @abstractmethod
+    def read(self, case: Case, allowed: set[int]) -> RawCase:
+        """Read a case.
+
+        Raises:
+            DataError: If a file is damaged, or does not fit the others or the label scheme; names the file.
+        """
+
+
+def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> RawCase:
+    """Put the volumes of a case, one per modality, together with its segmentation and brain.
+
+    Raises:
+        DataError: If they do not lie on the same voxels, or a label is not of the scheme.
+    """
+    import SimpleITK as sitk
+
+    paths = case.images if len(case.images) == len(volumes) else case.images * len(volumes)
+    segmentation = read_volume(case.segmentation[0])
+    for volume, path in zip(volumes, paths, strict=True):
+        check_same_grid(volume, segmentation, path, case.segmentation[0])
+    channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
+    if case.brain is None:
+        brain = find_brain(channels)
+    else:
+        mask = read_volume(case.brain)
+        check_same_grid(mask, segmentation, case.brain, case.segmentation[0])
+        brain = sitk.GetArrayFromImage(mask) > 0
+    column, row, depth = segmentation.GetSpacing()
+    return RawCase(channels, brain, to_labels(segmentation, allowed, case.segmentation[0]), (depth, row, column))

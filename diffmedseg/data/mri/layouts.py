@@ -1,0 +1,218 @@
+"""How the cases of a data set lie on disk."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.data.files import first_names, open_image
+from diffmedseg.data.mri.finding import (
+    advice,
+    chosen,
+    folders_below,
+    listing,
+    named_as_modality,
+    no_case,
+    patient_of,
+    stem,
+    unique_cases,
+    volume_files,
+    with_suffix,
+)
+from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
+from diffmedseg.data.mri.volumes import read_volume, read_volumes
+from diffmedseg.data.store import DataError
+
+_AIR = 0.1  # of a bright voxel; ours
+
+_log = logging.getLogger(__name__)
+
+
+class CaseFolders(Layout):
+    """A folder per case, with a NIfTI file per modality: the layout of BraTS.
+
+    Args:
+        case: Regular expression of a case folder's whole name; its group ``patient``, if there is one, is the patient.
+        images: By modality, the name of its file without suffix; ``{case}`` stands for the case.
+        segmentation: The same for the segmentation.
+        brain_mask: The same for a mask of the brain; None finds the brain in the image.
+        modalities: The modalities that are read, in order; None for all of ``images``.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        images: Mapping[str, str],
+        segmentation: str,
+        brain_mask: str | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        self.case, self.segmentation, self.brain_mask = re.compile(case), segmentation, brain_mask
+        self.images = {name: images[name] for name in chosen(modalities, list(images))}
+        self.modalities = tuple(self.images)
+
+    def find(self, root: Path) -> list[Case]:
+        """Find the cases; see the base class."""
+        folders = unique_cases([path for path in folders_below(root) if self.case.fullmatch(path.name)])
+        if not folders:
+            raise no_case(root, f"folders called {self.case.pattern}")
+        cases, without = [], []
+        for folder in folders:
+            segmentation = self._segmentation(folder)
+            if segmentation is None:
+                without.append(folder.name)
+                continue
+            images = tuple(self._file(folder, pattern, f"the {name} image") for name, pattern in self.images.items())
+            brain = None if self.brain_mask is None else self._file(folder, self.brain_mask, "the brain mask")
+            cases.append(Case(folder.name, patient_of(self.case, folder.name), images, (segmentation,), brain))
+        if without:
+            _log.warning("%d cases in %s have no segmentation: %s.", len(without), root, first_names(without))
+        if not cases:
+            expected = self.segmentation.format(case=without[0]) + ".nii.gz"
+            raise DataError(
+                f"None of the {len(without)} cases in {root} has a segmentation, as {without[0]}/{expected}; there "
+                f"is {listing(folders[0])}. Use the training set: validation sets have none."
+            )
+        return cases
+
+    def _segmentation(self, folder: Path) -> Path | None:
+        found = with_suffix(folder, self.segmentation)
+        if found is not None:
+            return found
+        patterns = [*self.images.values(), *([self.brain_mask] if self.brain_mask else [])]
+        known = {with_suffix(folder, pattern) for pattern in patterns}
+        others = [p for p in volume_files(folder) if p not in known and not named_as_modality(p)]
+        if len(others) != 1:
+            return None
+        # BraTS20_Training_355 of Kaggle's copy has W39_1998.09.19_Segm.nii: the only file that is nothing else.
+        _log.warning("%s has no %s; its only other volume is taken: %s.", folder, self.segmentation, others[0].name)
+        return others[0]
+
+    @staticmethod
+    def _file(folder: Path, pattern: str, what: str) -> Path:
+        found = with_suffix(folder, pattern)
+        if found is None:
+            name = pattern.format(case=folder.name)
+            raise DataError(f"{folder} has no {name}.nii.gz ({what}); there is {listing(folder)}. {advice(folder)}")
+        return found
+
+    def read(self, case: Case, allowed: set[int]) -> RawCase:
+        """Read a case; see the base class."""
+        return assemble([read_volume(path) for path in case.images], case, allowed)
+
+
+class FourDimensional(Layout):
+    """A four-dimensional NIfTI file per case, beside a folder of segmentations: the Medical Segmentation Decathlon.
+
+    Args:
+        case: Regular expression of a file's name without suffix.
+        images: Folder of the images.
+        segmentations: Folder of the segmentations, of the same names.
+        channels: The modality of each volume along the fourth axis.
+        modalities: The modalities that are read, in order; None for all.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        images: str,
+        segmentations: str,
+        channels: Sequence[str],
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        self.case, self.folders, self.channels = re.compile(case), (images, segmentations), tuple(channels)
+        self.modalities = tuple(chosen(modalities, channels))
+        self.order = [self.channels.index(name) for name in self.modalities]
+
+    def find(self, root: Path) -> list[Case]:
+        """Find the cases; see the base class."""
+        images, segmentations = self.folders
+        parents = [path.parent for path in folders_below(root) if path.name == images]
+        found = [
+            path for parent in parents for path in volume_files(parent / images) if self.case.fullmatch(stem(path))
+        ]
+        if not found:
+            raise no_case(root, f"files called {self.case.pattern}.nii.gz in {images}")
+        cases = []
+        for path in found:
+            segmentation = with_suffix(path.parent.parent / segmentations, stem(path))
+            if segmentation is None:
+                folder = path.parent.parent / segmentations
+                raise DataError(f"{path} has no segmentation in {folder}: unpack the archive again and completely.")
+            cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (segmentation,)))
+        return cases
+
+    def read(self, case: Case, allowed: set[int]) -> RawCase:
+        """Read a case; see the base class."""
+        volumes = read_volumes(case.images[0])
+        if len(volumes) != len(self.channels):
+            raise DataError(
+                f"{case.images[0]} holds {len(volumes)} volumes; expected {len(self.channels)}: "
+                f"{', '.join(self.channels)}"
+            )
+        return assemble([volumes[index] for index in self.order], case, allowed)
+
+
+class SliceFolders(Layout):
+    """A folder per case, with a colour picture and a mask per slice: Kaggle's lgg-mri-segmentation.
+
+    Args:
+        case: Regular expression of a case folder's whole name.
+        channels: The modality of each colour.
+        spacing: Distance of slices, rows and columns in mm, which pictures do not hold.
+        modalities: The modalities that are read, in order; None for all.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        channels: Sequence[str],
+        spacing: tuple[float, float, float],
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        self.case, self.channels, self.spacing = re.compile(case), tuple(channels), spacing
+        self.modalities = tuple(chosen(modalities, channels))
+        self.order = [self.channels.index(name) for name in self.modalities]
+
+    def find(self, root: Path) -> list[Case]:
+        """Find the cases; slices are ordered by number, which is not padded."""
+        folders = unique_cases([path for path in folders_below(root) if self.case.fullmatch(path.name)])
+        if not folders:
+            raise no_case(root, f"folders called {self.case.pattern}")
+        cases = []
+        for folder in folders:
+            named = re.compile(rf"{re.escape(folder.name)}_(\d+)(_mask)?\.tif", re.IGNORECASE)
+            kinds: dict[str, dict[int, Path]] = {"images": {}, "masks": {}}
+            for path in folder.iterdir():
+                if match := named.fullmatch(path.name):
+                    kinds["masks" if match[2] else "images"][int(match[1])] = path
+            images, masks = kinds["images"], kinds["masks"]
+            alone = [f"slice {number}" for number in images.keys() ^ masks.keys()]
+            if alone or not images:
+                found = first_names(alone) or "no slices at all"
+                raise DataError(f"{folder}: {found} without a picture or without a mask: download it again.")
+            numbers = sorted(images)
+            image_files, mask_files = (tuple(kind[number] for number in numbers) for kind in (images, masks))
+            cases.append(Case(folder.name, patient_of(self.case, folder.name), image_files, mask_files))
+        return cases
+
+    def read(self, case: Case, allowed: set[int]) -> RawCase:
+        """Read a case; see the base class."""
+        slices: list[NDArray[np.uint8]] = []
+        masks: list[NDArray[np.bool_]] = []
+        for path, mask_path in zip(case.images, case.segmentation, strict=True):
+            with open_image(path) as image, open_image(mask_path) as mask:
+                if image.size != mask.size or (slices and np.asarray(image).shape != slices[0].shape):
+                    raise DataError(f"{path} is {image.size}, unlike {mask_path} or other slices: download it again")
+                if image.mode != "RGB":
+                    raise DataError(f"{path} has mode {image.mode}; expected RGB, a colour per modality")
+                slices.append(np.asarray(image))
+                masks.append(np.asarray(mask.convert("L")) > 127)
+        channels = np.stack(slices).transpose(3, 0, 1, 2)[self.order].astype(np.float32)
+        # These pictures have their skull, and noise around it: what is dark in every modality is air.
+        bright = np.percentile(channels, 99, axis=(1, 2, 3), keepdims=True)
+        head: NDArray[np.bool_] = np.any(channels > _AIR * bright, axis=0)
+        return RawCase(channels, head, np.stack(masks).astype(np.uint8), self.spacing)

@@ -1,0 +1,146 @@
+"""Cases decoded once into memory maps, and the slices that are taken from them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmedseg.data.cache import build_once, files_key
+from diffmedseg.data.mri.layout import Case, Layout
+from diffmedseg.data.mri.volumes import normalise
+from diffmedseg.data.store import DataError, ImageStore
+
+_FORMAT = 2  # to be raised with any change to what is written for the same files
+_LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
+_OPEN_CASES = 64  # each takes two file handles
+
+
+class DecodedCase:
+    """A case on the model's grid, with its labels as they were given, read as needed from a folder of the cache.
+
+    Attributes:
+        image: (D, C, H, W), uint16 for [-1, 1], read-only.
+        labels: (D, h, w), uint8, at native size, read-only.
+        brain: (D,): whether a slice shows any brain or has a label.
+        spacing: Distance of slices, rows and columns, in mm.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.image: NDArray[np.uint16] = np.load(folder / "image.npy", mmap_mode="r")
+            self.labels: NDArray[np.uint8] = np.load(folder / "labels.npy", mmap_mode="r")
+            facts = json.loads((folder / "facts.json").read_text())
+            self.brain, self.tumour = np.array(facts["brain"]), np.array(facts["labelled"])
+            self.spacing: tuple[float, float, float] = tuple(facts["spacing"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
+
+
+open_case = lru_cache(_OPEN_CASES)(DecodedCase)
+
+
+def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, int], allowed: set[int]) -> Path:
+    """Decode a case into the cache, or find what an earlier call with the same files and settings left there.
+
+    Args:
+        cache: Folder of the cache.
+        name: Name of the data set.
+        case: The case.
+        layout: Reads it.
+        size: (H, W) of the model's grid. The aspect is not kept.
+        allowed: Values of the label scheme.
+
+    Returns:
+        The case's folder, for :class:`DecodedCase`.
+
+    Raises:
+        DataError: If the case cannot be read, or the cache not be written.
+    """
+    files = ((case.id, path) for path in case.files)
+    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items()))))
+    target = cache / f"{name}-{case.id}-{key}"
+
+    def write(folder: Path) -> None:
+        raw = layout.read(case, allowed)
+        names = [f"{case.images[0].parent}: {modality}" for modality in layout.modalities]
+        normal = torch.from_numpy(normalise(raw.channels, raw.brain, names)).transpose(0, 1)
+        image = F.interpolate(normal, size, mode="bilinear", antialias=True).clamp(-1, 1)
+        folder.mkdir()
+        np.save(folder / "image.npy", ((image + 1) / 2 * _LEVELS).round().numpy().astype(np.uint16))
+        np.save(folder / "labels.npy", raw.labels)
+        labelled = raw.labels.any((1, 2))
+        facts = {
+            "spacing": raw.spacing,
+            "brain": (raw.brain.any((1, 2)) | labelled).tolist(),
+            "labelled": labelled.tolist(),
+        }
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+    if not target.is_dir():
+        build_once(target, sum(path.stat().st_size for path in case.files) / 1e6, write)
+    return target
+
+
+class SliceStore(ImageStore):
+    """Axial slices of decoded cases.
+
+    Args:
+        cases: Id and folder of each case.
+        regions: The labels of each region, in order.
+        slices: Which slices of each case, by id.
+        size: (H, W) of the model's grid.
+    """
+
+    def __init__(
+        self,
+        cases: Mapping[str, Path],
+        regions: Sequence[Sequence[int]],
+        slices: Mapping[str, Sequence[int]],
+        size: tuple[int, int],
+    ) -> None:
+        self._folders, self._size = dict(cases), size
+        self._items = [(case, index) for case in cases for index in slices[case]]
+        self.cases = [case for case, _ in self._items]
+        self.ids = [f"{case}_{index:03d}" for case, index in self._items]
+        self._table = np.zeros((len(regions), 256), dtype=np.uint8)
+        for row, labels in zip(self._table, regions, strict=True):
+            row[list(labels)] = 1
+
+    def _at(self, index: int) -> tuple[DecodedCase, int]:
+        case, number = self._items[index]
+        return open_case(self._folders[case]), number
+
+    def image(self, index: int) -> Tensor:
+        """Return (C, H, W), float32 in [-1, 1]."""
+        case, number = self._at(index)
+        return torch.from_numpy(case.image[number].astype(np.float32)) * (2 / _LEVELS) - 1
+
+    def masks(self, index: int) -> Tensor:
+        """Return (1, K, H, W), uint8 in {0, 1}: the pixel that holds each centre."""
+        case, number = self._at(index)
+        labels = case.labels[number]
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+            for new, old in zip(self._size, labels.shape, strict=True)
+        )
+        return torch.from_numpy(self._table[:, labels[rows[:, None], columns]])[None]
+
+    def reference(self, index: int) -> Tensor:
+        """Return (1, K, h, w), uint8 in {0, 1}."""
+        case, number = self._at(index)
+        return torch.from_numpy(self._table[:, case.labels[number]])[None]
+
+    def spacing(self, index: int) -> tuple[float, ...]:
+        """Return the distance of rows and columns, in mm."""
+        return self._at(index)[0].spacing[1:]
+
+    def label(self, index: int) -> int:
+        """Return 1 where the slice has a tumour."""
+        case, number = self._at(index)
+        return int(case.tumour[number])

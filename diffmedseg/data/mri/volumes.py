@@ -1,0 +1,176 @@
+"""Reading volumes, by SimpleITK, and bringing their values into the model's range."""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.data.files import first_names
+from diffmedseg.data.store import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+# Values beyond five standard deviations are clipped, and these five fill [0, 1] and [-1, 0] (design.md, section 3).
+_CLIP = 5.0
+_SAME_PLACE = 1e-3  # mm, and parts of a unit vector: headers are rounded
+
+
+def read_volumes(path: Path) -> list["sitk.Image"]:
+    """Read a file of one volume, or of several along its fourth axis, as float32 with axes along LPS.
+
+    Raises:
+        DataError: If it is missing, damaged, not three- or four-dimensional, or holds NaN; names the file.
+    """
+    import SimpleITK as sitk
+
+    if not path.is_file():
+        raise DataError(f"{path} is missing: download the case again, or leave its folder out")
+    if path.name.endswith((".nii", ".nii.gz")):
+        _check_nifti(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the terminal what is raised here anyway
+    try:
+        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise DataError(f"{path} cannot be read ({reason}): download it again") from error
+    size = image.GetSize()
+    if len(size) not in (3, 4):
+        raise DataError(f"{path} has {len(size)} dimensions {size}; a volume has three, several volumes have four")
+    if len(size) == 4:
+        volumes = [sitk.Extract(image, [*size[:3], 0], [0, 0, 0, index]) for index in range(size[3])]
+    else:
+        volumes = [image]
+    return [sitk.DICOMOrient(volume, "LPS") for volume in volumes]
+
+
+def _check_nifti(path: Path) -> None:
+    """Refuse what ITK's reader would hide: it fills files that are cut short with zeros, and sets NaN to 0.
+
+    Offsets are those of the NIfTI-1 header (https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h).
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): download it again") from error
+    order = next((order for order in "<>" if content[:4] == struct.pack(f"{order}i", 348)), None)
+    if order is None:
+        return  # NIfTI-2, or nothing that ITK will read
+    dim = struct.unpack_from(f"{order}8h", content, 40)
+    kind, bits = struct.unpack_from(f"{order}2h", content, 70)
+    offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
+    size = math.prod(dim[1 : dim[0] + 1]) * bits // 8
+    if len(content) < offset + size:
+        raise DataError(f"{path} is cut short ({len(content):,} of {offset + size:,} bytes): download it again")
+    if kind in (16, 64):  # float32, float64
+        values = np.frombuffer(content, f"{order}f{bits // 8}", size * 8 // bits, offset)
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise DataError(f"{path} has {bad} voxels that are NaN or infinite: download it again, or set them to 0")
+
+
+def read_volume(path: Path) -> "sitk.Image":
+    """Read a file of one volume.
+
+    Raises:
+        DataError: As :func:`read_volumes`, and if there are several.
+    """
+    volumes = read_volumes(path)
+    if len(volumes) > 1:
+        raise DataError(f"{path} holds {len(volumes)} volumes; expected one")
+    return volumes[0]
+
+
+def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other_path: Path) -> None:
+    """Refuse volumes that do not lie on the same voxels.
+
+    Raises:
+        DataError: Naming both files and what differs.
+    """
+    for name, a, b in (
+        ("size", volume.GetSize(), other.GetSize()),
+        ("spacing", volume.GetSpacing(), other.GetSpacing()),
+        ("origin", volume.GetOrigin(), other.GetOrigin()),
+        ("direction", volume.GetDirection(), other.GetDirection()),
+    ):
+        if not np.allclose(a, b, atol=_SAME_PLACE):
+            shown = [", ".join(f"{value:g}" for value in values) for values in (a, b)]
+            raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
+
+
+def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np.uint8]:
+    """Return the labels of a segmentation, (D, H, W).
+
+    Args:
+        volume: The segmentation.
+        allowed: The values of the label scheme; 0 is always one.
+        path: Its file, for the message.
+
+    Raises:
+        DataError: If there is another value: schemes differ between years, and the same number means another tissue.
+    """
+    import SimpleITK as sitk
+
+    values = sitk.GetArrayFromImage(volume)
+    unknown = sorted(set(np.unique(values).tolist()) - allowed - {0})
+    if unknown:
+        raise DataError(
+            f"{path} has labels {first_names([f'{value:g}' for value in unknown], 5)}; this scheme has "
+            f"{', '.join(map(str, sorted(allowed | {0})))}: choose the yaml of the data's year"
+        )
+    labels: NDArray[np.uint8] = values.astype(np.uint8)
+    return labels
+
+
+def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Find what is not background: where any channel differs from its own constant background.
+
+    A channel's background is the commonest value on the faces of the volume, which need not be 0 (data that was
+    z-scored before its skull was stripped has a negative one); it has none where that fills less than half of them.
+
+    Args:
+        channels: (C, D, H, W).
+
+    Returns:
+        (D, H, W); all True where no channel has a background.
+    """
+    brain = np.zeros(channels.shape[1:], dtype=bool)
+    for channel in channels:
+        faces = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
+        values, counts = np.unique(faces, return_counts=True)
+        if 2 * counts.max() < len(faces):
+            return np.ones_like(brain)
+        brain |= channel != values[counts.argmax()]
+    return brain
+
+
+def normalise(channels: NDArray[np.float32], brain: NDArray[np.bool_], names: list[str]) -> NDArray[np.float32]:
+    """Bring each channel to zero mean and unit deviation over the brain, clipped to +-5 and divided by 5.
+
+    Args:
+        channels: (C, D, H, W).
+        brain: (D, H, W).
+        names: What each channel is, for the message.
+
+    Returns:
+        In [-1, 1]; -1 outside of the brain.
+
+    Raises:
+        DataError: If there is no brain, or a channel is constant within it.
+    """
+    if not brain.any():
+        raise DataError(f"{names[0]} has no brain: every voxel is background")
+    result = np.full_like(channels, -1)
+    for channel, out, name in zip(channels, result, names, strict=True):
+        values = channel[brain]
+        deviation = values.std(dtype=np.float64)
+        if deviation <= 1e-6 * max(abs(values).max(), 1e-6):
+            raise DataError(f"{name} is constant ({values[0]:g}) within the brain: download it again")
+        out[brain] = ((values - values.mean(dtype=np.float64)) / deviation).clip(-_CLIP, _CLIP) / _CLIP
+    return result

@@ -1,0 +1,277 @@
+import gzip
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from mri_files import (
+    LAYOUTS,
+    SIZE,
+    SPACING,
+    brain,
+    data_module,
+    labels,
+    modality,
+    write_brats,
+    write_brats2015,
+    write_layout,
+    write_lgg,
+    write_nifti,
+)
+
+from diffmedseg.data.store import DataError
+
+CASES = ["BraTS2021_00000", "BraTS2021_00001"]
+
+
+def regions(name):
+    """The truth, by region, of what the writers write."""
+    found = labels()
+    nested = [found > 0, np.isin(found, [1, 4]), found == 4]
+    return np.stack(nested[:1] if name == "lgg" else nested)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_reads_the_official_layout(name, tmp_path):
+    cases = write_layout(name, tmp_path)
+    data = data_module(name, tmp_path, splits=None)
+    stores = [data.load(split) for split in ("train", "test")]
+    assert sorted({case for store in stores for case in store.cases}) == sorted(cases)
+    assert data.info.regions == (("tumour",) if name == "lgg" else ("whole_tumour", "tumour_core", "enhancing_tumour"))
+    assert data.info.nested == (name != "lgg")
+    for store in stores:
+        assert set(store.cases).isdisjoint(set(stores[0].cases if store is stores[1] else stores[1].cases))
+        for index in range(len(store)):
+            number = int(store.ids[index].rsplit("_", 1)[1])
+            assert np.array_equal(store.reference(index)[0], regions(name)[:, number])
+            image = store.image(index)
+            assert image.shape == (len(data.info.channels), 16, 16)
+            assert image.abs().max() <= 1
+            assert store.label(index) == int(labels()[number].any())
+            assert store.spacing(index) == ((1.0, 1.0) if name == "lgg" else SPACING[1:])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_slices_without_brain_are_left_out(name, tmp_path):
+    write_layout(name, tmp_path)
+    store = data_module(name, tmp_path).load("test")
+    shown = brain().any((1, 2)).sum()
+    assert len(store) == shown * len(set(store.cases))
+    assert shown < SIZE[0]
+
+
+def test_channels_are_the_modalities_that_were_asked_for(tmp_path):
+    write_brats(tmp_path, CASES)
+    everything = data_module("brats", tmp_path).load("train")
+    chosen = data_module("brats", tmp_path, modalities=["flair", "t1"])
+    assert chosen.info.channels == ("flair", "t1")
+    some = chosen.load("train")
+    for index in range(len(some)):
+        assert torch.equal(some.image(index), everything.image(index)[[3, 0]])
+    with pytest.raises(ValueError, match="there are t1, t1ce, t2, flair"):
+        data_module("brats", tmp_path, modalities=["adc"])
+
+
+@pytest.mark.parametrize("name", ["msd_brain", "lgg"])
+def test_modalities_along_an_axis(name, tmp_path):
+    write_layout(name, tmp_path)
+    everything = data_module(name, tmp_path)
+    last = everything.info.channels[-1]
+    some = data_module(name, tmp_path, modalities=[last]).load("train")
+    if name == "msd_brain":
+        assert torch.equal(some.image(3), everything.load("train").image(3)[-1:])
+    assert data_module(name, tmp_path, modalities=[last]).info.channels == (last,)
+
+
+def test_whole_tumour_alone(tmp_path):
+    write_brats(tmp_path, CASES)
+    data = data_module("brats", tmp_path, regions=["whole_tumour"])
+    assert (data.info.regions, data.info.nested) == (("whole_tumour",), False)
+    assert data.load("test").masks(2).shape == (1, 1, 16, 16)
+
+
+def test_slices_are_ordered_by_number(tmp_path):
+    write_lgg(tmp_path, LAYOUTS["lgg"][1])
+    data = data_module("lgg", tmp_path)
+    case = next(iter(data._cases.values()))
+    assert [path.stem.rsplit("_", 1)[1] for path in case.images] == ["8", "9", "10", "11", "12", "13"]
+
+
+def test_a_duplicate_tree_is_not_counted_twice(tmp_path, caplog):
+    write_lgg(tmp_path, LAYOUTS["lgg"][1])
+    shutil.copytree(tmp_path / "kaggle_3m", tmp_path / "lgg-mri-segmentation" / "kaggle_3m")
+    assert len(data_module("lgg", tmp_path)._cases) == 3
+    assert "3 cases are there more than once" in caplog.text
+    write_nifti(tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0] / "other.nii", labels())
+    with pytest.raises(DataError, match="different cases called TCGA_CS_4941_19960909"):
+        data_module("lgg", tmp_path)._cases  # noqa: B018
+
+
+def test_kaggles_case_355(tmp_path, caplog):
+    write_layout("brats2020", tmp_path)
+    folder = tmp_path / "MICCAI_BraTS2020_TrainingData" / "BraTS20_Training_355"
+    (folder / "BraTS20_Training_355_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
+    data = data_module("brats2020", tmp_path)
+    assert data._cases["BraTS20_Training_355"].segmentation[0].name == "W39_1998.09.19_Segm.nii"
+    assert "W39_1998.09.19_Segm.nii" in caplog.text
+
+
+def test_tables_beside_the_cases_do_no_harm(tmp_path):
+    write_layout("brats2020", tmp_path)
+    for name in ("name_mapping.csv", "survival_info.csv"):
+        (tmp_path / "MICCAI_BraTS2020_TrainingData" / name).write_text("a,b\n")
+    assert len(data_module("brats2020", tmp_path)._cases) == 3
+
+
+def test_visits_of_a_patient_stay_together(tmp_path):
+    write_layout("brats2023", tmp_path)
+    for fold in (0, 1):
+        splits = data_module("brats2023", tmp_path, fold=fold)._splits
+        first = {"BraTS-GLI-00000-000", "BraTS-GLI-00000-001"}
+        assert first <= set(splits["train"]) or first <= set(splits["test"])
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [("brats2023", "brats"), ("brats2015", "brats"), ("msd_brain", "brats2020"), ("lgg", "msd_brain"),
+     ("brats", "brats2023"), ("brats2019", "brats2018"), ("brats2020", "lgg")],
+)  # fmt: skip
+def test_another_layout_is_refused_naming_the_yaml_that_fits(there, asked, tmp_path):
+    write_layout(there, tmp_path)
+    with pytest.raises(
+        DataError, match=rf"(?s)No case in .*expected .*there is .*This looks like DATA={there}\."
+    ) as error:
+        data_module(asked, tmp_path).prepare_data()
+    assert f"make train DATA={asked} DATA_DIR=<folder>" in str(error.value)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)No case in .*there is no such folder.*synapse"):
+        data_module("brats", tmp_path / "nothing").prepare_data()
+
+
+@pytest.mark.parametrize(("name", "foreign"), [("brats", (2, 1, 3)), ("brats2023", (2, 1, 4)), ("brats", (2, 1, 2.5))])
+def test_another_years_labels_are_refused(name, foreign, tmp_path):
+    cases = write_layout(name, tmp_path)
+    sep = "-" if name == "brats2023" else "_"
+    path = tmp_path / cases[0] / f"{cases[0]}{sep}seg.nii.gz"
+    values = np.where(labels() == 4, foreign[2], labels())
+    write_nifti(path, values, np.float32)
+    with pytest.raises(DataError, match=rf"{path.name} has labels {foreign[2]:g}; this scheme has 0, 1, 2, "):
+        data_module(name, tmp_path).prepare_data()
+
+
+def test_validation_cases_without_segmentation(tmp_path, caplog):
+    write_brats(tmp_path, CASES)
+    write_brats(tmp_path, ["BraTS2021_00009"], seg=None)
+    assert list(data_module("brats", tmp_path)._cases) == CASES
+    assert "1 cases in" in caplog.text
+    assert "BraTS2021_00009" in caplog.text
+    for case in CASES:
+        (tmp_path / case / f"{case}_seg.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"None of the 3 cases .* has a segmentation"):
+        data_module("brats", tmp_path).prepare_data()
+
+
+def harm(case, file, how):
+    path = case / f"{case.name}_{file}.nii.gz"
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "short":
+        content = gzip.decompress(path.read_bytes())
+        path.write_bytes(gzip.compress(content[:-1000]))
+    elif how == "garbage":
+        path.write_bytes(b"<html>404</html>")
+    elif how == "nan":
+        values = modality(1)
+        values[2, 3, 4] = np.nan
+        write_nifti(path, values, np.float32)
+    elif how == "shape":
+        write_nifti(path, modality(1)[:, :-1])
+    elif how == "spacing":
+        write_nifti(path, modality(1), spacing=(1, 1, 1))
+    elif how == "shifted":
+        write_nifti(path, modality(1), origin=(5, -239, 0))
+    elif how == "four":
+        write_nifti(path, np.stack([modality(1)] * 2))
+    elif how == "flat":
+        write_nifti(path, np.where(brain(), 7, 0))
+    elif how == "empty":
+        write_nifti(path, np.zeros(SIZE))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("missing", "has no {name}.*the t1ce image"), ("truncated", "{name} cannot be read"),
+     ("short", "{name} is cut short"),
+     ("garbage", "{name} cannot be read"), ("nan", "{name} has 1 voxels that are NaN"),
+     ("shape", r"{name} has size .* but .*seg.nii.gz"), ("spacing", "{name} has spacing"),
+     ("shifted", "{name} has origin"), ("four", "{name} holds 2 volumes; expected one"),
+     ("flat", "t1ce is constant"), ("empty", "t1ce is constant")],
+)  # fmt: skip
+def test_bad_files_are_named(how, message, tmp_path):
+    write_brats(tmp_path, CASES)
+    path = harm(tmp_path / CASES[1], "t1ce", how)
+    name = path.name.removesuffix(".nii.gz") if how == "missing" else path.name
+    with pytest.raises(DataError, match=message.format(name=name)):
+        data_module("brats", tmp_path).prepare_data()
+
+
+def test_all_failures_are_reported_at_once(tmp_path):
+    write_brats(tmp_path, CASES)
+    for case in CASES:
+        harm(tmp_path / case, "t2", "garbage")
+    with pytest.raises(DataError, match=r"(?s)2 of 2 cases cannot be used.*00000_t2.*00001_t2"):
+        data_module("brats", tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize(
+    "flipped", [(-1, 0, 0, 0, -1, 0, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, -1), (0, 1, 0, 1, 0, 0, 0, 0, 1)]
+)
+def test_orientation_of_the_file_does_not_matter(flipped, tmp_path):
+    """The same brain, stored along other axes, gives the same slices."""
+    write_brats(tmp_path / "usual", CASES)
+    write_brats(tmp_path / "other", CASES)
+    code = _code(np.array(flipped).reshape(3, 3))
+    for path in (tmp_path / "other").rglob("*.nii.gz"):
+        source = next((tmp_path / "usual").rglob(path.name))
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(source)), code), str(path))
+    usual, other = (data_module("brats", tmp_path / name).load("test") for name in ("usual", "other"))
+    assert usual.ids == other.ids
+    for index in range(len(usual)):
+        assert torch.allclose(usual.image(index), other.image(index), atol=1e-4)
+        assert torch.equal(usual.reference(index), other.reference(index))
+
+
+def _code(matrix):
+    """The three letters of axes whose directions are the columns of a matrix."""
+    letters = {(0, 1): "L", (0, -1): "R", (1, 1): "P", (1, -1): "A", (2, 1): "S", (2, -1): "I"}
+    columns = [matrix[:, axis] for axis in range(3)]
+    return "".join(letters[int(np.abs(c).argmax()), int(c[np.abs(c).argmax()])] for c in columns)
+
+
+def test_a_background_need_not_be_zero(tmp_path):
+    """Scored before stripping: the background is a negative constant, not brain."""
+    write_brats2015(tmp_path, LAYOUTS["brats2015"][1])
+    data = data_module("brats2015", tmp_path)
+    given = data.load("test")
+    data.layout.brain_mask = None
+    found = data_module("brats2015", tmp_path)
+    found.layout.brain_mask = None
+    for index in range(len(given)):
+        assert torch.allclose(given.image(index), found.load("test").image(index), atol=1e-4)
+        assert given.image(index)[:, 0, 0].tolist() == [-1, -1]
+
+
+def test_what_is_logged(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write_brats(tmp_path, CASES)
+    data_module("brats", tmp_path).prepare_data()
+    assert "decoded 2 cases into" in caplog.text
+    assert "test is 1 cases" in caplog.text
+    assert "chosen on the 1 cases that are trained on" in caplog.text

@@ -1,0 +1,67 @@
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffmedseg.data.mri import Case
+from diffmedseg.data.mri.splits import draw_splits, read_splits, write_splits
+from diffmedseg.data.store import DataError
+
+
+def cases(patients=20, visits=2):
+    return [
+        Case(f"p{p:02d}-{v}", f"p{p:02d}", (Path("i"),), (Path("s"),)) for p in range(patients) for v in range(visits)
+    ]
+
+
+def draw(fold=0, folds=5, val_fraction=0.25, seed=0, of=None):
+    return draw_splits(cases() if of is None else of, folds, fold, val_fraction, seed)
+
+
+def test_every_patient_is_tested_once_and_never_split():
+    tested = []
+    for fold in range(5):
+        splits = draw(fold)
+        assert sorted(itertools.chain(*splits.values())) == sorted(case.id for case in cases())
+        patients = {name: {case[:3] for case in ids} for name, ids in splits.items()}
+        assert {name: len(found) for name, found in patients.items()} == {"train": 12, "val": 4, "test": 4}
+        tested += splits["test"]
+    assert sorted(tested) == sorted(case.id for case in cases())
+
+
+def test_splits_depend_on_the_seed_and_the_patients_alone():
+    assert draw() == draw(of=cases()) != draw(seed=1)
+    shuffled = {name: set(ids) for name, ids in draw(of=cases()[::-1]).items()}
+    assert shuffled == {name: set(ids) for name, ids in draw().items()}
+
+
+def test_few_patients_are_all_trained_on():
+    splits = draw(folds=4, val_fraction=0.1, of=cases(4, 1))
+    assert splits["val"] == splits["train"]
+    assert len(splits["train"]) == 3
+
+
+def test_fewer_patients_than_folds():
+    with pytest.raises(DataError, match="4 patients cannot be dealt to 5 folds: set folds to 4"):
+        draw(of=cases(4))
+
+
+def test_a_file_of_splits(tmp_path):
+    path = tmp_path / "new" / "splits.yaml"
+    write_splits(path, draw())
+    assert read_splits(path, cases()) == draw()
+    assert [file.name for file in path.parent.iterdir()] == ["splits.yaml"]
+    assert len(yaml.safe_load(path.read_text())["test"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("train: [p00-0]", "is damaged"), ("- a", "is damaged"), (": :", "is damaged"),
+     ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 cases that are not there: p99-0"),
+     ("train: [p00-0]\nval: []\ntest: [p00-1]", "tests patients that it also trains or chooses on: p00")],
+)  # fmt: skip
+def test_wrong_files_of_splits(text, message, tmp_path):
+    (tmp_path / "splits.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_splits(tmp_path / "splits.yaml", cases())

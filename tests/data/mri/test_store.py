@@ -1,0 +1,162 @@
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from mri_files import brain, data_module, labels, modality, write_brats, write_layout, write_nifti
+
+from diffmedseg.cli import main
+from diffmedseg.data.mri import store as mri_store
+from diffmedseg.data.mri.volumes import find_brain, normalise
+from diffmedseg.data.store import DataError
+
+CASES = ["BraTS2021_00000", "BraTS2021_00001"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_brats(tmp_path / "data", CASES)
+    return tmp_path / "data"
+
+
+def cached():
+    return sorted(path.name for path in mri_cache().iterdir())
+
+
+def mri_cache():
+    from diffmedseg.data.base import cache_folder
+
+    return cache_folder()
+
+
+def test_values_are_scored_over_the_brain(root):
+    """At native size nothing is resampled, so the numbers can be compared."""
+    data = data_module("brats", root, image_size=(20, 16))
+    store = data.load("train")
+    for index in range(len(store)):
+        number = int(store.ids[index][-3:])
+        for channel in range(4):
+            values = sitk.GetArrayFromImage(sitk.ReadImage(str(data._cases[store.cases[index]].images[channel])))
+            inside = values[brain()].astype(float)
+            expected = ((values[number] - inside.mean()) / inside.std()).clip(-5, 5) / 5
+            assert np.allclose(store.image(index)[channel][brain()[number]], expected[brain()[number]], atol=2e-5)
+            assert (store.image(index)[channel][~brain()[number]] == -1).all()
+
+
+def test_decoded_once(root, monkeypatch):
+    data_module("brats", root).prepare_data()
+    before = cached()
+    assert len(before) == 2
+    monkeypatch.setattr(mri_store, "normalise", None)  # decoding would fail
+    for split in ("train", "val", "test"):
+        assert len(data_module("brats", root).load(split)) > 0
+    assert cached() == before
+
+
+def test_a_changed_file_is_decoded_again(root):
+    data = data_module("brats", root)
+    data.prepare_data()
+    before = cached()
+    write_nifti(data._cases[CASES[0]].images[0], modality(3) * 2)
+    data_module("brats", root).prepare_data()
+    assert len(set(cached()) - set(before)) == 1
+
+
+def test_other_settings_are_other_entries(root):
+    data_module("brats", root).prepare_data()
+    data_module("brats", root, image_size=24).prepare_data()
+    data_module("brats", root, modalities=["t1"]).prepare_data()
+    assert len(cached()) == 6
+    data_module("brats", root, regions=["whole_tumour"], fold=1, train_slices="tumour").prepare_data()
+    assert len(cached()) == 6
+
+
+def test_an_interruption_leaves_nothing(root, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mri_store, "normalise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data_module("brats", root).prepare_data()
+    assert cached() == []
+
+
+def test_racing_processes_agree(root):
+    modules = [data_module("brats", root) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda module: module.prepare_data(), modules))
+    assert len(cached()) == 2
+
+
+def test_a_damaged_cache_says_so(root):
+    data_module("brats", root).prepare_data()
+    mri_store.open_case.cache_clear()
+    for name in cached():
+        path = mri_cache() / name / "image.npy"
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"is damaged .* delete this folder"):
+        data_module("brats", root).load("train")
+
+
+def test_files_stay_closed_beyond_a_few_cases(tmp_path):
+    names = [f"BraTS2021_{number:05d}" for number in range(mri_store._OPEN_CASES + 6)]
+    write_brats(tmp_path, names[:1])
+    for name in names[1:]:
+        (tmp_path / name).mkdir()
+        for path in (tmp_path / names[0]).iterdir():
+            os.link(path, tmp_path / name / path.name.replace(names[0], name))
+    store = data_module("brats", tmp_path, modalities=["t1"]).load("train")
+    for index in range(len(store)):
+        store.image(index)
+    assert mri_store.open_case.cache_info().currsize <= mri_store._OPEN_CASES
+
+
+@pytest.mark.parametrize("slices", ["all", "brain", "tumour"])
+def test_slices_that_are_trained_on(slices, root):
+    store = data_module("brats", root, train_slices=slices).load("train")
+    shown = {"all": np.ones(6, bool), "brain": brain().any((1, 2)), "tumour": labels().any((1, 2))}[slices]
+    assert [int(name[-3:]) for name in store.ids] == np.flatnonzero(shown).tolist()
+
+
+def test_empty_slices_are_drawn_less_often(root):
+    data = data_module("brats", root, train_slices="all", empty_weight=0.25, batch_size=50, steps_per_epoch=40)
+    data.setup("fit")
+    drawn = Counter(int(label) for batch in data.train_dataloader() for label in batch["label"])
+    tumour = int(labels().any((1, 2)).sum())
+    expected = 0.25 * (6 - tumour) / (0.25 * (6 - tumour) + tumour)
+    assert drawn[0] / sum(drawn.values()) == pytest.approx(expected, abs=0.04)
+
+
+def test_background_is_found_by_its_value():
+    channels = np.stack([modality(0, background=-3.2), modality(1, background=12)])
+    assert np.array_equal(find_brain(channels), brain())
+    noisy = channels + np.random.default_rng(0).normal(0, 1, channels.shape).astype(np.float32)
+    assert find_brain(noisy).all()
+
+
+def test_normal_values():
+    scored = normalise(np.stack([modality(0)]), brain(), ["t1"])
+    assert abs(scored[0][brain()].mean()) < 1e-3
+    assert scored[0][brain()].std() == pytest.approx(0.2, abs=0.01)
+    assert (scored[0][~brain()] == -1).all()
+
+
+@pytest.mark.parametrize("name", ["brats2015", "lgg"])
+def test_make_train_trains_tests_and_scores_volumes(name, tmp_path, capsys):
+    write_layout(name, tmp_path / "data")
+    files = [f"-c=experiments/{part}" for part in ("base.yaml", f"medsegdiff/{name}.yaml")]
+    options = [
+        "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--data.image_size=16", "--data.batch_size=2",
+        "--data.steps_per_epoch=1", "--data.folds=3", "--model.num_samples=2", "--model.num_steps=2",
+    ]  # fmt: skip
+    main(["fit", *files, *options, f"--data.root={tmp_path / 'data'}", f"--runs={tmp_path / 'runs'}"])
+    run = tmp_path / "runs" / f"medsegdiff-{name}" / "version_0"
+    lines = (run / "cases.csv").read_text().splitlines()
+    assert len(lines) == 1 + (1 if name == "lgg" else 3)
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert list(checkpoint["hyper_parameters"]["channels"]) == (
+        ["t1", "flair", "t1ce"] if name == "lgg" else ["flair", "t1ce"]
+    )

@@ -1,0 +1,136 @@
+"""Tiny brains in the official layouts of the data sets."""
+
+from importlib import import_module
+
+import numpy as np
+import SimpleITK as sitk
+import yaml
+from PIL import Image
+from tiny_run import EXPERIMENTS
+
+SIZE = (6, 20, 16)  # slices, rows, columns
+SPACING = (2.0, 1.0, 1.5)  # mm, in the same order
+
+
+def brain():
+    z, y, x = np.mgrid[tuple(slice(n) for n in SIZE)]
+    return ((z - 2.5) / 2.4) ** 2 + ((y - 9.5) / 8) ** 2 + ((x - 7.5) / 6) ** 2 < 1
+
+
+def labels(values=(2, 1, 4)):
+    """Oedema around a core around enhancing tumour, off the middle: the values in that order."""
+    z, y, x = np.mgrid[tuple(slice(n) for n in SIZE)]
+    distance = np.sqrt((z - 2.5) ** 2 + (y - 6) ** 2 + (x - 5) ** 2)
+    found = np.zeros(SIZE, dtype=np.uint8)
+    for value, radius in zip(values, (2.4, 1.7, 1.0), strict=True):
+        found[distance < radius] = value
+    return found
+
+
+def modality(number, background=0.0):
+    """Another contrast for each number."""
+    rng = np.random.default_rng(number)
+    tissue = 100 + 40 * number + 300 * (labels() > 0) * (number % 2) + rng.normal(0, 5, SIZE)
+    return np.where(brain(), tissue, background).astype(np.float32)
+
+
+def write_nifti(path, values, dtype=np.int16, spacing=SPACING, direction=None, origin=(0, -239, 0)):
+    """Write slices, rows, columns (or volumes of these) with the affine of BraTS."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = []
+    for volume in values.astype(dtype) if values.ndim == 4 else [values.astype(dtype)]:
+        image = sitk.GetImageFromArray(volume)
+        image.SetSpacing(spacing[::-1])
+        image.SetOrigin(origin)
+        if direction is not None:
+            image.SetDirection(direction)
+        images.append(image)
+    sitk.WriteImage(sitk.JoinSeries(images) if values.ndim == 4 else images[0], str(path))
+
+
+def write_brats(
+    root, names, suffixes=("t1", "t1ce", "t2", "flair"), sep="_", ext=".nii.gz", values=(2, 1, 4), seg="seg"
+):
+    """Folders with a file per modality."""
+    for name in names:
+        for number, suffix in enumerate(suffixes):
+            write_nifti(root / name / f"{name.split('/')[-1]}{sep}{suffix}{ext}", modality(number))
+        if seg is not None:
+            dtype = np.uint8 if len(name) % 2 else np.int16  # it differs between cases
+            write_nifti(root / name / f"{name.split('/')[-1]}{sep}{seg}{ext}", labels(values), dtype)
+
+
+def write_brats2015(root, names):
+    """Two modalities, scored and stripped in an order that leaves a negative background, and a mask."""
+    for name in names:
+        for number, file in enumerate(("Flair_subtrMeanDivStd", "T1c_subtrMeanDivStd")):
+            write_nifti(root / name / f"{file}.nii.gz", modality(number, background=-3.2), np.float32)
+        write_nifti(root / name / "OTMultiClass.nii.gz", labels((2, 3, 4)), np.float32)
+        write_nifti(root / name / "brainmask.nii.gz", brain(), np.float32)
+
+
+def write_msd(root, names):
+    for name in names:
+        volumes = np.stack([modality(number) for number in range(4)])
+        write_nifti(root / "Task01_BrainTumour" / "imagesTr" / f"{name}.nii.gz", volumes, np.float32)
+        write_nifti(root / "Task01_BrainTumour" / "labelsTr" / f"{name}.nii.gz", labels((1, 2, 3)), np.uint8)
+        (root / "Task01_BrainTumour" / "imagesTr" / f"._{name}.nii.gz").write_bytes(b"macOS")
+
+
+def write_lgg(root, names):
+    for name in names:
+        folder = root / "kaggle_3m" / name
+        folder.mkdir(parents=True)
+        colours = np.stack([modality(number) for number in range(3)], -1)
+        colours = (colours / colours.max() * 255).astype(np.uint8)
+        for number in range(SIZE[0]):
+            Image.fromarray(colours[number]).save(folder / f"{name}_{number + 8}.tif")  # 8 to 13: not padded
+            Image.fromarray((labels()[number] > 0).astype(np.uint8) * 255).save(
+                folder / f"{name}_{number + 8}_mask.tif"
+            )
+    (root / "kaggle_3m" / "data.csv").write_text("Patient\n")
+
+
+def build(config):
+    if isinstance(config, dict) and "class_path" in config:
+        module, name = config["class_path"].rsplit(".", 1)
+        return getattr(import_module(module), name)(**{k: build(v) for k, v in config.get("init_args", {}).items()})
+    return config
+
+
+def data_module(name, root, **options):
+    """What experiments/data/<name>.yaml describes, with other settings."""
+    from diffmedseg.data.mri import Source
+
+    config = yaml.safe_load((EXPERIMENTS / "data" / f"{name}.yaml").read_text())
+    settings = config["init_args"] | {"root": root, "image_size": 16, "folds": 2} | options
+    settings["source"] = Source(**settings["source"])
+    layout = settings["layout"]
+    if "modalities" in settings:
+        layout["init_args"]["modalities"] = settings.pop("modalities")
+    return build({"class_path": config["class_path"], "init_args": settings})
+
+
+#: By yaml: what writes its layout, and three names of cases.
+LAYOUTS = {
+    "brats": (write_brats, ["BraTS2021_00000", "BraTS2021_00002", "BraTS2021_01666"]),
+    "brats2015": (write_brats2015, ["brats_2013_pat0003_1", "brats_2013_pat0004_1", "brats_2013_pat0105_1"]),
+    "brats2018": (write_brats, ["HGG/Brats18_TCIA02_226_1", "LGG/Brats18_2013_0_1", "HGG/Brats17_CBICA_AAB_1"]),
+    "brats2019": (write_brats, ["HGG/BraTS19_CBICA_AAB_1", "LGG/BraTS19_TMC_09043_1", "HGG/BraTS19_2013_10_1"]),
+    "brats2020": (
+        lambda root, names: write_brats(root, names, ext=".nii"),
+        [f"MICCAI_BraTS2020_TrainingData/BraTS20_Training_{number:03d}" for number in (1, 2, 355)],
+    ),
+    "brats2023": (
+        lambda root, names: write_brats(root, names, ("t1n", "t1c", "t2w", "t2f"), "-", values=(2, 1, 3)),
+        ["BraTS-GLI-00000-000", "BraTS-GLI-00000-001", "BraTS-GLI-00002-000"],
+    ),
+    "msd_brain": (write_msd, ["BRATS_001", "BRATS_002", "BRATS_010"]),
+    "lgg": (write_lgg, ["TCGA_CS_4941_19960909", "TCGA_DU_5849_19950405", "TCGA_HT_A61A_20000127"]),
+}
+
+
+def write_layout(name, root):
+    writer, names = LAYOUTS[name]
+    writer(root, names)
+    return [case.split("/")[-1] for case in names]
