@@ -1,14 +1,20 @@
-"""``diffmedseg data``: look at data."""
+"""``diffmedseg data``: look at data, and at what is kept of it."""
 
+import argparse
+import shutil
 import sys
 from pathlib import Path
 
 from jsonargparse import auto_cli
 
 from diffmedseg.data import SegmentationDataModule
+from diffmedseg.data.base import cache_folder
+from diffmedseg.data.cache import cache_entries
 from diffmedseg.data.preview import draw_augmentation
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
+
+_DESCRIPTION = "Look at data. Besides, `diffmedseg data cache` shows or clears what is kept of decoded images."
 
 
 def augment_preview(*, data: SegmentationDataModule, out: Path, num_images: int = 4, num_variants: int = 6) -> None:
@@ -28,9 +34,28 @@ def augment_preview(*, data: SegmentationDataModule, out: Path, num_images: int 
     print(f"Wrote {out}")
 
 
+def cache(args: list[str]) -> None:
+    """Say what the cache of decoded images holds, by data set, or delete it; it is made anew where it is needed."""
+    parser = argparse.ArgumentParser("diffmedseg data cache", description=cache.__doc__)
+    parser.add_argument("--clear", action="store_true", help="Delete it.")
+    clear = parser.parse_args(args).clear
+    folder = cache_folder()
+    sizes: dict[str, int] = {}
+    for entry in cache_entries(folder):
+        name = entry.name.split("-")[0]
+        sizes[name] = sizes.get(name, 0) + sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+        if clear:
+            shutil.rmtree(entry)
+    for name, size in sorted(sizes.items()):
+        print(f"{name:<12} {size / 1e6:8.1f} MB")
+    print(f"{'Deleted' if clear else 'Holds'} {sum(sizes.values()) / 1e6:.1f} MB in {folder}.")
+
+
 def main(args: list[str]) -> None:
     """Run ``diffmedseg data`` with these arguments."""
+    if args[:1] == ["cache"]:
+        return cache(args[1:])
     try:
-        auto_cli({"augment-preview": augment_preview}, args=args, prog="diffmedseg data")
+        auto_cli({"augment-preview": augment_preview}, args=args, prog="diffmedseg data", description=_DESCRIPTION)
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -109,7 +109,8 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
     policy = (
-        f"mean over {len({row.case for row in rows})} cases at native resolution, "
+        f"mean over {len({row.case for row in rows})} cases at native resolution"
+        f"{', each of all its slices' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
     if first.num_raters > 1:

@@ -5,6 +5,7 @@ Official images have up to 29 megapixels (ISIC): decoding them anew in each epoc
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,12 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
             f"Cannot write decoded data to {folder} ({error}). Set DIFFMEDSEG_CACHE to a folder with room for "
             f"{megabytes:.0f} MB."
         ) from error
+
+
+def cache_entries(folder: Path) -> list[Path]:
+    """Return what :func:`build_once` left in a folder: entries end in a key. Nothing else there is ours."""
+    found = folder.iterdir() if folder.is_dir() else []
+    return sorted(path for path in found if path.is_dir() and re.fullmatch(r"[\w.-]+-[0-9a-f]{16}", path.name))
 
 
 def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:

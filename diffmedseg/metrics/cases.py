@@ -33,7 +33,8 @@ class CaseScore:
         iou: IoU of the same.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the fused mask, in [0, 1]: high where the model expects a low Dice.
-        diversity: Mean distance 1 - IoU between two samples; NaN with one sample.
+        diversity: Mean distance 1 - IoU between two samples, over the slices that any sample has foreground in; NaN
+            with one sample.
         ged_biased: GED as papers print it; NaN with one rater or several slices. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
         num_slices: Images of the case.
@@ -65,6 +66,7 @@ class ImageScore:
     counts: Tensor  # (3, K): true positive, false positive, false negative pixels
     overlap: Tensor  # (2, K): the sums of soft_overlap
     diversity: Tensor  # (K,)
+    drawn: Tensor  # (K,), bool: whether any sample has any foreground
     ged: Tensor  # (2, K): biased, unbiased
     num_samples: int
     num_raters: int
@@ -99,6 +101,7 @@ def score_image(
         counts=torch.stack(confusion_counts(mask, majority(reference).bool())),
         overlap=torch.stack(soft_overlap(probability, mask)),
         diversity=torch.stack([diversity(masks[:, k]) for k in regions]),
+        drawn=masks.any(0).flatten(1).any(1),
         ged=torch.stack([torch.stack([d.biased, d.unbiased]) for d in distances], 1)
         if distances
         else missing.expand(2, len(regions)),
@@ -109,13 +112,18 @@ def score_image(
 
 
 def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[CaseScore]:
-    """Pool the images of each case: overlap from summed counts, diversity as the mean over slices."""
+    """Pool the images of each case: overlap from summed counts, diversity as the mean over its non-empty slices."""
     rows = []
     for case, group in groupby(sorted(images, key=lambda image: image.case), key=lambda image: image.case):
         slices = list(group)
         counts = torch.stack([image.counts for image in slices]).sum(0)
         confidence = soft_dice_confidence(*torch.stack([image.overlap for image in slices]).sum(0))
-        spread = torch.stack([image.diversity for image in slices]).mean(0)
+        # Slices that every sample leaves empty would only dilute the diversity of those with a lesion.
+        drawn = torch.stack([image.drawn for image in slices])
+        spread = torch.where(drawn, torch.stack([image.diversity for image in slices]), 0).sum(0) / drawn.sum(0).clamp(
+            1
+        )
+        spread = torch.where(drawn.any(0), spread, slices[0].diversity)
         # Samples of several slices are drawn independently: their volume has no meaningful GED.
         ged = slices[0].ged if len(slices) == 1 else slices[0].ged * float("nan")
         for k, region in enumerate(regions):

@@ -1,6 +1,7 @@
 """torchmetrics shells: means over cases and regions, synchronised between processes."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,24 +32,57 @@ class _CaseMean(Metric, ABC):
         return self.total / self.count
 
 
-class Dice(_CaseMean):
-    """Mean Dice per mask; two empty masks count 1. Higher is better."""
+class _OverlapMean(_CaseMean):
+    """The mean overlap of cases, each of one image or of the slices of a volume, pooled."""
 
     higher_is_better = True
 
-    def update(self, prediction: Tensor, reference: Tensor) -> None:
-        """Add masks (B, K, H, W), bool."""
-        self._add(functional.dice(prediction, reference))
+    def __init__(self) -> None:
+        super().__init__()
+        self._case: str | None = None
+        self._counts = torch.zeros(0)
+        self._pooled = torch.zeros(0)
+
+    def update(self, prediction: Tensor, reference: Tensor, cases: Sequence[str] | None = None) -> None:
+        """Add masks.
+
+        Args:
+            prediction: (B, K, H, W), bool.
+            reference: (B, K, H, W), bool.
+            cases: The case of each; slices of a case follow each other, also over several calls. None for a case each.
+        """
+        counts = torch.stack(functional.confusion_counts(prediction, reference), 1)  # (B, 3, K)
+        for b in range(len(counts)):
+            if cases is not None and cases[b] == self._case:  # replace what the case's earlier slices gave
+                self.total -= self._pooled.sum()
+                self.count -= self._pooled.numel()
+                self._counts = self._counts + counts[b]
+            else:
+                self._counts = counts[b]
+            self._case = None if cases is None else cases[b]
+            self._pooled = self._overlap(*self._counts)
+            self._add(self._pooled)
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        super().reset()
+        self._case = None
+
+    @staticmethod
+    @abstractmethod
+    def _overlap(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor: ...
 
 
-class IoU(_CaseMean):
-    """Mean IoU per mask; two empty masks count 1. Higher is better."""
+class Dice(_OverlapMean):
+    """Mean Dice of cases and regions; two empty masks count 1. Higher is better."""
 
-    higher_is_better = True
+    _overlap = staticmethod(functional.dice_from_counts)
 
-    def update(self, prediction: Tensor, reference: Tensor) -> None:
-        """Add masks (B, K, H, W), bool."""
-        self._add(functional.iou(prediction, reference))
+
+class IoU(_OverlapMean):
+    """Mean IoU of cases and regions; two empty masks count 1. Higher is better."""
+
+    _overlap = staticmethod(functional.iou_from_counts)
 
 
 class SampleDiversity(_CaseMean):

@@ -220,9 +220,9 @@ class DiffusionSegmenter(LightningModule, ABC):
             self.trainer.should_stop = True
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Segment with few samples and steps; log the Dice of the fused mask on the model's grid, ``val/dice``."""
+        """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
         segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["id"])
-        self.val_dice.update(segmentation.mask, batch["mask"].bool())
+        self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["id"]))
         return {"segmentation": segmentation}
 

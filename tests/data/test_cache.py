@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffmedseg.cli import main
 from diffmedseg.data import cache
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.files import Item, read_binary_mask
@@ -217,3 +218,17 @@ def test_paths_are_not_part_of_the_key(items, shrink, tmp_path):
 
     shrink([Item(i.id, there(i.image), tuple(map(there, i.masks))) for i in items], read=unused)
     assert first.images.shape == (3, 3, 8, 10)
+
+
+def test_the_command_shows_and_clears_the_cache(items, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DIFFMEDSEG_CACHE", str(tmp_path / "cache"))
+    main(["data", "cache"])
+    assert "Holds 0.0 MB" in capsys.readouterr().out
+    shrink_images(tmp_path / "cache", "mine", items, (8, 8), (2, 1), read_masks)
+    (tmp_path / "cache" / "notes").mkdir()
+    (tmp_path / "cache" / "notes.txt").touch()
+    main(["data", "cache"])
+    assert "mine " in capsys.readouterr().out
+    main(["data", "cache", "--clear"])
+    assert "Deleted" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["notes", "notes.txt"]

@@ -26,6 +26,19 @@ def test_scores_are_taken_at_native_resolution():
     assert wrong.dice == pytest.approx(2 * 0.25 / (1 + 0.25), abs=0.05)
 
 
+def test_diversity_of_a_volume_leaves_empty_slices_out():
+    empty = disc(64, 0.5)[None, None] * 0
+    samples = torch.stack([disc(32, 0.3), disc(32, 0.6)]).float()[:, None]
+    full = score_image("a", samples.mean(0), samples, disc(64, 0.5)[None, None], 0.5, 0.0)
+    blank = score_image("a", samples.mean(0) * 0, samples * 0, empty, 0.5, 0.0)
+    [row], [alone], [nothing] = (
+        score_cases(images, ["lesion"]) for images in ([full, blank, blank], [full], [blank] * 2)
+    )
+    assert row.diversity == pytest.approx(alone.diversity)
+    assert alone.diversity > 0.5
+    assert nothing.diversity == 0
+
+
 def test_slices_of_a_case_are_scored_as_one_volume():
     """A mean over slices would give the tiny slice the weight of the large one."""
     empty = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)

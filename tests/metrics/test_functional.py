@@ -175,6 +175,20 @@ def test_soft_dice_confidence_is_the_expected_overlap_of_a_mask_and_its_probabil
         assert float(c) == pytest.approx(2 * total / (float(p.sum()) + int(m.sum())))
 
 
+def test_overlap_of_volumes_is_that_of_their_pooled_slices():
+    a, b = masks(3, 6, 2, 8, 8), masks(4, 6, 2, 8, 8)
+    cases = ["x", "x", "x", "y", "z", "z"]
+    for metric, function in ((Dice(), dice), (IoU(), iou)):
+        for first, last in ((0, 2), (2, 3), (3, 6)):  # a case may go on in the next batch
+            metric.update(a[first:last], b[first:last], cases[first:last])
+        pooled = [function(a[i].transpose(0, 1).flatten(1, 2), b[i].transpose(0, 1).flatten(1, 2)) for i in
+                  (slice(0, 3), slice(3, 4), slice(4, 6))]  # fmt: skip
+        assert float(metric.compute()) == pytest.approx(float(torch.stack(pooled).mean()))
+        metric.reset()
+        metric.update(a[4:], b[4:], cases[4:])
+        assert float(metric.compute()) == pytest.approx(float(pooled[2].mean()))
+
+
 def test_soft_dice_confidence_at_its_ends():
     empty, full = torch.zeros(3, 3), torch.ones(3, 3)
     for probability, mask, expected in (

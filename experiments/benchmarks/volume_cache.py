@@ -1,0 +1,55 @@
+"""Slices per second from the cache of decoded volumes, against decoding NIfTI for each slice, in one run.
+
+Run ``python experiments/benchmarks/volume_cache.py experiments/data/brats2015.yaml /path/to/brats2015``.
+"""
+
+import resource
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, auto_cli
+
+from diffmedseg.data import SegmentationDataModule
+
+
+def main(data_yaml: Path, root: Path, slices: int = 2000, decoded: int = 8) -> None:
+    """Print both rates, the decoding's own time, and how much memory grew while iterating.
+
+    Args:
+        data_yaml: The data's yaml.
+        root: Folder that holds the cases.
+        slices: Slices read from the cache.
+        decoded: Slices for each of which a case is decoded.
+    """
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(SegmentationDataModule, "data")
+    settings = yaml.safe_load(data_yaml.read_text())
+    settings["init_args"] |= {"root": str(root), "folds": 2}
+    data = parser.instantiate_classes(parser.parse_object({"data": settings})).data
+    start = time.perf_counter()
+    data.prepare_data()
+    print(f"decoding {len(data._cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
+    store, cases = data.load("train"), list(data._cases.values())
+    order = torch.randint(len(store), (slices,), generator=torch.Generator().manual_seed(0)).tolist()
+    for index in order[:100]:
+        store.image(index), store.masks(index)
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    for index in order:
+        store.image(index), store.masks(index)
+    cached = slices / (time.perf_counter() - start)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    start = time.perf_counter()
+    for number in range(decoded):
+        raw = data.layout.read(cases[number % len(cases)], data.allowed)
+        raw.channels[:, raw.channels.shape[1] // 2].copy()
+    uncached = decoded / (time.perf_counter() - start)
+    print(
+        f"cache: {cached:,.0f} slices/s; NIfTI for each slice: {uncached:.2f} slices/s; ratio {cached / uncached:,.0f}"
+    )
+    print(f"memory grew by {grown / 1024:.1f} MB over {slices} slices")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
