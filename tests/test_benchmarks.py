@@ -10,15 +10,15 @@ from tiny_run import EXPERIMENTS
 
 
 @pytest.mark.parametrize("variant", choices.VARIANTS)
-def test_every_variant_changes_the_default(variant):
+def test_every_variant_changes_something(variant):
     files = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "synthetic.yaml"]
-    changed, plain = (instantiate(files, *changes) for changes in (choices.VARIANTS[variant], []))
-    same = str(changed.config.model) == str(plain.config.model)
-    assert same == (variant in {choices.PLAIN, choices.CONTROL})
+    changed, first = (instantiate(files, *choices.FIRST, *changes) for changes in (choices.VARIANTS[variant], []))
+    same = str(changed.config.model) == str(first.config.model)
+    assert same == (variant in {choices.START, choices.CONTROL})
 
 
 def test_table_of_choices(tmp_path, monkeypatch, capsys):
-    columns = {"default": 0.8, "dice=1": 0.9, "no EMA": 0.8}
+    columns = {"start": 0.8, "dice=1": 0.9, "no EMA": 0.8}
     with (tmp_path / "choices_isic2017.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         names = [f"{name}.{seed}" for name in columns for seed in (0, 1)]
@@ -29,7 +29,7 @@ def test_table_of_choices(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choices, "__file__", str(tmp_path / "choices.py"))
     choices.table("isic2017")
     printed = capsys.readouterr().out
-    assert "| default | 0.8095 |  |  |  | 0.250 |" in printed
+    assert "| start | 0.8095 |  |  |  | 0.250 |" in printed
     assert "| dice=1 | 0.9095 | +0.1000 | +0.1000 to +0.1000 | +0.1000, +0.1000 | 0.250 |" in printed
 
 

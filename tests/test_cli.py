@@ -64,7 +64,7 @@ def test_every_preset_builds(preset):
 
 
 def test_every_model_has_every_preset():
-    models = {path.stem for path in (EXPERIMENTS / "model").glob("*.yaml")}
+    models = {path.parent.name for path in PAIRS}
     expected = {f"{model}/{preset}" for model in models for preset in ("cpu", "gpu", "paper")}
     assert {name(path) for path in PRESETS} >= expected
 
@@ -82,6 +82,13 @@ def test_the_paper_preset_is_the_published_configuration():
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0)
 
 
+@pytest.mark.parametrize("pair", [path for path in PAIRS if path.parent.name == "medsegdiff"], ids=name)
+def test_fidelity_to_raters_is_not_traded_for_dice(pair):
+    """The Dice term seeks modes: fine where one rater is all there is, and only there."""
+    cli = instantiate([EXPERIMENTS / "base.yaml", pair])
+    assert (cli.model.loss.dice > 0) == (cli.datamodule.info.raters == 1)
+
+
 def test_the_control_has_the_budget_of_what_it_controls():
     for preset in ("cpu", "gpu", "paper"):
         settings = []
@@ -94,7 +101,7 @@ def test_the_control_has_the_budget_of_what_it_controls():
 
 
 def test_every_model_and_data_set_has_its_pair():
-    models, data = ({p.stem for p in (EXPERIMENTS / kind).glob("*.yaml")} for kind in ("model", "data"))
+    models, data = {p.parent.name for p in PAIRS}, {p.stem for p in (EXPERIMENTS / "data").glob("*.yaml")}
     assert {name(path) for path in PAIRS} == {f"{m}/{d}" for m in models for d in data}
 
 
