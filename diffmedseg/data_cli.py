@@ -42,7 +42,7 @@ def cache(args: list[str]) -> None:
     folder = cache_folder()
     sizes: dict[str, int] = {}
     for entry in cache_entries(folder):
-        name = entry.name.split("-")[0]
+        name = entry.name.lstrip(".").split("-")[0]
         sizes[name] = sizes.get(name, 0) + sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
         if clear:
             shutil.rmtree(entry)

@@ -1,10 +1,10 @@
 """The card of a zoo entry."""
 
 import csv
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from diffmedseg.data.configured import build_data
 from diffmedseg.metrics.cases import CaseScore, summarise
 
 
@@ -22,7 +22,10 @@ def read_cases(path: Path) -> list[CaseScore]:
                 both_empty=row["both_empty"] == "True",
                 dice=number(row["dice"]),
                 iou=number(row["iou"]),
-                uncertainty=number(row.get("uncertainty", "")),  # runs of the first version lack it
+                # Runs of the first version lack these.
+                hd95=number(row.get("hd95", "")),
+                nsd=number(row.get("nsd", "")),
+                uncertainty=number(row.get("uncertainty", "")),
                 diversity=number(row["diversity"]),
                 ged_biased=number(row["ged_biased"]),
                 ged_unbiased=number(row["ged_unbiased"]),
@@ -46,8 +49,7 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
         steps: Optimiser steps of the chosen checkpoint.
         notes: What else to say.
     """
-    module, cls = run["data"]["class_path"].rsplit(".", 1)
-    info, init = getattr(import_module(module), cls).info, model["init_args"]
+    info, init = build_data(run["data"]).info, model["init_args"]
     denoiser, batch = init["denoiser"], run["data"]["init_args"]["batch_size"]
     rows = read_cases(folder / "cases.csv")
     scores = "\n".join(

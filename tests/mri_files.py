@@ -1,7 +1,5 @@
 """Tiny brains in the official layouts of the data sets."""
 
-from importlib import import_module
-
 import numpy as np
 import SimpleITK as sitk
 import yaml
@@ -91,24 +89,15 @@ def write_lgg(root, names):
     (root / "kaggle_3m" / "data.csv").write_text("Patient\n")
 
 
-def build(config):
-    if isinstance(config, dict) and "class_path" in config:
-        module, name = config["class_path"].rsplit(".", 1)
-        return getattr(import_module(module), name)(**{k: build(v) for k, v in config.get("init_args", {}).items()})
-    return config
-
-
 def data_module(name, root, **options):
     """What experiments/data/<name>.yaml describes, with other settings."""
-    from diffmedseg.data.mri import Source
+    from diffmedseg.data.configured import build_data
 
     config = yaml.safe_load((EXPERIMENTS / "data" / f"{name}.yaml").read_text())
-    settings = config["init_args"] | {"root": root, "image_size": 16, "folds": 2} | options
-    settings["source"] = Source(**settings["source"])
-    layout = settings["layout"]
-    if "modalities" in settings:
-        layout["init_args"]["modalities"] = settings.pop("modalities")
-    return build({"class_path": config["class_path"], "init_args": settings})
+    if "modalities" in options:
+        config["init_args"]["layout"]["init_args"]["modalities"] = options.pop("modalities")
+    config["init_args"] |= {"root": str(root), "image_size": 16, "folds": 2} | options
+    return build_data(config)
 
 
 #: By yaml: what writes its layout, and three names of cases.

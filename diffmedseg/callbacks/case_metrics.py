@@ -1,6 +1,7 @@
 """Scores of every test case, as a table and a CSV."""
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,8 +9,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from diffmedseg.atomic import write_whole
+from diffmedseg.data.store import majority
 from diffmedseg.metrics.cases import (
     CASE_COLUMNS,
     CaseScore,
@@ -20,11 +23,15 @@ from diffmedseg.metrics.cases import (
     score_image,
     summarise,
 )
+from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
+from diffmedseg.models.segmentation import resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
 
 _TITLES = {
     "dice": "Dice",
     "iou": "IoU",
+    "hd95": "HD95, mm",
+    "nsd": "NSD at 1 mm",
     "uncertainty": "Uncertainty",
     "diversity": "Diversity",
     "ged_biased": "GED (biased)",
@@ -38,6 +45,17 @@ def run_folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """Masks (K, h, w), bool, of one slice at native resolution."""
+
+    case: str
+    number: int
+    spacing: tuple[float, ...]
+    mask: Tensor
+    reference: Tensor
+
+
 class CaseMetrics(Callback):
     """Scores every case at native resolution and writes ``cases.csv``; prints the means with 95 % intervals.
 
@@ -46,10 +64,12 @@ class CaseMetrics(Callback):
 
     def __init__(self) -> None:
         self.images: list[ImageScore] = []
+        self.surfaces: dict[str, list[SurfaceScores]] = {}
+        self._open: list[_Slice] = []  # of the case that is being dealt
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
-        self.images = []
+        self.images, self.surfaces, self._open = [], {}, []
 
     def on_test_batch_end(
         self,
@@ -73,14 +93,34 @@ class CaseMetrics(Callback):
                     outputs["seconds"],
                 )
             )
+            if batch["spacing"][i] is not None:
+                reference = majority(batch["reference"][i]).bool()
+                size = (int(reference.shape[-2]), int(reference.shape[-1]))
+                mask = resize_soft(segmentation.probability[i : i + 1].float().cpu(), size)[0] > threshold
+                if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
+                    self._close_case()
+                self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
+
+    def _close_case(self) -> None:
+        """Compare the surfaces of the case whose slices are all there."""
+        slices, numbers = self._open, [one.number for one in self._open]
+        masks = [stack_slices([getattr(one, name) for one in slices], numbers) for name in ("mask", "reference")]
+        if masks[0].shape[1] == 1:
+            masks = [mask[:, 0] for mask in masks]
+        spacing = slices[0].spacing[-(masks[0].ndim - 1) :]
+        self.surfaces[slices[0].case] = [surface_scores(a, b, spacing) for a, b in zip(*masks, strict=True)]
+        self._open = []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all processes' images; write, log and print."""
-        gathered = [self.images] * trainer.world_size
+        if self._open:
+            self._close_case()
+        gathered = [(self.images, self.surfaces)] * trainer.world_size
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(gathered, self.images)
+            torch.distributed.all_gather_object(gathered, (self.images, self.surfaces))
         regions = cast(DiffusionSegmenter, pl_module).regions
-        rows = score_cases([image for images in gathered for image in images], regions)
+        surfaces = {case: scores for _, own in gathered for case, scores in own.items()}
+        rows = score_cases([image for images, _ in gathered for image in images], regions, surfaces)
         summaries = summarise(rows)
         several = len(regions) > 1
         for summary in summaries:
@@ -110,7 +150,7 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
     empty = sum(row.both_empty for row in rows)
     policy = (
         f"mean over {len({row.case for row in rows})} cases at native resolution"
-        f"{', each of all its slices' if first.num_slices > 1 else ''}, "
+        f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
     if first.num_raters > 1:

@@ -38,7 +38,7 @@ class ShrunkImages:
         try:
             self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
             self.masks: NDArray[np.uint8] = np.load(folder / "masks.npy", mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
 
     def __reduce__(self) -> tuple[type["ShrunkImages"], tuple[Path]]:
@@ -113,9 +113,9 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
 
 
 def cache_entries(folder: Path) -> list[Path]:
-    """Return what :func:`build_once` left in a folder: entries end in a key. Nothing else there is ours."""
+    """Return what :func:`build_once` left in a folder, also where it was killed. Nothing else there is ours."""
     found = folder.iterdir() if folder.is_dir() else []
-    return sorted(path for path in found if path.is_dir() and re.fullmatch(r"[\w.-]+-[0-9a-f]{16}", path.name))
+    return sorted(path for path in found if path.is_dir() and re.fullmatch(r"[\w.-]+-[0-9a-f]{16}(-\w{8})?", path.name))
 
 
 def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:

@@ -47,8 +47,12 @@ class ImageStore(ABC):
         """Return (R, K, h, w), uint8 in {0, 1}: the same masks at native resolution."""
 
     def spacing(self, index: int) -> tuple[float, ...] | None:
-        """Return the size of a native pixel (row, column) in millimetres, None where it is not known."""
+        """Return the distance of native (slices,) rows and columns in mm, None where it is not known."""
         return None
+
+    def position(self, index: int) -> int:
+        """Return the number of the item's slice in its case."""
+        return 0
 
     def label(self, index: int) -> int | None:
         """Return 0 for healthy, 1 for diseased, None where the data set has no image-level labels."""
@@ -102,7 +106,7 @@ class EvaluationView(Dataset[Batch]):
         self.store, self.native = store, native
 
     def __getitem__(self, index: int) -> Batch:
-        """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index and spacing.
+        """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing.
 
         With ``native`` also reference (R, K, h, w).
         """
@@ -110,7 +114,7 @@ class EvaluationView(Dataset[Batch]):
         item = _common(self.store, index) | {
             "mask": majority(masks),
             "raters": masks,
-            "index": index,
+            "index": self.store.position(index),
             "spacing": self.store.spacing(index),
         }
         return item | {"reference": self.store.reference(index)} if self.native else item

@@ -1,6 +1,6 @@
 """Scores of single cases at native resolution, and their summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 
@@ -19,6 +19,7 @@ from diffmedseg.metrics.functional import (
     soft_dice_confidence,
     soft_overlap,
 )
+from diffmedseg.metrics.surface import SurfaceScores
 from diffmedseg.models.segmentation import resize_soft
 
 
@@ -31,6 +32,9 @@ class CaseScore:
         region: The region.
         dice: Dice of the fused mask against the raters' majority. Higher is better.
         iou: IoU of the same.
+        hd95: 95th percentile of the distances between the surfaces of the fused mask and of the majority, in mm; NaN
+            where the spacing is not known. Lower is better.
+        nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the fused mask, in [0, 1]: high where the model expects a low Dice.
         diversity: Mean distance 1 - IoU between two samples, over the slices that any sample has foreground in; NaN
@@ -47,6 +51,8 @@ class CaseScore:
     region: str
     dice: float
     iou: float
+    hd95: float
+    nsd: float
     both_empty: bool
     uncertainty: float
     diversity: float
@@ -111,9 +117,20 @@ def score_image(
     )
 
 
-def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[CaseScore]:
-    """Pool the images of each case: overlap from summed counts, diversity as the mean over its non-empty slices."""
+def score_cases(
+    images: Sequence[ImageScore],
+    regions: Sequence[str],
+    surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
+) -> list[CaseScore]:
+    """Pool the images of each case: overlap from summed counts, diversity as the mean over its non-empty slices.
+
+    Args:
+        images: The scores of all images, those of a case in any order.
+        regions: Names of the regions.
+        surfaces: By case, the surface scores of each region, where they are known.
+    """
     rows = []
+    unknown = [SurfaceScores(float("nan"), float("nan"))] * len(regions)
     for case, group in groupby(sorted(images, key=lambda image: image.case), key=lambda image: image.case):
         slices = list(group)
         counts = torch.stack([image.counts for image in slices]).sum(0)
@@ -126,6 +143,7 @@ def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[Ca
         spread = torch.where(drawn.any(0), spread, slices[0].diversity)
         # Samples of several slices are drawn independently: their volume has no meaningful GED.
         ged = slices[0].ged if len(slices) == 1 else slices[0].ged * float("nan")
+        surface = (surfaces or {}).get(case, unknown)
         for k, region in enumerate(regions):
             tp, fp, fn = counts[:, k]
             rows.append(
@@ -134,6 +152,8 @@ def score_cases(images: Sequence[ImageScore], regions: Sequence[str]) -> list[Ca
                     region,
                     dice=float(dice_from_counts(tp, fp, fn)),
                     iou=float(iou_from_counts(tp, fp, fn)),
+                    hd95=surface[k].hd95,
+                    nsd=surface[k].nsd,
                     both_empty=bool(tp + fp + fn == 0),
                     uncertainty=1 - float(confidence[k]),
                     diversity=float(spread[k]),
@@ -160,7 +180,7 @@ class Summary:
     cases: int
 
 
-SUMMARISED = ("dice", "iou", "uncertainty", "diversity", "ged_biased", "ged_unbiased", "seconds")
+SUMMARISED = ("dice", "iou", "hd95", "nsd", "uncertainty", "diversity", "ged_biased", "ged_unbiased", "seconds")
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:

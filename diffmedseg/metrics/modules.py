@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,14 @@ class _OverlapMean(_CaseMean):
     """The mean overlap of cases, each of one image or of the slices of a volume, pooled."""
 
     higher_is_better = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  torchmetrics' signature
+        """Refuse: torchmetrics would reset between batches, and cases that go on in the next would count twice.
+
+        Raises:
+            NotImplementedError: Always; call ``update`` and ``compute``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} pools cases over batches: call update and compute.")
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ The first S of 16 samples are those of S, so each number of steps is sampled onc
 """
 
 import time
-from importlib import import_module
 from pathlib import Path
 
 import yaml
@@ -13,6 +12,7 @@ from jsonargparse import auto_cli
 
 from diffmedseg import load_checkpoint
 from diffmedseg.data import SegmentationDataModule
+from diffmedseg.data.configured import build_data
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
 from diffmedseg.models import DiffusionSegmenter
 
@@ -20,8 +20,7 @@ from diffmedseg.models import DiffusionSegmenter
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     """Build a run's best model and its data."""
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    module, name = config["class_path"].rsplit(".", 1)
-    data = getattr(import_module(module), name)(**config["init_args"])
+    data = build_data(config)
     data.setup("test")
     return load_checkpoint(run), data
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import auto_cli
 
-from diffmedseg.data import SegmentationDataModule
+from diffmedseg.data.configured import build_data
 
 
 def main(data_yaml: Path, root: Path, slices: int = 2000, decoded: int = 8) -> None:
@@ -23,11 +23,9 @@ def main(data_yaml: Path, root: Path, slices: int = 2000, decoded: int = 8) -> N
         slices: Slices read from the cache.
         decoded: Slices for each of which a case is decoded.
     """
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(SegmentationDataModule, "data")
     settings = yaml.safe_load(data_yaml.read_text())
     settings["init_args"] |= {"root": str(root), "folds": 2}
-    data = parser.instantiate_classes(parser.parse_object({"data": settings})).data
+    data = build_data(settings)
     start = time.perf_counter()
     data.prepare_data()
     print(f"decoding {len(data._cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")

@@ -184,6 +184,8 @@ def test_overlap_of_volumes_is_that_of_their_pooled_slices():
         pooled = [function(a[i].transpose(0, 1).flatten(1, 2), b[i].transpose(0, 1).flatten(1, 2)) for i in
                   (slice(0, 3), slice(3, 4), slice(4, 6))]  # fmt: skip
         assert float(metric.compute()) == pytest.approx(float(torch.stack(pooled).mean()))
+        with pytest.raises(NotImplementedError, match="call update and compute"):
+            metric(a, b)
         metric.reset()
         metric.update(a[4:], b[4:], cases[4:])
         assert float(metric.compute()) == pytest.approx(float(pooled[2].mean()))

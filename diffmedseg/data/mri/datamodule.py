@@ -63,7 +63,8 @@ class BrainMRIDataModule(SegmentationDataModule):
         val_fraction: Fraction of the other patients on which checkpoints are chosen. Where it rounds to none, these are
             chosen on the training patients.
         split_seed: Seed of the folds, apart from ``seed``.
-        splits: File of the splits: read where it exists, else written. None draws them each time, always alike.
+        splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
+            always alike.
         train_slices: Train on all slices, those with brain, or those with a tumour.
         empty_weight: How often a slice without tumour is drawn for each draw of one with.
         image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
@@ -104,7 +105,9 @@ class BrainMRIDataModule(SegmentationDataModule):
             raise ValueError(
                 f"val_fraction {val_fraction} has to be in [0, 1), empty_weight {empty_weight} at least 0."
             )
-        names = chosen(regions, list(labels))
+        names = chosen("regions", regions, list(labels))
+        if not all(0 < value < 256 for values in labels.values() for value in values):
+            raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
         self.labels = [sorted(set(labels[name])) for name in names]
         nested = all(set(inner) <= set(outer) for outer, inner in zip(self.labels, self.labels[1:], strict=False))
         self.info = DatasetInfo(
@@ -122,15 +125,17 @@ class BrainMRIDataModule(SegmentationDataModule):
         self.root, self.layout = Path(root).expanduser(), layout
         self.allowed = {value for values in labels.values() for value in values}
         self.folds, self.fold, self.val_fraction, self.split_seed = folds, fold, val_fraction, split_seed
-        self.splits = None if splits is None else Path(splits)
+        self.splits = None if splits is None else Path(splits).expanduser()
+        self._drawn = {"folds": folds, "fold": fold, "val_fraction": val_fraction, "split_seed": split_seed}
         self.train_slices, self.empty_weight = train_slices, empty_weight
 
     def prepare_data(self) -> None:
-        """Decode all cases once, in one process per machine, and write the splits where a file for them is named."""
-        if self.splits is not None and not self.splits.is_file():
-            write_splits(self.splits, self._splits)
+        """Decode all cases once, in one process per machine; then write the splits where a file for them is named."""
         used = {case for cases in self._splits.values() for case in cases}
         self._decode([case for case in self._cases.values() if case.id in used])
+        if self.splits is not None and not self.splits.is_file():
+            write_splits(self.splits, self._splits, self._drawn)
+            del self._splits  # every process reads the same file
 
     def load(self, split: Split) -> SliceStore:
         """Read one split.
@@ -144,6 +149,10 @@ class BrainMRIDataModule(SegmentationDataModule):
             case = open_case(folder)
             wanted = {"all": np.ones_like(case.brain), "brain": case.brain, "tumour": case.tumour}
             slices[name] = np.flatnonzero(wanted[self.train_slices if split == "train" else "brain"]).tolist()
+        if not any(slices.values()):
+            raise DataError(
+                f"{self.info.title}: no slice of the {split} cases has a tumour. Set train_slices to brain."
+            )
         store = SliceStore(folders, self.labels, slices, self.image_size)
         if split == "train" and self.empty_weight != 1:
             store.weights = [1.0 if store.label(index) else self.empty_weight for index in range(len(store))]
@@ -157,12 +166,16 @@ class BrainMRIDataModule(SegmentationDataModule):
                 return decode(cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed)
             except DataError as error:
                 return error
+            except Exception as error:  # a damaged header can bring about anything
+                return DataError(f"{case.id} cannot be read ({error!r}): download it again")
 
         before = set(cache_folder().glob(f"{self.info.name}-*"))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
             results = pool.map(one, cases)
             done = list(track(results, f"Decoding {self.info.name}", len(cases), disable=len(cases) < 50))
         failures = [result for result in done if isinstance(result, DataError)]
+        for failure in failures[3:]:
+            _log.error("%s", failure)
         if failures:
             reasons = "\n  ".join(map(str, failures[:3]))
             more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
@@ -188,7 +201,7 @@ class BrainMRIDataModule(SegmentationDataModule):
     def _splits(self) -> dict[str, list[str]]:
         cases = list(self._cases.values())
         if self.splits is not None and self.splits.is_file():
-            splits = read_splits(self.splits, cases)
+            splits = read_splits(self.splits, cases, self._drawn)
         else:
             splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
         if set(splits["val"]) & set(splits["train"]):

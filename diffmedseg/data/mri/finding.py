@@ -3,6 +3,8 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 from diffmedseg.data.files import first_names
@@ -14,11 +16,11 @@ _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG,
 # What the cases of the known data sets are called, by the yaml that reads them: to name the right one.
 _KNOWN = {
     "brats": r"BraTS2021_\d{5}",
-    "brats2015": r"brats_2013_pat\d+_\d+",
+    "brats2015": r"brats_(2013|tcia)_pat\d+_\d+",
     "brats2018": r"Brats1[78]_\w+",
     "brats2019": r"BraTS19_\w+",
-    "brats2020": r"BraTS20_(Training|Validation)_\d{3}",
-    "brats2023": r"BraTS-[A-Z]+-\d{5}-\d{3}",
+    "brats2020": r"BraTS20_Training_\d{3}",
+    "brats2023": r"BraTS-GLI-\d{5}-\d{3}",
     "msd_brain": r"BRATS_\d{3}(\.nii\.gz)?",
     "lgg": r"TCGA_[A-Z]{2}_[A-Z0-9]{4}_\d{8}",
 }
@@ -26,44 +28,69 @@ _KNOWN = {
 _log = logging.getLogger(__name__)
 
 
-def chosen(modalities: Sequence[str] | None, available: Sequence[str]) -> list[str]:
-    """Return the modalities that are read, in order."""
-    chosen = list(available if modalities is None else modalities)
-    unknown = sorted(set(chosen) - set(available))
-    if unknown or not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"modalities are {chosen}; there are {', '.join(available)}, each at most once.")
-    return chosen
+def chosen(what: str, wanted: Sequence[str] | None, available: Sequence[str]) -> list[str]:
+    """Return what is wanted, in order; everything where nothing is said.
+
+    Raises:
+        ValueError: If some is not available, or wanted twice.
+    """
+    names = list(available if wanted is None else wanted)
+    if set(names) - set(available) or not names or len(set(names)) < len(names):
+        raise ValueError(f"{what} are {names}; there are {', '.join(available)}, each at most once.")
+    return names
 
 
 def folders_below(root: Path) -> Iterator[Path]:
-    """Yield folders below the root, nearer ones first at each level, without hidden ones."""
+    """Yield folders below the root, nearer ones first, without hidden ones and those that may not be read."""
     level = [root] if root.is_dir() else []
     for _ in range(_DEPTH):
-        level = sorted(p for folder in level for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        found = []
+        for folder in level:
+            try:
+                found += [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+            except PermissionError:
+                _log.warning("%s may not be read, and is left out.", folder)
+        level = sorted(found)
         yield from level
 
 
-def unique_cases(folders: Sequence[Path]) -> list[Path]:
-    """Drop copies of a case; Kaggle's lgg archive holds the whole tree twice.
+def unique(cases: Sequence[Path]) -> list[Path]:
+    """Drop copies of a case; Kaggle's lgg archive holds the whole tree twice, and some unpack a folder into its like.
+
+    Args:
+        cases: Files, or folders of files; folders without files do not count.
+
+    Returns:
+        One of each name, in their order.
 
     Raises:
-        DataError: If two folders of the same name hold different files.
+        DataError: If two of the same name differ.
     """
     by_name: dict[str, list[Path]] = {}
-    for folder in folders:
-        by_name.setdefault(folder.name, []).append(folder)
-    for name, copies in by_name.items():
-        contents = {tuple(sorted((p.name, p.stat().st_size) for p in copy.iterdir() if p.is_file())) for copy in copies}
-        if len(contents) > 1:
-            raise DataError(
-                f"There are different cases called {name}: {', '.join(map(str, copies))}. Keep one of them."
-            )
-    repeated = [name for name, copies in by_name.items() if len(copies) > 1]
+    for case in cases:
+        if case.is_file() or _data_files(case):
+            by_name.setdefault(case.name, []).append(case)
+    repeated = {name: copies for name, copies in by_name.items() if len(copies) > 1}
+    for name, copies in repeated.items():
+        if len({_digest(copy) for copy in copies}) > 1:
+            places = ", ".join(map(str, copies))
+            raise DataError(f"There are different cases called {name}: {places}. Keep one of them.")
     if repeated:
         _log.warning(
-            "%d cases are there more than once; one copy of each is used: %s.", len(repeated), first_names(repeated)
+            "%d cases are there more than once; one of each is used: %s.", len(repeated), first_names(repeated)
         )
     return [by_name[name][0] for name in sorted(by_name)]
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _digest(case: Path) -> str:
+    digest = blake2b()
+    for path in [case] if case.is_file() else _data_files(case):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def patient_of(case: re.Pattern[str], name: str) -> str:
@@ -74,23 +101,19 @@ def patient_of(case: re.Pattern[str], name: str) -> str:
 
 def stem(path: Path) -> str:
     """Return a volume's name without its suffix."""
-    return next(path.name.removesuffix(suffix) for suffix in (*_SUFFIXES, "") if path.name.endswith(suffix))
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def volume_files(folder: Path) -> list[Path]:
     """List volumes; macOS leaves files called ._ beside them in archives."""
-    return sorted(p for p in folder.iterdir() if p.name.endswith(_SUFFIXES) and not p.name.startswith("."))
+    return [path for path in _data_files(folder) if path.name.lower().endswith(_SUFFIXES)]
 
 
 def with_suffix(folder: Path, pattern: str) -> Path | None:
     """Return the volume of a name, whatever its suffix; None where there is none."""
     name = pattern.format(case=folder.name)
-    return next((path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
-
-
-def named_as_modality(path: Path) -> bool:
-    """Whether a file is named as a modality in any of the years."""
-    return bool(re.search(r"[_-](t1|t1ce|t1c|t1n|t2|t2w|t2f|flair)$", stem(path), re.IGNORECASE))
+    return next((path for path in volume_files(folder) if stem(path) == name), None) if folder.is_dir() else None
 
 
 def listing(folder: Path) -> str:
@@ -98,14 +121,24 @@ def listing(folder: Path) -> str:
     return first_names([path.name for path in folder.iterdir() if not path.name.startswith(".")], 6) or "nothing"
 
 
-def advice(place: Path) -> str:
-    """Name the yaml that reads what lies in a place, where it is known."""
-    paths = [place, *place.rglob("*")] if place.is_dir() else []
-    fits = [yaml for yaml, name in _KNOWN.items() if any(re.fullmatch(name, path.name) for path in paths[:20_000])]
-    return f"This looks like DATA={' or '.join(fits)}." if fits else ""
+def no_case(root: Path, case: re.Pattern[str], expected: str) -> DataError:
+    """Say that there is no case, what there is, and which yaml reads it.
 
-
-def no_case(root: Path, expected: str) -> DataError:
-    """Say that there is no case, what there is, and which yaml reads it."""
+    Args:
+        root: Where cases were looked for.
+        case: What they should be called.
+        expected: The same in words.
+    """
     there = listing(root) if root.is_dir() else "no such folder"
-    return DataError(f"No case in {root}: expected {expected}; there is {there}. {advice(root)}".strip())
+    return DataError(f"No case in {root}: expected {expected}; there is {there}. {_advice(root, case)}".strip())
+
+
+def _advice(root: Path, case: re.Pattern[str]) -> str:
+    """Name the yaml that reads what lies in a folder, where it is known, or what else is wrong."""
+    if case.fullmatch(root.name):
+        return f"It is a case itself: name the folder that holds it, {root.parent}."
+    names = {root.name, *(path.name for path in islice(root.rglob("*"), 20_000))} if root.is_dir() else set()
+    if any(case.fullmatch(name) or case.fullmatch(stem(Path(name))) for name in names):
+        return "There are some elsewhere in it: name a folder nearer to them, or the one above."
+    fits = [yaml for yaml, known in _KNOWN.items() if any(re.fullmatch(known, name) for name in names)]
+    return f"This looks like DATA={' or '.join(fits)}." if fits else ""

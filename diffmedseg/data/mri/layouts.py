@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from diffmedseg.data.files import first_names, open_image
 from diffmedseg.data.mri.finding import (
-    advice,
     chosen,
     folders_below,
     listing,
-    named_as_modality,
     no_case,
     patient_of,
     stem,
-    unique_cases,
+    unique,
     volume_files,
     with_suffix,
 )
@@ -51,14 +49,14 @@ class CaseFolders(Layout):
         modalities: Sequence[str] | None = None,
     ) -> None:
         self.case, self.segmentation, self.brain_mask = re.compile(case), segmentation, brain_mask
-        self.images = {name: images[name] for name in chosen(modalities, list(images))}
+        self.images = {name: images[name] for name in chosen("modalities", modalities, list(images))}
         self.modalities = tuple(self.images)
 
     def find(self, root: Path) -> list[Case]:
         """Find the cases; see the base class."""
-        folders = unique_cases([path for path in folders_below(root) if self.case.fullmatch(path.name)])
+        folders = unique([path for path in folders_below(root) if self.case.fullmatch(path.name)])
         if not folders:
-            raise no_case(root, f"folders called {self.case.pattern}")
+            raise no_case(root, self.case, f"folders called {self.case.pattern}")
         cases, without = [], []
         for folder in folders:
             segmentation = self._segmentation(folder)
@@ -82,13 +80,13 @@ class CaseFolders(Layout):
         found = with_suffix(folder, self.segmentation)
         if found is not None:
             return found
-        patterns = [*self.images.values(), *([self.brain_mask] if self.brain_mask else [])]
-        known = {with_suffix(folder, pattern) for pattern in patterns}
-        others = [p for p in volume_files(folder) if p not in known and not named_as_modality(p)]
+        # BraTS20_Training_355 of Kaggle's copy has W39_1998.09.19_Segm.nii. Nothing else may stand for the truth: a
+        # lone file could be somebody's prediction.
+        others = [path for path in volume_files(folder) if stem(path).lower().endswith(("_seg", "_segm", "-seg"))]
         if len(others) != 1:
             return None
-        # BraTS20_Training_355 of Kaggle's copy has W39_1998.09.19_Segm.nii: the only file that is nothing else.
-        _log.warning("%s has no %s; its only other volume is taken: %s.", folder, self.segmentation, others[0].name)
+        name = self.segmentation.format(case=folder.name)
+        _log.warning("%s has no %s; %s is taken for it.", folder, name, others[0].name)
         return others[0]
 
     @staticmethod
@@ -96,7 +94,10 @@ class CaseFolders(Layout):
         found = with_suffix(folder, pattern)
         if found is None:
             name = pattern.format(case=folder.name)
-            raise DataError(f"{folder} has no {name}.nii.gz ({what}); there is {listing(folder)}. {advice(folder)}")
+            raise DataError(
+                f"{folder} has no {name}.nii.gz ({what}); there is {listing(folder)}. Download the case again, or "
+                "leave the modality out by layout.modalities."
+            )
         return found
 
     def read(self, case: Case, allowed: set[int]) -> RawCase:
@@ -124,7 +125,7 @@ class FourDimensional(Layout):
         modalities: Sequence[str] | None = None,
     ) -> None:
         self.case, self.folders, self.channels = re.compile(case), (images, segmentations), tuple(channels)
-        self.modalities = tuple(chosen(modalities, channels))
+        self.modalities = tuple(chosen("modalities", modalities, channels))
         self.order = [self.channels.index(name) for name in self.modalities]
 
     def find(self, root: Path) -> list[Case]:
@@ -135,7 +136,7 @@ class FourDimensional(Layout):
             path for parent in parents for path in volume_files(parent / images) if self.case.fullmatch(stem(path))
         ]
         if not found:
-            raise no_case(root, f"files called {self.case.pattern}.nii.gz in {images}")
+            raise no_case(root, self.case, f"files called {self.case.pattern}.nii.gz in {images}")
         cases = []
         for path in found:
             segmentation = with_suffix(path.parent.parent / segmentations, stem(path))
@@ -174,14 +175,14 @@ class SliceFolders(Layout):
         modalities: Sequence[str] | None = None,
     ) -> None:
         self.case, self.channels, self.spacing = re.compile(case), tuple(channels), spacing
-        self.modalities = tuple(chosen(modalities, channels))
+        self.modalities = tuple(chosen("modalities", modalities, channels))
         self.order = [self.channels.index(name) for name in self.modalities]
 
     def find(self, root: Path) -> list[Case]:
         """Find the cases; slices are ordered by number, which is not padded."""
-        folders = unique_cases([path for path in folders_below(root) if self.case.fullmatch(path.name)])
+        folders = unique([path for path in folders_below(root) if self.case.fullmatch(path.name)])
         if not folders:
-            raise no_case(root, f"folders called {self.case.pattern}")
+            raise no_case(root, self.case, f"folders called {self.case.pattern}")
         cases = []
         for folder in folders:
             named = re.compile(rf"{re.escape(folder.name)}_(\d+)(_mask)?\.tif", re.IGNORECASE)
@@ -210,7 +211,11 @@ class SliceFolders(Layout):
                 if image.mode != "RGB":
                     raise DataError(f"{path} has mode {image.mode}; expected RGB, a colour per modality")
                 slices.append(np.asarray(image))
-                masks.append(np.asarray(mask.convert("L")) > 127)
+                levels = np.asarray(mask.convert("L"))
+                if not np.isin(levels, (0, 255)).all():
+                    values = first_names([str(value) for value in np.unique(levels)], 5)
+                    raise DataError(f"{mask_path} has values {values}; a mask has 0 and 255: rescale it")
+                masks.append(levels == 255)
         channels = np.stack(slices).transpose(3, 0, 1, 2)[self.order].astype(np.float32)
         # These pictures have their skull, and noise around it: what is dark in every modality is air.
         bright = np.percentile(channels, 99, axis=(1, 2, 3), keepdims=True)

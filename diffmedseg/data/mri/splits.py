@@ -1,5 +1,6 @@
 """Splits by patient, drawn from a seed or read from a file."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.mri.layout import Case
 from diffmedseg.data.store import DataError
 from diffmedseg.diffusion import keyed_generator
+
+_log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -33,7 +36,8 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
     """
     patients = sorted({case.patient for case in cases})
     if len(patients) < folds:
-        raise DataError(f"{len(patients)} patients cannot be dealt to {folds} folds: set folds to {len(patients)}.")
+        advice = f"set folds to {len(patients)}" if len(patients) > 1 else "one to train on and one to test are needed"
+        raise DataError(f"{len(patients)} patients cannot be dealt to {folds} folds: {advice}.")
     order = [patients[i] for i in torch.randperm(len(patients), generator=keyed_generator(seed, "patients")).tolist()]
     test, others = order[fold::folds], [patient for n, patient in enumerate(order) if n % folds != fold]
     number = round(val_fraction * len(others))
@@ -41,27 +45,47 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
     return {name: [case.id for case in cases if case.patient in group] for name, group in groups.items()}
 
 
-def read_splits(path: Path, cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Read the ids of each split; cases that the file does not name are left out.
+def read_splits(path: Path, cases: Sequence[Case], drawn: dict[str, float]) -> dict[str, list[str]]:
+    """Read the ids of each split; cases that the file does not name are left out, with a warning.
+
+    Args:
+        path: The file.
+        cases: The cases that are there.
+        drawn: The settings by which splits would be drawn now. A file that :func:`write_splits` wrote has to agree with
+            them; one written by hand need not name any.
 
     Raises:
-        DataError: If the file is damaged, names a case that is not there, or tests on a patient that is trained on.
+        DataError: If the file is damaged, was drawn by other settings, names a case that is not there, tests nothing,
+            or has a patient both in the test set and elsewhere.
     """
     try:
-        splits = {name: list(map(str, yaml.safe_load(path.read_text())[name])) for name in SPLITS}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        splits = {name: list(map(str, content[name])) for name in SPLITS}
+        before = dict(content.get("drawn") or drawn)
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
+    if before != drawn:
+        raise DataError(f"{path} was drawn with {before}, and now {drawn} are set: name another file, or set the same.")
     patients = {case.id: case.patient for case in cases}
     missing = [case for ids in splits.values() for case in ids if case not in patients]
     if missing:
-        raise DataError(f"{path} names {len(missing)} cases that are not there: {first_names(missing)}. Download them.")
+        raise DataError(
+            f"{path} names {len(missing)} cases that are not there: {first_names(missing)}. Download them, or delete "
+            "the file to draw splits of what is there."
+        )
+    if not splits["test"] or not splits["train"]:
+        raise DataError(f"{path} has no case to {'train on' if splits['test'] else 'test'}.")
     tested = {patients[case] for case in splits["test"]}
     shared = tested & {patients[case] for name in ("train", "val") for case in splits[name]}
     if shared:
         raise DataError(f"{path} tests patients that it also trains or chooses on: {first_names(shared)}.")
+    unnamed = set(patients) - {case for ids in splits.values() for case in ids}
+    if unnamed:
+        _log.warning("%d cases are in no split of %s, and left out: %s.", len(unnamed), path, first_names(unnamed))
     return splits
 
 
-def write_splits(path: Path, splits: dict[str, list[str]]) -> None:
-    """Write the ids of each split, to be committed and read again."""
-    write_whole(path, lambda temporary: temporary.write_text(yaml.safe_dump(splits, sort_keys=False)))
+def write_splits(path: Path, splits: dict[str, list[str]], drawn: dict[str, float]) -> None:
+    """Write the ids of each split and how they were drawn, to be committed and read again."""
+    text = yaml.safe_dump({"drawn": drawn, **splits}, sort_keys=False)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -38,7 +38,7 @@ class DecodedCase:
             facts = json.loads((folder / "facts.json").read_text())
             self.brain, self.tumour = np.array(facts["brain"]), np.array(facts["labelled"])
             self.spacing: tuple[float, float, float] = tuple(facts["spacing"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
 
 
@@ -82,8 +82,8 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
         }
         (folder / "facts.json").write_text(json.dumps(facts))
 
-    if not target.is_dir():
-        build_once(target, sum(path.stat().st_size for path in case.files) / 1e6, write)
+    # Compressed files grow when they are decoded, three to five times in BraTS.
+    build_once(target, 5 * sum(path.stat().st_size for path in case.files) / 1e6, write)
     return target
 
 
@@ -137,8 +137,12 @@ class SliceStore(ImageStore):
         return torch.from_numpy(self._table[:, case.labels[number]])[None]
 
     def spacing(self, index: int) -> tuple[float, ...]:
-        """Return the distance of rows and columns, in mm."""
-        return self._at(index)[0].spacing[1:]
+        """Return the distance of slices, rows and columns, in mm."""
+        return self._at(index)[0].spacing
+
+    def position(self, index: int) -> int:
+        """Return the number of the slice in its case."""
+        return self._items[index][1]
 
     def label(self, index: int) -> int:
         """Return 1 where the slice has a tumour."""

@@ -39,6 +39,9 @@ def read_volumes(path: Path) -> list["sitk.Image"]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise DataError(f"{path} cannot be read ({reason}): download it again") from error
+    bad = int((~np.isfinite(sitk.GetArrayViewFromImage(image))).sum())
+    if bad:
+        raise DataError(f"{path} has {bad} voxels that are NaN or infinite: download it again, or set them to 0")
     size = image.GetSize()
     if len(size) not in (3, 4):
         raise DataError(f"{path} has {len(size)} dimensions {size}; a volume has three, several volumes have four")
@@ -60,8 +63,8 @@ def _check_nifti(path: Path) -> None:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): download it again") from error
     order = next((order for order in "<>" if content[:4] == struct.pack(f"{order}i", 348)), None)
-    if order is None:
-        return  # NIfTI-2, or nothing that ITK will read
+    if order is None or len(content) < 348:
+        raise DataError(f"{path} has no NIfTI-1 header: download it again, or convert it")
     dim = struct.unpack_from(f"{order}8h", content, 40)
     kind, bits = struct.unpack_from(f"{order}2h", content, 70)
     offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
@@ -132,7 +135,8 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Find what is not background: where any channel differs from its own constant background.
 
     A channel's background is the commonest value on the faces of the volume, which need not be 0 (data that was
-    z-scored before its skull was stripped has a negative one); it has none where that fills less than half of them.
+    z-scored before its skull was stripped has a negative one). A channel with noise there, where no value fills half of
+    them, has none and is left to the others.
 
     Args:
         channels: (C, D, H, W).
@@ -144,10 +148,9 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
     for channel in channels:
         faces = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
         values, counts = np.unique(faces, return_counts=True)
-        if 2 * counts.max() < len(faces):
-            return np.ones_like(brain)
-        brain |= channel != values[counts.argmax()]
-    return brain
+        if 2 * counts.max() >= len(faces):
+            brain |= channel != values[counts.argmax()]
+    return brain if brain.any() else np.ones_like(brain)
 
 
 def normalise(channels: NDArray[np.float32], brain: NDArray[np.bool_], names: list[str]) -> NDArray[np.float32]:
@@ -170,7 +173,7 @@ def normalise(channels: NDArray[np.float32], brain: NDArray[np.bool_], names: li
     for channel, out, name in zip(channels, result, names, strict=True):
         values = channel[brain]
         deviation = values.std(dtype=np.float64)
-        if deviation <= 1e-6 * max(abs(values).max(), 1e-6):
+        if not deviation > 1e-6 * max(abs(values).max(), 1e-6):
             raise DataError(f"{name} is constant ({values[0]:g}) within the brain: download it again")
         out[brain] = ((values - values.mean(dtype=np.float64)) / deviation).clip(-_CLIP, _CLIP) / _CLIP
     return result

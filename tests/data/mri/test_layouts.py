@@ -1,5 +1,6 @@
 import gzip
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -20,6 +21,7 @@ from mri_files import (
     write_lgg,
     write_nifti,
 )
+from PIL import Image
 
 from diffmedseg.data.store import DataError
 
@@ -50,7 +52,7 @@ def test_reads_the_official_layout(name, tmp_path):
             assert image.shape == (len(data.info.channels), 16, 16)
             assert image.abs().max() <= 1
             assert store.label(index) == int(labels()[number].any())
-            assert store.spacing(index) == ((1.0, 1.0) if name == "lgg" else SPACING[1:])
+            assert store.spacing(index) == ((1.0, 1.0, 1.0) if name == "lgg" else SPACING)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -104,7 +106,12 @@ def test_a_duplicate_tree_is_not_counted_twice(tmp_path, caplog):
     shutil.copytree(tmp_path / "kaggle_3m", tmp_path / "lgg-mri-segmentation" / "kaggle_3m")
     assert len(data_module("lgg", tmp_path)._cases) == 3
     assert "3 cases are there more than once" in caplog.text
-    write_nifti(tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0] / "other.nii", labels())
+    (tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0] / ".DS_Store").touch()
+    assert len(data_module("lgg", tmp_path)._cases) == 3
+    mask = next((tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0]).glob("*_mask.tif"))
+    content = bytearray(mask.read_bytes())
+    content[-200] ^= 255
+    mask.write_bytes(content)  # another content of the same size
     with pytest.raises(DataError, match="different cases called TCGA_CS_4941_19960909"):
         data_module("lgg", tmp_path)._cases  # noqa: B018
 
@@ -258,9 +265,7 @@ def _code(matrix):
 def test_a_background_need_not_be_zero(tmp_path):
     """Scored before stripping: the background is a negative constant, not brain."""
     write_brats2015(tmp_path, LAYOUTS["brats2015"][1])
-    data = data_module("brats2015", tmp_path)
-    given = data.load("test")
-    data.layout.brain_mask = None
+    given = data_module("brats2015", tmp_path).load("test")
     found = data_module("brats2015", tmp_path)
     found.layout.brain_mask = None
     for index in range(len(given)):
@@ -275,3 +280,70 @@ def test_what_is_logged(tmp_path, caplog):
     assert "decoded 2 cases into" in caplog.text
     assert "test is 1 cases" in caplog.text
     assert "chosen on the 1 cases that are trained on" in caplog.text
+
+
+def test_kaggles_name_alone_stands_for_a_missing_segmentation(tmp_path):
+    """A lone extra file could be a prediction."""
+    write_brats(tmp_path, CASES)
+    write_brats(tmp_path, ["BraTS2021_00009"], seg="pred")
+    assert list(data_module("brats", tmp_path)._cases) == CASES
+
+
+def test_years_that_share_patients(tmp_path):
+    write_brats(tmp_path, ["HGG/Brats17_CBICA_AAB_1", "HGG/Brats18_CBICA_AAB_1", "HGG/Brats18_CBICA_AAC_1"])
+    splits = data_module("brats2018", tmp_path)._splits
+    assert {"Brats17_CBICA_AAB_1", "Brats18_CBICA_AAB_1"} in (set(splits["train"]), set(splits["test"]))
+
+
+def test_masks_of_pictures_are_black_and_white(tmp_path):
+    write_lgg(tmp_path, LAYOUTS["lgg"][1])
+    path = next(tmp_path.rglob("*_9_mask.tif"))
+    Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    with pytest.raises(DataError, match=rf"{path.name} has values 0, 1; a mask has 0 and 255"):
+        data_module("lgg", tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize("suffix", [".NII.GZ", ".Nii"])
+def test_letter_case_of_suffixes_does_not_matter(suffix, tmp_path):
+    write_brats(tmp_path, CASES, ext=".nii.gz" if suffix == ".NII.GZ" else ".nii")
+    for path in list(tmp_path.rglob("*.nii*")):
+        path.rename(path.with_name(path.name.split(".")[0] + suffix))
+    assert list(data_module("brats", tmp_path)._cases) == CASES
+
+
+def test_the_root_is_a_case(tmp_path):
+    write_brats(tmp_path, CASES)
+    with pytest.raises(DataError, match="is a case itself: name the folder that holds it"):
+        data_module("brats", tmp_path / CASES[0]).prepare_data()
+
+
+def test_nan_in_another_format(tmp_path):
+    write_brats(tmp_path, CASES, ext=".mha")
+    values = modality(0)
+    values[2, 3, 4] = np.nan
+    write_nifti(tmp_path / CASES[0] / f"{CASES[0]}_t1.mha", values, np.float32)
+    with pytest.raises(DataError, match=r"_t1\.mha has 1 voxels that are NaN"):
+        data_module("brats", tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 50, 347, 400])
+def test_headers_cut_short(kept, tmp_path):
+    write_brats(tmp_path, CASES, ext=".nii")
+    path = tmp_path / CASES[0] / f"{CASES[0]}_t1.nii"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=rf"{path.name} (is cut short|has no NIfTI-1 header|cannot be read)"):
+        data_module("brats", tmp_path).prepare_data()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_folders_are_left_out(tmp_path):
+    write_brats(tmp_path, CASES)
+    (tmp_path / "lost+found").mkdir(mode=0)
+    assert list(data_module("brats", tmp_path)._cases) == CASES
+    (tmp_path / "lost+found").chmod(0o700)
+
+
+@pytest.mark.parametrize("labels", [{"x": [0, 1]}, {"x": [256]}])
+def test_labels_have_to_be_labels(labels, tmp_path):
+    with pytest.raises(ValueError, match="between 1 and 255"):
+        data_module("brats", tmp_path, labels=labels)

@@ -49,8 +49,13 @@ def test_fewer_patients_than_folds():
 
 def test_a_file_of_splits(tmp_path):
     path = tmp_path / "new" / "splits.yaml"
-    write_splits(path, draw())
-    assert read_splits(path, cases()) == draw()
+    write_splits(path, draw(), {"folds": 5, "fold": 0})
+    assert read_splits(path, cases(), {"folds": 5, "fold": 0}) == draw()
+    with pytest.raises(DataError, match=r"was drawn with .*'fold': 0.* and now .*'fold': 1.* are set"):
+        read_splits(path, cases(), {"folds": 5, "fold": 1})
+    by_hand = yaml.safe_dump({name: ids for name, ids in draw().items()})
+    path.write_text(by_hand)
+    assert read_splits(path, cases(), {"folds": 5, "fold": 1}) == draw()
     assert [file.name for file in path.parent.iterdir()] == ["splits.yaml"]
     assert len(yaml.safe_load(path.read_text())["test"]) == 8
 
@@ -59,9 +64,16 @@ def test_a_file_of_splits(tmp_path):
     ("text", "message"),
     [("train: [p00-0]", "is damaged"), ("- a", "is damaged"), (": :", "is damaged"),
      ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 cases that are not there: p99-0"),
-     ("train: [p00-0]\nval: []\ntest: [p00-1]", "tests patients that it also trains or chooses on: p00")],
+     ("train: [p00-0]\nval: []\ntest: [p00-1]", "tests patients that it also trains or chooses on: p00"),
+     ("train: [p00-0]\nval: []\ntest: []", "has no case to test")],
 )  # fmt: skip
 def test_wrong_files_of_splits(text, message, tmp_path):
     (tmp_path / "splits.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_splits(tmp_path / "splits.yaml", cases())
+        read_splits(tmp_path / "splits.yaml", cases(), {})
+
+
+def test_cases_that_no_split_names_are_left_out_aloud(tmp_path, caplog):
+    write_splits(tmp_path / "splits.yaml", draw(of=cases(10)), {})
+    read_splits(tmp_path / "splits.yaml", cases(), {})
+    assert "20 cases are in no split" in caplog.text

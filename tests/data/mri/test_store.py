@@ -1,6 +1,8 @@
+import csv
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import SimpleITK as sitk
 import torch
 from mri_files import brain, data_module, labels, modality, write_brats, write_layout, write_nifti
 
+from diffmedseg import zoo
 from diffmedseg.cli import main
 from diffmedseg.data.mri import store as mri_store
 from diffmedseg.data.mri.volumes import find_brain, normalise
@@ -91,12 +94,13 @@ def test_racing_processes_agree(root):
     assert len(cached()) == 2
 
 
-def test_a_damaged_cache_says_so(root):
+@pytest.mark.parametrize("kept", [0, 100])
+def test_a_damaged_cache_says_so(kept, root):
     data_module("brats", root).prepare_data()
     mri_store.open_case.cache_clear()
     for name in cached():
         path = mri_cache() / name / "image.npy"
-        path.write_bytes(path.read_bytes()[:100])
+        path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"is damaged .* delete this folder"):
         data_module("brats", root).load("train")
 
@@ -109,9 +113,11 @@ def test_files_stay_closed_beyond_a_few_cases(tmp_path):
         for path in (tmp_path / names[0]).iterdir():
             os.link(path, tmp_path / name / path.name.replace(names[0], name))
     store = data_module("brats", tmp_path, modalities=["t1"]).load("train")
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
     for index in range(len(store)):
         store.image(index)
-    assert mri_store.open_case.cache_info().currsize <= mri_store._OPEN_CASES
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 2 * mri_store._OPEN_CASES
 
 
 @pytest.mark.parametrize("slices", ["all", "brain", "tumour"])
@@ -137,6 +143,33 @@ def test_background_is_found_by_its_value():
     assert find_brain(noisy).all()
 
 
+def test_a_channel_with_noise_in_air_leaves_the_background_to_the_others():
+    clean, noisy = modality(0), modality(1) + np.random.default_rng(0).normal(0, 3, brain().shape).astype(np.float32)
+    assert np.array_equal(find_brain(np.stack([clean, noisy])), brain())
+
+
+def test_splits_are_written_when_all_is_decoded(root, tmp_path):
+    path = next(iter(data_module("brats", root)._cases.values())).images[0]
+    content = path.read_bytes()
+    path.write_bytes(b"x")
+    with pytest.raises(DataError, match="cannot be read"):
+        data_module("brats", root, splits=str(tmp_path / "s.yaml")).prepare_data()
+    assert not (tmp_path / "s.yaml").exists()
+    path.write_bytes(content)
+    data_module("brats", root, splits=str(tmp_path / "s.yaml")).prepare_data()
+    with pytest.raises(DataError, match="name another file, or set the same"):
+        data_module("brats", root, splits=str(tmp_path / "s.yaml"), fold=1).prepare_data()
+
+
+def test_workers_read_what_the_main_process_reads(root):
+    batches = []
+    for workers in (0, 2):
+        data = data_module("brats", root, num_workers=workers)
+        data.setup("test")
+        batches.append([batch["image"] for batch in data.test_dataloader()])
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
 def test_normal_values():
     scored = normalise(np.stack([modality(0)]), brain(), ["t1"])
     assert abs(scored[0][brain()].mean()) < 1e-3
@@ -156,6 +189,13 @@ def test_make_train_trains_tests_and_scores_volumes(name, tmp_path, capsys):
     run = tmp_path / "runs" / f"medsegdiff-{name}" / "version_0"
     lines = (run / "cases.csv").read_text().splitlines()
     assert len(lines) == 1 + (1 if name == "lgg" else 3)
+    for row in csv.DictReader(lines):
+        assert float(row["hd95"]) >= 0
+        assert 0 <= float(row["nsd"]) <= 1
+        assert int(row["num_slices"]) == brain().any((1, 2)).sum()
+    assert "HD95, mm" in capsys.readouterr().out
+    zoo.export(run, "mri", tmp_path / "zoo")
+    assert "Menze" in (card := (tmp_path / "zoo" / "mri" / "README.md").read_text()) or "Buda" in card
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert list(checkpoint["hyper_parameters"]["channels"]) == (
         ["t1", "flair", "t1ce"] if name == "lgg" else ["flair", "t1ce"]
