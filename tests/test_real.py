@@ -49,3 +49,42 @@ def test_a_few_steps_on_isic2017_learn_something(model, tmp_path):
         if "val/dice" in name and "Model" in name
     ]
     assert float(scores[0]) > 0.4
+
+
+@pytest.fixture
+def mri(tmp_path):
+    def load(name, **options):
+        root = DATA / name
+        if not root.is_dir():
+            pytest.skip(f"no {root}")
+        from mri_files import data_module
+
+        return data_module(name, root, **options)
+
+    return load
+
+
+def test_brats2015_cases(mri):
+    """Facts of the DeepMedic samples: 240 x 240 x 155 at 1 mm; about half of the slices have a tumour."""
+    data = mri("brats2015", image_size=64, folds=4, train_slices="all")
+    data.prepare_data()
+    store = data.load("train")
+    for case in set(store.cases):
+        labels = [store.label(index) for index in range(len(store)) if store.cases[index] == case]
+        assert len(labels) == 155
+        assert 73 <= sum(labels) <= 84
+    assert store.reference(0).shape == (1, 3, 240, 240)
+    assert store.spacing(0) == (1.0, 1.0, 1.0)
+    inside = torch.cat([store.image(index)[0][store.image(index)[0] > -1] for index in range(60, 90)])
+    assert -0.2 < float(inside.mean()) < 0.2
+
+
+def test_lgg_cases(mri):
+    """107 slices of five patients, 41 of them with a tumour."""
+    data = mri("lgg", image_size=64, folds=5, val_fraction=0.0, train_slices="all")
+    data.prepare_data()
+    train, test = data.load("train"), data.load("test")
+    stores = [train, test]
+    assert len({case for store in stores for case in store.cases}) == 5
+    assert sum(len(store) for store in stores) == 107
+    assert sum(store.label(index) for store in stores for index in range(len(store))) == 41
