@@ -14,7 +14,7 @@ from diffmedseg.data import SegmentationDataModule
 from diffmedseg.models import DiffusionSegmenter
 
 FILES = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data"})
-PAIRS = [path for path in FILES if "data" in yaml.safe_load(path.read_text()) and "experiment" in path.read_text()]
+PAIRS = [path for path in FILES if "experiment" in yaml.safe_load(path.read_text())]
 PRESETS = [path for path in FILES if path not in PAIRS]
 
 
@@ -60,7 +60,7 @@ def test_every_pair_builds_with_what_the_data_knows(pair):
 def test_every_preset_builds(preset):
     pair = preset.parent / "isic2017.yaml"
     cli = instantiate([EXPERIMENTS / "base.yaml", pair, preset])
-    assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 1e6
+    assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 5e5
 
 
 def test_every_model_has_every_preset():
