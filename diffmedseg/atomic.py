@@ -13,7 +13,7 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
         save: Writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".tmp-{path.name}")
     try:
         save(temporary)
         os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""``diffmedseg predict``: segment pictures with a checkpoint or a zoo entry."""
+"""``diffmedseg predict``: segment pictures or volumes with a checkpoint or a zoo entry."""
 
 import argparse
 import sys
@@ -9,34 +9,64 @@ from rich.console import Console
 
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.prediction import Report, Settings, find_pictures, predict
+from diffmedseg.prediction import (
+    Naming,
+    Report,
+    Settings,
+    find_cases,
+    find_pictures,
+    predict_pictures,
+    predict_volumes,
+    takes_pictures,
+)
 from diffmedseg.zoo import ZooError, list_pretrained, load_checkpoint, load_pretrained
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "diffmedseg predict",
-        description="Segment pictures of any size. Writes predictions.csv and, in the size and orientation of each "
-        "picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to 255), NAME_disagreement.png (255: "
-        "the samples are evenly split).",
+        description="Segment pictures or volumes, whatever the model was trained on. Writes predictions.csv "
+        "and, in the size and orientation of each picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to "
+        "255), NAME_disagreement.png (255: the samples are evenly split). Of volumes the same as .nii.gz (0 or 1; 0 to "
+        "1; 0 to 0.5) on the grid of the input, and volumes in millilitres.",
     )
     parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")
-    parser.add_argument("images", nargs="+", help="Pictures, folders, or patterns such as 'photos/**/*.jpg'.")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="Pictures, folders, or patterns such as 'photos/**/*.jpg'; for a model of volumes: folders with a file "
+        "(or a folder of DICOM slices) for each modality, and folders of these.",
+    )
     parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")
     parser.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
-    parser.add_argument("--panel", action="store_true", help="Draw an overlay of each picture, NAME_panel.png.")
-    parser.add_argument("--num_samples", type=positive_integer, help="Samples per picture. Default: the model's own.")
+    parser.add_argument("--panel", action="store_true", help="Draw each result over its input, NAME_panel.png.")
+    parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
     parser.add_argument(
         "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
     )
     parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
     parser.add_argument(
-        "--batch_size", type=positive_integer, default=8, help="Pictures segmented together. Default: 8."
+        "--batch_size", type=positive_integer, default=8, help="Pictures or slices segmented together. Default: 8."
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
     parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
     parser.add_argument(
-        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="What is black and white beyond 8 bits."
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Pictures: what is black and white beyond 8 bits."
+    )
+    parser.add_argument(
+        "--modality",
+        type=_named,
+        action="append",
+        default=[],
+        metavar="CHANNEL=NAME",
+        help="Volumes: what the file (without suffix) or folder of a modality is called, such as t1ce='*_GD'.",
+    )
+    parser.add_argument("--brain_mask", metavar="NAME", help="Volumes: the same for the brain mask.")
+    parser.add_argument(
+        "--volumes",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="Volumes: what the volumes of four-dimensional files are, in their order.",
     )
     return parser
 
@@ -48,8 +78,15 @@ def positive_integer(text: str) -> int:
     return number
 
 
+def _named(text: str) -> tuple[str, str]:
+    channel, found, name = text.partition("=")
+    if not (channel and found and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=NAME")
+    return channel, name
+
+
 def main(args: list[str]) -> None:
-    """Run ``diffmedseg predict``; exits with 1 where a picture failed."""
+    """Run ``diffmedseg predict``; exits with 1 where an input failed."""
     parser = _parser()
     options = parser.parse_args(args)
     if options.range and not options.range[0] < options.range[1]:
@@ -62,11 +99,7 @@ def main(args: list[str]) -> None:
         tuple(options.range) if options.range else None,
     )
     try:
-        pictures = find_pictures(options.images)
-        model = _load(options.ckpt).to(_device(options.device))
-        report = predict(
-            model, pictures, options.out, settings, options.batch_size, panels=options.panel, resume=options.resume
-        )
+        report = _predict(_load(options.ckpt).to(_device(options.device)), options, settings)
     except (DataError, ZooError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -75,6 +108,22 @@ def main(args: list[str]) -> None:
     _say(report, options.out)
     if report.failed:
         sys.exit(1)
+
+
+def _predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Settings) -> Report:
+    """Segment what the model takes."""
+    how = options.out, settings, options.batch_size, options.panel, options.resume
+    if takes_pictures(model):
+        if options.modality or options.volumes or options.brain_mask:
+            takes = ", ".join(model.channels)
+            raise DataError(
+                f"--modality, --volumes and --brain_mask are for models of volumes; this one takes {takes}."
+            )
+        return predict_pictures(model, find_pictures(options.images), *how)
+    if options.range:
+        raise DataError(f"--range is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+    naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
+    return predict_volumes(model, find_cases(options.images, naming), *how)
 
 
 def _load(ckpt: str) -> DiffusionSegmenter:

@@ -38,10 +38,23 @@ class DarkSegmenter(DiffusionSegmenter):
         return (0.5 - 5 * brightness).clamp(0, 1)
 
 
-def dark_segmenter(channels=("red", "green", "blue"), regions=("lesion",), **options):
+class BrightSegmenter(DarkSegmenter):
+    """The lesion is where the first channel is bright."""
+
+    name = "bright"
+
+    def draw_samples(self, image, generators, num_steps):
+        return super().draw_samples(0.6 - 3 * image[:, :1], generators, num_steps)
+
+
+def bright_segmenter(channels, regions=("lesion",), **options):
+    return dark_segmenter(channels, regions, cls=BrightSegmenter, **options)
+
+
+def dark_segmenter(channels=("red", "green", "blue"), regions=("lesion",), cls=DarkSegmenter, **options):
     network = NoNetwork(len(channels), len(regions))
     settings = {"image_size": (32, 32), "num_samples": 3, "num_steps": 1, "nested": len(regions) > 1}
-    return DarkSegmenter(network, channels=channels, regions=regions, **settings | options).eval()
+    return cls(network, channels=channels, regions=regions, **settings | options).eval()
 
 
 def disc(width=90, height=60, left=0):

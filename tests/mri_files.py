@@ -46,6 +46,33 @@ def write_nifti(path, values, dtype=np.int16, spacing=SPACING, direction=None, o
     sitk.WriteImage(sitk.JoinSeries(images) if values.ndim == 4 else images[0], str(path))
 
 
+def write_dicom(folder, values, uid="1.2.3", skip=(), slope=1.0, places=None):
+    """A series: a file per slice, in no order, axes and spacing as the volumes above have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for number, slice_ in enumerate(values):
+        if number in skip:
+            continue
+        image = sitk.GetImageFromArray(slice_.round().astype(np.int16)[None])  # the writer divides by the slope
+        image.SetSpacing(SPACING[::-1])
+        place = number * SPACING[0] if places is None else places[number]
+        tags = {
+            "0008|0060": "MR",
+            "0020|000e": uid,
+            "0020|0032": f"0\\-239\\{place}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0018|0050": str(SPACING[0]),
+            "0008|0018": f"{uid}.{number}",
+            "0028|1052": "0",
+            "0028|1053": str(slope),
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"IM{(number * 7) % 100:03d}.dcm"))
+        writer.Execute(image)
+
+
 def write_brats(
     root, names, suffixes=("t1", "t1ce", "t2", "flair"), sep="_", ext=".nii.gz", values=(2, 1, 4), seg="seg"
 ):

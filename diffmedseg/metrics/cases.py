@@ -13,9 +13,11 @@ from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.functional import (
     confusion_counts,
     dice_from_counts,
-    diversity,
-    generalized_energy_distance,
+    distance_from_overlap,
+    energy_from_distances,
     iou_from_counts,
+    off_diagonal_mean,
+    pairwise_overlap,
     soft_dice_confidence,
     soft_overlap,
 )
@@ -37,9 +39,8 @@ class CaseScore:
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the fused mask, in [0, 1]: high where the model expects a low Dice.
-        diversity: Mean distance 1 - IoU between two samples, over the slices that any sample has foreground in; NaN
-            with one sample.
-        ged_biased: GED as papers print it; NaN with one rater or several slices. Lower is better.
+        diversity: Mean distance 1 - IoU between two samples, of volumes as a whole; NaN with one sample.
+        ged_biased: GED as papers print it; NaN with one rater. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
         num_slices: Images of the case.
         num_samples: S.
@@ -71,9 +72,7 @@ class ImageScore:
     case: str
     counts: Tensor  # (3, K): true positive, false positive, false negative pixels
     overlap: Tensor  # (2, K): the sums of soft_overlap
-    diversity: Tensor  # (K,)
-    drawn: Tensor  # (K,), bool: whether any sample has any foreground
-    ged: Tensor  # (2, K): biased, unbiased
+    pairs: Tensor  # (2, K, S + R, S + R): intersection and union of every two masks, samples before raters
     num_samples: int
     num_raters: int
     seconds: float
@@ -99,20 +98,15 @@ def score_image(
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     for s, sample in enumerate(samples):
         masks[s] = resize_soft(sample[None].float().to(device), size)[0] > 0.5
-    raters, regions = reference.bool(), range(reference.shape[1])
-    missing = torch.tensor(float("nan"))
-    distances = [generalized_energy_distance(masks[:, k], raters[:, k]) for k in regions] if len(raters) > 1 else []
+    everyone = torch.cat([masks, reference.bool()])
+    pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in range(reference.shape[1])]
     return ImageScore(
         case,
         counts=torch.stack(confusion_counts(mask, majority(reference).bool())),
         overlap=torch.stack(soft_overlap(probability, mask)),
-        diversity=torch.stack([diversity(masks[:, k]) for k in regions]),
-        drawn=masks.any(0).flatten(1).any(1),
-        ged=torch.stack([torch.stack([d.biased, d.unbiased]) for d in distances], 1)
-        if distances
-        else missing.expand(2, len(regions)),
+        pairs=torch.stack(pairs, 1),
         num_samples=len(samples),
-        num_raters=len(raters),
+        num_raters=len(reference),
         seconds=seconds,
     )
 
@@ -122,7 +116,7 @@ def score_cases(
     regions: Sequence[str],
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
 ) -> list[CaseScore]:
-    """Pool the images of each case: overlap from summed counts, diversity as the mean over its non-empty slices.
+    """Pool the images of each case: its slices are scored as one volume, whose samples share their noise.
 
     Args:
         images: The scores of all images, those of a case in any order.
@@ -135,17 +129,13 @@ def score_cases(
         slices = list(group)
         counts = torch.stack([image.counts for image in slices]).sum(0)
         confidence = soft_dice_confidence(*torch.stack([image.overlap for image in slices]).sum(0))
-        # Slices that every sample leaves empty would only dilute the diversity of those with a lesion.
-        drawn = torch.stack([image.drawn for image in slices])
-        spread = torch.where(drawn, torch.stack([image.diversity for image in slices]), 0).sum(0) / drawn.sum(0).clamp(
-            1
-        )
-        spread = torch.where(drawn.any(0), spread, slices[0].diversity)
-        # Samples of several slices are drawn independently: their volume has no meaningful GED.
-        ged = slices[0].ged if len(slices) == 1 else slices[0].ged * float("nan")
+        distances = distance_from_overlap(*torch.stack([image.pairs for image in slices]).double().sum(0))
+        samples = slices[0].num_samples
         surface = (surfaces or {}).get(case, unknown)
         for k, region in enumerate(regions):
             tp, fp, fn = counts[:, k]
+            among = distances[k, :samples, :samples], distances[k, :samples, samples:], distances[k, samples:, samples:]
+            energy = energy_from_distances(*among) if slices[0].num_raters > 1 else None
             rows.append(
                 CaseScore(
                     case,
@@ -156,11 +146,11 @@ def score_cases(
                     nsd=surface[k].nsd,
                     both_empty=bool(tp + fp + fn == 0),
                     uncertainty=1 - float(confidence[k]),
-                    diversity=float(spread[k]),
-                    ged_biased=float(ged[0, k]),
-                    ged_unbiased=float(ged[1, k]),
+                    diversity=float(off_diagonal_mean(among[0])),
+                    ged_biased=float(energy.biased) if energy else float("nan"),
+                    ged_unbiased=float(energy.unbiased) if energy else float("nan"),
                     num_slices=len(slices),
-                    num_samples=slices[0].num_samples,
+                    num_samples=samples,
                     num_raters=slices[0].num_raters,
                     seconds=sum(image.seconds for image in slices),
                 )

@@ -91,15 +91,15 @@ def soft_dice_confidence(inside: Tensor, total: Tensor) -> Tensor:
     return torch.where(total == 0, 1.0, 2 * inside / total.clamp(min=torch.finfo(total.dtype).tiny))
 
 
-def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Compute d = 1 - IoU between every mask of one set and every mask of another.
+def pairwise_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Count intersection and union of every mask of one set with every mask of another; of a volume, add its slices.
 
     Args:
         a: (N, ...), bool.
         b: (M, ...), bool, of the same trailing shape.
 
     Returns:
-        (N, M), float32, in [0, 1].
+        Two of (N, M), float32.
     """
     _check_bool(a, b)
     a, b = a.flatten(1), b.flatten(1)
@@ -111,7 +111,25 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
         intersection += x @ y.T
         area_a += x.sum(1, keepdim=True)
         area_b += y.sum(1)
-    return 1 - _ratio(intersection, area_a + area_b - intersection)
+    return intersection, area_a + area_b - intersection
+
+
+def distance_from_overlap(intersection: Tensor, union: Tensor) -> Tensor:
+    """D = 1 - IoU from counts of :func:`pairwise_overlap`, in [0, 1]; 0 of two empty masks."""
+    return 1 - _ratio(intersection, union)
+
+
+def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Compute d = 1 - IoU between every mask of one set and every mask of another.
+
+    Args:
+        a: (N, ...), bool.
+        b: (M, ...), bool, of the same trailing shape.
+
+    Returns:
+        (N, M), float32, in [0, 1].
+    """
+    return distance_from_overlap(*pairwise_overlap(a, b))
 
 
 def diversity(samples: Tensor) -> Tensor:
@@ -120,7 +138,7 @@ def diversity(samples: Tensor) -> Tensor:
     Args:
         samples: (S, ...), bool.
     """
-    return _off_diagonal_mean(pairwise_distance(samples, samples))
+    return off_diagonal_mean(pairwise_distance(samples, samples))
 
 
 @dataclass(frozen=True)
@@ -156,11 +174,16 @@ def generalized_energy_distance(samples: Tensor, raters: Tensor) -> EnergyDistan
     """
     if len(raters) < 2:
         raise ValueError("GED compares distributions and needs at least two raters; with one, report the diversity.")
-    sample_sample, sample_rater = pairwise_distance(samples, samples), pairwise_distance(samples, raters).mean()
-    rater_rater = pairwise_distance(raters, raters).mean()
-    different = _off_diagonal_mean(sample_sample)
+    return energy_from_distances(
+        pairwise_distance(samples, samples), pairwise_distance(samples, raters), pairwise_distance(raters, raters)
+    )
+
+
+def energy_from_distances(samples: Tensor, across: Tensor, raters: Tensor) -> EnergyDistance:
+    """Compute the energy distance from distances between samples (S, S), across (S, R), and between raters (R, R)."""
+    different, sample_rater, rater_rater = off_diagonal_mean(samples), across.mean(), raters.mean()
     return EnergyDistance(
-        biased=2 * sample_rater - sample_sample.mean() - rater_rater,
+        biased=2 * sample_rater - samples.mean() - rater_rater,
         unbiased=2 * sample_rater - different - rater_rater,
         sample_rater=sample_rater,
         sample_sample=different,
@@ -168,7 +191,8 @@ def generalized_energy_distance(samples: Tensor, raters: Tensor) -> EnergyDistan
     )
 
 
-def _off_diagonal_mean(matrix: Tensor) -> Tensor:
+def off_diagonal_mean(matrix: Tensor) -> Tensor:
+    """Mean over pairs of different masks of a square matrix of distances; NaN of a single mask."""
     n = len(matrix)
     return (matrix.sum() - matrix.trace()) / (n * (n - 1)) if n > 1 else matrix.new_tensor(float("nan"))
 

@@ -221,7 +221,7 @@ class DiffusionSegmenter(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
-        segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["id"])
+        segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["case"])
         self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["id"]))
         return {"segmentation": segmentation}
@@ -229,7 +229,7 @@ class DiffusionSegmenter(LightningModule, ABC):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image."""
         start = time.perf_counter()
-        segmentation = self.segment(batch["image"], keys=batch["id"])
+        segmentation = self.segment(batch["image"], keys=batch["case"])
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return {"segmentation": segmentation, "seconds": (time.perf_counter() - start) / len(batch["id"])}

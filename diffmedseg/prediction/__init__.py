@@ -1,6 +1,20 @@
-"""Segmenting a user's own pictures: finding and reading them, and writing what was found."""
+"""Segmenting a user's own pictures and volumes: finding and reading them, and writing what was found."""
 
-from diffmedseg.prediction.pictures import PictureFile, find_pictures
-from diffmedseg.prediction.predict import Report, Settings, predict
+from diffmedseg.prediction.pictures.files import PictureFile, find_pictures
+from diffmedseg.prediction.pictures.predict import predict_pictures, takes_pictures
+from diffmedseg.prediction.run import Report, Settings
+from diffmedseg.prediction.volumes.files import Naming, VolumeCase, find_cases
+from diffmedseg.prediction.volumes.predict import predict_volumes
 
-__all__ = ["PictureFile", "Report", "Settings", "find_pictures", "predict"]
+__all__ = [
+    "Naming",
+    "PictureFile",
+    "Report",
+    "Settings",
+    "VolumeCase",
+    "find_cases",
+    "find_pictures",
+    "predict_pictures",
+    "predict_volumes",
+    "takes_pictures",
+]

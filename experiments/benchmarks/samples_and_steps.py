@@ -42,7 +42,7 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
         for batch in data.test_dataloader():
             batch = data.on_after_batch_transfer(batch, 0)
             start = time.perf_counter()
-            drawn = model.segment(batch["image"], max(samples), num_steps, keys=batch["id"]).samples
+            drawn = model.segment(batch["image"], max(samples), num_steps, keys=batch["case"]).samples
             seconds, images = seconds + time.perf_counter() - start, images + len(drawn)
             for n in samples:
                 fused = model.fuse(drawn[:, :n], model.image_size)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from diffmedseg.metrics import diversity, generalized_energy_distance
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
 
 
@@ -26,16 +27,18 @@ def test_scores_are_taken_at_native_resolution():
     assert wrong.dice == pytest.approx(2 * 0.25 / (1 + 0.25), abs=0.05)
 
 
-def test_diversity_of_a_volume_leaves_empty_slices_out():
-    empty = disc(64, 0.5)[None, None] * 0
-    samples = torch.stack([disc(32, 0.3), disc(32, 0.6)]).float()[:, None]
-    full = score_image("a", samples.mean(0), samples, disc(64, 0.5)[None, None], 0.5, 0.0)
-    blank = score_image("a", samples.mean(0) * 0, samples * 0, empty, 0.5, 0.0)
-    [row], [alone], [nothing] = (
-        score_cases(images, ["lesion"]) for images in ([full, blank, blank], [full], [blank] * 2)
-    )
-    assert row.diversity == pytest.approx(alone.diversity)
-    assert alone.diversity > 0.5
+def test_sets_of_volumes_are_compared_as_volumes():
+    """What brute force says of whole volumes, which no mean over slices gives."""
+    samples = torch.rand(3, 4, 1, 8, 8).round()  # slices, samples
+    raters = torch.rand(3, 2, 1, 8, 8).round().to(torch.uint8)
+    samples[2], raters[2] = 0, 0  # an empty slice changes nothing
+    images = [score_image("a", s.mean(0), s, r, 0.5, 0.0) for s, r in zip(samples, raters, strict=True)]
+    [row] = score_cases(images, ["lesion"])
+    volumes, truths = samples.bool().transpose(0, 1), raters.bool().transpose(0, 1)
+    energy = generalized_energy_distance(volumes, truths)
+    assert row.diversity == pytest.approx(float(diversity(volumes)))
+    assert (row.ged_biased, row.ged_unbiased) == pytest.approx((float(energy.biased), float(energy.unbiased)))
+    [nothing] = score_cases([images[2]], ["lesion"])
     assert nothing.diversity == 0
 
 

@@ -4,10 +4,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from dark_disc import picture
+from dark_disc import bright_segmenter, picture
+from mri_files import write_brats
 from PIL import Image
 
-from diffmedseg import load_checkpoint, zoo
+from diffmedseg import load_checkpoint, predict_cli, zoo
 from diffmedseg.cli import main
 
 ENTRY = "medsegdiff-v1_synthetic.tiny"
@@ -97,6 +98,45 @@ def test_wrong_options(option, photos, tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
     assert caught.value.code == 2
+
+
+@pytest.fixture
+def brain_model(monkeypatch):
+    monkeypatch.setattr(predict_cli, "_load", lambda ckpt: bright_segmenter(("flair", "t1ce")))
+
+
+def test_volumes(brain_model, tmp_path, capsys):
+    write_brats(tmp_path / "in", ["BraTS2021_00001", "BraTS2021_00002"], ("flair", "GD", "bet"), seg=None)
+    (tmp_path / "in" / "BraTS2021_00002" / "BraTS2021_00002_flair.nii.gz").unlink()
+    command = ["predict", "brain", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--panel"]
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--modality", "t1ce=*_GD", "--brain_mask=*_bet"])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert "00002: it has no flair; there is" in said
+    assert "Segmented 1, failed 1." in said
+    expected = [f"BraTS2021_00001_{kind}" for kind in ("disagreement.nii.gz", "mask.nii.gz", "panel.png")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())[:3] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--modality", "t2=x"], r"takes flair, t1ce; there is no t2\."),
+        (["--volumes", "flair,t1"], "the volumes flair, t1 lack t1ce"),
+        (["--range", "0", "1"], "--range is for pictures"),
+        ([], r"No case in .*expected a folder with a file for each of flair, t1ce"),
+    ],
+)
+def test_mistakes_with_volumes(options, message, brain_model, photos, tmp_path):
+    with pytest.raises(SystemExit, match=rf"error: .*{message}"):
+        main(["predict", "brain", str(photos), "--out", str(tmp_path / "out"), *options])
+
+
+@pytest.mark.parametrize("option", [["--modality", "t1ce=x"], ["--volumes", "flair,t1ce"], ["--brain_mask", "x"]])
+def test_options_of_volumes_are_refused_for_pictures(option, photos, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .* are for models of volumes; this one takes red, green, blue"):
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
 
 
 def test_interruption(photos, tmp_path, monkeypatch, capsys):

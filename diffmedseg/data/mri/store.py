@@ -42,6 +42,27 @@ class DecodedCase:
             raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
 
 
+def to_slices(
+    channels: NDArray[np.float32], brain: NDArray[np.bool_], names: list[str], size: tuple[int, int]
+) -> Tensor:
+    """Normalise a volume over its brain and shrink its slices, for training and for prediction alike.
+
+    Args:
+        channels: (C, D, H, W), as stored.
+        brain: (D, H, W).
+        names: What each channel is, for messages.
+        size: (H, W) of the model's grid. The aspect is not kept.
+
+    Returns:
+        (D, C, *size), float32 in [-1, 1].
+
+    Raises:
+        DataError: If there is no brain, or a channel is constant within it.
+    """
+    normal = torch.from_numpy(normalise(channels, brain, names)).transpose(0, 1)
+    return F.interpolate(normal, size, mode="bilinear", antialias=True).clamp(-1, 1)
+
+
 open_case = lru_cache(_OPEN_CASES)(DecodedCase)
 
 
@@ -69,8 +90,7 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
     def write(folder: Path) -> None:
         raw = layout.read(case, allowed)
         names = [f"{case.images[0].parent}: {modality}" for modality in layout.modalities]
-        normal = torch.from_numpy(normalise(raw.channels, raw.brain, names)).transpose(0, 1)
-        image = F.interpolate(normal, size, mode="bilinear", antialias=True).clamp(-1, 1)
+        image = to_slices(raw.channels, raw.brain, names, size)
         folder.mkdir()
         np.save(folder / "image.npy", ((image + 1) / 2 * _LEVELS).round().numpy().astype(np.uint16))
         np.save(folder / "labels.npy", raw.labels)

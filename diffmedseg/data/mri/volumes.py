@@ -21,8 +21,8 @@ _CLIP = 5.0
 _SAME_PLACE = 1e-3  # mm, and parts of a unit vector: headers are rounded
 
 
-def read_volumes(path: Path) -> list["sitk.Image"]:
-    """Read a file of one volume, or of several along its fourth axis, as float32 with axes along LPS.
+def read_stored(path: Path) -> list["sitk.Image"]:
+    """Read a file of one volume, or of several along its fourth axis, as float32.
 
     Raises:
         DataError: If it is missing, damaged, not three- or four-dimensional, or holds NaN; names the file.
@@ -46,10 +46,15 @@ def read_volumes(path: Path) -> list["sitk.Image"]:
     if len(size) not in (3, 4):
         raise DataError(f"{path} has {len(size)} dimensions {size}; a volume has three, several volumes have four")
     if len(size) == 4:
-        volumes = [sitk.Extract(image, [*size[:3], 0], [0, 0, 0, index]) for index in range(size[3])]
-    else:
-        volumes = [image]
-    return [sitk.DICOMOrient(volume, "LPS") for volume in volumes]
+        return [sitk.Extract(image, [*size[:3], 0], [0, 0, 0, index]) for index in range(size[3])]
+    return [image]
+
+
+def read_volumes(path: Path) -> list["sitk.Image"]:
+    """Read volumes as :func:`read_stored`, their axes swapped and flipped to be nearest to LPS."""
+    import SimpleITK as sitk
+
+    return [sitk.DICOMOrient(volume, "LPS") for volume in read_stored(path)]
 
 
 def _check_nifti(path: Path) -> None:

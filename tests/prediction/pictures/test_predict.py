@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from diffmedseg.data.isic import ISIC2018DataModule
 from diffmedseg.data.store import DataError
-from diffmedseg.prediction import Settings, find_pictures, predict
+from diffmedseg.prediction import Settings, find_pictures, predict_pictures
 
 
 def photos(folder, count=3):
@@ -38,7 +38,7 @@ def overlap(a, b):
 
 
 def test_maps_lie_over_the_picture(tmp_path):
-    report = predict(dark_segmenter(), photos(tmp_path / "in"), tmp_path / "out")
+    report = predict_pictures(dark_segmenter(), photos(tmp_path / "in"), tmp_path / "out")
     assert (report.done, report.kept, report.failed) == (["p0", "p1", "p2"], [], {})
     assert [row["image"] for row in rows(tmp_path / "out")] == report.done
     for number, row in enumerate(rows(tmp_path / "out")):
@@ -58,7 +58,7 @@ def test_maps_lie_over_the_picture(tmp_path):
         p, m = probability / 255, mask / 255
         assert float(row["uncertainty"]) == pytest.approx(1 - 2 * (p * m).sum() / (p.sum() + m.sum()), abs=0.01)
         assert float(row["seconds"]) > 0
-    assert not list((tmp_path / "out").glob("**/*.tmp"))
+    assert not list((tmp_path / "out").glob("**/.tmp*"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -66,7 +66,7 @@ def test_maps_keep_the_files_orientation(orientation, tmp_path):
     exif = Image.Exif()
     exif[0x112] = orientation
     picture().save(tmp_path / "a.jpg", exif=exif, quality=95)
-    predict(dark_segmenter(), find_pictures([tmp_path / "a.jpg"]), tmp_path / "out")
+    predict_pictures(dark_segmenter(), find_pictures([tmp_path / "a.jpg"]), tmp_path / "out")
     assert overlap(load(tmp_path / "out" / "a_mask.png") > 0, disc()) > 0.9
     with Image.open(tmp_path / "out" / "a_mask.png") as mask, Image.open(tmp_path / "a.jpg") as original:
         assert mask.size == original.size
@@ -80,7 +80,7 @@ def test_a_prediction_is_the_one_that_was_scored(tmp_path):
     data, model = ISIC2018DataModule(tmp_path, image_size=32), dark_segmenter()
     data.setup("test")
     folder = tmp_path / ISIC2018DataModule.folders()["test"][0]
-    predict(model, find_pictures([folder]), tmp_path / "out", batch_size=3)
+    predict_pictures(model, find_pictures([folder]), tmp_path / "out", batch_size=3)
     for batch in data.test_dataloader():
         tested = model.test_step(data.on_after_batch_transfer(batch, 0), 0)["segmentation"]
         for id_, samples, reference in zip(batch["id"], tested.samples, batch["reference"], strict=True):
@@ -90,8 +90,8 @@ def test_a_prediction_is_the_one_that_was_scored(tmp_path):
 
 def test_a_prediction_does_not_depend_on_others(tmp_path):
     files = photos(tmp_path / "in")
-    predict(dark_segmenter(), files, tmp_path / "all")
-    predict(dark_segmenter(), files[2:], tmp_path / "one", batch_size=1)
+    predict_pictures(dark_segmenter(), files, tmp_path / "all")
+    predict_pictures(dark_segmenter(), files[2:], tmp_path / "one", batch_size=1)
     assert (load(tmp_path / "all" / "p2_probability.png") == load(tmp_path / "one" / "p2_probability.png")).all()
 
 
@@ -99,7 +99,7 @@ def test_settings_count(tmp_path):
     files = photos(tmp_path / "in", 1)
     results = []
     for name, settings in {"own": None, "same": Settings(seed=0, num_samples=3), "other": Settings(seed=1)}.items():
-        predict(dark_segmenter(), files, tmp_path / name, settings)
+        predict_pictures(dark_segmenter(), files, tmp_path / name, settings)
         results.append(load(tmp_path / name / "p0_probability.png"))
     assert (results[0] == results[1]).all()
     assert (results[0] != results[2]).any()
@@ -108,7 +108,7 @@ def test_settings_count(tmp_path):
 def test_a_bad_file_does_not_stop_the_others(tmp_path):
     files = photos(tmp_path / "in")
     files[1].path.write_bytes(files[1].path.read_bytes()[:80])
-    report = predict(dark_segmenter(), files, tmp_path / "out", batch_size=2)
+    report = predict_pictures(dark_segmenter(), files, tmp_path / "out", batch_size=2)
     assert report.done == ["p0", "p2"]
     assert list(report.failed) == [files[1].path]
     assert [row["image"] for row in rows(tmp_path / "out")] == ["p0", "p2"]
@@ -117,7 +117,7 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path):
 
 def test_only_bad_files(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
-    report = predict(dark_segmenter(), find_pictures([tmp_path / "a.png"]), tmp_path / "out")
+    report = predict_pictures(dark_segmenter(), find_pictures([tmp_path / "a.png"]), tmp_path / "out")
     assert list(report.failed) == [tmp_path / "a.png"]
     assert rows(tmp_path / "out") == []
 
@@ -131,21 +131,21 @@ def test_a_full_disk_is_reported_and_leaves_no_half_file(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    report = predict(dark_segmenter(), files, tmp_path / "out")
+    report = predict_pictures(dark_segmenter(), files, tmp_path / "out")
     assert report.done == ["p0", "p2"]
     assert "No space left" in report.failed[files[1].path]
     assert not (tmp_path / "out" / "p1_probability.png").exists()
     assert not list((tmp_path / "out").glob(".*"))
     monkeypatch.undo()
-    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).done == ["p1"]
+    assert predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True).done == ["p1"]
 
 
 def test_results_are_not_overwritten_unasked(tmp_path):
     files = photos(tmp_path / "in")
-    predict(dark_segmenter(), files[:1], tmp_path / "out")
+    predict_pictures(dark_segmenter(), files[:1], tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     with pytest.raises(DataError, match="holds predictions already: go on with them by --resume"):
-        predict(dark_segmenter(), files, tmp_path / "out")
+        predict_pictures(dark_segmenter(), files, tmp_path / "out")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
 
 
@@ -169,13 +169,13 @@ def cut(out, name):
 )  # fmt: skip
 def test_resume_keeps_what_is_whole(harm, tmp_path):
     files = photos(tmp_path / "in")
-    predict(dark_segmenter(), files, tmp_path / "out")
+    predict_pictures(dark_segmenter(), files, tmp_path / "out")
     harm(tmp_path / "out", tmp_path / "in")
     kept = (tmp_path / "out" / "p0_mask.png").stat().st_mtime_ns
-    report = predict(dark_segmenter(), files, tmp_path / "out", resume=True)
+    report = predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True)
     assert (report.done, report.kept) == (["p1"], ["p0", "p2"])
     assert (tmp_path / "out" / "p0_mask.png").stat().st_mtime_ns == kept
-    predict(dark_segmenter(), files, tmp_path / "again")
+    predict_pictures(dark_segmenter(), files, tmp_path / "again")
     for kind in ("mask", "probability"):
         again = load(tmp_path / "again" / f"p1_{kind}.png")
         assert (load(tmp_path / "out" / f"p1_{kind}.png") == again).all()
@@ -184,33 +184,35 @@ def test_resume_keeps_what_is_whole(harm, tmp_path):
 
 def test_resume_adds_pictures_and_panels(tmp_path):
     files = photos(tmp_path / "in")
-    predict(dark_segmenter(), files[:1], tmp_path / "out", resume=True)
-    assert predict(dark_segmenter(), files[1:], tmp_path / "out", resume=True).done == ["p1", "p2"]
+    predict_pictures(dark_segmenter(), files[:1], tmp_path / "out", resume=True)
+    assert predict_pictures(dark_segmenter(), files[1:], tmp_path / "out", resume=True).done == ["p1", "p2"]
     assert {row["image"] for row in rows(tmp_path / "out")} == {"p0", "p1", "p2"}
-    assert len(predict(dark_segmenter(), files, tmp_path / "out", panels=True, resume=True).done) == 3
-    assert len(predict(dark_segmenter(), files, tmp_path / "out", panels=True, resume=True).kept) == 3
+    assert len(predict_pictures(dark_segmenter(), files, tmp_path / "out", panels=True, resume=True).done) == 3
+    assert len(predict_pictures(dark_segmenter(), files, tmp_path / "out", panels=True, resume=True).kept) == 3
     with Image.open(tmp_path / "out" / "p0_panel.png") as panel:
         assert panel.width > 600
 
 
 def test_resume_never_mixes_models_or_settings(tmp_path):
     files = photos(tmp_path / "in", 1)
-    predict(dark_segmenter(), files, tmp_path / "out", Settings(value_range=(0, 9)))
+    predict_pictures(dark_segmenter(), files, tmp_path / "out", Settings(value_range=(0, 9)))
     other = dark_segmenter()
     torch.nn.init.ones_(other.denoiser.level)
     for model, settings in ((other, Settings(value_range=(0, 9))), (dark_segmenter(), Settings(num_samples=4))):
         with pytest.raises(DataError, match="predicted with other settings"):
-            predict(model, files, tmp_path / "out", settings, resume=True)
-    assert predict(dark_segmenter(), files, tmp_path / "out", Settings(value_range=(0, 9)), resume=True).kept == ["p0"]
+            predict_pictures(model, files, tmp_path / "out", settings, resume=True)
+    assert predict_pictures(
+        dark_segmenter(), files, tmp_path / "out", Settings(value_range=(0, 9)), resume=True
+    ).kept == ["p0"]
 
 
 @pytest.mark.parametrize("file", ["predictions.csv", "predictions.yaml"])
 def test_a_damaged_folder_says_so(file, tmp_path):
     files = photos(tmp_path / "in", 1)
-    predict(dark_segmenter(), files, tmp_path / "out")
+    predict_pictures(dark_segmenter(), files, tmp_path / "out")
     (tmp_path / "out" / file).write_text("image,region\np0,lesion\n")
     with pytest.raises(DataError, match=rf"{file} is .*damaged|other settings"):
-        predict(dark_segmenter(), files, tmp_path / "out", resume=True)
+        predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True)
 
 
 def test_an_interruption_keeps_what_was_done(tmp_path):
@@ -225,16 +227,16 @@ def test_an_interruption_keeps_what_was_done(tmp_path):
 
     model.draw_samples = interrupted
     with pytest.raises(KeyboardInterrupt):
-        predict(model, files, tmp_path / "out", batch_size=1)
+        predict_pictures(model, files, tmp_path / "out", batch_size=1)
     assert [row["image"] for row in rows(tmp_path / "out")] == ["p0"]
-    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).kept == ["p0"]
+    assert predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True).kept == ["p0"]
 
 
 def test_several_regions_and_folders(tmp_path):
     (tmp_path / "in" / "sub").mkdir(parents=True)
     picture().save(tmp_path / "in" / "sub" / "a.png")
     model = dark_segmenter(regions=("disc", "cup"))
-    predict(model, find_pictures([tmp_path / "in" / "**" / "*.png"]), tmp_path / "out", panels=True)
+    predict_pictures(model, find_pictures([tmp_path / "in" / "**" / "*.png"]), tmp_path / "out", panels=True)
     assert [(row["image"], row["region"]) for row in rows(tmp_path / "out")] == [("sub/a", "disc"), ("sub/a", "cup")]
     outer, inner = (load(tmp_path / "out" / "sub" / f"a_{region}_mask.png") for region in ("disc", "cup"))
     assert (inner <= outer).all()
@@ -243,19 +245,19 @@ def test_several_regions_and_folders(tmp_path):
 
 
 def test_a_grey_model(tmp_path):
-    predict(dark_segmenter(channels=("grey",)), photos(tmp_path / "in", 1), tmp_path / "out")
+    predict_pictures(dark_segmenter(channels=("grey",)), photos(tmp_path / "in", 1), tmp_path / "out")
     assert overlap(load(tmp_path / "out" / "p0_mask.png") > 0, disc()) > 0.9
 
 
 def test_models_that_take_no_pictures(tmp_path):
-    with pytest.raises(DataError, match="takes flair, t1; pictures have 1 or 3 channels"):
-        predict(dark_segmenter(channels=("flair", "t1")), photos(tmp_path / "in", 1), tmp_path / "out")
+    with pytest.raises(DataError, match="takes volumes of flair, t1, not pictures"):
+        predict_pictures(dark_segmenter(channels=("flair", "t1")), photos(tmp_path / "in", 1), tmp_path / "out")
 
 
 def test_never_among_the_pictures(tmp_path):
     files = photos(tmp_path / "in", 1)
     with pytest.raises(DataError, match=r"holds files that are not predictions \(p0.png\)"):
-        predict(dark_segmenter(), files, tmp_path / "in", resume=True)
+        predict_pictures(dark_segmenter(), files, tmp_path / "in", resume=True)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["p0.png"]
 
 
@@ -264,7 +266,7 @@ def test_foreign_files_are_never_overwritten(tmp_path):
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth" / "p0_mask.png").write_text("drawn by hand")
     with pytest.raises(DataError, match="which might be overwritten"):
-        predict(dark_segmenter(), files, tmp_path / "truth", resume=True)
+        predict_pictures(dark_segmenter(), files, tmp_path / "truth", resume=True)
     assert (tmp_path / "truth" / "p0_mask.png").read_text() == "drawn by hand"
 
 
@@ -272,14 +274,14 @@ def test_results_below_the_pictures_are_no_input(tmp_path):
     photos(tmp_path / "in", 2)
     for expected in (["p0", "p1"], []):
         files = find_pictures([tmp_path / "in" / "**" / "*.png"])
-        assert predict(dark_segmenter(), files, tmp_path / "in" / "out", resume=True).done == expected
+        assert predict_pictures(dark_segmenter(), files, tmp_path / "in" / "out", resume=True).done == expected
 
 
 def test_nothing_old_stands_for_a_picture_that_fails_now(tmp_path):
     files = photos(tmp_path / "in", 2)
-    predict(dark_segmenter(), files, tmp_path / "out", panels=True)
+    predict_pictures(dark_segmenter(), files, tmp_path / "out", panels=True)
     files[0].path.write_text("damaged since")
-    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).kept == ["p1"]
+    assert predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True).kept == ["p1"]
     assert not list((tmp_path / "out").glob("p0*"))
     assert [row["image"] for row in rows(tmp_path / "out")] == ["p1"]
 
@@ -287,7 +289,7 @@ def test_nothing_old_stands_for_a_picture_that_fails_now(tmp_path):
 def test_a_crash_leaves_no_row_for_maps_that_changed(tmp_path, monkeypatch):
     """The table on disk never says more than the maps beside it."""
     files = photos(tmp_path / "in", 1)
-    predict(dark_segmenter(), files, tmp_path / "out")
+    predict_pictures(dark_segmenter(), files, tmp_path / "out")
     picture(90, 60, 20).save(files[0].path)
 
     class Crash(BaseException):
@@ -299,16 +301,16 @@ def test_a_crash_leaves_no_row_for_maps_that_changed(tmp_path, monkeypatch):
     model = dark_segmenter()
     model.draw_samples = crash
     with pytest.raises(Crash):
-        predict(model, files, tmp_path / "out", resume=True)
+        predict_pictures(model, files, tmp_path / "out", resume=True)
     assert rows(tmp_path / "out") == []
-    assert predict(dark_segmenter(), files, tmp_path / "out", resume=True).done == ["p0"]
+    assert predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True).done == ["p0"]
 
 
 def test_another_threshold_is_another_setting(tmp_path):
     files = photos(tmp_path / "in", 1)
-    predict(dark_segmenter(), files, tmp_path / "out")
+    predict_pictures(dark_segmenter(), files, tmp_path / "out")
     with pytest.raises(DataError, match="predicted with other settings"):
-        predict(dark_segmenter(threshold=0.3), files, tmp_path / "out", resume=True)
+        predict_pictures(dark_segmenter(threshold=0.3), files, tmp_path / "out", resume=True)
 
 
 def test_a_model_that_gives_nan(tmp_path):
@@ -316,13 +318,13 @@ def test_a_model_that_gives_nan(tmp_path):
     draw = model.draw_samples
     model.draw_samples = lambda *arguments: draw(*arguments) * float("nan")
     with pytest.raises(DataError, match="gives NaN: its training diverged"):
-        predict(model, photos(tmp_path / "in", 1), tmp_path / "out")
+        predict_pictures(model, photos(tmp_path / "in", 1), tmp_path / "out")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (3000, 20)])
 def test_extreme_shapes(size, tmp_path):
     picture(*size).save(tmp_path / "a.png")
-    report = predict(dark_segmenter(), find_pictures([tmp_path / "a.png"]), tmp_path / "out", panels=True)
+    report = predict_pictures(dark_segmenter(), find_pictures([tmp_path / "a.png"]), tmp_path / "out", panels=True)
     assert report.done == ["a"]
     assert load(tmp_path / "out" / "a_mask.png").shape == size[::-1]
     with Image.open(tmp_path / "out" / "a_panel.png") as panel:
@@ -336,7 +338,7 @@ def test_a_name_that_no_table_can_hold(tmp_path):
         os.link(files[0].path, odd)
     except OSError:
         pytest.skip("this disk takes no such name")
-    report = predict(dark_segmenter(), find_pictures([tmp_path / "in"]), tmp_path / "out")
+    report = predict_pictures(dark_segmenter(), find_pictures([tmp_path / "in"]), tmp_path / "out")
     assert report.done == ["p0"]
     [reason] = report.failed.values()
     assert "UnicodeEncodeError" in reason
@@ -352,7 +354,7 @@ def test_any_failure_of_one_picture_spares_the_others(tmp_path, monkeypatch):
         return fuse(samples, size)
 
     model.fuse = too_large
-    report = predict(model, files, tmp_path / "out")
+    report = predict_pictures(model, files, tmp_path / "out")
     assert report.done == ["p0", "p2"]
     assert report.failed == {files[1].path: "RuntimeError: can't allocate memory"}
 
@@ -360,13 +362,13 @@ def test_any_failure_of_one_picture_spares_the_others(tmp_path, monkeypatch):
 def test_a_call_that_came_to_nothing_can_be_repeated_with_other_settings(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     files = find_pictures([tmp_path / "a.png"])
-    predict(dark_segmenter(), files, tmp_path / "out")
-    assert predict(dark_segmenter(), files, tmp_path / "out", Settings(num_samples=4)).failed
+    predict_pictures(dark_segmenter(), files, tmp_path / "out")
+    assert predict_pictures(dark_segmenter(), files, tmp_path / "out", Settings(num_samples=4)).failed
 
 
 def test_bf16_is_close(tmp_path):
     files = photos(tmp_path / "in", 1)
-    predict(dark_segmenter(), files, tmp_path / "a")
-    predict(dark_segmenter(), files, tmp_path / "b", Settings(bf16=True))
+    predict_pictures(dark_segmenter(), files, tmp_path / "a")
+    predict_pictures(dark_segmenter(), files, tmp_path / "b", Settings(bf16=True))
     a, b = (load(tmp_path / name / "p0_probability.png").astype(int) for name in "ab")
     assert abs(a - b).mean() < 3

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction import find_pictures
-from diffmedseg.prediction.pictures import read_picture, read_upright, turn_back, turn_upright
+from diffmedseg.prediction.pictures.files import read_picture, read_upright, turn_back, turn_upright
 
 GRID = (32, 48)
 

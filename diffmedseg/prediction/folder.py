@@ -1,63 +1,57 @@
 """The folder that predictions are written to: whole files only, and a table that says what is there."""
 
 import csv
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
-from PIL import Image
-from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
-from diffmedseg.models.segmentation import Segmentation
-from diffmedseg.prediction.pictures import PictureFile, open_picture
 
 MAPS = ("mask", "probability", "disagreement")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is said of one region of one picture: a row of ``predictions.csv``.
+    """What is said of one region of one image: a row of ``predictions.csv``.
 
     Attributes:
-        image: The picture's name.
+        image: The image's name.
         region: The region.
-        width: Width of the maps, in pixels.
-        height: Height of the maps, in pixels.
-        area: Pixels of the mask.
-        area_fraction: The same as a fraction of the picture.
         uncertainty: 1 - soft Dice confidence, in [0, 1]: high where the model expects a low Dice. An empty mask beside
             any probability has 1: whatever is there, it would miss.
-        seconds: Time to read and segment the picture and to write its maps; pictures of a batch share the sampling.
-        digest: Digest of the picture's file.
+        seconds: Time to read and segment the image and to write its maps.
+        digest: Digest of the files that it was read from.
     """
 
     image: str
     region: str
-    width: int
-    height: int
-    area: int
-    area_fraction: float
     uncertainty: float
     seconds: float
     digest: str
 
 
-def file_digest(path: Path) -> str:
-    """Digest a file's content."""
-    return blake2b(path.read_bytes(), digest_size=8).hexdigest()
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
-class PredictionFolder:
+def files_digest(files: Iterable[Path]) -> str:
+    """Digest the content of files, in their order."""
+    digest = blake2b(digest_size=8)
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class PredictionFolder(ABC, Generic[AnyRow]):
     """Writes maps and the table; every file appears whole or not at all, and nothing foreign is overwritten.
 
-    One process at a time may write to a folder.
+    One process at a time may write to a folder. A subclass says what a row holds and how maps are checked.
 
     Args:
         folder: Where to write; new, empty, or holding earlier predictions.
@@ -70,9 +64,12 @@ class PredictionFolder:
             with other settings.
     """
 
+    row: type[AnyRow]
+    suffix: str
+
     def __init__(self, folder: Path, regions: Sequence[str], settings: dict[str, Any], resume: bool) -> None:
         self.folder, self.regions = folder, tuple(regions)
-        self.rows: dict[str, list[Row]] = {}
+        self.rows: dict[str, list[AnyRow]] = {}
         self._settings = yaml.safe_load(yaml.safe_dump(settings))  # as it will be read again
         self._table, self._written = folder / "predictions.csv", folder / "predictions.yaml"
         if folder.exists() and not folder.is_dir():
@@ -101,42 +98,44 @@ class PredictionFolder:
             said = ", ".join(f"{name} {before.get(name)} then and {self._settings[name]} now" for name in changed)
             raise DataError(f"{self.folder} was predicted with other settings ({said}): choose a new folder.")
 
-    def _read_table(self) -> dict[str, list[Row]]:
+    def _read_table(self) -> dict[str, list[AnyRow]]:
         if not self._table.is_file():
             return {}
-        types = {field.name: field.type for field in fields(Row)}
-        rows: dict[str, list[Row]] = {}
+        types = {field.name: field.type for field in fields(self.row)}
+        rows: dict[str, list[AnyRow]] = {}
         try:
             with self._table.open(newline="", encoding="utf-8") as file:
                 for line in csv.DictReader(file):
-                    row = Row(**{name: kind(line[name]) for name, kind in types.items()})  # type: ignore[operator]
+                    row = self.row(**{name: kind(line[name]) for name, kind in types.items()})  # type: ignore[operator]
                     rows.setdefault(row.image, []).append(row)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(f"{self._table} is damaged ({error!r}): predict into a new folder.") from error
         return rows
 
+    @abstractmethod
+    def check_map(self, path: Path, row: AnyRow) -> bool:
+        """Whether a map is readable and of the row's size; may raise DataError or OSError where it is not."""
+
     def path(self, name: str, kind: str, region: str | None = None) -> Path:
-        """Return where a map goes: ``<name>_<kind>.png``, or ``<name>_<region>_<kind>.png`` of several regions."""
+        """Return where a map goes: ``<name>_<kind>``, or ``<name>_<region>_<kind>`` of several regions."""
         parts = [name, region, kind] if region is not None and len(self.regions) > 1 else [name, kind]
-        return self.folder / f"{'_'.join(part for part in parts if part)}.png"
+        suffix = self.suffix if kind in MAPS else ".png"
+        return self.folder / f"{'_'.join(part for part in parts if part)}{suffix}"
 
     def _maps(self, name: str) -> list[Path]:
         return [self.path(name, kind, region) for region in self.regions for kind in MAPS]
 
-    def is_whole(self, picture: PictureFile, panel: bool) -> bool:
-        """Whether the results of just this picture are there, readable and of its size."""
-        rows = self.rows.get(picture.name, [])
+    def is_whole(self, name: str, files: Callable[[], Iterable[Path]], panel: bool) -> bool:
+        """Whether the results of just these files are there, readable and of the right size."""
+        rows = self.rows.get(name, [])
         if [row.region for row in rows] != list(self.regions):
             return False
         try:
-            if rows[0].digest != file_digest(picture.path):
+            if rows[0].digest != files_digest(files()) or not all(
+                self.check_map(path, rows[0]) for path in self._maps(name)
+            ):
                 return False
-            for path in self._maps(picture.name):
-                with open_picture(path) as image:
-                    if image.size != (rows[0].width, rows[0].height):
-                        return False
-                    image.verify()
-            return not panel or self.path(picture.name, "panel").is_file()
+            return not panel or self.path(name, "panel").is_file()
         except (DataError, OSError):
             return False
 
@@ -149,30 +148,15 @@ class PredictionFolder:
         if self._table.is_file():
             self.write_table(list(self.rows))
 
-    def write_maps(self, name: str, result: Segmentation, orientation: int) -> None:
-        """Write mask (0 or 255), probability (0 to 255) and disagreement (255: an even split) of each region.
-
-        Args:
-            name: The picture's name.
-            result: Its segmentation, laid out as its file.
-            orientation: EXIF orientation of the file, handed on, so that viewers turn both alike.
-        """
-        exif = Image.Exif()
-        if orientation != 1:
-            exif[Base.Orientation] = orientation
-        for k, region in enumerate(self.regions):
-            maps = (result.mask[0, k], result.probability[0, k], 2 * result.uncertainty[0, k])
-            for kind, values in zip(MAPS, maps, strict=True):
-                levels = Image.fromarray((values.float() * 255).round().byte().numpy())
-                write_whole(self.path(name, kind, region), partial(levels.save, format="PNG", exif=exif))
-
     def write_table(self, order: Sequence[str]) -> None:
         """Write ``predictions.csv``: the pictures of ``order`` first, then those of earlier calls."""
         names = [*dict.fromkeys([*order, *self.rows])]
 
         def save(temporary: Path) -> None:
             with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+                common = [field.name for field in fields(Row)]
+                own = [field.name for field in fields(self.row) if field.name not in common]
+                writer = csv.DictWriter(file, [*common[:2], *own, *common[2:]])
                 writer.writeheader()
                 writer.writerows(asdict(row) for name in names for row in self.rows.get(name, []))
 

@@ -39,6 +39,10 @@ class PictureFile:
     path: Path
     name: str
 
+    def files(self) -> list[Path]:
+        """Name the files that it is read from."""
+        return [self.path]
+
 
 @dataclass(frozen=True)
 class Picture:

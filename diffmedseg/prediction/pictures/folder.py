@@ -1,0 +1,60 @@
+"""Predictions of pictures: maps as PNG."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from PIL.ExifTags import Base
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.models.segmentation import Segmentation
+from diffmedseg.prediction.folder import MAPS, PredictionFolder, Row
+from diffmedseg.prediction.pictures.files import open_picture
+
+
+@dataclass(frozen=True)
+class PictureRow(Row):
+    """What is said of one region of one picture.
+
+    Attributes:
+        width: Width of the maps, in pixels.
+        height: Height of the maps, in pixels.
+        area: Pixels of the mask.
+        area_fraction: The same as a fraction of the picture.
+    """
+
+    width: int
+    height: int
+    area: int
+    area_fraction: float
+
+
+class PictureFolder(PredictionFolder[PictureRow]):
+    """Writes maps in the size and orientation of each picture's file."""
+
+    row, suffix = PictureRow, ".png"
+
+    def check_map(self, path: Path, row: PictureRow) -> bool:
+        """Whether a map is readable and of the row's size."""
+        with open_picture(path) as image:
+            fits = image.size == (row.width, row.height)
+            image.verify()
+        return fits
+
+    def write_maps(self, name: str, result: Segmentation, orientation: int) -> None:
+        """Write mask (0 or 255), probability (0 to 255) and disagreement (255: an even split) of each region.
+
+        Args:
+            name: The picture's name.
+            result: Its segmentation, laid out as its file.
+            orientation: EXIF orientation of the file, handed on, so that viewers turn both alike.
+        """
+        exif = Image.Exif()
+        if orientation != 1:
+            exif[Base.Orientation] = orientation
+        for k, region in enumerate(self.regions):
+            maps = (result.mask[0, k], result.probability[0, k], 2 * result.uncertainty[0, k])
+            for kind, values in zip(MAPS, maps, strict=True):
+                levels = Image.fromarray((values.float() * 255).round().byte().numpy())
+                write_whole(self.path(name, kind, region), partial(levels.save, format="PNG", exif=exif))

@@ -1,0 +1,139 @@
+"""Segmenting pictures one after another, whatever becomes of any of them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from diffmedseg.data.store import DataError
+from diffmedseg.figures import save_figure
+from diffmedseg.metrics.functional import soft_dice_confidence, soft_overlap
+from diffmedseg.models.segmentation import Segmentation
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.prediction.folder import files_digest
+from diffmedseg.prediction.pictures.files import Picture, PictureFile, read_picture, read_upright, turn_back
+from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
+from diffmedseg.prediction.pictures.panel import draw_overlay
+from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
+
+_PANEL_PIXELS = 800  # longest side of the picture in a panel
+_CHANNELS = {("red", "green", "blue"), ("grey",)}
+
+
+def takes_pictures(model: DiffusionSegmenter) -> bool:
+    """Whether a model was trained on pictures: its channels are colours, or grey."""
+    return model.channels in _CHANNELS
+
+
+def predict_pictures(
+    model: DiffusionSegmenter,
+    pictures: Sequence[PictureFile],
+    output: Path,
+    settings: Settings | None = None,
+    batch_size: int = 8,
+    panels: bool = False,
+    resume: bool = False,
+) -> Report:
+    """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
+
+    Maps have the size and orientation of the picture's file (Pillow turns TIFF upright, so theirs are). The noise of a
+    picture is keyed by its file's name: the prediction does not depend on which others are predicted, and that of a
+    test image named by its id is the one that was scored. Pictures in ``output`` are left out.
+
+    Args:
+        model: The model, on its device.
+        pictures: See :func:`~diffmedseg.prediction.pictures.files.find_pictures`.
+        output: Folder to write to.
+        settings: What the predictions depend on; None for the model's own.
+        batch_size: Pictures segmented together.
+        panels: Draw an overlay of each picture, too.
+        resume: Keep results that are whole.
+
+    Returns:
+        What was done, kept and failed. A picture that fails does not keep others from being segmented.
+
+    Raises:
+        DataError: If the model does not take pictures or gives NaN, or ``output`` cannot be written or holds what may
+            not be mixed with these results.
+        ValueError: If the model cannot take so many steps.
+    """
+    if not takes_pictures(model):
+        raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
+    settings = (settings or Settings()).filled_from(model)
+    folder = PictureFolder(output, model.regions, {"model": fingerprint(model)} | asdict(settings), resume)
+    inside = output.resolve()
+    pictures = [file for file in pictures if inside not in file.path.resolve().parents]  # earlier results are no input
+
+    def segment(batch: Sequence[PictureFile], report: Report) -> Iterator[None]:
+        return _predict_batch(model, batch, folder, settings, panels, report)
+
+    return predict_all(pictures, folder, segment, batch_size, panels, resume)
+
+
+def _predict_batch(
+    model: DiffusionSegmenter,
+    files: Sequence[PictureFile],
+    folder: PictureFolder,
+    settings: Settings,
+    panels: bool,
+    report: Report,
+) -> Iterator[None]:
+    """Segment pictures together; yields as each is done with."""
+    read: dict[PictureFile, tuple[Picture, float]] = {}
+    for file in files:
+        start = time.perf_counter()
+        with report.attempt(file.path):
+            file.name.encode()  # what is not UTF-8 could be written to no table
+            picture = read_picture(file.path, len(model.channels), model.image_size, settings.value_range)
+            read[file] = picture, time.perf_counter() - start
+        if file not in read:
+            yield
+    if not read:
+        return
+    start = time.perf_counter()
+    drawn = draw_samples(
+        torch.stack([picture.image for picture, _ in read.values()]),
+        [file.path.stem for file in read],
+        model,
+        settings,
+    )
+    share = (time.perf_counter() - start) / len(read)
+    for (file, (picture, seconds)), samples in zip(read.items(), torch.split(drawn, 1), strict=True):
+        start = time.perf_counter()
+        with report.attempt(file.path):
+            result = model.fuse(turn_back(samples, picture.orientation), picture.size)
+            folder.write_maps(file.name, result, picture.orientation)
+            seconds += share + time.perf_counter() - start
+            if panels:
+                shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range)
+                upright = model.fuse(samples, (shown.height, shown.width))
+                save_figure(draw_overlay(shown, upright, model.regions), folder.path(file.name, "panel"))
+            folder.rows[file.name] = _describe(file, model.regions, result, seconds)
+            report.done.append(file.name)
+            if picture.note:
+                report.notes[file.path] = picture.note
+        yield
+
+
+def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, seconds: float) -> list[PictureRow]:
+    height, width = (int(n) for n in result.mask.shape[-2:])
+    digest, confidence = (
+        files_digest([file.path]),
+        soft_dice_confidence(*soft_overlap(result.probability[0], result.mask[0])),
+    )
+    return [
+        PictureRow(
+            image=file.name,
+            region=region,
+            width=width,
+            height=height,
+            area=int(mask.sum()),
+            area_fraction=round(int(mask.sum()) / (height * width), 6),
+            uncertainty=round(1 - float(sure), 6),
+            seconds=round(seconds, 4),
+            digest=digest,
+        )
+        for region, mask, sure in zip(regions, result.mask[0], confidence, strict=True)
+    ]

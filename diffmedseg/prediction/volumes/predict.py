@@ -1,0 +1,123 @@
+"""Segmenting volumes one after another, whatever becomes of any of them."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.figures import save_figure
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.prediction.folder import files_digest
+from diffmedseg.prediction.run import Report, Settings, fingerprint, predict_all
+from diffmedseg.prediction.volumes.files import VolumeCase
+from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
+from diffmedseg.prediction.volumes.panel import draw_planes
+from diffmedseg.prediction.volumes.reading import Volume, read_case
+from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment_volume
+
+
+def predict_volumes(
+    model: DiffusionSegmenter,
+    cases: Sequence[VolumeCase],
+    output: Path,
+    settings: Settings | None = None,
+    batch_size: int = 8,
+    panels: bool = False,
+    resume: bool = False,
+) -> Report:
+    """Segment volumes, and write mask, probability and disagreement of each as NIfTI, and ``predictions.csv``.
+
+    Maps have the grid of the case's file (of the first channel's). The noise of a case is keyed by its name, in every
+    slice alike: that of a test case is the one that was scored. Cases in ``output`` are left out.
+
+    Args:
+        model: The model, on its device.
+        cases: See :func:`~diffmedseg.prediction.volumes.files.find_cases`.
+        output: Folder to write to.
+        settings: What the predictions depend on; None for the model's own.
+        batch_size: Slices segmented together.
+        panels: Draw three planes of each case, too.
+        resume: Keep results that are whole.
+
+    Returns:
+        What was done, kept and failed. A case that fails does not keep others from being segmented.
+
+    Raises:
+        DataError: If ``output`` cannot be written or holds what may not be mixed with these results.
+        ValueError: If the model cannot take so many steps.
+    """
+    settings = (settings or Settings()).filled_from(model)
+    folder = VolumeFolder(output, model.regions, {"model": fingerprint(model)} | asdict(settings), resume)
+    inside = output.resolve()
+    cases = [case for case in cases if not {inside} & {case.path.resolve(), *case.path.resolve().parents}]
+
+    def segment(batch: Sequence[VolumeCase], report: Report) -> Iterator[None]:
+        for case in batch:
+            with report.attempt(case.path):
+                _predict_case(model, case, folder, settings, batch_size, panels, report)
+            yield
+
+    return predict_all(cases, folder, segment, 1, panels, resume)
+
+
+def _predict_case(
+    model: DiffusionSegmenter,
+    case: VolumeCase,
+    folder: VolumeFolder,
+    settings: Settings,
+    batch_size: int,
+    panels: bool,
+    report: Report,
+) -> None:
+    start = time.perf_counter()
+    volume = read_case(case)
+    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size)
+    folder.write_maps(case.name, volume, result)
+    rows = _describe(case, volume, result, model.regions, time.perf_counter() - start)
+    if panels:
+        millilitres = np.array([row.volume_ml for row in rows])
+        save_figure(
+            draw_planes(volume, result, model.channels, model.regions, millilitres), folder.path(case.name, "panel")
+        )
+    folder.rows[case.name] = rows
+    report.done.append(case.name)
+    if volume.note:
+        report.notes[case.path] = volume.note
+
+
+def _describe(
+    case: VolumeCase, volume: Volume, result: VolumeSegmentation, regions: Sequence[str], seconds: float
+) -> list[VolumeRow]:
+    columns, rows, slices = volume.stored.GetSize()
+    voxel = math.prod(volume.spacing) / 1000  # mm3 to ml
+    digest = files_digest(case.files())
+    return [
+        VolumeRow(
+            image=case.name,
+            region=region,
+            uncertainty=round(result.doubt[k], 6),
+            seconds=round(seconds, 4),
+            digest=digest,
+            columns=columns,
+            rows=rows,
+            slices=slices,
+            volume_ml=round(float(result.mask[k].sum() * voxel), 4),
+            **_spread(result.sample_voxels[:, k].numpy() * voxel),
+        )
+        for k, region in enumerate(regions)
+    ]
+
+
+def _spread(millilitres: NDArray[np.float64]) -> dict[str, float]:
+    """Summarise the volumes of samples."""
+    values = {
+        "mean": millilitres.mean(),
+        "std": millilitres.std(ddof=1) if len(millilitres) > 1 else math.nan,
+        "min": millilitres.min(),
+        "max": millilitres.max(),
+    }
+    return {f"samples_ml_{name}": round(float(value), 4) for name, value in values.items()}

@@ -1,0 +1,78 @@
+"""Segmenting a volume slice by slice, as in a test."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmedseg.data.mri.store import to_slices
+from diffmedseg.metrics.functional import soft_dice_confidence, soft_overlap
+from diffmedseg.models.segmentation import resize_soft
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.prediction.run import Settings, draw_samples
+from diffmedseg.prediction.volumes.reading import Volume
+
+
+@dataclass(frozen=True)
+class VolumeSegmentation:
+    """A set of masks of a volume, and what follows from it; nothing is found where a slice shows no brain.
+
+    Attributes:
+        samples: (S, K, D, h, w), bool, on the model's grid.
+        sample_voxels: (S, K): voxels of each sample at the volume's own size.
+        probability: (K, D, H, W), float32, in [0, 1].
+        uncertainty: (K, D, H, W), float32, in [0, 0.5]: the samples' standard deviation; see Segmentation.
+        mask: (K, D, H, W), bool.
+        doubt: (K,): 1 - soft Dice confidence of the whole mask.
+    """
+
+    samples: Tensor
+    sample_voxels: Tensor
+    probability: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    doubt: list[float]
+
+
+def segment_volume(
+    model: DiffusionSegmenter, volume: Volume, key: str, settings: Settings, batch_size: int
+) -> VolumeSegmentation:
+    """Segment every slice that shows brain.
+
+    The noise of a sample is that of the key in every slice, so that a sample is one volume.
+
+    Args:
+        model: The model, on its device.
+        volume: The volume.
+        key: Key of the noise.
+        settings: Samples, steps, seed and precision, filled in.
+        batch_size: Slices segmented together.
+
+    Raises:
+        DataError: If there is no brain, a channel is constant within it, or the model fails.
+    """
+    slices = to_slices(volume.channels, volume.brain, volume.names, model.image_size)
+    numbers = np.flatnonzero(volume.brain.any((1, 2))).tolist()
+    depth, height, width = volume.brain.shape
+    regions, count = len(model.regions), settings.num_samples or model.num_samples
+    shape = (regions, depth, height, width)
+    probability, uncertainty = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    mask = np.zeros(shape, np.bool_)
+    samples = torch.zeros(count, regions, depth, *model.image_size, dtype=torch.bool)
+    voxels = torch.zeros(count, regions, dtype=torch.int64)
+    overlap = torch.zeros(2, regions, dtype=torch.float64)
+    for first in range(0, len(numbers), batch_size):
+        some = numbers[first : first + batch_size]
+        drawn = draw_samples(slices[some], [key] * len(some), model, settings)
+        result = model.fuse(drawn, (height, width))
+        probability[:, some] = result.probability.transpose(0, 1).numpy()
+        uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
+        mask[:, some] = result.mask.transpose(0, 1).numpy()
+        samples[:, :, some] = result.samples.permute(1, 2, 0, 3, 4) > 0.5
+        for s in range(count):
+            voxels[s] += (resize_soft(result.samples[:, s].float(), (height, width)) > 0.5).sum((0, 2, 3))
+        overlap += torch.stack(soft_overlap(result.probability, result.mask)).sum(1)
+    doubt = 1 - soft_dice_confidence(overlap[0], overlap[1])
+    return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist())

@@ -1,0 +1,126 @@
+import pytest
+from mri_files import modality, write_brats, write_brats2015, write_dicom, write_msd, write_nifti
+
+from diffmedseg.data.store import DataError
+from diffmedseg.prediction import Naming, find_cases
+
+TWO = Naming(("flair", "t1ce"), {})
+FLAIR = Naming(("flair",), {})
+
+
+def names(naming, *sources):
+    return [case.name for case in find_cases(sources, naming)]
+
+
+@pytest.mark.parametrize(
+    ("file", "channel"),
+    [("BraTS2021_00001_t1ce", "t1ce"), ("BraTS-GLI-00000-000-t1c", "t1ce"), ("BraTS-GLI-00000-000-t1n", "t1"),
+     ("T1c_subtrMeanDivStd", "t1ce"), ("sub-01_ses-2_T2w", "t2"), ("BraTS-GLI-00000-000-t2f", "flair"),
+     ("FLAIR", "flair"), ("sub-01_CUSTOM", "custom")],
+)  # fmt: skip
+def test_modalities_by_their_usual_names(file, channel, tmp_path):
+    every = ("t1", "t1ce", "t2", "flair", "custom")
+    (tmp_path / f"{file}.nii.gz").touch()
+    found = [name for name in every if Naming(every, {}).entries(tmp_path, name)]
+    assert found == [channel]
+
+
+def test_a_case_a_folder_of_cases_and_a_pattern(tmp_path):
+    write_brats(tmp_path / "data", ["HGG/Brats18_A_1", "HGG/Brats18_B_1", "LGG/Brats18_C_1"], seg=None)
+    (tmp_path / "data" / "survival_info.csv").touch()
+    every = ["HGG/Brats18_A_1", "HGG/Brats18_B_1", "LGG/Brats18_C_1"]
+    assert names(TWO, tmp_path / "data") == every
+    assert names(FLAIR, tmp_path / "data") == every  # of four modalities the one that is wanted
+    assert names(TWO, tmp_path / "data" / "HGG" / "Brats18_A_1") == ["Brats18_A_1"]
+    assert names(TWO, tmp_path / "data" / "HGG" / "Brats18_A_1" / ".." / "Brats18_A_1") == ["Brats18_A_1"]
+    assert names(TWO, f"{tmp_path}/data/HGG/*") == ["Brats18_A_1", "Brats18_B_1"]
+    assert names(TWO, f"{tmp_path}/data/*/*_C_*") == ["Brats18_C_1"]
+    assert names(TWO, tmp_path / "data", tmp_path / "data" / "LGG" / "Brats18_C_1") == every
+
+
+def test_files_are_cases_of_one_modality(tmp_path):
+    for name in ("p1_flair", "p2_flair", "p1_t1", "p3_seg"):
+        write_nifti(tmp_path / f"{name}.nii.gz", modality(0))
+    assert names(FLAIR, tmp_path) == ["p1_flair", "p2_flair"]
+    assert names(FLAIR, f"{tmp_path}/*_t1.nii.gz") == ["p1_t1"]  # who names a file means it
+    assert names(Naming(("flair",), {"flair": "p*_t1"}), tmp_path / "p3_seg.nii.gz") == ["p3_seg"]
+
+
+def test_four_dimensional_files(tmp_path):
+    write_msd(tmp_path, ["BRATS_001", "BRATS_002"])
+    naming = Naming(("t1ce", "flair"), {}, ("flair", "t1", "t1ce", "t2"))
+    assert names(naming, tmp_path / "Task01_BrainTumour" / "imagesTr") == ["BRATS_001", "BRATS_002"]
+    [case] = find_cases([tmp_path / "Task01_BrainTumour" / "imagesTr" / "BRATS_001.nii.gz"], naming)
+    assert [path.name for path in case.files()] == ["BRATS_001.nii.gz"]
+
+
+def test_dicom_series_by_the_names_of_their_folders(tmp_path):
+    write_dicom(tmp_path / "pat1" / "FLAIR", modality(3))
+    write_dicom(tmp_path / "pat1" / "AX T1 POST GD", modality(1))
+    naming = Naming(("flair", "t1ce"), {"t1ce": "*POST*"})
+    [case] = find_cases([tmp_path], naming)
+    assert case.name == "pat1"
+    assert [path.name for path in case.channels()] == ["FLAIR", "AX T1 POST GD"]
+    assert len(case.files()) == 12
+    assert names(FLAIR, tmp_path / "pat1" / "FLAIR") == ["FLAIR"]
+
+
+def test_the_brain_mask(tmp_path):
+    write_brats2015(tmp_path, ["brats_2013_pat0003_1"])
+    folder = tmp_path / "brats_2013_pat0003_1"
+    [case] = find_cases([folder], TWO)
+    assert case.brain_mask() == folder / "brainmask.nii.gz"
+    (folder / "brainmask.nii.gz").rename(folder / "bet.nii.gz")
+    assert case.brain_mask() is None
+    [case] = find_cases([folder], Naming(TWO.channels, {}, brain_mask="b?t"))
+    assert case.brain_mask() == folder / "bet.nii.gz"
+    [case] = find_cases([folder], Naming(TWO.channels, {}, brain_mask="mask"))
+    with pytest.raises(DataError, match=r"it has no brain mask; there is .*bet.*--brain_mask NAME"):
+        case.brain_mask()
+
+
+def test_a_modality_that_is_missing_or_there_twice(tmp_path):
+    write_brats(tmp_path, ["BraTS2021_00001"], ("flair",))
+    [case] = find_cases([tmp_path], TWO)
+    with pytest.raises(DataError, match=r"it has no t1ce; there is .*flair.*--modality t1ce=NAME"):
+        case.channels()
+    write_nifti(tmp_path / "BraTS2021_00001" / "flair_bias_corrected.nii.gz", modality(3))
+    with pytest.raises(DataError, match=r"2 could be its flair: BraTS2021_00001_flair\.nii\.gz, flair_bias_corr"):
+        case.channels()
+    [case] = find_cases([tmp_path], Naming(("flair",), {"flair": "*_corrected"}))
+    assert [path.name for path in case.channels()] == ["flair_bias_corrected.nii.gz"]
+
+
+def test_one_file_for_a_model_of_several_modalities(tmp_path):
+    write_nifti(tmp_path / "a_flair.nii.gz", modality(3))
+    [case] = find_cases([tmp_path / "a_flair.nii.gz"], TWO)
+    with pytest.raises(DataError, match=r"takes flair, t1ce, and this is one file: .*--volumes"):
+        case.channels()
+
+
+def test_nothing_found(tmp_path):
+    with pytest.raises(DataError, match="a pattern that fits nothing"):
+        find_cases([tmp_path / "x*"], TWO)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"No case in .*expected a folder with a file for each of flair, t1ce .*notes"):
+        find_cases([tmp_path], TWO)
+    (tmp_path / "slice_1.tif").touch()
+    with pytest.raises(DataError, match="convert them to NIfTI"):
+        find_cases([tmp_path], TWO)
+    with pytest.raises(DataError, match="convert them to NIfTI"):
+        find_cases([tmp_path / "slice_1.tif"], TWO)
+
+
+def test_names_that_the_model_does_not_know():
+    with pytest.raises(DataError, match=r"takes flair, t1ce; there is no t2\."):
+        Naming(TWO.channels, {"t2": "x"})
+    with pytest.raises(DataError, match="the volumes flair, t1 lack t1ce"):
+        Naming(TWO.channels, {}, ("flair", "t1"))
+
+
+def test_results_that_would_overwrite_each_other(tmp_path):
+    write_brats(tmp_path / "a", ["BraTS2021_00001"])
+    write_brats(tmp_path / "b", ["BraTS2021_00001"])
+    with pytest.raises(DataError, match="same name"):
+        find_cases([tmp_path / "a", tmp_path / "b"], TWO)
+    assert names(TWO, tmp_path) == ["a/BraTS2021_00001", "b/BraTS2021_00001"]

@@ -1,0 +1,264 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dark_disc import bright_segmenter
+from mri_files import (
+    SPACING,
+    brain,
+    data_module,
+    labels,
+    modality,
+    write_brats,
+    write_brats2015,
+    write_dicom,
+    write_msd,
+    write_nifti,
+)
+
+from diffmedseg.data.store import DataError
+from diffmedseg.prediction import Naming, Settings, find_cases, predict_volumes
+
+CHANNELS = ("flair", "t1ce")
+CASE = "BraTS2021_00001"
+
+
+def run(source, out, channels=CHANNELS, regions=("lesion",), naming=None, **options):
+    cases = find_cases([source], naming or Naming(channels, {}))
+    return predict_volumes(bright_segmenter(channels, regions), cases, out, **options)
+
+
+def rows(out):
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def load(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def overlap(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def same_grid(a, b):
+    images = [sitk.ReadImage(str(path)) for path in (a, b)]
+    facts = [(i.GetSize(), i.GetSpacing(), i.GetOrigin(), i.GetDirection()) for i in images]
+    return facts[0] == facts[1]
+
+
+def test_maps_and_table_of_a_case(tmp_path):
+    write_brats(tmp_path / "in", [CASE])
+    report = run(tmp_path / "in", tmp_path / "out", panels=True)
+    assert (report.done, report.failed, report.notes) == ([CASE], {}, {})
+    mask, probability, disagreement = (
+        sitk.ReadImage(str(tmp_path / "out" / f"{CASE}_{kind}.nii.gz"))
+        for kind in ("mask", "probability", "disagreement")
+    )
+    assert mask.GetPixelID() == sitk.sitkUInt8
+    assert probability.GetPixelID() == disagreement.GetPixelID() == sitk.sitkFloat32
+    m, p, d = (sitk.GetArrayFromImage(image) for image in (mask, probability, disagreement))
+    assert set(np.unique(m)) == {0, 1}
+    assert overlap(m > 0, labels() > 0) > 0.9
+    assert np.array_equal(m > 0, p > 0.5)
+    assert 0 < d.max() <= 0.5
+    assert p[~brain().any((1, 2))].max(initial=0) == 0
+    [row] = rows(tmp_path / "out")
+    assert (row["image"], row["columns"], row["rows"], row["slices"]) == (CASE, "16", "20", "6")
+    voxel = math.prod(SPACING) / 1000
+    assert float(row["volume_ml"]) == pytest.approx(m.sum() * voxel, abs=1e-4)
+    low, mean, high = (float(row[f"samples_ml_{name}"]) for name in ("min", "mean", "max"))
+    assert 0 < low <= mean <= high
+    assert mean == pytest.approx(float(row["volume_ml"]), rel=0.1)
+    assert float(row["samples_ml_std"]) <= high - low
+    assert float(row["uncertainty"]) == pytest.approx(1 - 2 * p[m > 0].sum() / (p.sum() + m.sum()), abs=1e-5)
+    assert (tmp_path / "out" / f"{CASE}_panel.png").stat().st_size > 10_000
+    assert not list((tmp_path / "out").glob("**/.tmp*"))
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "LPI", "ASL", "PIR", "SRA"])
+@pytest.mark.parametrize("degrees", [0, 17])
+def test_maps_overlay_the_file_whatever_its_axes(axes, degrees, tmp_path):
+    """Flipped and swapped axes, and oblique ones."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    oblique = (cos, -sin, 0, sin, cos, 0, 0, 0, 1)
+
+    def write(name, values, dtype):
+        write_nifti(tmp_path / name, values, dtype, direction=oblique, origin=(11.5, -20.3, 7))
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / name)), axes), str(tmp_path / name))
+
+    for number, name in ((3, "flair"), (1, "t1ce")):
+        write(f"in/p/{name}.nii.gz", modality(number), np.float32)
+    write("truth.nii.gz", labels() > 0, np.uint8)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report.failed == {}
+    for kind in ("mask", "probability", "disagreement"):
+        assert same_grid(tmp_path / "out" / f"p_{kind}.nii.gz", tmp_path / "in" / "p" / "flair.nii.gz")
+    assert overlap(load(tmp_path / "out" / "p_mask.nii.gz") > 0, load(tmp_path / "truth.nii.gz") > 0) > 0.9
+
+
+def test_modalities_may_lie_along_different_axes(tmp_path):
+    write_brats(tmp_path, [CASE], ("flair", "t1ce"), seg=None)
+    path = str(tmp_path / CASE / f"{CASE}_t1ce.nii.gz")
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), "RAS"), path)
+    assert run(tmp_path, tmp_path / "out").done == [CASE]
+    assert same_grid(tmp_path / "out" / f"{CASE}_mask.nii.gz", tmp_path / CASE / f"{CASE}_flair.nii.gz")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_types_of_voxels_do_not_matter(dtype, tmp_path):
+    for name, type_ in {"a": dtype, "b": np.float32}.items():
+        write_nifti(tmp_path / name / "p" / "flair.nii.gz", (modality(1) / 3).round(), type_)
+        assert run(tmp_path / name, tmp_path / f"out_{name}", ("flair",)).done == ["p"]
+    assert np.array_equal(load(tmp_path / "out_a" / "p_mask.nii.gz"), load(tmp_path / "out_b" / "p_mask.nii.gz"))
+
+
+def test_a_single_slice(tmp_path):
+    write_nifti(tmp_path / "flair.nii", modality(1)[2:3])
+    assert run(tmp_path / "flair.nii", tmp_path / "out", ("flair",), panels=True).failed == {}
+    assert same_grid(tmp_path / "out" / "flair_mask.nii.gz", tmp_path / "flair.nii")
+    assert overlap(load(tmp_path / "out" / "flair_mask.nii.gz") > 0, labels()[2:3] > 0) > 0.9
+
+
+def test_a_single_slice_that_is_not_axial_is_refused(tmp_path):
+    write_nifti(tmp_path / "flair.nii", modality(1)[:, :, 5:6])
+    [reason] = run(tmp_path / "flair.nii", tmp_path / "out", ("flair",)).failed.values()
+    assert "axial slices are 20 x 1 voxels" in reason
+
+
+def test_a_prediction_is_the_one_that_is_scored(tmp_path):
+    write_brats2015(tmp_path / "in", ["brats_2013_pat0003_1", "brats_2013_pat0004_1", "brats_2013_pat0105_1"])
+    data = data_module("brats2015", tmp_path / "in", image_size=32)
+    data.prepare_data()
+    data.setup("test")
+    regions = data.info.regions
+    model = bright_segmenter(("flair", "t1ce"), regions)
+    tested = {}
+    for batch in data.test_dataloader():
+        found = model.test_step(data.on_after_batch_transfer(batch, 0), 0)["segmentation"]
+        for case, index, samples, reference in zip(
+            batch["case"], batch["index"], found.samples, batch["reference"], strict=True
+        ):
+            tested[case, index] = model.fuse(samples[None], tuple(reference.shape[-2:])).mask[0]
+    predict_volumes(model, find_cases([tmp_path / "in"], Naming(CHANNELS, {})), tmp_path / "out", batch_size=4)
+    assert len(tested) > 4
+    for (case, index), mask in tested.items():
+        for k, region in enumerate(regions):
+            predicted = load(tmp_path / "out" / f"{case}_{region}_mask.nii.gz")[index] > 0
+            assert (predicted != mask[k].numpy()).mean() < 1e-2  # the cache keeps 16 bits
+    whole, core = (load(tmp_path / "out" / f"{case}_{region}_mask.nii.gz") for region in regions[:2])
+    assert (core <= whole).all()
+    assert core.any()
+
+
+def test_four_dimensional_files_in_their_order(tmp_path):
+    write_msd(tmp_path, ["BRATS_001"])
+    source = tmp_path / "Task01_BrainTumour" / "imagesTr"
+    results = []
+    for name, order in {"right": ("t1", "flair", "t2", "t1ce"), "wrong": ("flair", "t1", "t1ce", "t2")}.items():
+        assert run(source, tmp_path / name, naming=Naming(CHANNELS, {}, order)).done == ["BRATS_001"]
+        results.append(overlap(load(tmp_path / name / "BRATS_001_mask.nii.gz") > 0, labels() > 0))
+    assert results[0] > 0.9 > results[1]  # the lesion is bright in volumes 2 and 4 alone
+    [reason] = run(source, tmp_path / "few", naming=Naming(CHANNELS, {}, CHANNELS)).failed.values()
+    assert "it holds 4 volumes; --volumes names 2" in reason
+    [reason] = run(source / "BRATS_001.nii.gz", tmp_path / "one", ("flair",)).failed.values()
+    assert "several volumes: say by --volumes" in reason
+
+
+def test_dicom_gives_what_nifti_gives(tmp_path):
+    for number, name in ((3, "flair"), (1, "t1ce")):
+        write_dicom(tmp_path / "dicom" / "p" / name, modality(number))
+        write_nifti(tmp_path / "nifti" / "p" / f"{name}.nii.gz", modality(number).round())
+    for kind in ("dicom", "nifti"):
+        assert run(tmp_path / kind, tmp_path / f"out_{kind}").done == ["p"]
+    paths = [tmp_path / f"out_{kind}" / "p_mask.nii.gz" for kind in ("dicom", "nifti")]
+    assert same_grid(*paths)
+    assert np.array_equal(load(paths[0]), load(paths[1]))
+    assert load(paths[0]).any()
+
+
+def test_stored_values_are_rescaled(tmp_path):
+    write_dicom(tmp_path / "a" / "flair", modality(1), slope=4.0)
+    assert run(tmp_path / "a", tmp_path / "out", ("flair",)).done == ["a"]
+    assert overlap(load(tmp_path / "out" / "a_mask.nii.gz") > 0, labels() > 0) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip": (2,)}, "slices 2.00 to 4.00 mm apart: some are missing"),
+        ({"places": [0, 2, 4, 4, 6, 8]}, "several slices at one place"),
+    ],
+)
+def test_series_with_gaps_and_doubles_are_refused(options, message, tmp_path):
+    write_dicom(tmp_path / "p" / "flair", modality(1), **options)
+    [reason] = run(tmp_path / "p", tmp_path / "out", ("flair",)).failed.values()
+    assert message in reason
+
+
+def test_two_series_in_a_folder_are_refused(tmp_path):
+    write_dicom(tmp_path / "p" / "flair", modality(1))
+    write_dicom(tmp_path / "other", modality(3), uid="9.9.9")
+    for path in (tmp_path / "other").iterdir():
+        path.rename(tmp_path / "p" / "flair" / f"x{path.name}")
+    [reason] = run(tmp_path / "p", tmp_path / "out", ("flair",)).failed.values()
+    assert "holds 2 DICOM series" in reason
+
+
+def test_bad_cases_do_not_stop_the_others(tmp_path):
+    names = [f"BraTS2021_{number:05d}" for number in range(6)]
+    write_brats(tmp_path / "in", names, ("flair", "t1ce"), seg=None)
+    file = lambda number, kind: tmp_path / "in" / names[number] / f"{names[number]}_{kind}.nii.gz"  # noqa: E731
+    file(0, "flair").write_bytes(file(0, "flair").read_bytes()[:200])
+    file(1, "t1ce").unlink()
+    write_nifti(file(2, "t1ce"), modality(1)[:4])
+    write_nifti(file(3, "flair"), np.where(labels() > 0, np.nan, modality(3)), np.float32)
+    write_nifti(file(4, "flair"), modality(3) * 0)
+    write_nifti(file(4, "t1ce"), modality(1) * 0)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report.done == [names[5]]
+    reasons = [report.failed[tmp_path / "in" / name] for name in names[:5]]
+    for reason, expected in zip(
+        reasons,
+        ["cannot be read", "it has no t1ce", r"register them first", "NaN or infinite", "is constant"],
+        strict=True,
+    ):
+        assert expected in reason
+    assert len(rows(tmp_path / "out")) == 1
+
+
+def test_resume_keeps_what_is_whole(tmp_path):
+    write_brats(tmp_path / "in", [CASE, "BraTS2021_00002", "BraTS2021_00003"], ("flair", "t1ce"), seg=None)
+    assert len(run(tmp_path / "in", tmp_path / "out").done) == 3
+    with pytest.raises(DataError, match="--resume"):
+        run(tmp_path / "in", tmp_path / "out")
+    write_nifti(tmp_path / "in" / CASE / f"{CASE}_t1ce.nii.gz", modality(2))  # another case by the same name
+    cut = tmp_path / "out" / "BraTS2021_00002_probability.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-60])
+    report = run(tmp_path / "in", tmp_path / "out", resume=True)
+    assert (sorted(report.done), report.kept) == ([CASE, "BraTS2021_00002"], ["BraTS2021_00003"])
+    with pytest.raises(DataError, match="num_samples 3 then and 1 now"):
+        run(tmp_path / "in", tmp_path / "out", resume=True, settings=Settings(num_samples=1))
+
+
+def test_results_are_no_input(tmp_path):
+    write_nifti(tmp_path / "p" / "flair.nii.gz", modality(1))
+    assert run(tmp_path, tmp_path / "flair_out", ("flair",)).done == ["p"]
+    assert run(tmp_path, tmp_path / "flair_out", ("flair",), resume=True).kept == ["p"]
+
+
+def test_one_sample_has_no_spread(tmp_path):
+    write_nifti(tmp_path / "p" / "flair.nii.gz", modality(1))
+    run(tmp_path, tmp_path / "out", ("flair",), settings=Settings(num_samples=1))
+    [row] = rows(tmp_path / "out")
+    assert row["samples_ml_std"] == "nan"
+    assert row["samples_ml_min"] == row["samples_ml_max"]
+
+
+def test_a_head_with_its_skull_is_noted(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 1, modality(1).shape)
+    write_nifti(tmp_path / "p" / "flair.nii.gz", modality(1) + noise, np.float32)
+    report = run(tmp_path, tmp_path / "out", ("flair",))
+    assert "is the skull stripped" in report.notes[tmp_path / "p"]
