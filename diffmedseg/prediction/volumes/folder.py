@@ -12,6 +12,8 @@ from diffmedseg.prediction.folder import MAPS, PredictionFolder, Row
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 
+_STEPS = 2**14  # per unit of probability: digits below 6e-5 say nothing, and would make files thirty times larger
+
 
 @dataclass(frozen=True)
 class VolumeRow(Row):
@@ -49,7 +51,7 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
         return size == (row.columns, row.rows, row.slices)
 
     def write_maps(self, name: str, volume: Volume, result: VolumeSegmentation) -> None:
-        """Write mask (uint8, 0 or 1), probability and disagreement (float32, [0, 1] and [0, 0.5]) of each region.
+        """Write mask (uint8, 0 or 1), probability and disagreement (float32, [0, 1] and [0, 0.5], in steps of 6e-5).
 
         Args:
             name: The case's name.
@@ -59,7 +61,8 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
         import SimpleITK as sitk
 
         for k, region in enumerate(self.regions):
-            maps = (result.mask[k].astype(np.uint8), result.probability[k], result.uncertainty[k])
+            soft = (np.round(values * _STEPS) / _STEPS for values in (result.probability[k], result.uncertainty[k]))
+            maps = (result.mask[k].astype(np.uint8), *soft)
             for kind, values in zip(MAPS, maps, strict=True):
                 image = volume.lay_over(values)
                 write_whole(self.path(name, kind, region), partial(sitk.WriteImage, image, useCompression=True))

@@ -35,8 +35,11 @@ def draw_planes(
         millilitres: (K,): volume of the mask.
     """
     columns = [*channels, "probability", "disagreement"]
-    figure = Figure(figsize=(2.6 * len(columns), 2.7 * len(_PLANES)), layout="constrained")
-    grid = figure.subplots(len(_PLANES), len(columns), squeeze=False)
+    extent = [n * mm for n, mm in zip(volume.brain.shape, volume.spacing, strict=True)]  # D, H, W, in mm
+    shapes = [extent[1] / extent[2], extent[0] / extent[2], extent[0] / extent[1]]  # down / across, by plane
+    shapes = [min(max(shape, 0.2), 2) for shape in shapes]
+    figure = Figure(figsize=(2.6 * len(columns), 2.7 * sum(shapes) + 0.7), layout="constrained")
+    grid = figure.subplots(len(_PLANES), len(columns), squeeze=False, height_ratios=shapes)
     shown = [_grey(channel, volume.brain) for channel in volume.channels]
     spread = [(one, "gray", 0.0, 1.0) for one in shown]
     spread += [(result.probability[0], "gray", 0.0, 1.0), (result.uncertainty[0], "inferno", 0.0, 0.5)]
@@ -58,7 +61,7 @@ def draw_planes(
         axes[0].set_ylabel(f"{plane}, slice {number + 1} of {volume.brain.shape[axis]}", fontsize=8)
     names = [f"{region}, {size:.1f} ml" for region, size in zip(regions, millilitres, strict=True)]
     lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
-    thin = "; thin: samples" if len(result.samples) > 1 else ""
+    thin = f"\nthin: {len(result.samples)} samples of {regions[0]}" if len(result.samples) > 1 else ""
     figure.legend(
         lines,
         names,
@@ -66,7 +69,7 @@ def draw_planes(
         loc="outside lower center",
         ncols=len(names),
         title_fontsize=8,
-        title=f"the patient's right is at the left{thin}",
+        title=f"at the left: the patient's right; in sagittal planes the front{thin}",
     )
     return figure
 
