@@ -2,9 +2,12 @@
 
 import csv
 
+import brain_folds
 import choices
 import isic2017_result
 import pytest
+import shared_noise
+import torch
 from test_cli import instantiate
 from tiny_run import EXPERIMENTS
 
@@ -46,3 +49,30 @@ def test_table_of_the_result(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| medsegdiff less supervised | -0.0500 | -0.0500 to -0.0500 | -0.050, -0.050 |" in printed
     assert "| medsegdiff | uncertainty | -1.00, -1.00 | 0.870 | 0.820 |" in printed
+
+
+def test_scores_and_table_of_the_folds(tmp_path, capsys):
+    for model, dice in (("medsegdiff", 0.5), ("supervised", 0.75)):
+        for fold in range(2):
+            run = tmp_path / f"lgg.{model}.{fold}" / "version_0"
+            run.mkdir(parents=True)
+            values = {"dice": dice + fold / 10, "hd95": 3, "nsd": 0.5, "uncertainty": 0.1, "diversity": ""}
+            names = ["case", "region", *values]
+            (run / "cases.csv").write_text(f"{','.join(names)}\np{fold},tumour,{','.join(map(str, values.values()))}\n")
+    brain_folds.collect(tmp_path, tmp_path / "scores.csv")
+    brain_folds.table(tmp_path / "scores.csv")
+    printed = capsys.readouterr().out
+    assert "| lgg | tumour | p1 | 0.600 | 0.850 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
+    assert "| lgg | tumour | mean of 2 | 0.550 | 0.800 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
+
+
+def test_roughness_is_what_changes_between_slices():
+    still = torch.zeros(5, 8, 8, dtype=torch.bool)
+    still[:, 2:6, 2:6] = True
+    flicker = still.clone()
+    flicker[::2] = False
+    assert shared_noise.roughness(still) == 0
+    assert shared_noise.roughness(flicker) == 1
+    assert shared_noise.roughness(still & False) == 0
+    found = shared_noise.scores(torch.stack([still, flicker]), still, still)
+    assert found == pytest.approx([1, 0.5, 0, 1 - 2 / 5, torch.tensor([80.0, 32.0]).std().item() / 56])

@@ -6,14 +6,13 @@ resolution, into isic2017_result.csv beside this file; ``... table`` prints the 
 """
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from jsonargparse import auto_cli
 from torchmetrics.functional import spearman_corrcoef
+from training import train_run
 
 from diffmedseg import load_checkpoint
 from diffmedseg.atomic import write_whole
@@ -36,24 +35,13 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
         steps: Steps of each run.
         seeds: Seeds.
     """
-    runs.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for model in MODELS:
-            name = f"{model}.{seed}"
-            if (runs / name / "version_0" / "cases.csv").is_file():
-                continue
-            print(name, flush=True)
-            began = (runs / name / "version_0" / "checkpoints" / "last.ckpt").is_file()
-            # fmt: off
-            arguments = [
-                "fit", "-c", "experiments/base.yaml", "-c", f"experiments/{model}/isic2017.yaml",
-                "-c", f"experiments/{model}/cpu.yaml", "--runs", str(runs), "--experiment", name,
+            settings = [
                 "--seed_everything", str(seed), "--data.root", str(root), "--data.reported=validation",
-                f"--trainer.max_steps={steps}", *(["--ckpt_path=last"] if began else []),
-            ]
-            # fmt: on
-            with (runs / f"{name}.log").open("a") as log:
-                subprocess.run([sys.executable, "-m", "diffmedseg", *arguments], check=True, stdout=log, stderr=log)
+                f"--trainer.max_steps={steps}",
+            ]  # fmt: skip
+            train_run(runs, f"{model}.{seed}", ["base.yaml", f"{model}/isic2017.yaml", f"{model}/cpu.yaml"], settings)
 
 
 def score(

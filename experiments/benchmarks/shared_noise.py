@@ -1,8 +1,8 @@
 """What it does to samples of a volume that all its slices start from the same noise, in one run.
 
-Each slice is segmented alone. Where the noise of a sample is keyed by the case, its slices share it; where it is keyed by
-the slice, they do not. Run ``python experiments/benchmarks/shared_noise.py runs/medsegdiff-brats2015/version_0 ...``: the
-means over the test cases of all runs (as folds) are printed, by region.
+Each slice is segmented alone. Where the noise of a sample is keyed by the case, its slices share it; where it is keyed
+by the slice, they do not. ``python experiments/benchmarks/shared_noise.py '[runs/medsegdiff-brats2015/version_0]'``
+prints the means over the test cases of all runs (such as folds), by region.
 """
 
 from collections import defaultdict
@@ -52,7 +52,7 @@ def main(runs: list[Path]) -> None:
                 for i, case in enumerate(batch["case"]):
                     slices = result.binary_samples[i], result.mask[i], batch["mask"][i].bool()
                     parts[case, noise].append(slices)
-        for (case, noise), slices in parts.items():
+        for (_, noise), slices in parts.items():
             samples, mask, truth = (torch.stack(maps, -3) for maps in zip(*slices, strict=True))  # (S,) K, D, H, W
             for k, region in enumerate(model.regions):
                 found[region, noise].append(scores(samples[:, k], mask[k], truth[k]))

@@ -1,0 +1,27 @@
+"""Training runs for tables: each once, going on where an earlier call stopped."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def train_run(runs: Path, name: str, files: list[str], settings: list[str]) -> None:
+    """Train and test a run that has no scores yet.
+
+    Args:
+        runs: Where runs are written.
+        name: Name of the run; its log is ``<name>.log``.
+        files: Yaml files below experiments.
+        settings: Further arguments.
+    """
+    folder = runs / name / "version_0"
+    if (folder / "cases.csv").is_file():
+        return
+    print(name, flush=True)
+    configs = [argument for file in files for argument in ("-c", f"experiments/{file}")]
+    began = (folder / "checkpoints" / "last.ckpt").is_file()
+    place = ["--runs", str(runs), "--experiment", name, *(["--ckpt_path=last"] if began else [])]
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / f"{name}.log").open("a") as log:
+        command = [sys.executable, "-m", "diffmedseg", "fit", *configs, *place, *settings]
+        subprocess.run(command, check=True, stdout=log, stderr=log)
