@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 
@@ -12,28 +13,108 @@ class Fusion(ABC):
     """
 
     @abstractmethod
-    def __call__(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fuse.
 
         Args:
             samples: (B, S, K, H, W), soft masks in [0, 1] whose decision level is 0.5.
+            weights: (S,) or (B, S), at least 0, not all 0: a sample of weight 2 counts as two. None weighs all alike.
 
         Returns:
-            Probability (B, K, H, W), in [0, 1].
+            Probability (B, K, H, W), in [0, 1], of the samples' type.
+
+        Raises:
+            ValueError: If weights do not fit.
         """
 
 
 class MeanFusion(Fusion):
     """The mean of the soft samples."""
 
-    def __call__(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fuse; see the base class."""
-        return samples.mean(1)
+        if weights is None:
+            return samples.mean(1)
+        checked = _checked(samples, weights)
+        shares = checked / checked.sum(1, keepdim=True)
+        return torch.einsum("bs,bskhw->bkhw", shares.to(samples.dtype), samples).clamp(0, 1)
 
 
 class MajorityFusion(Fusion):
     """The share of samples that call a pixel foreground, so that a threshold of 0.5 is a majority vote."""
 
-    def __call__(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fuse; see the base class."""
-        return (samples > 0.5).to(samples.dtype).mean(1)
+        return MeanFusion()((samples > 0.5).to(samples.dtype), weights)
+
+
+class STAPLEFusion(Fusion):
+    """Simultaneous truth and performance level estimation (Warfield et al., IEEE TMI 2004, sections III and IV).
+
+    Expectation maximisation over the hidden truth and the sensitivity and specificity of every sample, each image and
+    region by itself. The prior of foreground is the share of votes for it, everywhere alike, and sensitivities and
+    specificities start near 1, as in SimpleITK's filter. What the reference code of MedSegDiff calls STAPLE is another
+    thing, the square of the mean.
+
+    Args:
+        max_iterations: Iterations at most.
+        tolerance: It has converged when no sensitivity or specificity changes by more.
+    """
+
+    _START = 0.99999  # of sensitivities and specificities, ITK's value
+    _LEAST = 1e-12  # keeps logarithms finite
+
+    def __init__(self, max_iterations: int = 500, tolerance: float = 1e-7) -> None:
+        self.max_iterations, self.tolerance = max_iterations, tolerance
+
+    def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Fuse; see the base class."""
+        return self.estimate(samples, weights)[0].to(samples.dtype)
+
+    def estimate(self, samples: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Estimate the truth, and each sample's performance.
+
+        Returns:
+            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64; the latter two are what
+            they started from where there is no foreground, or no background.
+        """
+        size = samples.shape[-2:]
+        votes = (samples > 0.5).transpose(1, 2).flatten(3).double()  # (B, K, S, N)
+        times = _checked(samples, weights)[:, None, :, None]
+        prior = ((votes * times).sum(2) / times.sum(2)).mean(-1, keepdim=True)  # (B, K, 1)
+        sensitivity = torch.full_like(votes[..., 0], self._START)
+        specificity = sensitivity.clone()
+        truth = prior.expand(-1, -1, votes.shape[-1])
+        for iteration in range(self.max_iterations):
+            before = torch.stack([sensitivity, specificity])
+            yes = self._log_ratio(sensitivity, 1 - specificity)[..., None]  # what a vote for foreground adds
+            no = self._log_ratio(1 - sensitivity, specificity)[..., None]
+            odds = prior.log() - (1 - prior).log() + (times * torch.where(votes > 0, yes, no)).sum(2)
+            truth = odds.sigmoid()
+            hit = (votes * truth[:, :, None]).sum(-1)
+            passed = ((1 - votes) * (1 - truth[:, :, None])).sum(-1)
+            inside, outside = truth.sum(-1, keepdim=True), (1 - truth).sum(-1, keepdim=True)
+            sensitivity = torch.where(inside > self._LEAST, hit / inside.clamp(self._LEAST), sensitivity)
+            specificity = torch.where(outside > self._LEAST, passed / outside.clamp(self._LEAST), specificity)
+            change = (torch.stack([sensitivity, specificity]) - before).abs().max()
+            # Asking the device costs a synchronisation.
+            if iteration % 10 == 9 and change <= self.tolerance:
+                break
+        return truth.reshape(*truth.shape[:2], *size), sensitivity, specificity
+
+    def _log_ratio(self, a: Tensor, b: Tensor) -> Tensor:
+        return a.clamp(self._LEAST).log() - b.clamp(self._LEAST).log()
+
+
+def _checked(samples: Tensor, weights: Tensor | None) -> Tensor:
+    """Return weights (B, S), float64; of none, ones."""
+    shape = samples.shape[:2]
+    if weights is None:
+        return torch.ones(shape, dtype=torch.float64, device=samples.device)
+    fits = tuple(weights.shape) in {tuple(shape), (shape[1],)}
+    if not fits or (weights < 0).any() or not (weights.sum(-1) > 0).all():
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} are negative, all 0, or do not fit {shape[1]} samples of "
+            f"{shape[0]} images; expected ({shape[1]},) or ({shape[0]}, {shape[1]})."
+        )
+    return weights.to(samples.device, torch.float64).expand(shape)
