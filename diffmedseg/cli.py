@@ -14,7 +14,7 @@ from rich.console import Console
 
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
-from diffmedseg import data_cli, predict_cli, zoo_cli
+from diffmedseg import data_cli, evaluation_cli, predict_cli, zoo_cli
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError
@@ -29,6 +29,8 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict_cli.main,
     "zoo": zoo_cli.main,
     "data": data_cli.main,
+    "score": evaluation_cli.score,
+    "compare": evaluation_cli.compare,
 }
 
 
@@ -158,7 +160,7 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "description": "Train and test segmenters. Besides these commands there are: "
-                "diffmedseg predict, diffmedseg zoo, diffmedseg data (each with --help)."
+                "diffmedseg predict, zoo, data, score, compare (each with --help)."
             },
             args=args,
         )

@@ -1,41 +1,11 @@
 """The card of a zoo entry."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from diffmedseg.data.configured import build_data
-from diffmedseg.metrics.cases import CaseScore, summarise
-
-
-def read_cases(path: Path) -> list[CaseScore]:
-    """Read a per-case CSV."""
-
-    def number(text: str) -> float:
-        return float(text) if text else float("nan")
-
-    with path.open(newline="") as file:
-        return [
-            CaseScore(
-                row["case"],
-                row["region"],
-                both_empty=row["both_empty"] == "True",
-                dice=number(row["dice"]),
-                iou=number(row["iou"]),
-                # Runs of the first version lack these.
-                hd95=number(row.get("hd95", "")),
-                nsd=number(row.get("nsd", "")),
-                uncertainty=number(row.get("uncertainty", "")),
-                diversity=number(row["diversity"]),
-                ged_biased=number(row["ged_biased"]),
-                ged_unbiased=number(row["ged_unbiased"]),
-                num_slices=int(row["num_slices"]),
-                num_samples=int(row["num_samples"]),
-                num_raters=int(row["num_raters"]),
-                seconds=number(row["seconds"]),
-            )
-            for row in csv.DictReader(file)
-        ]
+from diffmedseg.metrics.cases import summarise
+from diffmedseg.metrics.table import read_cases
 
 
 def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, Any], steps: int, notes: str) -> None:

@@ -1,6 +1,6 @@
 """Scores of every test case, as a table and a CSV."""
 
-import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,31 +13,13 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.store import majority
-from diffmedseg.metrics.cases import (
-    CASE_COLUMNS,
-    CaseScore,
-    ImageScore,
-    Summary,
-    as_row,
-    score_cases,
-    score_image,
-    summarise,
-)
+from diffmedseg.evaluation.summary import summarise_test
+from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
+from diffmedseg.metrics.images import ImageScore, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
+from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmentation import resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
-
-_TITLES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95, mm",
-    "nsd": "NSD at 1 mm",
-    "uncertainty": "Uncertainty",
-    "diversity": "Diversity",
-    "ged_biased": "GED (biased)",
-    "ged_unbiased": "GED (unbiased)",
-    "seconds": "Seconds per case",
-}
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -63,13 +45,13 @@ class CaseMetrics(Callback):
     """
 
     def __init__(self) -> None:
-        self.images: list[ImageScore] = []
+        self.images: dict[str, ImageScore] = {}
         self.surfaces: dict[str, list[SurfaceScores]] = {}
         self._open: list[_Slice] = []  # of the case that is being dealt
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
-        self.images, self.surfaces, self._open = [], {}, []
+        self.images, self.surfaces, self._open = {}, {}, []
 
     def on_test_batch_end(
         self,
@@ -83,16 +65,9 @@ class CaseMetrics(Callback):
         """Score the images of a batch."""
         segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
         for i, case in enumerate(batch["case"]):
-            self.images.append(
-                score_image(
-                    case,
-                    segmentation.probability[i],
-                    segmentation.samples[i],
-                    batch["reference"][i],
-                    threshold,
-                    outputs["seconds"],
-                )
-            )
+            maps = segmentation.probability[i], segmentation.samples[i], batch["reference"][i]
+            image = score_image(case, *maps, threshold, outputs["seconds"])
+            self.images[case] = self.images[case] + image if case in self.images else image
             if batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()
                 size = (int(reference.shape[-2]), int(reference.shape[-1]))
@@ -120,7 +95,8 @@ class CaseMetrics(Callback):
             torch.distributed.all_gather_object(gathered, (self.images, self.surfaces))
         regions = cast(DiffusionSegmenter, pl_module).regions
         surfaces = {case: scores for _, own in gathered for case, scores in own.items()}
-        rows = score_cases([image for images, _ in gathered for image in images], regions, surfaces)
+        images = pool(image for own, _ in gathered for image in own.values())
+        rows = score_cases(images.values(), regions, surfaces)
         summaries = summarise(rows)
         several = len(regions) > 1
         for summary in summaries:
@@ -129,19 +105,10 @@ class CaseMetrics(Callback):
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             write_cases(rows, folder / "cases.csv")
+            threshold = cast(DiffusionSegmenter, pl_module).threshold
+            content = json.dumps(summarise_test(images, rows, threshold), indent=1)
+            write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries))
-
-
-def write_cases(rows: list[CaseScore], path: Path) -> None:
-    """Write the per-case CSV, atomically."""
-
-    def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, CASE_COLUMNS)
-            writer.writeheader()
-            writer.writerows(as_row(row) for row in rows)
-
-    write_whole(path, save)
 
 
 def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
@@ -161,5 +128,5 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
     for s in summaries:
-        table.add_row(s.region, _TITLES[s.score], f"{s.mean:.4f}", f"{s.low:.4f} to {s.high:.4f}")
+        table.add_row(s.region, TITLES[s.score], f"{s.mean:.4f}", f"{s.low:.4f} to {s.high:.4f}")
     return table

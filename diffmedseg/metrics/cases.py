@@ -1,39 +1,46 @@
 """Scores of single cases at native resolution, and their summary."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import groupby
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffmedseg.data.store import majority
 from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.functional import (
-    confusion_counts,
     dice_from_counts,
     distance_from_overlap,
     energy_from_distances,
     iou_from_counts,
     off_diagonal_mean,
-    pairwise_overlap,
     soft_dice_confidence,
-    soft_overlap,
 )
+from diffmedseg.metrics.images import ImageScore, pool, score_image
+from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou
 from diffmedseg.metrics.surface import SurfaceScores
-from diffmedseg.models.segmentation import resize_soft
+
+__all__ = ["CaseScore", "Summary", "score_cases", "score_image", "summarise"]
+
+_NAN = float("nan")
+#: ISIC 2018, task 1: a case whose IoU is below counts as failed (challenge.isic-archive.com/landing/2018/45).
+JACCARD_THRESHOLD = 0.65
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """Scores of one region of one case: a row of the per-case CSV.
+    """Scores of one region of one case: a row of the per-case CSV. NaN is what a case does not have.
 
     Attributes:
         case: The case; for volumes its slices are pooled into one row.
         region: The region.
         dice: Dice of the fused mask against the raters' majority. Higher is better.
         iou: IoU of the same.
+        thresholded_jaccard: The same, but 0 where it is below 0.65: the ranking metric of ISIC 2018.
+        sensitivity: Share of the majority's mask that is found; NaN where that is empty.
+        precision: Share of the fused mask that is right; NaN where that is empty.
         hd95: 95th percentile of the distances between the surfaces of the fused mask and of the majority, in mm; NaN
             where the spacing is not known. Lower is better.
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
@@ -42,6 +49,11 @@ class CaseScore:
         diversity: Mean distance 1 - IoU between two samples, of volumes as a whole; NaN with one sample.
         ged_biased: GED as papers print it; NaN with one rater. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
+        hungarian_iou: IoU of samples and raters at their best matching as distributions; NaN with one rater.
+        best_of_n_iou: Mean over raters of the best sample's IoU, an oracle's choice; NaN with one rater.
+        rater_correlation: Correlation over pixels of the samples' variance with the raters'; NaN with one rater.
+        brier: Mean over pixels and raters of the squared error of the fused probability. Lower is better.
+        nll: Mean over pixels and raters of its negative log-likelihood, in nats. Lower is better.
         num_slices: Images of the case.
         num_samples: S.
         num_raters: R.
@@ -52,67 +64,29 @@ class CaseScore:
     region: str
     dice: float
     iou: float
-    hd95: float
-    nsd: float
     both_empty: bool
-    uncertainty: float
-    diversity: float
-    ged_biased: float
-    ged_unbiased: float
     num_slices: int
     num_samples: int
     num_raters: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """What one image adds to its case: counts, so that volumes are scored as a whole. One value per region."""
-
-    case: str
-    counts: Tensor  # (3, K): true positive, false positive, false negative pixels
-    overlap: Tensor  # (2, K): the sums of soft_overlap
-    pairs: Tensor  # (2, K, S + R, S + R): intersection and union of every two masks, samples before raters
-    num_samples: int
-    num_raters: int
-    seconds: float
-
-
-def score_image(
-    case: str, probability: Tensor, samples: Tensor, reference: Tensor, threshold: float, seconds: float
-) -> ImageScore:
-    """Score one image at the reference's resolution, on the reference's device.
-
-    Args:
-        case: The case it belongs to.
-        probability: (K, h, w), in [0, 1].
-        samples: (S, K, h, w), soft, with the decision level at 0.5; resized one at a time.
-        reference: (R, K, H, W), in {0, 1}: every rater's mask.
-        threshold: Foreground is where the probability exceeds it.
-        seconds: Time it took to segment the image.
-    """
-    size = (int(reference.shape[-2]), int(reference.shape[-1]))
-    device = reference.device
-    probability = resize_soft(probability[None].float().to(device), size)[0]
-    mask = probability > threshold
-    masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
-    for s, sample in enumerate(samples):
-        masks[s] = resize_soft(sample[None].float().to(device), size)[0] > 0.5
-    everyone = torch.cat([masks, reference.bool()])
-    pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in range(reference.shape[1])]
-    return ImageScore(
-        case,
-        counts=torch.stack(confusion_counts(mask, majority(reference).bool())),
-        overlap=torch.stack(soft_overlap(probability, mask)),
-        pairs=torch.stack(pairs, 1),
-        num_samples=len(samples),
-        num_raters=len(reference),
-        seconds=seconds,
-    )
+    thresholded_jaccard: float = _NAN
+    sensitivity: float = _NAN
+    precision: float = _NAN
+    hd95: float = _NAN
+    nsd: float = _NAN
+    uncertainty: float = _NAN
+    diversity: float = _NAN
+    ged_biased: float = _NAN
+    ged_unbiased: float = _NAN
+    hungarian_iou: float = _NAN
+    best_of_n_iou: float = _NAN
+    rater_correlation: float = _NAN
+    brier: float = _NAN
+    nll: float = _NAN
+    seconds: float = _NAN
 
 
 def score_cases(
-    images: Sequence[ImageScore],
+    images: Iterable[ImageScore],
     regions: Sequence[str],
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
 ) -> list[CaseScore]:
@@ -123,39 +97,67 @@ def score_cases(
         regions: Names of the regions.
         surfaces: By case, the surface scores of each region, where they are known.
     """
-    rows = []
-    unknown = [SurfaceScores(float("nan"), float("nan"))] * len(regions)
-    for case, group in groupby(sorted(images, key=lambda image: image.case), key=lambda image: image.case):
-        slices = list(group)
-        counts = torch.stack([image.counts for image in slices]).sum(0)
-        confidence = soft_dice_confidence(*torch.stack([image.overlap for image in slices]).sum(0))
-        distances = distance_from_overlap(*torch.stack([image.pairs for image in slices]).double().sum(0))
-        samples = slices[0].num_samples
-        surface = (surfaces or {}).get(case, unknown)
-        for k, region in enumerate(regions):
-            tp, fp, fn = counts[:, k]
-            among = distances[k, :samples, :samples], distances[k, :samples, samples:], distances[k, samples:, samples:]
-            energy = energy_from_distances(*among) if slices[0].num_raters > 1 else None
-            rows.append(
-                CaseScore(
-                    case,
-                    region,
-                    dice=float(dice_from_counts(tp, fp, fn)),
-                    iou=float(iou_from_counts(tp, fp, fn)),
-                    hd95=surface[k].hd95,
-                    nsd=surface[k].nsd,
-                    both_empty=bool(tp + fp + fn == 0),
-                    uncertainty=1 - float(confidence[k]),
-                    diversity=float(off_diagonal_mean(among[0])),
-                    ged_biased=float(energy.biased) if energy else float("nan"),
-                    ged_unbiased=float(energy.unbiased) if energy else float("nan"),
-                    num_slices=len(slices),
-                    num_samples=samples,
-                    num_raters=slices[0].num_raters,
-                    seconds=sum(image.seconds for image in slices),
-                )
-            )
-    return rows
+    unknown = [SurfaceScores(_NAN, _NAN)] * len(regions)
+    return [
+        _score_region(image, k, region, (surfaces or {}).get(case, unknown)[k])
+        for case, image in pool(images).items()
+        for k, region in enumerate(regions)
+    ]
+
+
+def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
+    """Return the scores of :class:`CaseScore` that follow from counts of pixels."""
+    counts = [torch.tensor(count) for count in (tp, fp, fn)]
+    iou = float(iou_from_counts(*counts))
+    return {
+        "dice": float(dice_from_counts(*counts)),
+        "iou": iou,
+        "thresholded_jaccard": iou if iou >= JACCARD_THRESHOLD else 0.0,
+        "sensitivity": tp / (tp + fn) if tp + fn else _NAN,
+        "precision": tp / (tp + fp) if tp + fp else _NAN,
+        "both_empty": tp + fp + fn == 0,
+    }
+
+
+def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores) -> CaseScore:
+    confidence = soft_dice_confidence(*image.overlap[:, k])
+    s = image.num_samples
+    distances = distance_from_overlap(*image.pairs[:, k])
+    among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
+    several: dict[str, Any] = {}
+    if image.num_raters > 1:
+        energy = energy_from_distances(among, across, raters)
+        several = {
+            "ged_biased": float(energy.biased),
+            "ged_unbiased": float(energy.unbiased),
+            "hungarian_iou": hungarian_iou(across),
+            "best_of_n_iou": best_of_n_iou(across),
+            "rater_correlation": _correlation(image.moments[:, k]),
+        }
+    pixels, squared, surprise = image.proper[:, k].tolist()
+    return CaseScore(
+        image.case,
+        region,
+        **overlap_scores(*image.counts[:, k].tolist()),
+        hd95=surface.hd95,
+        nsd=surface.nsd,
+        uncertainty=1 - float(confidence),
+        diversity=float(off_diagonal_mean(among)),
+        brier=squared / pixels,
+        nll=surprise / pixels,
+        num_slices=image.num_slices,
+        num_samples=s,
+        num_raters=image.num_raters,
+        seconds=image.seconds,
+        **several,
+    )
+
+
+def _correlation(moments: Tensor) -> float:
+    """Pearson correlation from number, sums, sums of squares and of products."""
+    n, a, b, aa, bb, ab = moments.tolist()
+    spread = (n * aa - a * a) * (n * bb - b * b)
+    return (n * ab - a * b) / math.sqrt(spread) if spread > 0 else _NAN
 
 
 @dataclass(frozen=True)
@@ -170,24 +172,35 @@ class Summary:
     cases: int
 
 
-SUMMARISED = ("dice", "iou", "hd95", "nsd", "uncertainty", "diversity", "ged_biased", "ged_unbiased", "seconds")
+#: Scores whose means are reported, and what they are called for people.
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "thresholded_jaccard": "Thresholded Jaccard",
+    "sensitivity": "Sensitivity",
+    "precision": "Precision",
+    "hd95": "HD95, mm",
+    "nsd": "NSD at 1 mm",
+    "uncertainty": "Uncertainty",
+    "diversity": "Diversity",
+    "ged_biased": "GED (biased)",
+    "ged_unbiased": "GED (unbiased)",
+    "hungarian_iou": "Hungarian IoU",
+    "best_of_n_iou": "Best-of-N IoU",
+    "rater_correlation": "Correlation with raters",
+    "brier": "Brier score",
+    "nll": "NLL, nats",
+    "seconds": "Seconds per case",
+}
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:
     """Average each score over the cases of each region; scores that no case has are left out."""
     summaries = []
     for region in dict.fromkeys(row.region for row in rows):
-        for score in SUMMARISED:
+        for score in TITLES:
             values = np.array([getattr(row, score) for row in rows if row.region == region], dtype=float)
             values = values[~np.isnan(values)]
             if len(values):
                 summaries.append(Summary(region, score, float(values.mean()), *bootstrap_interval(values), len(values)))
     return summaries
-
-
-CASE_COLUMNS = tuple(field.name for field in fields(CaseScore))
-
-
-def as_row(score: CaseScore) -> dict[str, object]:
-    """Return a row of the CSV; a score that the case does not have is empty."""
-    return {name: "" if value != value else value for name, value in asdict(score).items()}

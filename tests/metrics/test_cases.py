@@ -74,3 +74,28 @@ def test_summary_averages_cases_of_a_region():
     assert summary["dice"].low <= summary["dice"].mean <= summary["dice"].high
     assert summary["dice"].cases == 2
     assert "ged_biased" not in summary
+
+
+def test_scores_of_sets():
+    raters = torch.stack([disc(64, r) for r in (0.4, 0.4, 0.8)])[:, None]
+    samples = torch.stack([disc(64, r) for r in (0.4, 0.8, 0.4)])[:, None].float()
+    [row] = score_cases([score_image("a", samples.mean(0), samples, raters, 0.5, 0.0)], ["lesion"])
+    assert row.hungarian_iou == row.best_of_n_iou == pytest.approx(1)
+    assert row.rater_correlation == pytest.approx(1)
+    assert row.ged_biased == pytest.approx(0, abs=1e-6)
+    assert row.brier == pytest.approx(2 / 9 * float((raters.float().std(0) > 0).float().mean()), rel=1e-4)
+    [one] = score_cases([score_image("a", samples.mean(0), samples, raters[:1], 0.5, 0.0)], ["lesion"])
+    assert all(math.isnan(getattr(one, name)) for name in ("hungarian_iou", "best_of_n_iou", "rater_correlation"))
+
+
+def test_what_is_undefined_is_left_out():
+    empty = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    [row] = score_cases([score(reference=empty)], ["lesion"])
+    assert math.isnan(row.sensitivity)
+    assert (row.precision, row.thresholded_jaccard) == (0, 0)
+    [missed] = score_cases([score(radius=0)], ["lesion"])
+    assert math.isnan(missed.precision)
+    assert missed.sensitivity == 0
+    [poor] = score_cases([score(radius=0.38)], ["lesion"])
+    assert 0.5 < poor.iou < 0.65
+    assert poor.thresholded_jaccard == 0

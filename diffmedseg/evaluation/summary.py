@@ -1,0 +1,96 @@
+"""A test in numbers, for programs: means with intervals, calibration, and how all of it was taken."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torchmetrics.functional import spearman_corrcoef
+
+from diffmedseg.metrics.calibration import aurc, expected_calibration_error, merge_bins
+from diffmedseg.metrics.cases import JACCARD_THRESHOLD, CaseScore, summarise
+from diffmedseg.metrics.functional import dice_from_counts
+from diffmedseg.metrics.images import ImageScore
+
+#: What is the same in every test.
+POLICY = {
+    "aggregation": "mean over cases; NaN (a case does not have the score) is left out",
+    "interval": "95 % percentile bootstrap over cases, 10,000 draws, seed 0",
+    "resolution": "native: probability and samples are resized to the reference, bilinearly",
+    "both_empty": "Dice, IoU and NSD count 1, HD95 0",
+    "one_empty": "Dice, IoU and NSD count 0, HD95 the diagonal of the image; precision or sensitivity is left out",
+    "reference": "with several raters their majority (ties are foreground); GED, Hungarian and best-of-N IoU, Brier "
+    "score, NLL and calibration take each rater",
+    "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
+    "nsd": "tolerance 1 mm",
+    "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples; unbiased: pairs of different samples",
+    "ece": "15 bins of about equal mass over the pixels of all cases; neighbourhood: the box around any rater's mask, "
+    "enlarged by half its size on each side",
+    "aurc": "risk 1 - Dice over coverage, cases ordered by uncertainty (1 - soft Dice confidence)",
+}
+
+
+def summarise_test(images: Mapping[str, ImageScore], rows: Sequence[CaseScore], threshold: float) -> dict[str, Any]:
+    """Sum a test up; JSON can hold the result.
+
+    Args:
+        images: Pooled sums, by case.
+        rows: Scores of the cases, region by region.
+        threshold: Foreground was where the probability exceeded it.
+
+    Returns:
+        ``policy``, ``cases`` (their number) and ``regions``: by region ``scores`` (by name mean, low, high, cases) and
+        ``set``, what only the set of cases has. None stands for what is not defined.
+    """
+    first = rows[0]
+    policy = POLICY | {
+        "unit": "volume" if first.num_slices > 1 else "image",
+        "threshold": threshold,
+        "samples_per_image": first.num_samples,
+        "raters": sorted({row.num_raters for row in rows}),
+    }
+    regions: dict[str, Any] = {}
+    for k, region in enumerate(dict.fromkeys(row.region for row in rows)):
+        own = [row for row in rows if row.region == region]
+        regions[region] = {
+            "scores": {
+                s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases} for s in summarise(own)
+            },
+            "set": _of_the_set(own, [image for _, image in sorted(images.items())], k),
+        }
+    summary: dict[str, Any] = plain({"policy": policy, "cases": len({row.case for row in rows}), "regions": regions})
+    return summary
+
+
+def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int) -> dict[str, Any]:
+    reliability = torch.stack([image.reliability[:, k] for image in images]).sum(0)
+    tp, fp, fn = torch.stack([image.counts[:, k] for image in images]).sum(0)
+    dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
+    several = len(set(dice)) > 1 and len(set(doubt)) > 1
+    return {
+        "both_empty": sum(row.both_empty for row in rows),
+        "failure_rate": sum(row.iou < JACCARD_THRESHOLD for row in rows) / len(rows),
+        "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # of all pixels in one: larger lesions count more
+        "ece": expected_calibration_error(reliability[0]),
+        "ece_neighbourhood": expected_calibration_error(reliability[1]),
+        "aurc": aurc(doubt, dice),
+        "rank_correlation_dice_uncertainty": (
+            float(spearman_corrcoef(torch.tensor(dice).double(), torch.tensor(doubt).double())) if several else None
+        ),
+        "reliability": {
+            place: [
+                {"pixels": int(n), "probability": float(p / n), "frequency": float(y / n)}
+                for n, p, y in merge_bins(counts).T.tolist()
+            ]
+            for place, counts in zip(("whole", "neighbourhood"), reliability, strict=True)
+        },
+    }
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Replace NaN, which JSON does not have, by None."""
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

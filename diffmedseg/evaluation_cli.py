@@ -1,0 +1,121 @@
+"""``diffmedseg score`` and ``diffmedseg compare``: score folders of masks, and compare two tests case by case."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from diffmedseg.data.store import DataError
+from diffmedseg.evaluation.comparison import compare_cases
+from diffmedseg.evaluation.mask_folders import score_folders
+from diffmedseg.evaluation.summary import POLICY, plain
+from diffmedseg.metrics.cases import TITLES, CaseScore, summarise
+from diffmedseg.metrics.table import read_cases, write_cases
+
+_OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", "hd95", "nsd")
+_POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "nsd")
+
+
+def score(args: list[str]) -> None:
+    """Run ``diffmedseg score``."""
+    parser = argparse.ArgumentParser(
+        "diffmedseg score",
+        description="Score a folder of masks against a folder of true ones, whatever wrote them: pictures or volumes, "
+        "paired by name without endings such as _segmentation, _prediction or _mask; foreground is above half of the "
+        "range.",
+    )
+    parser.add_argument("predictions", type=Path, help="Folder of masks.")
+    parser.add_argument("truths", type=Path, help="Folder of true masks.")
+    parser.add_argument("--json", action="store_true", help="Print JSON: means, cases and policy.")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="Write the scores of every case.")
+    parser.add_argument("--common", action="store_true", help="Leave out true masks that have no prediction.")
+    parser.add_argument(
+        "--spacing", type=float, nargs=2, metavar=("ROW", "COLUMN"),
+        help="Size of a pixel in mm, for distances between the surfaces of masks in pictures; volumes say theirs.",
+    )  # fmt: skip
+    options = parser.parse_args(args)
+    with _said():
+        rows = score_folders(options.predictions, options.truths, options.common, options.spacing)
+        if options.out:
+            write_cases(rows, options.out)
+    if options.json:
+        print(json.dumps(_as_json(rows), indent=1))
+    else:
+        _print_scores(rows)
+
+
+def _as_json(rows: Sequence[CaseScore]) -> dict[str, Any]:
+    means = {
+        s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases}
+        for s in summarise(rows)
+        if s.score in _OVERLAP
+    }
+    cases = {row.case: {name: getattr(row, name) for name in (*_OVERLAP, "both_empty")} for row in rows}
+    summary: dict[str, Any] = plain(means | {"cases": cases, "policy": {name: POLICY[name] for name in _POLICIES}})
+    return summary
+
+
+def _print_scores(rows: Sequence[CaseScore]) -> None:
+    empty = sum(row.both_empty for row in rows)
+    caption = f"mean over {len(rows)} cases" + (f"; {empty} empty masks predicted empty count 1" if empty else "")
+    table = Table(caption=caption, caption_justify="left")
+    for name in ("Score", "Mean", "95 % interval"):
+        table.add_column(name, justify="left" if name == "Score" else "right")
+    for s in summarise(rows):
+        if s.score in _OVERLAP:
+            table.add_row(TITLES[s.score], f"{s.mean:.4f}", f"{s.low:.4f} to {s.high:.4f}")
+    Console().print(table)
+
+
+def compare(args: list[str]) -> None:
+    """Run ``diffmedseg compare``."""
+    parser = argparse.ArgumentParser(
+        "diffmedseg compare",
+        description="Compare two tests of the same cases, paired: means of a - b with 95 % intervals.",
+    )
+    for name in ("a", "b"):
+        parser.add_argument(name, type=Path, help="A cases.csv, or the folder of a run or test.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.add_argument("--common", action="store_true", help="Compare the cases that are in both.")
+    options = parser.parse_args(args)
+    with _said():
+        a, b = (read_cases(path / "cases.csv" if path.is_dir() else path) for path in (options.a, options.b))
+        differences = compare_cases(a, b, options.common)
+    if options.json:
+        print(json.dumps([asdict(one) for one in differences], indent=1))
+        return
+    regions = {difference.region for difference in differences}
+    table = Table(caption="a above b: share of cases, ties count half", caption_justify="left")
+    for name in (
+        *(["Region"] if len(regions) > 1 else []),
+        "Score",
+        "a",
+        "b",
+        "a - b",
+        "95 % interval",
+        "a > b",
+        "Cases",
+    ):
+        table.add_column(name, justify="left" if name in {"Region", "Score"} else "right", no_wrap=True)
+    for d in differences:
+        if d.score != "seconds":
+            place = [d.region] if len(regions) > 1 else []
+            values = [f"{d.a:.4f}", f"{d.b:.4f}", f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.above:.0%}"]
+            table.add_row(*place, TITLES[d.score], *values, str(d.cases))
+    Console(width=max(Console().width, 100)).print(table)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Say what went wrong in a line, and exit with 1."""
+    try:
+        yield
+    except (DataError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,112 @@
+"""What one image adds to the scores of its case: sums, so that the slices of a volume are scored as a whole."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diffmedseg.data.store import majority
+from diffmedseg.metrics.calibration import neighbourhood, proper_scores, reliability_counts
+from diffmedseg.metrics.functional import confusion_counts, pairwise_overlap, soft_overlap
+from diffmedseg.models.segmentation import resize_soft
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """Sums of an image or of several of one case, on the CPU. K regions, S samples, R raters.
+
+    Attributes:
+        case: The case.
+        counts: (3, K): true positive, false positive, false negative pixels.
+        overlap: (2, K): the sums of :func:`~diffmedseg.metrics.functional.soft_overlap`.
+        pairs: (2, K, S + R, S + R): intersection and union of every two masks, samples before raters.
+        proper: (3, K): the sums of :func:`~diffmedseg.metrics.calibration.proper_scores`.
+        moments: (6, K): number, and sums of a, b, a^2, b^2, a b for the variances of samples (a) and of raters (b).
+        reliability: (2, K, 3, bins): the counts of reliability, of whole images and of neighbourhoods of lesions.
+        num_slices: Images.
+        num_samples: S.
+        num_raters: R.
+        seconds: Time to segment them.
+    """
+
+    case: str
+    counts: Tensor
+    overlap: Tensor
+    pairs: Tensor
+    proper: Tensor
+    moments: Tensor
+    reliability: Tensor
+    num_slices: int
+    num_samples: int
+    num_raters: int
+    seconds: float
+
+    def __add__(self, other: "ImageScore") -> "ImageScore":
+        """Pool images of the same case."""
+        if (self.case, self.num_samples, self.num_raters) != (other.case, other.num_samples, other.num_raters):
+            raise ValueError(
+                f"{self.case} ({self.num_samples} samples, {self.num_raters} raters) and {other.case} "
+                f"({other.num_samples}, {other.num_raters}) cannot be pooled."
+            )
+        added = {name: getattr(self, name) + getattr(other, name) for name in _ADDED}
+        return replace(self, **added)
+
+
+_ADDED = ("counts", "overlap", "pairs", "proper", "moments", "reliability", "num_slices", "seconds")
+
+
+def score_image(
+    case: str, probability: Tensor, samples: Tensor, reference: Tensor, threshold: float, seconds: float
+) -> ImageScore:
+    """Score one image at the reference's resolution, on the reference's device.
+
+    Args:
+        case: The case it belongs to.
+        probability: (K, h, w), in [0, 1].
+        samples: (S, K, h, w), soft, with the decision level at 0.5; resized one at a time.
+        reference: (R, K, H, W), in {0, 1}: every rater's mask.
+        threshold: Foreground is where the probability exceeds it.
+        seconds: Time it took to segment the image.
+    """
+    size = (int(reference.shape[-2]), int(reference.shape[-1]))
+    device = reference.device
+    probability = resize_soft(probability[None].float().to(device), size)[0]
+    mask, truth, share = probability > threshold, majority(reference).bool(), reference.float().mean(0)
+    masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
+    mean = torch.zeros_like(probability)
+    for s, sample in enumerate(samples):
+        soft = resize_soft(sample[None].float().to(device), size)[0]
+        masks[s] = soft > 0.5
+        mean += soft / len(samples)
+    everyone = torch.cat([masks, reference.bool()])
+    regions = range(reference.shape[1])
+    pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in regions]
+    a, b = (m.double().flatten(1) for m in (mean * (1 - mean), share * (1 - share)))
+    moments = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1)
+    reliability = []
+    for k in regions:
+        near = neighbourhood(reference[:, k].bool().any(0))
+        places = [(probability[k], share[k]), (probability[k][near], share[k][near])]
+        reliability.append(torch.stack([reliability_counts(p, y) for p, y in places]))
+    return ImageScore(
+        case,
+        counts=torch.stack(confusion_counts(mask, truth)).cpu(),
+        overlap=torch.stack(soft_overlap(probability, mask)).cpu(),
+        pairs=torch.stack(pairs, 1).double().cpu(),
+        proper=proper_scores(probability, share).cpu(),
+        moments=moments.cpu(),
+        reliability=torch.stack(reliability, 1),
+        num_slices=1,
+        num_samples=len(samples),
+        num_raters=len(reference),
+        seconds=seconds,
+    )
+
+
+def pool(images: Iterable[ImageScore]) -> dict[str, ImageScore]:
+    """Pool images by case, in the order of the cases' names."""
+    pooled: dict[str, ImageScore] = {}
+    for image in images:
+        pooled[image.case] = pooled[image.case] + image if image.case in pooled else image
+    return dict(sorted(pooled.items()))

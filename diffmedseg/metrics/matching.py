@@ -1,0 +1,41 @@
+"""Sets of samples matched with sets of raters."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def hungarian_iou(distances: Tensor) -> float:
+    """IoU of the best matching of a set of samples with a set of raters, each repeated to their least common multiple.
+
+    That compares distributions: every sample and every rater counts alike (Kohl et al. 2019, arXiv 1905.13077).
+    Giving the rectangular matrix to the assignment, as some code does, picks the best samples instead: see
+    :func:`best_of_n_iou`.
+
+    Args:
+        distances: (S, R): 1 - IoU.
+
+    Returns:
+        In [0, 1]. Higher is better.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    samples, raters = distances.shape
+    size = math.lcm(samples, raters)
+    cost: NDArray[np.float64] = distances.cpu().double().numpy()
+    cost = cost.repeat(size // samples, 0).repeat(size // raters, 1)
+    return float(1 - cost[linear_sum_assignment(cost)].mean())
+
+
+def best_of_n_iou(distances: Tensor) -> float:
+    """Mean over raters of the IoU of the sample that fits each best: an oracle's choice, which grows with S.
+
+    Args:
+        distances: (S, R): 1 - IoU.
+    """
+    return float((1 - distances).max(0).values.mean())

@@ -1,0 +1,58 @@
+"""The per-case CSV."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.metrics.cases import TITLES, CaseScore
+
+_NAMED = ("case", "region")
+_COUNTED = ("num_slices", "num_samples", "num_raters")
+_COLUMNS = (*_NAMED, *(name for name in TITLES if name != "seconds"), "both_empty", *_COUNTED, "seconds")
+
+
+def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
+    """Write scores of cases, whole or not at all; what a case does not have is left empty."""
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({name: "" if value != value else value for name, value in asdict(row).items()})
+
+    write_whole(path, save)
+
+
+def read_cases(path: Path) -> list[CaseScore]:
+    """Read scores of cases; columns that earlier versions did not write are NaN.
+
+    Raises:
+        ValueError: If it is no such file; names what is wrong.
+    """
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        needed = (*_NAMED, "dice", "iou", "both_empty", *_COUNTED)
+        missing = [name for name in needed if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")
+        rows, names = [], [field.name for field in fields(CaseScore)]
+        for line, row in enumerate(reader, 2):
+            try:
+                values = {name: _value(name, row[name]) for name in names if name in row}
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {line} cannot be read ({error}): restore it.") from error
+            rows.append(CaseScore(**values))  # type: ignore[arg-type]
+    return rows
+
+
+def _value(name: str, text: str) -> str | int | float | bool:
+    if name in _NAMED:
+        return text
+    if name == "both_empty":
+        return text == "True"
+    if name in _COUNTED:
+        return int(text)
+    return float(text) if text else float("nan")

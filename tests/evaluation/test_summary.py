@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import torch
+
+from diffmedseg.evaluation import summarise_test
+from diffmedseg.metrics import dice
+from diffmedseg.metrics.cases import score_cases
+from diffmedseg.metrics.images import pool, score_image
+
+
+def images(count=6, raters=1, regions=1):
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for number in range(count):
+        samples = torch.rand(3, regions, 16, 16, generator=generator)
+        reference = torch.rand(raters, regions, 16, 16, generator=generator).round().to(torch.uint8)
+        found.append(score_image(f"c{number}", samples.mean(0), samples, reference, 0.5, 0.1))
+    return pool(found)
+
+
+def test_it_is_json_with_every_policy():
+    pooled = images(raters=3, regions=2)
+    summary = summarise_test(pooled, score_cases(pooled.values(), ["a", "b"]), 0.5)
+    again = json.loads(json.dumps(summary, allow_nan=False))
+    assert again == summary
+    assert (summary["cases"], summary["policy"]["raters"], summary["policy"]["samples_per_image"]) == (6, [3], 3)
+    assert list(summary["regions"]) == ["a", "b"]
+    for region in summary["regions"].values():
+        assert region["scores"]["ged_unbiased"]["cases"] == 6
+        assert 0 < region["set"]["ece"] < 1
+        assert sum(one["pixels"] for one in region["set"]["reliability"]["whole"]) == 6 * 256
+        assert region["set"]["failure_rate"] == 1
+
+
+def test_what_one_case_does_not_have_is_none():
+    pooled = images(1)
+    region = summarise_test(pooled, score_cases(pooled.values(), ["a"]), 0.5)["regions"]["a"]
+    assert region["set"]["rank_correlation_dice_uncertainty"] is None
+    assert "ged_unbiased" not in region["scores"]
+
+
+def test_pooled_dice_counts_pixels_where_the_mean_counts_cases():
+    large, small = torch.zeros(2, 1, 16, 16)
+    large[:, :12], small[:, :2] = 1, 1
+    maps = {"large": (large, large), "small": (1 - small, small)}
+    pooled = pool(score_image(n, p, p[None], r[None].to(torch.uint8), 0.5, 0.0) for n, (p, r) in maps.items())
+    region = summarise_test(pooled, score_cases(pooled.values(), ["a"]), 0.5)["regions"]["a"]
+    both = [torch.cat([maps[name][k] for name in maps], 1) > 0.5 for k in (0, 1)]
+    assert region["set"]["dice_pooled"] == pytest.approx(float(dice(*both)))
+    assert region["scores"]["dice"]["mean"] == 0.5
+
+
+def test_only_images_of_a_case_are_pooled():
+    a, b = images(2).values()
+    with pytest.raises(ValueError, match="cannot be pooled"):
+        a + b

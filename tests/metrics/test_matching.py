@@ -1,0 +1,31 @@
+from itertools import permutations
+
+import pytest
+import torch
+
+from diffmedseg.metrics import pairwise_distance
+from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou
+
+
+@pytest.mark.parametrize(("samples", "raters"), [(2, 2), (4, 2), (2, 4), (3, 2), (1, 3)])
+def test_matching_is_the_best_of_all(samples, raters):
+    distances = torch.rand(samples, raters, generator=torch.Generator().manual_seed(samples))
+    size = torch.lcm(torch.tensor(samples), torch.tensor(raters)).item()
+    repeated = distances.repeat_interleave(size // samples, 0).repeat_interleave(size // raters, 1)
+    best = max(sum(1 - repeated[i, j] for i, j in enumerate(order)) / size for order in permutations(range(size)))
+    assert hungarian_iou(distances) == pytest.approx(float(best), abs=1e-6)
+
+
+def test_distributions_are_compared_where_the_oracle_picks():
+    """One sample in four is right: the oracle finds it for every rater, the matching counts the other three."""
+    right, wrong = torch.zeros(2, 8, 8, dtype=torch.bool)
+    right[:4], wrong[4:] = True, True
+    distances = pairwise_distance(torch.stack([right, wrong, wrong, wrong]), torch.stack([right, right]))
+    assert best_of_n_iou(distances) == 1
+    assert hungarian_iou(distances) == 0.25
+
+
+def test_identical_sets():
+    masks = torch.rand(5, 8, 8) > 0.5
+    assert hungarian_iou(pairwise_distance(masks, masks)) == pytest.approx(1)
+    assert best_of_n_iou(pairwise_distance(masks, masks)) == 1
