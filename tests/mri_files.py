@@ -4,6 +4,8 @@ import numpy as np
 import SimpleITK as sitk
 import yaml
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from tiny_run import EXPERIMENTS
 
 SIZE = (6, 20, 16)  # slices, rows, columns
@@ -46,31 +48,33 @@ def write_nifti(path, values, dtype=np.int16, spacing=SPACING, direction=None, o
     sitk.WriteImage(sitk.JoinSeries(images) if values.ndim == 4 else images[0], str(path))
 
 
-def write_dicom(folder, values, uid="1.2.3", skip=(), slope=1.0, places=None):
+def write_dicom(folder, values, uid="1.2.3", patient="p1", skip=(), slope=1.0, places=None, shift=0.0, **tags):
     """A series: a file per slice, in no order, axes and spacing as the volumes above have them."""
     folder.mkdir(parents=True, exist_ok=True)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
     for number, slice_ in enumerate(values):
         if number in skip:
             continue
-        image = sitk.GetImageFromArray(slice_.round().astype(np.int16)[None])  # the writer divides by the slope
-        image.SetSpacing(SPACING[::-1])
+        file = Dataset()
+        file.file_meta = FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{number}"
+        file.SeriesInstanceUID, file.StudyInstanceUID, file.PatientID, file.Modality = uid, "1.2", patient, "MR"
         place = number * SPACING[0] if places is None else places[number]
-        tags = {
-            "0008|0060": "MR",
-            "0020|000e": uid,
-            "0020|0032": f"0\\-239\\{place}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0018|0050": str(SPACING[0]),
-            "0008|0018": f"{uid}.{number}",
-            "0028|1052": "0",
-            "0028|1053": str(slope),
-        }
+        file.ImagePositionPatient = [number * shift, -239, place]
+        file.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        file.PixelSpacing, file.SliceThickness = list(SPACING[1:]), SPACING[0]
+        file.Rows, file.Columns = slice_.shape
+        file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
+        file.RescaleIntercept, file.RescaleSlope = 0, slope
+        file.PixelData = (slice_ / slope).round().astype(np.int16).tobytes()
         for tag, value in tags.items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"IM{(number * 7) % 100:03d}.dcm"))
-        writer.Execute(image)
+            if value is None:
+                del file[tag]
+            else:
+                setattr(file, tag, value)
+        file.save_as(folder / f"IM{(number * 7) % 100:03d}.dcm", enforce_file_format=True)
 
 
 def write_brats(

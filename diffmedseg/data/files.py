@@ -132,3 +132,26 @@ def read_binary_mask(path: Path) -> NDArray[np.uint8]:
     if 0 < grey.max() <= 127:
         raise DataError(f"{path} has grey values up to {grey.max()}; a mask has 0 outside and 255 inside: rescale it")
     return (grey > 127).astype(np.uint8)
+
+
+def binarise(values: NDArray[np.generic], path: Path) -> NDArray[np.bool_]:
+    """Take what is above half of the range, which is [0, 1], [0, 255] or [0, 65535], for foreground.
+
+    Args:
+        values: Values of a mask.
+        path: Its file, for the message.
+
+    Raises:
+        DataError: If the values say neither foreground nor background, as labels do.
+    """
+    if values.dtype == np.bool_:
+        return values.astype(np.bool_)
+    numbers = values.astype(np.float64)
+    low, top = float(numbers.min()), float(numbers.max())
+    full = next((full for full in (1, 255, 65535) if top <= full), None)
+    if low < 0 or full is None or 0 < top <= full / 2:
+        raise DataError(
+            f"{path} has values {low:g} to {top:g}: not those of a mask, 0 to 1 or 0 to 255. Make one mask per label"
+        )
+    above: NDArray[np.bool_] = numbers > full / 2
+    return above

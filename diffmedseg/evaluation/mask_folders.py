@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffmedseg.data.files import UNREADABLE, first_names
+from diffmedseg.data.files import UNREADABLE, binarise, first_names
 from diffmedseg.data.mri.finding import SUFFIXES as VOLUMES
 from diffmedseg.data.mri.volumes import check_same_grid, read_volume
 from diffmedseg.data.store import DataError
@@ -103,29 +103,15 @@ def read_mask(path: Path) -> Mask:
 
         volume = read_volume(path)
         column, row, depth = volume.GetSpacing()
-        return Mask(_binarise(sitk.GetArrayFromImage(volume), path), (depth, row, column))
+        return Mask(binarise(sitk.GetArrayFromImage(volume), path), (depth, row, column))
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{path} holds {getattr(image, 'n_frames', 1)} pictures: split it")
             grey = image if image.mode in {"1", "I", "F"} or image.mode.startswith("I;16") else image.convert("L")
-            return Mask(_binarise(np.asarray(grey), path), None)
+            return Mask(binarise(np.asarray(grey), path), None)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({error})") from error
-
-
-def _binarise(values: NDArray[np.generic], path: Path) -> NDArray[np.bool_]:
-    if values.dtype == np.bool_:
-        return values.astype(np.bool_)
-    numbers = values.astype(np.float64)
-    low, top = float(numbers.min()), float(numbers.max())
-    full = next((full for full in (1, 255, 65535) if top <= full), None)
-    if low < 0 or full is None or 0 < top <= full / 2:
-        raise DataError(
-            f"{path} has values {low:g} to {top:g}: not those of a mask, 0 to 1 or 0 to 255. Make one mask per label"
-        )
-    above: NDArray[np.bool_] = numbers > full / 2
-    return above
 
 
 def score_folders(

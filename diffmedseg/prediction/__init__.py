@@ -3,7 +3,8 @@
 from diffmedseg.prediction.pictures.files import PictureFile, find_pictures
 from diffmedseg.prediction.pictures.predict import predict_pictures, takes_pictures
 from diffmedseg.prediction.run import Report, Settings
-from diffmedseg.prediction.volumes.files import Naming, VolumeCase, find_cases
+from diffmedseg.prediction.volumes.files import VolumeCase, find_cases
+from diffmedseg.prediction.volumes.naming import Naming
 from diffmedseg.prediction.volumes.predict import predict_volumes
 
 __all__ = [

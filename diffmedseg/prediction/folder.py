@@ -139,6 +139,20 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         except (DataError, OSError):
             return False
 
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse inputs whose maps would have the same names.
+
+        Raises:
+            DataError: Naming such a file.
+        """
+        seen: set[Path] = set()
+        for path in (path for name in names for path in self._maps(name)):
+            if path in seen:
+                raise DataError(
+                    f"Two inputs would both write {path}: rename one, or predict them into folders of their own."
+                )
+            seen.add(path)
+
     def forget(self, names: Sequence[str]) -> None:
         """Remove what is there of pictures that are done anew: should that fail, nothing old stands for them."""
         for name in names:

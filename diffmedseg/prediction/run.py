@@ -111,14 +111,16 @@ def predict_all(
     """
     report = Report(kept=[one.name for one in inputs if resume and folder.is_whole(one.name, one.files, panels)])
     waiting = [one for one in inputs if one.name not in set(report.kept)]
+    folder.check_names([one.name for one in inputs])
     folder.begin()
-    folder.forget([one.name for one in waiting])
     order, written = [one.name for one in inputs], time.monotonic()
     try:
         with Progress(console=Console(stderr=True), disable=not waiting) as progress:
             task = progress.add_task("Segmenting", total=len(waiting))
             for first in range(0, len(waiting), batch_size):
-                for _ in segment(waiting[first : first + batch_size], report):
+                batch = waiting[first : first + batch_size]
+                folder.forget([one.name for one in batch])
+                for _ in segment(batch, report):
                     progress.advance(task)
                 if time.monotonic() - written > _SECONDS_BETWEEN_TABLES:
                     folder.write_table(order)

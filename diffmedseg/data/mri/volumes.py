@@ -31,14 +31,23 @@ def read_stored(path: Path) -> list["sitk.Image"]:
 
     if not path.is_file():
         raise DataError(f"{path} is missing: download the case again, or leave its folder out")
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz")):
         _check_nifti(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the terminal what is raised here anyway
     try:
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(path))
+        header.ReadImageInformation()
         image = sitk.ReadImage(str(path), sitk.sitkFloat32)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise DataError(f"{path} cannot be read ({reason}): download it again") from error
+        sheared = "orthonormal" in reason
+        remedy = "its axes are sheared, resample it to a straight grid" if sheared else "download it again"
+        raise DataError(f"{path} cannot be read ({reason}): {remedy}") from error
+    if header.GetNumberOfComponents() != 1:
+        raise DataError(
+            f"{path} has {header.GetNumberOfComponents()} values per voxel, as a colour picture; expected one"
+        )
     bad = int((~np.isfinite(sitk.GetArrayViewFromImage(image))).sum())
     if bad:
         raise DataError(f"{path} has {bad} voxels that are NaN or infinite: download it again, or set them to 0")
@@ -63,7 +72,7 @@ def _check_nifti(path: Path) -> None:
     Offsets are those of the NIfTI-1 header (https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h).
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): download it again") from error

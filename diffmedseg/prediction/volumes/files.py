@@ -1,9 +1,10 @@
-"""Finding the cases that are to be segmented, and telling their files apart."""
+"""Finding the cases that are to be segmented, and their files."""
 
 import glob
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,69 +12,12 @@ from pathlib import Path
 from diffmedseg.data.files import first_names
 from diffmedseg.data.mri.finding import SUFFIXES, listing, stem, volume_files
 from diffmedseg.data.store import DataError
-from diffmedseg.prediction.volumes.dicom import is_dicom, series_files
+from diffmedseg.prediction.volumes.dicom import find_series, is_dicom
+from diffmedseg.prediction.volumes.naming import Naming, modality
 
-_DEPTH = 4  # folders between the one that is named and a case
+_DEPTH = 8  # folders between the one that is named and a case
 
-# What the modalities are called in the names of files, beside their own names: BraTS of all years, MSD and BIDS.
-_ALIASES = {
-    "t1": ("t1n", "t1w"),
-    "t1ce": ("t1c", "t1gd", "t1post", "cet1w"),
-    "t2": ("t2w",),
-    "flair": ("t2f", "t2flair"),
-}
-
-
-@dataclass(frozen=True)
-class Naming:
-    """How the files of a case are told apart.
-
-    A file (or a folder with a DICOM series) is that of a channel if a word of its name is the channel's, such as
-    ``flair`` in ``sub-01_FLAIR.nii.gz``, or another common word for it.
-
-    Attributes:
-        channels: The model's channels, in order.
-        names: By channel, what its file (without suffix) or folder is called instead; wildcards are allowed.
-        volumes: What the volumes of four-dimensional files are, in their order.
-        brain_mask: What the brain mask is called; None takes a file with ``brainmask`` in its name where there is one.
-    """
-
-    channels: tuple[str, ...]
-    names: Mapping[str, str]
-    volumes: tuple[str, ...] | None = None
-    brain_mask: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse names that the model knows nothing of."""
-        unknown = [name for name in self.names if name not in self.channels]
-        missing = [name for name in self.channels if self.volumes and name not in self.volumes]
-        if unknown:
-            raise DataError(f"This model takes {', '.join(self.channels)}; there is no {unknown[0]}.")
-        if missing:
-            volumes, takes = ", ".join(self.volumes or ()), ", ".join(self.channels)
-            raise DataError(f"This model takes {takes}; the volumes {volumes} lack {', '.join(missing)}.")
-
-    def entries(self, folder: Path, channel: str) -> list[Path]:
-        """List what may be a channel's file or series, in a folder."""
-        wanted = self.names.get(channel)
-        words = {channel.lower(), *_ALIASES.get(channel, ())}
-        return [
-            path
-            for path in _entries(folder)
-            if (fnmatch(stem(path), wanted) if wanted else words & set(re.split("[^a-z0-9]+", stem(path).lower())))
-        ]
-
-    def is_case(self, folder: Path) -> bool:
-        """Whether a folder holds something of a case."""
-        alone = len(self.channels) == 1 and self.volumes is None
-        return (alone and is_dicom(folder)) or any(self.entries(folder, channel) for channel in self.channels)
-
-    def cases_among(self, folder: Path) -> list[Path]:
-        """List the files (or series) in a folder that are each a case: all their channels lie in them."""
-        if self.volumes is not None:
-            return volume_files(folder)
-        found = self.entries(folder, self.channels[0]) if len(self.channels) == 1 else []
-        return found if len(found) > 1 else []
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,64 +50,75 @@ class VolumeCase:
             return [self.path]
         if len(channels) == 1 and is_dicom(self.path):
             return [self.path]
-        return [self._one(self.naming.entries(self.path, channel), channel) for channel in channels]
+        found = [self._one(self.naming.entries(self.path, channel), channel) for channel in channels]
+        if len(set(found)) < len(found):
+            raise DataError(f"one file would serve several modalities: {first_names([one.name for one in found], 6)}")
+        return found
 
     def brain_mask(self) -> Path | None:
-        """Name the brain mask; None where there is none, and none is asked for."""
+        """Name the brain mask; None where there is none, and none is asked for.
+
+        That of a file begins as the file does before it says its modality: masks of several patients may lie beside it.
+        """
         folder, wanted = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
-        if wanted is not None:
-            return self._one([path for path in volume_files(folder) if fnmatch(stem(path), wanted)], "brain mask")
+        masks = volume_files(folder)
         if self.path.is_file():
-            return None
-        found = [path for path in volume_files(folder) if "brainmask" in re.sub("[^a-z]", "", stem(path).lower())]
+            before = _before_modality(stem(self.path))
+            masks = [path for path in masks if path != self.path and stem(path).startswith(before)]
+        if wanted is not None:
+            named = [path for path in masks if stem(path) == wanted or fnmatch(stem(path), wanted)]
+            return self._one(named, "brain mask")
+        found = [path for path in masks if "brainmask" in re.sub("[^a-z]", "", stem(path).lower())]
         return self._one(found, "brain mask") if found else None
 
     def _one(self, found: Sequence[Path], what: str) -> Path:
         if len(found) == 1:
             return found[0]
         option = "--brain_mask NAME" if what == "brain mask" else f"--modality {what}=NAME"
-        there = (
-            f"{len(found)} could be its {what}: {first_names([path.name for path in found])}"
-            if found
-            else (f"it has no {what}; there is {listing(self.path if self.path.is_dir() else self.path.parent)}")
-        )
+        if found:
+            there = f"{len(found)} could be its {what}: {first_names([path.name for path in found])}"
+        else:
+            there = f"it has no {what}; there is {listing(self.path if self.path.is_dir() else self.path.parent)}"
         raise DataError(f"{there}. Say which by {option} (a case has a folder of its own)")
 
     def files(self) -> list[Path]:
         """Name all files that it is read from."""
         parts = [*self.channels(), *([mask] if (mask := self.brain_mask()) else [])]
-        return [file for part in parts for file in (series_files(part) if part.is_dir() else [part])]
+        return [file for part in parts for file in (find_series(part).files if part.is_dir() else [part])]
 
 
-def _entries(folder: Path) -> list[Path]:
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [*volume_files(folder), *(path for path in below if is_dicom(path))]
+def _before_modality(name: str) -> str:
+    """Return what stands before the word that says the modality; all where none does."""
+    for word in re.finditer("[A-Za-z0-9]+", name):
+        if modality(word[0]):
+            return name[: word.start()]
+    return name
 
 
 def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase]:
     """Find cases, in the order of their paths.
 
     Args:
-        sources: Files, folders (cases, or folders with cases at any level) and patterns of these.
+        sources: Files, folders (cases, or folders with cases below them) and patterns of these.
         naming: Tells the files of a case apart.
 
     Raises:
         DataError: If a source holds no case, or two cases would have results of the same name.
     """
-    found: dict[Path, VolumeCase] = {}
+    found: dict[str, VolumeCase] = {}
     for source in sources:
         path = Path(os.path.abspath(Path(source).expanduser()))
         places = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
         if not places:
             raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
-        cases = [case for place in places for case in _search(place, naming)]
+        cases = [case for place in places for case in _search(place, naming, named=True)]
         if not cases:
             raise _no_case(path, places, naming)
         common = Path(os.path.commonpath([place.parent for place in places]))
         for case in cases:
             relative = case.relative_to(path if path.is_dir() and case != path else common)
             name = relative.with_name(stem(relative)).as_posix()
-            found.setdefault(case.resolve(), VolumeCase(case, name, naming))
+            found.setdefault(str(case), VolumeCase(case, name, naming))
     cases_found = sorted(found.values(), key=lambda case: case.path)
     by_name: dict[str, list[str]] = {}
     for one in cases_found:
@@ -172,7 +127,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     if clashes:
         raise DataError(
             f"{len(clashes)} results would have the same name: {first_names(clashes)}. Predict them into folders of "
-            "their own."
+            "their own, or name the folder above them."
         )
     return cases_found
 
@@ -190,15 +145,29 @@ def _no_case(path: Path, places: Sequence[Path], naming: Naming) -> DataError:
     )
 
 
-def _search(path: Path, naming: Naming, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the cases at or below a path."""
+def _search(path: Path, naming: Naming, named: bool = False, depth: int = _DEPTH) -> Iterator[Path]:
+    """Yield the cases at or below a path; what the user named need not be called by a modality."""
     if path.is_file():
         if path.name.lower().endswith(SUFFIXES):
             yield path
-    elif many := naming.cases_among(path):
-        yield from many
-    elif naming.is_case(path):
-        yield path
-    elif depth:
-        for folder in sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")):
-            yield from _search(folder, naming, depth - 1)
+        return
+    try:
+        if (path / "predictions.yaml").is_file():
+            return  # results of an earlier call
+        if named and len(naming.channels) == 1 and naming.volumes is None and is_dicom(path):
+            yield path
+            return
+        here = naming.cases_among(path) or ([path] if naming.is_case(path) else [])
+        below = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+        if not here and (left := [one.name for one in path.iterdir() if one.name.lower().endswith(SUFFIXES)]):
+            _log.warning(
+                "%s is left out: nothing says %s there (%s).", path, " or ".join(naming.channels), first_names(left)
+            )
+    except PermissionError:
+        _log.warning("%s may not be read, and is left out.", path)
+        return
+    yield from here
+    if depth:
+        for folder in below:
+            if folder not in here and not is_dicom(folder):
+                yield from _search(folder, naming, depth=depth - 1)

@@ -58,7 +58,7 @@ def draw_planes(
                 outline(one, torch.from_numpy(_cut(result.mask, axis, number).copy()), linewidth=1.2)
             if axis == 0:
                 one.set_title(columns[column], fontsize=9)
-        axes[0].set_ylabel(f"{plane}, slice {number + 1} of {volume.brain.shape[axis]}", fontsize=8)
+        axes[0].set_ylabel(plane, fontsize=9)
     names = [f"{region}, {size:.1f} ml" for region, size in zip(regions, millilitres, strict=True)]
     lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
     thin = f"\nthin: {len(result.samples)} samples of {regions[0]}" if len(result.samples) > 1 else ""

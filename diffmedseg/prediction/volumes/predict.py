@@ -51,7 +51,11 @@ def predict_volumes(
         ValueError: If the model cannot take so many steps.
     """
     settings = (settings or Settings()).filled_from(model)
-    folder = VolumeFolder(output, model.regions, {"model": fingerprint(model)} | asdict(settings), resume)
+    said = {"model": fingerprint(model)} | asdict(settings)
+    for case in cases[:1]:
+        naming = case.naming
+        said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
+    folder = VolumeFolder(output, model.regions, said, resume)
     inside = output.resolve()
     cases = [case for case in cases if not {inside} & {case.path.resolve(), *case.path.resolve().parents}]
 

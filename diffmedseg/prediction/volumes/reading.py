@@ -1,5 +1,6 @@
 """Reading a case: its channels on one grid, its brain, and what is needed to lay results over it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,13 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.data.mri.volumes import check_same_grid, find_brain, read_stored
+from diffmedseg.data.files import binarise, first_names
+from diffmedseg.data.mri.finding import stem
+from diffmedseg.data.mri.volumes import check_same_grid, find_brain, read_stored, read_volume
 from diffmedseg.data.store import DataError
-from diffmedseg.prediction.volumes.dicom import read_series
+from diffmedseg.prediction.volumes.affine import affine_note
+from diffmedseg.prediction.volumes.dicom import find_series
 from diffmedseg.prediction.volumes.files import VolumeCase
+from diffmedseg.prediction.volumes.naming import remainder
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+_LARGEST_BRAIN = 2.2  # litres, with its fluid: ours, above what adults have
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,8 @@ def read_case(case: VolumeCase) -> Volume:
     import SimpleITK as sitk
 
     paths = case.channels()
-    stored = _read(paths[0])
-    if case.naming.volumes is not None:
-        if len(stored) != len(case.naming.volumes):
-            raise DataError(f"it holds {len(stored)} volumes; --volumes names {len(case.naming.volumes)}")
-        stored = [stored[case.naming.volumes.index(channel)] for channel in case.naming.channels]
-        paths = paths * len(stored)
-    else:
-        stored += [volume for path in paths[1:] for volume in _read(path)]
-        if len(stored) != len(paths):
-            raise DataError("a file holds several volumes: say by --volumes what they are, in their order")
+    stored = _read_channels(case, paths)
+    paths = paths if len(paths) == len(stored) else paths * len(stored)
     volumes = [sitk.DICOMOrient(volume, "LPS") for volume in stored]
     for volume, path in zip(volumes[1:], paths[1:], strict=True):
         check_same_grid(volume, volumes[0], path, paths[0])
@@ -80,17 +79,50 @@ def read_case(case: VolumeCase) -> Volume:
     if min(width, height) == 1:
         raise DataError(f"its axial slices are {height} x {width} voxels: a single slice has to be an axial one")
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
+    mask_path = case.brain_mask()
+    brain = find_brain(channels) if mask_path is None else _read_brain(mask_path, volumes[0], paths[0])
     names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
-    if (mask_path := case.brain_mask()) is not None:
-        mask = sitk.DICOMOrient(_read(mask_path)[0], "LPS")
-        check_same_grid(mask, volumes[0], mask_path, paths[0])
-        return Volume(channels, sitk.GetArrayFromImage(mask) > 0, names, stored[0], "")
-    brain = find_brain(channels)
-    note = ""
-    if brain.all():
-        note = "no background around the brain: is the skull stripped, as in training? Else give --brain_mask"
-    return Volume(channels, brain, names, stored[0], note)
+    return Volume(channels, brain, names, stored[0], "; ".join(_notes(paths, brain, volumes[0])))
 
 
-def _read(path: Path) -> list["sitk.Image"]:
-    return [read_series(path)] if path.is_dir() else read_stored(path)
+def _read_channels(case: VolumeCase, paths: list[Path]) -> list["sitk.Image"]:
+    series = {path: find_series(path) for path in paths if path.is_dir()}
+    patients = {one.patient for one in series.values()}
+    if len(patients) > 1:
+        raise DataError(f"its series are of {len(patients)} patients: {first_names(patients)}")
+    stored = [volume for path in paths for volume in ([series[path].read()] if path in series else read_stored(path))]
+    order = case.naming.volumes
+    if order is None and len(stored) == len(paths):
+        return stored
+    if order is None:
+        raise DataError("a file holds several volumes: say by --volumes what they are, in their order")
+    if len(stored) != len(order):
+        raise DataError(f"it holds {len(stored)} volumes; --volumes names {len(order)}")
+    return [stored[order.index(channel)] for channel in case.naming.channels]
+
+
+def _read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[np.bool_]:
+    import SimpleITK as sitk
+
+    mask = read_volume(path)
+    check_same_grid(mask, volume, path, volume_path)
+    brain = binarise(sitk.GetArrayFromImage(mask), path)
+    if not brain.any():
+        raise DataError(f"{path}, the brain mask, is empty")
+    return brain
+
+
+def _notes(paths: Sequence[Path], brain: NDArray[np.bool_], volume: "sitk.Image") -> Iterator[str]:
+    """Say what may be wrong, but need not."""
+    litres = float(brain.sum() * np.prod(volume.GetSpacing()) / 1e6)
+    if brain.all() or litres > _LARGEST_BRAIN:
+        yield (
+            f"what is not background has {litres:.1f} litres and is taken for the brain: is the skull stripped, as in "
+            "training? Else give --brain_mask"
+        )
+    if len({remainder(stem(path)) for path in paths if path.is_file()}) > 1:
+        files = first_names([path.name for path in paths], 6)
+        yield f"the names of {files} differ in more than the modality: are they of one patient?"
+    for path in dict.fromkeys(paths):
+        if path.name.lower().endswith((".nii", ".nii.gz")) and (note := affine_note(path)):
+            yield f"{path.name}: {note}"

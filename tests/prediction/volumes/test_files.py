@@ -16,13 +16,15 @@ def names(naming, *sources):
     ("file", "channel"),
     [("BraTS2021_00001_t1ce", "t1ce"), ("BraTS-GLI-00000-000-t1c", "t1ce"), ("BraTS-GLI-00000-000-t1n", "t1"),
      ("T1c_subtrMeanDivStd", "t1ce"), ("sub-01_ses-2_T2w", "t2"), ("BraTS-GLI-00000-000-t2f", "flair"),
-     ("FLAIR", "flair"), ("sub-01_CUSTOM", "custom")],
+     ("FLAIR", "flair"), ("sub-01_CUSTOM", "custom"), ("T1_post", "t1ce"), ("sub-01_ce-gadolinium_T1w", "t1ce"),
+     ("sub-01_space-T1w_FLAIR", "flair"), ("AX T2 FLAIR", "flair"), ("t1_flair", None), ("flair_seg", None),
+     ("BraTS2021_00001_seg", None), ("T1w_mask", None), ("t2_t1c", None)],
 )  # fmt: skip
 def test_modalities_by_their_usual_names(file, channel, tmp_path):
     every = ("t1", "t1ce", "t2", "flair", "custom")
     (tmp_path / f"{file}.nii.gz").touch()
     found = [name for name in every if Naming(every, {}).entries(tmp_path, name)]
-    assert found == [channel]
+    assert found == ([channel] if channel else [])
 
 
 def test_a_case_a_folder_of_cases_and_a_pattern(tmp_path):
@@ -63,6 +65,9 @@ def test_dicom_series_by_the_names_of_their_folders(tmp_path):
     assert [path.name for path in case.channels()] == ["FLAIR", "AX T1 POST GD"]
     assert len(case.files()) == 12
     assert names(FLAIR, tmp_path / "pat1" / "FLAIR") == ["FLAIR"]
+    assert names(FLAIR, tmp_path / "pat1" / "AX T1 POST GD") == ["AX T1 POST GD"]  # who names a series means it
+    write_dicom(tmp_path / "pat2" / "T1" / "DICOM", modality(1))
+    assert names(FLAIR, tmp_path) == ["pat1"]
 
 
 def test_the_brain_mask(tmp_path):
@@ -124,3 +129,36 @@ def test_results_that_would_overwrite_each_other(tmp_path):
     with pytest.raises(DataError, match="same name"):
         find_cases([tmp_path / "a", tmp_path / "b"], TWO)
     assert names(TWO, tmp_path) == ["a/BraTS2021_00001", "b/BraTS2021_00001"]
+
+
+def test_cases_within_cases_and_what_is_left_out(tmp_path, caplog):
+    for place in ("p1/flair", "p1/visit2/flair", "p2/FLAIRcorr", "p3/flair", "out/x_flair_probability"):
+        write_nifti(tmp_path / f"{place}.nii.gz", modality(3))
+    (tmp_path / "out" / "predictions.yaml").touch()
+    (tmp_path / "p4").mkdir()
+    (tmp_path / "p4" / "flair_gone.nii.gz").symlink_to(tmp_path / "gone")
+    assert names(FLAIR, tmp_path) == ["p1", "p1/visit2", "p3"]
+    assert "p2 is left out: nothing says flair there (FLAIRcorr.nii.gz)" in caplog.text
+    assert "p4 is left out" in caplog.text
+
+
+def test_brain_masks_of_several_patients(tmp_path):
+    for name in ("p1_flair", "p2_flair", "p1_brainmask", "p2_bet", "p1_bet"):
+        write_nifti(tmp_path / f"{name}.nii.gz", modality(3))
+    first, second = find_cases([tmp_path], FLAIR)
+    assert (first.brain_mask().name, second.brain_mask()) == ("p1_brainmask.nii.gz", None)
+    pair = find_cases([tmp_path], Naming(("flair",), {}, brain_mask="*_bet"))
+    assert [case.brain_mask().name for case in pair] == ["p1_bet.nii.gz", "p2_bet.nii.gz"]
+
+
+def test_one_file_for_two_modalities(tmp_path):
+    write_nifti(tmp_path / "p" / "scan.nii.gz", modality(3))
+    [case] = find_cases([tmp_path], Naming(TWO.channels, {"flair": "scan", "t1ce": "sc*"}))
+    with pytest.raises(DataError, match="one file would serve several modalities"):
+        case.channels()
+
+
+@pytest.mark.parametrize("volumes", [("flair", "flair", "t1ce"), ("flair", "t1ce")])
+def test_volumes_are_named_once_and_alone(volumes):
+    with pytest.raises(DataError, match="names each volume of a file once, and goes without --modality"):
+        Naming(TWO.channels, {"flair": "x"} if len(volumes) == 2 else {}, volumes)

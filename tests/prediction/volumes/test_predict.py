@@ -1,10 +1,11 @@
 import csv
 import math
+import struct
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dark_disc import bright_segmenter
+from dark_disc import BrightSegmenter, bright_segmenter
 from mri_files import (
     SPACING,
     brain,
@@ -191,21 +192,121 @@ def test_stored_values_are_rescaled(tmp_path):
     [
         ({"skip": (2,)}, "slices 2.00 to 4.00 mm apart: some are missing"),
         ({"places": [0, 2, 4, 4, 6, 8]}, "several slices at one place"),
+        ({"shift": 1.0}, "shifted sideways"),
+        ({"PixelSpacing": None}, "has no PixelSpacing"),
+        ({"ImageOrientationPatient": None}, "has no ImageOrientationPatient"),
     ],
 )
-def test_series_with_gaps_and_doubles_are_refused(options, message, tmp_path):
+def test_series_that_are_no_volume_are_refused(options, message, tmp_path):
     write_dicom(tmp_path / "p" / "flair", modality(1), **options)
     [reason] = run(tmp_path / "p", tmp_path / "out", ("flair",)).failed.values()
     assert message in reason
 
 
-def test_two_series_in_a_folder_are_refused(tmp_path):
+def test_frames_and_colours_are_refused(tmp_path):
+    frames = {"NumberOfFrames": 6, "PixelData": modality(1).astype(np.int16).tobytes()}
+    write_dicom(tmp_path / "frames" / "flair", modality(1)[:1], **frames)
+    rgb = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "PixelRepresentation": 0,
+           "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(3 * 20 * 16)}  # fmt: skip
+    write_dicom(tmp_path / "rgb" / "flair", modality(1), **rgb)
+    image = sitk.GetImageFromArray(np.zeros((6, 20, 16, 3), np.uint8), isVector=True)
+    (tmp_path / "nifti").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "nifti" / "flair.nii"))
+    for name, message in (("frames", "holds 6 frames"), ("rgb", "colour"), ("nifti", "3 values per voxel")):
+        [reason] = run(tmp_path / name, tmp_path / f"out_{name}", ("flair",)).failed.values()
+        assert message in reason
+
+
+def test_a_slice_that_was_cut_is_not_lost(tmp_path):
+    """GDCM leaves out what it cannot read, and the last slice would be missed by no gap."""
     write_dicom(tmp_path / "p" / "flair", modality(1))
+    path = sorted((tmp_path / "p" / "flair").iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:200])
+    [reason] = run(tmp_path / "p", tmp_path / "out", ("flair",)).failed.values()
+    assert "damaged" in reason
+    assert path.name in reason
+
+
+def test_series_and_patients_are_not_mixed(tmp_path):
+    write_dicom(tmp_path / "a" / "flair", modality(1))
     write_dicom(tmp_path / "other", modality(3), uid="9.9.9")
     for path in (tmp_path / "other").iterdir():
-        path.rename(tmp_path / "p" / "flair" / f"x{path.name}")
-    [reason] = run(tmp_path / "p", tmp_path / "out", ("flair",)).failed.values()
+        path.rename(tmp_path / "a" / "flair" / f"x{path.name}")
+    for name, patient in (("flair", "p1"), ("t1ce", "p2")):
+        write_dicom(tmp_path / "b" / name, modality(1), patient=patient)
+    write_nifti(tmp_path / "c" / "p1_flair.nii.gz", modality(3))
+    write_nifti(tmp_path / "c" / "p2_t1ce.nii.gz", modality(1))
+    [reason] = run(tmp_path / "a", tmp_path / "out_a", ("flair",)).failed.values()
     assert "holds 2 DICOM series" in reason
+    [reason] = run(tmp_path / "b", tmp_path / "out_b").failed.values()
+    assert "of 2 patients: p1, p2" in reason
+    [note] = run(tmp_path / "c", tmp_path / "out_c").notes.values()
+    assert "are they of one patient?" in note
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"), [((0, 0), "left and right may be swapped"), ((1, 2), "qform and sform place it up to 40 mm")]
+)
+def test_a_place_that_is_ambiguous_is_noted(codes, message, tmp_path):
+    write_nifti(tmp_path / "p" / "flair.nii", modality(1))
+    path = tmp_path / "p" / "flair.nii"
+    content = bytearray(path.read_bytes())
+    assert run(tmp_path / "p", tmp_path / "out0", ("flair",)).notes == {}
+    struct.pack_into("<2h", content, 252, *codes)
+    struct.pack_into("<f", content, 292, struct.unpack_from("<f", content, 292)[0] + 40)  # the sform's x
+    path.write_bytes(content)
+    [note] = run(tmp_path / "p", tmp_path / "out", ("flair",)).notes.values()
+    assert message in note
+
+
+def test_brain_masks_are_masks(tmp_path):
+    for name, values in {"soft": brain() * 0.2 + 0.01, "empty": brain() * 0, "good": brain() * 255}.items():
+        write_nifti(tmp_path / name / "flair.nii.gz", modality(1))
+        write_nifti(tmp_path / name / "brainmask.nii.gz", values, np.float32)
+    report = run(tmp_path, tmp_path / "out", ("flair",))
+    assert report.done == ["good"]
+    assert "not those of a mask" in report.failed[tmp_path / "soft"]
+    assert "is empty" in report.failed[tmp_path / "empty"]
+
+
+def test_suffixes_in_capitals_are_checked_alike(tmp_path):
+    write_nifti(tmp_path / "a.nii", modality(1))
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "FLAIR.NII").write_bytes((tmp_path / "a.nii").read_bytes()[:-100])
+    [reason] = run(tmp_path / "p", tmp_path / "out", ("flair",)).failed.values()
+    assert "is cut short" in reason
+
+
+def test_another_order_of_volumes_is_another_prediction(tmp_path):
+    write_msd(tmp_path, ["BRATS_001"])
+    source = tmp_path / "Task01_BrainTumour" / "imagesTr"
+    run(source, tmp_path / "out", naming=Naming(CHANNELS, {}, ("t1", "flair", "t2", "t1ce")))
+    with pytest.raises(DataError, match="predicted with other settings"):
+        run(source, tmp_path / "out", naming=Naming(CHANNELS, {}, ("flair", "t1", "t1ce", "t2")), resume=True)
+
+
+def test_names_that_would_collide(tmp_path):
+    for name in ("p", "p_a"):
+        write_nifti(tmp_path / name / "flair.nii.gz", modality(1))
+    with pytest.raises(DataError, match="would both write"):
+        run(tmp_path, tmp_path / "out", ("flair",), ("a_b", "b"))
+
+
+def test_an_interruption_keeps_what_was_not_its_turn(tmp_path, monkeypatch):
+    for name in ("p1", "p2"):
+        write_nifti(tmp_path / name / "flair.nii.gz", modality(1))
+    run(tmp_path, tmp_path / "out", ("flair",))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BrightSegmenter, "draw_samples", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, tmp_path / "out", ("flair",), panels=True, resume=True)
+    assert [row["image"] for row in rows(tmp_path / "out")] == ["p2"]
+    report = run(tmp_path, tmp_path / "out", ("flair",), resume=True)
+    assert (report.done, report.kept) == (["p1"], ["p2"])
 
 
 def test_bad_cases_do_not_stop_the_others(tmp_path):

@@ -1,0 +1,108 @@
+"""Telling apart the files of a case by their names."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from diffmedseg.data.mri.finding import stem, volume_files
+from diffmedseg.data.store import DataError
+from diffmedseg.prediction.volumes.dicom import is_dicom
+
+# What the modalities are called in the names of files: BraTS of all years, MSD and BIDS.
+_WORDS = {
+    "t1": {"t1", "t1n", "t1w"},
+    "t1ce": {"t1ce", "t1c", "t1gd", "t1post", "cet1w"},
+    "t2": {"t2", "t2w"},
+    "flair": {"flair", "t2f", "t2flair"},
+}
+_CONTRAST = {"ce", "gd", "gad", "gadolinium", "post", "postcontrast", "contrast"}
+# Words of what is no image, though a modality may be in its name.
+_NO_IMAGE = {
+    "seg", "segm", "segmentation", "mask", "brainmask", "label", "labels", "lesion", "prediction", "pred",
+    "probability", "disagreement",
+}  # fmt: skip
+
+
+def words(name: str) -> list[str]:
+    """Split a name into its words, in lower case, without what says only which space it was registered to (BIDS)."""
+    return re.findall("[a-z0-9]+", re.sub(r"(?i)space-[a-z0-9]+", "", name.lower()))
+
+
+def modality(name: str) -> str | None:
+    """Return which of the four modalities of BraTS a name says; None where it says none, or more than one."""
+    said = set(words(name))
+    found = {known for known, names in _WORDS.items() if said & names}
+    if "t1" in found and said & _CONTRAST:
+        found = found - {"t1"} | {"t1ce"}
+    if "flair" in found:  # often called T2 FLAIR
+        found.discard("t2")
+    return found.pop() if len(found) == 1 else None
+
+
+def remainder(name: str) -> str:
+    """Return a name without the words that say a modality: alike in the files of a case."""
+    drop = set().union(*_WORDS.values(), _CONTRAST)
+    return "_".join(word for word in words(name) if word not in drop)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How the files of a case are told apart.
+
+    A file (or a folder with a DICOM series) is that of a channel if its name says so by a common word, such as
+    ``flair`` in ``sub-01_FLAIR.nii.gz``, and says no other modality.
+
+    Attributes:
+        channels: The model's channels, in order.
+        names: By channel, what its file (without suffix) or folder is called instead; wildcards are allowed.
+        volumes: What the volumes of four-dimensional files are, in their order.
+        brain_mask: What the brain mask is called; None takes a file with ``brainmask`` in its name where there is one.
+    """
+
+    channels: tuple[str, ...]
+    names: Mapping[str, str]
+    volumes: tuple[str, ...] | None = None
+    brain_mask: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that the model knows nothing of."""
+        takes = f"This model takes {', '.join(self.channels)}"
+        unknown = [name for name in self.names if name not in self.channels]
+        if unknown:
+            raise DataError(f"{takes}; there is no {unknown[0]}.")
+        if self.volumes is None:
+            return
+        missing = [name for name in self.channels if name not in self.volumes]
+        if missing:
+            raise DataError(f"{takes}; the volumes {', '.join(self.volumes)} lack {', '.join(missing)}.")
+        if self.names or len(set(self.volumes)) < len(self.volumes):
+            raise DataError("--volumes names each volume of a file once, and goes without --modality.")
+
+    def is_channel(self, name: str, channel: str) -> bool:
+        """Whether a name, without suffix, is that of a channel."""
+        wanted = self.names.get(channel)
+        if wanted is not None:
+            return name == wanted or fnmatch(name, wanted)
+        said = set(words(name))
+        if said & _NO_IMAGE:
+            return False
+        return modality(name) == channel if channel in _WORDS else channel.lower() in said
+
+    def entries(self, folder: Path, channel: str) -> list[Path]:
+        """List what may be a channel's file or series, in a folder."""
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = [path for path in [*volume_files(folder), *below] if self.is_channel(stem(path), channel)]
+        return [path for path in found if path.is_file() or is_dicom(path)]
+
+    def is_case(self, folder: Path) -> bool:
+        """Whether a folder holds something of a case."""
+        return any(self.entries(folder, channel) for channel in self.channels)
+
+    def cases_among(self, folder: Path) -> list[Path]:
+        """List the files (or series) in a folder that are each a case: all their channels lie in them."""
+        if self.volumes is not None:
+            return volume_files(folder)
+        found = self.entries(folder, self.channels[0]) if len(self.channels) == 1 else []
+        return found if len(found) > 1 else []
