@@ -1,7 +1,9 @@
 """Callbacks: thin, over functions that work without a Trainer."""
 
 from diffmedseg.callbacks.case_metrics import CaseMetrics
+from diffmedseg.callbacks.crf import DenseCRFRefinement
 from diffmedseg.callbacks.ema import WarmupEMA
+from diffmedseg.callbacks.ensemble import MultiSampleEnsemble
 from diffmedseg.callbacks.panels import SamplePanels
 
-__all__ = ["CaseMetrics", "SamplePanels", "WarmupEMA"]
+__all__ = ["CaseMetrics", "DenseCRFRefinement", "MultiSampleEnsemble", "SamplePanels", "WarmupEMA"]

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from diffmedseg.atomic import write_whole
+from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
@@ -38,11 +39,13 @@ class _Slice:
     reference: Tensor
 
 
-class CaseMetrics(Callback):
+class CaseMetrics(SegmentationCallback):
     """Scores every case at native resolution and writes ``cases.csv``; prints the means with 95 % intervals.
 
     Comes after callbacks that replace the segmentation, since it scores what they leave.
     """
+
+    stage = Stage.LOOK
 
     def __init__(self) -> None:
         self.images: dict[str, ImageScore] = {}
@@ -66,7 +69,8 @@ class CaseMetrics(Callback):
         segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
         for i, case in enumerate(batch["case"]):
             maps = segmentation.probability[i], segmentation.samples[i], batch["reference"][i]
-            image = score_image(case, *maps, threshold, outputs["seconds"])
+            unrefined = outputs["unrefined"].probability[i] if "unrefined" in outputs else None
+            image = score_image(case, *maps, threshold, outputs["seconds"], unrefined)
             self.images[case] = self.images[case] + image if case in self.images else image
             if batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()

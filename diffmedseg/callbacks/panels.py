@@ -2,22 +2,25 @@
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.callbacks.case_metrics import run_folder
+from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.models.segmentation import Segmentation
 
 
-class SamplePanels(Callback):
+class SamplePanels(SegmentationCallback):
     """Draws ``panel.png`` of the first test images: image, reference, each sample, mean and disagreement.
 
     Args:
         num_images: Rows of the picture.
         num_samples: Samples shown of each image.
     """
+
+    stage = Stage.LOOK
 
     def __init__(self, num_images: int = 6, num_samples: int = 4) -> None:
         self.num_images, self.num_samples = num_images, num_samples

@@ -39,6 +39,7 @@ class CaseScore:
         dice: Dice of the fused mask against the raters' majority. Higher is better.
         iou: IoU of the same.
         thresholded_jaccard: The same, but 0 where it is below 0.65: the ranking metric of ISIC 2018.
+        dice_unrefined: Dice before a refinement such as a CRF; NaN where there was none.
         sensitivity: Share of the majority's mask that is found; NaN where that is empty.
         precision: Share of the fused mask that is right; NaN where that is empty.
         hd95: 95th percentile of the distances between the surfaces of the fused mask and of the majority, in mm; NaN
@@ -69,6 +70,7 @@ class CaseScore:
     num_samples: int
     num_raters: int
     thresholded_jaccard: float = _NAN
+    dice_unrefined: float = _NAN
     sensitivity: float = _NAN
     precision: float = _NAN
     hd95: float = _NAN
@@ -139,6 +141,7 @@ def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores
         image.case,
         region,
         **overlap_scores(*image.counts[:, k].tolist()),
+        dice_unrefined=_NAN if image.unrefined is None else float(dice_from_counts(*image.unrefined[:, k])),
         hd95=surface.hd95,
         nsd=surface.nsd,
         uncertainty=1 - float(confidence),
@@ -177,6 +180,7 @@ TITLES = {
     "dice": "Dice",
     "iou": "IoU",
     "thresholded_jaccard": "Thresholded Jaccard",
+    "dice_unrefined": "Dice before refinement",
     "sensitivity": "Sensitivity",
     "precision": "Precision",
     "hd95": "HD95, mm",

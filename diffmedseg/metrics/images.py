@@ -28,6 +28,7 @@ class ImageScore:
         num_samples: S.
         num_raters: R.
         seconds: Time to segment them.
+        unrefined: The counts before a refinement; None where there was none.
     """
 
     case: str
@@ -41,6 +42,7 @@ class ImageScore:
     num_samples: int
     num_raters: int
     seconds: float
+    unrefined: Tensor | None = None
 
     def __add__(self, other: "ImageScore") -> "ImageScore":
         """Pool images of the same case."""
@@ -50,14 +52,21 @@ class ImageScore:
                 f"({other.num_samples}, {other.num_raters}) cannot be pooled."
             )
         added = {name: getattr(self, name) + getattr(other, name) for name in _ADDED}
-        return replace(self, **added)
+        unrefined = None if self.unrefined is None or other.unrefined is None else self.unrefined + other.unrefined
+        return replace(self, **added, unrefined=unrefined)
 
 
 _ADDED = ("counts", "overlap", "pairs", "proper", "moments", "reliability", "num_slices", "seconds")
 
 
 def score_image(
-    case: str, probability: Tensor, samples: Tensor, reference: Tensor, threshold: float, seconds: float
+    case: str,
+    probability: Tensor,
+    samples: Tensor,
+    reference: Tensor,
+    threshold: float,
+    seconds: float,
+    unrefined: Tensor | None = None,
 ) -> ImageScore:
     """Score one image at the reference's resolution, on the reference's device.
 
@@ -68,11 +77,13 @@ def score_image(
         reference: (R, K, H, W), in {0, 1}: every rater's mask.
         threshold: Foreground is where the probability exceeds it.
         seconds: Time it took to segment the image.
+        unrefined: The probability before a refinement.
     """
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
     probability = resize_soft(probability[None].float().to(device), size)[0]
     mask, truth, share = probability > threshold, majority(reference).bool(), reference.float().mean(0)
+    before = None if unrefined is None else resize_soft(unrefined[None].float().to(device), size)[0]
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     mean = torch.zeros_like(probability)
     for s, sample in enumerate(samples):
@@ -101,6 +112,7 @@ def score_image(
         num_samples=len(samples),
         num_raters=len(reference),
         seconds=seconds,
+        unrefined=None if before is None else torch.stack(confusion_counts(before > threshold, truth)).cpu(),
     )
 
 

@@ -190,10 +190,10 @@ class DiffusionSegmenter(LightningModule, ABC):
                 module.training = mode
         return self.fuse(torch.cat(chunks), size)
 
-    def fuse(self, samples: Tensor, size: tuple[int, int]) -> Segmentation:
-        """Fuse samples (B, S, K, h, w) into a segmentation at ``size``."""
+    def fuse(self, samples: Tensor, size: tuple[int, int], fusion: Fusion | None = None) -> Segmentation:
+        """Fuse samples (B, S, K, h, w) into a segmentation at ``size``, by the model's own rule or another."""
         samples = nest(samples) if self.nested else samples
-        probability, mean = self.fusion(samples), samples.mean(1)
+        probability, mean = (fusion or self.fusion)(samples), samples.mean(1)
         if self.nested:
             probability = nest(probability)
         probability, mean = resize_soft(probability, size), resize_soft(mean, size)

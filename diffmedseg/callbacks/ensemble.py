@@ -1,0 +1,38 @@
+"""Fusing the samples of a test by another rule."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from lightning import LightningModule, Trainer
+
+from diffmedseg.callbacks.order import SegmentationCallback, Stage
+from diffmedseg.fusion import Fusion, MeanFusion
+from diffmedseg.models.segmenter import DiffusionSegmenter
+
+
+class MultiSampleEnsemble(SegmentationCallback):
+    """Fuses the samples of test images by a rule of its own; none is drawn anew.
+
+    Args:
+        fusion: The rule; None for the mean.
+    """
+
+    stage = Stage.FUSE
+
+    def __init__(self, fusion: Fusion | None = None) -> None:
+        self.fusion = fusion or MeanFusion()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Replace the segmentation."""
+        model, before = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
+        size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
+        after = model.fuse(before.samples, size, self.fusion)
+        outputs["segmentation"] = replace(before, probability=after.probability, mask=after.mask)

@@ -1,0 +1,210 @@
+"""Dense conditional random fields: masks drawn to the edges of the image; they work without a Trainer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.models.segmentation import Segmentation, nest, resize_soft
+
+_CERTAIN = 1e-5  # probabilities are kept so far from 0, as pydensecrf's own unary does
+
+
+@dataclass(frozen=True)
+class CRFSettings:
+    """A fully connected CRF with two Gaussian kernels (Krähenbühl & Koltun, NeurIPS 2011, eq. 3).
+
+    The defaults are those of DiffSeg's released code (optimize.py), which are pydensecrf's examples.
+
+    Attributes:
+        iterations: Mean-field iterations.
+        bilateral_xy: Deviation of the appearance kernel in space, in pixels.
+        bilateral_intensity: Its deviation in each channel of the image, of 255.
+        bilateral_weight: Its weight.
+        smooth_xy: Deviation of the smoothness kernel, in pixels.
+        smooth_weight: Its weight.
+        reference_size: Longest side, in pixels, that the deviations in space are meant for: they scale with that of the
+            image. None leaves them as they are.
+        longest: Images whose longest side is above are shrunk to it, and the result is enlarged again.
+    """
+
+    iterations: int = 5
+    bilateral_xy: float = 80
+    bilateral_intensity: float = 13
+    bilateral_weight: float = 10
+    smooth_xy: float = 3
+    smooth_weight: float = 3
+    reference_size: int | None = None
+    longest: int = 512
+
+
+def crf_marginals(image: Tensor, probability: Tensor, settings: CRFSettings, nested: bool = False) -> Tensor:
+    """Run a dense CRF over the regions of one image, as classes that exclude each other.
+
+    Args:
+        image: (C, H, W), in [-1, 1]; any number of channels.
+        probability: (K, h, w), in [0, 1]; resized to the CRF's grid.
+        settings: The CRF.
+        nested: Whether each region lies within the one before it. Else regions are taken to exclude each other.
+
+    Returns:
+        Marginals (K, H', W'), in [0, 1], on the image's grid, or on the capped one where that is smaller.
+
+    Raises:
+        ValueError: If the probability leaves [0, 1]: on a map of 0 to 255 every unary saturates, and the CRF returns
+            the union of the masks, as the published code does.
+        ModuleNotFoundError: If pydensecrf is not installed.
+    """
+    if not (probability.min() >= 0 and probability.max() <= 1):  # also NaN
+        raise ValueError(
+            f"A probability lies in [0, 1]; this one spans {probability.min():g} to {probability.max():g}."
+        )
+    try:
+        from pydensecrf.densecrf import DenseCRF as MeanField
+        from pydensecrf.utils import create_pairwise_bilateral, create_pairwise_gaussian
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The CRF needs pydensecrf: pip install pydensecrf2 (Python below 3.13 and a C++ compiler)."
+        ) from error
+    height, width = image.shape[-2:]
+    shrink = min(settings.longest / max(height, width), 1)
+    size = max(round(height * shrink), 1), max(round(width * shrink), 1)
+    small = F.interpolate(image[None].float().cpu(), size, mode="bilinear", antialias=True)[0]
+    intensity = ((small.clamp(-1, 1) + 1) * 127.5).numpy()
+    classes = _exclusive(resize_soft(probability[None].float().cpu(), size)[0], nested)
+    scale = max(size) / settings.reference_size if settings.reference_size else 1.0
+    field = MeanField(size[0] * size[1], len(classes))
+    unary = -classes.clamp(min=_CERTAIN).log().flatten(1).numpy()
+    field.setUnaryEnergy(np.ascontiguousarray(unary, dtype=np.float32))
+    smooth = create_pairwise_gaussian((settings.smooth_xy * scale,) * 2, size)
+    field.addPairwiseEnergy(np.ascontiguousarray(smooth), compat=settings.smooth_weight)
+    bilateral = create_pairwise_bilateral(
+        (settings.bilateral_xy * scale,) * 2, (settings.bilateral_intensity,) * len(intensity), intensity, chdim=0
+    )
+    field.addPairwiseEnergy(np.ascontiguousarray(bilateral), compat=settings.bilateral_weight)
+    marginals: NDArray[np.float32] = np.array(field.inference(settings.iterations)).reshape(-1, *size)
+    return _regions(torch.from_numpy(marginals), nested)
+
+
+def _exclusive(probability: Tensor, nested: bool) -> Tensor:
+    """Turn regions (K, ...) to classes (K + 1, ...) that add up to 1, background first."""
+    if nested:
+        levels = torch.cat([torch.ones_like(probability[:1]), nest(probability), torch.zeros_like(probability[:1])])
+        return levels[:-1] - levels[1:]
+    background = (1 - probability.sum(0, keepdim=True)).clamp(min=0)
+    classes = torch.cat([background, probability])
+    return classes / classes.sum(0, keepdim=True)
+
+
+def _regions(classes: Tensor, nested: bool) -> Tensor:
+    """Turn classes back to regions."""
+    if nested:
+        return classes[1:].flip(0).cumsum(0).flip(0).clamp(0, 1)
+    return classes[1:]
+
+
+class Refinement(ABC):
+    """Gives, from the image and the set of masks, a better probability than the fused one.
+
+    Args:
+        settings: The CRF; None for its defaults.
+        processes: Images are shared by so many processes; 0 works in this one.
+    """
+
+    def __init__(self, settings: CRFSettings | None = None, processes: int = 0) -> None:
+        if processes < 0:
+            raise ValueError(f"processes is {processes}; it has to be at least 0.")
+        self.settings, self.processes = settings or CRFSettings(), processes
+
+    @abstractmethod
+    def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
+        """Refine one image.
+
+        Args:
+            image: (C, H, W), in [-1, 1].
+            samples: (S, K, h, w), soft masks in [0, 1].
+            probability: (K, h, w), the fused samples.
+            nested: Whether regions nest.
+            key: Keys the randomness, where there is any.
+
+        Returns:
+            Probability (K, h', w'), in [0, 1].
+        """
+
+    def __call__(
+        self, image: Tensor, segmentation: Segmentation, threshold: float, nested: bool, keys: Sequence[str]
+    ) -> Segmentation:
+        """Refine a batch; samples and uncertainty stay what they are.
+
+        Args:
+            image: (B, C, H, W), in [-1, 1].
+            segmentation: Of these images.
+            threshold: Foreground is where the probability exceeds it.
+            nested: Whether regions nest.
+            keys: One for each image.
+        """
+        rows = image.float().cpu(), segmentation.samples.float().cpu(), segmentation.probability.float().cpu()
+        jobs = list(zip(*rows, [nested] * len(keys), keys, strict=True))
+        if self.processes:
+            # Not forked: threads of PyTorch do not survive it.
+            with ProcessPoolExecutor(self.processes, get_context("spawn")) as pool:
+                refined = list(pool.map(self.refine, *zip(*jobs, strict=True)))
+        else:
+            refined = [self.refine(*job) for job in jobs]
+        size = (int(segmentation.probability.shape[-2]), int(segmentation.probability.shape[-1]))
+        probability = torch.stack([resize_soft(one[None], size)[0] for one in refined]).to(segmentation.probability)
+        probability = nest(probability) if nested else probability
+        return replace(segmentation, probability=probability, mask=probability > threshold)
+
+
+class DenseCRF(Refinement):
+    """A CRF on the fused probability."""
+
+    def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
+        """Refine; see the base class."""
+        return crf_marginals(image, probability, self.settings, nested)
+
+
+class RandomSubsetCRF(Refinement):
+    """DiffSeg's scheme (Shuai et al. 2024, arXiv 2404.16474): the mean of CRFs of random subsets.
+
+    Each round runs a CRF on the mean of a random subset of the samples, as its code does (optimize.py). Marginals are
+    averaged, where the code averages labels.
+
+    Args:
+        rounds: K of the code.
+        subset: H of the code; all samples where there are fewer.
+        settings: The CRF.
+        processes: Images are shared by so many processes.
+        seed: Seed of the subsets.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 3,
+        subset: int = 4,
+        settings: CRFSettings | None = None,
+        processes: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(settings, processes)
+        if min(rounds, subset) < 1:
+            raise ValueError(f"rounds is {rounds} and subset {subset}; both have to be at least 1.")
+        self.rounds, self.subset, self.seed = rounds, subset, seed
+
+    def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
+        """Refine; see the base class."""
+        generator = keyed_generator(self.seed, "crf", key)
+        marginals = []
+        for _ in range(self.rounds):
+            chosen = torch.randperm(len(samples), generator=generator)[: self.subset]
+            marginals.append(crf_marginals(image, samples[chosen].mean(0), self.settings, nested))
+        return torch.stack(marginals).mean(0)
