@@ -9,13 +9,15 @@ import yaml
 from lightning import Trainer
 from tiny_run import EXPERIMENTS, tiny_fit
 
+from diffmedseg.callbacks.order import check_order
 from diffmedseg.cli import DiffMedSegCLI, main
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.models import DiffusionSegmenter
 
 FILES = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data"})
 PAIRS = [path for path in FILES if "experiment" in yaml.safe_load(path.read_text())]
-PRESETS = [path for path in FILES if path not in PAIRS]
+CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
+PRESETS = [path for path in FILES if path not in {*PAIRS, *CALLBACKS}]
 
 
 def instantiate(files, *options):
@@ -61,6 +63,15 @@ def test_every_preset_builds(preset):
     pair = preset.parent / "isic2017.yaml"
     cli = instantiate([EXPERIMENTS / "base.yaml", pair, preset])
     assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 5e5
+
+
+@pytest.mark.parametrize("callbacks", CALLBACKS, ids=name)
+def test_callbacks_stand_in_an_order_that_is_accepted(callbacks):
+    pair = EXPERIMENTS / "medsegdiff" / "synthetic.yaml"
+    names = [one["class_path"] for one in yaml.safe_load(callbacks.read_text())["trainer"]["callbacks"]]
+    chosen = instantiate([EXPERIMENTS / "base.yaml", pair, callbacks]).config_init.trainer.callbacks
+    check_order(chosen)
+    assert [f"diffmedseg.callbacks.{type(one).__name__}" for one in chosen] == names
 
 
 def test_every_model_has_every_preset():

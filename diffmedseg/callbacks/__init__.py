@@ -5,5 +5,6 @@ from diffmedseg.callbacks.crf import DenseCRFRefinement
 from diffmedseg.callbacks.ema import WarmupEMA
 from diffmedseg.callbacks.ensemble import MultiSampleEnsemble
 from diffmedseg.callbacks.panels import SamplePanels
+from diffmedseg.callbacks.report import TestReport
 
-__all__ = ["CaseMetrics", "DenseCRFRefinement", "MultiSampleEnsemble", "SamplePanels", "WarmupEMA"]
+__all__ = ["CaseMetrics", "DenseCRFRefinement", "MultiSampleEnsemble", "SamplePanels", "TestReport", "WarmupEMA"]

@@ -40,7 +40,7 @@ class _Slice:
 
 
 class CaseMetrics(SegmentationCallback):
-    """Scores every case at native resolution and writes ``cases.csv``; prints the means with 95 % intervals.
+    """Scores every case at native resolution; writes ``cases.csv`` and ``metrics.json``, prints means and intervals.
 
     Comes after callbacks that replace the segmentation, since it scores what they leave.
     """
@@ -50,6 +50,8 @@ class CaseMetrics(SegmentationCallback):
     def __init__(self) -> None:
         self.images: dict[str, ImageScore] = {}
         self.surfaces: dict[str, list[SurfaceScores]] = {}
+        self.rows: list[CaseScore] = []
+        self.summary: dict[str, Any] = {}
         self._open: list[_Slice] = []  # of the case that is being dealt
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,8 +102,9 @@ class CaseMetrics(SegmentationCallback):
         regions = cast(DiffusionSegmenter, pl_module).regions
         surfaces = {case: scores for _, own in gathered for case, scores in own.items()}
         images = pool(image for own, _ in gathered for image in own.values())
-        rows = score_cases(images.values(), regions, surfaces)
-        summaries = summarise(rows)
+        threshold = cast(DiffusionSegmenter, pl_module).threshold
+        rows = self.rows = score_cases(images.values(), regions, surfaces)
+        self.summary, summaries = summarise_test(images, rows, threshold), summarise(rows)
         several = len(regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
@@ -109,8 +112,7 @@ class CaseMetrics(SegmentationCallback):
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             write_cases(rows, folder / "cases.csv")
-            threshold = cast(DiffusionSegmenter, pl_module).threshold
-            content = json.dumps(summarise_test(images, rows, threshold), indent=1)
+            content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries))
 

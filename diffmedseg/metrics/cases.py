@@ -46,7 +46,8 @@ class CaseScore:
             where the spacing is not known. Lower is better.
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
-        uncertainty: 1 - soft Dice confidence of the fused mask, in [0, 1]: high where the model expects a low Dice.
+        uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
+            expects a low Dice.
         diversity: Mean distance 1 - IoU between two samples, of volumes as a whole; NaN with one sample.
         ged_biased: GED as papers print it; NaN with one rater. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.

@@ -19,7 +19,8 @@ class ImageScore:
     Attributes:
         case: The case.
         counts: (3, K): true positive, false positive, false negative pixels.
-        overlap: (2, K): the sums of :func:`~diffmedseg.metrics.functional.soft_overlap`.
+        overlap: (2, K): the sums of :func:`~diffmedseg.metrics.functional.soft_overlap` of the mask with the mean of
+            the samples: a fusion or a CRF that makes probabilities extreme does not make the model sure.
         pairs: (2, K, S + R, S + R): intersection and union of every two masks, samples before raters.
         proper: (3, K): the sums of :func:`~diffmedseg.metrics.calibration.proper_scores`.
         moments: (6, K): number, and sums of a, b, a^2, b^2, a b for the variances of samples (a) and of raters (b).
@@ -103,7 +104,7 @@ def score_image(
     return ImageScore(
         case,
         counts=torch.stack(confusion_counts(mask, truth)).cpu(),
-        overlap=torch.stack(soft_overlap(probability, mask)).cpu(),
+        overlap=torch.stack(soft_overlap(mean, mask)).cpu(),
         pairs=torch.stack(pairs, 1).double().cpu(),
         proper=proper_scores(probability, share).cpu(),
         moments=moments.cpu(),

@@ -31,6 +31,12 @@ class Segmentation:
     mask: Tensor
 
     @property
+    def mean(self) -> Tensor:
+        """The mean of the soft samples at the input's size, (B, K, H, W): what the set says, however it is fused."""
+        height, width = self.probability.shape[-2:]
+        return resize_soft(self.samples.mean(1), (int(height), int(width)))
+
+    @property
     def binary_samples(self) -> Tensor:
         """The samples as masks, (B, S, K, h, w), bool."""
         return self.samples > 0.5

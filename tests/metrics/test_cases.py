@@ -99,3 +99,12 @@ def test_what_is_undefined_is_left_out():
     [poor] = score_cases([score(radius=0.38)], ["lesion"])
     assert 0.5 < poor.iou < 0.65
     assert poor.thresholded_jaccard == 0
+
+
+def test_a_rule_that_makes_probabilities_extreme_makes_no_case_sure():
+    samples = torch.stack([disc(32, r) for r in (0.3, 0.5, 0.7)])[:, None].float()
+    soft, hard = samples.mean(0), (samples.mean(0) > 0.5).float()
+    rows = [
+        score_cases([score_image("a", p, samples, disc(64, 0.5)[None, None], 0.5, 0)], ["x"])[0] for p in (soft, hard)
+    ]
+    assert rows[0].uncertainty == rows[1].uncertainty > 0.1

@@ -121,7 +121,7 @@ def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, s
     height, width = (int(n) for n in result.mask.shape[-2:])
     digest, confidence = (
         files_digest([file.path]),
-        soft_dice_confidence(*soft_overlap(result.probability[0], result.mask[0])),
+        soft_dice_confidence(*soft_overlap(result.mean[0], result.mask[0])),
     )
     return [
         PictureRow(

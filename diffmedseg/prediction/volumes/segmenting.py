@@ -73,6 +73,6 @@ def segment_volume(
         samples[:, :, some] = result.samples.permute(1, 2, 0, 3, 4) > 0.5
         for s in range(count):
             voxels[s] += (resize_soft(result.samples[:, s].float(), (height, width)) > 0.5).sum((0, 2, 3))
-        overlap += torch.stack(soft_overlap(result.probability, result.mask)).sum(1)
+        overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
     doubt = 1 - soft_dice_confidence(overlap[0], overlap[1])
     return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist())

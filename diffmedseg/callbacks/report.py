@@ -1,0 +1,74 @@
+"""The HTML report of a test."""
+
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule, Trainer
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.callbacks.case_metrics import CaseMetrics, run_folder
+from diffmedseg.callbacks.order import SegmentationCallback, Stage
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.evaluation.figures import Example
+from diffmedseg.evaluation.report import render_report
+from diffmedseg.models.segmentation import resize_soft
+from diffmedseg.models.segmenter import DiffusionSegmenter
+
+
+class TestReport(SegmentationCallback):
+    """Writes ``report.html``: scores, calibration, and the worst, median and best cases. Comes after CaseMetrics."""
+
+    stage = Stage.LOOK
+    __test__ = False  # pytest takes it for a test
+
+    def __init__(self) -> None:
+        self.examples: dict[str, tuple[float, Example]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the callback whose scores it shows."""
+        super().setup(trainer, pl_module, stage)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
+        before = callbacks[: callbacks.index(self)]
+        scorers = [callback for callback in before if isinstance(callback, CaseMetrics)]
+        if not scorers:
+            raise ValueError("TestReport shows what CaseMetrics scores: put that before it.")
+        self.scorer = scorers[-1]
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last test."""
+        self.examples = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep of each case the slice with the most foreground."""
+        s = outputs["segmentation"]
+        for i, case in enumerate(batch["case"]):
+            raters = batch["raters"][i][batch["rater_valid"][i]].cpu()
+            area = float(raters.sum()) + 1e-3 * float(s.probability[i].sum())
+            if case not in self.examples or area > self.examples[case][0]:
+                size = (int(raters.shape[-2]), int(raters.shape[-1]))
+                soft, doubt = (
+                    resize_soft(one[i : i + 1].float().cpu(), size)[0] for one in (s.probability, s.uncertainty)
+                )
+                mask = soft > cast(DiffusionSegmenter, pl_module).threshold
+                self.examples[case] = area, Example(batch["image"][i].float().cpu(), raters, soft, doubt, mask)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write."""
+        model, data = cast(DiffusionSegmenter, pl_module), cast(SegmentationDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        gathered = [self.examples] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(gathered, self.examples)
+        examples = {case: example for own in gathered for case, (_, example) in own.items()}
+        path = run_folder(trainer) / "report.html"
+        if trainer.is_global_zero and self.scorer.rows:
+            title = f"{model.name} on {data.info.title}"
+            text = render_report(title, self.scorer.summary, self.scorer.rows, examples, model.regions)
+            write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,135 @@
+"""Figures of a test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from diffmedseg.figures import COLOURS, outline, show
+from diffmedseg.metrics.calibration import risk_coverage
+from diffmedseg.metrics.cases import CaseScore
+
+_TRUTH = "#56B4E9"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of a case, on the model's grid, to be looked at.
+
+    Attributes:
+        image: (C, H, W), in [-1, 1].
+        raters: (R, K, H, W), in {0, 1}.
+        probability: (K, H, W), in [0, 1].
+        uncertainty: (K, H, W), in [0, 0.5].
+        mask: (K, H, W), bool.
+    """
+
+    image: Tensor
+    raters: Tensor
+    probability: Tensor
+    uncertainty: Tensor
+    mask: Tensor
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def draw_reliability(reliability: dict[str, list[dict[str, float]]]) -> Figure:
+    """Draw how often pixels of a probability are foreground, over the probability.
+
+    Args:
+        reliability: As :func:`~diffmedseg.evaluation.summary.summarise_test` gives it.
+    """
+    figure, axis = _figure(4.2, 3.8)
+    axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect")
+    names = {"whole": "all pixels", "neighbourhood": "near a lesion"}
+    for (place, bins), colour in zip(reliability.items(), COLOURS, strict=False):
+        points = [(one["probability"], one["frequency"]) for one in bins]
+        if points:
+            axis.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=names[place])
+    axis.set(xlabel="probability", ylabel="share that is foreground", xlim=(0, 1), ylim=(0, 1))
+    axis.legend(frameon=False)
+    return figure
+
+
+def draw_risk_coverage(rows: Sequence[CaseScore]) -> Figure:
+    """Draw the mean Dice of the cases that are kept when the most doubtful are left to a human."""
+    dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
+    figure, axis = _figure(4.2, 3.8)
+    for label, order, colour, style in (
+        ("by uncertainty", doubt, COLOURS[0], "-"),
+        ("if it knew its errors", [-one for one in dice], "grey", ":"),
+    ):
+        coverage, risk = risk_coverage(order, dice)
+        axis.plot(coverage, 1 - risk, color=colour, linestyle=style, label=label)
+    axis.axhline(float(np.mean(dice)), color="grey", linewidth=1, linestyle="--", label="at random")
+    axis.set(xlabel="share of cases that is kept", ylabel="their mean Dice", xlim=(0, 1))
+    axis.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def draw_dice_over_uncertainty(rows: Sequence[CaseScore]) -> Figure:
+    """Draw every case: its Dice over its uncertainty."""
+    figure, axis = _figure(4.2, 3.8)
+    doubt, dice = ([getattr(row, name) for row in rows] for name in ("uncertainty", "dice"))
+    axis.scatter(doubt, dice, s=12, color=COLOURS[1], alpha=0.6, edgecolors="none")
+    axis.set(xlabel="uncertainty (1 - soft Dice confidence)", ylabel="Dice", ylim=(-0.02, 1.02))
+    return figure
+
+
+def draw_examples(examples: Sequence[tuple[str, Example]], regions: Sequence[str]) -> Figure:
+    """Draw images with the outlines of the raters and of the mask, their probability and their disagreement.
+
+    Args:
+        examples: Title and image of each row.
+        regions: Names of the regions; probability and disagreement are those of the first.
+    """
+    titles = ("image", "raters (blue), mask", "probability", "disagreement")
+    figure = Figure(figsize=(8.4, 2.05 * len(examples) + 0.2), layout="constrained")
+    grid = figure.subplots(len(examples), len(titles), squeeze=False)
+    for axes, (title, example) in zip(grid, examples, strict=True):
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(title, fontsize=8)
+        show(axes[0], example.image)
+        show(axes[1], example.image)
+        for rater in example.raters:
+            for region in rater:
+                _outline_truth(axes[1], region)
+        outline(axes[1], example.mask, 1.3)
+        axes[2].imshow(example.probability[0].float().numpy(), vmin=0, vmax=1, cmap="gray")
+        axes[3].imshow(example.uncertainty[0].float().numpy(), vmin=0, vmax=0.5, cmap="inferno")
+    for axis, name in zip(grid[0], titles, strict=True):
+        axis.set_title(name if len(regions) == 1 or name in titles[:2] else f"{name}, {regions[0]}", fontsize=9)
+    return figure
+
+
+def _outline_truth(axis: Axes, mask: Tensor) -> None:
+    if mask.any() and not mask.all() and min(mask.shape) > 1:
+        axis.contour(mask.float().numpy(), levels=[0.5], colors=[_TRUTH], linewidths=0.9)
+
+
+def choose_examples(rows: Sequence[CaseScore], count: int = 3) -> dict[str, list[CaseScore]]:
+    """Choose the worst, the median and the best cases by Dice, each case once.
+
+    Args:
+        rows: Scores of one region.
+        count: How many of each.
+    """
+    ordered = sorted(rows, key=lambda row: (row.dice, row.case))
+    count = min(count, max(len(ordered) // 3, 1))
+    middle = max((len(ordered) - count) // 2, 0)
+    groups: dict[str, Any] = {"worst": ordered[:count]}
+    if len(ordered) > 2 * count:
+        groups["median"] = ordered[middle : middle + count]
+    if len(ordered) > count:
+        groups["best"] = ordered[-count:][::-1]
+    return groups

@@ -1,0 +1,104 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from tiny_run import tiny_data, tiny_model, tiny_trainer
+
+from diffmedseg.callbacks import CaseMetrics, TestReport
+from diffmedseg.evaluation.figures import Example, choose_examples
+from diffmedseg.evaluation.report import render_report
+from diffmedseg.evaluation.summary import summarise_test
+from diffmedseg.metrics.cases import TITLES, CaseScore, score_cases
+from diffmedseg.metrics.images import pool, score_image
+
+
+class Balanced(HTMLParser):
+    """Fails on tags that are not closed in their order; notes what would be fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in {"src", "href"}]
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def parsed(text):
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    return parser, " ".join(" ".join(parser.words).split())
+
+
+def report(count, regions=("lesion",), raters=1):
+    generator = torch.Generator().manual_seed(0)
+    images, examples = [], {}
+    for number in range(count):
+        reference = torch.rand(raters, len(regions), 16, 16, generator=generator).round().to(torch.uint8)
+        samples = (reference[0] + torch.rand(3, len(regions), 16, 16, generator=generator)) / 2
+        mean = samples.mean(0)
+        images.append(score_image(f"<c{number}>", mean, samples, reference, 0.5, 0.1))
+        examples[f"<c{number}>"] = Example(torch.zeros(3, 16, 16), reference, mean, mean / 2, mean > 0.5)
+    pooled = pool(images)
+    rows = score_cases(pooled.values(), regions)
+    return render_report("a <title>", summarise_test(pooled, rows, 0.5), rows, examples, regions), rows
+
+
+@pytest.mark.parametrize(
+    ("count", "regions", "raters"), [(12, ("lesion",), 1), (1, ("lesion",), 3), (4, ("outer", "inner"), 2)]
+)
+def test_one_file_that_needs_nothing_else(count, regions, raters):
+    text, rows = report(count, regions, raters)
+    parser, words = parsed(text)
+    assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
+    assert "a <title>" in words
+    assert "<title>a &lt;title&gt;</title>" in text
+    mean = sum(row.dice for row in rows if row.region == regions[0]) / count
+    assert f"Mean Dice {mean:.3f}" in words
+    assert ("GED (unbiased)" in words) == (raters > 1)
+    assert "not for diagnosis" in words
+    assert ("of which the model is most doubtful" in words) == (count >= 10)
+
+
+def test_every_score_is_explained():
+    from diffmedseg.evaluation.report import _MEANING
+
+    assert set(_MEANING) == set(TITLES)
+
+
+def rows(dice):
+    return [CaseScore(f"c{i}", "a", d, d, False, 1, 1, 1) for i, d in enumerate(dice)]
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_cases_are_shown_once(count):
+    groups = choose_examples(rows([i / 20 for i in range(count)]))
+    shown = [row.case for group in groups.values() for row in group]
+    assert len(shown) == len(set(shown)) == min(count, 9) - (count % 3 if count < 9 else 0) or count < 3
+    assert groups["worst"][0].case == "c0"
+    if count > 1:
+        assert groups["best"][0].case == f"c{count - 1}"
+
+
+def test_a_test_writes_it(tmp_path):
+    trainer = tiny_trainer(tmp_path, callbacks=[CaseMetrics(), TestReport()])
+    trainer.test(tiny_model(), tiny_data(num_test=5), verbose=False)
+    text = next(tmp_path.rglob("report.html")).read_text()
+    _, words = parsed(text)
+    assert "medsegdiff on Synthetic lesions" in words
+    assert len(re.findall("<h3>", text)) == 3
+    assert not list(tmp_path.rglob(".tmp*"))
+
+
+def test_it_needs_what_is_scored(tmp_path):
+    with pytest.raises(ValueError, match="TestReport shows what CaseMetrics scores"):
+        tiny_trainer(tmp_path, callbacks=[TestReport(), CaseMetrics()]).test(tiny_model(), tiny_data(), verbose=False)
