@@ -31,6 +31,7 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "data": data_cli.main,
     "score": evaluation_cli.score,
     "compare": evaluation_cli.compare,
+    "calibrate": evaluation_cli.calibrate,
 }
 
 
@@ -160,7 +161,7 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "description": "Train and test segmenters. Besides these commands there are: "
-                "diffmedseg predict, zoo, data, score, compare (each with --help)."
+                "diffmedseg predict, zoo, data, score, compare, calibrate (each with --help)."
             },
             args=args,
         )

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from diffmedseg.data.store import DataError
+from diffmedseg.evaluation.calibrating import METHODS, calibrate_run
 from diffmedseg.evaluation.comparison import compare_cases
 from diffmedseg.evaluation.mask_folders import score_folders
 from diffmedseg.evaluation.summary import POLICY, plain
 from diffmedseg.metrics.cases import TITLES, CaseScore, summarise
 from diffmedseg.metrics.table import read_cases, write_cases
+from diffmedseg.zoo import ZooError
 
 _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", "hd95", "nsd")
 _POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "nsd")
@@ -112,10 +114,33 @@ def compare(args: list[str]) -> None:
     Console(width=max(Console().width, 100)).print(table)
 
 
+def calibrate(args: list[str]) -> None:
+    """Run ``diffmedseg calibrate``."""
+    parser = argparse.ArgumentParser(
+        "diffmedseg calibrate",
+        description="Fit a run's probabilities to its validation cases, and contours and areas that hold the truth as "
+        "often as they say. Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
+        "config.yaml, and calibration.json.",
+    )
+    parser.add_argument("run", type=Path, help="The run's folder.")
+    parser.add_argument("--method", choices=METHODS, default="temperature", help="Default: temperature.")
+    parser.add_argument("--share", type=float, default=0.95, help="Of a contour's pixels that have to be right.")
+    parser.add_argument("--coverage", type=float, default=0.9, help="How often contours and areas have to hold.")
+    options = parser.parse_args(args)
+    with _said():
+        found = calibrate_run(options.run, options.method, options.share, options.coverage)
+    print(f"Fitted to {found['cases']} validation cases. Calibration error on these, before and after:")
+    for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
+        print(f"  {name:<13} {found['ece']['before'][place]:.4f}  {found['ece']['after'][place]:.4f}")
+    for region, why in found["without_contours"].items():
+        print(f"{region}: no contours and no area: {why}")
+    print(f"Wrote {options.run / 'calibration.yaml'}, calibration.json and checkpoints/calibrated.ckpt.")
+
+
 @contextmanager
 def _said() -> Iterator[None]:
     """Say what went wrong in a line, and exit with 1."""
     try:
         yield
-    except (DataError, OSError, ValueError) as error:
+    except (DataError, ZooError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

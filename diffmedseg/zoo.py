@@ -40,6 +40,7 @@ ALLOWED: dict[str, type] = {
         ("MedSegDiffSegmenter", "MedSegDiffV1", "ResidualUNet", "SMPNetwork", "SupervisedSegmenter"),
     ),
     **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss")),
+    **_public("diffmedseg.calibration", ("IsotonicCalibration", "TemperatureScaling")),
     **_public("diffmedseg.fusion", ("MajorityFusion", "MeanFusion", "STAPLEFusion")),
     **_public(
         "diffusers",

@@ -105,7 +105,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
+    def _evaluation_dataloader(self, split: Split, native: bool) -> DataLoader[Batch]:
         store, (rank, world_size) = self.stores[split], self._ranks()
         if len(set(store.cases)) < world_size:
             raise ValueError(
@@ -113,8 +113,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 "processes: use fewer devices."
             )
         return DataLoader(
-            # Validation scores on the model's grid; native masks can be large.
-            EvaluationView(store, native=split == "test"),
+            EvaluationView(store, native),
             batch_size=self.eval_batch_size,
             sampler=CaseSampler(store.cases, rank, world_size),
             num_workers=self.num_workers,
@@ -122,12 +121,16 @@ class SegmentationDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Deal the items on which settings and checkpoints are chosen."""
-        return self._evaluation_dataloader("val")
+        """Deal the items on which settings and checkpoints are chosen, scored on the model's grid."""
+        return self._evaluation_dataloader("val", native=False)  # native masks can be large
+
+    def calibration_dataloader(self) -> DataLoader[Batch]:
+        """Deal the same items with their native masks, to fit calibration to."""
+        return self._evaluation_dataloader("val", native=True)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Deal the items that are reported."""
-        return self._evaluation_dataloader("test")
+        return self._evaluation_dataloader("test", native=True)
 
     predict_dataloader: Callable[..., DataLoader[Batch]] = test_dataloader
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffmedseg.calibration import Calibration
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
@@ -51,6 +52,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         seed: Keys the noise of training and sampling.
         pixels_per_pass: Memory budget of sampling: the pixels (rows x H x W) in one pass through the network.
         channels_last: Keep maps with the channels last in memory: faster on most hardware.
+        calibration: Maps the fused probability; ``threshold`` applies to what it gives.
     """
 
     name: str
@@ -74,6 +76,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         seed: int = 0,
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -89,7 +92,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
-        self.threshold = threshold
+        self.threshold, self.calibration = threshold, calibration
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
         self.optimizer, self.warmup_steps, self.cosine_decay = _Shared(optimizer), warmup_steps, cosine_decay
@@ -197,6 +200,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         if self.nested:
             probability = nest(probability)
         probability, mean = resize_soft(probability, size), resize_soft(mean, size)
+        if self.calibration is not None:
+            probability = self.calibration(probability)
         return Segmentation(samples, probability, (mean * (1 - mean)).sqrt(), probability > self.threshold)
 
     def _rows_per_pass(self) -> int:

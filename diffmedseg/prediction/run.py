@@ -156,8 +156,10 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
 
 def fingerprint(model: DiffusionSegmenter) -> str:
     """Return a digest of the weights, and of what turns samples into masks."""
-    rule = (model.threshold, model.nested, model.image_size, model.channels, model.regions, type(model.fusion).__name__)
-    digest = blake2b(repr((rule, sorted(model.hparams.items(), key=str))).encode(), digest_size=8)
+    shape = model.threshold, model.nested, model.image_size, model.channels, model.regions
+    calibration = None if model.calibration is None else (type(model.calibration).__name__, vars(model.calibration))
+    rule = shape, type(model.fusion).__name__, calibration, sorted(model.hparams.items(), key=str)
+    digest = blake2b(repr(rule).encode(), digest_size=8)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -156,7 +156,7 @@ def test_help_names_the_other_commands(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "diffmedseg predict, zoo, data, score, compare" in said
+    assert "diffmedseg predict, zoo, data, score, compare, calibrate" in said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from diffmedseg.calibration import Calibration
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
@@ -49,6 +50,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         seed: Keys the noise.
         pixels_per_pass: Memory budget of sampling.
         channels_last: Keep maps with the channels last in memory.
+        calibration: Maps the fused probability.
     """
 
     name = "medsegdiff"
@@ -76,11 +78,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         seed: int = 0,
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__(
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
             val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last,
+            channels_last, calibration,
         )  # fmt: skip
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
