@@ -4,7 +4,16 @@ from diffmedseg.callbacks.case_metrics import CaseMetrics
 from diffmedseg.callbacks.crf import DenseCRFRefinement
 from diffmedseg.callbacks.ema import WarmupEMA
 from diffmedseg.callbacks.ensemble import MultiSampleEnsemble
+from diffmedseg.callbacks.ged import GeneralizedEnergyDistance
 from diffmedseg.callbacks.panels import SamplePanels
 from diffmedseg.callbacks.report import TestReport
 
-__all__ = ["CaseMetrics", "DenseCRFRefinement", "MultiSampleEnsemble", "SamplePanels", "TestReport", "WarmupEMA"]
+__all__ = [
+    "CaseMetrics",
+    "DenseCRFRefinement",
+    "GeneralizedEnergyDistance",
+    "MultiSampleEnsemble",
+    "SamplePanels",
+    "TestReport",
+    "WarmupEMA",
+]

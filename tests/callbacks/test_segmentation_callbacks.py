@@ -4,9 +4,16 @@ import pytest
 import torch
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
-from diffmedseg.callbacks import CaseMetrics, DenseCRFRefinement, MultiSampleEnsemble, SamplePanels
+from diffmedseg.callbacks import (
+    CaseMetrics,
+    DenseCRFRefinement,
+    GeneralizedEnergyDistance,
+    MultiSampleEnsemble,
+    SamplePanels,
+)
 from diffmedseg.crf import CRFSettings, DenseCRF
 from diffmedseg.fusion import MajorityFusion, STAPLEFusion
+from diffmedseg.metrics import diversity, generalized_energy_distance
 
 
 def scored(folder, *callbacks, model=None):
@@ -56,3 +63,33 @@ def test_a_refinement_is_scored_before_and_after(tmp_path):
 def test_a_wrong_order_is_refused(callbacks, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         scored(tmp_path, *callbacks)
+
+
+def logged(folder, model):
+    callback = GeneralizedEnergyDistance()
+    trainer = tiny_trainer(folder, callbacks=[callback])
+    data = tiny_data(num_val=6)
+    [found] = trainer.validate(model, data, verbose=False)
+    return found, data
+
+
+def test_energy_distance_while_training(tmp_path):
+    """Against the function, image by image; unbiased, so that two samples will do."""
+    torch.manual_seed(0)
+    model = tiny_model(val_num_samples=3)
+    found, data = logged(tmp_path, model)
+    distances, spreads = [], []
+    for batch in data.val_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        samples = model.segment(batch["image"], 3, model.val_num_steps, keys=batch["case"]).binary_samples
+        for drawn, raters in zip(samples, batch["raters"].bool(), strict=True):
+            distances.append(generalized_energy_distance(drawn[:, 0], raters[:, 0]).unbiased)
+            spreads.append(diversity(drawn[:, 0]))
+    assert found["val/ged"] == pytest.approx(float(torch.stack(distances).mean()), abs=1e-5)
+    assert found["val/diversity"] == pytest.approx(float(torch.stack(spreads).mean()), abs=1e-5)
+
+
+def test_one_sample_has_no_energy_distance(tmp_path):
+    found, _ = logged(tmp_path, tiny_model(val_num_samples=1))
+    assert "val/ged" not in found
+    assert "val/dice" in found
