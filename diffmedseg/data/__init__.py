@@ -5,6 +5,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule
 from diffmedseg.data.mri import BrainMRIDataModule, CaseFolders, FourDimensional, SliceFolders
+from diffmedseg.data.pictures import FileNames, PictureDataModule
 from diffmedseg.data.store import DataError, ImageStore
 from diffmedseg.data.synthetic import SyntheticDataModule
 
@@ -14,11 +15,13 @@ __all__ = [
     "CaseFolders",
     "DataError",
     "DatasetInfo",
+    "FileNames",
     "FourDimensional",
     "ISIC2016DataModule",
     "ISIC2017DataModule",
     "ISIC2018DataModule",
     "ImageStore",
+    "PictureDataModule",
     "SegmentationDataModule",
     "SliceFolders",
     "SyntheticDataModule",

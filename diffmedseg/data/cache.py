@@ -53,6 +53,7 @@ def shrink_images(
     size: tuple[int, int],
     mask_shape: tuple[int, int],
     read_masks: Callable[[Item], NDArray[np.uint8]],
+    settings: object = None,
 ) -> ShrunkImages:
     """Shrink images and masks to the model's grid, or take the result of an earlier call with the same files.
 
@@ -63,20 +64,21 @@ def shrink_images(
         size: (H, W) of the model's grid. The aspect is not kept.
         mask_shape: (R, K): raters and regions of each item.
         read_masks: Reads the masks of an item, (R, K, h, w) in {0, 1}, at the size of its image.
+        settings: What else ``read_masks`` depends on, by its ``repr``.
 
     Raises:
         DataError: If files are unreadable or do not fit together, naming the first of them, or if ``folder`` cannot be
             written. Nothing is left behind.
     """
-    target = folder / f"{name}-{_key(items, size, mask_shape)}"
+    target = folder / f"{name}-{_key(items, size, mask_shape, settings)}"
     megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
     build_once(target, megabytes, lambda path: _write(path, name, items, size, mask_shape, read_masks))
     return ShrunkImages(target)
 
 
-def _key(items: Sequence[Item], size: tuple[int, int], mask_shape: tuple[int, int]) -> str:
+def _key(items: Sequence[Item], size: tuple[int, int], mask_shape: tuple[int, int], settings: object) -> str:
     files = ((item.id, path) for item in items for path in (item.image, *item.masks))
-    return files_key(files, (FORMAT, size, mask_shape))
+    return files_key(files, (FORMAT, size, mask_shape, *([] if settings is None else [settings])))
 
 
 def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) -> None:

@@ -17,6 +17,14 @@ from diffmedseg.data.store import DataError
 # announces an absurd size.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
+VOLUMES = (".nii.gz", ".nii", ".mha")
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff")
+# What tools and data sets append to an image's name.
+_ENDINGS = re.compile(
+    r"[_-](?:segmentations?|segm?|predictions?|pred|masks?|labels?|lbl|gt|ground[_-]?truth|truth|output|out)$",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -155,3 +163,15 @@ def binarise(values: NDArray[np.generic], path: Path) -> NDArray[np.bool_]:
         )
     above: NDArray[np.bool_] = numbers > full / 2
     return above
+
+
+def mask_key(path: Path) -> str:
+    """Return what a mask is a mask of: its name without suffix, and without endings such as ``_segmentation_mask``."""
+    name = path.name
+    suffix = next((one for one in (*VOLUMES, *PICTURES) if name.lower().endswith(one)), "")
+    name = name[: len(name) - len(suffix)]
+    while shorter := _ENDINGS.sub("", name):
+        if shorter == name:
+            break
+        name = shorter
+    return name

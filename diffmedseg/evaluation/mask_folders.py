@@ -1,6 +1,5 @@
 """Scoring a folder of masks against a folder of true ones, whatever wrote them."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +10,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffmedseg.data.files import UNREADABLE, binarise, first_names
-from diffmedseg.data.mri.finding import SUFFIXES as VOLUMES
+from diffmedseg.data.files import PICTURES, UNREADABLE, VOLUMES, binarise, first_names, mask_key
 from diffmedseg.data.mri.volumes import check_same_grid, read_volume
 from diffmedseg.data.store import DataError
 from diffmedseg.metrics.cases import CaseScore, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.surface import SurfaceScores, surface_scores
-
-_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff")
-# What tools and data sets append to an image's name.
-_ENDINGS = re.compile(
-    r"[_-](?:segmentations?|segm?|predictions?|pred|masks?|labels?|lbl|gt|ground[_-]?truth|truth|output|out)$",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -38,18 +29,6 @@ class Mask:
 
     values: NDArray[np.bool_]
     spacing: tuple[float, ...] | None
-
-
-def mask_key(path: Path) -> str:
-    """Return what a mask is a mask of: its name without suffix, and without endings such as ``_segmentation_mask``."""
-    name = path.name
-    suffix = next((one for one in (*VOLUMES, *_PICTURES) if name.lower().endswith(one)), "")
-    name = name[: len(name) - len(suffix)]
-    while shorter := _ENDINGS.sub("", name):
-        if shorter == name:
-            break
-        name = shorter
-    return name
 
 
 def pair_masks(predictions: Path, truths: Path, common: bool = False) -> dict[str, tuple[Path, Path]]:
@@ -84,7 +63,7 @@ def _index(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder} is no folder.")
     by_key: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith((*VOLUMES, *_PICTURES)):
+        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith((*VOLUMES, *PICTURES)):
             by_key[mask_key(path)].append(path)
     twice = [" and ".join(map(str, paths)) for paths in by_key.values() if len(paths) > 1]
     if twice:

@@ -1,6 +1,6 @@
 """Brain MRI in the layouts that people have on disk."""
 
-from diffmedseg.data.mri.datamodule import BrainMRIDataModule, Source
+from diffmedseg.data.mri.datamodule import BrainMRIDataModule
 from diffmedseg.data.mri.layout import Case, Layout, RawCase
 from diffmedseg.data.mri.layouts import CaseFolders, FourDimensional, SliceFolders
 
@@ -12,5 +12,4 @@ __all__ = [
     "Layout",
     "RawCase",
     "SliceFolders",
-    "Source",
 ]

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -18,32 +17,12 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Case, Layout
-from diffmedseg.data.mri.splits import draw_splits, read_splits, write_splits
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
+from diffmedseg.data.source import Source
+from diffmedseg.data.splits import draw_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set comes from.
-
-    Attributes:
-        name: Name on the command line and in the zoo.
-        title: Name in prose.
-        licence: Licence of images and masks.
-        citation: What to cite.
-        url: Where it is described.
-        download: What to download, and from where.
-    """
-
-    name: str
-    title: str
-    licence: str
-    citation: str
-    url: str
-    download: str
 
 
 class BrainMRIDataModule(SegmentationDataModule):

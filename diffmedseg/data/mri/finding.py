@@ -7,10 +7,9 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from diffmedseg.data.files import first_names
+from diffmedseg.data.files import VOLUMES, first_names
 from diffmedseg.data.store import DataError
 
-SUFFIXES = (".nii.gz", ".nii", ".mha")
 _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG, ...
 
 # What the cases of the known data sets are called, by the yaml that reads them: to name the right one.
@@ -101,13 +100,13 @@ def patient_of(case: re.Pattern[str], name: str) -> str:
 
 def stem(path: Path) -> str:
     """Return a volume's name without its suffix."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    suffix = next((suffix for suffix in VOLUMES if path.name.lower().endswith(suffix)), "")
     return path.name[: len(path.name) - len(suffix)]
 
 
 def volume_files(folder: Path) -> list[Path]:
     """List volumes; macOS leaves files called ._ beside them in archives."""
-    return [path for path in _data_files(folder) if path.name.lower().endswith(SUFFIXES)]
+    return [path for path in _data_files(folder) if path.name.lower().endswith(VOLUMES)]
 
 
 def with_suffix(folder: Path, pattern: str) -> Path | None:

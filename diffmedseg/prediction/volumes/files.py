@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from diffmedseg.data.files import first_names
-from diffmedseg.data.mri.finding import SUFFIXES, listing, stem, volume_files
+from diffmedseg.data.files import VOLUMES, first_names
+from diffmedseg.data.mri.finding import listing, stem, volume_files
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction.volumes.dicom import find_series, is_dicom
 from diffmedseg.prediction.volumes.naming import Naming, modality
@@ -148,7 +148,7 @@ def _no_case(path: Path, places: Sequence[Path], naming: Naming) -> DataError:
 def _search(path: Path, naming: Naming, named: bool = False, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield the cases at or below a path; what the user named need not be called by a modality."""
     if path.is_file():
-        if path.name.lower().endswith(SUFFIXES):
+        if path.name.lower().endswith(VOLUMES):
             yield path
         return
     try:
@@ -159,7 +159,7 @@ def _search(path: Path, naming: Naming, named: bool = False, depth: int = _DEPTH
             return
         here = naming.cases_among(path) or ([path] if naming.is_case(path) else [])
         below = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
-        if not here and (left := [one.name for one in path.iterdir() if one.name.lower().endswith(SUFFIXES)]):
+        if not here and (left := [one.name for one in path.iterdir() if one.name.lower().endswith(VOLUMES)]):
             _log.warning(
                 "%s is left out: nothing says %s there (%s).", path, " or ".join(naming.channels), first_names(left)
             )

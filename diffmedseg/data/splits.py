@@ -3,19 +3,29 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import yaml
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.files import first_names
-from diffmedseg.data.mri.layout import Case
 from diffmedseg.data.store import DataError
 from diffmedseg.diffusion import keyed_generator
 
 _log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+
+
+class Case(Protocol):
+    """A case, and the patient it is of."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+
+    @property
+    def patient(self) -> str: ...  # noqa: D102
 
 
 def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: float, seed: int) -> dict[str, list[str]]:

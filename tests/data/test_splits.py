@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from diffmedseg.data.mri import Case
-from diffmedseg.data.mri.splits import draw_splits, read_splits, write_splits
+from diffmedseg.data.splits import draw_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
 
 

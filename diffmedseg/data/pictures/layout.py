@@ -1,0 +1,200 @@
+"""Which files belong to a picture, told by their names, and what the values of its masks mean."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.data.files import PICTURES, binarise, first_names, mask_key, open_image
+from diffmedseg.data.store import DataError
+
+#: Stands in a stored mask where a rater did not outline the picture.
+MISSING = 255
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PictureCase:
+    """The files of one picture.
+
+    Attributes:
+        id: Its name.
+        patient: The patient; pictures of one patient are never split.
+        image: Its file.
+        masks: Files by rater, and by region within; None for a rater who did not outline it.
+    """
+
+    id: str
+    patient: str
+    image: Path
+    masks: tuple[tuple[Path, ...] | None, ...]
+
+
+class FileNames:
+    """Finds pictures and masks by their paths below the root.
+
+    Args:
+        image: Regular expression of a picture's path, with ``/`` between folders and without suffix. Its group ``id``
+            is the picture's name (with ``_`` for ``/``); a group ``patient`` tells the patient.
+        masks: By region, from the outermost in, the path of each rater's mask without suffix. Groups of ``image``
+            stand in braces, as ``{id}``; in folders ``*`` stands for anything, and each folder that fits is a rater.
+            Endings such as ``_segmentation`` or ``_mask`` may be left out.
+        values: By region, the grey values that belong to it, where one file holds several; other values than those
+            named, and ``background``, are refused. None: foreground is above half of the range.
+        background: Grey values of what is in no region, where ``values`` is given.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        masks: Mapping[str, Sequence[str]],
+        values: Mapping[str, Sequence[int]] | None = None,
+        background: Sequence[int] = (0,),
+    ) -> None:
+        self.image, self.masks = re.compile(image, re.IGNORECASE), {name: list(paths) for name, paths in masks.items()}
+        self.values = None if values is None else {name: sorted(set(values[name])) for name in self.masks}
+        self.background = sorted(set(background))
+        if "id" not in self.image.groupindex:
+            raise ValueError(f"{image!r} has no group (?P<id>...), which names a picture.")
+        if not self.masks or len({len(paths) for paths in self.masks.values()}) > 1:
+            raise ValueError("Every region needs the same number of paths: one for each rater.")
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions."""
+        return tuple(self.masks)
+
+    def raters(self, root: Path) -> int:
+        """Count the raters: the folders that fit each path."""
+        return len(self._templates(root))
+
+    def _templates(self, root: Path) -> list[tuple[str, ...]]:
+        """Return the paths of masks by rater, and by region within, with folders in place of ``*``."""
+        raters: list[tuple[str, ...]] = []
+        for paths in zip(*self.masks.values(), strict=True):
+            folder = paths[0].rpartition("/")[0]
+            if "*" not in folder:
+                raters.append(paths)
+                continue
+            fits = sorted(one for one in root.glob(folder) if one.is_dir() and not one.name.startswith("."))
+            for found in fits:
+                taken = _wildcards(folder, found.relative_to(root).as_posix())
+                raters.append(tuple(_fill(path, taken) for path in paths))
+        return raters
+
+    def find(self, root: Path) -> list[PictureCase]:
+        """Find the pictures that have masks, in the order of their names.
+
+        Raises:
+            DataError: If there is none, names occur twice, or a rater outlined only some of the regions of a picture.
+        """
+        files = [
+            (path.relative_to(root).with_suffix("").as_posix(), path)
+            for path in sorted(root.rglob("*") if root.is_dir() else ())
+            if path.suffix.lower() in PICTURES and not path.name.startswith(".")
+        ]
+        exact: dict[str, list[Path]] = {}
+        by_key: dict[str, list[Path]] = {}
+        for name, path in files:
+            exact.setdefault(name.lower(), []).append(path)
+            by_key.setdefault(f"{name.rpartition('/')[0]}/{mask_key(path)}".lower(), []).append(path)
+
+        def mask(template: str, groups: Mapping[str, str], image: Path) -> Path | None:
+            name = template.format(**groups).lower()
+            folder, _, last = name.rpartition("/")
+            found = exact.get(name) or [path for path in by_key.get(f"{folder}/{last}", []) if path != image]
+            if len(found) > 1:
+                raise DataError(
+                    f"{image} has several masks for {template}: {first_names(list(map(str, found)))}. Keep one."
+                )
+            return found[0] if found else None
+
+        templates, cases, without = self._templates(root), [], []
+        seen: dict[str, Path] = {}
+        for name, path in files:
+            match = self.image.fullmatch(name)
+            if match is None:
+                continue
+            groups = {group: value or "" for group, value in match.groupdict().items()}
+            case = groups["id"].replace("/", "_")
+            if case in seen:
+                raise DataError(f"Two pictures are called {case}: {seen[case]} and {path}. Keep one.")
+            seen[case] = path
+            masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
+            if any(masks):
+                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks)))
+            else:
+                without.append(case)
+        if not cases:
+            raise self._nothing(root, seen)
+        if without:
+            some = first_names(without)
+            _log.warning("%d pictures in %s have no mask, and are left out: %s.", len(without), root, some)
+        return sorted(cases, key=lambda case: case.id)
+
+    def _of_rater(self, found: Sequence[Path | None], image: Path, rater: Sequence[str]) -> tuple[Path, ...] | None:
+        there = [path for path in found if path is not None]
+        if there and len(there) < len(found):
+            missing = first_names([one for one, path in zip(rater, found, strict=True) if path is None])
+            raise DataError(f"{image} has no {missing}, but other regions of the same rater: download it again.")
+        return tuple(there) or None
+
+    def _nothing(self, root: Path, pictures: Mapping[str, Path]) -> DataError:
+        there = first_names([path.name for path in root.iterdir()], 6) if root.is_dir() else "no such folder"
+        if pictures:
+            expected = first_names([path for paths in self.masks.values() for path in paths])
+            return DataError(f"None of the {len(pictures)} pictures in {root} has a mask; expected {expected}.")
+        return DataError(f"No picture in {root}: expected {self.image.pattern}; there is {there or 'nothing'}.")
+
+    def read_masks(self, case: PictureCase) -> NDArray[np.uint8]:
+        """Read the masks of a picture.
+
+        Returns:
+            (R, K, h, w), uint8 in {0, 1}; 255 all over for a rater who did not outline it.
+
+        Raises:
+            DataError: If a file is unreadable, its values are not those of a mask, or sizes differ.
+        """
+        masks = [
+            None if files is None else [self._read(path, k) for k, path in enumerate(files)] for files in case.masks
+        ]
+        shapes = {one.shape for rater in masks if rater is not None for one in rater}
+        if len(shapes) > 1:
+            raise DataError(f"The masks of {case.image} have different sizes, {first_names(list(map(str, shapes)))}")
+        [shape] = shapes
+        empty = [np.full(shape, MISSING, dtype=np.uint8)] * len(self.masks)
+        return np.stack([np.stack(empty if rater is None else rater) for rater in masks])
+
+    def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
+        with open_image(path) as image:
+            one_bit_or_grey = image.mode in {"1", "I", "F"} or image.mode.startswith("I;16")
+            grey = np.asarray(image if one_bit_or_grey else image.convert("L"))
+        if self.values is None:
+            return binarise(grey, path).astype(np.uint8)
+        known = {value for values in self.values.values() for value in values} | set(self.background)
+        unknown = sorted(set(np.unique(grey).tolist()) - known)
+        if unknown:
+            raise DataError(
+                f"{path} has values {first_names([str(value) for value in unknown], 5)}; this data set has "
+                f"{', '.join(map(str, sorted(known)))}: it was resized or saved as JPEG, or is coded otherwise"
+            )
+        found: NDArray[np.uint8] = np.isin(grey, list(self.values.values())[region]).astype(np.uint8)
+        return found
+
+
+def _wildcards(pattern: str, path: str) -> list[str]:
+    """Return what the ``*`` of a pattern stand for in a path."""
+    match = re.fullmatch("(.*)".join(re.escape(part) for part in pattern.split("*")), path)
+    return list(match.groups()) if match else []
+
+
+def _fill(pattern: str, values: Sequence[str]) -> str:
+    """Put values in place of the first ``*`` of a pattern."""
+    for value in values:
+        pattern = pattern.replace("*", value, 1)
+    return pattern

@@ -1,0 +1,46 @@
+"""Pictures on the model's grid, with the masks of all their raters."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmedseg.data.cache import ShrunkImages
+from diffmedseg.data.pictures.layout import MISSING, FileNames, PictureCase
+from diffmedseg.data.store import ImageStore
+
+
+class PictureStore(ImageStore):
+    """Some of the pictures of a data set; each is a case of its own.
+
+    Args:
+        cases: These pictures.
+        layout: Reads their masks.
+        shrunk: All pictures on the model's grid.
+        rows: Where each of ``cases`` stands in ``shrunk``.
+        channels: 1 for grey, 3 for colours.
+    """
+
+    def __init__(
+        self, cases: Sequence[PictureCase], layout: FileNames, shrunk: ShrunkImages, rows: Sequence[int], channels: int
+    ) -> None:
+        self.ids = self.cases = [case.id for case in cases]
+        self._files, self._layout, self._shrunk, self._rows, self._channels = cases, layout, shrunk, rows, channels
+
+    def image(self, index: int) -> Tensor:
+        """Return (C, H, W), uint8 in [0, 255]."""
+        return torch.from_numpy(np.array(self._shrunk.images[self._rows[index]][: self._channels]))
+
+    def masks(self, index: int) -> Tensor:
+        """Return (R, K, H, W), uint8 in {0, 1}, of the raters who outlined the picture."""
+        return _present(np.array(self._shrunk.masks[self._rows[index]]))
+
+    def reference(self, index: int) -> Tensor:
+        """Return (R, K, h, w), uint8 in {0, 1}, decoded from the files."""
+        return _present(self._layout.read_masks(self._files[index]))
+
+
+def _present(masks: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(masks[masks[:, 0, 0, 0] != MISSING])
