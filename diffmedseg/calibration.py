@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+_SLOPE = 1e-3
 _LEAST = 1e-6  # probabilities are kept so far from 0 and 1, where logits end
 
 
@@ -100,7 +101,8 @@ class IsotonicCalibration(Calibration):
             middles, levels = [0.0, *middles], [0.0, *levels]
         if middles[-1] < 1:
             middles, levels = [*middles, 1.0], [*levels, 1.0]
-        return cls(middles, levels)
+        # A little of the identity keeps steps apart: what is likelier stays likelier.
+        return cls(middles, [(1 - _SLOPE) * level + _SLOPE * p for p, level in zip(middles, levels, strict=True)])
 
 
 def _points(counts: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

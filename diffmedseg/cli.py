@@ -94,6 +94,18 @@ class DiffMedSegCLI(LightningCLI):
         evaluates a checkpoint gives the config of its run, which lies beside it.
         """
 
+    def before_test(self) -> None:
+        """Refuse a calibrated checkpoint with a configuration that knows nothing of it.
+
+        Raises:
+            DataError: Naming the file that is missing.
+        """
+        path = self.config[self.subcommand].get("ckpt_path")
+        if path and Path(path).is_file() and self.model.calibration is None:
+            hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+            if hparams.get("calibration"):
+                raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
+
     def before_fit(self) -> None:
         """Remember how far a run that goes on had come."""
         if self.config[self.subcommand].trainer.fast_dev_run:

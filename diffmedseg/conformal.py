@@ -23,7 +23,8 @@ class ConformalContours:
     case that is drawn like those fitted on, each of both statements holds with probability ``coverage`` at least.
 
     Attributes:
-        inner: Where the probability is at least this, ``share`` of the pixels or more belong to the lesion.
+        inner: Where the probability is at least this, ``share`` of the pixels or more belong to the lesion; infinite
+            where only an empty contour keeps that.
         outer: Where the probability is at least this, ``share`` of the lesion or more is found.
         share: In (0, 1].
         coverage: In (0, 1).
@@ -35,6 +36,10 @@ class ConformalContours:
     share: float
     coverage: float
     cases: int
+
+    def apply(self, probability: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inner and the outer contour, filled: bool, of the shape of the probability."""
+        return probability >= self.inner, probability >= self.outer
 
     @classmethod
     def fit(
@@ -51,6 +56,8 @@ class ConformalContours:
         Raises:
             ValueError: If there are too few cases for the coverage: n has to be at least coverage / (1 - coverage).
         """
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share}; it has to lie in (0, 1].")
         levels = np.array([contour_levels(image.reliability[0, region], share) for image in images]).reshape(-1, 2)
         inner = _conformal_quantile(levels[:, 0], coverage)
         outer = -_conformal_quantile(-levels[:, 1], coverage)
@@ -65,13 +72,14 @@ def contour_levels(counts: Tensor, share: float) -> tuple[float, float]:
         share: What share of the pixels within the contour, and of the truth, has to be right.
 
     Returns:
-        In [0, 1], multiples of the width of a bin; where there is no lesion every outer contour holds it.
+        Multiples of the width of a bin in [0, 1]; the first infinite where even the surest pixels are wrong. Where
+        there is no lesion every outer contour holds it.
     """
     pixels, _, truth = counts.double().flip(1).cumsum(1)  # above the lower edge of a bin, from the highest one down
     edges = 1 - torch.arange(1, counts.shape[1] + 1) / counts.shape[1]
     right = truth >= share * pixels - 1e-9
     within = int((~right).nonzero()[0]) if (~right).any() else len(edges)  # bins that can be added before it fails
-    inner = 1.0 if within == 0 else float(edges[within - 1])
+    inner = math.inf if within == 0 else float(edges[within - 1])
     holds = truth >= share * truth[-1] - 1e-9
     return inner, 1.0 if truth[-1] == 0 else float(edges[int(holds.nonzero()[0])])
 
@@ -80,11 +88,11 @@ def contour_levels(counts: Tensor, share: float) -> tuple[float, float]:
 class ConformalArea:
     """An interval for the area of a lesion, or its volume, from those of the samples.
 
-    Conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222) on logarithms: the samples' least and
-    largest area, widened or narrowed by a factor.
+    Conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222) on logarithms: from the samples' least area
+    divided by a factor to their largest times it. What is less than a pixel counts as nothing.
 
     Attributes:
-        factor: What the largest is multiplied by, and the least divided by.
+        factor: At least 1: samples that are spread too wide stay so.
         coverage: How often the true one lies within, at least.
         cases: Cases that it was fitted on.
     """
@@ -94,8 +102,9 @@ class ConformalArea:
     cases: int
 
     def interval(self, areas: Sequence[float]) -> tuple[float, float]:
-        """Return the interval for one case, from its samples' areas; empty samples may stand for one pixel."""
-        return max(min(areas), 1) / self.factor, max(max(areas), 1) * self.factor
+        """Return the interval for one case, from its samples' areas in pixels or voxels."""
+        low = min(areas) / self.factor
+        return (low if low >= 1 else 0.0), max(max(areas), 1) * self.factor
 
     @classmethod
     def fit(cls, images: Iterable[ImageScore], region: int = 0, coverage: float = 0.9) -> "ConformalArea":
@@ -109,8 +118,8 @@ class ConformalArea:
         Raises:
             ValueError: If there are too few cases.
         """
-        excess = [area_excess(image, region) for image in images]
-        return cls(math.exp(_conformal_quantile(np.array(excess), coverage)), coverage, len(excess))
+        needed = np.array([area_factor(*case_areas(image, region)) for image in images])
+        return cls(max(_conformal_quantile(needed, coverage), 1.0), coverage, len(needed))
 
 
 def case_areas(image: ImageScore, region: int) -> tuple[list[float], float]:
@@ -119,15 +128,18 @@ def case_areas(image: ImageScore, region: int) -> tuple[list[float], float]:
     return areas[: image.num_samples], float(np.mean(areas[image.num_samples :]))
 
 
-def area_excess(image: ImageScore, region: int) -> float:
-    """Return by how much, as a logarithm, the truth lies beyond the samples' areas; negative within."""
-    samples, truth = case_areas(image, region)
-    truth = max(truth, 1)
-    return max(math.log(max(min(samples), 1) / truth), math.log(truth / max(max(samples), 1)))
+def area_factor(samples: Sequence[float], truth: float) -> float:
+    """Return the least factor of :class:`ConformalArea` whose interval holds the truth."""
+    above = truth / max(max(samples), 1)
+    # Below one pixel the interval reaches down to nothing.
+    below = min(samples) / truth if truth >= 1 else np.nextafter(min(samples), math.inf)
+    return float(max(above, below))
 
 
 def _conformal_quantile(scores: NDArray[np.float64], coverage: float) -> float:
     """Return the smallest score that a new one stays below with the coverage: the ceil((n + 1) coverage)-th."""
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage is {coverage}; it has to lie between 0 and 1.")
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     if rank > len(scores):
         raise ValueError(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,12 @@ class CRFSettings:
     reference_size: int | None = None
     longest: int = 512
 
+    def __post_init__(self) -> None:
+        """Refuse what pydensecrf would crash on."""
+        sizes = (self.bilateral_xy, self.bilateral_intensity, self.smooth_xy, self.longest, self.iterations)
+        if min(*sizes, 1 if self.reference_size is None else self.reference_size) <= 0:
+            raise ValueError(f"Deviations, sizes and iterations of {self} have to be above 0.")
+
 
 def crf_marginals(image: Tensor, probability: Tensor, settings: CRFSettings, nested: bool = False) -> Tensor:
     """Run a dense CRF over the regions of one image, as classes that exclude each other.
@@ -53,7 +60,8 @@ def crf_marginals(image: Tensor, probability: Tensor, settings: CRFSettings, nes
         image: (C, H, W), in [-1, 1]; any number of channels.
         probability: (K, h, w), in [0, 1]; resized to the CRF's grid.
         settings: The CRF.
-        nested: Whether each region lies within the one before it. Else regions are taken to exclude each other.
+        nested: Whether each region lies within the one before it. Else regions exclude each other or, where they
+            overlap, are run one by one.
 
     Returns:
         Marginals (K, H', W'), in [0, 1], on the image's grid, or on the capped one where that is smaller.
@@ -74,6 +82,8 @@ def crf_marginals(image: Tensor, probability: Tensor, settings: CRFSettings, nes
         raise ModuleNotFoundError(
             "The CRF needs pydensecrf: pip install pydensecrf2 (Python below 3.13 and a C++ compiler)."
         ) from error
+    if not nested and len(probability) > 1 and ((probability > 0.5).sum(0) > 1).any():
+        return torch.cat([crf_marginals(image, region[None], settings) for region in probability])
     height, width = image.shape[-2:]
     shrink = min(settings.longest / max(height, width), 1)
     size = max(round(height * shrink), 1), max(round(width * shrink), 1)
@@ -123,6 +133,11 @@ class Refinement(ABC):
         if processes < 0:
             raise ValueError(f"processes is {processes}; it has to be at least 0.")
         self.settings, self.processes = settings or CRFSettings(), processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the processes behind."""
+        return self.__dict__ | {"_pool": None}
 
     @abstractmethod
     def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
@@ -154,9 +169,9 @@ class Refinement(ABC):
         rows = image.float().cpu(), segmentation.samples.float().cpu(), segmentation.probability.float().cpu()
         jobs = list(zip(*rows, [nested] * len(keys), keys, strict=True))
         if self.processes:
-            # Not forked: threads of PyTorch do not survive it.
-            with ProcessPoolExecutor(self.processes, get_context("spawn")) as pool:
-                refined = list(pool.map(self.refine, *zip(*jobs, strict=True)))
+            if self._pool is None:  # not forked: threads of PyTorch do not survive it
+                self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"))
+            refined = list(self._pool.map(self.refine, *zip(*jobs, strict=True)))
         else:
             refined = [self.refine(*job) for job in jobs]
         size = (int(segmentation.probability.shape[-2]), int(segmentation.probability.shape[-1]))

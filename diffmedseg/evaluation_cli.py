@@ -12,12 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
 from diffmedseg.evaluation.calibrating import METHODS, calibrate_run
 from diffmedseg.evaluation.comparison import compare_cases
-from diffmedseg.evaluation.mask_folders import score_folders
+from diffmedseg.evaluation.mask_folders import Pairs, pair_masks, score_folders
 from diffmedseg.evaluation.summary import POLICY, plain
-from diffmedseg.metrics.cases import TITLES, CaseScore, summarise
+from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES, CaseScore, summarise
 from diffmedseg.metrics.table import read_cases, write_cases
 from diffmedseg.zoo import ZooError
 
@@ -45,34 +46,44 @@ def score(args: list[str]) -> None:
     options = parser.parse_args(args)
     with _said():
         rows = score_folders(options.predictions, options.truths, options.common, options.spacing)
+        pairs = pair_masks(options.predictions, options.truths, options.common)
         if options.out:
             write_cases(rows, options.out)
     if options.json:
-        print(json.dumps(_as_json(rows), indent=1))
+        print(json.dumps(_as_json(rows, pairs), indent=1))
     else:
-        _print_scores(rows)
+        _print_scores(rows, pairs)
 
 
-def _as_json(rows: Sequence[CaseScore]) -> dict[str, Any]:
+def _as_json(rows: Sequence[CaseScore], pairs: Pairs) -> dict[str, Any]:
     means = {
         s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases}
         for s in summarise(rows)
         if s.score in _OVERLAP
     }
     cases = {row.case: {name: getattr(row, name) for name in (*_OVERLAP, "both_empty")} for row in rows}
-    summary: dict[str, Any] = plain(means | {"cases": cases, "policy": {name: POLICY[name] for name in _POLICIES}})
+    policy = {name: POLICY[name] for name in _POLICIES}
+    policy |= {"foreground": "above half of the range of the folder's masks"}
+    left_out = {"true_masks_without_prediction": pairs.missing, "predictions_without_true_mask": pairs.extra}
+    summary: dict[str, Any] = plain(means | {"cases": cases, "left_out": left_out, "policy": policy})
     return summary
 
 
-def _print_scores(rows: Sequence[CaseScore]) -> None:
+def _print_scores(rows: Sequence[CaseScore], pairs: Pairs) -> None:
     empty = sum(row.both_empty for row in rows)
     caption = f"mean over {len(rows)} cases" + (f"; {empty} empty masks predicted empty count 1" if empty else "")
+    for names, what in (
+        (pairs.missing, "true masks without prediction"),
+        (pairs.extra, "predictions without true mask"),
+    ):
+        caption += f"; left out: {len(names)} {what} ({first_names(names)})" if names else ""
     table = Table(caption=caption, caption_justify="left")
     for name in ("Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name == "Score" else "right")
     for s in summarise(rows):
         if s.score in _OVERLAP:
-            table.add_row(TITLES[s.score], f"{s.mean:.4f}", f"{s.low:.4f} to {s.high:.4f}")
+            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+            table.add_row(TITLES[s.score], f"{s.mean:.4f}", interval)
     Console().print(table)
 
 
@@ -110,7 +121,8 @@ def compare(args: list[str]) -> None:
         if d.score != "seconds":
             place = [d.region] if len(regions) > 1 else []
             values = [f"{d.a:.4f}", f"{d.b:.4f}", f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.above:.0%}"]
-            table.add_row(*place, TITLES[d.score], *values, str(d.cases))
+            better = " (lower is better)" if d.score in LOWER_IS_BETTER else ""
+            table.add_row(*place, TITLES[d.score] + better, *values, str(d.cases))
     Console(width=max(Console().width, 100)).print(table)
 
 

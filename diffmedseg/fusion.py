@@ -57,14 +57,14 @@ class STAPLEFusion(Fusion):
     thing, the square of the mean.
 
     Args:
-        max_iterations: Iterations at most.
-        tolerance: It has converged when no sensitivity or specificity changes by more.
+        max_iterations: Iterations at most; few sets need more than some hundred.
+        tolerance: It has converged when no sensitivity or specificity changes by more. On the way changes can be small.
     """
 
     _START = 0.99999  # of sensitivities and specificities, ITK's value
     _LEAST = 1e-12  # keeps logarithms finite
 
-    def __init__(self, max_iterations: int = 500, tolerance: float = 1e-7) -> None:
+    def __init__(self, max_iterations: int = 5000, tolerance: float = 1e-12) -> None:
         self.max_iterations, self.tolerance = max_iterations, tolerance
 
     def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -78,29 +78,34 @@ class STAPLEFusion(Fusion):
             Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64; the latter two are what
             they started from where there is no foreground, or no background.
         """
-        size = samples.shape[-2:]
-        votes = (samples > 0.5).transpose(1, 2).flatten(3).double()  # (B, K, S, N)
-        times = _checked(samples, weights)[:, None, :, None]
-        prior = ((votes * times).sum(2) / times.sum(2)).mean(-1, keepdim=True)  # (B, K, 1)
-        sensitivity = torch.full_like(votes[..., 0], self._START)
-        specificity = sensitivity.clone()
-        truth = prior.expand(-1, -1, votes.shape[-1])
-        for iteration in range(self.max_iterations):
+        shape = samples.shape[:1] + samples.shape[2:]
+        sets = (samples > 0.5).transpose(1, 2).flatten(0, 1).flatten(2)  # (B K, S, N)
+        times = _checked(samples, weights).repeat_interleave(samples.shape[2], 0)
+        found = [self._estimate_one(votes, own) for votes, own in zip(sets, times, strict=True)]
+        truth, sensitivity, specificity = (torch.stack(parts) for parts in zip(*found, strict=True))
+        per_sample = *shape[:2], samples.shape[1]
+        return truth.reshape(shape), sensitivity.reshape(per_sample), specificity.reshape(per_sample)
+
+    def _estimate_one(self, votes: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Estimate one image and region from (S, N) votes: pixels with the same votes share what they get."""
+        patterns, inverse, count = torch.unique(votes, dim=1, return_inverse=True, return_counts=True)
+        pixels, weight = count.double(), times[:, None]  # (P,), (S, 1)
+        prior = (patterns * weight).sum(0) @ pixels / (times.sum() * pixels.sum())
+        sensitivity = torch.full_like(times, self._START)
+        specificity, truth = sensitivity.clone(), prior.expand(len(pixels))
+        for _ in range(self.max_iterations):
             before = torch.stack([sensitivity, specificity])
-            yes = self._log_ratio(sensitivity, 1 - specificity)[..., None]  # what a vote for foreground adds
-            no = self._log_ratio(1 - sensitivity, specificity)[..., None]
-            odds = prior.log() - (1 - prior).log() + (times * torch.where(votes > 0, yes, no)).sum(2)
-            truth = odds.sigmoid()
-            hit = (votes * truth[:, :, None]).sum(-1)
-            passed = ((1 - votes) * (1 - truth[:, :, None])).sum(-1)
-            inside, outside = truth.sum(-1, keepdim=True), (1 - truth).sum(-1, keepdim=True)
-            sensitivity = torch.where(inside > self._LEAST, hit / inside.clamp(self._LEAST), sensitivity)
-            specificity = torch.where(outside > self._LEAST, passed / outside.clamp(self._LEAST), specificity)
-            change = (torch.stack([sensitivity, specificity]) - before).abs().max()
-            # Asking the device costs a synchronisation.
-            if iteration % 10 == 9 and change <= self.tolerance:
+            yes = self._log_ratio(sensitivity, 1 - specificity)[:, None]  # what a vote for foreground adds
+            no = self._log_ratio(1 - sensitivity, specificity)[:, None]
+            truth = (prior.log() - (1 - prior).log() + (weight * torch.where(patterns, yes, no)).sum(0)).sigmoid()
+            inside, outside = truth * pixels, (1 - truth) * pixels
+            if inside.sum() > self._LEAST:
+                sensitivity = (patterns * inside).sum(1) / inside.sum()
+            if outside.sum() > self._LEAST:
+                specificity = (~patterns * outside).sum(1) / outside.sum()
+            if (torch.stack([sensitivity, specificity]) - before).abs().max() <= self.tolerance:
                 break
-        return truth.reshape(*truth.shape[:2], *size), sensitivity, specificity
+        return truth[inverse], sensitivity, specificity
 
     def _log_ratio(self, a: Tensor, b: Tensor) -> Tensor:
         return a.clamp(self._LEAST).log() - b.clamp(self._LEAST).log()

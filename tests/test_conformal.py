@@ -86,3 +86,46 @@ def test_too_few_cases():
     with pytest.raises(ValueError, match=r"8 cases are too few for a coverage of 0\.9: 9 are needed"):
         ConformalContours.fit([case(rng) for _ in range(8)])
     assert ConformalContours.fit([case(rng) for _ in range(9)]).cases == 9
+
+
+def test_areas_of_lesions_that_may_not_be_there():
+    """A third of the cases have none, and the samples of some find one all the same."""
+    rng = np.random.default_rng(3)
+    area = ConformalArea(1.5, 0.9, 10)
+    assert area.interval([0, 0]) == (0, 1.5)
+    assert area.interval([100, 110]) == (pytest.approx(66.7, abs=0.1), pytest.approx(165))
+
+    def draw_case():
+        truth = disc(rng.uniform(3, 8)) * float(rng.random() > 1 / 3)
+        samples = torch.stack([disc(rng.uniform(2, 9)) * float(rng.random() > 0.4) for _ in range(4)])[:, None]
+        return score_image("c", samples.mean(0), samples, truth[None, None].to(torch.uint8), 0.5, 0.0)
+
+    cases = [draw_case() for _ in range(240)]
+    found = []
+    for seed in range(30):
+        order = np.random.default_rng(seed).permutation(len(cases))
+        fitted = ConformalArea.fit([cases[i] for i in order[:60]])
+        for i in order[60:]:
+            samples, truth = case_areas(cases[i], 0)
+            low, high = fitted.interval(samples)
+            assert low <= high
+            found.append(low - 1e-6 <= truth <= high + 1e-6)
+    assert np.mean(found) > 0.88
+
+
+def test_contours_of_pixels():
+    """Where the surest pixels are wrong only an empty inner contour holds."""
+    probability, truth = torch.zeros(8, 8), torch.zeros(8, 8)
+    probability[:4, :4], truth[4:, 4:] = 1.0, 1.0
+    image = score_image("c", probability[None], probability[None, None], truth[None, None].to(torch.uint8), 0.5, 0.0)
+    contours = ConformalContours.fit([image] * 20)
+    inner, outer = contours.apply(probability)
+    assert not inner.any()
+    assert outer.all()
+
+
+@pytest.mark.parametrize(("share", "coverage"), [(0, 0.9), (1.1, 0.9), (0.9, 0), (0.9, 1)])
+def test_levels_that_cannot_be(share, coverage):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="has to lie"):
+        ConformalContours.fit([case(rng) for _ in range(12)], share=share, coverage=coverage)

@@ -134,3 +134,16 @@ def test_without_pydensecrf_it_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(ModuleNotFoundError, match="pip install pydensecrf2"):
         crf_marginals(photo(disc()), blurred(disc()), SMALL)
+
+
+def test_regions_that_overlap_are_run_one_by_one():
+    outer, inner = disc(radius=16), disc(radius=8)
+    found = crf_marginals(photo(outer + 0.7 * inner), torch.cat([blurred(outer), blurred(inner)]), SMALL)
+    assert dice(found[0], outer) > 0.95
+    assert dice(found[1], inner) > 0.9
+
+
+@pytest.mark.parametrize("name", ["smooth_xy", "longest", "reference_size", "iterations", "bilateral_xy"])
+def test_settings_that_would_crash_are_refused(name):
+    with pytest.raises(ValueError, match="have to be above 0"):
+        CRFSettings(**{name: 0})

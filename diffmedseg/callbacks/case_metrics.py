@@ -105,6 +105,7 @@ class CaseMetrics(SegmentationCallback):
         threshold = cast(DiffusionSegmenter, pl_module).threshold
         rows = self.rows = score_cases(images.values(), regions, surfaces)
         self.summary, summaries = summarise_test(images, rows, threshold), summarise(rows)
+        self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer)
         several = len(regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
@@ -115,6 +116,21 @@ class CaseMetrics(SegmentationCallback):
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries))
+
+
+def _policy(model: DiffusionSegmenter, trainer: Trainer) -> dict[str, Any]:
+    """Say how the segmentations came about."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
+    changed = [
+        type(one).__name__ for one in callbacks if isinstance(one, SegmentationCallback) and one.stage < Stage.LOOK
+    ]
+    return {
+        "fusion": type(model.fusion).__name__,
+        "calibration": None if model.calibration is None else type(model.calibration).__name__,
+        "changed_by": changed,
+        "num_steps": model.num_steps,
+        "seed": model.seed,
+    }
 
 
 def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
@@ -134,5 +150,6 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
     for s in summaries:
-        table.add_row(s.region, TITLES[s.score], f"{s.mean:.4f}", f"{s.low:.4f} to {s.high:.4f}")
+        interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+        table.add_row(s.region, TITLES[s.score], f"{s.mean:.4f}", interval)
     return table

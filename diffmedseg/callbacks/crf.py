@@ -33,7 +33,7 @@ class DenseCRFRefinement(SegmentationCallback):
     ) -> None:
         """Replace the segmentation, and keep what it was."""
         model, start = cast(DiffusionSegmenter, pl_module), time.perf_counter()
-        outputs["unrefined"] = outputs["segmentation"]
+        outputs.setdefault("unrefined", outputs["segmentation"])
         outputs["segmentation"] = self.refinement(
             batch["image"], outputs["segmentation"], model.threshold, model.nested, batch["case"]
         )

@@ -51,4 +51,4 @@ class GeneralizedEnergyDistance(SegmentationCallback):
         for name, metric in (("ged", self.distance), ("diversity", self.diversity)):
             value = metric.compute()
             if not value.isnan():
-                pl_module.log(f"val/{name}", value)
+                pl_module.log(f"val/{name}", value, sync_dist=True)

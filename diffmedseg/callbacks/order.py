@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import pairwise
+from typing import cast
 
 from lightning import Callback, LightningModule, Trainer
+
+from diffmedseg.models.segmenter import DiffusionSegmenter
 
 
 class Stage(IntEnum):
@@ -23,6 +26,10 @@ class SegmentationCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a wrong order: a score would be of another segmentation than the one that is left."""
         check_order(trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning, not declared
+        if self.stage is not Stage.LOOK and cast(DiffusionSegmenter, pl_module).calibration is not None:
+            raise ValueError(
+                f"{type(self).__name__} would change what the model's calibration was fitted to: test without it."
+            )
 
 
 def check_order(callbacks: Sequence[Callback]) -> None:

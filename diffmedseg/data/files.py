@@ -18,6 +18,7 @@ from diffmedseg.data.store import DataError
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 VOLUMES = (".nii.gz", ".nii", ".mha")
+_MOST_LABELS = 31  # whole numbers up to this are labels rather than grey values: ours
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff")
 # What tools and data sets append to an image's name.
 _ENDINGS = re.compile(
@@ -142,24 +143,34 @@ def read_binary_mask(path: Path) -> NDArray[np.uint8]:
     return (grey > 127).astype(np.uint8)
 
 
-def binarise(values: NDArray[np.generic], path: Path) -> NDArray[np.bool_]:
-    """Take what is above half of the range, which is [0, 1], [0, 255] or [0, 65535], for foreground.
+def value_range(values: NDArray[np.generic]) -> int:
+    """Return the top of the range that the values of a mask fill: 1, 255 or 65535; 0 where they fit none."""
+    if values.dtype == np.bool_:
+        return 1
+    low, top = float(values.min()), float(values.max())
+    return next((full for full in (1, 255, 65535) if low >= 0 and top <= full), 0)
+
+
+def binarise(values: NDArray[np.generic], path: Path, full: int | None = None) -> NDArray[np.bool_]:
+    """Take what is above half of the range for foreground.
 
     Args:
         values: Values of a mask.
         path: Its file, for the message.
+        full: Top of the range; None guesses it from the values: then a mask that stays below half is refused.
 
     Raises:
         DataError: If the values say neither foreground nor background, as labels do.
     """
-    if values.dtype == np.bool_:
-        return values.astype(np.bool_)
+    own = value_range(values)
     numbers = values.astype(np.float64)
-    low, top = float(numbers.min()), float(numbers.max())
-    full = next((full for full in (1, 255, 65535) if top <= full), None)
-    if low < 0 or full is None or 0 < top <= full / 2:
+    top, levels = float(numbers.max()), np.unique(numbers[numbers > 0])
+    guessed, full = full is None, own if full is None else full
+    labels = 1 < top <= _MOST_LABELS and len(levels) <= _MOST_LABELS and bool((levels % 1 == 0).all())
+    if not own or own > full or labels or (guessed and 0 < top <= full / 2):
         raise DataError(
-            f"{path} has values {low:g} to {top:g}: not those of a mask, 0 to 1 or 0 to 255. Make one mask per label"
+            f"{path} has values {numbers.min():g} to {top:g}: not those of a mask, 0 to 1 or 0 to 255. Make one mask "
+            "per label"
         )
     above: NDArray[np.bool_] = numbers > full / 2
     return above

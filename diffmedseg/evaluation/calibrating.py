@@ -18,7 +18,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
-from diffmedseg.metrics.images import ImageScore, pool, score_image
+from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import ZooError, load_checkpoint
 
@@ -33,8 +33,8 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
 
     ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration among its hyper-parameters;
     ``calibration.yaml`` the same as configuration; ``calibration.json`` says how good it is, and the levels of
-    contours and the factor of areas. The threshold is mapped, too, so that masks stay what they are. The checkpoint
-    was chosen on the same cases: what is said of them is slightly too good.
+    contours and the factor of areas. The threshold is mapped, too, so that masks stay what they are on the model's
+    grid. The checkpoint was chosen on the same cases: what is said of them is slightly too good.
 
     Args:
         run: The run's folder.
@@ -56,7 +56,7 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
     data.setup("validate")
     images = score_split(model, data, "bf16" in str(config["trainer"]["precision"]))
     counts = torch.stack([image.reliability for image in images.values()]).sum((0, 2))  # of all regions: they may nest
-    calibration = METHODS[method](counts[0])
+    calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else
     threshold = float(calibration(torch.tensor([model.threshold]))[0])
     settings = {
         "calibration": {
@@ -89,15 +89,16 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
 
 def score_split(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: bool) -> dict[str, ImageScore]:
     """Score the validation cases of a data module that is set up, at native resolution."""
-    scores = []
+    pooled: dict[str, ImageScore] = {}
     for batch in track(data.calibration_dataloader(), "Validation cases"):
         moved = data.on_after_batch_transfer(batch, 0)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             result = model.segment(moved["image"], keys=moved["case"])
         for i, case in enumerate(moved["case"]):
             maps = result.probability[i], result.samples[i], moved["reference"][i]
-            scores.append(score_image(case, *maps, model.threshold, 0.0))
-    return pool(scores)
+            image = score_image(case, *maps, model.threshold, 0.0)
+            pooled[case] = pooled[case] + image if case in pooled else image
+    return pooled
 
 
 def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:

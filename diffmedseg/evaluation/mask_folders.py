@@ -1,7 +1,7 @@
 """Scoring a folder of masks against a folder of true ones, whatever wrote them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffmedseg.data.files import PICTURES, UNREADABLE, VOLUMES, binarise, first_names, mask_key
+from diffmedseg.data.files import PICTURES, UNREADABLE, VOLUMES, binarise, first_names, mask_key, value_range
 from diffmedseg.data.mri.volumes import check_same_grid, read_volume
 from diffmedseg.data.store import DataError
 from diffmedseg.metrics.cases import CaseScore, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.surface import SurfaceScores, surface_scores
+
+_GREY = 64  # channels may differ by so much: JPEG keeps colours less well
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,23 @@ class Mask:
     spacing: tuple[float, ...] | None
 
 
-def pair_masks(predictions: Path, truths: Path, common: bool = False) -> dict[str, tuple[Path, Path]]:
-    """Pair masks of two folders by name, at any depth.
+@dataclass(frozen=True)
+class Pairs:
+    """Masks of two folders.
+
+    Attributes:
+        both: By name, file of the prediction and of the truth.
+        missing: Names of true masks without a prediction.
+        extra: Names of predictions without a true mask, which are left out.
+    """
+
+    both: dict[str, tuple[Path, Path]]
+    missing: list[str]
+    extra: list[str]
+
+
+def pair_masks(predictions: Path, truths: Path, common: bool = False) -> Pairs:
+    """Pair masks of two folders by name; names that say nothing or repeat are told apart by their folders.
 
     Args:
         predictions: Folder; files that have no true mask are left out.
@@ -42,55 +59,98 @@ def pair_masks(predictions: Path, truths: Path, common: bool = False) -> dict[st
     Raises:
         DataError: If there are none, two of a name, or a true mask without a prediction.
     """
-    found, true = _index(predictions), _index(truths)
-    missing = true.keys() - found.keys()
+    files = _mask_files(predictions), _mask_files(truths)
+    keys = [[mask_key(path) for path in one] for one in files]
+    # mask.png says nothing of whose mask it is.
+    nested = any(len(set(one)) < len(one) for one in keys) or any(mask_key(Path(f"x_{key}")) == "x" for key in keys[1])
+    found, true = (_index(one, root, nested) for one, root in zip(files, (predictions, truths), strict=True))
+    missing = sorted(true.keys() - found.keys())
     if missing and not common:
         raise DataError(
             f"{len(missing)} of {len(true)} masks in {truths} have no prediction in {predictions}: "
             f"{first_names(missing)}. A mean over the others would not be that of the set; --common takes it."
         )
-    pairs = {key: (found[key], true[key]) for key in sorted(true) if key in found}
-    if not pairs:
+    both = {key: (found[key], true[key]) for key in sorted(true) if key in found}
+    if not both:
         raise DataError(
             f"No mask in {predictions} ({first_names(list(found)) or 'nothing'}) has the name of one in {truths} "
             f"({first_names(list(true)) or 'nothing'})."
         )
-    return pairs
+    return Pairs(both, missing, sorted(found.keys() - true.keys()))
 
 
-def _index(folder: Path) -> dict[str, Path]:
+def _mask_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder.")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if path.name.lower().endswith((*VOLUMES, *PICTURES))]
+
+
+def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, Path]:
     by_key: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and path.name.lower().endswith((*VOLUMES, *PICTURES)):
-            by_key[mask_key(path)].append(path)
+    for path in files:
+        folder = path.parent.relative_to(root).as_posix()
+        by_key[f"{folder}/{mask_key(path)}" if nested and folder != "." else mask_key(path)].append(path)
     twice = [" and ".join(map(str, paths)) for paths in by_key.values() if len(paths) > 1]
     if twice:
         raise DataError(f"{len(twice)} masks have the same name: {first_names(twice)}. Score one folder at a time.")
     return {key: paths[0] for key, paths in by_key.items()}
 
 
-def read_mask(path: Path) -> Mask:
-    """Read a mask: foreground is above half of its range, which is [0, 1], [0, 255] or [0, 65535].
+def read_mask(path: Path, full: int | None = None) -> Mask:
+    """Read a mask: foreground is above half of its range.
+
+    Args:
+        path: A picture or a volume.
+        full: Top of the range, 1, 255 or 65535; None guesses it from the values.
 
     Raises:
-        DataError: If it is unreadable, or its values say neither foreground nor background (labels, for instance).
+        DataError: If it is unreadable, has colours or transparency, or its values say neither foreground nor background
+            (labels, for instance).
     """
+    values, spacing = _read_values(path)
+    return Mask(binarise(values, path, full), spacing)
+
+
+def _read_values(path: Path) -> tuple[NDArray[np.generic], tuple[float, ...] | None]:
     if path.name.lower().endswith(VOLUMES):
         import SimpleITK as sitk
 
         volume = read_volume(path)
         column, row, depth = volume.GetSpacing()
-        return Mask(binarise(sitk.GetArrayFromImage(volume), path), (depth, row, column))
+        return sitk.GetArrayFromImage(volume), (depth, row, column)
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{path} holds {getattr(image, 'n_frames', 1)} pictures: split it")
-            grey = image if image.mode in {"1", "I", "F"} or image.mode.startswith("I;16") else image.convert("L")
-            return Mask(binarise(np.asarray(grey), path), None)
+            return _grey(image, path), None
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({error})") from error
+
+
+def _grey(image: Image.Image, path: Path) -> NDArray[np.generic]:
+    """Return the grey values of a picture, and refuse one whose mask may lie elsewhere."""
+    if image.mode in {"1", "L", "I", "F"} or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    colours = np.asarray(image.convert("RGBA")).astype(np.int16)
+    if np.ptp(colours[..., 3]) > 0:
+        raise DataError(f"{path} is partly transparent: say by grey values what is foreground")
+    if np.ptp(colours[..., :3], axis=-1).max() <= _GREY:
+        return np.asarray(image.convert("L"))
+    indices = np.asarray(image)
+    if image.mode == "P" and indices.max() <= 1:
+        return indices
+    raise DataError(f"{path} is coloured: save a mask as grey values, one mask per label")
+
+
+def _range(files: Iterable[Path]) -> int:
+    """Return the top of the range that the masks of a folder fill: of one alone it may not show."""
+    full = 1
+    for path in files:
+        full = max(full, value_range(_read_values(path)[0]))
+        if full > 1:
+            break
+    return full
 
 
 def score_folders(
@@ -108,9 +168,12 @@ def score_folders(
     Raises:
         DataError: If masks cannot be paired or read, or their sizes or grids differ.
     """
-    rows, unlike = [], []
-    for key, (predicted_path, true_path) in pair_masks(predictions, truths, common).items():
-        predicted, true = read_mask(predicted_path), read_mask(true_path)
+    if spacing is not None and min(spacing) <= 0:
+        raise DataError(f"The spacing is {tuple(spacing)}; it has to be above 0.")
+    rows, unlike, both = [], [], pair_masks(predictions, truths, common).both
+    full = [_range(paths) for paths in zip(*both.values(), strict=True)]
+    for key, (predicted_path, true_path) in both.items():
+        predicted, true = (read_mask(path, top) for path, top in zip((predicted_path, true_path), full, strict=True))
         if predicted.values.shape != true.values.shape:
             unlike.append(f"{predicted_path} is {_size(predicted)}, {true_path} {_size(true)}")
             continue

@@ -89,7 +89,7 @@ def render_report(
 def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
     dice, of_set = found["scores"]["dice"], found["set"]
     lines = [
-        f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {dice['low']:.3f} to {dice['high']:.3f}) over "
+        f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
         f"{dice['cases']} cases; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
     ]
     if of_set["both_empty"]:
@@ -108,10 +108,14 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
     return "<p>" + "<br>\n".join(lines) + "</p>"
 
 
+def _interval(score: Mapping[str, Any]) -> str:
+    return "unknown" if score["low"] is None else f"{score['low']:.3f} to {score['high']:.3f}"
+
+
 def _scores(found: Mapping[str, Any]) -> str:
     lines = "\n".join(
         f'<tr><td>{html.escape(TITLES[name])}<br><span class="small">{html.escape(_MEANING[name])}</span></td>'
-        f'<td class="n">{one["mean"]:.3f}</td><td class="n">{one["low"]:.3f} to {one["high"]:.3f}</td>'
+        f'<td class="n">{one["mean"]:.3f}</td><td class="n">{_interval(one)}</td>'
         f'<td class="n">{one["cases"]}</td></tr>'
         for name, one in found["scores"].items()
     )

@@ -28,19 +28,22 @@ def reliability_counts(probability: Tensor, target: Tensor) -> Tensor:
 def merge_bins(counts: Tensor, bins: int = 15) -> Tensor:
     """Merge fine bins to bins of about equal mass; empty ones are dropped.
 
-    Pixels of one fine bin stay together: where most of an image is certain background, that is one bin.
+    The lowest and the highest fine bin stay bins of their own: most of an image is certain background, and would leave
+    one bin for all that is doubtful, in which errors of both signs cancel.
 
     Args:
         counts: (3, FINE_BINS), of :func:`reliability_counts`.
         bins: Number of bins wanted.
 
     Returns:
-        (3, n), n at most ``bins``: pixels, sum of their probability, sum of their target.
+        (3, n), n at most ``bins`` + 2: pixels, sum of their probability, sum of their target.
     """
-    mass = counts[0] / counts[0].sum().clamp(min=1)
+    doubtful = counts[:, 1:-1]
+    mass = doubtful[0] / doubtful[0].sum().clamp(min=1)
     middle = mass.cumsum(0) - mass / 2
     index = (middle * bins).long().clamp(0, bins - 1)
-    merged = torch.zeros(3, bins, dtype=counts.dtype).index_add_(1, index, counts)
+    merged = torch.zeros(3, bins, dtype=counts.dtype).index_add_(1, index, doubtful)
+    merged = torch.cat([counts[:, :1], merged, counts[:, -1:]], 1)
     return merged[:, merged[0] > 0]
 
 
@@ -92,7 +95,7 @@ def neighbourhood(reference: Tensor, margin: float = 0.5) -> Tensor:
         for axis, size in enumerate(reference.shape):
             where = reference.any(1 - axis).nonzero()[:, 0]
             low, high = int(where[0]), int(where[-1]) + 1
-            more = round((high - low) * margin)
+            more = max(round((high - low) * margin), 1)
             spans.append(slice(max(low - more, 0), min(high + more, size)))
         box[tuple(spans)] = True
     return box

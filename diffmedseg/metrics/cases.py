@@ -15,8 +15,8 @@ from diffmedseg.metrics.functional import (
     distance_from_overlap,
     energy_from_distances,
     iou_from_counts,
+    mask_confidence,
     off_diagonal_mean,
-    soft_dice_confidence,
 )
 from diffmedseg.metrics.images import ImageScore, pool, score_image
 from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou
@@ -47,7 +47,7 @@ class CaseScore:
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
-            expects a low Dice.
+            expects a low Dice. Of an empty mask the share of samples that are not empty.
         diversity: Mean distance 1 - IoU between two samples, of volumes as a whole; NaN with one sample.
         ged_biased: GED as papers print it; NaN with one rater. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
@@ -123,8 +123,10 @@ def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
 
 
 def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores) -> CaseScore:
-    confidence = soft_dice_confidence(*image.overlap[:, k])
-    s = image.num_samples
+    s, (tp, fp, _) = image.num_samples, image.counts[:, k]
+    samples_empty = (image.pairs[0, k].diagonal()[:s] == 0).double().mean()
+    inside, total = image.overlap[:, k]
+    confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
     several: dict[str, Any] = {}
@@ -197,6 +199,8 @@ TITLES = {
     "nll": "NLL, nats",
     "seconds": "Seconds per case",
 }
+
+LOWER_IS_BETTER = {"hd95", "uncertainty", "ged_biased", "ged_unbiased", "brier", "nll", "seconds"}
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:

@@ -91,6 +91,21 @@ def soft_dice_confidence(inside: Tensor, total: Tensor) -> Tensor:
     return torch.where(total == 0, 1.0, 2 * inside / total.clamp(min=torch.finfo(total.dtype).tiny))
 
 
+def mask_confidence(inside: Tensor, total: Tensor, mask_empty: Tensor, samples_empty: Tensor) -> Tensor:
+    """Soft Dice confidence, and of an empty mask, which has none, the share of samples that are empty, too.
+
+    Args:
+        inside: First sum of :func:`soft_overlap`.
+        total: Second sum.
+        mask_empty: Whether the mask is empty, bool.
+        samples_empty: Share of the samples that are empty, in [0, 1].
+
+    Returns:
+        In [0, 1], float64.
+    """
+    return torch.where(mask_empty, samples_empty.double(), soft_dice_confidence(inside, total))
+
+
 def pairwise_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Count intersection and union of every mask of one set with every mask of another; of a volume, add its slices.
 
@@ -99,15 +114,15 @@ def pairwise_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         b: (M, ...), bool, of the same trailing shape.
 
     Returns:
-        Two of (N, M), float32.
+        Two of (N, M), float64.
     """
     _check_bool(a, b)
     a, b = a.flatten(1), b.flatten(1)
     pixels = max(_CHUNK // (len(a) + len(b)), 1)
-    intersection = torch.zeros(len(a), len(b), device=a.device)
-    area_a, area_b = torch.zeros(len(a), 1, device=a.device), torch.zeros(1, len(b), device=a.device)
+    exact = torch.zeros(len(a) + 1, len(b) + 1, dtype=torch.float64, device=a.device)  # whatever precision is around
+    intersection, area_a, area_b = exact[1:, 1:].clone(), exact[1:, :1].clone(), exact[:1, 1:].clone()
     for x, y in zip(torch.split(a, pixels, 1), torch.split(b, pixels, 1), strict=True):
-        x, y = x.float(), y.float()
+        x, y = x.double(), y.double()
         intersection += x @ y.T
         area_a += x.sum(1, keepdim=True)
         area_b += y.sum(1)
@@ -127,7 +142,7 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
         b: (M, ...), bool, of the same trailing shape.
 
     Returns:
-        (N, M), float32, in [0, 1].
+        (N, M), float64, in [0, 1].
     """
     return distance_from_overlap(*pairwise_overlap(a, b))
 

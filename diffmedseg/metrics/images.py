@@ -94,7 +94,8 @@ def score_image(
     everyone = torch.cat([masks, reference.bool()])
     regions = range(reference.shape[1])
     pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in regions]
-    a, b = (m.double().flatten(1) for m in (mean * (1 - mean), share * (1 - share)))
+    votes = masks.double().mean(0)
+    a, b = (m.double().flatten(1) for m in (votes * (1 - votes), share * (1 - share)))
     moments = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1)
     reliability = []
     for k in regions:

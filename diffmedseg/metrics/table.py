@@ -45,6 +45,8 @@ def read_cases(path: Path) -> list[CaseScore]:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {line} cannot be read ({error}): restore it.") from error
             rows.append(CaseScore(**values))  # type: ignore[arg-type]
+    if not rows:
+        raise ValueError(f"{path} holds no case.")
     return rows
 
 

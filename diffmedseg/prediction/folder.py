@@ -24,8 +24,8 @@ class Row:
     Attributes:
         image: The image's name.
         region: The region.
-        uncertainty: 1 - soft Dice confidence, in [0, 1]: high where the model expects a low Dice. An empty mask beside
-            any probability has 1: whatever is there, it would miss.
+        uncertainty: 1 - soft Dice confidence, in [0, 1]: high where the model expects a low Dice. Of an empty mask the
+            share of samples that are not empty.
         seconds: Time to read and segment the image and to write its maps.
         digest: Digest of the files that it was read from.
     """

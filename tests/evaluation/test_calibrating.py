@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from tiny_run import EXPERIMENTS
 
 from diffmedseg import load_checkpoint
 from diffmedseg.calibration import TemperatureScaling
@@ -50,6 +51,17 @@ def test_a_test_takes_it(own_run, tmp_path):
     assert [row["brier"] for row in rows[0]] != [row["brier"] for row in rows[1]]
     assert [row["uncertainty"] for row in rows[0]] == [row["uncertainty"] for row in rows[1]]
     assert yaml.safe_load(config.read_text())["model"]["init_args"]["threshold"] == pytest.approx(0.5)
+
+
+def test_calibration_is_neither_forgotten_nor_mixed(own_run, tmp_path):
+    main(["calibrate", str(own_run)])
+    calibrated = str(own_run / "checkpoints" / "calibrated.ckpt")
+    common = ["test", "-c", str(own_run / "config.yaml"), f"--runs={tmp_path}", "--experiment=x"]
+    with pytest.raises(SystemExit, match=r"is calibrated: add -c .*calibration\.yaml"):
+        main([*common, f"--ckpt_path={calibrated}"])
+    staple = str(EXPERIMENTS / "callbacks" / "staple.yaml")
+    with pytest.raises(ValueError, match="what the model's calibration was fitted to"):
+        main([*common, "-c", str(own_run / "calibration.yaml"), "-c", staple, f"--ckpt_path={calibrated}"])
 
 
 def test_what_cannot_be_calibrated(own_run, tmp_path):

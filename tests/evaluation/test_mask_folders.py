@@ -121,13 +121,17 @@ def test_what_cannot_be_paired(folders, tmp_path, capsys):
     (predictions / "ISIC_1_segmentation_prediction.png").unlink()
     with pytest.raises(DataError, match=r"1 of 4 masks in .* have no prediction in .*: ISIC_1\. .*--common"):
         pair_masks(predictions, truth)
-    assert list(pair_masks(predictions, truth, common=True)) == ["ISIC_0", "ISIC_2", "ISIC_3"]
+    assert list(pair_masks(predictions, truth, common=True).both) == ["ISIC_0", "ISIC_2", "ISIC_3"]
     save(predictions / "ISIC_0_probability.png", draw(0))  # is of nothing, and left out
-    assert len(pair_masks(predictions, truth, common=True)) == 3
+    pairs = pair_masks(predictions, truth, common=True)
+    assert (len(pairs.both), pairs.missing, pairs.extra) == (3, ["ISIC_1"], ["ISIC_0_probability"])
+    main(["score", str(predictions), str(truth), "--common"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out: 1 true masks without prediction (ISIC_1)" in said
     with pytest.raises(SystemExit, match=r"error: 1 of 4 masks"):
         main(["score", str(predictions), str(truth)])
     save(predictions / "deep" / "ISIC_0_mask.png", draw(0))
-    with pytest.raises(DataError, match="same name"):
+    with pytest.raises(DataError, match="have no prediction"):
         pair_masks(predictions, truth)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"No mask in .*\(nothing\)"):
@@ -146,3 +150,43 @@ def test_unreadable(folders):
     (folders[0] / "ISIC_1_segmentation_prediction.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"ISIC_1_segmentation_prediction\.png cannot be read"):
         score_folders(*folders)
+
+
+def test_the_range_is_that_of_the_folder(tmp_path):
+    """A map that stays below half says that there is nothing; alone it could be coded otherwise."""
+    for case in range(3):
+        save(tmp_path / "t" / f"c{case}.png", draw(case), 1)
+        save(tmp_path / "p" / f"c{case}.png", draw(case), 255)
+    save(tmp_path / "p" / "c1.png", draw(1), 100)
+    Image.fromarray((draw(2) * 1).astype(np.uint8)).save(tmp_path / "p" / "c2.png")  # a probability of 0.004
+    assert [row.dice for row in score_folders(tmp_path / "p", tmp_path / "t")] == [1, 0, 0]
+
+
+def test_masks_that_lie_in_colours_or_transparency_are_refused(tmp_path):
+    red = np.zeros((*SIZE, 3), np.uint8)
+    red[..., 0] = 255 * draw(0)
+    alpha = np.full((*SIZE, 4), 255, np.uint8)
+    alpha[..., 3] = 255 * draw(0)
+    for name, values, message in (("red", red, "is coloured"), ("alpha", alpha, "partly transparent")):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        with pytest.raises(DataError, match=message):
+            read_mask(tmp_path / f"{name}.png")
+    palette = Image.fromarray(draw(0).astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])  # of PASCAL VOC
+    palette.save(tmp_path / "voc.png")
+    assert np.array_equal(read_mask(tmp_path / "voc.png").values, draw(0))
+
+
+def test_names_that_say_nothing_are_told_apart_by_folders(tmp_path):
+    for case in range(3):
+        save(tmp_path / "t" / f"c{case}" / "mask.png", draw(case))
+        save(tmp_path / "p" / f"c{case}" / "pred.png", draw(case))
+    rows = score_folders(tmp_path / "t", tmp_path / "t")
+    assert [row.case for row in rows] == ["c0/mask", "c1/mask", "c2/mask"]
+    (tmp_path / "one" / "c1").mkdir(parents=True)
+    (tmp_path / "t" / "c0" / "mask.png").rename(tmp_path / "one" / "c1" / "mask.png")
+    with pytest.raises(DataError, match="have no prediction"):
+        pair_masks(tmp_path / "one", tmp_path / "t")
+
+
+SIZE = (40, 50)

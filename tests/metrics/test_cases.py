@@ -108,3 +108,16 @@ def test_a_rule_that_makes_probabilities_extreme_makes_no_case_sure():
         score_cases([score_image("a", p, samples, disc(64, 0.5)[None, None], 0.5, 0)], ["x"])[0] for p in (soft, hard)
     ]
     assert rows[0].uncertainty == rows[1].uncertainty > 0.1
+
+
+def test_doubt_of_an_empty_mask_is_how_many_samples_find_something():
+    """Any probability beside an empty mask makes its soft Dice confidence 0, the surest case the most doubtful."""
+    nothing = torch.zeros(4, 1, 32, 32)
+    reference = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    some = nothing.clone()
+    some[0] = disc(32, 0.3)
+    rows = [
+        score_cases([score_image("a", samples.mean(0) + 1e-6, samples, reference, 0.5, 0)], ["x"])[0]
+        for samples in (nothing + 1e-6, some)
+    ]
+    assert [row.uncertainty for row in rows] == [0, 0.25]

@@ -9,7 +9,7 @@ import torch
 
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
-from diffmedseg.metrics.functional import soft_dice_confidence, soft_overlap
+from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmentation import Segmentation
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
@@ -119,10 +119,10 @@ def _predict_batch(
 
 def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, seconds: float) -> list[PictureRow]:
     height, width = (int(n) for n in result.mask.shape[-2:])
-    digest, confidence = (
-        files_digest([file.path]),
-        soft_dice_confidence(*soft_overlap(result.mean[0], result.mask[0])),
-    )
+    mask, drawn = result.mask[0], result.binary_samples[0]
+    empty = (~drawn.flatten(2).any(2)).double().mean(0)
+    confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
+    digest = files_digest([file.path])
     return [
         PictureRow(
             image=file.name,
@@ -135,5 +135,5 @@ def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, s
             seconds=round(seconds, 4),
             digest=digest,
         )
-        for region, mask, sure in zip(regions, result.mask[0], confidence, strict=True)
+        for region, mask, sure in zip(regions, mask, confidence, strict=True)
     ]

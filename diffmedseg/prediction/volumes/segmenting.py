@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.mri.store import to_slices
-from diffmedseg.metrics.functional import soft_dice_confidence, soft_overlap
+from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmentation import resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.run import Settings, draw_samples
@@ -25,7 +25,7 @@ class VolumeSegmentation:
         probability: (K, D, H, W), float32, in [0, 1].
         uncertainty: (K, D, H, W), float32, in [0, 0.5]: the samples' standard deviation; see Segmentation.
         mask: (K, D, H, W), bool.
-        doubt: (K,): 1 - soft Dice confidence of the whole mask.
+        doubt: (K,): 1 - confidence of the whole mask; see mask_confidence.
     """
 
     samples: Tensor
@@ -74,5 +74,6 @@ def segment_volume(
         for s in range(count):
             voxels[s] += (resize_soft(result.samples[:, s].float(), (height, width)) > 0.5).sum((0, 2, 3))
         overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
-    doubt = 1 - soft_dice_confidence(overlap[0], overlap[1])
+    empty = torch.from_numpy(~mask.any((1, 2, 3)))
+    doubt = 1 - mask_confidence(overlap[0], overlap[1], empty, (voxels == 0).double().mean(0))
     return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist())
