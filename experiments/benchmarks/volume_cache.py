@@ -28,8 +28,8 @@ def main(data_yaml: Path, root: Path, slices: int = 2000, decoded: int = 8) -> N
     data = build_data(settings)
     start = time.perf_counter()
     data.prepare_data()
-    print(f"decoding {len(data._cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
-    store, cases = data.load("train"), list(data._cases.values())
+    print(f"decoding {len(data.cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
+    store, cases = data.load("train"), list(data.cases.values())
     order = torch.randint(len(store), (slices,), generator=torch.Generator().manual_seed(0)).tolist()
     for index in order[:100]:
         store.image(index), store.masks(index)

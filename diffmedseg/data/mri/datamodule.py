@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -12,20 +11,18 @@ import numpy as np
 from rich.progress import track
 
 from diffmedseg.data.augmentation import Augmentation
-from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
-from diffmedseg.data.files import first_names
-from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.base import Split, cache_folder
+from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.source import Source
-from diffmedseg.data.splits import draw_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
 
 _log = logging.getLogger(__name__)
 
 
-class BrainMRIDataModule(SegmentationDataModule):
+class BrainMRIDataModule(FoldsDataModule[Case]):
     """Axial slices of brain volumes; which data set it is, is configuration.
 
     Volumes are decoded once, normalised over the brain, and kept on the model's grid in a memory-mapped cache.
@@ -77,44 +74,30 @@ class BrainMRIDataModule(SegmentationDataModule):
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed)
-        if not 0 <= fold < folds or folds < 2:
-            raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
-        if not 0 <= val_fraction < 1 or empty_weight < 0:
-            raise ValueError(
-                f"val_fraction {val_fraction} has to be in [0, 1), empty_weight {empty_weight} at least 0."
-            )
+        super().__init__(
+            root, source, folds, fold, val_fraction, split_seed, splits, image_size, batch_size, eval_batch_size,
+            steps_per_epoch, num_workers, augment, seed,
+        )  # fmt: skip
+        if empty_weight < 0:
+            raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
         names = chosen("regions", regions, list(labels))
         if not all(0 < value < 256 for values in labels.values() for value in values):
             raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
         self.labels = [sorted(set(labels[name])) for name in names]
         nested = all(set(inner) <= set(outer) for outer, inner in zip(self.labels, self.labels[1:], strict=False))
-        self.info = DatasetInfo(
-            name=source.name,
-            title=source.title,
-            channels=layout.modalities,
-            regions=tuple(names),
-            nested=nested and len(names) > 1,
-            raters=1,
-            licence=source.licence,
-            citation=source.citation,
-            url=source.url,
-            download=source.download,
-        )
-        self.root, self.layout = Path(root).expanduser(), layout
-        self.allowed = {value for values in labels.values() for value in values}
-        self.folds, self.fold, self.val_fraction, self.split_seed = folds, fold, val_fraction, split_seed
-        self.splits = None if splits is None else Path(splits).expanduser()
-        self._drawn = {"folds": folds, "fold": fold, "val_fraction": val_fraction, "split_seed": split_seed}
+        self.info = self.describe(layout.modalities, names, nested and len(names) > 1, raters=1)
+        self.layout, self.allowed = layout, {value for values in labels.values() for value in values}
         self.train_slices, self.empty_weight = train_slices, empty_weight
 
     def prepare_data(self) -> None:
         """Decode all cases once, in one process per machine; then write the splits where a file for them is named."""
-        used = {case for cases in self._splits.values() for case in cases}
-        self._decode([case for case in self._cases.values() if case.id in used])
-        if self.splits is not None and not self.splits.is_file():
-            write_splits(self.splits, self._splits, self._drawn)
-            del self._splits  # every process reads the same file
+        used = {case for cases in self.split_ids.values() for case in cases}
+        self._decode([case for case in self.cases.values() if case.id in used])
+        self.write_splits()
+
+    def find_cases(self) -> Sequence[Case]:
+        """Find the cases; see the base class."""
+        return self.layout.find(self.root)
 
     def load(self, split: Split) -> SliceStore:
         """Read one split.
@@ -122,7 +105,7 @@ class BrainMRIDataModule(SegmentationDataModule):
         Raises:
             DataError: If files are missing, damaged or do not fit together.
         """
-        folders = self._decode([self._cases[name] for name in self._splits[split]])
+        folders = self._decode([self.cases[name] for name in self.split_ids[split]])
         slices: dict[str, list[int]] = {}
         for name, folder in folders.items():
             case = open_case(folder)
@@ -165,30 +148,3 @@ class BrainMRIDataModule(SegmentationDataModule):
             megabytes = sum(file.stat().st_size for path in new for file in path.iterdir()) / 1e6
             _log.info("%s: decoded %d cases into %s, %.0f MB.", self.info.title, len(new), cache_folder(), megabytes)
         return folders
-
-    @cached_property
-    def _cases(self) -> dict[str, Case]:
-        try:
-            return {case.id: case for case in self.layout.find(self.root)}
-        except DataError as error:
-            raise DataError(
-                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: make train "
-                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
-            ) from error
-
-    @cached_property
-    def _splits(self) -> dict[str, list[str]]:
-        cases = list(self._cases.values())
-        if self.splits is not None and self.splits.is_file():
-            splits = read_splits(self.splits, cases, self._drawn)
-        else:
-            splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
-        if set(splits["val"]) & set(splits["train"]):
-            _log.warning(
-                "%s: the checkpoint is chosen on the %d cases that are trained on: too few to hold some out.",
-                self.info.title,
-                len(splits["train"]),
-            )
-        for name, ids in splits.items():
-            _log.info("%s: %s is %d cases: %s.", self.info.title, name, len(ids), first_names(ids))
-        return splits

@@ -97,23 +97,23 @@ def test_whole_tumour_alone(tmp_path):
 def test_slices_are_ordered_by_number(tmp_path):
     write_lgg(tmp_path, LAYOUTS["lgg"][1])
     data = data_module("lgg", tmp_path)
-    case = next(iter(data._cases.values()))
+    case = next(iter(data.cases.values()))
     assert [path.stem.rsplit("_", 1)[1] for path in case.images] == ["8", "9", "10", "11", "12", "13"]
 
 
 def test_a_duplicate_tree_is_not_counted_twice(tmp_path, caplog):
     write_lgg(tmp_path, LAYOUTS["lgg"][1])
     shutil.copytree(tmp_path / "kaggle_3m", tmp_path / "lgg-mri-segmentation" / "kaggle_3m")
-    assert len(data_module("lgg", tmp_path)._cases) == 3
+    assert len(data_module("lgg", tmp_path).cases) == 3
     assert "3 cases are there more than once" in caplog.text
     (tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0] / ".DS_Store").touch()
-    assert len(data_module("lgg", tmp_path)._cases) == 3
+    assert len(data_module("lgg", tmp_path).cases) == 3
     mask = next((tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0]).glob("*_mask.tif"))
     content = bytearray(mask.read_bytes())
     content[-200] ^= 255
     mask.write_bytes(content)  # another content of the same size
     with pytest.raises(DataError, match="different cases called TCGA_CS_4941_19960909"):
-        data_module("lgg", tmp_path)._cases  # noqa: B018
+        data_module("lgg", tmp_path).cases  # noqa: B018
 
 
 def test_kaggles_case_355(tmp_path, caplog):
@@ -121,7 +121,7 @@ def test_kaggles_case_355(tmp_path, caplog):
     folder = tmp_path / "MICCAI_BraTS2020_TrainingData" / "BraTS20_Training_355"
     (folder / "BraTS20_Training_355_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
     data = data_module("brats2020", tmp_path)
-    assert data._cases["BraTS20_Training_355"].segmentation[0].name == "W39_1998.09.19_Segm.nii"
+    assert data.cases["BraTS20_Training_355"].segmentation[0].name == "W39_1998.09.19_Segm.nii"
     assert "W39_1998.09.19_Segm.nii" in caplog.text
 
 
@@ -129,13 +129,13 @@ def test_tables_beside_the_cases_do_no_harm(tmp_path):
     write_layout("brats2020", tmp_path)
     for name in ("name_mapping.csv", "survival_info.csv"):
         (tmp_path / "MICCAI_BraTS2020_TrainingData" / name).write_text("a,b\n")
-    assert len(data_module("brats2020", tmp_path)._cases) == 3
+    assert len(data_module("brats2020", tmp_path).cases) == 3
 
 
 def test_visits_of_a_patient_stay_together(tmp_path):
     write_layout("brats2023", tmp_path)
     for fold in (0, 1):
-        splits = data_module("brats2023", tmp_path, fold=fold)._splits
+        splits = data_module("brats2023", tmp_path, fold=fold).split_ids
         first = {"BraTS-GLI-00000-000", "BraTS-GLI-00000-001"}
         assert first <= set(splits["train"]) or first <= set(splits["test"])
 
@@ -173,7 +173,7 @@ def test_another_years_labels_are_refused(name, foreign, tmp_path):
 def test_validation_cases_without_segmentation(tmp_path, caplog):
     write_brats(tmp_path, CASES)
     write_brats(tmp_path, ["BraTS2021_00009"], seg=None)
-    assert list(data_module("brats", tmp_path)._cases) == CASES
+    assert list(data_module("brats", tmp_path).cases) == CASES
     assert "1 cases in" in caplog.text
     assert "BraTS2021_00009" in caplog.text
     for case in CASES:
@@ -286,12 +286,12 @@ def test_kaggles_name_alone_stands_for_a_missing_segmentation(tmp_path):
     """A lone extra file could be a prediction."""
     write_brats(tmp_path, CASES)
     write_brats(tmp_path, ["BraTS2021_00009"], seg="pred")
-    assert list(data_module("brats", tmp_path)._cases) == CASES
+    assert list(data_module("brats", tmp_path).cases) == CASES
 
 
 def test_years_that_share_patients(tmp_path):
     write_brats(tmp_path, ["HGG/Brats17_CBICA_AAB_1", "HGG/Brats18_CBICA_AAB_1", "HGG/Brats18_CBICA_AAC_1"])
-    splits = data_module("brats2018", tmp_path)._splits
+    splits = data_module("brats2018", tmp_path).split_ids
     assert {"Brats17_CBICA_AAB_1", "Brats18_CBICA_AAB_1"} in (set(splits["train"]), set(splits["test"]))
 
 
@@ -308,7 +308,7 @@ def test_letter_case_of_suffixes_does_not_matter(suffix, tmp_path):
     write_brats(tmp_path, CASES, ext=".nii.gz" if suffix == ".NII.GZ" else ".nii")
     for path in list(tmp_path.rglob("*.nii*")):
         path.rename(path.with_name(path.name.split(".")[0] + suffix))
-    assert list(data_module("brats", tmp_path)._cases) == CASES
+    assert list(data_module("brats", tmp_path).cases) == CASES
 
 
 def test_the_root_is_a_case(tmp_path):
@@ -339,7 +339,7 @@ def test_headers_cut_short(kept, tmp_path):
 def test_unreadable_folders_are_left_out(tmp_path):
     write_brats(tmp_path, CASES)
     (tmp_path / "lost+found").mkdir(mode=0)
-    assert list(data_module("brats", tmp_path)._cases) == CASES
+    assert list(data_module("brats", tmp_path).cases) == CASES
     (tmp_path / "lost+found").chmod(0o700)
 
 

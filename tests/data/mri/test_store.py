@@ -42,7 +42,7 @@ def test_values_are_scored_over_the_brain(root):
     for index in range(len(store)):
         number = int(store.ids[index][-3:])
         for channel in range(4):
-            values = sitk.GetArrayFromImage(sitk.ReadImage(str(data._cases[store.cases[index]].images[channel])))
+            values = sitk.GetArrayFromImage(sitk.ReadImage(str(data.cases[store.cases[index]].images[channel])))
             inside = values[brain()].astype(float)
             expected = ((values[number] - inside.mean()) / inside.std()).clip(-5, 5) / 5
             assert np.allclose(store.image(index)[channel][brain()[number]], expected[brain()[number]], atol=2e-5)
@@ -63,7 +63,7 @@ def test_a_changed_file_is_decoded_again(root):
     data = data_module("brats", root)
     data.prepare_data()
     before = cached()
-    write_nifti(data._cases[CASES[0]].images[0], modality(3) * 2)
+    write_nifti(data.cases[CASES[0]].images[0], modality(3) * 2)
     data_module("brats", root).prepare_data()
     assert len(set(cached()) - set(before)) == 1
 
@@ -149,7 +149,7 @@ def test_a_channel_with_noise_in_air_leaves_the_background_to_the_others():
 
 
 def test_splits_are_written_when_all_is_decoded(root, tmp_path):
-    path = next(iter(data_module("brats", root)._cases.values())).images[0]
+    path = next(iter(data_module("brats", root).cases.values())).images[0]
     content = path.read_bytes()
     path.write_bytes(b"x")
     with pytest.raises(DataError, match="cannot be read"):

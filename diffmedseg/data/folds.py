@@ -1,0 +1,129 @@
+"""Data modules that split their cases by patient."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from diffmedseg.data.augmentation import Augmentation
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.files import first_names
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.source import Source
+from diffmedseg.data.splits import Case, draw_splits, read_splits, write_splits
+from diffmedseg.data.store import DataError
+
+AnyCase = TypeVar("AnyCase", bound=Case)
+
+_log = logging.getLogger(__name__)
+
+
+class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
+    """Deals patients to folds, one of which is the test set, or takes splits from a file.
+
+    Args:
+        root: Folder that holds the cases.
+        source: Where the data comes from.
+        folds: Patients are dealt to so many folds.
+        fold: The fold that is tested, from 0.
+        val_fraction: Fraction of the other patients on which checkpoints are chosen. Where it rounds to none, these are
+            chosen on the training patients.
+        split_seed: Seed of the folds, apart from ``seed``.
+        splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
+            always alike.
+        image_size: See the base class, as for all that follow.
+        batch_size: Images per training step and process.
+        eval_batch_size: Images per evaluation step and process.
+        steps_per_epoch: Batches in a training epoch.
+        num_workers: Processes that load data.
+        augment: Augmentation of training batches.
+        seed: Seed of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        source: Source,
+        folds: int = 5,
+        fold: int = 0,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        splits: str | Path | None = None,
+        image_size: int | tuple[int, int] = 64,
+        batch_size: int = 16,
+        eval_batch_size: int = 8,
+        steps_per_epoch: int = 100,
+        num_workers: int = 0,
+        augment: Augmentation | Literal[False] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed)
+        if not 0 <= fold < folds or folds < 2:
+            raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction is {val_fraction}; it has to be in [0, 1).")
+        self.root, self.source = Path(root).expanduser(), source
+        self.folds, self.fold, self.val_fraction, self.split_seed = folds, fold, val_fraction, split_seed
+        self.splits = None if splits is None else Path(splits).expanduser()
+        self._drawn = {"folds": folds, "fold": fold, "val_fraction": val_fraction, "split_seed": split_seed}
+
+    def describe(self, channels: Sequence[str], regions: Sequence[str], nested: bool, raters: int) -> DatasetInfo:
+        """Put the facts of the source and those of the configuration together."""
+        source = self.source
+        return DatasetInfo(
+            name=source.name,
+            title=source.title,
+            channels=tuple(channels),
+            regions=tuple(regions),
+            nested=nested,
+            raters=raters,
+            licence=source.licence,
+            citation=source.citation,
+            url=source.url,
+            download=source.download,
+        )
+
+    @abstractmethod
+    def find_cases(self) -> Sequence[AnyCase]:
+        """Find the cases below the root.
+
+        Raises:
+            DataError: If there is none, or files are missing.
+        """
+
+    def write_splits(self) -> None:
+        """Write the splits where a file for them is named that does not exist yet."""
+        if self.splits is not None and not self.splits.is_file():
+            write_splits(self.splits, self.split_ids, self._drawn)
+            del self.split_ids  # every process reads the same file
+
+    @cached_property
+    def cases(self) -> Mapping[str, AnyCase]:
+        """All cases by id."""
+        try:
+            return {case.id: case for case in self.find_cases()}
+        except DataError as error:
+            raise DataError(
+                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: make train "
+                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
+            ) from error
+
+    @cached_property
+    def split_ids(self) -> dict[str, list[str]]:
+        """Ids of the cases of each split."""
+        cases = list(self.cases.values())
+        if self.splits is not None and self.splits.is_file():
+            splits = read_splits(self.splits, cases, self._drawn)
+        else:
+            splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
+        if set(splits["val"]) & set(splits["train"]):
+            _log.warning(
+                "%s: the checkpoint is chosen on the %d cases that are trained on: too few to hold some out.",
+                self.info.title,
+                len(splits["train"]),
+            )
+        for name, ids in splits.items():
+            _log.info("%s: %s is %d cases: %s.", self.info.title, name, len(ids), first_names(ids))
+        return splits
