@@ -75,8 +75,8 @@ class STAPLEFusion(Fusion):
         """Estimate the truth, and each sample's performance.
 
         Returns:
-            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64; the latter two are what
-            they started from where there is no foreground, or no background.
+            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64. Unanimous samples have
+            1 for both.
         """
         shape = samples.shape[:1] + samples.shape[2:]
         sets = (samples > 0.5).transpose(1, 2).flatten(0, 1).flatten(2)  # (B K, S, N)
@@ -89,6 +89,9 @@ class STAPLEFusion(Fusion):
     def _estimate_one(self, votes: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Estimate one image and region from (S, N) votes: pixels with the same votes share what they get."""
         patterns, inverse, count = torch.unique(votes, dim=1, return_inverse=True, return_counts=True)
+        counted = patterns[times > 0]
+        if (counted == counted[:1]).all():  # the likeliest truth, which the iterations only creep up to
+            return counted[0][inverse].double(), torch.ones_like(times), torch.ones_like(times)
         pixels, weight = count.double(), times[:, None]  # (P,), (S, 1)
         prior = (patterns * weight).sum(0) @ pixels / (times.sum() * pixels.sum())
         sensitivity = torch.full_like(times, self._START)
