@@ -54,7 +54,7 @@ ifeq ($(wildcard $(CKPT)),)
 endif
 	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(ARGS)
 
-predict: setup ## segment pictures: CKPT=<checkpoint, run or zoo entry> IN=<file, folder or 'pattern'> OUT=<folder>
+predict: setup ## segment pictures or volumes: CKPT=<checkpoint, run or zoo entry> IN=<file, folder or 'pattern'> OUT=<folder>
 	$(if $(and $(CKPT),$(IN),$(OUT)),,$(error Say CKPT=..., IN=... and OUT=...: make predict CKPT=medsegdiff-v1_synthetic.tiny IN=photos OUT=masks))
 	$(RUN) predict "$(CKPT)" "$(IN)" --out "$(OUT)" $(ARGS)
 
