@@ -135,7 +135,7 @@ def calibrate(args: list[str]) -> None:
         "config.yaml, and calibration.json.",
     )
     parser.add_argument("run", type=Path, help="The run's folder.")
-    parser.add_argument("--method", choices=METHODS, default="temperature", help="Default: temperature.")
+    parser.add_argument("--method", choices=METHODS, default="isotonic", help="Default: isotonic.")
     parser.add_argument("--share", type=float, default=0.95, help="Of a contour's pixels that have to be right.")
     parser.add_argument("--coverage", type=float, default=0.9, help="How often contours and areas have to hold.")
     options = parser.parse_args(args)

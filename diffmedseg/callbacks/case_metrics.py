@@ -19,7 +19,7 @@ from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, su
 from diffmedseg.metrics.images import ImageScore, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
-from diffmedseg.models.segmentation import resize_soft
+from diffmedseg.models.segmentation import Segmentation, resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
 
 
@@ -70,14 +70,15 @@ class CaseMetrics(SegmentationCallback):
         """Score the images of a batch."""
         segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
         for i, case in enumerate(batch["case"]):
-            maps = segmentation.probability[i], segmentation.samples[i], batch["reference"][i]
+            size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
+            probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, i, size)
+            maps = probability, segmentation.samples[i], batch["reference"][i]
             unrefined = outputs["unrefined"].probability[i] if "unrefined" in outputs else None
             image = score_image(case, *maps, threshold, outputs["seconds"], unrefined)
             self.images[case] = self.images[case] + image if case in self.images else image
             if batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()
-                size = (int(reference.shape[-2]), int(reference.shape[-1]))
-                mask = resize_soft(segmentation.probability[i : i + 1].float().cpu(), size)[0] > threshold
+                mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
                 if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
                     self._close_case()
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
@@ -116,6 +117,13 @@ class CaseMetrics(SegmentationCallback):
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries))
+
+
+def _probability(model: DiffusionSegmenter, segmentation: Segmentation, i: int, size: tuple[int, int]) -> Tensor:
+    """Return the probability (K, H, W) of one image; a calibrated one at ``size``: resizing it is not the same."""
+    if model.calibration is None:
+        return segmentation.probability[i]
+    return model.fuse(segmentation.samples[i : i + 1], size).probability[0]
 
 
 def _policy(model: DiffusionSegmenter, trainer: Trainer) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
 
     ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration among its hyper-parameters;
     ``calibration.yaml`` the same as configuration; ``calibration.json`` says how good it is, and the levels of
-    contours and the factor of areas. The threshold is mapped, too, so that masks stay what they are on the model's
-    grid. The checkpoint was chosen on the same cases: what is said of them is slightly too good.
+    contours and the factor of areas. The threshold is mapped, too, so that masks stay what they are. The
+    checkpoint was chosen on the same cases: what is said of them is slightly too good.
 
     Args:
         run: The run's folder.

@@ -38,8 +38,9 @@ def test_a_run_is_calibrated_and_its_masks_stay(method, own_run, tmp_path, capsy
     assert found["contours"] == {}
 
 
-def test_a_test_takes_it(own_run, tmp_path):
-    main(["calibrate", str(own_run)])
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_a_test_takes_it_and_scores_the_same_masks(method, own_run, tmp_path):
+    main(["calibrate", str(own_run), "--method", method])
     config = own_run / "calibration.yaml"
     best = str(own_run / "checkpoints" / "best.ckpt")
     rows = []
@@ -49,8 +50,10 @@ def test_a_test_takes_it(own_run, tmp_path):
         with (tmp_path / name / "test_0" / "cases.csv").open(newline="") as file:
             rows.append(list(csv.DictReader(file)))
     assert [row["brier"] for row in rows[0]] != [row["brier"] for row in rows[1]]
-    assert [row["uncertainty"] for row in rows[0]] == [row["uncertainty"] for row in rows[1]]
-    assert yaml.safe_load(config.read_text())["model"]["init_args"]["threshold"] == pytest.approx(0.5)
+    for name in ("dice", "iou", "uncertainty"):
+        assert [float(row[name]) for row in rows[0]] == pytest.approx([float(row[name]) for row in rows[1]], abs=5e-3)
+    threshold = yaml.safe_load(config.read_text())["model"]["init_args"]["threshold"]
+    assert (threshold == pytest.approx(0.5)) == (method == "temperature")
 
 
 def test_calibration_is_neither_forgotten_nor_mixed(own_run, tmp_path):
