@@ -1,6 +1,7 @@
 """Calibrating a run on its validation cases."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +82,7 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
             found["without_contours"][region] = str(error)
             continue
         inner, outer = calibration(torch.tensor([contours.inner, contours.outer])).tolist()
+        inner = inner if math.isfinite(contours.inner) else contours.inner  # no probability reaches an empty contour
         found["contours"][region] = asdict(contours) | {"inner": inner, "outer": outer}
         found["areas"][region] = asdict(area)
     _write(run, settings, plain(found))

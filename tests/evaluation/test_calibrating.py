@@ -10,7 +10,8 @@ from tiny_run import EXPERIMENTS
 from diffmedseg import load_checkpoint
 from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.cli import main
-from diffmedseg.evaluation.calibrating import map_counts
+from diffmedseg.conformal import ConformalArea, ConformalContours
+from diffmedseg.evaluation.calibrating import calibrate_run, map_counts
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts
 
 
@@ -74,6 +75,17 @@ def test_what_cannot_be_calibrated(own_run, tmp_path):
     shutil.copy(own_run / "checkpoints" / "calibrated.ckpt", own_run / "checkpoints" / "best.ckpt")
     with pytest.raises(SystemExit, match="has a calibration already"):
         main(["calibrate", str(own_run)])
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_an_inner_contour_that_has_to_be_empty_stays_so(method, own_run, monkeypatch):
+    """A calibration maps to [0, 1], which a sure and wrong pixel reaches."""
+    impossible = ConformalContours(inner=float("inf"), outer=0.0, share=0.95, coverage=0.9, cases=9)
+    monkeypatch.setattr(ConformalContours, "fit", lambda *_: impossible)
+    monkeypatch.setattr(ConformalArea, "fit", lambda *_: ConformalArea(1.0, 0.9, 9))
+    found = calibrate_run(own_run, method)["contours"]["lesion"]
+    assert found["inner"] == float("inf")
+    assert json.loads((own_run / "calibration.json").read_text())["contours"]["lesion"]["inner"] is None
 
 
 def test_counts_are_mapped_as_pixels_are():
