@@ -1,4 +1,4 @@
-"""``diffmedseg score`` and ``diffmedseg compare``: score folders of masks, and compare two tests case by case."""
+"""``diffmedseg score``, ``compare`` and ``calibrate``: mask folders, two tests case by case, a run's probabilities."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
 from diffmedseg.evaluation.calibrating import METHODS, calibrate_run
 from diffmedseg.evaluation.comparison import compare_cases
-from diffmedseg.evaluation.mask_folders import Pairs, pair_masks, score_folders
+from diffmedseg.evaluation.mask_folders import Pairs, pair_masks, score_pairs
 from diffmedseg.evaluation.summary import POLICY, plain
 from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES, CaseScore, summarise
 from diffmedseg.metrics.table import read_cases, write_cases
@@ -45,8 +45,8 @@ def score(args: list[str]) -> None:
     )  # fmt: skip
     options = parser.parse_args(args)
     with _said():
-        rows = score_folders(options.predictions, options.truths, options.common, options.spacing)
         pairs = pair_masks(options.predictions, options.truths, options.common)
+        rows = score_pairs(pairs, options.spacing)
         if options.out:
             write_cases(rows, options.out)
     if options.json:

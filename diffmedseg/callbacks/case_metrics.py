@@ -16,7 +16,7 @@ from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
-from diffmedseg.metrics.images import ImageScore, pool, score_image
+from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmentation import Segmentation, resize_soft
@@ -74,8 +74,7 @@ class CaseMetrics(SegmentationCallback):
             probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, i, size)
             maps = probability, segmentation.samples[i], batch["reference"][i]
             unrefined = outputs["unrefined"].probability[i] if "unrefined" in outputs else None
-            image = score_image(case, *maps, threshold, outputs["seconds"], unrefined)
-            self.images[case] = self.images[case] + image if case in self.images else image
+            add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined))
             if batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()
                 mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
@@ -105,7 +104,8 @@ class CaseMetrics(SegmentationCallback):
         images = pool(image for own, _ in gathered for image in own.values())
         threshold = cast(DiffusionSegmenter, pl_module).threshold
         rows = self.rows = score_cases(images.values(), regions, surfaces)
-        self.summary, summaries = summarise_test(images, rows, threshold), summarise(rows)
+        summaries = summarise(rows)
+        self.summary = summarise_test(images, rows, summaries, threshold)
         self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer)
         several = len(regions) > 1
         for summary in summaries:

@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -71,18 +72,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
 
     def describe(self, channels: Sequence[str], regions: Sequence[str], nested: bool, raters: int) -> DatasetInfo:
         """Put the facts of the source and those of the configuration together."""
-        source = self.source
         return DatasetInfo(
-            name=source.name,
-            title=source.title,
-            channels=tuple(channels),
-            regions=tuple(regions),
-            nested=nested,
-            raters=raters,
-            licence=source.licence,
-            citation=source.citation,
-            url=source.url,
-            download=source.download,
+            **asdict(self.source), channels=tuple(channels), regions=tuple(regions), nested=nested, raters=raters
         )
 
     @abstractmethod

@@ -19,7 +19,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
-from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import ZooError, load_checkpoint
 
@@ -98,8 +98,7 @@ def score_split(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: b
             result = model.segment(moved["image"], keys=moved["case"])
         for i, case in enumerate(moved["case"]):
             maps = result.probability[i], result.samples[i], moved["reference"][i]
-            image = score_image(case, *maps, model.threshold, 0.0)
-            pooled[case] = pooled[case] + image if case in pooled else image
+            add_to(pooled, score_image(case, *maps, model.threshold, 0.0))
     return pooled
 
 

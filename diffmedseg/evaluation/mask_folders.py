@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from diffmedseg.metrics.cases import CaseScore, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.surface import SurfaceScores, surface_scores
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
 _GREY = 64  # channels may differ by so much: JPEG keeps colours less well
 
 
@@ -26,11 +30,16 @@ class Mask:
 
     Attributes:
         values: (H, W) or (D, H, W), bool.
-        spacing: Distance of neighbours along each axis in mm; None where the file does not say.
+        volume: What it was read from, which says where it lies; None of a picture.
     """
 
     values: NDArray[np.bool_]
-    spacing: tuple[float, ...] | None
+    volume: "sitk.Image | None"
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Distance of neighbours along each axis in mm; None where the file does not say."""
+        return None if self.volume is None else self.volume.GetSpacing()[::-1]
 
 
 @dataclass(frozen=True)
@@ -108,17 +117,16 @@ def read_mask(path: Path, full: int | None = None) -> Mask:
         DataError: If it is unreadable, has colours or transparency, or its values say neither foreground nor background
             (labels, for instance).
     """
-    values, spacing = _read_values(path)
-    return Mask(binarise(values, path, full), spacing)
+    values, volume = _read_values(path)
+    return Mask(binarise(values, path, full), volume)
 
 
-def _read_values(path: Path) -> tuple[NDArray[np.generic], tuple[float, ...] | None]:
+def _read_values(path: Path) -> "tuple[NDArray[np.generic], sitk.Image | None]":
     if path.name.lower().endswith(VOLUMES):
         import SimpleITK as sitk
 
         volume = read_volume(path)
-        column, row, depth = volume.GetSpacing()
-        return sitk.GetArrayFromImage(volume), (depth, row, column)
+        return sitk.GetArrayFromImage(volume), volume
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
@@ -153,32 +161,28 @@ def _range(files: Iterable[Path]) -> int:
     return full
 
 
-def score_folders(
-    predictions: Path, truths: Path, common: bool = False, spacing: Sequence[float] | None = None
-) -> list[CaseScore]:
-    """Score a folder of masks.
+def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[CaseScore]:
+    """Score masks that were paired.
 
     Args:
-        predictions: Folder of masks.
-        truths: Folder of true masks.
-        common: Leave out true masks without a prediction.
+        pairs: See :func:`pair_masks`.
         spacing: Distance of neighbours in mm for files that do not say, of rows and columns; None leaves the distances
             between surfaces out where it is not known.
 
     Raises:
-        DataError: If masks cannot be paired or read, or their sizes or grids differ.
+        DataError: If masks cannot be read, or their sizes or grids differ.
     """
     if spacing is not None and min(spacing) <= 0:
         raise DataError(f"The spacing is {tuple(spacing)}; it has to be above 0.")
-    rows, unlike, both = [], [], pair_masks(predictions, truths, common).both
+    rows, unlike, both = [], [], pairs.both
     full = [_range(paths) for paths in zip(*both.values(), strict=True)]
     for key, (predicted_path, true_path) in both.items():
         predicted, true = (read_mask(path, top) for path, top in zip((predicted_path, true_path), full, strict=True))
         if predicted.values.shape != true.values.shape:
             unlike.append(f"{predicted_path} is {_size(predicted)}, {true_path} {_size(true)}")
             continue
-        if predicted.spacing and true.spacing:
-            check_same_grid(read_volume(predicted_path), read_volume(true_path), predicted_path, true_path)
+        if predicted.volume is not None and true.volume is not None:
+            check_same_grid(predicted.volume, true.volume, predicted_path, true_path)
         a, b = torch.from_numpy(predicted.values), torch.from_numpy(true.values)
         steps = true.spacing or spacing
         surface = surface_scores(a, b, steps) if steps else SurfaceScores(float("nan"), float("nan"))
@@ -201,6 +205,13 @@ def score_folders(
             f"{len(unlike)} masks differ in size: {first_names(unlike)}. Resize predictions to the original."
         )
     return rows
+
+
+def score_folders(
+    predictions: Path, truths: Path, common: bool = False, spacing: Sequence[float] | None = None
+) -> list[CaseScore]:
+    """Score a folder of masks; see :func:`pair_masks` and :func:`score_pairs`."""
+    return score_pairs(pair_masks(predictions, truths, common), spacing)
 
 
 def _size(mask: Mask) -> str:

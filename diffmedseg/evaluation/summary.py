@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional import spearman_corrcoef
 
 from diffmedseg.metrics.calibration import aurc, expected_calibration_error, merge_bins
-from diffmedseg.metrics.cases import JACCARD_THRESHOLD, CaseScore, summarise
+from diffmedseg.metrics.cases import JACCARD_THRESHOLD, CaseScore, Summary
 from diffmedseg.metrics.functional import dice_from_counts
 from diffmedseg.metrics.images import ImageScore
 
@@ -30,12 +30,15 @@ POLICY = {
 }
 
 
-def summarise_test(images: Mapping[str, ImageScore], rows: Sequence[CaseScore], threshold: float) -> dict[str, Any]:
+def summarise_test(
+    images: Mapping[str, ImageScore], rows: Sequence[CaseScore], summaries: Sequence[Summary], threshold: float
+) -> dict[str, Any]:
     """Sum a test up; JSON can hold the result.
 
     Args:
         images: Pooled sums, by case.
         rows: Scores of the cases, region by region.
+        summaries: Their means, of :func:`~diffmedseg.metrics.cases.summarise`.
         threshold: Foreground was where the probability exceeded it.
 
     Returns:
@@ -52,10 +55,9 @@ def summarise_test(images: Mapping[str, ImageScore], rows: Sequence[CaseScore], 
     regions: dict[str, Any] = {}
     for k, region in enumerate(dict.fromkeys(row.region for row in rows)):
         own = [row for row in rows if row.region == region]
+        means = [s for s in summaries if s.region == region]
         regions[region] = {
-            "scores": {
-                s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases} for s in summarise(own)
-            },
+            "scores": {s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases} for s in means},
             "set": _of_the_set(own, [image for _, image in sorted(images.items())], k),
         }
     summary: dict[str, Any] = plain({"policy": policy, "cases": len({row.case for row in rows}), "regions": regions})

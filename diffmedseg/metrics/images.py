@@ -122,5 +122,10 @@ def pool(images: Iterable[ImageScore]) -> dict[str, ImageScore]:
     """Pool images by case, in the order of the cases' names."""
     pooled: dict[str, ImageScore] = {}
     for image in images:
-        pooled[image.case] = pooled[image.case] + image if image.case in pooled else image
+        add_to(pooled, image)
     return dict(sorted(pooled.items()))
+
+
+def add_to(pooled: dict[str, ImageScore], image: ImageScore) -> None:
+    """Add an image to those of its case."""
+    pooled[image.case] = pooled[image.case] + image if image.case in pooled else image

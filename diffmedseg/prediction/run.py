@@ -102,13 +102,15 @@ def predict_all(
     """Go through inputs in batches, and write the table every now and then and at the end.
 
     Args:
-        inputs: All inputs.
+        inputs: All inputs; those inside of the folder are earlier results, and left out.
         folder: Where results go.
         segment: Segments a batch and writes its maps and rows; yields as each input is done with.
         batch_size: Inputs segmented together.
         panels: Whether panels belong to whole results.
         resume: Keep results that are whole.
     """
+    inside = folder.folder.resolve()
+    inputs = [one for one in inputs if inside not in {one.path.resolve(), *one.path.resolve().parents}]
     report = Report(kept=[one.name for one in inputs if resume and folder.is_whole(one.name, one.files, panels)])
     waiting = [one for one in inputs if one.name not in set(report.kept)]
     folder.check_names([one.name for one in inputs])

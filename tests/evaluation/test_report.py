@@ -9,7 +9,7 @@ from diffmedseg.callbacks import CaseMetrics, TestReport
 from diffmedseg.evaluation.figures import Example, choose_examples
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.evaluation.summary import summarise_test
-from diffmedseg.metrics.cases import TITLES, CaseScore, score_cases
+from diffmedseg.metrics.cases import TITLES, CaseScore, score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 
 
@@ -50,7 +50,7 @@ def report(count, regions=("lesion",), raters=1):
         examples[f"<c{number}>"] = Example(torch.zeros(3, 16, 16), reference, mean, mean / 2, mean > 0.5)
     pooled = pool(images)
     rows = score_cases(pooled.values(), regions)
-    return render_report("a <title>", summarise_test(pooled, rows, 0.5), rows, examples, regions), rows
+    return render_report("a <title>", summarise_test(pooled, rows, summarise(rows), 0.5), rows, examples, regions), rows
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from diffmedseg.evaluation import summarise_test
 from diffmedseg.metrics import dice
-from diffmedseg.metrics.cases import score_cases
+from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 
 
@@ -19,9 +19,14 @@ def images(count=6, raters=1, regions=1):
     return pool(found)
 
 
+def summed_up(pooled, regions):
+    rows = score_cases(pooled.values(), regions)
+    return summarise_test(pooled, rows, summarise(rows), 0.5)
+
+
 def test_it_is_json_with_every_policy():
     pooled = images(raters=3, regions=2)
-    summary = summarise_test(pooled, score_cases(pooled.values(), ["a", "b"]), 0.5)
+    summary = summed_up(pooled, ["a", "b"])
     again = json.loads(json.dumps(summary, allow_nan=False))
     assert again == summary
     assert (summary["cases"], summary["policy"]["raters"], summary["policy"]["samples_per_image"]) == (6, [3], 3)
@@ -35,7 +40,7 @@ def test_it_is_json_with_every_policy():
 
 def test_what_one_case_does_not_have_is_none():
     pooled = images(1)
-    region = summarise_test(pooled, score_cases(pooled.values(), ["a"]), 0.5)["regions"]["a"]
+    region = summed_up(pooled, ["a"])["regions"]["a"]
     assert region["set"]["rank_correlation_dice_uncertainty"] is None
     assert "ged_unbiased" not in region["scores"]
 
@@ -45,7 +50,7 @@ def test_pooled_dice_counts_pixels_where_the_mean_counts_cases():
     large[:, :12], small[:, :2] = 1, 1
     maps = {"large": (large, large), "small": (1 - small, small)}
     pooled = pool(score_image(n, p, p[None], r[None].to(torch.uint8), 0.5, 0.0) for n, (p, r) in maps.items())
-    region = summarise_test(pooled, score_cases(pooled.values(), ["a"]), 0.5)["regions"]["a"]
+    region = summed_up(pooled, ["a"])["regions"]["a"]
     both = [torch.cat([maps[name][k] for name in maps], 1) > 0.5 for k in (0, 1)]
     assert region["set"]["dice_pooled"] == pytest.approx(float(dice(*both)))
     assert region["scores"]["dice"]["mean"] == 0.5

@@ -63,8 +63,6 @@ def predict_pictures(
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
     folder = PictureFolder(output, model.regions, {"model": fingerprint(model)} | asdict(settings), resume)
-    inside = output.resolve()
-    pictures = [file for file in pictures if inside not in file.path.resolve().parents]  # earlier results are no input
 
     def segment(batch: Sequence[PictureFile], report: Report) -> Iterator[None]:
         return _predict_batch(model, batch, folder, settings, panels, report)

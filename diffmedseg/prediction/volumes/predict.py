@@ -56,8 +56,6 @@ def predict_volumes(
         naming = case.naming
         said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
     folder = VolumeFolder(output, model.regions, said, resume)
-    inside = output.resolve()
-    cases = [case for case in cases if not {inside} & {case.path.resolve(), *case.path.resolve().parents}]
 
     def segment(batch: Sequence[VolumeCase], report: Report) -> Iterator[None]:
         for case in batch:

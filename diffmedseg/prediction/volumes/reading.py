@@ -31,7 +31,8 @@ class Volume:
         channels: (C, D, H, W), float32, as stored.
         brain: (D, H, W): where the brain is.
         names: What each channel is, for messages.
-        stored: The grid of the first channel's file: results are laid over it.
+        stored: The first channel as stored: results are laid over it.
+        oriented: The same with axes nearest to LPS.
         note: What the user should know of how it was read; often empty.
     """
 
@@ -39,14 +40,13 @@ class Volume:
     brain: NDArray[np.bool_]
     names: list[str]
     stored: "sitk.Image"
+    oriented: "sitk.Image"
     note: str
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance of slices, rows and columns, in mm."""
-        import SimpleITK as sitk
-
-        column, row, depth = sitk.DICOMOrient(self.stored, "LPS").GetSpacing()
+        column, row, depth = self.oriented.GetSpacing()
         return depth, row, column
 
     def lay_over(self, values: NDArray[np.generic]) -> "sitk.Image":
@@ -54,7 +54,7 @@ class Volume:
         import SimpleITK as sitk
 
         image = sitk.GetImageFromArray(values)
-        image.CopyInformation(sitk.DICOMOrient(self.stored, "LPS"))
+        image.CopyInformation(self.oriented)
         axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.stored.GetDirection())
         turned = sitk.DICOMOrient(image, axes)
         turned.CopyInformation(self.stored)  # what turning there and back has rounded
@@ -82,7 +82,7 @@ def read_case(case: VolumeCase) -> Volume:
     mask_path = case.brain_mask()
     brain = find_brain(channels) if mask_path is None else _read_brain(mask_path, volumes[0], paths[0])
     names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
-    return Volume(channels, brain, names, stored[0], "; ".join(_notes(paths, brain, volumes[0])))
+    return Volume(channels, brain, names, stored[0], volumes[0], "; ".join(_notes(paths, brain, volumes[0])))
 
 
 def _read_channels(case: VolumeCase, paths: list[Path]) -> list["sitk.Image"]:
