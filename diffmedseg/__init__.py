@@ -1,6 +1,6 @@
 """Diffusion-based medical image segmentation: a PyTorch Lightning model zoo."""
 
-from diffmedseg.models.segmentation import Segmentation
+from diffmedseg.segmentation import Segmentation
 from diffmedseg.zoo import list_pretrained, load_checkpoint, load_pretrained
 
 __all__ = ["Segmentation", "list_pretrained", "load_checkpoint", "load_pretrained"]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.diffusion import keyed_generator
-from diffmedseg.models.segmentation import Segmentation, nest, resize_soft
+from diffmedseg.segmentation import nest, resize_soft
 
 _CERTAIN = 1e-5  # probabilities are kept so far from 0, as pydensecrf's own unary does
 
@@ -155,29 +155,32 @@ class Refinement(ABC):
         """
 
     def __call__(
-        self, image: Tensor, segmentation: Segmentation, threshold: float, nested: bool, keys: Sequence[str]
-    ) -> Segmentation:
-        """Refine a batch; samples and uncertainty stay what they are.
+        self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, keys: Sequence[str]
+    ) -> Tensor:
+        """Refine a batch.
 
         Args:
             image: (B, C, H, W), in [-1, 1].
-            segmentation: Of these images.
-            threshold: Foreground is where the probability exceeds it.
+            samples: (B, S, K, h, w), soft masks in [0, 1].
+            probability: (B, K, h', w'), the fused samples.
             nested: Whether regions nest.
             keys: One for each image.
+
+        Returns:
+            Probability (B, K, H', W'), in [0, 1], on the images' grid or the capped one.
         """
-        rows = image.float().cpu(), segmentation.samples.float().cpu(), segmentation.probability.float().cpu()
-        jobs = list(zip(*rows, [nested] * len(keys), keys, strict=True))
+        jobs = list(
+            zip(image.float().cpu(), samples.float().cpu(), probability.float().cpu(), [nested] * len(keys), keys,
+                strict=True)
+        )  # fmt: skip
         if self.processes:
             if self._pool is None:  # not forked: threads of PyTorch do not survive it
                 self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"))
             refined = list(self._pool.map(self.refine, *zip(*jobs, strict=True)))
         else:
             refined = [self.refine(*job) for job in jobs]
-        size = (int(segmentation.probability.shape[-2]), int(segmentation.probability.shape[-1]))
-        probability = torch.stack([resize_soft(one[None], size)[0] for one in refined]).to(segmentation.probability)
-        probability = nest(probability) if nested else probability
-        return replace(segmentation, probability=probability, mask=probability > threshold)
+        stacked = torch.stack(refined).to(probability)
+        return nest(stacked) if nested else stacked
 
 
 class DenseCRF(Refinement):

@@ -1,12 +1,9 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF, crf_marginals
-from diffmedseg.models.segmentation import Segmentation
 
 pydensecrf = pytest.importorskip("pydensecrf.densecrf")
 
@@ -92,58 +89,34 @@ def test_large_images_are_shrunk_and_deviations_may_scale():
     assert torch.equal(half, same)
 
 
-def segmentation(nested=False):
-    samples = (
-        torch.stack([blurred(disc(radius=r)) for r in (10, 12, 13, 14, 16)]).clamp(0, 1)[None].expand(2, -1, -1, -1, -1)
-    )
-    mean = samples.mean(1)
-    return Segmentation(samples, mean, (mean * (1 - mean)).sqrt(), mean > 0.5)
+def samples():
+    drawn = torch.stack([blurred(disc(radius=r)) for r in (10, 12, 13, 14, 16)]).clamp(0, 1)
+    return drawn[None].expand(2, -1, -1, -1, -1)
+
+
+def refined(scheme, images=2, keys=("a", "b")):
+    drawn = samples()[:images]
+    photos = photo(disc(radius=13)).expand(images, -1, -1, -1)
+    return scheme(photos, drawn, drawn.mean(1), False, keys)
 
 
 @pytest.mark.parametrize("scheme", [DenseCRF(SMALL), RandomSubsetCRF(settings=SMALL)])
-def test_schemes_refine_a_segmentation(scheme):
-    before, images = segmentation(), photo(disc(radius=13)).expand(2, -1, -1, -1)
-    after = scheme(images, before, 0.5, False, ["a", "b"])
-    assert after.probability.shape == before.probability.shape
-    assert torch.equal(after.mask, after.probability > 0.5)
-    assert after.samples is before.samples
-    assert dice(after.probability[0, 0], disc(radius=13)) > 0.95
-    again = type(scheme)(settings=SMALL)(images, before, 0.5, False, ["a", "b"])
-    assert torch.equal(again.probability, after.probability)
+def test_schemes_refine_a_batch(scheme):
+    after = refined(scheme)
+    assert after.shape == samples().mean(1).shape
+    assert dice(after[0, 0], disc(radius=13)) > 0.95
+    assert torch.equal(refined(type(scheme)(settings=SMALL)), after)
 
 
 def test_subsets_are_keyed_and_averaged():
-    before, image = segmentation(), photo(disc(radius=13))[None]
-    one = Segmentation(*(value[:1] for value in (before.samples, before.probability, before.uncertainty, before.mask)))
     scheme = RandomSubsetCRF(rounds=1, subset=2, settings=SMALL)
-    results = {key: scheme(image, one, 0.5, False, [key]).probability for key in "abcdef"}
-    assert torch.equal(scheme(image, one, 0.5, False, ["a"]).probability, results["a"])
+    results = {key: refined(scheme, 1, [key]) for key in "abcdef"}
+    assert torch.equal(refined(scheme, 1, ["a"]), results["a"])
     assert any(not torch.equal(results["a"], other) for other in results.values())
-    everything = RandomSubsetCRF(rounds=2, subset=99, settings=SMALL)(image, one, 0.5, False, ["a"])
-    torch.testing.assert_close(everything.probability, DenseCRF(SMALL)(image, one, 0.5, False, ["a"]).probability)
+    everything = RandomSubsetCRF(rounds=2, subset=99, settings=SMALL)
+    torch.testing.assert_close(refined(everything, 1, ["a"]), refined(DenseCRF(SMALL), 1, ["a"]))
 
 
 def test_processes_give_the_same():
-    before, images = segmentation(), photo(disc(radius=13)).expand(2, -1, -1, -1)
-    alone = RandomSubsetCRF(settings=SMALL)(images, before, 0.5, False, ["a", "b"])
-    shared = RandomSubsetCRF(settings=SMALL, processes=2)(images, before, 0.5, False, ["a", "b"])
-    assert torch.equal(alone.probability, shared.probability)
-
-
-def test_without_pydensecrf_it_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install pydensecrf2"):
-        crf_marginals(photo(disc()), blurred(disc()), SMALL)
-
-
-def test_regions_that_overlap_are_run_one_by_one():
-    outer, inner = disc(radius=16), disc(radius=8)
-    found = crf_marginals(photo(outer + 0.7 * inner), torch.cat([blurred(outer), blurred(inner)]), SMALL)
-    assert dice(found[0], outer) > 0.95
-    assert dice(found[1], inner) > 0.9
-
-
-@pytest.mark.parametrize("name", ["smooth_xy", "longest", "reference_size", "iterations", "bilateral_xy"])
-def test_settings_that_would_crash_are_refused(name):
-    with pytest.raises(ValueError, match="have to be above 0"):
-        CRFSettings(**{name: 0})
+    alone, shared = (refined(RandomSubsetCRF(settings=SMALL, processes=n)) for n in (0, 2))
+    assert torch.equal(alone, shared)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.data.store import majority
+from diffmedseg.data.store import Batch, majority
 from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
-from diffmedseg.models.segmentation import Segmentation, resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.segmentation import Segmentation, resize_soft
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -71,9 +71,9 @@ class CaseMetrics(SegmentationCallback):
         segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
-            probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, i, size)
+            probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, batch, i, size)
             maps = probability, segmentation.samples[i], batch["reference"][i]
-            unrefined = outputs["unrefined"].probability[i] if "unrefined" in outputs else None
+            unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
             add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined))
             if batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()
@@ -119,11 +119,14 @@ class CaseMetrics(SegmentationCallback):
             Console().print(summary_table(rows, summaries))
 
 
-def _probability(model: DiffusionSegmenter, segmentation: Segmentation, i: int, size: tuple[int, int]) -> Tensor:
+def _probability(
+    model: DiffusionSegmenter, segmentation: Segmentation, batch: Batch, i: int, size: tuple[int, int]
+) -> Tensor:
     """Return the probability (K, H, W) of one image; a calibrated one at ``size``: resizing it is not the same."""
     if model.calibration is None:
         return segmentation.probability[i]
-    return model.fuse(segmentation.samples[i : i + 1], size).probability[0]
+    one = slice(i, i + 1)
+    return model.fuse(segmentation.samples[one], size, batch["image"][one], batch["case"][one]).probability[0]
 
 
 def _policy(model: DiffusionSegmenter, trainer: Trainer) -> dict[str, Any]:
@@ -134,6 +137,7 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer) -> dict[str, Any]:
     ]
     return {
         "fusion": type(model.fusion).__name__,
+        "refinement": None if model.refinement is None else type(model.refinement).__name__,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
         "changed_by": changed,
         "num_steps": model.num_steps,

@@ -1,6 +1,7 @@
 """Refining the masks of a test by a CRF."""
 
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 from lightning import LightningModule, Trainer
@@ -8,6 +9,7 @@ from lightning import LightningModule, Trainer
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.crf import DenseCRF, Refinement
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.segmentation import resize_soft
 
 
 class DenseCRFRefinement(SegmentationCallback):
@@ -31,10 +33,13 @@ class DenseCRFRefinement(SegmentationCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Replace the segmentation, and keep what it was."""
-        model, start = cast(DiffusionSegmenter, pl_module), time.perf_counter()
-        outputs.setdefault("unrefined", outputs["segmentation"])
-        outputs["segmentation"] = self.refinement(
-            batch["image"], outputs["segmentation"], model.threshold, model.nested, batch["case"]
+        """Replace the segmentation, and keep what the probability was."""
+        model, start, before = cast(DiffusionSegmenter, pl_module), time.perf_counter(), outputs["segmentation"]
+        refined = self.refinement(batch["image"], before.samples, before.probability, model.nested, batch["case"])
+        size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
+        probability = resize_soft(refined, size)
+        unrefined = before.probability if before.unrefined is None else before.unrefined
+        outputs["segmentation"] = replace(
+            before, probability=probability, mask=probability > model.threshold, unrefined=unrefined
         )
         outputs["seconds"] += (time.perf_counter() - start) / len(batch["id"])

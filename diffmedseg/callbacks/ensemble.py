@@ -13,6 +13,8 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 class MultiSampleEnsemble(SegmentationCallback):
     """Fuses the samples of test images by a rule of its own; none is drawn anew.
 
+    It takes the place of the model's own rule and refinement.
+
     Args:
         fusion: The rule; None for the mean.
     """
@@ -34,5 +36,5 @@ class MultiSampleEnsemble(SegmentationCallback):
         """Replace the segmentation."""
         model, before = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
         size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
-        after = model.fuse(before.samples, size, self.fusion)
-        outputs["segmentation"] = replace(before, probability=after.probability, mask=after.mask)
+        after = model.fuse_by(self.fusion, before.samples, size)
+        outputs["segmentation"] = replace(before, probability=after.probability, mask=after.mask, unrefined=None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffmedseg.callbacks.case_metrics import run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.figures import outline, save_figure, show
-from diffmedseg.models.segmentation import Segmentation
+from diffmedseg.segmentation import Segmentation
 
 
 class SamplePanels(SegmentationCallback):

@@ -11,8 +11,8 @@ from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.evaluation.figures import Example
 from diffmedseg.evaluation.report import render_report
-from diffmedseg.models.segmentation import resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.segmentation import resize_soft
 
 
 class TestReport(SegmentationCallback):

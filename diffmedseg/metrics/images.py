@@ -9,7 +9,7 @@ from torch import Tensor
 from diffmedseg.data.store import majority
 from diffmedseg.metrics.calibration import neighbourhood, proper_scores, reliability_counts
 from diffmedseg.metrics.functional import confusion_counts, pairwise_overlap, soft_overlap
-from diffmedseg.models.segmentation import resize_soft
+from diffmedseg.segmentation import resize_soft
 
 
 @dataclass(frozen=True)

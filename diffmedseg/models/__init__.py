@@ -3,10 +3,10 @@
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.medsegdiff.denoiser_v1 import MedSegDiffV1
 from diffmedseg.models.medsegdiff.segmenter import MedSegDiffSegmenter
-from diffmedseg.models.segmentation import Segmentation
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.supervised.networks import ResidualUNet, SMPNetwork
 from diffmedseg.models.supervised.segmenter import SupervisedSegmenter
+from diffmedseg.segmentation import Segmentation
 
 __all__ = [
     "Condition",

@@ -5,6 +5,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -19,12 +20,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
+from diffmedseg.crf import Refinement
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Denoiser
-from diffmedseg.models.segmentation import Segmentation, nest, resize_soft, to_model_range
+from diffmedseg.segmentation import Segmentation, nest, resize_soft, to_model_range
 
 Generators = Sequence[Sequence[torch.Generator]]
 
@@ -53,6 +55,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         pixels_per_pass: Memory budget of sampling: the pixels (rows x H x W) in one pass through the network.
         channels_last: Keep maps with the channels last in memory: faster on most hardware.
         calibration: Maps the fused probability; ``threshold`` applies to what it gives.
+        refinement: Refines the fused probability by the image, before it is calibrated.
     """
 
     name: str
@@ -77,6 +80,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
         calibration: Calibration | None = None,
+        refinement: Refinement | None = None,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -92,7 +96,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
-        self.threshold, self.calibration = threshold, calibration
+        self.threshold, self.calibration, self.refinement = threshold, calibration, refinement
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
         self.optimizer, self.warmup_steps, self.cosine_decay = _Shared(optimizer), warmup_steps, cosine_decay
@@ -148,7 +152,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         the first of 16 samples is the one of 1.
 
         Args:
-            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.models.segmentation.to_model_range`.
+            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.segmentation.to_model_range`.
                 Float is taken as [-1, 1]. Images are resized to the model's grid, results back.
             num_samples: S; None for the model's own.
             num_steps: Network evaluations per sample; None for the model's own.
@@ -164,7 +168,7 @@ class DiffusionSegmenter(LightningModule, ABC):
             raise ValueError(f"num_samples is {num_samples} and num_steps {num_steps}; both have to be at least 1.")
         seed = self.seed if seed is None else seed
         image = to_model_range(image, len(self.channels))
-        size = (int(image.shape[-2]), int(image.shape[-1]))
+        given, size = image, (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
         if len(keys) != len(image):
@@ -191,17 +195,38 @@ class DiffusionSegmenter(LightningModule, ABC):
         finally:
             for module, mode in modes:  # parts that were frozen stay so
                 module.training = mode
-        return self.fuse(torch.cat(chunks), size)
+        return self.fuse(torch.cat(chunks), size, given, keys)
 
-    def fuse(self, samples: Tensor, size: tuple[int, int], fusion: Fusion | None = None) -> Segmentation:
-        """Fuse samples (B, S, K, h, w) into a segmentation at ``size``, by the model's own rule or another."""
+    def fuse(self, samples: Tensor, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+        """Fuse samples into a segmentation, by the model's own rule, refinement and calibration.
+
+        Args:
+            samples: (B, S, K, h, w), soft masks in [0, 1].
+            size: Height and width of the result.
+            image: (B, C, H, W), in [-1, 1], of any size: what the refinement sees.
+            keys: One key per image, of the refinement's randomness.
+        """
+        fused = self.fuse_by(self.fusion, samples, size)
+        if self.refinement is None and self.calibration is None:
+            return fused
+        probability, unrefined = fused.probability, None
+        if self.refinement is not None:
+            try:
+                refined = self.refinement(image, fused.samples, probability, self.nested, keys)
+                unrefined, probability = probability, resize_soft(refined, size)
+            except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
+                warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
+        if self.calibration is not None:
+            probability = self.calibration(probability)
+        return replace(fused, probability=probability, mask=probability > self.threshold, unrefined=unrefined)
+
+    def fuse_by(self, fusion: Fusion, samples: Tensor, size: tuple[int, int]) -> Segmentation:
+        """Fuse samples (B, S, K, h, w) into a segmentation at ``size`` by a rule, and do no more."""
         samples = nest(samples) if self.nested else samples
-        probability, mean = (fusion or self.fusion)(samples), samples.mean(1)
+        probability, mean = fusion(samples), samples.mean(1)
         if self.nested:
             probability = nest(probability)
         probability, mean = resize_soft(probability, size), resize_soft(mean, size)
-        if self.calibration is not None:
-            probability = self.calibration(probability)
         return Segmentation(samples, probability, (mean * (1 - mean)).sqrt(), probability > self.threshold)
 
     def _rows_per_pass(self) -> int:

@@ -44,11 +44,12 @@ def main(run: Path, samples: list[int] = [1, 2, 4, 8, 16, 32], plot: Path | None
         drawn = model.segment(batch["image"], max(samples), keys=batch["case"]).samples
         for s in samples:
             for rule, (fusion, refinement) in RULES.items():
-                found = model.fuse(drawn[:, :s], model.image_size, fusion)
+                found = model.fuse_by(fusion, drawn[:, :s], model.image_size)
+                probability = found.probability
                 if refinement is not None:
-                    found = refinement(batch["image"], found, model.threshold, model.nested, batch["case"])
+                    probability = refinement(batch["image"], found.samples, probability, model.nested, batch["case"])
                 for i, case in enumerate(batch["case"]):
-                    maps: tuple[Tensor, ...] = found.probability[i], found.samples[i], batch["reference"][i]
+                    maps: tuple[Tensor, ...] = probability[i], found.samples[i], batch["reference"][i]
                     # Calibration counts are large, and not looked at here.
                     image = score_image(case, *maps, model.threshold, 0.0)
                     scores[rule, s].append(replace(image, reliability=image.reliability[..., :1]))

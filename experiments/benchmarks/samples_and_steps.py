@@ -45,7 +45,7 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
             drawn = model.segment(batch["image"], max(samples), num_steps, keys=batch["case"]).samples
             seconds, images = seconds + time.perf_counter() - start, images + len(drawn)
             for n in samples:
-                fused = model.fuse(drawn[:, :n], model.image_size)
+                fused = model.fuse_by(model.fusion, drawn[:, :n], model.image_size)
                 for i, case in enumerate(batch["case"]):
                     image = score_image(
                         case, fused.probability[i], fused.samples[i], batch["reference"][i], model.threshold, 0.0

@@ -1,4 +1,5 @@
 import csv
+import sys
 
 import pytest
 import torch
@@ -48,6 +49,36 @@ def test_a_refinement_is_scored_before_and_after(tmp_path):
     assert [row["dice_unrefined"] for row in refined] == [row["dice"] for row in plain]
     assert [row["brier"] for row in refined] != [row["brier"] for row in plain]
     assert {row["dice_unrefined"] for row in plain} == {""}
+
+
+def test_the_refinement_is_the_models_own(tmp_path):
+    """In the model or in the callback, with or without a Trainer; an ensemble takes the place of the model's own."""
+    pytest.importorskip("pydensecrf")
+    crf = DenseCRF(CRFSettings(bilateral_xy=5))
+    torch.manual_seed(3)
+    own = tiny_model(num_samples=2, refinement=crf)
+    torch.manual_seed(3)
+    plain = tiny_model(num_samples=2)
+    a = scored(tmp_path / "a", model=own)
+    b = scored(tmp_path / "b", DenseCRFRefinement(crf), model=plain)
+    c = scored(tmp_path / "c", MultiSampleEnsemble(), model=own)
+    d = scored(tmp_path / "d", model=plain)
+    for one, other in ((a, b), (c, d)):
+        for name in ("dice", "brier", "dice_unrefined"):
+            assert [row[name] for row in one] == [row[name] for row in other]
+    assert [row["brier"] for row in a] != [row["brier"] for row in c]
+
+
+def test_without_pydensecrf_masks_stay_as_they_were_and_that_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    image = torch.zeros(1, 3, 16, 16)
+    torch.manual_seed(3)
+    own = tiny_model(refinement=DenseCRF())
+    with pytest.warns(UserWarning, match="not refined: The CRF needs pydensecrf: pip install pydensecrf2"):
+        found = own.segment(image, keys=["a"])
+    own.refinement = None
+    assert torch.equal(found.probability, own.segment(image, keys=["a"]).probability)
+    assert found.unrefined is None
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.models.segmentation import Segmentation
 from diffmedseg.prediction.folder import MAPS, PredictionFolder, Row
 from diffmedseg.prediction.pictures.files import open_picture
+from diffmedseg.segmentation import Segmentation
 
 
 @dataclass(frozen=True)

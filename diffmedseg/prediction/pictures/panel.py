@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from diffmedseg.figures import COLOURS, outline
-from diffmedseg.models.segmentation import Segmentation, resize_soft
+from diffmedseg.segmentation import Segmentation, resize_soft
 
 
 def draw_overlay(picture: Image.Image, segmentation: Segmentation, regions: Sequence[str]) -> Figure:

@@ -10,13 +10,13 @@ import torch
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
-from diffmedseg.models.segmentation import Segmentation
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.pictures.files import Picture, PictureFile, read_picture, read_upright, turn_back
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
+from diffmedseg.segmentation import Segmentation
 
 _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}
@@ -101,12 +101,14 @@ def _predict_batch(
     for (file, (picture, seconds)), samples in zip(read.items(), torch.split(drawn, 1), strict=True):
         start = time.perf_counter()
         with report.attempt(file.path):
-            result = model.fuse(turn_back(samples, picture.orientation), picture.size)
+            keys, image = [file.path.stem], picture.image[None]
+            seen = turn_back(image, picture.orientation)
+            result = model.fuse(turn_back(samples, picture.orientation), picture.size, seen, keys)
             folder.write_maps(file.name, result, picture.orientation)
             seconds += share + time.perf_counter() - start
             if panels:
                 shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range)
-                upright = model.fuse(samples, (shown.height, shown.width))
+                upright = model.fuse(samples, (shown.height, shown.width), image, keys)
                 save_figure(draw_overlay(shown, upright, model.regions), folder.path(file.name, "panel"))
             folder.rows[file.name] = _describe(file, model.regions, result, seconds)
             report.done.append(file.name)

@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from diffmedseg.figures import COLOURS, outline
-from diffmedseg.models.segmentation import resize_soft
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
+from diffmedseg.segmentation import resize_soft
 
 AnyType = TypeVar("AnyType", bound=np.generic)
 _PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of (D, H, W) that each cuts

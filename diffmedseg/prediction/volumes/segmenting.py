@@ -9,10 +9,10 @@ from torch import Tensor
 
 from diffmedseg.data.mri.store import to_slices
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
-from diffmedseg.models.segmentation import resize_soft
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.run import Settings, draw_samples
 from diffmedseg.prediction.volumes.reading import Volume
+from diffmedseg.segmentation import resize_soft
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def segment_volume(
     for first in range(0, len(numbers), batch_size):
         some = numbers[first : first + batch_size]
         drawn = draw_samples(slices[some], [key] * len(some), model, settings)
-        result = model.fuse(drawn, (height, width))
+        result = model.fuse(drawn, (height, width), slices[some], [key] * len(some))
         probability[:, some] = result.probability.transpose(0, 1).numpy()
         uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
         mask[:, some] = result.mask.transpose(0, 1).numpy()

@@ -84,7 +84,7 @@ def test_a_prediction_is_the_one_that_was_scored(tmp_path):
     for batch in data.test_dataloader():
         tested = model.test_step(data.on_after_batch_transfer(batch, 0), 0)["segmentation"]
         for id_, samples, reference in zip(batch["id"], tested.samples, batch["reference"], strict=True):
-            scored = model.fuse(samples[None], tuple(reference.shape[-2:])).mask[0, 0]
+            scored = model.fuse_by(model.fusion, samples[None], tuple(reference.shape[-2:])).mask[0, 0]
             assert np.array_equal(load(tmp_path / "out" / f"{id_}_mask.png") > 0, scored.numpy())
 
 
@@ -348,10 +348,10 @@ def test_any_failure_of_one_picture_spares_the_others(tmp_path, monkeypatch):
     files, model = photos(tmp_path / "in"), dark_segmenter()
     fuse = model.fuse
 
-    def too_large(samples, size):
+    def too_large(samples, size, *others):
         if size[1] == 100:
             raise RuntimeError("can't allocate memory")
-        return fuse(samples, size)
+        return fuse(samples, size, *others)
 
     model.fuse = too_large
     report = predict_pictures(model, files, tmp_path / "out")

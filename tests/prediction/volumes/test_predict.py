@@ -143,7 +143,7 @@ def test_a_prediction_is_the_one_that_is_scored(tmp_path):
         for case, index, samples, reference in zip(
             batch["case"], batch["index"], found.samples, batch["reference"], strict=True
         ):
-            tested[case, index] = model.fuse(samples[None], tuple(reference.shape[-2:])).mask[0]
+            tested[case, index] = model.fuse_by(model.fusion, samples[None], tuple(reference.shape[-2:])).mask[0]
     predict_volumes(model, find_cases([tmp_path / "in"], Naming(CHANNELS, {})), tmp_path / "out", batch_size=4)
     assert len(tested) > 4
     for (case, index), mask in tested.items():

@@ -23,12 +23,14 @@ class Segmentation:
         uncertainty: (B, K, H, W), in [0, 0.5], at the input's size: the standard deviation of a pixel drawn from
             the samples, sqrt(m (1 - m)) for their mean m. Of binary samples it is their disagreement.
         mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
+        unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None where there was none.
     """
 
     samples: Tensor
     probability: Tensor
     uncertainty: Tensor
     mask: Tensor
+    unrefined: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
