@@ -12,10 +12,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
@@ -37,8 +38,23 @@ def _public(module: str, names: Iterable[str]) -> dict[str, type]:
 ALLOWED: dict[str, type] = {
     **_public(
         "diffmedseg.models",
-        ("MedSegDiffSegmenter", "MedSegDiffV1", "ResidualUNet", "SMPNetwork", "SupervisedSegmenter"),
+        (
+            "ClassConditionalUNet",
+            "DiffSegSegmenter",
+            "MedSegDiffSegmenter",
+            "MedSegDiffV1",
+            "ResidualUNet",
+            "SMPNetwork",
+            "SupervisedSegmenter",
+            "TwoTowerUNet",
+        ),
     ),
+    **_public("diffmedseg.models.diffseg.decision", ("FixedLevel", "MultipleOfMean", "Otsu")),
+    **_public(
+        "diffmedseg.models.diffseg.difference",
+        ("NoisePredictionDifference", "PartialDenoisingDifference", "ReleasedDifference"),
+    ),
+    **_public("diffmedseg.crf", ("CRFSettings", "DenseCRF", "RandomSubsetCRF")),
     **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss")),
     **_public("diffmedseg.calibration", ("IsotonicCalibration", "TemperatureScaling")),
     **_public("diffmedseg.fusion", ("MajorityFusion", "MeanFusion", "STAPLEFusion")),
@@ -191,7 +207,17 @@ def build(config: Any) -> Any:  # noqa: ANN401
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None
     cls = ALLOWED[path]
+    arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
     return functools.partial(cls, **arguments) if issubclass(cls, torch.optim.Optimizer) else cls(**arguments)
+
+
+def _as_declared(cls: type, name: str, value: Any) -> Any:  # noqa: ANN401
+    """Turn a dict into the dataclass that a constructor declares in its place: configs name no class for these."""
+    if not isinstance(value, dict):
+        return value
+    declared = get_type_hints(cls.__init__).get(name)  # type: ignore[misc]  # of a class, not of an instance
+    found = [one for one in (declared, *get_args(declared)) if isinstance(one, type) and is_dataclass(one)]
+    return found[0](**value) if found else value
 
 
 def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:

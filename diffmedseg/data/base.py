@@ -1,8 +1,9 @@
 """The base of all data modules."""
 
+import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +14,15 @@ from torch.utils.data import DataLoader
 
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.labels.own import OwnLabels
+from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import Batch, EvaluationView, ImageStore, TrainingView, collate
+from diffmedseg.data.store import Batch, DataError, EvaluationView, ImageStore, TrainingView, collate
 from diffmedseg.diffusion import keyed_generator
 
 Split = Literal["train", "val", "test"]
+
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -39,6 +44,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard one, False for none.
         seed: Seed of order, augmentation and the choice of rater.
+        label_recipe: Where image-level labels come from, for models that learn from them and see no masks; None for
+            those that the data set has.
     """
 
     info: DatasetInfo
@@ -52,6 +59,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
+        label_recipe: LabelRecipe | None = None,
     ) -> None:
         super().__init__()
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -62,9 +70,11 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 f"{eval_batch_size} and steps_per_epoch {steps_per_epoch} at least 1."
             )
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.seed, self.label_recipe = num_workers, seed, label_recipe
         self.augment: nn.Module | None = Augmentation() if augment is None else augment or None
         self.stores: dict[Split, ImageStore] = {}
+        self._labelled: ImageStore | None = None
+        self._regions: list[int] | None = None
 
     @abstractmethod
     def load(self, split: Split) -> ImageStore:
@@ -81,13 +91,36 @@ class SegmentationDataModule(LightningDataModule, ABC):
             if split not in self.stores:
                 self.stores[split] = self.load(split)
 
+    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> None:
+        """Deal from now on what a model learns from, and the masks of the regions that it finds.
+
+        Args:
+            needs: What training items have to hold, of ``mask``, ``label`` and ``healthy``.
+            regions: Those of ``info.regions`` that the model finds.
+
+        Raises:
+            DataError: If the training images have no such labels or counterparts; the message names what would work.
+        """
+        self._regions = [self.info.regions.index(region) for region in regions]
+        self._labelled = None
+        if "train" not in self.stores or "mask" in needs:
+            return
+        recipe = self.label_recipe or OwnLabels()
+        self._labelled = recipe(self.stores["train"])
+        _log.info("%s: what is learned from: %s.", self.info.title, recipe.supervision)
+        if "healthy" in needs and self._labelled.healthy(0) is None:
+            raise DataError(
+                f"{self.info.title} with {type(recipe).__name__} has no healthy counterparts: set --data.label_recipe "
+                "to InpaintedPairs (for synthetic images OwnPairs), or --model.supervision to labels."
+            )
+
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Deal training items; an epoch is ``steps_per_epoch`` batches."""
         rank, world_size = self._ranks()
-        store, draws_per_batch = self.stores["train"], self.batch_size * world_size
+        store, draws_per_batch = self._labelled or self.stores["train"], self.batch_size * world_size
         trainer = self.trainer
 
         def draws_before() -> int:
@@ -96,7 +129,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
         draws = self.steps_per_epoch * draws_per_batch
         return DataLoader(
-            TrainingView(store, self.seed),
+            TrainingView(store, self.seed, self._regions, with_masks=self._labelled is None),
             batch_size=self.batch_size,
             sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights),
             num_workers=self.num_workers,
@@ -113,7 +146,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
                 "processes: use fewer devices."
             )
         return DataLoader(
-            EvaluationView(store, native),
+            EvaluationView(store, native, self._regions),
             batch_size=self.eval_batch_size,
             sampler=CaseSampler(store.cases, rank, world_size),
             num_workers=self.num_workers,
@@ -145,11 +178,14 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
         Colour changes see [0, 1]; image and mask go through the same geometry. The parameters are keyed by the draw.
         """
-        image, mask = _to_unit(batch["image"]), batch["mask"].float()
+        images = [name for name in ("image", "healthy") if name in batch]
+        image = torch.cat([_to_unit(batch[name]) for name in images], 1)
+        mask = batch["mask"].float() if "mask" in batch else image[:, :0]
         if self.augment is not None and "draw" in batch:
             generators = [keyed_generator(self.seed, "augmentation", draw) for draw in batch["draw"]]
             image, mask = self.augment(image, mask, generators)
-        return batch | {"image": image * 2 - 1, "mask": mask}
+        changed = dict(zip(images, torch.chunk(image * 2 - 1, len(images), 1), strict=True))
+        return batch | changed | ({"mask": mask} if "mask" in batch else {})
 
 
 def _to_unit(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.files import first_names
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
@@ -41,6 +42,7 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         num_workers: Processes that load data.
         augment: Augmentation of training batches.
         seed: Seed of order and augmentation.
+        label_recipe: Where image-level labels come from, for models that learn from them.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
+        label_recipe: LabelRecipe | None = None,
     ) -> None:
-        super().__init__(image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed)
+        super().__init__(
+            image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe
+        )
         if not 0 <= fold < folds or folds < 2:
             raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
         if not 0 <= val_fraction < 1:

@@ -18,6 +18,7 @@ from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.files import Item, find_folders, first_names, index_files, pair, read_binary_mask
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import DataError, ImageStore
 from diffmedseg.diffusion import keyed_generator
 
@@ -55,6 +56,10 @@ class ISICStore(ImageStore):
         """Return (1, 1, h, w), uint8 in {0, 1}, decoded from the official file."""
         return torch.from_numpy(_read_masks(self._items[index]))
 
+    def label(self, index: int) -> int:
+        """Return 1 where there is a lesion, which is everywhere."""
+        return int(self.masks(index).any())
+
 
 class ISICDataModule(SegmentationDataModule):
     """Images and lesion masks in the official folders, which lie side by side in ``root``.
@@ -76,6 +81,7 @@ class ISICDataModule(SegmentationDataModule):
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard one, False for none.
         seed: Seed of order, augmentation and the choice of rater.
+        label_recipe: Where image-level labels come from, for models that learn from them.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class ISICDataModule(SegmentationDataModule):
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
+        label_recipe: LabelRecipe | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -99,6 +106,7 @@ class ISICDataModule(SegmentationDataModule):
             num_workers=num_workers,
             augment=augment,
             seed=seed,
+            label_recipe=label_recipe,
         )
         self.split_seed = split_seed
         allowed = ["auto", "tenth", *(self.folders().keys() - {"training"})]

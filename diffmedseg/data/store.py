@@ -58,6 +58,10 @@ class ImageStore(ABC):
         """Return 0 for healthy, 1 for diseased, None where the data set has no image-level labels."""
         return None
 
+    def healthy(self, index: int) -> Tensor | None:
+        """Return the same image without disease, in the form of :meth:`image`; None where there is none."""
+        return None
+
 
 def majority(masks: Tensor) -> Tensor:
     """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W); a tie counts as foreground."""
@@ -67,9 +71,7 @@ def majority(masks: Tensor) -> Tensor:
 def _common(store: ImageStore, index: int) -> Batch:
     item: Batch = {"image": store.image(index), "id": store.ids[index], "case": store.cases[index]}
     label = store.label(index)
-    if label is not None:
-        item["label"] = label
-    return item
+    return item if label is None else item | {"label": label}
 
 
 class TrainingView(Dataset[Batch]):
@@ -81,17 +83,29 @@ class TrainingView(Dataset[Batch]):
     Args:
         store: The split.
         seed: Seed of the choice of rater.
+        regions: The regions that masks have, by number; None for all.
+        with_masks: Whether items have a mask; without, they have what there is of labels and healthy counterparts.
     """
 
-    def __init__(self, store: ImageStore, seed: int) -> None:
-        self.store, self.seed = store, seed
+    def __init__(
+        self, store: ImageStore, seed: int, regions: Sequence[int] | None = None, with_masks: bool = True
+    ) -> None:
+        self.store, self.seed, self.with_masks = store, seed, with_masks
+        self.regions = slice(None) if regions is None else list(regions)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        """Return image (C, H, W), mask (K, H, W) in {0, 1}, id, case and draw."""
+        """Return image (C, H, W), id, case and draw; mask (K, H, W) in {0, 1}, or healthy (C, H, W) where there is one.
+
+        Healthy images are their own counterparts.
+        """
         index, draw = key
-        masks = self.store.masks(index)
-        rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
-        return _common(self.store, index) | {"mask": masks[rater], "draw": draw}
+        item = _common(self.store, index) | {"draw": draw}
+        if self.with_masks:
+            masks = self.store.masks(index)
+            rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
+            return item | {"mask": masks[rater, self.regions]}
+        healthy = self.store.healthy(index)
+        return item if healthy is None else item | {"healthy": healthy}
 
 
 class EvaluationView(Dataset[Batch]):
@@ -100,24 +114,26 @@ class EvaluationView(Dataset[Batch]):
     Args:
         store: The split.
         native: Whether to read the masks at native resolution, too.
+        regions: The regions that masks have, by number; None for all.
     """
 
-    def __init__(self, store: ImageStore, native: bool = True) -> None:
+    def __init__(self, store: ImageStore, native: bool = True, regions: Sequence[int] | None = None) -> None:
         self.store, self.native = store, native
+        self.regions = slice(None) if regions is None else list(regions)
 
     def __getitem__(self, index: int) -> Batch:
         """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing.
 
         With ``native`` also reference (R, K, h, w).
         """
-        masks = self.store.masks(index)
+        masks = self.store.masks(index)[:, self.regions]
         item = _common(self.store, index) | {
             "mask": majority(masks),
             "raters": masks,
             "index": self.store.position(index),
             "spacing": self.store.spacing(index),
         }
-        return item | {"reference": self.store.reference(index)} if self.native else item
+        return item | {"reference": self.store.reference(index)[:, self.regions]} if self.native else item
 
 
 def collate(items: Sequence[Batch]) -> Batch:

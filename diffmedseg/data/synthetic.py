@@ -10,6 +10,7 @@ from torch import Tensor
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
 
@@ -63,7 +64,7 @@ class SyntheticStore(ImageStore):
         profile: Tensor = torch.hypot(dx, dy) / outline
         return profile
 
-    def _render(self, name: str) -> Tensor:
+    def _render(self, name: str, lesion: bool = True) -> Tensor:
         """Draw the image, (3, H, W), uint8: textured skin, a faint halo, a darker core with a blurred border."""
         generator = keyed_generator("texture", name)
         texture = torch.zeros(1, 3, *self.image_size)
@@ -71,12 +72,12 @@ class SyntheticStore(ImageStore):
             noise = torch.randn(1, 3, cells, cells, generator=generator)
             noise = 0.8 * noise.mean(1, keepdim=True) + 0.2 * noise
             texture += strength * F.interpolate(noise, self.image_size, mode="bicubic")
-        profile = self._profile(name, self.image_size)
+        profile = self._profile(name, self.image_size) if lesion else torch.full(self.image_size, torch.inf)
         darkness = 0.35 * torch.sigmoid((_HALO - profile) / 0.03) + 0.45 * torch.sigmoid((_CORE - profile) / 0.06)
         if self.nested:
             darkness = darkness + 0.2 * torch.sigmoid((_NUCLEUS - profile) / 0.05)
-        skin, lesion = torch.tensor(_SKIN)[:, None, None], torch.tensor(_LESION)[:, None, None]
-        image = skin + darkness * (lesion - skin) + texture[0]
+        skin, dark = torch.tensor(_SKIN)[:, None, None], torch.tensor(_LESION)[:, None, None]
+        image = skin + darkness * (dark - skin) + texture[0]
         return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def mode_masks(self, index: int, size: tuple[int, int]) -> Tensor:
@@ -104,6 +105,10 @@ class SyntheticStore(ImageStore):
         """Return 1 where there is a lesion, even if every rater overlooked it."""
         return int(bool(self.mode_masks(index, self.image_size)[1].any()))
 
+    def healthy(self, index: int) -> Tensor:
+        """Return the same skin without its lesion."""
+        return self._render(self.ids[index], lesion=False)
+
 
 class SyntheticDataModule(SegmentationDataModule):
     """Procedural skin lesions with ambiguous borders and four raters.
@@ -121,6 +126,7 @@ class SyntheticDataModule(SegmentationDataModule):
         num_workers: Loader processes.
         augment: Augmentation.
         seed: Seed of order, augmentation and choice of rater; the images do not depend on it.
+        label_recipe: Where image-level labels come from, for models that learn from them.
     """
 
     info = DatasetInfo(
@@ -150,8 +156,11 @@ class SyntheticDataModule(SegmentationDataModule):
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
+        label_recipe: LabelRecipe | None = None,
     ) -> None:
-        super().__init__(image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed)
+        super().__init__(
+            image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe
+        )
         if min(raters, num_train, num_val, num_test) < 1:
             raise ValueError("raters, num_train, num_val and num_test have to be at least 1.")
         if nested:

@@ -55,6 +55,7 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
+    data.serve(model.needs, model.regions)
     images = score_split(model, data, "bf16" in str(config["trainer"]["precision"]))
     counts = torch.stack([image.reliability for image in images.values()]).sum((0, 2))  # of all regions: they may nest
     calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else

@@ -1,6 +1,8 @@
 """Segmenters and their networks."""
 
 from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.diffseg.denoiser import ClassConditionalUNet, TwoTowerUNet
+from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.models.medsegdiff.denoiser_v1 import MedSegDiffV1
 from diffmedseg.models.medsegdiff.segmenter import MedSegDiffSegmenter
 from diffmedseg.models.segmenter import DiffusionSegmenter
@@ -9,8 +11,10 @@ from diffmedseg.models.supervised.segmenter import SupervisedSegmenter
 from diffmedseg.segmentation import Segmentation
 
 __all__ = [
+    "ClassConditionalUNet",
     "Condition",
     "Denoiser",
+    "DiffSegSegmenter",
     "DiffusionSegmenter",
     "MedSegDiffSegmenter",
     "MedSegDiffV1",
@@ -18,4 +22,5 @@ __all__ = [
     "SMPNetwork",
     "Segmentation",
     "SupervisedSegmenter",
+    "TwoTowerUNet",
 ]

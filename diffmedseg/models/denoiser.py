@@ -41,6 +41,11 @@ class Denoiser(nn.Module, ABC):
             )
         self.image_channels, self.mask_channels = image_channels, mask_channels
 
+    @property
+    def x_channels(self) -> int:
+        """Channels of x_t: of the mask, which is what is diffused, unless a network says otherwise."""
+        return self.mask_channels
+
     @abstractmethod
     def encode(self, image: Tensor) -> Condition:
         """Compute what depends on the image alone.
@@ -54,13 +59,13 @@ class Denoiser(nn.Module, ABC):
         """Predict, for S samples of each of B images.
 
         Args:
-            x_t: (B * S, K, H, W), image-major: the samples of an image stand together.
+            x_t: (B * S, x_channels, H, W), image-major: the samples of an image stand together.
             t: (B * S,), int64, in [0, T).
             condition: What :meth:`encode` returned for the B images.
             label: (B * S,), int64, for denoisers with image-level labels.
 
         Returns:
-            (B * S, K, H, W): what the noise process's ``prediction`` says.
+            (B * S, x_channels, H, W): what the noise process's ``prediction`` says.
         """
 
     def check_image(self, image: Tensor) -> None:

@@ -59,6 +59,8 @@ class DiffusionSegmenter(LightningModule, ABC):
     """
 
     name: str
+    #: What training batches have to hold.
+    needs: tuple[str, ...] = ("mask",)
 
     def __init__(
         self,
@@ -236,6 +238,12 @@ class DiffusionSegmenter(LightningModule, ABC):
         return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
 
     # Lightning.
+
+    def setup(self, stage: str) -> None:
+        """Have the data module deal what this model learns from and finds."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            data.serve(self.needs, self.regions)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""

@@ -18,6 +18,12 @@ def inputs(batch=2, samples=1, size=(32, 32), channels=3, regions=1):
     return image, x_t, torch.randint(1000, (batch * samples,), generator=generator)
 
 
+def inputs_of(network, batch=2, samples=1, size=(32, 32)):
+    """Image, x_t and t for a network; further arguments for those that know labels."""
+    image, x_t, t = inputs(batch, samples, size, network.image_channels, network.x_channels)
+    return image, x_t, t, torch.arange(len(x_t)) % 2
+
+
 def test_there_are_denoisers_to_test():
     assert MedSegDiffV1 in DENOISERS
     assert len(DENOISERS) >= 3
@@ -33,9 +39,9 @@ def test_channels_can_be_linked(cls):
 @pytest.mark.parametrize("cls", DENOISERS)
 def test_every_size_that_fits(cls, size):
     network = small(cls, 4, 2)
-    image, x_t, t = inputs(1, 2, size, 4, 2)
+    image, x_t, t, label = inputs_of(network, 1, 2, size)
     with torch.no_grad():
-        out = network(x_t, t, network.encode(image))
+        out = network(x_t, t, network.encode(image), label)
     assert out.shape[1:] == x_t.shape[1:]
     assert torch.isfinite(out).all()
 
@@ -52,12 +58,13 @@ def test_misfits_are_refused_with_the_size_that_fits(cls):
 @pytest.mark.parametrize("cls", DENOISERS)
 def test_rows_do_not_touch_each_other(cls):
     network = small(cls)
-    image, x_t, t = inputs(3, 2)
+    image, x_t, t, label = inputs_of(network, 3, 2)
     with torch.no_grad():
-        together = network(x_t, t, network.encode(image))
+        together = network(x_t, t, network.encode(image), label)
         rows = len(together) // 3
         alone = [
-            network(x_t[2 * i : 2 * i + 2], t[2 * i : 2 * i + 2], network.encode(image[i : i + 1])) for i in range(3)
+            network(x_t[own], t[own], network.encode(image[i : i + 1]), label[own])
+            for i, own in enumerate((slice(0, 2), slice(2, 4), slice(4, 6)))
         ]
     assert rows in (1, 2)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
@@ -66,8 +73,8 @@ def test_rows_do_not_touch_each_other(cls):
 @pytest.mark.parametrize("cls", DENOISERS)
 def test_every_parameter_learns(cls):
     network = small(cls).train()
-    image, x_t, t = inputs()
-    network(x_t, t, network.encode(image)).square().mean().backward()
+    image, x_t, t, label = inputs_of(network)
+    network(x_t, t, network.encode(image), label).square().mean().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 

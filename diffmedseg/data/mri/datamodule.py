@@ -13,6 +13,7 @@ from rich.progress import track
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.folds import FoldsDataModule
+from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
@@ -50,6 +51,7 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard one, False for none.
         seed: Seed of order and augmentation.
+        label_recipe: Where image-level labels come from, for models that learn from them.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
+        label_recipe: LabelRecipe | None = None,
     ) -> None:
         super().__init__(
             root, source, folds, fold, val_fraction, split_seed, splits, image_size, batch_size, eval_batch_size,
-            steps_per_epoch, num_workers, augment, seed,
+            steps_per_epoch, num_workers, augment, seed, label_recipe,
         )  # fmt: skip
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")

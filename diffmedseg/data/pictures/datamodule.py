@@ -9,6 +9,7 @@ from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
+from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.pictures.layout import FileNames, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.source import Source
@@ -37,6 +38,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard one, False for none.
         seed: Seed of order, augmentation and the choice of rater.
+        label_recipe: Where image-level labels come from, for models that learn from them.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
+        label_recipe: LabelRecipe | None = None,
     ) -> None:
         super().__init__(
             root, source, folds, fold, val_fraction, split_seed, splits, image_size, batch_size, eval_batch_size,
-            steps_per_epoch, num_workers, augment, seed,
+            steps_per_epoch, num_workers, augment, seed, label_recipe,
         )  # fmt: skip
         self.layout = layout
         channels = ("grey",) if grey else ("red", "green", "blue")

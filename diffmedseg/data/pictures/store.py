@@ -41,6 +41,10 @@ class PictureStore(ImageStore):
         """Return (R, K, h, w), uint8 in {0, 1}, decoded from the files."""
         return _present(self._layout.read_masks(self._files[index]))
 
+    def label(self, index: int) -> int:
+        """Return 1 where any rater outlined anything."""
+        return int(self.masks(index).any())
+
 
 def _present(masks: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(masks[masks[:, 0, 0, 0] != MISSING])

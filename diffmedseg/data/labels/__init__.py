@@ -1,0 +1,8 @@
+"""Image-level labels, for models that learn from them: which the data has, and which can be made."""
+
+from diffmedseg.data.labels.crops import BorderCrops, MaskExcludedCrops
+from diffmedseg.data.labels.inpainted import InpaintedPairs
+from diffmedseg.data.labels.own import OwnLabels, OwnPairs
+from diffmedseg.data.labels.recipe import LabelRecipe
+
+__all__ = ["BorderCrops", "InpaintedPairs", "LabelRecipe", "MaskExcludedCrops", "OwnLabels", "OwnPairs"]

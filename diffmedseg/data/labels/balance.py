@@ -1,0 +1,102 @@
+"""What gives a label away without a look at the tissue, and weights that hide it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffmedseg.data.store import ImageStore
+
+_BACKGROUND = -0.999  # of float images in [-1, 1], where MRI's background is -1
+_RIDGE = 1e-3  # keeps the fit finite where labels can be told without error
+
+
+def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
+    """Measure of every item what has nothing to do with disease.
+
+    Returns:
+        By name, (items,): the ``area`` that is not background, as a share of the image; the ``position`` of a slice
+        between the first and the last of its case, in [0, 1]; and the mean of each channel over that area.
+    """
+    images = [store.image(index) for index in range(len(store))]
+    unit = [image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image for image in images]
+    inside = [(image > _BACKGROUND).any(0) for image in unit]
+    means = np.array(
+        [image[:, mask].mean(1).numpy() if mask.any() else image.mean((1, 2)).numpy()
+         for image, mask in zip(unit, inside, strict=True)]
+    )  # fmt: skip
+    found = {
+        "area": np.array([float(mask.double().mean()) for mask in inside]),
+        "position": _relative_positions(store),
+    }
+    return found | {f"mean of channel {c + 1}": means[:, c].astype(float) for c in range(means.shape[1])}
+
+
+def _relative_positions(store: ImageStore) -> NDArray[np.float64]:
+    positions = np.array([store.position(index) for index in range(len(store))], dtype=float)
+    cases = np.array(store.cases)
+    for case in np.unique(cases):
+        own = cases == case
+        low, high = positions[own].min(), positions[own].max()
+        positions[own] = (positions[own] - low) / max(high - low, 1)
+    return positions
+
+
+def propensity(features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the probability of being diseased that each item's features give it: logistic regression, on squares too.
+
+    Args:
+        features: Arrays (items,).
+        labels: (items,), 0 or 1.
+    """
+    columns = [np.ones(len(labels))]
+    for feature in features:
+        if feature.std() > 1e-9:
+            normal = (feature - feature.mean()) / feature.std()
+            columns += [normal, normal**2]
+    x, y = torch.from_numpy(np.stack(columns, 1)), torch.from_numpy(labels).double()
+    beta = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([beta], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(x @ beta, y) + _RIDGE * beta[1:].square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    result: NDArray[np.float64] = (x @ beta).sigmoid().detach().numpy()
+    return result
+
+
+def overlap_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> list[float]:
+    """Weigh items so that the labels' covariates agree, and each label as a whole weighs 1.
+
+    Overlap weights (Li, Morgan & Zaslavsky 2018, JASA 113:390): each item counts the probability of the other label.
+
+    Args:
+        probability: (items,), of being diseased.
+        labels: (items,).
+    """
+    weights = np.where(labels == 1, 1 - probability, probability)
+    for label in (0, 1):
+        weights[labels == label] /= weights[labels == label].sum()
+    result: list[float] = weights.tolist()
+    return result
+
+
+def separation(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> float:
+    """Return the area under the ROC curve of telling labels by a score, 0.5 to 1 whichever way it points."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    order = np.argsort(scores, kind="stable")
+    value, label, weight = scores[order], labels[order], weights[order]
+    _, group = np.unique(value, return_inverse=True)
+    healthy, diseased = (np.bincount(group, weight * (label == one)) for one in (0, 1))
+    below = np.cumsum(healthy) - healthy
+    area = float((diseased * (below + healthy / 2)).sum() / (healthy.sum() * diseased.sum()))
+    return max(area, 1 - area)

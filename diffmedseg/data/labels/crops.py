@@ -1,0 +1,182 @@
+"""Crops with a label, where every image shows disease."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
+from diffmedseg.data.store import DataError, ImageStore, majority
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.models.diffseg.decision import Otsu
+
+Window = tuple[int, int]  # top, left
+
+_log = logging.getLogger(__name__)
+
+
+class CropStore(RelabelledStore):
+    """Square crops.
+
+    Args:
+        store: Whole images.
+        crops: Index of the image, window and label of each crop.
+        size: Height and width.
+    """
+
+    def __init__(self, store: ImageStore, crops: Sequence[tuple[int, Window, int]], size: int) -> None:
+        names = [f"{store.ids[index]} at {top}, {left}" for index, (top, left), _ in crops]
+        super().__init__(store, [index for index, _, _ in crops], names)
+        self._windows, self._labels, self._size = [c[1] for c in crops], [c[2] for c in crops], size
+
+    def _crop(self, image: Tensor, index: int) -> Tensor:
+        top, left = self._windows[index]
+        return image[..., top : top + self._size, left : left + self._size]
+
+    def image(self, index: int) -> Tensor:
+        """Return the crop of the image."""
+        return self._crop(super().image(index), index)
+
+    def masks(self, index: int) -> Tensor:
+        """Return the crop of the masks."""
+        return self._crop(super().masks(index), index)
+
+    def reference(self, index: int) -> Tensor:
+        """Return the crop of the masks on the model's grid: crops are not evaluated."""
+        return self.masks(index)
+
+    def label(self, index: int) -> int:
+        """Return the crop's label."""
+        return self._labels[index]
+
+
+class Crops(LabelRecipe):
+    """Takes crops of one size from places that are healthy, and from places that are not.
+
+    Args:
+        window: Height and width, in pixels of the model's grid.
+        per_image: Crops of each label from an image, at most.
+        stride: Distance of the places that are tried, in pixels.
+        seed: Seed of the choice among them.
+    """
+
+    def __init__(self, window: int = 32, per_image: int = 2, stride: int = 4, seed: int = 0) -> None:
+        if min(window, per_image, stride) < 1:
+            raise ValueError("window, per_image and stride have to be at least 1.")
+        self.window: int = window
+        self.per_image, self.stride, self.seed = per_image, stride, seed
+
+    @abstractmethod
+    def places(self, store: ImageStore, index: int) -> tuple[Tensor, Tensor]:
+        """Say which windows of an image are healthy, and which diseased.
+
+        Returns:
+            Two boolean maps (rows, columns) over the windows that start every ``stride`` pixels.
+        """
+
+    def __call__(self, store: ImageStore) -> ImageStore:
+        """Take crops; see the base class."""
+        size = store.image(0).shape[-2:]
+        if min(size) < self.window:
+            raise DataError(
+                f"Crops of {self.window} pixels do not fit into images of {tuple(size)}: set a smaller window."
+            )
+        crops: list[tuple[int, Window, int]] = []
+        for index in range(len(store)):
+            generator = keyed_generator(self.seed, "crops", store.ids[index])
+            for label, allowed in enumerate(self.places(store, index)):
+                starts = allowed.nonzero()
+                chosen = starts[torch.randperm(len(starts), generator=generator)[: self.per_image]] * self.stride
+                crops += [(index, (int(top), int(left)), label) for top, left in chosen]
+        counts = [sum(label == one for _, _, label in crops) for one in (0, 1)]
+        if not all(counts):
+            raise DataError(
+                f"{type(self).__name__} found {counts[0]} healthy and {counts[1]} diseased crops of {self.window} "
+                f"pixels in {len(store)} images: try a smaller window."
+            )
+        _log.info("%s: %d healthy and %d diseased crops of %d images.", type(self).__name__, *counts, len(store))
+        labelled = CropStore(store, crops, self.window)
+        labelled.weights = [1 / counts[label] for _, _, label in crops]
+        return labelled
+
+    def _window_mean(self, values: Tensor) -> Tensor:
+        """Average a map (H, W) over every window."""
+        return F.avg_pool2d(values[None, None].float(), self.window, self.stride)[0, 0]
+
+
+class MaskExcludedCrops(Crops):
+    """Healthy crops lie away from the mask, diseased ones hold some of it.
+
+    Args:
+        window: Height and width, in pixels of the model's grid.
+        per_image: Crops of each label from an image, at most.
+        stride: Distance of the places that are tried, in pixels.
+        seed: Seed of the choice among them.
+        margin: How far healthy crops stay away from the mask, in pixels.
+        least: The share of a diseased crop that the mask covers, at least.
+    """
+
+    supervision = "masks (mask-assisted): they say which crops are healthy"
+
+    def __init__(
+        self,
+        window: int = 32,
+        per_image: int = 2,
+        stride: int = 4,
+        seed: int = 0,
+        margin: int = 3,
+        least: float = 0.1,
+    ) -> None:
+        super().__init__(window, per_image, stride, seed)
+        self.margin, self.least = margin, least
+
+    def places(self, store: ImageStore, index: int) -> tuple[Tensor, Tensor]:
+        """Choose by the mask; see the base class."""
+        mask = majority(store.masks(index)).amax(0)
+        wide = F.max_pool2d(mask[None, None].float(), 2 * self.margin + 1, 1, self.margin)[0, 0]
+        return self._window_mean(wide) == 0, self._window_mean(mask) >= self.least
+
+
+class BorderCrops(Crops):
+    """Healthy crops touch the image's border and look empty, diseased ones lie in its middle; no mask is used.
+
+    What is photographed is held in the middle. A crop looks empty where hardly a pixel is on the dark side of the whole
+    image's Otsu level, and where it is even.
+
+    Args:
+        window: Height and width, in pixels of the model's grid.
+        per_image: Crops of each label from an image, at most.
+        stride: Distance of the places that are tried, in pixels.
+        seed: Seed of the choice among them.
+        most_dark: The share of dark pixels, at most.
+        most_uneven: Standard deviation of brightness, of the range [0, 1], at most.
+    """
+
+    supervision = "none but that lesions are held in the middle (weak)"
+
+    def __init__(
+        self,
+        window: int = 32,
+        per_image: int = 2,
+        stride: int = 4,
+        seed: int = 0,
+        most_dark: float = 0.02,
+        most_uneven: float = 0.08,
+    ) -> None:
+        super().__init__(window, per_image, stride, seed)
+        self.most_dark, self.most_uneven = most_dark, most_uneven
+
+    def places(self, store: ImageStore, index: int) -> tuple[Tensor, Tensor]:
+        """Choose by brightness and place; see the base class."""
+        image = store.image(index)
+        grey = (image.float() / 255 if image.dtype == torch.uint8 else (image + 1) / 2).mean(0)
+        dark = self._window_mean(grey < Otsu()(grey[None])[0])
+        variance = self._window_mean(grey.square()) - self._window_mean(grey).square()
+        rows, columns = dark.shape
+        row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        border = (row == 0) | (row == rows - 1) | (column == 0) | (column == columns - 1)
+        middle = ((row / max(rows - 1, 1) - 0.5).abs() <= 0.25) & ((column / max(columns - 1, 1) - 0.5).abs() <= 0.25)
+        return border & (dark <= self.most_dark) & (variance <= self.most_uneven**2), middle

@@ -1,0 +1,72 @@
+"""Healthy counterparts made by filling lesions in."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffmedseg.data.labels.own import PairStore
+from diffmedseg.data.labels.recipe import LabelRecipe
+from diffmedseg.data.store import DataError, ImageStore, majority
+from diffmedseg.diffusion import keyed_generator
+
+
+class InpaintedPairs(LabelRecipe):
+    """Fills each lesion in from the tissue around it: a healthy counterpart of every image.
+
+    Args:
+        margin: How far beyond the mask is filled, in pixels of the model's grid.
+        seed: Seed of the texture.
+    """
+
+    supervision = "masks (mask-assisted): what they cover is filled in"
+
+    def __init__(self, margin: int = 3, seed: int = 0) -> None:
+        if margin < 0:
+            raise ValueError(f"margin is {margin}; it has to be at least 0.")
+        self.margin, self.seed = margin, seed
+
+    def __call__(self, store: ImageStore) -> ImageStore:
+        """Fill in; see the base class."""
+        healthy: dict[int, Tensor] = {}
+        for index in range(len(store)):
+            mask = majority(store.masks(index)).amax(0, keepdim=True)
+            hole = F.max_pool2d(mask[None].float(), 2 * self.margin + 1, 1, self.margin)[0] > 0
+            if hole.any() and not hole.all():
+                generator = keyed_generator(self.seed, "inpainting", store.ids[index])
+                healthy[index] = inpaint(store.image(index), hole, generator)
+        if not healthy:
+            raise DataError("No training image has a lesion to fill in.")
+        return PairStore(store, healthy)
+
+
+def inpaint(image: Tensor, hole: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill a hole in: smoothly from its border, with as much noise as there is around.
+
+    Args:
+        image: (C, H, W), uint8 in [0, 255] or float in [-1, 1].
+        hole: (1, H, W), bool; neither empty nor everything.
+        generator: Of the noise.
+
+    Returns:
+        (C, H, W), of the image's type, and the same outside the hole.
+    """
+    values = image.float()
+    smooth = _pull_push(values[None], ~hole[None])[0]
+    # Of the smooth filling, so that what is in the hole says nothing of the tissue around it.
+    known = torch.where(hole, smooth, values)
+    rough = (known - F.avg_pool2d(known[None], 3, 1, 1, count_include_pad=False)[0])[:, ~hole[0]]
+    deviation = rough.square().mean(1).sqrt()[:, None, None]
+    filled = smooth + torch.randn(image.shape, generator=generator) * deviation
+    filled = filled.round().clamp(0, 255) if image.dtype == torch.uint8 else filled.clamp(-1, 1)
+    return torch.where(hole, filled.to(image.dtype), image)
+
+
+def _pull_push(image: Tensor, known: Tensor) -> Tensor:
+    """Fill what is not known, from coarser and coarser means of what is (Gortler et al. 1996, section 3.3)."""
+    if known.all():
+        return image
+    size = (max((image.shape[-2] + 1) // 2, 1), max((image.shape[-1] + 1) // 2, 1))
+    weight = F.adaptive_avg_pool2d(known.float(), size)
+    mean = F.adaptive_avg_pool2d(image * known, size) / weight.clamp(min=1e-6)
+    coarse = _pull_push(mean, weight > 0)
+    return torch.where(known, image, F.interpolate(coarse, image.shape[-2:], mode="bilinear"))

@@ -1,0 +1,81 @@
+"""Labels that a data set has."""
+
+import numpy as np
+from torch import Tensor
+
+from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity
+from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
+from diffmedseg.data.store import DataError, ImageStore
+
+
+class OwnLabels(LabelRecipe):
+    """The data set's own labels: slices with a tumour or without, pictures with a lesion or without.
+
+    Both labels are drawn equally often. With ``balance`` they are also drawn so that the position of a slice and the
+    area of the brain tell nothing: the network would otherwise learn that the vertex is healthy.
+
+    Args:
+        balance: Whether to weigh items by position and area.
+    """
+
+    supervision = "image-level labels"
+
+    def __init__(self, balance: bool = True) -> None:
+        self.balance = balance
+
+    def __call__(self, store: ImageStore) -> ImageStore:
+        """Label a split; see the base class."""
+        found = [store.label(index) for index in range(len(store))]
+        labels = np.array([-1 if label is None else label for label in found])
+        if not {0, 1} <= set(labels.tolist()):
+            has = "no image has a label" if (labels < 0).all() else f"all are {('healthy', 'diseased')[labels.max()]}"
+            raise DataError(
+                f"Of {len(store)} training images {has}: OwnLabels needs both. What would work: BorderCrops, which "
+                "takes healthy crops from borders (weak), MaskExcludedCrops or InpaintedPairs (both need masks)."
+            )
+        features = covariates(store) if self.balance else {}
+        probability = propensity([features[name] for name in ("position", "area") if name in features], labels)
+        labelled = RelabelledStore(store, list(range(len(store))), list(store.ids))
+        labelled.weights = overlap_weights(probability, labels)
+        return labelled
+
+
+class PairStore(RelabelledStore):
+    """Diseased images with their healthy counterparts, followed by these counterparts as images of their own.
+
+    Args:
+        store: Images.
+        healthy: By its index, the counterpart of each diseased image.
+    """
+
+    def __init__(self, store: ImageStore, healthy: dict[int, Tensor]) -> None:
+        diseased = list(healthy)
+        ids = [store.ids[index] for index in diseased]
+        super().__init__(store, diseased * 2, ids + [f"{name}, healthy" for name in ids])
+        self._healthy = healthy
+
+    def image(self, index: int) -> Tensor:
+        """Return the image, or a counterpart."""
+        return super().image(index) if self.label(index) else self.healthy(index)
+
+    def label(self, index: int) -> int:
+        """Return 1 for the images, 0 for their counterparts."""
+        return int(index < len(self._healthy))
+
+    def healthy(self, index: int) -> Tensor:
+        """Return the counterpart, which is its own."""
+        return self._healthy[self.indices[index]]
+
+
+class OwnPairs(LabelRecipe):
+    """The data set's own healthy counterparts, which only drawn images have."""
+
+    supervision = "pairs of an image with and without its lesion"
+
+    def __call__(self, store: ImageStore) -> ImageStore:
+        """Label a split; see the base class."""
+        diseased = [index for index in range(len(store)) if store.label(index)]
+        healthy = {index: image for index in diseased if (image := store.healthy(index)) is not None}
+        if not healthy:
+            raise DataError("The data set has no healthy counterparts: InpaintedPairs makes some, with the masks.")
+        return PairStore(store, healthy)

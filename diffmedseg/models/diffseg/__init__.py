@@ -1,0 +1,1 @@
+"""DiffSeg: segmentation by diffusion difference."""

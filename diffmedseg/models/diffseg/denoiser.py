@@ -1,0 +1,130 @@
+"""The networks of DiffSeg, which denoise images given a label: diffusers' U-Net.
+
+The paper's figure feeds the clean image to the network as well. Then the noise follows from its two inputs, the label
+tells nothing more, and the difference of two labels vanishes; so the networks see x_t and the label alone, as in the
+released code.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffmedseg.models.denoiser import Condition, Denoiser
+
+Size = Literal["tiny", "base", "released"]
+
+HEALTHY, DISEASED, NO_LABEL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class SizeSpec:
+    """Width and depth of the network.
+
+    Attributes:
+        widths: Channels per level, from fine to coarse.
+        blocks: Residual blocks per level.
+        groups: Groups of the group normalisation.
+        head_channels: Channels per head of the attention, which only the coarsest level has.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    groups: int
+    head_channels: int
+
+
+SIZES: dict[Size, SizeSpec] = {
+    "tiny": SizeSpec((16, 32, 64, 96), 1, 8, 48),
+    "base": SizeSpec((64, 96, 128, 128), 1, 32, 32),
+    # The released code, UnetModel.py: 96 channels, multipliers (1, 2, 2), two blocks, four heads in the middle.
+    "released": SizeSpec((96, 192, 192), 2, 32, 48),
+}
+
+
+def _unet(channels: int, spec: SizeSpec, labels: int | None) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    levels = len(spec.widths)
+    network: nn.Module = UNet2DModel(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        block_out_channels=spec.widths,
+        layers_per_block=spec.blocks,
+        norm_num_groups=spec.groups,
+        attention_head_dim=spec.head_channels,
+        num_class_embeds=labels,
+    )
+    return network
+
+
+class ImageDenoiser(Denoiser):
+    """A network that denoises images."""
+
+    @property
+    def x_channels(self) -> int:
+        """Channels of the image."""
+        return self.image_channels
+
+    def encode(self, image: Tensor) -> Condition:
+        """Return nothing: the image is what is denoised."""
+        self.check_image(image)
+        return Condition(())
+
+
+class ClassConditionalUNet(ImageDenoiser):
+    """One network, conditioned on the label: healthy, diseased, or none.
+
+    Args:
+        image_channels: C, channels of the image, which is what is denoised.
+        mask_channels: K, regions of the mask; the network knows nothing of them.
+        size: ``tiny``, ``base``, or that of the ``released`` code.
+    """
+
+    def __init__(self, image_channels: int, mask_channels: int, size: Size = "tiny") -> None:
+        super().__init__(image_channels, mask_channels)
+        spec = SIZES[size]
+        self.divisor = 2 ** (len(spec.widths) - 1)
+        self.unet = _unet(image_channels, spec, labels=3)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        """Predict for noisy images (B, C, H, W); without ``label`` (B,) for none."""
+        label = t.new_full((len(x_t),), NO_LABEL) if label is None else label
+        output: Tensor = self.unet(x_t, t, class_labels=label).sample
+        return output
+
+
+class TwoTowerUNet(ImageDenoiser):
+    """Two networks, one per label: what the released code trains one after the other.
+
+    Args:
+        image_channels: C, channels of the image, which is what is denoised.
+        mask_channels: K, regions of the mask; the networks know nothing of them.
+        size: Of each network.
+    """
+
+    def __init__(self, image_channels: int, mask_channels: int, size: Size = "tiny") -> None:
+        super().__init__(image_channels, mask_channels)
+        spec = SIZES[size]
+        self.divisor = 2 ** (len(spec.widths) - 1)
+        self.towers = nn.ModuleList(_unet(image_channels, spec, labels=None) for _ in (HEALTHY, DISEASED))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        """Predict for noisy images (B, C, H, W), each by the network of its ``label`` (B,).
+
+        Raises:
+            ValueError: Without labels, or with one that is neither healthy nor diseased.
+        """
+        if label is None or label.max() > DISEASED:
+            raise ValueError("Two networks, one per label, know no image without a label: set label_dropout to 0.")
+        output = x_t.new_zeros(x_t.shape)
+        for value, tower in enumerate(self.towers):
+            rows = (label == value).nonzero()[:, 0]
+            if len(rows):
+                output = output.index_add(0, rows, tower(x_t[rows], t[rows]).sample.to(output))
+            else:  # under DDP every process has to reach every parameter
+                output = output + 0 * torch.stack([parameter.sum() for parameter in tower.parameters()]).sum()
+        return output

@@ -1,0 +1,155 @@
+"""How healthy and diseased reconstructions of an image are compared; all noise is shared by the two."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffmedseg.diffusion import NoiseProcess, keyed_integers, keyed_normal
+from diffmedseg.models.diffseg.denoiser import DISEASED, HEALTHY, NO_LABEL
+
+
+class PredictX0(Protocol):
+    """Predicts x_0 (rows, C, H, W), in [-1, 1], from x_t, t (rows,) and one label for all rows."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, label: int) -> Tensor: ...  # noqa: D102
+
+
+class Difference(ABC):
+    """Takes, from images and keyed noise, a healthy reconstruction less a diseased one."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        predict: PredictX0,
+        process: NoiseProcess,
+        image: Tensor,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
+    ) -> Tensor:
+        """Compare.
+
+        Args:
+            predict: The network.
+            process: The noise process.
+            image: (rows, C, H, W), in [-1, 1].
+            generators: One per row, the only source of randomness.
+            num_steps: How many comparisons, or steps of a chain, make up one map.
+
+        Returns:
+            (rows, C, H, W), healthy less diseased; one channel where channels are taken together already.
+        """
+
+
+class NoisePredictionDifference(Difference):
+    """The paper's: noise the image once, denoise it under either label (Shuai et al. 2024, Fig. 1).
+
+    With noise shared, the difference of the predicted noises is that of the predicted clean images but for a factor of
+    the level. Several comparisons are averaged in the space of images, where levels weigh alike.
+
+    Args:
+        lowest: The lowest noise level, of T.
+        highest: The highest; levels are drawn evenly between them.
+    """
+
+    def __init__(self, lowest: int = 50, highest: int = 500) -> None:
+        if not 0 <= lowest <= highest:
+            raise ValueError(f"Levels from {lowest} to {highest}: the lowest has to be at least 0, and not above.")
+        self.lowest, self.highest = lowest, highest
+
+    def __call__(
+        self,
+        predict: PredictX0,
+        process: NoiseProcess,
+        image: Tensor,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
+    ) -> Tensor:
+        """Compare at ``num_steps`` levels; see the base class."""
+        total = torch.zeros_like(image)
+        for _ in range(num_steps):
+            t = self.lowest + keyed_integers(self.highest - self.lowest + 1, generators).to(image.device)
+            x_t = process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t)
+            total += predict(x_t, t, HEALTHY) - predict(x_t, t, DISEASED)
+        return total / num_steps
+
+
+class PartialDenoisingDifference(Difference):
+    """Noises the image to one level and denoises it all the way, under either label.
+
+    As in Hu et al. 2023 (MICCAI, arXiv 2306.03878) the two chains start from the same noise and are deterministic
+    (DDIM); as in Sanchez et al. 2022 (Diff-SCM, arXiv 2207.12268) classifier-free guidance drives them apart.
+
+    Args:
+        start: The level to start from, of T.
+        guidance: 1 for none; above, predictions are driven away from those without a label.
+    """
+
+    def __init__(self, start: int = 400, guidance: float = 1.0) -> None:
+        if start < 1:
+            raise ValueError(f"start is {start}; a chain begins at 1 or above.")
+        self.start, self.guidance = start, guidance
+
+    def __call__(
+        self,
+        predict: PredictX0,
+        process: NoiseProcess,
+        image: Tensor,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
+    ) -> Tensor:
+        """Compare the ends of two chains of ``num_steps`` steps; see the base class."""
+        eps = keyed_normal(image.shape[1:], generators, image.device)
+        levels = torch.linspace(self.start, 0, num_steps + 1).round().int().tolist()
+        ends = []
+        for label in (HEALTHY, DISEASED):
+            t = torch.full((len(image),), levels[0], device=image.device)
+            x_t, x_0 = process.add_noise(image, eps, t), image
+            for level, following in pairwise(levels):
+                t = torch.full((len(image),), level, device=image.device)
+                x_0 = self._guided(predict, x_t, t, label)
+                signal, noise = process.signal_and_noise(level)
+                x_t = process.add_noise(x_0, (x_t - signal * x_0) / noise, torch.full_like(t, following))
+            ends.append(x_0)
+        return ends[0] - ends[1]
+
+    def _guided(self, predict: PredictX0, x_t: Tensor, t: Tensor, label: int) -> Tensor:
+        labelled = predict(x_t, t, label)
+        if self.guidance == 1:
+            return labelled
+        free = predict(x_t, t, NO_LABEL)
+        return (free + self.guidance * (labelled - free)).clamp(-1, 1)
+
+
+class ReleasedDifference(Difference):
+    """The released code's arithmetic (run.py), for comparison with it.
+
+    A residual is what a network takes away from x_t at t = 0, as grey levels; the map is the healthy residual less 1.5
+    times the diseased one. The code draws noise for each network; here it is shared, which at t = 0 changes little.
+    """
+
+    _DISEASED_WEIGHT = 1.5
+    _LUMA = (0.299, 0.587, 0.114)
+
+    def __call__(
+        self,
+        predict: PredictX0,
+        process: NoiseProcess,
+        image: Tensor,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
+    ) -> Tensor:
+        """Compare once; see the base class. ``num_steps`` changes nothing."""
+        t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        x_t = process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t)
+        healthy, diseased = (self.grey_residual(x_t - predict(x_t, t, label)) for label in (HEALTHY, DISEASED))
+        return self._DISEASED_WEIGHT * diseased - healthy
+
+    def grey_residual(self, residual: Tensor) -> Tensor:
+        """Turn a residual (B, 3, H, W) in about [-1, 1] to grey levels (B, 1, H, W), the least of each image 0."""
+        levels = (127.5 * (residual + 1)).trunc()
+        grey = torch.einsum("bchw,c->bhw", levels, levels.new_tensor(self._LUMA))[:, None]
+        return grey - grey.amin((-2, -1), keepdim=True)

@@ -1,0 +1,215 @@
+"""DiffSeg: masks from image-level labels, as the difference of two reconstructions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from diffmedseg.calibration import Calibration
+from diffmedseg.crf import Refinement
+from diffmedseg.data.store import Batch
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
+from diffmedseg.fusion import Fusion
+from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.diffseg.decision import Decision, Otsu, to_evidence, to_soft_mask
+from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
+from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.tiling import by_windows
+
+Polarity = Literal["darker", "brighter", "either"]
+
+
+class DiffSegSegmenter(DiffusionSegmenter):
+    """Denoises images under the labels healthy and diseased (Shuai et al. 2024, arXiv 2404.16474).
+
+    Not to be confused with Diffuse, Attend and Segment (arXiv 2308.12469), which bears the same name. It learns from
+    images and their labels, no masks. One sample is one difference map: the same noise, two labels.
+
+    Args:
+        denoiser: A network that denoises images given a label.
+        process: The noise process; None for a linear schedule without shift, and a prediction of x_0.
+        difference: How the two reconstructions are compared; None for the paper's way.
+        decision: The level above which a map is foreground; None for Otsu's.
+        polarity: How what is looked for differs from healthy tissue.
+        channel_weights: By channel's name, what its difference counts; channels not named count nothing. None weighs
+            all alike.
+        blur: Deviation of a Gaussian over the map, in pixels; 0 for none.
+        percentiles: Of a map, what becomes 0 and 1 before the decision.
+        least_contrast: A map whose percentiles lie no further apart, in units of the image's range [-1, 1], shows
+            nothing: its sample is empty. ``experiments/benchmarks/presence.py`` fits it.
+        window: Height and width of what the network sees at once, in pixels; None for whole images. Training on crops
+            sets it to theirs, and a checkpoint keeps it.
+        supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
+        label_dropout: How often training hides the label.
+        noise_range: The levels that are trained, from and below, of T; None for all.
+        image_size: See the base class, as for all that follow.
+        channels: Names of the image's channels.
+        regions: Names of the data's regions. Only the first is found: where others lie within it, labels tell nothing
+            of them.
+        nested: Whether regions nest.
+        fusion: Turns samples into a probability.
+        threshold: Foreground is where the probability exceeds it.
+        num_samples: S when testing.
+        num_steps: Comparisons that make up one sample when testing: two network evaluations each.
+        val_num_samples: S when validating.
+        val_num_steps: Comparisons when validating.
+        optimizer: Makes the optimiser.
+        warmup_steps: Length of the warm-up.
+        cosine_decay: Whether the learning rate then falls.
+        seed: Keys the noise.
+        pixels_per_pass: Memory budget of sampling.
+        channels_last: Keep maps with the channels last in memory.
+        calibration: Maps the fused probability.
+        refinement: Refines it by the image.
+    """
+
+    name = "diffseg"
+    crop: Tensor  # what the network sees at once, in pixels; 0 for whole images
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: NoiseProcess | None = None,
+        difference: Difference | None = None,
+        decision: Decision | None = None,
+        polarity: Polarity = "darker",
+        channel_weights: Mapping[str, float] | None = None,
+        blur: float = 1.0,
+        percentiles: tuple[float, float] = (1.0, 99.0),
+        least_contrast: float = 1e-4,
+        window: int | None = None,
+        supervision: Literal["labels", "pairs"] = "labels",
+        label_dropout: float = 0.1,
+        noise_range: tuple[int, int] | None = None,
+        image_size: tuple[int, int] = (64, 64),
+        channels: Sequence[str] = ("red", "green", "blue"),
+        regions: Sequence[str] = ("lesion",),
+        nested: bool = False,
+        fusion: Fusion | None = None,
+        threshold: float = 0.5,
+        num_samples: int = 8,
+        num_steps: int = 4,
+        val_num_samples: int = 2,
+        val_num_steps: int = 4,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_steps: int = 100,
+        cosine_decay: bool = True,
+        seed: int = 0,
+        pixels_per_pass: int = 2**20,
+        channels_last: bool = True,
+        calibration: Calibration | None = None,
+        refinement: Refinement | None = None,
+    ) -> None:
+        super().__init__(
+            denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
+            val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
+            channels_last, calibration, refinement,
+        )  # fmt: skip
+        if len(regions) > 1 and not nested:
+            raise ValueError(
+                f"DiffSeg finds one region, what tells diseased from healthy; the data has {len(regions)} that do not "
+                f"lie within each other: {', '.join(regions)}."
+            )
+        self.regions, self.nested = self.regions[:1], False
+        unknown = set(channel_weights or ()) - set(channels)
+        if unknown or (channel_weights is not None and not any(channel_weights.values())):
+            raise ValueError(f"channel_weights are {dict(channel_weights or {})}; the channels are {tuple(channels)}.")
+        self.process = process or NoiseProcess(schedule="linear", input_scale=1.0, prediction="x_0")
+        low, high = noise_range or (0, self.process.num_train_steps)
+        if not 0 <= low < high <= self.process.num_train_steps:
+            raise ValueError(f"noise_range is {noise_range}; it has to lie in 0 to {self.process.num_train_steps}.")
+        if supervision == "pairs" and self.process.prediction != "x_0":
+            raise ValueError(f"Pairs need a process that predicts x_0, not {self.process.prediction}.")
+        if not 0 <= label_dropout < 1 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+            raise ValueError(f"label_dropout is {label_dropout} and percentiles are {percentiles}: out of range.")
+        self.difference, self.decision = difference or NoisePredictionDifference(), decision or Otsu()
+        self.polarity, self.channel_weights, self.blur = polarity, dict(channel_weights or {}), blur
+        self.percentiles, self.least_contrast = (percentiles[0], percentiles[1]), least_contrast
+        self.supervision, self.noise_range = supervision, (low, high)
+        self.register_buffer("crop", torch.tensor(window or 0))
+        self.label_dropout = label_dropout
+        self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
+        self.loss = DiffusionLoss(mse=1.0, bce=0.0)
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Noise each image to a random level and denoise it given its label, which is hidden at times.
+
+        With pairs, half of the images are to be turned into their healthy counterparts.
+        """
+        image, label, target = batch["image"], batch["label"], batch["image"]
+        if image.shape[-2:] != self.image_size:
+            self.crop.fill_(image.shape[-1])  # and so will it see images when it segments
+        generators = [keyed_generator(self.seed, "train", draw) for draw in batch["draw"]]
+        low, high = self.noise_range
+        t = low + keyed_integers(high - low, generators).to(image.device)
+        eps = keyed_normal(image.shape[1:], generators, image.device)
+        hidden, healthy = torch.stack([torch.rand(2, generator=g) for g in generators], 1).to(image.device)
+        if self.supervision == "pairs":
+            turned = healthy < 0.5
+            target = torch.where(turned[:, None, None, None], batch["healthy"], image)
+            label = torch.where(turned, HEALTHY, label)
+        label = torch.where(hidden < self.label_dropout, NO_LABEL, label)
+        x_t = self.process.add_noise(image, eps, t)
+        output = self.denoiser(x_t, t, self.denoiser.encode(image), label)
+        loss: Tensor = self.loss(self.process, output, x_t, t, target, eps)
+        return loss
+
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+        """Draw S difference maps per image; see the base class."""
+        maps = self.difference_maps(image, generators, num_steps)
+        evidence = to_evidence(maps.flatten(0, 1), self.least_contrast, self.percentiles)
+        return to_soft_mask(evidence, self.decision(evidence)).reshape(maps.shape)[:, :, None]
+
+    def difference_maps(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+        """Draw raw difference maps: higher where the image looks more diseased.
+
+        Args:
+            image: (B, C, H, W), in [-1, 1], on the model's grid.
+            generators: B lists of S generators.
+            num_steps: Comparisons that make up a map.
+
+        Returns:
+            (B, S, H, W), float32, in units of the image's range [-1, 1].
+        """
+        flat = [generator for row in generators for generator in row]
+        rows = image.repeat_interleave(len(generators[0]), 0)
+        per_pass = self._rows_per_pass()
+        parts = [
+            self._reduce(
+                self.difference(self._predict, self.process, rows[first : first + per_pass],
+                                flat[first : first + per_pass], num_steps)
+            )
+            for first in range(0, len(rows), per_pass)
+        ]  # fmt: skip
+        return torch.cat(parts).reshape(len(image), -1, *image.shape[-2:])
+
+    def _predict(self, x_t: Tensor, t: Tensor, label: int) -> Tensor:
+        labels = torch.full_like(t, label)
+
+        def network(window: Tensor) -> Tensor:
+            window = self._memory_format(window)
+            result: Tensor = self.denoiser(window, t, self.denoiser.encode(window), labels).float()
+            return result
+
+        window = int(self.crop)
+        output = by_windows(network, x_t, window) if window else network(x_t)
+        return self.process.to_x_0(output, x_t, t)
+
+    def _reduce(self, difference: Tensor) -> Tensor:
+        """Take the channels of a difference (rows, C, H, W) together, (rows, H, W)."""
+        if self.channel_weights and difference.shape[1] == len(self.channels):
+            weights = difference.new_tensor([self.channel_weights.get(name, 0.0) for name in self.channels])
+        else:
+            weights = difference.new_ones(difference.shape[1])
+        signed = {"darker": difference, "brighter": -difference, "either": difference.abs()}[self.polarity]
+        reduced = torch.einsum("bchw,c->bhw", signed, weights / weights.abs().sum())
+        if self.blur:
+            from kornia.filters import gaussian_blur2d
+
+            radius = min(math.ceil(3 * self.blur), *(side - 1 for side in self.image_size))
+            reduced = gaussian_blur2d(reduced[:, None], 2 * radius + 1, (self.blur, self.blur))[:, 0]
+        return reduced

@@ -1,0 +1,211 @@
+"""Where labels come from, on drawn lesions of which everything is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffmedseg.data import DataError, SyntheticDataModule
+from diffmedseg.data.labels import BorderCrops, InpaintedPairs, MaskExcludedCrops, OwnLabels, OwnPairs
+from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity, separation
+from diffmedseg.data.labels.inpainted import inpaint
+from diffmedseg.data.labels.recipe import RelabelledStore
+from diffmedseg.data.store import ImageStore, majority
+from diffmedseg.data.synthetic import SyntheticStore
+
+
+@pytest.fixture(scope="module")
+def store():
+    return SyntheticStore("train", 60, (48, 48), 4, nested=False)
+
+
+def halos(store, index):
+    """Everything that is diseased, whatever raters say."""
+    return store.mode_masks(index, store.image_size)[1, 0].bool()
+
+
+class Slices(ImageStore):
+    """Two cases of slices: brain grows towards the middle, where tumours are."""
+
+    def __init__(self, all_diseased=False, seed=0):
+        rng = np.random.default_rng(seed)
+        self.cases = ["a"] * 60 + ["b"] * 60
+        self.ids = [f"{case}_{i}" for i, case in enumerate(self.cases)]
+        self.places = [i % 60 for i in range(120)]
+        chance = [0.9 if 20 <= i < 40 else 0.15 for i in self.places]
+        self.labels = [1] * 120 if all_diseased else [int(rng.random() < p) for p in chance]
+
+    def image(self, index):
+        radius = 4 + 10 * np.sin(np.pi * (self.places[index] + 0.5) / 60)
+        y, x = np.mgrid[:32, :32] - 15.5
+        return torch.where(torch.from_numpy(y**2 + x**2 < radius**2), 0.1, -1.0)[None].float()
+
+    def masks(self, index):
+        return torch.full((1, 1, 32, 32), self.labels[index], dtype=torch.uint8)
+
+    reference = masks
+
+    def position(self, index):
+        return self.places[index]
+
+    def label(self, index):
+        return self.labels[index]
+
+
+def test_weights_hide_position_and_area():
+    slices = Slices()
+    labels = np.array(slices.labels)
+    found = covariates(slices)
+    assert separation(found["area"], labels) > 0.7
+    weights = np.array(OwnLabels()(slices).weights)
+    assert separation(found["area"], labels, weights) < 0.6
+    for name in ("area", "position"):
+        means = [np.average(found[name][labels == one], weights=weights[labels == one]) for one in (0, 1)]
+        assert means[0] == pytest.approx(means[1], rel=0.02)
+    assert [weights[labels == one].sum() for one in (0, 1)] == pytest.approx([1, 1])
+    plain = np.array(OwnLabels(balance=False)(slices).weights)
+    assert separation(found["area"], labels, plain) == pytest.approx(separation(found["area"], labels))
+    assert [plain[labels == one].sum() for one in (0, 1)] == pytest.approx([1, 1])
+
+
+def test_labels_that_can_be_told_without_error_still_have_weights():
+    labels = np.array([0] * 5 + [1] * 5)
+    weights = overlap_weights(propensity([np.arange(10.0)], labels), labels)
+    assert np.isfinite(weights).all()
+    assert min(weights) > 0
+
+
+def test_separation_is_the_area_under_the_curve():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 5, 80).astype(float), rng.integers(0, 2, 80)
+    weights = rng.random(80)
+    pairs = [
+        (weights[i] * weights[j], (scores[i] > scores[j]) + (scores[i] == scores[j]) / 2)
+        for i in np.flatnonzero(labels) for j in np.flatnonzero(labels == 0)
+    ]  # fmt: skip
+    brute = sum(w * won for w, won in pairs) / sum(w for w, _ in pairs)
+    assert separation(scores, labels, weights) == pytest.approx(max(brute, 1 - brute))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "message"),
+    [
+        (OwnLabels(), Slices(all_diseased=True), "all are diseased.*BorderCrops.*MaskExcludedCrops or InpaintedPairs"),
+        (OwnPairs(), Slices(), "InpaintedPairs"),
+        (BorderCrops(window=40), Slices(), "smaller window"),
+        (MaskExcludedCrops(window=16), Slices(all_diseased=True), "0 healthy"),
+    ],
+)
+def test_data_that_lacks_what_a_recipe_takes_is_refused(recipe, data, message):
+    with pytest.raises(DataError, match=message):
+        recipe(data)
+
+
+def test_crops_outside_the_mask_hold_no_lesion(store):
+    crops = MaskExcludedCrops(window=16, margin=2, least=0.2)(store)
+    labels = [crops.label(i) for i in range(len(crops))]
+    assert 0 < sum(labels) < len(labels)
+    for i, label in enumerate(labels):
+        assert crops.image(i).shape == (3, 16, 16)
+        covered = majority(crops.masks(i)).float().mean()
+        assert covered >= 0.2 if label else covered == 0
+    halves = [sum(w for w, one in zip(crops.weights, labels, strict=True) if one == label) for label in (0, 1)]
+    assert halves == pytest.approx([1, 1])
+    assert len(set(crops.ids)) == len(crops)
+
+
+def test_border_crops_use_no_mask_and_are_mostly_right(store):
+    crops = BorderCrops(window=12)(NoMasks(store))
+    share = {0: [], 1: []}
+    for i in range(len(crops)):
+        original = crops.indices[i]
+        top, left = crops._windows[i]
+        share[crops.label(i)].append(halos(store, original)[top : top + 12, left : left + 12].float().mean())
+    assert np.mean(share[0]) < 0.1
+    assert np.mean(share[1]) > 0.3  # a seventh of the images has no lesion at all
+
+
+class NoMasks(RelabelledStore):
+    def __init__(self, store):
+        super().__init__(store, list(range(len(store))), list(store.ids))
+
+    def masks(self, index):
+        raise AssertionError("a weak recipe looked at a mask")
+
+    reference = masks
+
+    def label(self, index):
+        raise AssertionError("a weak recipe looked at a label")
+
+
+def test_own_pairs_are_the_same_skin(store):
+    pairs = OwnPairs()(store)
+    half = len(pairs) // 2
+    for i in range(half):
+        assert (pairs.label(i), pairs.label(i + half)) == (1, 0)
+        assert torch.equal(pairs.healthy(i), pairs.image(i + half))
+        assert torch.equal(pairs.healthy(i + half), pairs.image(i + half))
+        far = ~torch.nn.functional.max_pool2d(halos(store, pairs.indices[i])[None].float(), 9, 1, 4)[0].bool()
+        assert (pairs.image(i).int() - pairs.healthy(i).int())[:, far].abs().max() <= 2
+        assert pairs.healthy(i).float().mean() > pairs.image(i).float().mean()
+
+
+def test_inpainting_removes_the_lesion_and_nothing_else(store):
+    pairs, own = InpaintedPairs(margin=3)(store), OwnPairs()(store)
+    truth = {own.ids[i]: own.healthy(i).float() for i in range(len(own) // 2)}
+    before, after = [], []
+    for i in range(len(pairs) // 2):
+        image, filled = pairs.image(i).float(), pairs.healthy(i).float()
+        changed = (image != filled).any(0)
+        mask = torch.from_numpy(np.asarray(store.masks(pairs.indices[i]).float().mean(0)[0] >= 0.5))
+        wide = torch.nn.functional.max_pool2d(mask[None, None].float(), 7, 1, 3)[0, 0].bool()
+        assert not changed[~wide].any()
+        assert filled.dtype == torch.float32
+        assert pairs.healthy(i).dtype == torch.uint8
+        before.append((image - truth[pairs.ids[i]]).abs()[:, mask].mean())
+        after.append((filled - truth[pairs.ids[i]]).abs()[:, mask].mean())
+    assert np.mean(after) < 0.35 * np.mean(before)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_inpainting_a_flat_image_gives_it_back(kind):
+    image = torch.full((3, 20, 24), 100, dtype=torch.uint8) if kind == "uint8" else torch.full((1, 20, 24), -0.3)
+    hole = torch.zeros(1, 20, 24, dtype=torch.bool)
+    hole[:, 3:17, 5:24] = True
+    filled = inpaint(torch.where(hole, 0, image).to(image.dtype), hole, torch.Generator())
+    torch.testing.assert_close(filled, image)
+
+
+def test_models_that_learn_from_labels_see_no_masks():
+    data = SyntheticDataModule(num_train=40, num_val=4, image_size=16, batch_size=8, label_recipe=OwnPairs())
+    data.setup("fit")
+    data.serve(("label", "healthy"), ["lesion"])
+    item = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert "mask" not in item
+    assert item["healthy"].shape == item["image"].shape == (8, 3, 16, 16)
+    same = (item["healthy"] == item["image"]).flatten(1).all(1)
+    assert torch.equal(same, item["label"] == 0)  # augmented alike
+    data.serve(("mask",), ["lesion"])
+    item = next(iter(data.train_dataloader()))
+    assert "mask" in item
+    assert "healthy" not in item
+    assert "mask" in next(iter(data.val_dataloader()))
+
+
+def test_pairs_are_refused_where_there_are_none():
+    data = SyntheticDataModule(num_train=40, image_size=16)
+    data.setup("fit")
+    with pytest.raises(DataError, match="OwnLabels has no healthy counterparts: set"):
+        data.serve(("label", "healthy"), ["lesion"])
+
+
+def test_masks_of_the_regions_that_a_model_finds():
+    data = SyntheticDataModule(nested=True, num_train=8, num_val=4, num_test=4, image_size=16, batch_size=4)
+    data.setup("fit")
+    data.setup("test")
+    data.serve(("mask",), ["nucleus"])
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert next(iter(loader))["mask"].shape[1] == 1
+    batch = next(iter(data.test_dataloader()))
+    assert batch["reference"][0].shape[1] == batch["raters"].shape[2] == 1
+    whole = data.stores["test"].reference(0)
+    assert torch.equal(batch["reference"][0], whole[:, 1:])

@@ -1,0 +1,89 @@
+"""What works for one model works for every other with MODEL changed and nothing else."""
+
+import csv
+import json
+
+import pytest
+from isic_files import write as write_isic
+from mri_files import write_layout
+from tiny_run import EXPERIMENTS, TINY
+
+from diffmedseg.cli import main
+from diffmedseg.data import ISIC2018DataModule
+from diffmedseg.evaluation.calibrating import calibrate_run
+from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
+from diffmedseg.zoo import load_checkpoint
+
+MODELS = ["medsegdiff", "diffseg", "supervised"]
+DATA = ["synthetic", "isic2018", "brats", "lgg"]
+CALLBACKS = ["staple", "crf", "subset_crf"]
+
+
+def arguments(model, data, tmp_path):
+    root = tmp_path / "data"
+    options = [option for option in TINY if not option.startswith("--data.num_")]
+    if data == "synthetic":
+        options = list(TINY)
+    elif data == "isic2018":
+        write_isic(root, ISIC2018DataModule, training=12, validation=3)
+        options += [f"--data.root={root}", "--data.label_recipe.window=8", "--data.image_size=32"]
+    else:
+        write_layout(data, root)
+        options += [f"--data.root={root}", "--data.folds=2", "--data.train_slices=all"]
+    return ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / f"{data}.yaml"),
+            f"--runs={tmp_path / 'runs'}", *options]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_runs_on_every_kind_of_data(model, data, tmp_path):
+    main(["fit", *arguments(model, data, tmp_path)])
+    run = tmp_path / "runs" / f"{model}-{data}" / "version_0"
+    rows = list(csv.DictReader((run / "cases.csv").open()))
+    assert rows
+    assert all(0 <= float(row["dice"]) <= 1 for row in rows)
+    assert (run / "panel.png").is_file()
+    assert (run / "report.html").is_file()
+    if (model, data) == ("diffseg", "isic2018"):  # crops of this size were all that the network has seen
+        assert int(load_checkpoint(run).crop) == 8
+
+
+@pytest.mark.parametrize("callbacks", CALLBACKS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_callback_takes_every_model(model, callbacks, tmp_path):
+    if "crf" in callbacks:
+        pytest.importorskip("pydensecrf")
+    main(["fit", *arguments(model, "synthetic", tmp_path), "-c", str(EXPERIMENTS / "callbacks" / f"{callbacks}.yaml")])
+    run = tmp_path / "runs" / f"{model}-synthetic" / "version_0"
+    rows = list(csv.DictReader((run / "cases.csv").open()))
+    assert {row["dice_unrefined"] == "" for row in rows} == {callbacks == "staple"}
+    assert json.loads((run / "metrics.json").read_text())["policy"]["changed_by"]
+
+
+@pytest.fixture(scope="module")
+def diffseg_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diffseg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+        main(["fit", *arguments("diffseg", "brats", folder)])
+    return folder / "runs" / "diffseg-brats" / "version_0"
+
+
+def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, tmp_path):
+    """On data with regions of which it finds the outermost alone."""
+    model = load_checkpoint(diffseg_run)
+    assert isinstance(model, DiffSegSegmenter)
+    assert model.regions == ("whole_tumour",)
+    found = calibrate_run(diffseg_run, "isotonic")
+    assert set(found["contours"]) | set(found["without_contours"]) == {"whole_tumour"}
+    data = diffseg_run.parents[2] / "data"
+    case = sorted(path for path in data.iterdir() if path.is_dir())[0]
+    main(["predict", str(diffseg_run), str(case), "--out", str(tmp_path / "out"), "--num_samples=2"])
+    assert list((tmp_path / "out").glob("*whole_tumour*")) or list((tmp_path / "out").glob("*mask*"))
+
+
+def test_data_without_healthy_images_is_refused_by_name(tmp_path):
+    options = arguments("diffseg", "isic2018", tmp_path)
+    options = [option for option in options if not option.startswith("--data.label_recipe")]
+    with pytest.raises(SystemExit, match=r"all are diseased: OwnLabels needs both\. What would work: BorderCrops"):
+        main(["fit", *options, "--data.label_recipe=null"])
