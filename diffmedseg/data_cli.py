@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 from jsonargparse import auto_cli
+from rich.console import Console
+from rich.table import Table
 
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.base import cache_folder
 from diffmedseg.data.cache import cache_entries
-from diffmedseg.data.preview import draw_augmentation
+from diffmedseg.data.labels import OwnLabels
+from diffmedseg.data.labels.worth import label_worth
+from diffmedseg.data.preview import draw_augmentation, draw_labels
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
 
@@ -32,6 +36,31 @@ def augment_preview(*, data: SegmentationDataModule, out: Path, num_images: int 
     data.setup("fit")
     save_figure(draw_augmentation(data, num_images, num_variants), out)
     print(f"Wrote {out}")
+
+
+def labels(*, data: SegmentationDataModule, out: Path | None = None, num_images: int = 8) -> None:
+    """Say where image-level labels come from, how many there are, and what gives them away.
+
+    Args:
+        data: The data module: its yaml, such as experiments/data/isic2017.yaml.
+        out: A PNG of healthy and diseased items to write.
+        num_images: Items of each label in it.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    recipe = data.label_recipe or OwnLabels()
+    store = recipe(data.stores["train"])
+    worth = label_worth(store)
+    print(f"{type(recipe).__name__}: learned from: {recipe.supervision}.")
+    print(f"{worth.healthy} healthy items, of which the masks mark something in {worth.healthy_with_mask:.1%};")
+    print(f"{worth.diseased} diseased items, of which they mark nothing in {worth.diseased_without_mask:.1%}.")
+    table = Table("Tells the label", "as items are", "as they are drawn", title="Area under the ROC curve")
+    for name, (plain, drawn) in worth.separations.items():
+        table.add_row(name, f"{plain:.2f}", f"{drawn:.2f}")
+    Console().print(table)
+    if out is not None:
+        save_figure(draw_labels(store, num_images, data.seed), out)
+        print(f"Wrote {out}")
 
 
 def cache(args: list[str]) -> None:
@@ -56,6 +85,11 @@ def main(args: list[str]) -> None:
     if args[:1] == ["cache"]:
         return cache(args[1:])
     try:
-        auto_cli({"augment-preview": augment_preview}, args=args, prog="diffmedseg data", description=_DESCRIPTION)
+        auto_cli(
+            {"augment-preview": augment_preview, "labels": labels},
+            args=args,
+            prog="diffmedseg data",
+            description=_DESCRIPTION,
+        )
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")

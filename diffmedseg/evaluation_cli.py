@@ -138,9 +138,20 @@ def calibrate(args: list[str]) -> None:
     parser.add_argument("--method", choices=METHODS, default="isotonic", help="Default: isotonic.")
     parser.add_argument("--share", type=float, default=0.95, help="Of a contour's pixels that have to be right.")
     parser.add_argument("--coverage", type=float, default=0.9, help="How often contours and areas have to hold.")
+    parser.add_argument(
+        "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
+    )
     options = parser.parse_args(args)
     with _said():
-        found = calibrate_run(options.run, options.method, options.share, options.coverage)
+        found = calibrate_run(options.run, options.method, options.share, options.coverage, options.nothing)
+    if "presence" in found:
+        presence = found["presence"]
+        print(
+            f"From a contrast of {presence['least_contrast']:.4f} on, something is found in "
+            f"{presence['false_positives']:.1%} of {presence['healthy']} healthy validation images, and in "
+            f"{presence['found']:.1%} of {presence['diseased']} diseased ones (area under the ROC curve "
+            f"{presence['auc']:.3f})."
+        )
     print(f"Fitted to {found['cases']} validation cases. Calibration error on these, before and after:")
     for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
         print(f"  {name:<13} {found['ece']['before'][place]:.4f}  {found['ece']['after'][place]:.4f}")

@@ -9,10 +9,10 @@ from mri_files import write_layout
 from tiny_run import EXPERIMENTS, TINY
 
 from diffmedseg.cli import main
-from diffmedseg.data import ISIC2018DataModule
+from diffmedseg.data import DataError, ISIC2018DataModule
 from diffmedseg.evaluation.calibrating import calibrate_run
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
-from diffmedseg.zoo import load_checkpoint
+from diffmedseg.zoo import ZooError, load_checkpoint
 
 MODELS = ["medsegdiff", "diffseg", "supervised"]
 DATA = ["synthetic", "isic2018", "brats", "lgg"]
@@ -80,6 +80,21 @@ def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, tmp_path):
     case = sorted(path for path in data.iterdir() if path.is_dir())[0]
     main(["predict", str(diffseg_run), str(case), "--out", str(tmp_path / "out"), "--num_samples=2"])
     assert list((tmp_path / "out").glob("*whole_tumour*")) or list((tmp_path / "out").glob("*mask*"))
+
+
+def test_what_counts_as_nothing_is_fitted_to_healthy_images(diffseg_run, run, tmp_path):
+    with pytest.raises(DataError, match="0 of 4 validation images are healthy"):
+        calibrate_run(diffseg_run, "isotonic", nothing=0.5)
+    main(["fit", *arguments("diffseg", "synthetic", tmp_path), "--data.num_val=24"])
+    own = tmp_path / "runs" / "diffseg-synthetic" / "version_0"
+    found = calibrate_run(own, "isotonic", nothing=0.5)
+    presence = found["presence"]
+    assert presence["healthy"] > 0
+    assert presence["false_positives"] <= 0.5
+    calibrated = load_checkpoint(own / "checkpoints" / "calibrated.ckpt")
+    assert calibrated.least_contrast == presence["least_contrast"] > 0
+    with pytest.raises(ZooError, match="medsegdiff gives an empty mask where it finds nothing"):
+        calibrate_run(run, "isotonic", nothing=0.5)
 
 
 def test_data_without_healthy_images_is_refused_by_name(tmp_path):

@@ -1,10 +1,12 @@
-"""A picture of what training sees: items before and after augmentation."""
+"""Pictures of what training sees: items before and after augmentation, and by label."""
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import TrainingView, collate
+from diffmedseg.data.store import ImageStore, TrainingView, collate, majority
+from diffmedseg.diffusion import keyed_generator
 from diffmedseg.figures import outline, show
 
 
@@ -33,4 +35,26 @@ def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_var
         axes[0].set_ylabel(store.ids[index], fontsize=6)
     grid[0][0].set_title("as stored", fontsize=8)
     grid[0][1].set_title("as trained", fontsize=8, loc="left")
+    return figure
+
+
+def draw_labels(store: ImageStore, num_images: int, seed: int) -> Figure:
+    """Draw items by label, chosen as training draws them; outlines show the masks, which training is not given.
+
+    Args:
+        store: Items that have labels.
+        num_images: Items of each label.
+        seed: Seed of the choice.
+    """
+    weights = torch.ones(len(store)) if store.weights is None else torch.tensor(store.weights)
+    labels = torch.tensor([store.label(index) for index in range(len(store))])
+    figure = Figure(figsize=(1.3 * num_images, 3.1), layout="constrained")
+    for label, axes in enumerate(figure.subplots(2, num_images, squeeze=False)):
+        chance = weights * (labels == label)
+        chosen = torch.multinomial(chance, num_images, True, generator=keyed_generator(seed, "labels", label)).tolist()
+        for axis, index in zip(axes, chosen, strict=True):
+            image = store.image(index)
+            show(axis, image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image)
+            outline(axis, majority(store.masks(index)))
+        axes[0].set_ylabel(("healthy", "diseased")[label], fontsize=8)
     return figure

@@ -17,6 +17,7 @@ from diffmedseg.calibration import Calibration, IsotonicCalibration, Temperature
 from diffmedseg.conformal import ConformalArea, ConformalContours
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
+from diffmedseg.data.store import DataError
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
@@ -29,7 +30,9 @@ METHODS: dict[str, Callable[[Tensor], Calibration]] = {
 }
 
 
-def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float = 0.9) -> dict[str, Any]:
+def calibrate_run(
+    run: Path, method: str, share: float = 0.95, coverage: float = 0.9, nothing: float | None = None
+) -> dict[str, Any]:
     """Fit a run's best checkpoint to its validation cases, and write what was found into its folder.
 
     ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration among its hyper-parameters;
@@ -42,10 +45,12 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
         method: A key of ``METHODS``.
         share: See :class:`~diffmedseg.conformal.ConformalContours`.
         coverage: How often contours and areas have to hold.
+        nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
+            these as they are.
 
     Raises:
-        ZooError: If there is no such run.
-        DataError: If its data is not there.
+        ZooError: If there is no such run, or nothing to fit in it.
+        DataError: If its data is not there, or has no healthy images where these are needed.
     """
     config_path = run / "config.yaml"
     if not config_path.is_file():
@@ -56,18 +61,24 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
     data.serve(model.needs, model.regions)
-    images = score_split(model, data, "bf16" in str(config["trainer"]["precision"]))
+    bf16 = "bf16" in str(config["trainer"]["precision"])
+    found: dict[str, Any] = {"method": method}
+    settings: dict[str, Any] = {}
+    if nothing is not None:
+        found["presence"] = fit_presence(model, data, bf16, nothing)
+        settings["least_contrast"] = model.least_contrast = found["presence"]["least_contrast"]
+    images = score_split(model, data, bf16)
     counts = torch.stack([image.reliability for image in images.values()]).sum((0, 2))  # of all regions: they may nest
     calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else
     threshold = float(calibration(torch.tensor([model.threshold]))[0])
-    settings = {
+    settings |= {
         "calibration": {
             "class_path": f"diffmedseg.calibration.{type(calibration).__name__}",
             "init_args": vars(calibration),
         },
         "threshold": threshold,
     }
-    found: dict[str, Any] = {"method": method, "cases": len(images), **settings}
+    found |= {"cases": len(images), **settings}
     places = dict(zip(("whole", "neighbourhood"), counts, strict=True))
     found["ece"] = {
         "before": {place: expected_calibration_error(one) for place, one in places.items()},
@@ -88,6 +99,45 @@ def calibrate_run(run: Path, method: str, share: float = 0.95, coverage: float =
         found["areas"][region] = asdict(area)
     _write(run, settings, plain(found))
     return found
+
+
+def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: bool, nothing: float) -> dict[str, Any]:
+    """Find the contrast that healthy validation images reach in a share of cases only.
+
+    Args:
+        model: A model whose samples are empty below its ``least_contrast``.
+        data: Set up; the labels of its validation images are used, and no masks.
+        bf16: Whether the model runs under autocast.
+        nothing: The share.
+
+    Returns:
+        ``least_contrast``; the number of ``healthy`` and ``diseased`` images; the share of each in which something is
+        found then (``false_positives``, ``found``); and the area under the ROC curve (``auc``).
+    """
+    scores, labels = [], []
+    for batch in track(data.val_dataloader(), "Healthy or not"):
+        moved = data.on_after_batch_transfer(batch, 0)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            contrast = model.presence(moved["image"], moved["case"])
+        if contrast is None:
+            raise ZooError(f"{model.name} gives an empty mask where it finds nothing: leave --nothing out.")
+        scores.append(contrast)
+        labels.append(torch.as_tensor(moved["label"] if "label" in moved else [1] * len(contrast)))
+    score, label = torch.cat(scores), torch.cat(labels)
+    healthy, diseased = score[label == 0], score[label == 1]
+    if not len(healthy) or not len(diseased):
+        raise DataError(
+            f"{data.info.title}: {len(healthy)} of {len(score)} validation images are healthy: some have to."
+        )
+    level = float(torch.quantile(healthy, 1 - nothing))
+    return {
+        "least_contrast": level,
+        "healthy": len(healthy),
+        "diseased": len(diseased),
+        "false_positives": float((healthy > level).double().mean()),
+        "found": float((diseased > level).double().mean()),
+        "auc": float((diseased[:, None] > healthy).double().mean()),
+    }
 
 
 def score_split(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: bool) -> dict[str, ImageScore]:

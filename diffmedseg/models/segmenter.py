@@ -137,6 +137,17 @@ class DiffusionSegmenter(LightningModule, ABC):
             Soft masks (B, S, K, H, W), float32, in [0, 1], with the decision level at 0.5.
         """
 
+    #: Samples whose contrast is no larger are empty, for methods that would always find something.
+    least_contrast: float = 0.0
+
+    def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor | None:
+        """Score images (B, C, H, W) on the model's grid by how surely there is anything to find.
+
+        Returns:
+            (B,), to be compared with ``least_contrast``; None for methods whose masks are empty where there is nothing.
+        """
+        return None
+
     # Segmenting.
 
     @torch.inference_mode()

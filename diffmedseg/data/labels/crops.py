@@ -63,7 +63,7 @@ class Crops(LabelRecipe):
         seed: Seed of the choice among them.
     """
 
-    def __init__(self, window: int = 32, per_image: int = 2, stride: int = 4, seed: int = 0) -> None:
+    def __init__(self, window: int = 16, per_image: int = 2, stride: int = 4, seed: int = 0) -> None:
         if min(window, per_image, stride) < 1:
             raise ValueError("window, per_image and stride have to be at least 1.")
         self.window: int = window
@@ -123,7 +123,7 @@ class MaskExcludedCrops(Crops):
 
     def __init__(
         self,
-        window: int = 32,
+        window: int = 16,
         per_image: int = 2,
         stride: int = 4,
         seed: int = 0,
@@ -159,12 +159,12 @@ class BorderCrops(Crops):
 
     def __init__(
         self,
-        window: int = 32,
+        window: int = 16,
         per_image: int = 2,
         stride: int = 4,
         seed: int = 0,
-        most_dark: float = 0.02,
-        most_uneven: float = 0.08,
+        most_dark: float = 0.001,
+        most_uneven: float = 0.05,
     ) -> None:
         super().__init__(window, per_image, stride, seed)
         self.most_dark, self.most_uneven = most_dark, most_uneven

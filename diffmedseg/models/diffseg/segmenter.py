@@ -14,7 +14,7 @@ from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Denoiser
-from diffmedseg.models.diffseg.decision import Decision, Otsu, to_evidence, to_soft_mask
+from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
@@ -40,7 +40,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         blur: Deviation of a Gaussian over the map, in pixels; 0 for none.
         percentiles: Of a map, what becomes 0 and 1 before the decision.
         least_contrast: A map whose percentiles lie no further apart, in units of the image's range [-1, 1], shows
-            nothing: its sample is empty. ``experiments/benchmarks/presence.py`` fits it.
+            nothing: its sample is empty. ``diffmedseg calibrate --nothing`` fits it.
         window: Height and width of what the network sees at once, in pixels; None for whole images. Training on crops
             sets it to theirs, and a checkpoint keeps it.
         supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
@@ -186,6 +186,14 @@ class DiffSegSegmenter(DiffusionSegmenter):
             for first in range(0, len(rows), per_pass)
         ]  # fmt: skip
         return torch.cat(parts).reshape(len(image), -1, *image.shape[-2:])
+
+    @torch.inference_mode()
+    def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:
+        """Score images by the contrast that half of their samples exceed; see the base class."""
+        generators = [[keyed_generator(self.seed, key, s) for s in range(self.num_samples)] for key in keys]
+        maps = self.difference_maps(image.to(self.device), generators, self.num_steps)
+        low, high = percentile_range(maps.flatten(0, 1), self.percentiles)
+        return (high - low).reshape(len(image), -1).median(1).values.cpu()
 
     def _predict(self, x_t: Tensor, t: Tensor, label: int) -> Tensor:
         labels = torch.full_like(t, label)

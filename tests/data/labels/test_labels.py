@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from diffmedseg.cli import main
 from diffmedseg.data import DataError, SyntheticDataModule
 from diffmedseg.data.labels import BorderCrops, InpaintedPairs, MaskExcludedCrops, OwnLabels, OwnPairs
 from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity, separation
 from diffmedseg.data.labels.inpainted import inpaint
 from diffmedseg.data.labels.recipe import RelabelledStore
+from diffmedseg.data.labels.worth import label_worth
 from diffmedseg.data.store import ImageStore, majority
 from diffmedseg.data.synthetic import SyntheticStore
 
@@ -209,3 +212,25 @@ def test_masks_of_the_regions_that_a_model_finds():
     assert batch["reference"][0].shape[1] == batch["raters"].shape[2] == 1
     whole = data.stores["test"].reference(0)
     assert torch.equal(batch["reference"][0], whole[:, 1:])
+
+
+def test_worth_of_labels():
+    worth = label_worth(OwnLabels()(Slices()))
+    assert worth.healthy + worth.diseased == 120
+    assert worth.healthy_with_mask == worth.diseased_without_mask == 0
+    plain, drawn = worth.separations["area"]
+    assert plain > 0.7
+    assert drawn < 0.6
+    assert {"position", "all together"} < set(worth.separations)
+
+
+def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
+    options = ["--data=diffmedseg.data.SyntheticDataModule", "--data.num_train=40", "--data.image_size=16"]
+    main(["data", "labels", *options, f"--out={tmp_path / 'a.png'}", "--data.label_recipe=InpaintedPairs"])
+    printed = capsys.readouterr().out
+    assert "InpaintedPairs: learned from: masks (mask-assisted)" in printed
+    assert "mean of channel 1" in printed
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 300
+    with pytest.raises(SystemExit, match="BorderCrops found 0 healthy"):
+        main(["data", "labels", *options, "--data.label_recipe=BorderCrops", "--data.label_recipe.window=15"])

@@ -226,3 +226,12 @@ def test_the_released_difference_is_that_of_the_residuals():
     expected = 1.5 * rule.grey_residual(seen[1] - images()) - rule.grey_residual(seen[0] - SKIN)
     assert torch.equal(found, expected)
     assert found.shape == (2, 1, 32, 32)
+
+
+def test_presence_is_the_contrast_that_is_compared():
+    model = oracle("epsilon")
+    score = model.presence(images(), ["a", "b"])[0].item()
+    assert score == pytest.approx(SKIN - LESION, abs=1e-3)
+    for least, found in ((score * 0.99, True), (score * 1.01, False)):
+        model.least_contrast = least
+        assert bool(model.segment(images(), keys=["a", "b"]).mask[0].any()) == found
