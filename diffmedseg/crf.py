@@ -1,11 +1,6 @@
 """Dense conditional random fields: masks drawn to the edges of the image; they work without a Trainer."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import nest, resize_soft
 
 _CERTAIN = 1e-5  # probabilities are kept so far from 0, as pydensecrf's own unary does
@@ -121,8 +117,8 @@ def _regions(classes: Tensor, nested: bool) -> Tensor:
     return classes[1:]
 
 
-class Refinement(ABC):
-    """Gives, from the image and the set of masks, a better probability than the fused one.
+class DenseCRF(Refinement):
+    """A CRF on the fused probability.
 
     Args:
         settings: The CRF; None for its defaults.
@@ -130,61 +126,8 @@ class Refinement(ABC):
     """
 
     def __init__(self, settings: CRFSettings | None = None, processes: int = 0) -> None:
-        if processes < 0:
-            raise ValueError(f"processes is {processes}; it has to be at least 0.")
-        self.settings, self.processes = settings or CRFSettings(), processes
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the processes behind."""
-        return self.__dict__ | {"_pool": None}
-
-    @abstractmethod
-    def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
-        """Refine one image.
-
-        Args:
-            image: (C, H, W), in [-1, 1].
-            samples: (S, K, h, w), soft masks in [0, 1].
-            probability: (K, h, w), the fused samples.
-            nested: Whether regions nest.
-            key: Keys the randomness, where there is any.
-
-        Returns:
-            Probability (K, h', w'), in [0, 1].
-        """
-
-    def __call__(
-        self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, keys: Sequence[str]
-    ) -> Tensor:
-        """Refine a batch.
-
-        Args:
-            image: (B, C, H, W), in [-1, 1].
-            samples: (B, S, K, h, w), soft masks in [0, 1].
-            probability: (B, K, h', w'), the fused samples.
-            nested: Whether regions nest.
-            keys: One for each image.
-
-        Returns:
-            Probability (B, K, H', W'), in [0, 1], on the images' grid or the capped one.
-        """
-        jobs = list(
-            zip(image.float().cpu(), samples.float().cpu(), probability.float().cpu(), [nested] * len(keys), keys,
-                strict=True)
-        )  # fmt: skip
-        if self.processes:
-            if self._pool is None:  # not forked: threads of PyTorch do not survive it
-                self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"))
-            refined = list(self._pool.map(self.refine, *zip(*jobs, strict=True)))
-        else:
-            refined = [self.refine(*job) for job in jobs]
-        stacked = torch.stack(refined).to(probability)
-        return nest(stacked) if nested else stacked
-
-
-class DenseCRF(Refinement):
-    """A CRF on the fused probability."""
+        super().__init__(processes)
+        self.settings = settings or CRFSettings()
 
     def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
         """Refine; see the base class."""
@@ -213,10 +156,10 @@ class RandomSubsetCRF(Refinement):
         processes: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(settings, processes)
+        super().__init__(processes)
         if min(rounds, subset) < 1:
             raise ValueError(f"rounds is {rounds} and subset {subset}; both have to be at least 1.")
-        self.rounds, self.subset, self.seed = rounds, subset, seed
+        self.settings, self.rounds, self.subset, self.seed = settings or CRFSettings(), rounds, subset, seed
 
     def refine(self, image: Tensor, samples: Tensor, probability: Tensor, nested: bool, key: str) -> Tensor:
         """Refine; see the base class."""

@@ -55,6 +55,7 @@ ALLOWED: dict[str, type] = {
         ("NoisePredictionDifference", "PartialDenoisingDifference", "ReleasedDifference"),
     ),
     **_public("diffmedseg.crf", ("CRFSettings", "DenseCRF", "RandomSubsetCRF")),
+    **_public("diffmedseg.refinement", ("LargestComponent",)),
     **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss")),
     **_public("diffmedseg.calibration", ("IsotonicCalibration", "TemperatureScaling")),
     **_public("diffmedseg.fusion", ("MajorityFusion", "MeanFusion", "STAPLEFusion")),

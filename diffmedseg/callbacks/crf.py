@@ -7,8 +7,9 @@ from typing import Any, cast
 from lightning import LightningModule, Trainer
 
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.crf import DenseCRF, Refinement
+from diffmedseg.crf import DenseCRF
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
 

@@ -20,12 +20,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
-from diffmedseg.crf import Refinement
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Segmentation, nest, resize_soft, to_model_range
 
 Generators = Sequence[Sequence[torch.Generator]]

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from samples_and_steps import load_run
 from torch import Tensor
 
-from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF, Refinement
+from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF
 from diffmedseg.figures import save_figure
 from diffmedseg.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.refinement import Refinement
 
 _CRF = CRFSettings(reference_size=512)
 RULES: dict[str, tuple[Fusion, Refinement | None]] = {

@@ -9,7 +9,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from diffmedseg.calibration import Calibration
-from diffmedseg.crf import Refinement
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.fusion import Fusion
@@ -19,6 +18,7 @@ from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import by_windows
+from diffmedseg.refinement import Refinement
 
 Polarity = Literal["darker", "brighter", "either"]
 

@@ -7,7 +7,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from diffmedseg.calibration import Calibration
-from diffmedseg.crf import Refinement
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
@@ -22,6 +21,7 @@ from diffmedseg.diffusion import (
 from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.refinement import Refinement
 
 
 class MedSegDiffSegmenter(DiffusionSegmenter):
