@@ -16,6 +16,7 @@ TINY = [
     "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.precision=32-true",
     "--trainer.log_every_n_steps=1", "--data.image_size=16", "--data.batch_size=2", "--data.steps_per_epoch=1",
     "--data.num_train=24", "--data.num_val=2", "--data.num_test=3", "--model.num_samples=2", "--model.num_steps=2",
+    "--model.val_num_steps=1",
 ]  # fmt: skip
 
 
