@@ -20,9 +20,10 @@ from diffmedseg.models import DiffusionSegmenter
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     """Build a run's best model and its data."""
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    data = build_data(config)
+    model, data = load_checkpoint(run), build_data(config)
     data.setup("test")
-    return load_checkpoint(run), data
+    data.serve(model.needs, model.regions)
+    return model, data
 
 
 def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 10]) -> None:  # noqa: B006

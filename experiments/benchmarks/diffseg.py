@@ -1,0 +1,189 @@
+"""DiffSeg by what it learns from, beside what needs no learning: dark is lesion, or bright in FLAIR is tumour.
+
+``python experiments/benchmarks/diffseg.py train isic2017 /path/to/isic2017`` trains the variants of a data set that are
+not trained yet; ``... choose runs/diffseg/isic2017.weak/version_0`` tries levels of noise and decisions on the
+validation images of a run; ``... score runs/diffseg/isic2017.weak/version_0`` prints what it and the baseline reach on
+the images that are reported, and how often either finds something where there is nothing. For CRFs and numbers of
+samples: fusion_rules.py.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from samples_and_steps import load_run
+from torch import Tensor
+from training import train_run
+
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.store import Batch
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.metrics.cases import score_cases, summarise
+from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.models.diffseg.decision import (
+    Decision,
+    FixedLevel,
+    MultipleOfMean,
+    Otsu,
+    percentile_range,
+    to_evidence,
+    to_soft_mask,
+)
+from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference, PartialDenoisingDifference
+from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
+from diffmedseg.otsu import otsu_level
+
+_RECIPE = "--data.label_recipe=diffmedseg.data.labels."
+_PAIRS = "--model.supervision=pairs"
+_CROPS = ["--data.batch_size=64"]  # crops of a sixteenth of an image
+VARIANTS: dict[str, dict[str, list[str]]] = {
+    "synthetic": {"labels": [], "pairs": [_RECIPE + "OwnPairs", _PAIRS]},
+    "isic2017": {
+        "weak": _CROPS,
+        "mask-assisted crops": [_RECIPE + "MaskExcludedCrops", *_CROPS],
+        "mask-assisted pairs": [_RECIPE + "InpaintedPairs", _PAIRS],
+    },
+    "lgg": {f"fold {fold}": ["--data.folds=5", f"--data.fold={fold}"] for fold in range(5)},
+    "brats2015": {f"fold {fold}": ["--data.folds=4", f"--data.fold={fold}"] for fold in range(4)},
+}
+DIFFERENCES: dict[str, Difference] = {
+    **{
+        f"levels {low} to {low + 200}": NoisePredictionDifference(low, low + 200)
+        for low in (0, 100, 200, 300, 400, 600)
+    },
+    "partial denoising from 400": PartialDenoisingDifference(400),
+    "the same, guidance 3": PartialDenoisingDifference(400, guidance=3.0),
+}
+DECISIONS: dict[str, Decision] = {"Otsu": Otsu(), "level 0.5": FixedLevel(), "1.5 means": MultipleOfMean()}
+
+
+def train(data: str, root: Path | None = None, runs: Path = Path("runs/diffseg"), steps: int = 3000) -> None:
+    """Train what is not trained yet.
+
+    Args:
+        data: A key of VARIANTS.
+        root: Folder that holds its files.
+        runs: Where runs are written.
+        steps: Steps of each run.
+    """
+    for variant, settings in VARIANTS[data].items():
+        place = [] if root is None else ["--data.root", str(root)]
+        reported = ["--data.reported=validation"] if data.startswith("isic") else []
+        general = [f"--trainer.max_steps={steps}", "--model.num_samples=16"]
+        files = ["base.yaml", f"diffseg/{data}.yaml", "diffseg/cpu.yaml"]
+        train_run(runs, f"{data}.{variant.replace(' ', '_')}", files, [*place, *reported, *general, *settings])
+
+
+def choose(run: Path, samples: int = 4) -> None:
+    """Print the Dice of levels and decisions on a run's validation images, on the model's grid.
+
+    Args:
+        run: The run's folder.
+        samples: Maps per image, whose masks are averaged.
+    """
+    model, data = _load(run)
+    data.setup("validate")
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.val_dataloader()]
+    print(f"{run}: {len(data.stores['val'])} validation images, {samples} samples of {model.num_steps} comparisons\n")
+    print(f"| difference | {' | '.join(DECISIONS)} | contrast tells healthy from diseased |")
+    print("|---|" + "---|" * (len(DECISIONS) + 1))
+    for name, difference in DIFFERENCES.items():
+        model.difference = difference
+        scores: dict[str, list[ImageScore]] = {decision: [] for decision in DECISIONS}
+        contrast, label = [], []
+        for batch in batches:
+            maps = _maps(model, batch, samples)
+            low, high = percentile_range(maps.flatten(0, 1), model.percentiles)
+            contrast.append((high - low).reshape(len(maps), -1).median(1).values)
+            label.append(batch["mask"].flatten(1).any(1))
+            evidence = to_evidence(maps.flatten(0, 1), model.least_contrast, model.percentiles)
+            for decision, rule in DECISIONS.items():
+                soft = to_soft_mask(evidence, rule(evidence)).reshape(maps.shape)[:, :, None]
+                scores[decision] += _scores(batch, soft.mean(1), soft, batch["mask"][:, None])
+        dice = [_mean(images, model.regions, "dice") for images in scores.values()]
+        print(
+            f"| {name} | {' | '.join(f'{one:.3f}' for one in dice)} | {_auc(torch.cat(contrast), torch.cat(label))} |"
+        )
+
+
+def score(run: Path) -> None:
+    """Print the scores of a run and of the baseline on the images that the run reports.
+
+    Args:
+        run: The run's folder.
+    """
+    model, data = _load(run)
+    print(f"{run}: {len(data.stores['test'])} images, {model.num_samples} samples of {model.num_steps} comparisons\n")
+    print("| method | Dice | 95 % interval | IoU | something found where there is nothing | seconds per image |")
+    print("|---|---|---|---|---|---|")
+    methods: dict[str, Callable[[Batch], tuple[Tensor, Tensor]]] = {
+        "no learning": lambda batch: _baseline(model, batch),
+        "DiffSeg, mean": lambda batch: _segment(model, batch, refine=False),
+        "DiffSeg": lambda batch: _segment(model, batch, refine=True),
+    }
+    for name, method in methods.items():
+        images, false, healthy, start = [], 0, 0, time.perf_counter()
+        for batch in data.test_dataloader():
+            batch = data.on_after_batch_transfer(batch, 0)
+            probability, samples = method(batch)
+            images += _scores(batch, probability, samples, batch["reference"])
+            empty = torch.tensor([not bool(one.any()) for one in batch["reference"]])
+            healthy += int(empty.sum())
+            false += int((probability > model.threshold).flatten(1).any(1)[empty].sum())
+        seconds = (time.perf_counter() - start) / len(images)
+        found = {one.score: one for one in summarise(score_cases(images, model.regions))}
+        share = f"{false / healthy:.2f} of {healthy}" if healthy else ""
+        dice = found["dice"]
+        interval = f"{dice.low:.3f} to {dice.high:.3f}"
+        print(f"| {name} | {dice.mean:.4f} | {interval} | {found['iou'].mean:.4f} | {share} | {seconds:.2f} |")
+
+
+def _load(run: Path) -> tuple[DiffSegSegmenter, SegmentationDataModule]:
+    model, data = load_run(run)
+    assert isinstance(model, DiffSegSegmenter), f"{run} is no run of DiffSeg"
+    return model, data
+
+
+@torch.inference_mode()
+def _maps(model: DiffSegSegmenter, batch: Batch, samples: int) -> Tensor:
+    generators = [[keyed_generator(model.seed, key, s) for s in range(samples)] for key in batch["case"]]
+    return model.difference_maps(batch["image"], generators, model.num_steps)
+
+
+def _segment(model: DiffSegSegmenter, batch: Batch, refine: bool) -> tuple[Tensor, Tensor]:
+    found = model.segment(batch["image"], keys=batch["case"])
+    plain = found.probability if found.unrefined is None else found.unrefined
+    return (found.probability if refine else plain), found.samples
+
+
+def _baseline(model: DiffSegSegmenter, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cut what is looked for, dark or bright, at Otsu's level of the pixels that are not background."""
+    value, masks = model._reduce(-batch["image"]), []  # as if the healthy image were nothing
+    for image, one in zip(batch["image"], value, strict=True):
+        inside = (image > -0.999).any(0)
+        unit = (one - one.min()) / (one.max() - one.min()).clamp(min=1e-6)
+        level = otsu_level(unit[inside][None])[0] if inside.any() else 1.0
+        masks.append(((unit > level) & inside).float())
+    probability = torch.stack(masks)[:, None]
+    return probability, probability[:, None]
+
+
+def _scores(batch: Batch, probability: Tensor, samples: Tensor, references: Iterable[Tensor]) -> list[ImageScore]:
+    rows = zip(batch["case"], probability, samples, references, strict=True)
+    return [score_image(case, p, s, reference.to(torch.uint8), 0.5, 0.0) for case, p, s, reference in rows]
+
+
+def _mean(images: list[ImageScore], regions: tuple[str, ...], name: str) -> float:
+    return next(one.mean for one in summarise(score_cases(images, regions)) if one.score == name)
+
+
+def _auc(score: Tensor, label: Tensor) -> str:
+    if label.all() or not label.any():
+        return ""
+    return f"{float((score[label][:, None] > score[~label]).double().mean()):.3f}"
+
+
+if __name__ == "__main__":
+    auto_cli([train, choose, score], as_positional=True)
