@@ -74,7 +74,8 @@ class CaseMetrics(SegmentationCallback):
             probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, batch, i, size)
             maps = probability, segmentation.samples[i], batch["reference"][i]
             unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
-            add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined))
+            seen = batch["field_of_view"][i]
+            add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
             if batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()
                 mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold

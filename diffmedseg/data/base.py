@@ -169,9 +169,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch to the device, but leave the native masks, which may be large, on the CPU."""
-        reference = batch.pop("reference", None)
+        native = {name: batch.pop(name) for name in ("reference", "field_of_view") if name in batch}
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved if reference is None else moved | {"reference": reference}
+        return moved | native
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (training only) and normalise on the device.

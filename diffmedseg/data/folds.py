@@ -14,7 +14,7 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.source import Source
-from diffmedseg.data.splits import Case, draw_splits, read_splits, write_splits
+from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
 
 AnyCase = TypeVar("AnyCase", bound=Case)
@@ -35,6 +35,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         split_seed: Seed of the folds, apart from ``seed``.
         splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
             always alike.
+        published: Published splits by name: for each of their sets the regular expression of its cases' ids.
+        split_by: ``folds``, or the name of a published split.
         image_size: See the base class, as for all that follow.
         batch_size: Images per training step and process.
         eval_batch_size: Images per evaluation step and process.
@@ -54,6 +56,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         splits: str | Path | None = None,
+        published: Mapping[str, Mapping[str, str]] | None = None,
+        split_by: str = "folds",
         image_size: int | tuple[int, int] = 64,
         batch_size: int = 16,
         eval_batch_size: int = 8,
@@ -73,7 +77,11 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         self.root, self.source = Path(root).expanduser(), source
         self.folds, self.fold, self.val_fraction, self.split_seed = folds, fold, val_fraction, split_seed
         self.splits = None if splits is None else Path(splits).expanduser()
-        self._drawn = {"folds": folds, "fold": fold, "val_fraction": val_fraction, "split_seed": split_seed}
+        self.published, self.split_by = dict(published or {}), split_by
+        if split_by != "folds" and split_by not in self.published:
+            raise ValueError(f"split_by is {split_by!r}; it may be {first_names(['folds', *self.published], 9)}.")
+        self._drawn: dict[str, float | str] = {"val_fraction": val_fraction, "split_seed": split_seed}
+        self._drawn |= {"folds": folds, "fold": fold} if split_by == "folds" else {"split_by": split_by}
 
     def describe(self, channels: Sequence[str], regions: Sequence[str], nested: bool, raters: int) -> DatasetInfo:
         """Put the facts of the source and those of the configuration together."""
@@ -112,6 +120,11 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         cases = list(self.cases.values())
         if self.splits is not None and self.splits.is_file():
             splits = read_splits(self.splits, cases, self._drawn)
+        elif self.split_by != "folds":
+            try:
+                splits = published_splits(cases, self.published[self.split_by], self.val_fraction, self.split_seed)
+            except DataError as error:
+                raise DataError(f"{self.info.title}: {error}\n{self.info.download}") from error
         else:
             splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
         if set(splits["val"]) & set(splits["train"]):

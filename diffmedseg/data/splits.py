@@ -1,7 +1,8 @@
 """Splits by patient, drawn from a seed or read from a file."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,41 @@ class Case(Protocol):
 
     @property
     def patient(self) -> str: ...  # noqa: D102
+
+
+def published_splits(
+    cases: Sequence[Case], patterns: Mapping[str, str], val_fraction: float, seed: int
+) -> dict[str, list[str]]:
+    """Deal cases to the splits of a publication; without a ``val`` there, as many training patients as are asked for.
+
+    Args:
+        cases: All cases; those that fit no pattern are left out.
+        patterns: By split, the regular expression of the ids that belong to it.
+        val_fraction: Fraction of the training patients that are ``val``, where there is no pattern for it.
+        seed: Seed of their choice.
+
+    Raises:
+        DataError: If nothing is left to train on or to test, or a patient would be tested and trained on.
+    """
+    groups = {name: [case for case in cases if re.fullmatch(pattern, case.id)] for name, pattern in patterns.items()}
+    for name in ("train", "test"):
+        if not groups.get(name):
+            raise DataError(
+                f"None of the {len(cases)} cases is of the published {name} set, {patterns.get(name)!r}: download it, "
+                "or deal the cases that are there to folds, by --data.split_by folds."
+            )
+    patients = {name: {case.patient for case in group} for name, group in groups.items()}
+    shared = patients["test"] & (patients["train"] | patients.get("val", set()))
+    if shared:
+        raise DataError(f"The published split tests patients that it also trains on: {first_names(shared)}.")
+    if "val" not in groups:
+        order = sorted(patients["train"])
+        drawn = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
+        chosen = {order[i] for i in drawn[: round(val_fraction * len(order))]} or set(order)
+        groups["val"] = [case for case in groups["train"] if case.patient in chosen]
+        if chosen != set(order):
+            groups["train"] = [case for case in groups["train"] if case.patient not in chosen]
+    return {name: [case.id for case in groups[name]] for name in SPLITS}
 
 
 def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: float, seed: int) -> dict[str, list[str]]:
@@ -55,7 +91,7 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
     return {name: [case.id for case in cases if case.patient in group] for name, group in groups.items()}
 
 
-def read_splits(path: Path, cases: Sequence[Case], drawn: dict[str, float]) -> dict[str, list[str]]:
+def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | str]) -> dict[str, list[str]]:
     """Read the ids of each split; cases that the file does not name are left out, with a warning.
 
     Args:
@@ -95,7 +131,7 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: dict[str, float]) -> d
     return splits
 
 
-def write_splits(path: Path, splits: dict[str, list[str]], drawn: dict[str, float]) -> None:
+def write_splits(path: Path, splits: dict[str, list[str]], drawn: Mapping[str, float | str]) -> None:
     """Write the ids of each split and how they were drawn, to be committed and read again."""
-    text = yaml.safe_dump({"drawn": drawn, **splits}, sort_keys=False)
+    text = yaml.safe_dump({"drawn": dict(drawn), **splits}, sort_keys=False)
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -46,6 +46,10 @@ class ImageStore(ABC):
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}: the same masks at native resolution."""
 
+    def field_of_view(self, index: int) -> Tensor | None:
+        """Return (h, w), bool, at native resolution: outside of it nothing is scored. None where all is."""
+        return None
+
     def spacing(self, index: int) -> tuple[float, ...] | None:
         """Return the distance of native (slices,) rows and columns in mm, None where it is not known."""
         return None
@@ -124,7 +128,7 @@ class EvaluationView(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing.
 
-        With ``native`` also reference (R, K, h, w).
+        With ``native`` also reference (R, K, h, w), and field_of_view (h, w) or None.
         """
         masks = self.store.masks(index)[:, self.regions]
         item = _common(self.store, index) | {
@@ -133,19 +137,25 @@ class EvaluationView(Dataset[Batch]):
             "index": self.store.position(index),
             "spacing": self.store.spacing(index),
         }
-        return item | {"reference": self.store.reference(index)[:, self.regions]} if self.native else item
+        if not self.native:
+            return item
+        reference = self.store.reference(index)[:, self.regions]
+        return item | {"reference": reference, "field_of_view": self.store.field_of_view(index)}
+
+
+_LISTS = {"reference", "field_of_view", "id", "case", "index", "draw", "spacing"}
 
 
 def collate(items: Sequence[Batch]) -> Batch:
     """Stack items into a batch.
 
     ``raters`` are padded to the most raters in the batch, with ``rater_valid`` (B, R) telling which are real;
-    ``reference``, ``id``, ``case``, ``index``, ``draw`` and ``spacing`` stay lists.
+    What is native, names and numbers stay lists.
     """
     lists = {name: [item[name] for item in items] for name in items[0]}
     batch: Batch = {}
     for name, values in lists.items():
-        if name in {"reference", "id", "case", "index", "draw", "spacing"}:
+        if name in _LISTS:
             batch[name] = values
         elif name == "raters":
             most = max(len(masks) for masks in values)

@@ -68,6 +68,7 @@ def score_image(
     threshold: float,
     seconds: float,
     unrefined: Tensor | None = None,
+    field_of_view: Tensor | None = None,
 ) -> ImageScore:
     """Score one image at the reference's resolution, on the reference's device.
 
@@ -79,35 +80,45 @@ def score_image(
         threshold: Foreground is where the probability exceeds it.
         seconds: Time it took to segment the image.
         unrefined: The probability before a refinement.
+        field_of_view: (H, W), bool: what counts; None for everything.
     """
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
-    probability = resize_soft(probability[None].float().to(device), size)[0]
+    inside = torch.ones(size, dtype=torch.bool, device=device)
+    if field_of_view is not None:
+        inside = field_of_view.to(device)
+        reference = reference * inside
+
+    def within(values: Tensor) -> Tensor:
+        """Take (..., H, W) to the pixels that count, (..., N)."""
+        return values.flatten(-2) if field_of_view is None else values[..., inside]
+
+    probability = resize_soft(probability[None].float().to(device), size)[0] * inside
     mask, truth, share = probability > threshold, majority(reference).bool(), reference.float().mean(0)
-    before = None if unrefined is None else resize_soft(unrefined[None].float().to(device), size)[0]
+    before = None if unrefined is None else resize_soft(unrefined[None].float().to(device), size)[0] * inside
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     mean = torch.zeros_like(probability)
     for s, sample in enumerate(samples):
-        soft = resize_soft(sample[None].float().to(device), size)[0]
+        soft = resize_soft(sample[None].float().to(device), size)[0] * inside
         masks[s] = soft > 0.5
         mean += soft / len(samples)
     everyone = torch.cat([masks, reference.bool()])
     regions = range(reference.shape[1])
     pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in regions]
     votes = masks.double().mean(0)
-    a, b = (m.double().flatten(1) for m in (votes * (1 - votes), share * (1 - share)))
+    a, b = (within(m.double()) for m in (votes * (1 - votes), share * (1 - share)))
     moments = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1)
     reliability = []
     for k in regions:
-        near = neighbourhood(reference[:, k].bool().any(0))
-        places = [(probability[k], share[k]), (probability[k][near], share[k][near])]
+        near = neighbourhood(reference[:, k].bool().any(0)) & inside
+        places = [(within(probability[k]), within(share[k])), (probability[k][near], share[k][near])]
         reliability.append(torch.stack([reliability_counts(p, y) for p, y in places]))
     return ImageScore(
         case,
         counts=torch.stack(confusion_counts(mask, truth)).cpu(),
         overlap=torch.stack(soft_overlap(mean, mask)).cpu(),
         pairs=torch.stack(pairs, 1).double().cpu(),
-        proper=proper_scores(probability, share).cpu(),
+        proper=proper_scores(within(probability)[:, None], within(share)[:, None]).cpu(),
         moments=moments.cpu(),
         reliability=torch.stack(reliability, 1),
         num_slices=1,

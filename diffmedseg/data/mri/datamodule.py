@@ -78,8 +78,8 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         label_recipe: LabelRecipe | None = None,
     ) -> None:
         super().__init__(
-            root, source, folds, fold, val_fraction, split_seed, splits, image_size, batch_size, eval_batch_size,
-            steps_per_epoch, num_workers, augment, seed, label_recipe,
+            root, source, folds, fold, val_fraction, split_seed, splits, None, "folds", image_size, batch_size,
+            eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe,
         )  # fmt: skip
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")

@@ -1,6 +1,6 @@
 """Pictures in any layout, split by patient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         split_seed: Seed of the folds, apart from ``seed``.
         splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
             always alike.
+        published: Published splits by name: for each of their sets the regular expression of its pictures' ids.
+        split_by: ``folds``, or the name of a published split.
         image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
         batch_size: Pictures per training step and process.
         eval_batch_size: Pictures per evaluation step and process.
@@ -53,6 +55,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         splits: str | Path | None = None,
+        published: Mapping[str, Mapping[str, str]] | None = None,
+        split_by: str = "folds",
         image_size: int | tuple[int, int] = 64,
         batch_size: int = 16,
         eval_batch_size: int = 8,
@@ -63,8 +67,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         label_recipe: LabelRecipe | None = None,
     ) -> None:
         super().__init__(
-            root, source, folds, fold, val_fraction, split_seed, splits, image_size, batch_size, eval_batch_size,
-            steps_per_epoch, num_workers, augment, seed, label_recipe,
+            root, source, folds, fold, val_fraction, split_seed, splits, published, split_by, image_size, batch_size,
+            eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe,
         )  # fmt: skip
         self.layout = layout
         channels = ("grey",) if grey else ("red", "green", "blue")

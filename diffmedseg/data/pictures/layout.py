@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,14 @@ class PictureCase:
         patient: The patient; pictures of one patient are never split.
         image: Its file.
         masks: Files by rater, and by region within; None for a rater who did not outline it.
+        field_of_view: File of what is seen of the subject, where there is one.
     """
 
     id: str
     patient: str
     image: Path
     masks: tuple[tuple[Path, ...] | None, ...]
+    field_of_view: Path | None = None
 
 
 class FileNames:
@@ -42,11 +45,14 @@ class FileNames:
         image: Regular expression of a picture's path, with ``/`` between folders and without suffix. Its group ``id``
             is the picture's name (with ``_`` for ``/``); a group ``patient`` tells the patient.
         masks: By region, from the outermost in, the path of each rater's mask without suffix. Groups of ``image``
-            stand in braces, as ``{id}``; in folders ``*`` stands for anything, and each folder that fits is a rater.
-            Endings such as ``_segmentation`` or ``_mask`` may be left out.
+            stand in braces, as ``{id}``; in folders ``*`` stands for anything, and each folder that fits is a rater;
+            ``**`` stands for any folders, of the same rater. Endings such as ``_segmentation`` or ``_mask`` may be left
+            out.
         values: By region, the grey values that belong to it, where one file holds several; other values than those
             named, and ``background``, are refused. None: foreground is above half of the range.
         background: Grey values of what is in no region, where ``values`` is given.
+        field_of_view: The path of the picture's field of view, outside of which nothing is scored; None where there is
+            none. Pictures without it are refused.
     """
 
     def __init__(
@@ -55,10 +61,11 @@ class FileNames:
         masks: Mapping[str, Sequence[str]],
         values: Mapping[str, Sequence[int]] | None = None,
         background: Sequence[int] = (0,),
+        field_of_view: str | None = None,
     ) -> None:
         self.image, self.masks = re.compile(image, re.IGNORECASE), {name: list(paths) for name, paths in masks.items()}
         self.values = None if values is None else {name: sorted(set(values[name])) for name in self.masks}
-        self.background = sorted(set(background))
+        self.background, self.field_of_view = sorted(set(background)), field_of_view
         if "id" not in self.image.groupindex:
             raise ValueError(f"{image!r} has no group (?P<id>...), which names a picture.")
         if not self.masks or len({len(paths) for paths in self.masks.values()}) > 1:
@@ -78,7 +85,7 @@ class FileNames:
         raters: list[tuple[str, ...]] = []
         for paths in zip(*self.masks.values(), strict=True):
             folder = paths[0].rpartition("/")[0]
-            if "*" not in folder:
+            if "*" not in folder.replace("**", ""):
                 raters.append(paths)
                 continue
             fits = sorted(one for one in root.glob(folder) if one.is_dir() and not one.name.startswith("."))
@@ -100,14 +107,22 @@ class FileNames:
         ]
         exact: dict[str, list[Path]] = {}
         by_key: dict[str, list[Path]] = {}
+        by_last: dict[str, list[str]] = defaultdict(list)
         for name, path in files:
+            if name.lower() not in exact:
+                by_last[name.rpartition("/")[2].lower()].append(name.lower())
             exact.setdefault(name.lower(), []).append(path)
             by_key.setdefault(f"{name.rpartition('/')[0]}/{mask_key(path)}".lower(), []).append(path)
 
         def mask(template: str, groups: Mapping[str, str], image: Path) -> Path | None:
             name = template.format(**groups).lower()
             folder, _, last = name.rpartition("/")
-            found = exact.get(name) or [path for path in by_key.get(f"{folder}/{last}", []) if path != image]
+            if "**" in folder:
+                there = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
+                found = [path for other in by_last[last] if there.fullmatch(other) for path in exact[other]]
+                found = [path for path in found if path != image]
+            else:
+                found = exact.get(name) or [path for path in by_key.get(f"{folder}/{last}", []) if path != image]
             if len(found) > 1:
                 raise DataError(
                     f"{image} has several masks for {template}: {first_names(list(map(str, found)))}. Keep one."
@@ -127,7 +142,10 @@ class FileNames:
             seen[case] = path
             masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
             if any(masks):
-                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks)))
+                seen_part = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
+                if self.field_of_view is not None and seen_part is None:
+                    raise DataError(f"{path} has no field of view, {self.field_of_view}: download it again.")
+                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), seen_part))
             else:
                 without.append(case)
         if not cases:
@@ -170,10 +188,19 @@ class FileNames:
         empty = [np.full(shape, MISSING, dtype=np.uint8)] * len(self.masks)
         return np.stack([np.stack(empty if rater is None else rater) for rater in masks])
 
+    def read_field_of_view(self, case: PictureCase) -> NDArray[np.uint8] | None:
+        """Read what is seen of the subject, (h, w), uint8 in {0, 1}; None where the data set does not say.
+
+        Raises:
+            DataError: If the file is unreadable, or its values are not those of a mask.
+        """
+        if case.field_of_view is None:
+            return None
+        found: NDArray[np.uint8] = binarise(_grey(case.field_of_view), case.field_of_view).astype(np.uint8)
+        return found
+
     def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
-        with open_image(path) as image:
-            one_bit_or_grey = image.mode in {"1", "I", "F"} or image.mode.startswith("I;16")
-            grey = np.asarray(image if one_bit_or_grey else image.convert("L"))
+        grey = _grey(path)
         if self.values is None:
             return binarise(grey, path).astype(np.uint8)
         known = {value for values in self.values.values() for value in values} | set(self.background)
@@ -185,6 +212,20 @@ class FileNames:
             )
         found: NDArray[np.uint8] = np.isin(grey, list(self.values.values())[region]).astype(np.uint8)
         return found
+
+
+def _grey(path: Path) -> NDArray[np.generic]:
+    with open_image(path) as image:
+        one_bit_or_grey = image.mode in {"1", "I", "F"} or image.mode.startswith("I;16")
+        return np.asarray(image if one_bit_or_grey else image.convert("L"))
+
+
+def _any_folders(pattern: str) -> str:
+    """Return the regular expression of folders where ``**`` stands for any number of them, none included."""
+    return "".join(
+        "(?:.*/)?" if part == "**/" else "(?:/.*)?" if part == "/**" else re.escape(part)
+        for part in re.split(r"(\*\*/|/\*\*)", pattern)
+    )
 
 
 def _wildcards(pattern: str, path: str) -> list[str]:

@@ -41,6 +41,11 @@ class PictureStore(ImageStore):
         """Return (R, K, h, w), uint8 in {0, 1}, decoded from the files."""
         return _present(self._layout.read_masks(self._files[index]))
 
+    def field_of_view(self, index: int) -> Tensor | None:
+        """Return (h, w), bool, decoded from the file; None where there is none."""
+        found = self._layout.read_field_of_view(self._files[index])
+        return None if found is None else torch.from_numpy(found).bool()
+
     def label(self, index: int) -> int:
         """Return 1 where any rater outlined anything."""
         return int(self.masks(index).any())

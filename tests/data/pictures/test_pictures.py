@@ -2,33 +2,16 @@ import logging
 
 import numpy as np
 import pytest
-import yaml
+from picture_files import SIZE, lesion, save, save_mask, yaml_module
 from PIL import Image
 from tiny_run import EXPERIMENTS
 
 from diffmedseg.cli import main
 from diffmedseg.data import FileNames, PictureDataModule
-from diffmedseg.data.configured import build_data
 from diffmedseg.data.source import Source
 from diffmedseg.data.store import DataError
 
-SIZE = (24, 30)
 OWN = r"images/(?P<id>.+)"
-
-
-def lesion(seed, scale=1.0):
-    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    middle = np.random.default_rng(seed).uniform(9, 15, 2)
-    return (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < (6 * scale) ** 2
-
-
-def save(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-
-
-def save_mask(path, mask):
-    save(path, mask.astype(np.uint8) * 255)
 
 
 def write_folder(root, count=10, raters=("masks",), suffix="png"):
@@ -43,12 +26,6 @@ def module(root, layout=None, **options):
     source = Source("own", "own pictures", "", "", "", "Put pictures there.")
     layout = layout or FileNames(OWN, {"lesion": ["masks*/{id}"]})
     return PictureDataModule(root, source, layout, **{"image_size": 12} | options)
-
-
-def yaml_module(name, root, **options):
-    config = yaml.safe_load((EXPERIMENTS / "data" / f"{name}.yaml").read_text())
-    config["init_args"] |= {"root": str(root), "image_size": 16} | options
-    return build_data(config)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "tif"])

@@ -1,0 +1,152 @@
+"""The official layouts of fundus data sets, with their traps."""
+
+import numpy as np
+import pytest
+from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from PIL import Image
+
+from diffmedseg.data.store import DataError
+
+
+def photo(seed):
+    return np.random.default_rng(seed).integers(30, 220, (*SIZE, 3), dtype=np.uint8)
+
+
+def write_chase(root, children):
+    """Both eyes, two observers, masks of one bit."""
+    for child in children:
+        for eye in "LR":
+            save(root / f"Image_{child:02d}{eye}.jpg", photo(child))
+            for observer, scale in (("1st", 1), ("2nd", 0.8)):
+                path = root / f"Image_{child:02d}{eye}_{observer}HO.png"
+                Image.fromarray(lesion(child, scale)).convert("1").save(path)
+
+
+def test_chase_has_two_published_splits_and_eyes_stay_together(tmp_path):
+    write_chase(tmp_path, range(1, 15))
+    for split, tested in (("first_ten", {11, 12, 13, 14}), ("last_four", set(range(1, 11)))):
+        data = yaml_module("chase", tmp_path, split_by=split)
+        found = {name: [int(id_[6:8]) for id_ in data.load(name).ids] for name in ("train", "val", "test")}
+        assert set(found["test"]) == tested
+        assert len(found["test"]) == 2 * len(tested)
+        assert not set(found["test"]) & set(found["train"] + found["val"])
+        assert set(found["test"] + found["train"] + found["val"]) == set(range(1, 15))
+    store = data.load("test")
+    assert store.reference(0).shape == (2, 1, *SIZE)
+    assert np.array_equal(store.reference(0)[0, 0], lesion(int(store.ids[0][6:8])))
+
+
+def test_a_published_split_whose_test_set_is_not_there_is_refused(tmp_path):
+    write_chase(tmp_path, range(1, 11))
+    with pytest.raises(DataError, match=r"None of the 20 cases is of the published test set.*split_by folds"):
+        yaml_module("chase", tmp_path).load("train")
+    folds = yaml_module("chase", tmp_path, split_by="folds", folds=5)
+    assert len(folds.load("test")) == 4
+    with pytest.raises(ValueError, match="split_by is 'last'; it may be first_ten, folds, last_four"):
+        yaml_module("chase", tmp_path, split_by="last")
+
+
+def write_drive(root, truth_of_test=True):
+    """Grey GIFs of the first observer, GIFs with a palette of the second."""
+    for part, numbers in (("training", (21, 22, 23, 24)), ("test", (1, 2))):
+        folder = root / "DRIVE" / part
+        for number in numbers:
+            save(folder / "images" / f"{number:02d}_{part}.tif", photo(number))
+            seen = np.zeros(SIZE, bool)
+            seen[:, 4:-4] = True
+            save_mask(folder / "mask" / f"{number:02d}_{part}_mask.gif", seen)
+            if part == "training" or truth_of_test:
+                save_mask(folder / "1st_manual" / f"{number:02d}_manual1.gif", lesion(number))
+            if part == "test" and truth_of_test:
+                second = Image.fromarray(lesion(number, 0.8).astype(np.uint8), "P")
+                second.putpalette([4, 2, 4, 252, 254, 252])
+                (folder / "2nd_manual").mkdir(exist_ok=True)
+                second.save(folder / "2nd_manual" / f"{number:02d}_manual2.gif")
+
+
+def test_drive_reads_both_kinds_of_gif(tmp_path):
+    write_drive(tmp_path)
+    data = yaml_module("drive", tmp_path)
+    assert data.info.raters == 2
+    train, test = data.load("train"), data.load("test")
+    assert sorted(test.ids) == ["01_test", "02_test"]
+    assert train.reference(0).shape == (1, 1, *SIZE)
+    first, second = test.reference(0)[:, 0].numpy()
+    assert np.array_equal(first, lesion(1))
+    assert np.array_equal(second, lesion(1, 0.8))
+    seen = test.field_of_view(0)
+    assert seen.shape == SIZE
+    assert seen.float().mean() == pytest.approx(22 / 30)
+
+
+def test_drive_without_its_hidden_masks_says_so(tmp_path):
+    write_drive(tmp_path, truth_of_test=False)
+    with pytest.raises(
+        DataError, match=r"(?s)published test set.*split_by folds.*no masks of the test set"
+    ):
+        yaml_module("drive", tmp_path).load("train")
+    assert len(yaml_module("drive", tmp_path, split_by="folds", folds=2).load("test")) == 2
+
+
+def test_a_missing_field_of_view_is_named(tmp_path):
+    write_drive(tmp_path)
+    (tmp_path / "DRIVE" / "test" / "mask" / "01_test_mask.gif").unlink()
+    with pytest.raises(DataError, match=r"01_test\.tif has no field of view"):
+        yaml_module("drive", tmp_path).load("test")
+
+
+def write_refuge(root, suffix="bmp"):
+    """Cup 0, rim 128, background 255, as RGB; three layouts in one data set."""
+    places = {
+        "Training400/Glaucoma/g0001": "Annotation-Training400/Disc_Cup_Masks/Glaucoma/g0001",
+        "Training400/Non-Glaucoma/n0001": "Annotation-Training400/Disc_Cup_Masks/Non-Glaucoma/n0001",
+        "Training400/Non-Glaucoma/n0002": "Annotation-Training400/Disc_Cup_Masks/Non-Glaucoma/n0002",
+        "REFUGE-Validation400/V0001": "REFUGE-Validation400-GT/Disc_Cup_Masks/V0001",
+        "Test400/T0001": "REFUGE-Test-GT/Disc_Cup_Masks/G/T0001",
+        "Test400/T0002": "REFUGE-Test-GT/Disc_Cup_Masks/N/T0002",
+    }
+    for number, (image, mask) in enumerate(places.items()):
+        coded = np.full((*SIZE, 3), 255, np.uint8)
+        coded[lesion(number)], coded[lesion(number, 0.5)] = 128, 0
+        save(root / f"{image}.jpg", photo(number))
+        save(root / f"{mask}.{suffix}", coded)
+    return places
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png"])
+def test_refuge_is_inverted_and_nested(suffix, tmp_path):
+    write_refuge(tmp_path, suffix)
+    data = yaml_module("refuge", tmp_path)
+    assert (data.info.regions, data.info.nested) == (("disc", "cup"), True)
+    assert {name: sorted(data.load(name).ids) for name in ("train", "val", "test")} == {
+        "train": ["g0001", "n0001", "n0002"], "val": ["V0001"], "test": ["T0001", "T0002"],
+    }  # fmt: skip
+    disc, cup = data.load("test").reference(1)[0].numpy()
+    assert np.array_equal(disc, lesion(5))
+    assert np.array_equal(cup, lesion(5, 0.5))
+
+
+def test_refuge_coded_otherwise_is_refused(tmp_path):
+    """A copy on Kaggle has the cup at 255."""
+    places = write_refuge(tmp_path)
+    coded = np.zeros(SIZE, np.uint8)
+    coded[lesion(3)], coded[lesion(3, 0.5)] = 64, 255
+    save(tmp_path / f"{places['Test400/T0001']}.bmp", coded)
+    with pytest.raises(DataError, match=r"T0001\.bmp has values 64; this data set has 0, 128, 255"):
+        yaml_module("refuge", tmp_path).load("test")
+
+
+def test_refuge_by_seven_raters(tmp_path):
+    for part in ("Training-400", "Test-400"):
+        for name in ("g0001", "n0002", "n0003"):
+            folder = tmp_path / part / name
+            save(folder / f"{name}.jpg", photo(1))
+            save(folder / f"{name}_cropped.jpg", photo(1)[:9])
+            for rater in range(1, 8):
+                save_mask(folder / f"{name}_seg_disc_{rater}.png", lesion(1, 0.8 + rater / 20))
+                save_mask(folder / f"{name}_seg_cup_{rater}.png", lesion(1, 0.4))
+    data = yaml_module("refuge_multirater", tmp_path)
+    assert (data.info.raters, data.info.regions) == (7, ("disc", "cup"))
+    store = data.load("test")
+    assert store.ids == ["Test-400_g0001", "Test-400_n0002", "Test-400_n0003"]
+    assert np.array_equal(store.reference(0)[6, 0], lesion(1, 1.15))
