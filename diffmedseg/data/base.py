@@ -44,6 +44,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard one, False for none.
         seed: Seed of order, augmentation and the choice of rater.
+        patch: Height and width of the patches that models which learn from masks are trained on, in pixels of the grid;
+            they then see as much at once of the images that they segment. None for whole images, as are smaller ones.
         label_recipe: Where image-level labels come from, for models that learn from them and see no masks; None for
             those that the data set has.
     """
@@ -60,6 +62,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
         label_recipe: LabelRecipe | None = None,
+        patch: int | None = None,
     ) -> None:
         super().__init__()
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -71,6 +74,9 @@ class SegmentationDataModule(LightningDataModule, ABC):
             )
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.num_workers, self.seed, self.label_recipe = num_workers, seed, label_recipe
+        if patch is not None and patch < 8:
+            raise ValueError(f"patch is {patch}; it has to be at least 8.")
+        self.patch = patch
         self.augment: nn.Module | None = Augmentation() if augment is None else augment or None
         self.stores: dict[Split, ImageStore] = {}
         self._labelled: ImageStore | None = None
@@ -129,7 +135,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
 
         draws = self.steps_per_epoch * draws_per_batch
         return DataLoader(
-            TrainingView(store, self.seed, self._regions, with_masks=self._labelled is None),
+            TrainingView(store, self.seed, self._regions, self._labelled is None, self.patch),
             batch_size=self.batch_size,
             sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights),
             num_workers=self.num_workers,

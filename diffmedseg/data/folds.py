@@ -45,6 +45,7 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         augment: Augmentation of training batches.
         seed: Seed of order and augmentation.
         label_recipe: Where image-level labels come from, for models that learn from them.
+        patch: Size of the patches that are trained on.
     """
 
     def __init__(
@@ -66,9 +67,18 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
         label_recipe: LabelRecipe | None = None,
+        patch: int | None = None,
     ) -> None:
         super().__init__(
-            image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe
+            image_size,
+            batch_size,
+            eval_batch_size,
+            steps_per_epoch,
+            num_workers,
+            augment,
+            seed,
+            label_recipe,
+            patch,
         )
         if not 0 <= fold < folds or folds < 2:
             raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")

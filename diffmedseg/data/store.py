@@ -68,7 +68,12 @@ class ImageStore(ABC):
 
 
 def majority(masks: Tensor) -> Tensor:
-    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W); a tie counts as foreground."""
+    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
+
+    Of two raters the first is the reference, as is the custom (CHASE, DRIVE); among more a tie counts as foreground.
+    """
+    if len(masks) == 2:
+        return masks[0]
     return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
 
 
@@ -89,12 +94,18 @@ class TrainingView(Dataset[Batch]):
         seed: Seed of the choice of rater.
         regions: The regions that masks have, by number; None for all.
         with_masks: Whether items have a mask; without, they have what there is of labels and healthy counterparts.
+        patch: Height and width of a patch that is cut from the item, anew each time; None for the whole.
     """
 
     def __init__(
-        self, store: ImageStore, seed: int, regions: Sequence[int] | None = None, with_masks: bool = True
+        self,
+        store: ImageStore,
+        seed: int,
+        regions: Sequence[int] | None = None,
+        with_masks: bool = True,
+        patch: int | None = None,
     ) -> None:
-        self.store, self.seed, self.with_masks = store, seed, with_masks
+        self.store, self.seed, self.with_masks, self.patch = store, seed, with_masks, patch
         self.regions = slice(None) if regions is None else list(regions)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
@@ -107,9 +118,18 @@ class TrainingView(Dataset[Batch]):
         if self.with_masks:
             masks = self.store.masks(index)
             rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
-            return item | {"mask": masks[rater, self.regions]}
+            return self._cut(item | {"mask": masks[rater, self.regions]}, draw)
         healthy = self.store.healthy(index)
         return item if healthy is None else item | {"healthy": healthy}
+
+    def _cut(self, item: Batch, draw: int) -> Batch:
+        """Cut the same patch from image and mask."""
+        if self.patch is None:
+            return item
+        generator, size = keyed_generator(self.seed, "patch", draw), item["mask"].shape[-2:]
+        starts = [int(torch.randint(max(side - self.patch, 0) + 1, (), generator=generator)) for side in size]
+        window = (..., *(slice(start, start + self.patch) for start in starts))
+        return item | {name: item[name][window] for name in ("image", "mask")}
 
 
 class EvaluationView(Dataset[Batch]):

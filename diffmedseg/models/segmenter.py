@@ -25,6 +25,7 @@ from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.tiling import Window, windows
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Segmentation, nest, resize_soft, to_model_range
 
@@ -59,6 +60,7 @@ class DiffusionSegmenter(LightningModule, ABC):
     """
 
     name: str
+    crop: Tensor  # height and width of what the network sees at once, in pixels; 0 for whole images
     #: What training batches have to hold.
     needs: tuple[str, ...] = ("mask",)
 
@@ -104,6 +106,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.optimizer, self.warmup_steps, self.cosine_decay = _Shared(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice = Dice()
+        self.register_buffer("crop", torch.tensor(0))
+        self.register_load_state_dict_pre_hook(_saw_whole_images)  # type: ignore[no-untyped-call]  # of torch
         self._keep_plain_hyperparameters()
 
     def _keep_plain_hyperparameters(self) -> None:
@@ -242,6 +246,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         probability, mean = resize_soft(probability, size), resize_soft(mean, size)
         return Segmentation(samples, probability, (mean * (1 - mean)).sqrt(), probability > self.threshold)
 
+    def _windows(self) -> list[Window]:
+        """Return what the network sees at once of an image on the model's grid, part by part."""
+        return windows(self.image_size, int(self.crop))
+
     def _rows_per_pass(self) -> int:
         return max(self.pixels_per_pass // math.prod(self.image_size), 1)
 
@@ -259,6 +267,8 @@ class DiffusionSegmenter(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""
         batch["image"] = self._memory_format(batch["image"])
+        size = batch["image"].shape[-2:]
+        self.crop.fill_(0 if size == self.image_size else size[-1])  # it will see as much when it segments
         loss = self.training_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
         return loss
@@ -289,6 +299,11 @@ class DiffusionSegmenter(LightningModule, ABC):
         steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
         schedule = LambdaLR(optimizer, _warmup_cosine(self.warmup_steps, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _saw_whole_images(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:
+    """Complete the state of a model that was saved before there were crops."""
+    state_dict.setdefault(f"{prefix}crop", torch.tensor(0))
 
 
 class _Shared:

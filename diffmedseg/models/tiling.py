@@ -1,43 +1,55 @@
-"""Running a network on overlapping windows of an image."""
+"""Windows of an image, for networks that see no more at once."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
+#: Index of a window of (..., H, W).
+Window = tuple[EllipsisType, slice, slice]
 
-def window_starts(length: int, window: int) -> list[int]:
-    """Return where windows start that cover ``length`` evenly and overlap by half or more."""
+
+def windows(size: tuple[int, int], window: int) -> list[Window]:
+    """Cover an image by windows that overlap by half or more.
+
+    Args:
+        size: Height and width of the image.
+        window: Height and width of the windows; where the image is smaller, its own. 0 for the whole image.
+    """
+    height, width = (min(window or side, side) for side in size)
+    rows, columns = _starts(size[0], height), _starts(size[1], width)
+    return [(..., slice(top, top + height), slice(left, left + width)) for top in rows for left in columns]
+
+
+def _starts(length: int, window: int) -> list[int]:
     if length <= window:
         return [0]
     steps = -(-(length - window) // max(window // 2, 1))
     return [round(i * (length - window) / steps) for i in range(steps + 1)]
 
 
-def by_windows(function: Callable[[Tensor], Tensor], x: Tensor, window: int) -> Tensor:
-    """Apply a function to windows and blend what they give, each weighing most in its middle.
+def blend(parts: Sequence[Window], results: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+    """Put together what was found in windows, each weighing most in its middle.
 
     Args:
-        function: Takes (B, C, h, w) to (B, C', h, w).
-        x: (B, C, H, W).
-        window: Height and width of the windows; where the image is smaller, its own.
+        parts: The windows, of :func:`windows`.
+        results: What was found in each, (B, C, h, w).
+        size: Height and width of the image.
 
     Returns:
-        (B, C', H, W).
+        (B, C, H, W).
     """
-    height, width = (int(n) for n in x.shape[-2:])
-    size = min(window, height), min(window, width)
-    if size == (height, width):
-        return function(x)
-    rows, columns = ((torch.arange(n, device=x.device) + 0.5) / n for n in size)
-    hat = (1 - (2 * rows - 1).abs())[:, None] * (1 - (2 * columns - 1).abs())
-    total, weight = None, x.new_zeros(height, width)
-    for top in window_starts(height, size[0]):
-        for left in window_starts(width, size[1]):
-            part = (..., slice(top, top + size[0]), slice(left, left + size[1]))
-            result = function(x[part]).float() * hat
-            total = result.new_zeros(*result.shape[:2], height, width) if total is None else total
-            total[part] += result
-            weight[part] += hat
-    assert total is not None  # there is at least one window
+    if len(parts) == 1:
+        [only] = results
+        return only
+    total = weight = torch.zeros(())
+    for number, (part, result) in enumerate(zip(parts, results, strict=True)):
+        if number == 0:
+            total = result.new_zeros(*result.shape[:-2], *size)
+            weight = result.new_zeros(size)
+            rows, columns = ((torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[-2:])
+            hat = ((1 - (2 * rows - 1).abs())[:, None] * (1 - (2 * columns - 1).abs())).to(result.dtype)
+        total[part] += result * hat
+        weight[part] += hat
     return total / weight

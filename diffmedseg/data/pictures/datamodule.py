@@ -41,6 +41,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         augment: Augmentation of training batches; None for the standard one, False for none.
         seed: Seed of order, augmentation and the choice of rater.
         label_recipe: Where image-level labels come from, for models that learn from them.
+        patch: Height and width of the patches that models which learn from masks are trained on, in pixels of the grid;
+            they then see as much at once of the images that they segment. None for whole images.
     """
 
     def __init__(
@@ -65,10 +67,11 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         augment: Augmentation | Literal[False] | None = None,
         seed: int = 0,
         label_recipe: LabelRecipe | None = None,
+        patch: int | None = None,
     ) -> None:
         super().__init__(
             root, source, folds, fold, val_fraction, split_seed, splits, published, split_by, image_size, batch_size,
-            eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe,
+            eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe, patch,
         )  # fmt: skip
         self.layout = layout
         channels = ("grey",) if grey else ("red", "green", "blue")

@@ -17,7 +17,7 @@ from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range,
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.tiling import by_windows
+from diffmedseg.models.tiling import blend
 from diffmedseg.refinement import Refinement
 
 Polarity = Literal["darker", "brighter", "either"]
@@ -41,8 +41,6 @@ class DiffSegSegmenter(DiffusionSegmenter):
         percentiles: Of a map, what becomes 0 and 1 before the decision.
         least_contrast: A map whose percentiles lie no further apart, in units of the image's range [-1, 1], shows
             nothing: its sample is empty. ``diffmedseg calibrate --nothing`` fits it.
-        window: Height and width of what the network sees at once, in pixels; None for whole images. Training on crops
-            sets it to theirs, and a checkpoint keeps it.
         supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
         label_dropout: How often training hides the label.
         noise_range: The levels that are trained, from and below, of T; None for all.
@@ -68,7 +66,6 @@ class DiffSegSegmenter(DiffusionSegmenter):
     """
 
     name = "diffseg"
-    crop: Tensor  # what the network sees at once, in pixels; 0 for whole images
 
     def __init__(
         self,
@@ -81,7 +78,6 @@ class DiffSegSegmenter(DiffusionSegmenter):
         blur: float = 1.0,
         percentiles: tuple[float, float] = (1.0, 99.0),
         least_contrast: float = 1e-4,
-        window: int | None = None,
         supervision: Literal["labels", "pairs"] = "labels",
         label_dropout: float = 0.1,
         noise_range: tuple[int, int] | None = None,
@@ -130,7 +126,6 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.polarity, self.channel_weights, self.blur = polarity, dict(channel_weights or {}), blur
         self.percentiles, self.least_contrast = (percentiles[0], percentiles[1]), least_contrast
         self.supervision, self.noise_range = supervision, (low, high)
-        self.register_buffer("crop", torch.tensor(window or 0))
         self.label_dropout = label_dropout
         self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
         self.loss = DiffusionLoss(mse=1.0, bce=0.0)
@@ -141,8 +136,6 @@ class DiffSegSegmenter(DiffusionSegmenter):
         With pairs, half of the images are to be turned into their healthy counterparts.
         """
         image, label, target = batch["image"], batch["label"], batch["image"]
-        if image.shape[-2:] != self.image_size:
-            self.crop.fill_(image.shape[-1])  # and so will it see images when it segments
         generators = [keyed_generator(self.seed, "train", draw) for draw in batch["draw"]]
         low, high = self.noise_range
         t = low + keyed_integers(high - low, generators).to(image.device)
@@ -203,8 +196,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
             result: Tensor = self.denoiser(window, t, self.denoiser.encode(window), labels).float()
             return result
 
-        window = int(self.crop)
-        output = by_windows(network, x_t, window) if window else network(x_t)
+        parts = self._windows()
+        output = blend(parts, (network(x_t[part]) for part in parts), self.image_size)
         return self.process.to_x_0(output, x_t, t)
 
     def _reduce(self, difference: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from diffmedseg.diffusion import (
 from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.tiling import blend
 from diffmedseg.refinement import Refinement
 
 
@@ -108,21 +109,29 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         return loss
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
-        """Run S chains per image; see the base class. The image is encoded once."""
-        condition = self.denoiser.encode(image)
+        """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
+        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in self._windows()]
         num_samples = len(generators[0])
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
         parts = [
-            self._run_chains(condition, [g for row in generators for g in row[first : first + per_pass]], num_steps)
+            self._run_chains(conditions, [g for row in generators for g in row[first : first + per_pass]], num_steps)
             for first in range(0, num_samples, per_pass)
         ]
         return torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
 
-    def _run_chains(self, condition: Condition, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
+    def _run_chains(
+        self, conditions: Sequence[Condition], generators: Sequence[torch.Generator], num_steps: int
+    ) -> Tensor:
+        parts = self._windows()
+
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
             t = torch.full((len(x_t),), step, device=x_t.device)
-            return self.process.to_x_0(self.denoiser(x_t, t, condition).float(), x_t, step)
+            found = (
+                self.process.to_x_0(self.denoiser(x_t[part], t, condition).float(), x_t[part], step)
+                for part, condition in zip(parts, conditions, strict=True)
+            )
+            return blend(parts, found, self.image_size)
 
         shape = (self.denoiser.mask_channels, *self.image_size)
         return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps))

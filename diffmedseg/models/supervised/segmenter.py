@@ -7,6 +7,7 @@ from torch import Tensor
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion.loss import soft_dice_loss
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.tiling import blend
 
 
 class SupervisedSegmenter(DiffusionSegmenter):
@@ -27,7 +28,9 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
         """Repeat the network's mask; see the base class."""
-        samples = self._logits(image).sigmoid()[:, None]
+        parts = self._windows()
+        found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
+        samples = blend(parts, found, self.image_size)[:, None]
         return samples.expand(-1, len(generators[0]), -1, -1, -1)
 
     def _logits(self, image: Tensor) -> Tensor:

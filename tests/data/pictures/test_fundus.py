@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from picture_files import SIZE, lesion, save, save_mask, yaml_module
 from PIL import Image
 
-from diffmedseg.data.store import DataError
+from diffmedseg.data.store import DataError, majority
 
 
 def photo(seed):
@@ -81,9 +82,7 @@ def test_drive_reads_both_kinds_of_gif(tmp_path):
 
 def test_drive_without_its_hidden_masks_says_so(tmp_path):
     write_drive(tmp_path, truth_of_test=False)
-    with pytest.raises(
-        DataError, match=r"(?s)published test set.*split_by folds.*no masks of the test set"
-    ):
+    with pytest.raises(DataError, match=r"(?s)published test set.*split_by folds.*no masks of the test set"):
         yaml_module("drive", tmp_path).load("train")
     assert len(yaml_module("drive", tmp_path, split_by="folds", folds=2).load("test")) == 2
 
@@ -150,3 +149,28 @@ def test_refuge_by_seven_raters(tmp_path):
     store = data.load("test")
     assert store.ids == ["Test-400_g0001", "Test-400_n0002", "Test-400_n0003"]
     assert np.array_equal(store.reference(0)[6, 0], lesion(1, 1.15))
+
+
+def test_vessels_are_trained_on_patches(tmp_path):
+    write_chase(tmp_path, range(1, 15))
+    data = yaml_module("chase", tmp_path, image_size=32, patch=12, batch_size=6, augment=False)
+    data.setup("fit")
+    batches = [next(iter(data.train_dataloader())) for _ in range(2)]
+    batch = batches[0]
+    assert batch["image"].shape == (6, 3, 12, 12)
+    assert batch["mask"].shape == (6, 1, 12, 12)
+    assert torch.equal(batch["image"], batches[1]["image"])  # keyed by the draw
+    assert next(iter(data.val_dataloader()))["image"].shape[-2:] == (32, 32)
+    store, index = data.stores["train"], data.stores["train"].ids.index(batch["id"][0])
+    places = store.image(index).unfold(1, 12, 1).unfold(2, 12, 1).permute(1, 2, 0, 3, 4)
+    top, left = (places == batch["image"][0]).flatten(2).all(2).nonzero()[0].tolist()
+    masks = store.masks(index)[:, :, top : top + 12, left : left + 12]
+    assert any(torch.equal(mask, batch["mask"][0]) for mask in masks)
+    with pytest.raises(ValueError, match="patch is 4; it has to be at least 8"):
+        yaml_module("chase", tmp_path, patch=4)
+
+
+def test_of_two_raters_the_first_is_the_reference():
+    masks = torch.tensor([1, 0, 1, 0, 1, 1, 0, 0]).reshape(2, 1, 2, 2)
+    assert torch.equal(majority(masks), masks[0])
+    assert torch.equal(majority(torch.cat([masks, masks])), torch.ones(1, 2, 2).long() * (masks.sum(0) > 0))

@@ -116,22 +116,6 @@ def test_polarity_and_channels():
         assert (dice(mask, lesions()) > 0.99) == expected, options
 
 
-def test_windows_see_what_whole_images_do():
-    """For a network that looks at single pixels, tiling changes nothing."""
-
-    class PixelOracle(LabelOracle):
-        def forward(self, x_t, t, condition, label=None):
-            return x_t * (1 + label.reshape(-1, 1, 1, 1)) - 0.3
-
-    process = NoiseProcess(schedule="linear", input_scale=1.0)
-    maps = []
-    for window in (None, 16, 17, 40):
-        model = DiffSegSegmenter(PixelOracle(process, lesions()), process, image_size=(32, 32), window=window)
-        maps.append(model.difference_maps(images(), [[keyed_generator(k)] for k in "ab"], 2))
-    for other in maps[1:]:
-        torch.testing.assert_close(other, maps[0], atol=1e-5, rtol=0)
-
-
 def test_only_the_outermost_of_nested_regions_is_found():
     network = LabelOracle(NoiseProcess(), lesions())
     network.mask_channels = 3
