@@ -1,5 +1,6 @@
 """The command line: LightningCLI over any segmenter and any data module."""
 
+import logging
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
+from rich.logging import RichHandler
 
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
@@ -156,6 +158,10 @@ def main(args: ArgsType = None) -> None:
     if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
         _COMMANDS[arguments[0]](arguments[1:])
         return
+    log = logging.getLogger("diffmedseg")
+    if not log.handlers and "LOCAL_RANK" not in os.environ:  # once, by the first process
+        log.addHandler(RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False))
+        log.setLevel(logging.INFO)
     for expected in (
         ".*does not have many workers.*",  # training images lie in memory or a memory map
         ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint

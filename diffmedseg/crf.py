@@ -1,6 +1,7 @@
 """Dense conditional random fields: masks drawn to the edges of the image; they work without a Trainer."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -13,6 +14,11 @@ from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import nest, resize_soft
 
 _CERTAIN = 1e-5  # probabilities are kept so far from 0, as pydensecrf's own unary does
+
+
+def crf_is_available() -> bool:
+    """Tell whether pydensecrf is installed."""
+    return find_spec("pydensecrf") is not None
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class RandomSubsetCRF(Refinement):
         """Refine; see the base class."""
         generator = keyed_generator(self.seed, "crf", key)
         marginals = []
-        for _ in range(self.rounds):
+        for _ in range(self.rounds if self.subset < len(samples) else 1):  # else all rounds are the same
             chosen = torch.randperm(len(samples), generator=generator)[: self.subset]
             marginals.append(crf_marginals(image, samples[chosen].mean(0), self.settings, nested))
         return torch.stack(marginals).mean(0)

@@ -46,6 +46,8 @@ def labels(*, data: SegmentationDataModule, out: Path | None = None, num_images:
         out: A PNG of healthy and diseased items to write.
         num_images: Items of each label in it.
     """
+    if num_images < 1 or (out is not None and out.suffix.lower() != ".png"):
+        raise DataError(f"num_images {num_images} has to be at least 1, {out} a .png.")
     data.prepare_data()
     data.setup("fit")
     recipe = data.label_recipe or OwnLabels()

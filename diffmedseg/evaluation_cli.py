@@ -142,15 +142,17 @@ def calibrate(args: list[str]) -> None:
         "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
     )
     options = parser.parse_args(args)
+    if options.nothing is not None and not 0 < options.nothing < 1:
+        parser.error(f"--nothing is {options.nothing}; it has to lie between 0 and 1.")
     with _said():
         found = calibrate_run(options.run, options.method, options.share, options.coverage, options.nothing)
     if "presence" in found:
         presence = found["presence"]
         print(
-            f"From a contrast of {presence['least_contrast']:.4f} on, something is found in "
-            f"{presence['false_positives']:.1%} of {presence['healthy']} healthy validation images, and in "
+            f"Up to a contrast of {presence['least_contrast']:.4f} nothing is found. Of the images that this was "
+            f"fitted to, something is in {presence['false_positives']:.1%} of {presence['healthy']} healthy and in "
             f"{presence['found']:.1%} of {presence['diseased']} diseased ones (area under the ROC curve "
-            f"{presence['auc']:.3f})."
+            f"{presence['auc']:.3f}). It holds for {presence['num_steps']} steps."
         )
     print(f"Fitted to {found['cases']} validation cases. Calibration error on these, before and after:")
     for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):

@@ -15,7 +15,7 @@ def otsu_level(values: Tensor) -> Tensor:
     Returns:
         (N,), in [0, 1]: where several levels are as good, their mean.
     """
-    index = (values.flatten(1) * _BINS).long().clamp(max=_BINS - 1)
+    index = (values.flatten(1) * _BINS).long().clamp(0, _BINS - 1)
     count = torch.zeros(len(values), _BINS, dtype=torch.float64, device=values.device)
     count = count.scatter_add(1, index, torch.ones_like(index, dtype=torch.float64))
     middle = (torch.arange(_BINS, device=values.device, dtype=torch.float64) + 0.5) / _BINS

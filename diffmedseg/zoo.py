@@ -280,7 +280,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         shutil.copy(parts["cases.csv"], folder / "cases.csv")
         settings = _portable(yaml.safe_load(parts["config.yaml"].read_text()))
         (folder / _RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
-        write_card(folder, name, config, settings, checkpoint["global_step"], notes)
+        learned_from = checkpoint.get("learned_from", "masks")
+        write_card(folder, name, config, settings, checkpoint["global_step"], learned_from, notes)
         hashes = {file: file_sha256(folder / file) for file in (_CONFIG, _WEIGHTS, _RUN, "cases.csv")}
         os.replace(folder, entry)
     entries[name] = {"status": "trained", "bytes": (entry / _WEIGHTS).stat().st_size, "sha256": hashes}

@@ -8,7 +8,9 @@ from diffmedseg.metrics.cases import summarise
 from diffmedseg.metrics.table import read_cases
 
 
-def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, Any], steps: int, notes: str) -> None:
+def write_card(
+    folder: Path, name: str, model: dict[str, Any], run: dict[str, Any], steps: int, learned_from: str, notes: str
+) -> None:
     """Write ``README.md`` from what the run recorded.
 
     Args:
@@ -17,11 +19,13 @@ def write_card(folder: Path, name: str, model: dict[str, Any], run: dict[str, An
         model: The model's config.
         run: The run's resolved config.
         steps: Optimiser steps of the chosen checkpoint.
+        learned_from: The supervision it took.
         notes: What else to say.
     """
     info, init = build_data(run["data"]).info, model["init_args"]
     denoiser, batch = init["denoiser"], run["data"]["init_args"]["batch_size"]
     rows = read_cases(folder / "cases.csv")
+    regions = ", ".join(dict.fromkeys(row.region for row in rows))
     scores = "\n".join(
         f"| {s.region} | {s.score} | {s.mean:.4f} | {s.low:.4f} to {s.high:.4f} | {s.cases} |" for s in summarise(rows)
     )
@@ -42,7 +46,8 @@ Research software: **not for diagnosis**.
 
 - **Input**: {len(init["channels"])} channels ({", ".join(init["channels"])}), resized to {init["image_size"][0]} x
   {init["image_size"][1]} px; float is taken as [-1, 1], uint8 as [0, 255].
-- **Output**: {", ".join(init["regions"])}; foreground where the probability exceeds {init["threshold"]}.
+- **Learned from**: {learned_from}.
+- **Output**: {regions}; foreground where the probability exceeds {init["threshold"]}.
 - **Sampling**: {init["num_samples"]} samples, {init["num_steps"]} steps.
 
 ## Scores

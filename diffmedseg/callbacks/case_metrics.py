@@ -53,6 +53,7 @@ class CaseMetrics(SegmentationCallback):
         self.rows: list[CaseScore] = []
         self.summary: dict[str, Any] = {}
         self._open: list[_Slice] = []  # of the case that is being dealt
+        self._refined = False
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
@@ -74,6 +75,7 @@ class CaseMetrics(SegmentationCallback):
             probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, batch, i, size)
             maps = probability, segmentation.samples[i], batch["reference"][i]
             unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
+            self._refined = unrefined is not None
             seen = batch["field_of_view"][i]
             add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
             if batch["spacing"][i] is not None:
@@ -107,7 +109,7 @@ class CaseMetrics(SegmentationCallback):
         rows = self.rows = score_cases(images.values(), regions, surfaces)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, threshold)
-        self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer)
+        self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer, self._refined)
         several = len(regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
@@ -130,15 +132,18 @@ def _probability(
     return model.fuse(segmentation.samples[one], size, batch["image"][one], batch["case"][one]).probability[0]
 
 
-def _policy(model: DiffusionSegmenter, trainer: Trainer) -> dict[str, Any]:
-    """Say how the segmentations came about."""
+def _policy(model: DiffusionSegmenter, trainer: Trainer, refined: bool) -> dict[str, Any]:
+    """Say how the segmentations came about; callbacks take the place of the model's own rules."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
-    changed = [
-        type(one).__name__ for one in callbacks if isinstance(one, SegmentationCallback) and one.stage < Stage.LOOK
-    ]
+    changing = [one for one in callbacks if isinstance(one, SegmentationCallback) and one.stage < Stage.LOOK]
+    rules: dict[str, object] = {"fusion": model.fusion, "refinement": model.refinement}
+    for callback in changing:
+        rules |= callback.rules
+    changed = [type(one).__name__ for one in changing]
     return {
-        "fusion": type(model.fusion).__name__,
-        "refinement": None if model.refinement is None else type(model.refinement).__name__,
+        "learned_from": model.learned_from,
+        "fusion": type(rules["fusion"]).__name__,
+        "refinement": type(rules["refinement"]).__name__ if refined else None,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
         "changed_by": changed,
         "num_steps": model.num_steps,

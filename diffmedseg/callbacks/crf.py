@@ -25,6 +25,11 @@ class DenseCRFRefinement(SegmentationCallback):
     def __init__(self, refinement: Refinement | None = None) -> None:
         self.refinement = refinement or DenseCRF()
 
+    @property
+    def rules(self) -> dict[str, object]:
+        """The refinement."""
+        return {"refinement": self.refinement}
+
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -36,10 +41,10 @@ class DenseCRFRefinement(SegmentationCallback):
     ) -> None:
         """Replace the segmentation, and keep what the probability was."""
         model, start, before = cast(DiffusionSegmenter, pl_module), time.perf_counter(), outputs["segmentation"]
-        refined = self.refinement(batch["image"], before.samples, before.probability, model.nested, batch["case"])
-        size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
-        probability = resize_soft(refined, size)
+        # A refinement of the model's own is replaced.
         unrefined = before.probability if before.unrefined is None else before.unrefined
+        refined = self.refinement(batch["image"], before.samples, unrefined, model.nested, batch["case"])
+        probability = resize_soft(refined, (int(unrefined.shape[-2]), int(unrefined.shape[-1])))
         outputs["segmentation"] = replace(
             before, probability=probability, mask=probability > model.threshold, unrefined=unrefined
         )

@@ -24,6 +24,11 @@ class MultiSampleEnsemble(SegmentationCallback):
     def __init__(self, fusion: Fusion | None = None) -> None:
         self.fusion = fusion or MeanFusion()
 
+    @property
+    def rules(self) -> dict[str, object]:
+        """The rule of fusion, after which nothing is refined."""
+        return {"fusion": self.fusion}
+
     def on_test_batch_end(
         self,
         trainer: Trainer,

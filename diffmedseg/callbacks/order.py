@@ -23,6 +23,11 @@ class SegmentationCallback(Callback):
 
     stage: Stage
 
+    @property
+    def rules(self) -> dict[str, object]:
+        """What takes the place of the model's own ``fusion`` or ``refinement``."""
+        return {}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a wrong order: a score would be of another segmentation than the one that is left."""
         check_order(trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning, not declared

@@ -97,28 +97,39 @@ class SegmentationDataModule(LightningDataModule, ABC):
             if split not in self.stores:
                 self.stores[split] = self.load(split)
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> None:
+    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
         """Deal from now on what a model learns from, and the masks of the regions that it finds.
 
         Args:
-            needs: What training items have to hold, of ``mask``, ``label`` and ``healthy``.
-            regions: Those of ``info.regions`` that the model finds.
+            needs: What training items have to hold, of ``mask``, ``label`` and ``healthy``; nothing to test alone.
+            regions: Those of ``info.regions`` that the model finds. Where it finds one and the data has one, they are
+                taken for the same, whatever their names.
+
+        Returns:
+            What supervision the training items take; None where none were asked for.
 
         Raises:
-            DataError: If the training images have no such labels or counterparts; the message names what would work.
+            DataError: If the training images have no such labels or counterparts, or the data no such regions; the
+                message names what would work.
         """
-        self._regions = [self.info.regions.index(region) for region in regions]
+        known = self.info.regions
+        if not set(regions) <= set(known) and not len(regions) == len(known) == 1:
+            raise DataError(f"The model finds {', '.join(regions)}; {self.info.title} has {', '.join(known)}.")
+        self._regions = [known.index(region) if region in known else 0 for region in regions]
         self._labelled = None
-        if "train" not in self.stores or "mask" in needs:
-            return
+        if not needs:
+            return None
+        if "mask" in needs:
+            return "masks"
         recipe = self.label_recipe or OwnLabels()
         self._labelled = recipe(self.stores["train"])
-        _log.info("%s: what is learned from: %s.", self.info.title, recipe.supervision)
+        _log.info("%s: learned from %s.", self.info.title, recipe.supervision)
         if "healthy" in needs and self._labelled.healthy(0) is None:
             raise DataError(
                 f"{self.info.title} with {type(recipe).__name__} has no healthy counterparts: set --data.label_recipe "
                 "to InpaintedPairs (for synthetic images OwnPairs), or --model.supervision to labels."
             )
+        return recipe.supervision
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from rich.progress import track
@@ -17,6 +18,7 @@ from diffmedseg.calibration import Calibration, IsotonicCalibration, Temperature
 from diffmedseg.conformal import ConformalArea, ConformalContours
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
+from diffmedseg.data.labels.balance import separation
 from diffmedseg.data.store import DataError
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
@@ -60,13 +62,13 @@ def calibrate_run(
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
-    data.serve(model.needs, model.regions)
+    data.serve((), model.regions)
     bf16 = "bf16" in str(config["trainer"]["precision"])
     found: dict[str, Any] = {"method": method}
     settings: dict[str, Any] = {}
     if nothing is not None:
         found["presence"] = fit_presence(model, data, bf16, nothing)
-        settings["least_contrast"] = model.least_contrast = found["presence"]["least_contrast"]
+        settings["least_contrast"] = model.least_contrast
     images = score_split(model, data, bf16)
     counts = torch.stack([image.reliability for image in images.values()]).sum((0, 2))  # of all regions: they may nest
     calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else
@@ -102,7 +104,10 @@ def calibrate_run(
 
 
 def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: bool, nothing: float) -> dict[str, Any]:
-    """Find the contrast that healthy validation images reach in a share of cases only.
+    """Set a model's ``least_contrast`` to what a new healthy image exceeds in a share of cases.
+
+    The level is the one of split conformal prediction: of n healthy images the ceil((1 - share) (n + 1))-th smallest.
+    It holds for images, not for volumes of many slices, and for the number of steps that it was fitted with.
 
     Args:
         model: A model whose samples are empty below its ``least_contrast``.
@@ -111,10 +116,14 @@ def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: 
         nothing: The share.
 
     Returns:
-        ``least_contrast``; the number of ``healthy`` and ``diseased`` images; the share of each in which something is
-        found then (``false_positives``, ``found``); and the area under the ROC curve (``auc``).
+        ``least_contrast``; the number of ``healthy`` and ``diseased`` images; the share of each, of these images, whose
+        mask is not empty then (``false_positives``, ``found``); and the area under the ROC curve (``auc``).
+
+    Raises:
+        ZooError: If the model needs no such level.
+        DataError: If there are too few healthy images.
     """
-    scores, labels = [], []
+    scores, labels, batches = [], [], []
     for batch in track(data.val_dataloader(), "Healthy or not"):
         moved = data.on_after_batch_transfer(batch, 0)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
@@ -123,20 +132,29 @@ def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: 
             raise ZooError(f"{model.name} gives an empty mask where it finds nothing: leave --nothing out.")
         scores.append(contrast)
         labels.append(torch.as_tensor(moved["label"] if "label" in moved else [1] * len(contrast)))
-    score, label = torch.cat(scores), torch.cat(labels)
-    healthy, diseased = score[label == 0], score[label == 1]
-    if not len(healthy) or not len(diseased):
+        batches.append(moved)
+    score, label = torch.cat(scores).double().numpy(), torch.cat(labels).numpy()
+    healthy = np.sort(score[label == 0])
+    rank = math.ceil((1 - nothing) * (len(healthy) + 1))
+    if rank > len(healthy) or (label == 0).all():
         raise DataError(
-            f"{data.info.title}: {len(healthy)} of {len(score)} validation images are healthy: some have to."
+            f"{data.info.title}: {len(healthy)} of {len(score)} validation images are healthy; a share of {nothing} "
+            f"needs {math.ceil(1 / nothing) - 1} or more, and diseased ones: take a larger share, or more images."
         )
-    level = float(torch.quantile(healthy, 1 - nothing))
+    model.least_contrast = float(healthy[rank - 1])
+    found = []
+    for moved in batches:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            found.append(model.segment(moved["image"], keys=moved["case"]).mask.flatten(1).any(1).cpu())
+    any_found = torch.cat(found).numpy()
     return {
-        "least_contrast": level,
+        "least_contrast": model.least_contrast,
+        "num_steps": model.num_steps,
         "healthy": len(healthy),
-        "diseased": len(diseased),
-        "false_positives": float((healthy > level).double().mean()),
-        "found": float((diseased > level).double().mean()),
-        "auc": float((diseased[:, None] > healthy).double().mean()),
+        "diseased": int((label == 1).sum()),
+        "false_positives": float(any_found[label == 0].mean()),
+        "found": float(any_found[label == 1].mean()),
+        "auc": separation(score, label),
     }
 
 

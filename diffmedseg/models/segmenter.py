@@ -63,6 +63,8 @@ class DiffusionSegmenter(LightningModule, ABC):
     crop: Tensor  # height and width of what the network sees at once, in pixels; 0 for whole images
     #: What training batches have to hold.
     needs: tuple[str, ...] = ("mask",)
+    #: What supervision that took, in words.
+    learned_from: str = "masks"
 
     def __init__(
         self,
@@ -179,13 +181,37 @@ class DiffusionSegmenter(LightningModule, ABC):
         Raises:
             ValueError: If the image does not fit the model; the message says why.
         """
+        samples, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys)
+        return self.fuse(samples, size, grid, keys)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        image: Tensor | np.ndarray | Image,
+        num_samples: int | None = None,
+        num_steps: int | None = None,
+        seed: int | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Draw the samples alone, (B, S, K, h, w), on the model's grid; see :meth:`segment`, which fuses them."""
+        return self._sample(image, num_samples, num_steps, seed, keys)[0]
+
+    def _sample(
+        self,
+        image: Tensor | np.ndarray | Image,
+        num_samples: int | None,
+        num_steps: int | None,
+        seed: int | None,
+        keys: Sequence[str] | None,
+    ) -> tuple[Tensor, Tensor, tuple[int, int], Sequence[str]]:
+        """Return samples, the images on the model's grid, their size as they came, and their keys."""
         num_samples = self.num_samples if num_samples is None else num_samples
         num_steps = self.num_steps if num_steps is None else num_steps
         if min(num_samples, num_steps) < 1:
             raise ValueError(f"num_samples is {num_samples} and num_steps {num_steps}; both have to be at least 1.")
         seed = self.seed if seed is None else seed
         image = to_model_range(image, len(self.channels))
-        given, size = image, (int(image.shape[-2]), int(image.shape[-1]))
+        size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
         if len(keys) != len(image):
@@ -212,7 +238,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         finally:
             for module, mode in modes:  # parts that were frozen stay so
                 module.training = mode
-        return self.fuse(torch.cat(chunks), size, given, keys)
+        return torch.cat(chunks), image, size, keys
 
     def fuse(self, samples: Tensor, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse samples into a segmentation, by the model's own rule, refinement and calibration.
@@ -220,21 +246,22 @@ class DiffusionSegmenter(LightningModule, ABC):
         Args:
             samples: (B, S, K, h, w), soft masks in [0, 1].
             size: Height and width of the result.
-            image: (B, C, H, W), in [-1, 1], of any size: what the refinement sees.
+            image: (B, C, h, w), in [-1, 1], on the model's grid: what the refinement sees.
             keys: One key per image, of the refinement's randomness.
         """
         fused = self.fuse_by(self.fusion, samples, size)
-        if self.refinement is None and self.calibration is None:
-            return fused
         probability, unrefined = fused.probability, None
         if self.refinement is not None:
+            grid = (int(samples.shape[-2]), int(samples.shape[-1]))
+            small = self.fuse_by(self.fusion, samples, grid)
             try:
-                refined = self.refinement(image, fused.samples, probability, self.nested, keys)
+                refined = self.refinement(image, small.samples, small.probability, self.nested, keys)
                 unrefined, probability = probability, resize_soft(refined, size)
             except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
                 warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
         if self.calibration is not None:
             probability = self.calibration(probability)
+            unrefined = None if unrefined is None else self.calibration(unrefined)
         return replace(fused, probability=probability, mask=probability > self.threshold, unrefined=unrefined)
 
     def fuse_by(self, fusion: Fusion, samples: Tensor, size: tuple[int, int]) -> Segmentation:
@@ -260,18 +287,40 @@ class DiffusionSegmenter(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Have the data module deal what this model learns from and finds."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            data.serve(self.needs, self.regions)
+        serve = getattr(getattr(self.trainer, "datamodule", None), "serve", None)  # other data modules know their model
+        if serve is not None:
+            learned_from = serve(self.needs if stage == "fit" else (), self.regions)
+            self.learned_from = learned_from or self.learned_from
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was learned from."""
+        checkpoint["learned_from"] = self.learned_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back, to stand beside results."""
+        self.learned_from = checkpoint.get("learned_from", self.learned_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""
         batch["image"] = self._memory_format(batch["image"])
-        size = batch["image"].shape[-2:]
-        self.crop.fill_(0 if size == self.image_size else size[-1])  # it will see as much when it segments
+        self._remember_crops(batch["image"].shape[-2:])
         loss = self.training_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
         return loss
+
+    def _remember_crops(self, size: tuple[int, int]) -> None:
+        """Have the network see as much at once when it segments as it was trained on."""
+        if size != self.image_size and (size[0] != size[1] or size[0] > min(self.image_size)):
+            raise ValueError(
+                f"The model segments {self.image_size}, and is trained on images of {tuple(size)}: give both the same "
+                "image_size, or train on square crops of it."
+            )
+        if any(side % self.denoiser.divisor for side in size):
+            raise ValueError(
+                f"Training images of {tuple(size)} are not divisible by {self.denoiser.divisor}, as this network "
+                "needs: change --data.image_size, --data.patch or the share of the crops."
+            )
+        self.crop.fill_(0 if size == self.image_size else size[-1])
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Ask to stop at the last step: Lightning then validates once more, even if the epoch is not over."""

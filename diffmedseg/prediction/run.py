@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from diffmedseg.crf import crf_is_available
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
@@ -146,21 +147,22 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
     """
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
-            drawn = model.segment(images, settings.num_samples, settings.num_steps, settings.seed, keys)
+            drawn = model.sample(images, settings.num_samples, settings.num_steps, settings.seed, keys)
     except torch.OutOfMemoryError as error:
         raise DataError(f"{model.device} has too little memory: lower --batch_size, or use --device cpu.") from error
-    if not torch.isfinite(drawn.samples).all():
+    if not torch.isfinite(drawn).all():
         raise DataError(
             "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
         )
-    return drawn.samples.cpu()  # waits for the device
+    return drawn.cpu()  # waits for the device
 
 
 def fingerprint(model: DiffusionSegmenter) -> str:
     """Return a digest of the weights, and of what turns samples into masks."""
     shape = model.threshold, model.nested, model.image_size, model.channels, model.regions
     calibration = None if model.calibration is None else (type(model.calibration).__name__, vars(model.calibration))
-    rule = shape, type(model.fusion).__name__, calibration, sorted(model.hparams.items(), key=str)
+    refinement = None if model.refinement is None else (type(model.refinement).__name__, crf_is_available())
+    rule = shape, type(model.fusion).__name__, calibration, refinement, sorted(model.hparams.items(), key=str)
     digest = blake2b(repr(rule).encode(), digest_size=8)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

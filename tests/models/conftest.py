@@ -1,7 +1,14 @@
 import pytest
 from small_networks import small
 
-from diffmedseg.models import MedSegDiffSegmenter, MedSegDiffV1, ResidualUNet, SupervisedSegmenter
+from diffmedseg.models import (
+    ClassConditionalUNet,
+    DiffSegSegmenter,
+    MedSegDiffSegmenter,
+    MedSegDiffV1,
+    ResidualUNet,
+    SupervisedSegmenter,
+)
 
 
 @pytest.fixture
@@ -17,3 +24,8 @@ def segmenter(v1):
 @pytest.fixture
 def control():
     return SupervisedSegmenter(small(ResidualUNet), image_size=(32, 32)).eval()
+
+
+@pytest.fixture
+def diffseg():
+    return DiffSegSegmenter(small(ClassConditionalUNet), image_size=(32, 32), num_samples=4, num_steps=2).eval()

@@ -33,9 +33,9 @@ class Oracle(Denoiser):
         return 40 * mask.repeat_interleave(len(x_t) // len(mask), 0)
 
 
-@pytest.fixture(params=["medsegdiff", "supervised"])
-def any_segmenter(request, segmenter, control):
-    return {"medsegdiff": segmenter, "supervised": control}[request.param]
+@pytest.fixture(params=["medsegdiff", "diffseg", "supervised"])
+def any_segmenter(request, segmenter, control, diffseg):
+    return {"medsegdiff": segmenter, "diffseg": diffseg, "supervised": control}[request.param]
 
 
 def test_an_oracle_denoiser_gives_the_mask_at_every_size():
@@ -63,18 +63,18 @@ def test_a_batch_of_eight_is_eight_batches_of_one(any_segmenter):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
 
 
-def test_order_and_chunks_change_nothing(segmenter):
-    whole = segmenter.segment(IMAGES, keys=KEYS).samples
+def test_order_and_chunks_change_nothing(any_segmenter):
+    whole = any_segmenter.segment(IMAGES, keys=KEYS).samples
     order = torch.tensor([3, 0, 7, 1, 2, 6, 5, 4])
-    shuffled = segmenter.segment(IMAGES[order], keys=[KEYS[i] for i in order]).samples
+    shuffled = any_segmenter.segment(IMAGES[order], keys=[KEYS[i] for i in order]).samples
     torch.testing.assert_close(shuffled, whole[order], atol=1e-4, rtol=0)
     for rows in (1, 3, 9):  # fewer rows than samples, some, more than two images
-        segmenter.pixels_per_pass = rows * 32 * 32
-        torch.testing.assert_close(segmenter.segment(IMAGES, keys=KEYS).samples, whole, atol=1e-4, rtol=0)
+        any_segmenter.pixels_per_pass = rows * 32 * 32
+        torch.testing.assert_close(any_segmenter.segment(IMAGES, keys=KEYS).samples, whole, atol=1e-4, rtol=0)
 
 
-def test_the_first_samples_of_many_are_those_of_few(segmenter):
-    many, few = (segmenter.segment(IMAGES[:2], num_samples=n).samples for n in (6, 2))
+def test_the_first_samples_of_many_are_those_of_few(any_segmenter):
+    many, few = (any_segmenter.segment(IMAGES[:2], num_samples=n).samples for n in (6, 2))
     torch.testing.assert_close(many[:, :2], few, atol=1e-4, rtol=0)
 
 
@@ -141,11 +141,11 @@ def test_frozen_parts_stay_frozen(segmenter):
     assert not segmenter.denoiser.decoder.training
 
 
-def test_picture_array_and_tensor_agree(segmenter):
+def test_picture_array_and_tensor_agree(any_segmenter):
     array = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     results = [
-        segmenter.segment(image, keys=["k"]).samples
+        any_segmenter.segment(image, keys=["k"]).samples
         for image in (Image.fromarray(array), array, tensor, tensor[None], tensor.float() / 127.5 - 1)
     ]
     for result in results[1:]:

@@ -21,27 +21,29 @@ class Pixels(Denoiser):
 
     seen: list
 
-    def __init__(self, x_channels):
+    def __init__(self):
         super().__init__(3, 1)
-        self.channels, self.seen, self.weight = x_channels, [], torch.nn.Parameter(torch.ones(()))
+        self.seen, self.weight = [], torch.nn.Parameter(torch.ones(()))
 
     def encode(self, image):
         self.seen.append(tuple(image.shape[-2:]))
-        return Condition((image,), image[:, :1])
+        return Condition((image,), self.weight * image[:, :1])
 
     def forward(self, x_t, t, condition, label=None):
+        self.seen.append(tuple(x_t.shape[-2:]))
+        if label is not None:  # DiffSeg's have no condition
+            return self.weight * x_t * (0.5 + label.reshape(-1, 1, 1, 1))
         image = condition.features[0].repeat_interleave(len(x_t) // len(condition.features[0]), 0)
-        shift = 0 if label is None else label.reshape(-1, 1, 1, 1)
-        return self.weight * (x_t * (0.5 + shift) + image[:, : self.channels])
+        return self.weight * (x_t + image[:, :1])
 
 
 def segmenters():
     linear = NoiseProcess(schedule="linear", input_scale=1.0)
     settings = {"image_size": (32, 48), "num_samples": 2, "num_steps": 2}
     return {
-        "medsegdiff": MedSegDiffSegmenter(Pixels(1), **settings),
-        "supervised": SupervisedSegmenter(Pixels(1), **settings),
-        "diffseg": DiffSegSegmenter(Pixels(3), linear, **settings),
+        "medsegdiff": MedSegDiffSegmenter(Pixels(), **settings),
+        "supervised": SupervisedSegmenter(Pixels(), **settings),
+        "diffseg": DiffSegSegmenter(Pixels(), linear, **settings),
     }
 
 

@@ -19,20 +19,25 @@ def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
 
     Returns:
         By name, (items,): the ``area`` that is not background, as a share of the image; the ``position`` of a slice
-        between the first and the last of its case, in [0, 1]; and the mean of each channel over that area.
+        between the first and the last of its case, in [0, 1]; and mean and deviation of each channel over that area.
     """
-    images = [store.image(index) for index in range(len(store))]
-    unit = [image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image for image in images]
-    inside = [(image > _BACKGROUND).any(0) for image in unit]
-    means = np.array(
-        [image[:, mask].mean(1).numpy() if mask.any() else image.mean((1, 2)).numpy()
-         for image, mask in zip(unit, inside, strict=True)]
-    )  # fmt: skip
-    found = {
-        "area": np.array([float(mask.double().mean()) for mask in inside]),
+    rows = np.array([_measure(store.image(index)) for index in range(len(store))])
+    channels = range((rows.shape[1] - 1) // 2)
+    return {
+        "area": rows[:, 0],
         "position": _relative_positions(store),
+        **{f"mean of channel {c + 1}": rows[:, 1 + 2 * c] for c in channels},
+        **{f"deviation of channel {c + 1}": rows[:, 2 + 2 * c] for c in channels},
     }
-    return found | {f"mean of channel {c + 1}": means[:, c].astype(float) for c in range(means.shape[1])}
+
+
+def _measure(image: Tensor) -> list[float]:
+    """Return the area that is not background, and of each channel the mean and the deviation over it."""
+    unit = image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
+    inside = (unit > _BACKGROUND).any(0)
+    tissue = unit[:, inside] if inside.any() else unit.flatten(1)
+    values = torch.stack([tissue.mean(1), tissue.std(1, correction=0)], 1)
+    return [float(inside.double().mean()), *values.flatten().tolist()]
 
 
 def _relative_positions(store: ImageStore) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
 from diffmedseg.data.store import DataError, ImageStore, majority
 from diffmedseg.diffusion import keyed_generator
-from diffmedseg.models.diffseg.decision import Otsu
+from diffmedseg.otsu import otsu_level
 
 Window = tuple[int, int]  # top, left
 
@@ -57,63 +57,57 @@ class Crops(LabelRecipe):
     """Takes crops of one size from places that are healthy, and from places that are not.
 
     Args:
-        window: Height and width, in pixels of the model's grid.
+        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
         per_image: Crops of each label from an image, at most.
-        stride: Distance of the places that are tried, in pixels.
         seed: Seed of the choice among them.
     """
 
-    def __init__(self, window: int = 16, per_image: int = 2, stride: int = 4, seed: int = 0) -> None:
-        if min(window, per_image, stride) < 1:
-            raise ValueError("window, per_image and stride have to be at least 1.")
-        self.window: int = window
-        self.per_image, self.stride, self.seed = per_image, stride, seed
+    def __init__(self, share: float = 0.25, per_image: int = 2, seed: int = 0) -> None:
+        if not 0 < share <= 1 or per_image < 1:
+            raise ValueError(f"share is {share}, it has to be in (0, 1]; per_image {per_image}, at least 1.")
+        self.share, self.per_image, self.seed = share, per_image, seed
 
     @abstractmethod
-    def places(self, store: ImageStore, index: int) -> tuple[Tensor, Tensor]:
+    def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
         """Say which windows of an image are healthy, and which diseased.
 
         Returns:
-            Two boolean maps (rows, columns) over the windows that start every ``stride`` pixels.
+            Two boolean maps (rows, columns) over the windows that start every quarter of ``window`` pixels.
         """
 
     def __call__(self, store: ImageStore) -> ImageStore:
         """Take crops; see the base class."""
-        size = store.image(0).shape[-2:]
-        if min(size) < self.window:
-            raise DataError(
-                f"Crops of {self.window} pixels do not fit into images of {tuple(size)}: set a smaller window."
-            )
+        window = -(-round(self.share * min(store.image(0).shape[-2:])) // 8) * 8
         crops: list[tuple[int, Window, int]] = []
         for index in range(len(store)):
             generator = keyed_generator(self.seed, "crops", store.ids[index])
-            for label, allowed in enumerate(self.places(store, index)):
+            for label, allowed in enumerate(self.places(store, index, window)):
                 starts = allowed.nonzero()
-                chosen = starts[torch.randperm(len(starts), generator=generator)[: self.per_image]] * self.stride
+                chosen = starts[torch.randperm(len(starts), generator=generator)[: self.per_image]] * (window // 4)
                 crops += [(index, (int(top), int(left)), label) for top, left in chosen]
         counts = [sum(label == one for _, _, label in crops) for one in (0, 1)]
         if not all(counts):
             raise DataError(
-                f"{type(self).__name__} found {counts[0]} healthy and {counts[1]} diseased crops of {self.window} "
-                f"pixels in {len(store)} images: try a smaller window."
+                f"{type(self).__name__} found {counts[0]} healthy and {counts[1]} diseased crops of {window} pixels in "
+                f"{len(store)} images: try a smaller share."
             )
         _log.info("%s: %d healthy and %d diseased crops of %d images.", type(self).__name__, *counts, len(store))
-        labelled = CropStore(store, crops, self.window)
+        labelled = CropStore(store, crops, window)
         labelled.weights = [1 / counts[label] for _, _, label in crops]
         return labelled
 
-    def _window_mean(self, values: Tensor) -> Tensor:
-        """Average a map (H, W) over every window."""
-        return F.avg_pool2d(values[None, None].float(), self.window, self.stride)[0, 0]
+
+def _window_mean(values: Tensor, window: int) -> Tensor:
+    """Average a map (H, W) over every window."""
+    return F.avg_pool2d(values[None, None].float(), window, window // 4)[0, 0]
 
 
 class MaskExcludedCrops(Crops):
     """Healthy crops lie away from the mask, diseased ones hold some of it.
 
     Args:
-        window: Height and width, in pixels of the model's grid.
+        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
         per_image: Crops of each label from an image, at most.
-        stride: Distance of the places that are tried, in pixels.
         seed: Seed of the choice among them.
         margin: How far healthy crops stay away from the mask, in pixels.
         least: The share of a diseased crop that the mask covers, at least.
@@ -123,21 +117,20 @@ class MaskExcludedCrops(Crops):
 
     def __init__(
         self,
-        window: int = 16,
+        share: float = 0.25,
         per_image: int = 2,
-        stride: int = 4,
         seed: int = 0,
         margin: int = 3,
         least: float = 0.1,
     ) -> None:
-        super().__init__(window, per_image, stride, seed)
+        super().__init__(share, per_image, seed)
         self.margin, self.least = margin, least
 
-    def places(self, store: ImageStore, index: int) -> tuple[Tensor, Tensor]:
+    def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
         """Choose by the mask; see the base class."""
         mask = majority(store.masks(index)).amax(0)
         wide = F.max_pool2d(mask[None, None].float(), 2 * self.margin + 1, 1, self.margin)[0, 0]
-        return self._window_mean(wide) == 0, self._window_mean(mask) >= self.least
+        return _window_mean(wide, window) == 0, _window_mean(mask, window) >= self.least
 
 
 class BorderCrops(Crops):
@@ -147,9 +140,8 @@ class BorderCrops(Crops):
     image's Otsu level, and where it is even.
 
     Args:
-        window: Height and width, in pixels of the model's grid.
+        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
         per_image: Crops of each label from an image, at most.
-        stride: Distance of the places that are tried, in pixels.
         seed: Seed of the choice among them.
         most_dark: The share of dark pixels, at most.
         most_uneven: Standard deviation of brightness, of the range [0, 1], at most.
@@ -159,22 +151,21 @@ class BorderCrops(Crops):
 
     def __init__(
         self,
-        window: int = 16,
+        share: float = 0.25,
         per_image: int = 2,
-        stride: int = 4,
         seed: int = 0,
         most_dark: float = 0.001,
         most_uneven: float = 0.05,
     ) -> None:
-        super().__init__(window, per_image, stride, seed)
+        super().__init__(share, per_image, seed)
         self.most_dark, self.most_uneven = most_dark, most_uneven
 
-    def places(self, store: ImageStore, index: int) -> tuple[Tensor, Tensor]:
+    def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
         """Choose by brightness and place; see the base class."""
         image = store.image(index)
         grey = (image.float() / 255 if image.dtype == torch.uint8 else (image + 1) / 2).mean(0)
-        dark = self._window_mean(grey < Otsu()(grey[None])[0])
-        variance = self._window_mean(grey.square()) - self._window_mean(grey).square()
+        dark = _window_mean(grey < otsu_level(grey[None])[0], window)
+        variance = _window_mean(grey.square(), window) - _window_mean(grey, window).square()
         rows, columns = dark.shape
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         border = (row == 0) | (row == rows - 1) | (column == 0) | (column == columns - 1)

@@ -27,16 +27,20 @@ class InpaintedPairs(LabelRecipe):
 
     def __call__(self, store: ImageStore) -> ImageStore:
         """Fill in; see the base class."""
-        healthy: dict[int, Tensor] = {}
-        for index in range(len(store)):
-            mask = majority(store.masks(index)).amax(0, keepdim=True)
-            hole = F.max_pool2d(mask[None].float(), 2 * self.margin + 1, 1, self.margin)[0] > 0
-            if hole.any() and not hole.all():
-                generator = keyed_generator(self.seed, "inpainting", store.ids[index])
-                healthy[index] = inpaint(store.image(index), hole, generator)
-        if not healthy:
+        covered = [float(self._hole(store, index).float().mean()) for index in range(len(store))]
+        diseased = [index for index, share in enumerate(covered) if 0 < share < 1]
+        if not diseased:
             raise DataError("No training image has a lesion to fill in.")
-        return PairStore(store, healthy)
+
+        def counterpart(index: int) -> Tensor:
+            generator = keyed_generator(self.seed, "inpainting", store.ids[index])
+            return inpaint(store.image(index), self._hole(store, index), generator)
+
+        return PairStore(store, diseased, counterpart)
+
+    def _hole(self, store: ImageStore, index: int) -> Tensor:
+        mask = majority(store.masks(index)).amax(0, keepdim=True)
+        return F.max_pool2d(mask[None].float(), 2 * self.margin + 1, 1, self.margin)[0] > 0
 
 
 def inpaint(image: Tensor, hole: Tensor, generator: torch.Generator) -> Tensor:

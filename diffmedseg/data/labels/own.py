@@ -1,5 +1,7 @@
 """Labels that a data set has."""
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -11,8 +13,9 @@ from diffmedseg.data.store import DataError, ImageStore
 class OwnLabels(LabelRecipe):
     """The data set's own labels: slices with a tumour or without, pictures with a lesion or without.
 
-    Both labels are drawn equally often. With ``balance`` they are also drawn so that the position of a slice and the
-    area of the brain tell nothing: the network would otherwise learn that the vertex is healthy.
+    Both labels are drawn equally often, whatever the weights of the split were. With ``balance`` they are also drawn so
+    that the position of a slice and the area of the brain tell little: the network would otherwise learn that the
+    vertex is healthy.
 
     Args:
         balance: Whether to weigh items by position and area.
@@ -31,7 +34,8 @@ class OwnLabels(LabelRecipe):
             has = "no image has a label" if (labels < 0).all() else f"all are {('healthy', 'diseased')[labels.max()]}"
             raise DataError(
                 f"Of {len(store)} training images {has}: OwnLabels needs both. What would work: BorderCrops, which "
-                "takes healthy crops from borders (weak), MaskExcludedCrops or InpaintedPairs (both need masks)."
+                "takes healthy crops from borders (weak), MaskExcludedCrops or InpaintedPairs (both need masks); of "
+                "volumes, slices without tumour: --data.train_slices brain."
             )
         features = covariates(store) if self.balance else {}
         probability = propensity([features[name] for name in ("position", "area") if name in features], labels)
@@ -45,26 +49,34 @@ class PairStore(RelabelledStore):
 
     Args:
         store: Images.
-        healthy: By its index, the counterpart of each diseased image.
+        diseased: Numbers of the diseased ones.
+        counterpart: Makes the counterpart of an image, by its number.
     """
 
-    def __init__(self, store: ImageStore, healthy: dict[int, Tensor]) -> None:
-        diseased = list(healthy)
+    def __init__(self, store: ImageStore, diseased: list[int], counterpart: Callable[[int], Tensor]) -> None:
         ids = [store.ids[index] for index in diseased]
         super().__init__(store, diseased * 2, ids + [f"{name}, healthy" for name in ids])
-        self._healthy = healthy
+        self._labels, self._counterpart = [1] * len(diseased) + [0] * len(diseased), counterpart
 
     def image(self, index: int) -> Tensor:
         """Return the image, or a counterpart."""
-        return super().image(index) if self.label(index) else self.healthy(index)
+        return super().image(index) if self._labels[index] else self.healthy(index)
+
+    def masks(self, index: int) -> Tensor:
+        """Return the masks, which are empty of counterparts."""
+        return super().masks(index) * self._labels[index]
+
+    def reference(self, index: int) -> Tensor:
+        """Return the masks at native size, which are empty of counterparts."""
+        return super().reference(index) * self._labels[index]
 
     def label(self, index: int) -> int:
         """Return 1 for the images, 0 for their counterparts."""
-        return int(index < len(self._healthy))
+        return self._labels[index]
 
     def healthy(self, index: int) -> Tensor:
-        """Return the counterpart, which is its own."""
-        return self._healthy[self.indices[index]]
+        """Return the counterpart; a counterpart is its own."""
+        return self._counterpart(self.indices[index])
 
 
 class OwnPairs(LabelRecipe):
@@ -75,7 +87,12 @@ class OwnPairs(LabelRecipe):
     def __call__(self, store: ImageStore) -> ImageStore:
         """Label a split; see the base class."""
         diseased = [index for index in range(len(store)) if store.label(index)]
-        healthy = {index: image for index in diseased if (image := store.healthy(index)) is not None}
-        if not healthy:
+        if not diseased or store.healthy(diseased[0]) is None:
             raise DataError("The data set has no healthy counterparts: InpaintedPairs makes some, with the masks.")
-        return PairStore(store, healthy)
+
+        def counterpart(index: int) -> Tensor:
+            found = store.healthy(index)
+            assert found is not None, f"{store.ids[index]} alone has no counterpart"
+            return found
+
+        return PairStore(store, diseased, counterpart)

@@ -12,12 +12,9 @@ class LabelRecipe(ABC):
 
     Attributes:
         supervision: What the labels take, to be told wherever results are.
-        window: Height and width of the images that it gives, in pixels of the model's grid; None for whole images. A
-            model has to see as much at once when it segments.
     """
 
     supervision: str
-    window: int | None = None
 
     @abstractmethod
     def __call__(self, store: ImageStore) -> ImageStore:

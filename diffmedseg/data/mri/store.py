@@ -165,6 +165,6 @@ class SliceStore(ImageStore):
         return self._items[index][1]
 
     def label(self, index: int) -> int:
-        """Return 1 where the slice has a tumour."""
+        """Return 1 where the slice has any of the regions."""
         case, number = self._at(index)
-        return int(case.tumour[number])
+        return int(bool(case.tumour[number]) and bool(self._table[:, case.labels[number]].any()))

@@ -77,7 +77,7 @@ def to_evidence(difference: Tensor, least_contrast: float, percentiles: tuple[fl
     low, high = percentile_range(difference, percentiles)
     contrast = (high - low)[:, None, None]
     normal = ((difference - low[:, None, None]) / contrast.clamp(min=1e-12)).clamp(0, 1)
-    return torch.where(contrast > least_contrast, normal, 0.0)
+    return torch.where(contrast <= least_contrast, 0.0, normal)  # NaN stays, so that a broken network is seen
 
 
 def percentile_range(difference: Tensor, percentiles: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -89,5 +89,6 @@ def percentile_range(difference: Tensor, percentiles: tuple[float, float]) -> tu
 
 def to_soft_mask(evidence: Tensor, level: Tensor) -> Tensor:
     """Map evidence (N, H, W) in [0, 1] so that ``level`` (N,) becomes 0.5, linearly on either side."""
-    level = level[:, None, None].clamp(1e-6, 1 - 1e-6)
-    return torch.where(evidence > level, 0.5 + (evidence - level) / (1 - level) / 2, evidence / level / 2)
+    level = level[:, None, None]
+    above = 0.5 + (evidence - level) / (1 - level).clamp(min=1e-6) / 2
+    return torch.where(evidence <= level, evidence / level.clamp(min=1e-6) / 2, above)

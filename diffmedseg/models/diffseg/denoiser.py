@@ -62,7 +62,13 @@ def _unet(channels: int, spec: SizeSpec, labels: int | None) -> nn.Module:
 
 
 class ImageDenoiser(Denoiser):
-    """A network that denoises images."""
+    """A network that denoises images.
+
+    Attributes:
+        knows_no_label: Whether it can be asked without a label.
+    """
+
+    knows_no_label = True
 
     @property
     def x_channels(self) -> int:
@@ -105,6 +111,8 @@ class TwoTowerUNet(ImageDenoiser):
         mask_channels: K, regions of the mask; the networks know nothing of them.
         size: Of each network.
     """
+
+    knows_no_label = False
 
     def __init__(self, image_channels: int, mask_channels: int, size: Size = "tiny") -> None:
         super().__init__(image_channels, mask_channels)

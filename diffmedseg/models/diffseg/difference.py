@@ -22,6 +22,19 @@ class Difference(ABC):
     """Takes, from images and keyed noise, a healthy reconstruction less a diseased one."""
 
     @abstractmethod
+    def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
+        """Refuse a process, a number of channels or a training that it cannot work with.
+
+        Args:
+            process: The noise process.
+            channels: Channels of the image.
+            label_hidden: Whether training hides labels at times.
+
+        Raises:
+            ValueError: Saying what would fit.
+        """
+
+    @abstractmethod
     def __call__(
         self,
         predict: PredictX0,
@@ -60,6 +73,10 @@ class NoisePredictionDifference(Difference):
             raise ValueError(f"Levels from {lowest} to {highest}: the lowest has to be at least 0, and not above.")
         self.lowest, self.highest = lowest, highest
 
+    def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
+        """Refuse levels that the process does not have."""
+        _check_level(self.highest, process)
+
     def __call__(
         self,
         predict: PredictX0,
@@ -92,6 +109,12 @@ class PartialDenoisingDifference(Difference):
         if start < 1:
             raise ValueError(f"start is {start}; a chain begins at 1 or above.")
         self.start, self.guidance = start, guidance
+
+    def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
+        """Refuse a start that the process does not have, and guidance by predictions that were not trained."""
+        _check_level(self.start, process)
+        if self.guidance != 1 and not label_hidden:
+            raise ValueError(f"guidance is {self.guidance}, which needs a label_dropout above 0 in training.")
 
     def __call__(
         self,
@@ -134,6 +157,11 @@ class ReleasedDifference(Difference):
     _DISEASED_WEIGHT = 1.5
     _LUMA = (0.299, 0.587, 0.114)
 
+    def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
+        """Refuse what is no colour picture."""
+        if channels != len(self._LUMA):
+            raise ValueError(f"The released code works on red, green and blue; these images have {channels} channels.")
+
     def __call__(
         self,
         predict: PredictX0,
@@ -153,3 +181,8 @@ class ReleasedDifference(Difference):
         levels = (127.5 * (residual + 1)).trunc()
         grey = torch.einsum("bchw,c->bhw", levels, levels.new_tensor(self._LUMA))[:, None]
         return grey - grey.amin((-2, -1), keepdim=True)
+
+
+def _check_level(level: int, process: NoiseProcess) -> None:
+    if level >= process.num_train_steps:
+        raise ValueError(f"Level {level} is beyond the process, which has {process.num_train_steps}.")

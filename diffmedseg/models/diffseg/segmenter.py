@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,15 +13,17 @@ from diffmedseg.calibration import Calibration
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.fusion import Fusion
-from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.tiling import blend
+from diffmedseg.models.tiling import Window, blend
 from diffmedseg.refinement import Refinement
 
 Polarity = Literal["darker", "brighter", "either"]
+
+_NO_CONDITION = Condition(())  # the image is what is denoised
 
 
 class DiffSegSegmenter(DiffusionSegmenter):
@@ -129,6 +132,9 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.label_dropout = label_dropout
         self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
         self.loss = DiffusionLoss(mse=1.0, bce=0.0)
+        self.difference.check(self.process, len(self.channels), label_dropout > 0)
+        if label_dropout and not getattr(denoiser, "knows_no_label", True):
+            raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each image to a random level and denoise it given its label, which is hidden at times.
@@ -147,7 +153,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
             label = torch.where(turned, HEALTHY, label)
         label = torch.where(hidden < self.label_dropout, NO_LABEL, label)
         x_t = self.process.add_noise(image, eps, t)
-        output = self.denoiser(x_t, t, self.denoiser.encode(image), label)
+        output = self.denoiser(x_t, t, _NO_CONDITION, label)
         loss: Tensor = self.loss(self.process, output, x_t, t, target, eps)
         return loss
 
@@ -170,10 +176,10 @@ class DiffSegSegmenter(DiffusionSegmenter):
         """
         flat = [generator for row in generators for generator in row]
         rows = image.repeat_interleave(len(generators[0]), 0)
-        per_pass = self._rows_per_pass()
+        per_pass, predict = self._rows_per_pass(), partial(self._predict, self._windows())
         parts = [
             self._reduce(
-                self.difference(self._predict, self.process, rows[first : first + per_pass],
+                self.difference(predict, self.process, rows[first : first + per_pass],
                                 flat[first : first + per_pass], num_steps)
             )
             for first in range(0, len(rows), per_pass)
@@ -188,15 +194,13 @@ class DiffSegSegmenter(DiffusionSegmenter):
         low, high = percentile_range(maps.flatten(0, 1), self.percentiles)
         return (high - low).reshape(len(image), -1).median(1).values.cpu()
 
-    def _predict(self, x_t: Tensor, t: Tensor, label: int) -> Tensor:
+    def _predict(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: int) -> Tensor:
         labels = torch.full_like(t, label)
 
         def network(window: Tensor) -> Tensor:
-            window = self._memory_format(window)
-            result: Tensor = self.denoiser(window, t, self.denoiser.encode(window), labels).float()
+            result: Tensor = self.denoiser(self._memory_format(window), t, _NO_CONDITION, labels).float()
             return result
 
-        parts = self._windows()
         output = blend(parts, (network(x_t[part]) for part in parts), self.image_size)
         return self.process.to_x_0(output, x_t, t)
 

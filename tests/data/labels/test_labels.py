@@ -94,8 +94,8 @@ def test_separation_is_the_area_under_the_curve():
     [
         (OwnLabels(), Slices(all_diseased=True), "all are diseased.*BorderCrops.*MaskExcludedCrops or InpaintedPairs"),
         (OwnPairs(), Slices(), "InpaintedPairs"),
-        (BorderCrops(window=40), Slices(), "smaller window"),
-        (MaskExcludedCrops(window=16), Slices(all_diseased=True), "0 healthy"),
+        (BorderCrops(share=1), Slices(all_diseased=True), "smaller share"),
+        (MaskExcludedCrops(share=0.5), Slices(all_diseased=True), "0 healthy"),
     ],
 )
 def test_data_that_lacks_what_a_recipe_takes_is_refused(recipe, data, message):
@@ -104,7 +104,7 @@ def test_data_that_lacks_what_a_recipe_takes_is_refused(recipe, data, message):
 
 
 def test_crops_outside_the_mask_hold_no_lesion(store):
-    crops = MaskExcludedCrops(window=16, margin=2, least=0.2)(store)
+    crops = MaskExcludedCrops(share=1 / 3, margin=2, least=0.2)(store)
     labels = [crops.label(i) for i in range(len(crops))]
     assert 0 < sum(labels) < len(labels)
     for i, label in enumerate(labels):
@@ -117,12 +117,12 @@ def test_crops_outside_the_mask_hold_no_lesion(store):
 
 
 def test_border_crops_use_no_mask_and_are_mostly_right(store):
-    crops = BorderCrops(window=12)(NoMasks(store))
+    crops = BorderCrops(share=1 / 6)(NoMasks(store))
     share = {0: [], 1: []}
     for i in range(len(crops)):
         original = crops.indices[i]
         top, left = crops._windows[i]
-        share[crops.label(i)].append(halos(store, original)[top : top + 12, left : left + 12].float().mean())
+        share[crops.label(i)].append(halos(store, original)[top : top + 8, left : left + 8].float().mean())
     assert np.mean(share[0]) < 0.1
     assert np.mean(share[1]) > 0.3  # a seventh of the images has no lesion at all
 
@@ -162,7 +162,6 @@ def test_inpainting_removes_the_lesion_and_nothing_else(store):
         mask = torch.from_numpy(np.asarray(store.masks(pairs.indices[i]).float().mean(0)[0] >= 0.5))
         wide = torch.nn.functional.max_pool2d(mask[None, None].float(), 7, 1, 3)[0, 0].bool()
         assert not changed[~wide].any()
-        assert filled.dtype == torch.float32
         assert pairs.healthy(i).dtype == torch.uint8
         before.append((image - truth[pairs.ids[i]]).abs()[:, mask].mean())
         after.append((filled - truth[pairs.ids[i]]).abs()[:, mask].mean())
@@ -187,7 +186,7 @@ def test_models_that_learn_from_labels_see_no_masks():
     assert item["healthy"].shape == item["image"].shape == (8, 3, 16, 16)
     same = (item["healthy"] == item["image"]).flatten(1).all(1)
     assert torch.equal(same, item["label"] == 0)  # augmented alike
-    data.serve(("mask",), ["lesion"])
+    assert data.serve(("mask",), ["lesion"]) == "masks"
     item = next(iter(data.train_dataloader()))
     assert "mask" in item
     assert "healthy" not in item
@@ -233,4 +232,22 @@ def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 300
     with pytest.raises(SystemExit, match="BorderCrops found 0 healthy"):
-        main(["data", "labels", *options, "--data.label_recipe=BorderCrops", "--data.label_recipe.window=15"])
+        main(["data", "labels", *options, "--data.label_recipe=BorderCrops", "--data.label_recipe.share=1"])
+
+
+def test_counterparts_have_no_mask(store):
+    for recipe in (OwnPairs(), InpaintedPairs()):
+        worth = label_worth(recipe(store))
+        assert worth.healthy == worth.diseased
+        assert worth.healthy_with_mask == 0
+
+
+def test_regions_that_the_data_does_not_have_are_refused():
+    data = SyntheticDataModule(nested=True, num_test=2, image_size=16)
+    data.setup("test")
+    with pytest.raises(DataError, match="The model finds optic disc; Synthetic lesions has lesion, nucleus"):
+        data.serve((), ["optic disc"])
+    one = SyntheticDataModule(num_test=2, image_size=16)
+    one.setup("test")
+    one.serve((), ["foreground"])  # one region on either side
+    assert next(iter(one.test_dataloader()))["mask"].shape[1] == 1

@@ -140,8 +140,34 @@ def test_settings_that_mean_nothing_are_refused(options, message):
         oracle(**options)
 
 
+def test_a_network_that_gives_nan_is_not_one_that_finds_nothing():
+    model = oracle()
+    model.denoiser.mask = lesions()
+    model.denoiser.forward = lambda x_t, t, condition, label=None: x_t * torch.nan
+    assert model.segment(images(), keys=["a", "b"]).samples.isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"difference": NoisePredictionDifference(0, 1000)}, "Level 1000 is beyond the process, which has 1000"),
+        ({"difference": PartialDenoisingDifference(1500)}, "Level 1500 is beyond"),
+        ({"difference": PartialDenoisingDifference(400, 2.0), "label_dropout": 0}, "label_dropout above 0"),
+    ],
+)
+def test_differences_that_the_process_or_training_does_not_allow(options, message):
+    with pytest.raises(ValueError, match=message):
+        oracle(**options)
+
+
+def test_the_released_difference_takes_colours_alone():
+    with pytest.raises(ValueError, match="these images have 4 channels"):
+        ReleasedDifference().check(NoiseProcess(), 4, False)
+
+
 def test_the_decision_level_becomes_a_half():
     evidence = torch.rand(5, 8, 8)
+    evidence[:, 0, 0] = 1
     level = torch.tensor([0.1, 0.3, 0.5, 0.9, 1.0])
     soft = to_soft_mask(evidence, level)
     assert torch.equal(soft > 0.5, evidence > level[:, None, None])

@@ -101,8 +101,10 @@ def test_two_towers_share_nothing():
     healthy, diseased = ([p.grad for p in tower.parameters()] for tower in network.towers)
     assert any(g.any() for g in healthy)
     assert all(g is not None and not g.any() for g in diseased)  # under DDP a missing gradient would stall
-    with pytest.raises(ValueError, match="label_dropout"):
+    with pytest.raises(ValueError, match="set label_dropout to 0"):
         network(x, t, Condition(()))
+    with pytest.raises(ValueError, match="TwoTowerUNet knows no image without a label: set label_dropout to 0"):
+        DiffSegSegmenter(network, image_size=(16, 16))
 
 
 def test_samples_of_diffseg_differ_and_depend_on_their_key_alone():
