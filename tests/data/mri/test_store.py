@@ -136,6 +136,15 @@ def test_empty_slices_are_drawn_less_often(root):
     assert drawn[0] / sum(drawn.values()) == pytest.approx(expected, abs=0.04)
 
 
+def test_a_slice_is_diseased_where_it_has_what_is_learned(root):
+    whole, inner = (
+        data_module("brats", root, regions=regions).load("train") for regions in (None, ["enhancing_tumour"])
+    )
+    labels_ = [[store.label(index) for index in range(len(store))] for store in (whole, inner)]
+    assert labels_[1] == [int((inner.reference(index) > 0).any()) for index in range(len(inner))]
+    assert 0 < sum(labels_[1]) < sum(labels_[0])
+
+
 def test_background_is_found_by_its_value():
     channels = np.stack([modality(0, background=-3.2), modality(1, background=12)])
     assert np.array_equal(find_brain(channels), brain())

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from diffmedseg.data.isic import ISIC2018DataModule
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction import Settings, find_pictures, predict_pictures
+from diffmedseg.refinement import LargestComponent
+from diffmedseg.segmentation import resize_soft
 
 
 def photos(folder, count=3):
@@ -75,16 +77,17 @@ def test_maps_keep_the_files_orientation(orientation, tmp_path):
     assert overlap(upright[0] > 0, upright[1] < 128) > 0.9
 
 
-def test_a_prediction_is_the_one_that_was_scored(tmp_path):
+@pytest.mark.parametrize("refinement", [None, LargestComponent()])
+def test_a_prediction_is_the_one_that_was_scored(refinement, tmp_path):
     write(tmp_path, ISIC2018DataModule, training=6, test=4)
-    data, model = ISIC2018DataModule(tmp_path, image_size=32), dark_segmenter()
+    data, model = ISIC2018DataModule(tmp_path, image_size=32), dark_segmenter(refinement=refinement)
     data.setup("test")
     folder = tmp_path / ISIC2018DataModule.folders()["test"][0]
     predict_pictures(model, find_pictures([folder]), tmp_path / "out", batch_size=3)
     for batch in data.test_dataloader():
         tested = model.test_step(data.on_after_batch_transfer(batch, 0), 0)["segmentation"]
-        for id_, samples, reference in zip(batch["id"], tested.samples, batch["reference"], strict=True):
-            scored = model.fuse_by(model.fusion, samples[None], tuple(reference.shape[-2:])).mask[0, 0]
+        for id_, probability, reference in zip(batch["id"], tested.probability, batch["reference"], strict=True):
+            scored = resize_soft(probability[None], tuple(reference.shape[-2:]))[0, 0] > model.threshold
             assert np.array_equal(load(tmp_path / "out" / f"{id_}_mask.png") > 0, scored.numpy())
 
 
