@@ -1,10 +1,12 @@
 """``diffmedseg data``: look at data, and at what is kept of it."""
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import yaml
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
@@ -12,13 +14,19 @@ from rich.table import Table
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.base import cache_folder
 from diffmedseg.data.cache import cache_entries
+from diffmedseg.data.checking import AREA_EDGES, Check, check_data
+from diffmedseg.data.configured import build_data
+from diffmedseg.data.files import first_names
 from diffmedseg.data.labels import OwnLabels
 from diffmedseg.data.labels.worth import label_worth
-from diffmedseg.data.preview import draw_augmentation, draw_labels
+from diffmedseg.data.preview import draw_augmentation, draw_labels, draw_sheet
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
 
-_DESCRIPTION = "Look at data. Besides, `diffmedseg data cache` shows or clears what is kept of decoded images."
+_DESCRIPTION = (
+    "Look at data. Besides, `diffmedseg data check` looks for what is wrong with a data set, and `diffmedseg data "
+    "cache` shows or clears what is kept of decoded images."
+)
 
 
 def augment_preview(*, data: SegmentationDataModule, out: Path, num_images: int = 4, num_variants: int = 6) -> None:
@@ -65,6 +73,83 @@ def labels(*, data: SegmentationDataModule, out: Path | None = None, num_images:
         print(f"Wrote {out}")
 
 
+def check(args: list[str]) -> None:
+    """Run ``diffmedseg data check``; exits with 1 where something serious was found."""
+    parser = argparse.ArgumentParser(
+        "diffmedseg data check",
+        description="Look at a data set before training on it: what is there, and what is unreadable, unpaired, twice "
+        "there, or in two splits. Exits with 1 where something serious was found.",
+    )
+    parser.add_argument("name", help="Its yaml, or the name of one in experiments/data.")
+    parser.add_argument("dir", type=Path, help="The folder that holds it.")
+    parser.add_argument(
+        "--against", nargs=2, metavar=("NAME", "DIR"), help="Another data set, no image of which should be in this one."
+    )
+    parser.add_argument("--json", action="store_true", help="Print everything, with all names, for programs.")
+    parser.add_argument("--sheet", type=Path, help="Draw a contact sheet, a PNG.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="A setting, as image_size=128.")
+    options = parser.parse_args(args)
+    if options.sheet is not None and options.sheet.suffix.lower() != ".png":
+        parser.error(f"--sheet is {options.sheet}; it has to be a .png.")
+    settings = dict(one.split("=", 1) for one in options.set)
+    data = _configured(options.name, options.dir, settings)
+    against = _configured(options.against[0], options.against[1], {}) if options.against else None
+    found = check_data(data, against)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        _print_check(found)
+    if options.sheet is not None and data.stores:
+        save_figure(draw_sheet({str(split): store for split, store in data.stores.items()}), options.sheet)
+        print(f"Wrote {options.sheet}", file=sys.stderr)
+    sys.exit(0 if found.passed else 1)
+
+
+def _configured(name: str, folder: str | Path, settings: dict[str, str]) -> SegmentationDataModule:
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        places = [Path("experiments/data"), Path(__file__).parents[1] / "experiments" / "data"]
+        path = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), path)
+    if not path.is_file():
+        raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain = {key: yaml.safe_load(value) for key, value in settings.items()}
+    if "root" in config["init_args"]:
+        plain["root"] = str(folder)
+    config["init_args"] |= plain
+    return build_data(config)
+
+
+def _print_check(found: Check) -> None:
+    console = Console(soft_wrap=True)
+    table = Table("Split", "Items", "Cases", "Sizes", "Raters", "Empty", "Raters' Dice", title=found.title)
+    for split, facts in found.splits.items():
+        sizes = ", ".join(list(facts.sizes)[:2]) + (f" and {len(facts.sizes) - 2} more" if len(facts.sizes) > 2 else "")
+        table.add_row(
+            split,
+            str(len(facts.ids)),
+            str(len(set(facts.cases))),
+            sizes,
+            ", ".join(map(str, facts.raters)),
+            ", ".join(f"{region} {share:.1%}" for region, share in facts.empty.items()),
+            ", ".join(f"{region} {dice:.3f}" for region, dice in facts.agreement.items() if dice is not None),
+        )
+    console.print(table)
+    for split, facts in found.splits.items():
+        for region, counts in facts.areas.items():
+            parts = (f"{high:.1%}: {count}" for high, count in zip(AREA_EDGES[1:], counts, strict=True) if count)
+            console.print(f"{split}, area of {region}, up to: {', '.join(parts)}", highlight=False)
+        for channel, values in facts.channels.items():
+            text = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            console.print(f"{split}, {channel}: {text}", highlight=False)
+    for problem in found.problems:
+        some = f" {first_names(problem.names, 5)}" if problem.names else ""
+        console.print(
+            f"{'PROBLEM' if problem.serious else 'note'}: {problem.text}{some}", highlight=False, markup=False
+        )
+    console.print("Passed." if found.passed else "Not fit to train on as it is.")
+
+
 def cache(args: list[str]) -> None:
     """Say what the cache of decoded images holds, by data set, or delete it; it is made anew where it is needed."""
     parser = argparse.ArgumentParser("diffmedseg data cache", description=cache.__doc__)
@@ -87,6 +172,8 @@ def main(args: list[str]) -> None:
     if args[:1] == ["cache"]:
         return cache(args[1:])
     try:
+        if args[:1] == ["check"]:
+            return check(args[1:])
         auto_cli(
             {"augment-preview": augment_preview, "labels": labels},
             args=args,

@@ -90,6 +90,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
             DataError: If files are missing, unpaired or unreadable; the message names them and the remedy.
         """
 
+    def patient(self, case: str) -> str:
+        """Return the patient that a case is of, by its name: the case itself where nothing else is known."""
+        return case
+
     def setup(self, stage: str) -> None:
         """Read the splits that a stage needs: ``fit``, ``validate``, ``test`` or ``predict``."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}

@@ -167,11 +167,13 @@ def _write(
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # decoders release the interpreter's lock
         results = pool.map(shrink, range(len(items)))
         shown = track(results, f"Shrinking {name}", len(items), disable=len(items) <= 200)
-        failures = [error for error in shown if error is not None]
+        found = list(shown)
+        failures = [error for error in found if error is not None]
+        unusable = [item.id for item, error in zip(items, found, strict=True) if error is not None]
     if failures:
         reasons = "\n  ".join(map(str, failures[:3]))
         more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
-        raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}")
+        raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}", unusable)
 
 
 def shrink_image(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:

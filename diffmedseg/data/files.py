@@ -79,9 +79,10 @@ def index_files(folders: Sequence[Path], pattern: re.Pattern[str]) -> dict[str, 
         for path in sorted(folder.iterdir()):
             if (match := pattern.fullmatch(path.name)) and path.is_file():
                 found[match[1].upper()].append(path)
-    repeated = [" and ".join(map(str, paths)) for paths in found.values() if len(paths) > 1]
+    repeated = {name: " and ".join(map(str, paths)) for name, paths in found.items() if len(paths) > 1}
     if repeated:
-        raise DataError(f"{len(repeated)} ids occur more than once: {first_names(repeated)}. Keep one file of each.")
+        some = first_names(repeated.values())
+        raise DataError(f"{len(repeated)} ids occur more than once: {some}. Keep one file of each.", repeated)
     return {name: paths[0] for name, paths in found.items()}
 
 
@@ -108,7 +109,8 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Pa
     if unpaired:
         raise DataError(
             f"{'; '.join(unpaired)} (of {len(images)} images and {len(masks)} masks). Unpack both archives again and "
-            "completely, or remove what has no partner."
+            "completely, or remove what has no partner.",
+            images.keys() ^ masks.keys(),
         )
     return [Item(name, images[name], (masks[name],)) for name in sorted(images)]
 
@@ -124,7 +126,13 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read ({error}): download it again") from error
+        raise DataError(f"{path} cannot be read ({error}): download it again", [path.name]) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image, from its header."""
+    with open_image(path) as image:
+        return image.height, image.width
 
 
 def read_binary_mask(path: Path) -> NDArray[np.uint8]:

@@ -107,6 +107,10 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             DataError: If there is none, or files are missing.
         """
 
+    def patient(self, case: str) -> str:
+        """Return the patient that a case is of."""
+        return self.cases[case].patient
+
     def write_splits(self) -> None:
         """Write the splits where a file for them is named that does not exist yet."""
         if self.splits is not None and not self.splits.is_file():
@@ -121,7 +125,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         except DataError as error:
             raise DataError(
                 f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: make train "
-                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
+                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python.",
+                error.names,
             ) from error
 
     @cached_property
@@ -134,7 +139,7 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             try:
                 splits = published_splits(cases, self.published[self.split_by], self.val_fraction, self.split_seed)
             except DataError as error:
-                raise DataError(f"{self.info.title}: {error}\n{self.info.download}") from error
+                raise DataError(f"{self.info.title}: {error}\n{self.info.download}", error.names) from error
         else:
             splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
         if set(splits["val"]) & set(splits["train"]):

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
-from diffmedseg.data.files import Item, find_folders, first_names, index_files, pair, read_binary_mask
+from diffmedseg.data.files import Item, find_folders, first_names, image_size, index_files, pair, read_binary_mask
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import DataError, ImageStore
@@ -55,6 +55,10 @@ class ISICStore(ImageStore):
     def reference(self, index: int) -> Tensor:
         """Return (1, 1, h, w), uint8 in {0, 1}, decoded from the official file."""
         return torch.from_numpy(_read_masks(self._items[index]))
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return the size that the file's header tells."""
+        return image_size(self._items[index].image)
 
     def label(self, index: int) -> int:
         """Return 1 where there is a lesion, which is everywhere."""
@@ -214,7 +218,8 @@ class ISICDataModule(SegmentationDataModule):
             images, reported = (self.root / self.folders()[p][0] for p in ("training", part))
             raise DataError(
                 f"{len(shared)} images are both in {images} and in {reported}: {first_names(shared)}. Results on "
-                "images that were trained on mean nothing: unpack the official archives again, each in its own folder."
+                "images that were trained on mean nothing: unpack the official archives again, each in its own folder.",
+                shared,
             )
         return items
 

@@ -1,5 +1,7 @@
 """Pictures of what training sees: items before and after augmentation, and by label."""
 
+from collections.abc import Mapping
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -57,4 +59,32 @@ def draw_labels(store: ImageStore, num_images: int, seed: int) -> Figure:
             show(axis, image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image)
             outline(axis, majority(store.masks(index)))
         axes[0].set_ylabel(("healthy", "diseased")[label], fontsize=8)
+    return figure
+
+
+def draw_sheet(stores: Mapping[str, ImageStore], num_images: int = 40, columns: int = 10) -> Figure:
+    """Draw a contact sheet: items evenly spread over each split, with every rater's outlines.
+
+    Args:
+        stores: By split.
+        num_images: Items in all.
+        columns: Items in a row.
+    """
+    total = sum(len(store) for store in stores.values())
+    shown = []
+    for split, store in stores.items():
+        wanted = min(max(round(num_images * len(store) / total), 1), len(store))
+        places = [i * len(store) // wanted for i in range(wanted)]
+        shown += [(f"{split}: {store.ids[index]}", store, index) for index in places]
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(1.3 * columns, 1.45 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, (title, store, index) in zip(axes, shown, strict=False):
+        image = store.image(index)
+        show(axis, image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image)
+        for rater in store.masks(index):
+            outline(axis, rater, linewidth=0.7)
+        axis.set_title(title, fontsize=5)
+    for axis in list(figure.axes)[len(shown) :]:
+        axis.axis("off")
     return figure

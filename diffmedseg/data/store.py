@@ -1,7 +1,7 @@
 """Stores, which know how to read a split; and the views of a store that training and evaluation take."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,16 @@ Batch = dict[str, Any]
 
 
 class DataError(RuntimeError):
-    """Data that is missing, unpaired or unreadable; the message says what was found and what to do."""
+    """Data that is missing, unpaired or unreadable; the message says what was found and what to do.
+
+    Args:
+        message: The message.
+        names: All items that it is about, of which the message may name the first.
+    """
+
+    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = sorted(names)
 
 
 class ImageStore(ABC):
@@ -57,6 +66,11 @@ class ImageStore(ABC):
     def position(self, index: int) -> int:
         """Return the number of the item's slice in its case."""
         return 0
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return the height and width of the item as it was given."""
+        height, width = self.reference(index).shape[-2:]
+        return int(height), int(width)
 
     def label(self, index: int) -> int | None:
         """Return 0 for healthy, 1 for diseased, None where the data set has no image-level labels."""

@@ -142,9 +142,10 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         for failure in failures[3:]:
             _log.error("%s", failure)
         if failures:
+            unusable = [case.id for case, result in zip(cases, done, strict=True) if isinstance(result, DataError)]
             reasons = "\n  ".join(map(str, failures[:3]))
             more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
-            raise DataError(f"{len(failures)} of {len(cases)} cases cannot be used:\n  {reasons}{more}")
+            raise DataError(f"{len(failures)} of {len(cases)} cases cannot be used:\n  {reasons}{more}", unusable)
         folders = {case.id: path for case, path in zip(cases, done, strict=True) if isinstance(path, Path)}
         new = [path for path in folders.values() if path not in before]
         if new:

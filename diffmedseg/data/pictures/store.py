@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.cache import ShrunkImages
+from diffmedseg.data.files import image_size
 from diffmedseg.data.pictures.layout import MISSING, FileNames, PictureCase
 from diffmedseg.data.store import ImageStore
 
@@ -45,6 +46,10 @@ class PictureStore(ImageStore):
         """Return (h, w), bool, decoded from the file; None where there is none."""
         found = self._layout.read_field_of_view(self._files[index])
         return None if found is None else torch.from_numpy(found).bool()
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return the size that the file's header tells."""
+        return image_size(self._files[index].image)
 
     def label(self, index: int) -> int:
         """Return 1 where any rater outlined anything."""

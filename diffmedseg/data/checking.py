@@ -1,0 +1,239 @@
+"""A data set looked at before anybody trains on it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from diffmedseg.data.base import SegmentationDataModule, Split
+from diffmedseg.data.duplicates import fingerprint, nearly_same, same
+from diffmedseg.data.store import DataError, ImageStore, majority
+from diffmedseg.metrics.functional import dice_from_counts
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+#: Edges of the histogram of areas, of the image.
+AREA_EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a data set, or that may be.
+
+    Attributes:
+        kind: One word or two, for programs.
+        text: For people.
+        names: All items that it is about.
+        serious: Whether training on the data as it is would go wrong or be worth nothing.
+    """
+
+    kind: str
+    text: str
+    names: list[str] = field(default_factory=list)
+    serious: bool = True
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What a split holds, on the model's grid but for sizes.
+
+    Attributes:
+        ids: Names of its items.
+        cases: The case of each.
+        sizes: How many items have which (height, width), as they were given.
+        raters: How many items have so many raters.
+        empty: By region, the share of items whose majority mask is empty.
+        areas: By region, how many items of those that are not empty have which area, between the edges of
+            ``area_edges``.
+        channels: By channel the least, mean, deviation and largest value; of [0, 255] or [-1, 1].
+        agreement: By region, the mean Dice of two raters of the same item; None with one rater.
+    """
+
+    ids: list[str]
+    cases: list[str]
+    sizes: dict[str, int]
+    raters: dict[int, int]
+    empty: dict[str, float]
+    areas: dict[str, list[int]]
+    channels: dict[str, dict[str, float]]
+    agreement: dict[str, float | None]
+
+
+@dataclass
+class Check:
+    """What was found.
+
+    Attributes:
+        title: The data set.
+        splits: By split.
+        problems: What is wrong.
+    """
+
+    title: str
+    splits: dict[str, SplitFacts] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing serious was found."""
+        return not any(problem.serious for problem in self.problems)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it, for programs."""
+        return {
+            "title": self.title,
+            "passed": self.passed,
+            "area_edges": list(AREA_EDGES),
+            "splits": {name: vars(facts) for name, facts in self.splits.items()},
+            "problems": [vars(problem) for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class _Prints:
+    """What tells whether items of a split are those of another."""
+
+    split: str
+    ids: list[str]
+    cases: list[str]
+    digests: list[str]
+    thumbnails: Tensor
+
+
+def check_data(data: SegmentationDataModule, against: SegmentationDataModule | None = None) -> Check:
+    """Read a data set, and say what is in it and what is wrong with it.
+
+    Args:
+        data: The data set.
+        against: Another one, no image of which should be in the first.
+    """
+    found = Check(data.info.title)
+    prints = _read(data, found)
+    for number, first in enumerate(prints):
+        found.problems += _repeated(first, first, first.split, serious=False)
+        for second in prints[number + 1 :]:
+            # Where the split says so itself (val chosen on the training cases), it has been said.
+            if not set(first.ids) & set(second.ids):
+                found.problems += _repeated(first, second, f"{first.split} and {second.split}", serious=True)
+    if against is not None:
+        other = Check(against.info.title)
+        for second in _read(against, other):
+            for first in prints:
+                place = f"{first.split} here and {second.split} of {against.info.title}"
+                found.problems += _repeated(first, second, place, serious=True)
+        found.problems += [
+            Problem(one.kind, f"{against.info.title}: {one.text}", one.names) for one in other.problems if one.serious
+        ]
+    return found
+
+
+def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
+    """Read all splits; what cannot be read is a problem."""
+    prints = []
+    try:
+        data.prepare_data()
+        data.setup("fit")
+        data.setup("test")
+    except DataError as error:
+        found.problems.append(Problem("unreadable", str(error), error.names))
+    for split in SPLITS:
+        if split in data.stores:
+            store = data.stores[split]
+            prints.append(_read_split(store, split, data, found))
+            found.problems += _doubts(found.splits[split], split)
+    patients = {one.split: {data.patient(case) for case in one.cases} for one in prints}
+    shared = patients.get("test", set()) & (patients.get("train", set()) | patients.get("val", set()))
+    if shared:
+        text = f"{len(shared)} patients are both in the test set and among those that are trained or chosen on."
+        found.problems.append(Problem("patient split apart", text, sorted(shared)))
+    return prints
+
+
+def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, found: Check) -> _Prints:
+    info = data.info
+    digests, thumbnails, sizes, raters = [], [], Counter[str](), Counter[int]()
+    moments: list[Tensor] = []
+    areas: dict[str, list[float]] = {region: [] for region in info.regions}
+    dice: dict[str, list[float]] = {region: [] for region in info.regions}
+    for index in track(range(len(store)), f"{info.title}: {split}", disable=len(store) < 200):
+        image, masks = store.image(index), store.masks(index)
+        digest, thumbnail = fingerprint(image)
+        digests.append(digest)
+        thumbnails.append(thumbnail)
+        sizes["{} x {}".format(*store.size_of(index))] += 1
+        raters[len(masks)] += 1
+        values = image.double().flatten(1)
+        moments.append(torch.stack([values.amin(1), values.mean(1), values.square().mean(1), values.amax(1)]))
+        for region, share in zip(info.regions, majority(masks).double().mean((-2, -1)).tolist(), strict=True):
+            areas[region].append(share)
+        for k, region in enumerate(info.regions):
+            dice[region] += [_dice(a[k], b[k]) for a, b in combinations(masks.bool(), 2)]
+    stacked = torch.stack(moments)
+    low, high = stacked[:, 0].amin(0), stacked[:, 3].amax(0)
+    mean, square = stacked[:, 1].mean(0), stacked[:, 2].mean(0)
+    found.splits[split] = SplitFacts(
+        ids=list(store.ids),
+        cases=list(store.cases),
+        sizes=dict(sizes.most_common()),
+        raters=dict(sorted(raters.items())),
+        empty={region: float(np.mean(np.array(shares) == 0)) for region, shares in areas.items()},
+        areas={
+            region: np.histogram([share for share in shares if share > 0], AREA_EDGES)[0].tolist()
+            for region, shares in areas.items()
+        },
+        channels={
+            channel: {
+                "least": float(low[c]),
+                "mean": float(mean[c]),
+                "deviation": float((square[c] - mean[c].square()).clamp(min=0).sqrt()),
+                "largest": float(high[c]),
+            }
+            for c, channel in enumerate(info.channels)
+        },
+        agreement={region: float(np.mean(found)) if found else None for region, found in dice.items()},
+    )
+    return _Prints(split, list(store.ids), list(store.cases), digests, torch.stack(thumbnails))
+
+
+def _dice(a: Tensor, b: Tensor) -> float:
+    return float(dice_from_counts((a & b).sum(), (a & ~b).sum(), (~a & b).sum()))
+
+
+def _doubts(facts: SplitFacts, split: str) -> list[Problem]:
+    """Find what need not be wrong."""
+    problems = [
+        Problem("empty region", f"{split}: {region} is empty in every item.", facts.ids, serious=split == "train")
+        for region, share in facts.empty.items()
+        if share == 1
+    ]
+    for channel, values in facts.channels.items():
+        if values["deviation"] == 0:
+            problems.append(Problem("constant channel", f"{split}: {channel} is the same everywhere.", facts.ids))
+    return problems
+
+
+def _repeated(a: _Prints, b: _Prints, place: str, serious: bool) -> list[Problem]:
+    """Find images that two splits share, or that one holds twice; slices of a case may be alike."""
+    within = a is b
+    kinds: dict[str, Sequence[tuple[int, int]]] = {
+        "same id": [] if within else [(a.ids.index(name), b.ids.index(name)) for name in sorted({*a.ids} & {*b.ids})],
+        "same image": same(a.digests, None if within else b.digests),
+        "nearly same image": nearly_same(a.thumbnails, None if within else b.thumbnails)
+        if a.thumbnails.shape[1] == b.thumbnails.shape[1]
+        else [],
+    }
+    seen: set[tuple[int, int]] = set()
+    problems = []
+    for kind, pairs in kinds.items():
+        new = [(i, j) for i, j in pairs if (i, j) not in seen and not (within and a.cases[i] == b.cases[j])]
+        seen |= set(new)
+        if new:
+            names = [a.ids[i] if a.ids[i] == b.ids[j] else f"{a.ids[i]} = {b.ids[j]}" for i, j in new]
+            text = f"{len(new)} pairs: {kind}, in {place}."
+            problems.append(Problem(kind, text, names, serious))
+    return problems
