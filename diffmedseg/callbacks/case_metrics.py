@@ -1,6 +1,7 @@
 """Scores of every test case, as a table and a CSV."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import Batch, majority
 from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
+from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
@@ -70,6 +72,7 @@ class CaseMetrics(SegmentationCallback):
     ) -> None:
         """Score the images of a batch."""
         segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
+        tubular = getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
             probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, batch, i, size)
@@ -78,12 +81,22 @@ class CaseMetrics(SegmentationCallback):
             self._refined = unrefined is not None
             seen = batch["field_of_view"][i]
             add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
-            if batch["spacing"][i] is not None:
+            if tubular:
+                mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
+                self._compare_centrelines(case, mask, batch, i)
+            elif batch["spacing"][i] is not None:
                 reference = majority(batch["reference"][i]).bool()
                 mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
                 if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
                     self._close_case()
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
+
+    def _compare_centrelines(self, case: str, mask: Tensor, batch: Batch, i: int) -> None:
+        reference, seen = majority(batch["reference"][i]).bool(), batch["field_of_view"][i]
+        if seen is not None:
+            mask, reference = mask & seen, reference & seen
+        scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
+        self.surfaces[case] = [SurfaceScores(math.nan, math.nan, score) for score in scores]
 
     def _close_case(self) -> None:
         """Compare the surfaces of the case whose slices are all there."""

@@ -18,6 +18,7 @@ class DatasetInfo:
         citation: What to cite.
         url: Where the data set is described.
         download: What to download, from where, and which folders it gives: shown where no data is found.
+        tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
     """
 
     name: str
@@ -30,3 +31,4 @@ class DatasetInfo:
     citation: str
     url: str
     download: str
+    tubular: bool = False

@@ -39,6 +39,7 @@ _MEANING = {
     "precision": "share of the mask that is right",
     "hd95": "how far the outlines are apart, but for the worst 5 %; lower is better",
     "nsd": "share of the outlines that is right to 1 mm",
+    "cl_dice": "overlap of the centrelines of vessels; higher is better",
     "uncertainty": "how doubtful the model is of the mask; lower is surer",
     "diversity": "how different its samples are from each other",
     "ged_biased": "distance of samples and raters as papers print it; lower is better",

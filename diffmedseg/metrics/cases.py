@@ -45,6 +45,7 @@ class CaseScore:
         hd95: 95th percentile of the distances between the surfaces of the fused mask and of the majority, in mm; NaN
             where the spacing is not known. Lower is better.
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
+        cl_dice: Dice of centrelines; NaN but for data sets of vessels. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
             expects a low Dice. Of an empty mask the share of samples that are not empty.
@@ -76,6 +77,7 @@ class CaseScore:
     precision: float = _NAN
     hd95: float = _NAN
     nsd: float = _NAN
+    cl_dice: float = _NAN
     uncertainty: float = _NAN
     diversity: float = _NAN
     ged_biased: float = _NAN
@@ -147,6 +149,7 @@ def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores
         dice_unrefined=_NAN if image.unrefined is None else float(dice_from_counts(*image.unrefined[:, k])),
         hd95=surface.hd95,
         nsd=surface.nsd,
+        cl_dice=surface.cl_dice,
         uncertainty=1 - float(confidence),
         diversity=float(off_diagonal_mean(among)),
         brier=squared / pixels,
@@ -188,6 +191,7 @@ TITLES = {
     "precision": "Precision",
     "hd95": "HD95, mm",
     "nsd": "NSD at 1 mm",
+    "cl_dice": "clDice",
     "uncertainty": "Uncertainty",
     "diversity": "Diversity",
     "ged_biased": "GED (biased)",

@@ -18,10 +18,12 @@ class SurfaceScores:
             unit. Two empty masks have 0; an empty and a non-empty one the diagonal of the volume. Lower is better.
         nsd: Normalised surface Dice, the share of both surfaces that lies within the tolerance of the other. Two empty
             masks have 1, an empty and a non-empty one 0. Higher is better.
+        cl_dice: See :func:`~diffmedseg.metrics.centreline.centreline_dice`; NaN where nobody asked for it.
     """
 
     hd95: float
     nsd: float
+    cl_dice: float = math.nan
 
 
 def surface_scores(

@@ -1,6 +1,7 @@
 """Pictures in any layout, split by patient."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         source: Where the data comes from.
         layout: Which files belong together.
         nested: Whether each region lies within the one before it.
+        tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         grey: Whether pictures are taken as grey, one channel instead of three.
         folds: Patients are dealt to so many folds.
         fold: The fold that is tested, from 0.
@@ -51,6 +53,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         source: Source,
         layout: FileNames,
         nested: bool = False,
+        tubular: bool = False,
         grey: bool = False,
         folds: int = 5,
         fold: int = 0,
@@ -75,7 +78,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         )  # fmt: skip
         self.layout = layout
         channels = ("grey",) if grey else ("red", "green", "blue")
-        self.info = self.describe(channels, layout.regions, nested, max(layout.raters(self.root), 1))
+        info = self.describe(channels, layout.regions, nested, max(layout.raters(self.root), 1))
+        self.info = replace(info, tubular=tubular)
 
     def prepare_data(self) -> None:
         """Shrink all pictures once, in one process per machine; then write the splits where a file is named."""

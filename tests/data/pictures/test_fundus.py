@@ -1,11 +1,16 @@
 """The official layouts of fundus data sets, with their traps."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
 from picture_files import SIZE, lesion, save, save_mask, yaml_module
 from PIL import Image
+from tiny_run import EXPERIMENTS, TINY
 
+from diffmedseg import load_checkpoint
+from diffmedseg.cli import main
 from diffmedseg.data.store import DataError, majority
 
 
@@ -174,3 +179,18 @@ def test_of_two_raters_the_first_is_the_reference():
     masks = torch.tensor([1, 0, 1, 0, 1, 1, 0, 0]).reshape(2, 1, 2, 2)
     assert torch.equal(majority(masks), masks[0])
     assert torch.equal(majority(torch.cat([masks, masks])), torch.ones(1, 2, 2).long() * (masks.sum(0) > 0))
+
+
+@pytest.mark.parametrize("name", ["chase", "drive"])
+def test_make_train_on_vessels(name, tmp_path):
+    """From patches to whole images, scored by their centrelines, too."""
+    root = tmp_path / "data"
+    write_chase(root, range(1, 15)) if name == "chase" else write_drive(root)
+    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / "medsegdiff" / f"{name}.yaml")]
+    tiny = [option for option in TINY if not option.startswith("--data.num_")]
+    main(["fit", *files, *tiny, f"--data.root={root}", f"--runs={tmp_path}", "--data.image_size=32", "--data.patch=16"])
+    run = tmp_path / f"medsegdiff-{name}" / "version_0"
+    rows = list(csv.DictReader((run / "cases.csv").open()))
+    assert all(0 <= float(row["cl_dice"]) <= 1 for row in rows)
+    assert {row["num_raters"] for row in rows} == {"2"}
+    assert int(load_checkpoint(run).crop) == 16
