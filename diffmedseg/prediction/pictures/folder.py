@@ -22,12 +22,19 @@ class PictureRow(Row):
         height: Height of the maps, in pixels.
         area: Pixels of the mask.
         area_fraction: The same as a fraction of the picture.
+        vertical_ratio: Where regions nest, the height of this one as a share of that of the one around it, in the
+            upright picture: of cup and disc the vertical cup-to-disc ratio. NaN for the outermost.
+        vertical_ratio_low: The 5th percentile of the same over the samples.
+        vertical_ratio_high: The 95th.
     """
 
     width: int
     height: int
     area: int
     area_fraction: float
+    vertical_ratio: float
+    vertical_ratio_low: float
+    vertical_ratio_high: float
 
 
 class PictureFolder(PredictionFolder[PictureRow]):

@@ -9,10 +9,18 @@ import torch
 
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
+from diffmedseg.metrics.extent import vertical_ratios
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
-from diffmedseg.prediction.pictures.files import Picture, PictureFile, read_picture, read_upright, turn_back
+from diffmedseg.prediction.pictures.files import (
+    Picture,
+    PictureFile,
+    read_picture,
+    read_upright,
+    turn_back,
+    turn_upright,
+)
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
@@ -110,23 +118,33 @@ def _predict_batch(
                 shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range)
                 upright = model.fuse(samples, (shown.height, shown.width), image, keys)
                 save_figure(draw_overlay(shown, upright, model.regions), folder.path(file.name, "panel"))
-            folder.rows[file.name] = _describe(file, model.regions, result, seconds)
+            folder.rows[file.name] = _describe(file, model, result, picture.orientation, seconds)
             report.done.append(file.name)
             if picture.note:
                 report.notes[file.path] = picture.note
         yield
 
 
-def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, seconds: float) -> list[PictureRow]:
+def _describe(
+    file: PictureFile, model: DiffusionSegmenter, result: Segmentation, orientation: int, seconds: float
+) -> list[PictureRow]:
     height, width = (int(n) for n in result.mask.shape[-2:])
     mask, drawn = result.mask[0], result.binary_samples[0]
     empty = (~drawn.flatten(2).any(2)).double().mean(0)
     confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
     digest = files_digest([file.path])
+    ratios = torch.full((len(mask), 3), torch.nan, dtype=torch.float64)
+    if model.nested:
+        of_samples = vertical_ratios(turn_upright(drawn, orientation))
+        spread = torch.nanquantile(of_samples, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
+        ratios = torch.stack([vertical_ratios(turn_upright(mask, orientation)), *spread], 1)
     return [
         PictureRow(
             image=file.name,
             region=region,
+            vertical_ratio=round(ratio[0], 4),
+            vertical_ratio_low=round(ratio[1], 4),
+            vertical_ratio_high=round(ratio[2], 4),
             width=width,
             height=height,
             area=int(mask.sum()),
@@ -135,5 +153,5 @@ def _describe(file: PictureFile, regions: Sequence[str], result: Segmentation, s
             seconds=round(seconds, 4),
             digest=digest,
         )
-        for region, mask, sure in zip(regions, mask, confidence, strict=True)
+        for region, mask, sure, ratio in zip(model.regions, mask, confidence, ratios.tolist(), strict=True)
     ]

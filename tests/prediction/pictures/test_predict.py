@@ -375,3 +375,21 @@ def test_bf16_is_close(tmp_path):
     predict_pictures(dark_segmenter(), files, tmp_path / "b", Settings(bf16=True))
     a, b = (load(tmp_path / name / "p0_probability.png").astype(int) for name in "ab")
     assert abs(a - b).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_cup_to_disc_ratio_of_the_upright_picture(orientation, tmp_path):
+    """A disc 60 rows tall and 80 columns wide, in it a cup 24 tall and 64 wide."""
+    values = np.full((96, 96, 3), 230, np.uint8)
+    values[18:78, 8:88], values[36:60, 16:80] = 90, 10
+    upright, exif = Image.fromarray(values), Image.Exif()
+    exif[0x112] = orientation
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "a.png", exif=exif)
+    model = dark_segmenter(regions=("disc", "cup"), image_size=(96, 96), num_samples=9)
+    predict_pictures(model, find_pictures([tmp_path / "a.png"]), tmp_path / "out")
+    disc, cup = csv.DictReader((tmp_path / "out" / "predictions.csv").open())
+    assert disc["vertical_ratio"] == "nan"
+    assert float(cup["vertical_ratio"]) == pytest.approx(24 / 60, abs=0.03)
+    assert float(cup["vertical_ratio_low"]) <= float(cup["vertical_ratio"]) + 0.02
+    assert float(cup["vertical_ratio_high"]) >= float(cup["vertical_ratio"]) - 0.02
