@@ -19,6 +19,7 @@ from diffmedseg.data.configured import build_data
 from diffmedseg.data.files import first_names
 from diffmedseg.data.labels import OwnLabels
 from diffmedseg.data.labels.worth import label_worth
+from diffmedseg.data.lidc_pickle import convert_lidc
 from diffmedseg.data.preview import draw_augmentation, draw_labels, draw_sheet
 from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
@@ -71,6 +72,16 @@ def labels(*, data: SegmentationDataModule, out: Path | None = None, num_images:
     if out is not None:
         save_figure(draw_labels(store, num_images, data.seed), out)
         print(f"Wrote {out}")
+
+
+def convert_lidc_pickle(source: Path, out: Path) -> None:
+    """Turn data_lidc.pickle into pictures, which DATA=lidc_pickle reads; nothing in it is run.
+
+    Args:
+        source: The file.
+        out: A new folder.
+    """
+    print(f"Wrote {convert_lidc(source, out)} slices to {out}")
 
 
 def check(args: list[str]) -> None:
@@ -175,7 +186,7 @@ def main(args: list[str]) -> None:
         if args[:1] == ["check"]:
             return check(args[1:])
         auto_cli(
-            {"augment-preview": augment_preview, "labels": labels},
+            {"augment-preview": augment_preview, "labels": labels, "convert-lidc": convert_lidc_pickle},
             args=args,
             prog="diffmedseg data",
             description=_DESCRIPTION,
