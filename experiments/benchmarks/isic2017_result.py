@@ -47,7 +47,7 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
 def score(
     root: Path, runs: Path = Path("runs/isic2017_result"), output: Path = SCORES, seeds: list[int] = SEEDS
 ) -> None:
-    """Score the best checkpoint of every run, and the mean of both models of a seed.
+    """Score the best checkpoint of every run, and the mean of both models of a seed; seeds in the table are kept.
 
     Args:
         root: Folder that holds the official folders of ISIC 2017.
@@ -56,7 +56,11 @@ def score(
         seeds: Seeds.
     """
     rows: list[dict[str, object]] = []
-    for seed in seeds:
+    if output.is_file():
+        with output.open(newline="") as file:
+            rows += csv.DictReader(file)
+    done = {row["seed"] for row in rows}
+    for seed in [seed for seed in seeds if str(seed) not in done]:
         models = {name: load_checkpoint(runs / f"{name}.{seed}" / "version_0") for name in MODELS}
         data = ISIC2017DataModule(root, reported="validation", image_size=models["medsegdiff"].image_size)
         data.setup("test")
