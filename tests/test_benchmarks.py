@@ -2,8 +2,8 @@
 
 import csv
 
-import brain_folds
 import choices
+import folds
 import isic2017_result
 import pytest
 import shared_noise
@@ -56,14 +56,15 @@ def test_scores_and_table_of_the_folds(tmp_path, capsys):
         for fold in range(2):
             run = tmp_path / f"lgg.{model}.{fold}" / "version_0"
             run.mkdir(parents=True)
-            values = {"dice": dice + fold / 10, "hd95": 3, "nsd": 0.5, "uncertainty": 0.1, "diversity": ""}
+            values = {"dice": dice + fold / 10, "hd95": 3, "nsd": 0.5, "uncertainty": 0.1}
+            values |= dict.fromkeys(("diversity", "cl_dice", "ged_unbiased"), "")
             names = ["case", "region", *values]
             (run / "cases.csv").write_text(f"{','.join(names)}\np{fold},tumour,{','.join(map(str, values.values()))}\n")
-    brain_folds.collect(tmp_path, tmp_path / "scores.csv")
-    brain_folds.table(tmp_path / "scores.csv")
+    folds.collect(tmp_path, tmp_path / "scores.csv")
+    folds.table(tmp_path / "scores.csv")
     printed = capsys.readouterr().out
-    assert "| lgg | tumour | p1 | 0.600 | 0.850 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
-    assert "| lgg | tumour | mean of 2 | 0.550 | 0.800 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
+    assert "| tumour | p1 | 0.600 | 0.850 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
+    assert "| tumour | mean of 2 | 0.550 | 0.800 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
 
 
 def test_roughness_is_what_changes_between_slices():

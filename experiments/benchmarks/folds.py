@@ -1,0 +1,153 @@
+"""Small data sets, every patient tested once by models trained on the others: MedSegDiff-V1 and the control.
+
+``python experiments/benchmarks/folds.py train brats2015 /path/to/brats2015`` (likewise ``lgg``, ``chase``, ``lidc``)
+trains the folds that are not trained yet; ``... humans chase /path/to/chase`` compares its raters with each other;
+``... collect`` gathers the scores of every case into folds.csv beside this file; ``... table`` prints its tables.
+"""
+
+import csv
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import auto_cli
+from training import train_run
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.data.configured import build_data
+from diffmedseg.metrics import generalized_energy_distance
+from diffmedseg.metrics.centreline import centreline_dice
+from diffmedseg.metrics.functional import dice_from_counts
+
+Data = Literal["brats2015", "lgg", "chase", "lidc"]
+
+FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
+SETTINGS = {"chase": ["--data.split_by=folds"]}
+MODELS, HUMANS = ("medsegdiff", "supervised"), "raters"
+SCORES = Path(__file__).with_suffix(".csv")
+COLUMNS = ("dice", "hd95", "nsd", "cl_dice", "ged_unbiased", "uncertainty", "diversity")
+TITLES = {"dice": "Dice", "hd95": "HD95", "nsd": "NSD at 1 mm", "cl_dice": "clDice", "ged_unbiased": "GED (unbiased)"}
+
+
+def train(data: Data, root: Path, runs: Path = Path("runs/folds"), steps: int = 3000, folds: list[int] = []) -> None:  # noqa: B006
+    """Train what is not trained yet.
+
+    Args:
+        data: The data set.
+        root: Folder that holds its cases.
+        runs: Where runs are written.
+        steps: Steps of each run.
+        folds: Folds; all when empty.
+    """
+    for fold in folds or range(FOLDS[data]):
+        for model in MODELS:
+            settings = [
+                "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
+                f"--trainer.max_steps={steps}", *SETTINGS.get(data, []),
+            ]  # fmt: skip
+            files = ["base.yaml", f"{model}/{data}.yaml", f"{model}/cpu.yaml"]
+            train_run(runs, f"{data}.{model}.{fold}", files, settings)
+
+
+def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
+    """Score raters against each other, into ``<data>.raters.0/version_0/cases.csv``.
+
+    Dice and clDice are means over pairs of raters; GED is that of one rater as the only sample against all others, who
+    have to be two at least.
+
+    Args:
+        data: The data set.
+        root: Folder that holds its cases.
+        runs: Where runs are written.
+    """
+    config = yaml.safe_load(Path(f"experiments/data/{data}.yaml").read_text())
+    config["init_args"] |= {"root": str(root), "folds": FOLDS[data], "split_by": "folds"}
+    module = build_data(config)
+    rows = []
+    for split in ("train", "val", "test"):
+        store = module.load(split)
+        for index, case in enumerate(store.cases):
+            raters, seen = store.reference(index)[:, 0].bool(), store.field_of_view(index)
+            raters = raters if seen is None else raters & seen
+            pairs = list(combinations(raters, 2))
+            dice = [dice_from_counts((a & b).sum(), (a & ~b).sum(), (~a & b).sum()) for a, b in pairs]
+            lines = [centreline_dice(a, b) for a, b in pairs] if module.info.tubular else []
+            # A rater always draws the same: two equal samples.
+            energy = [
+                generalized_energy_distance(raters[[r, r]], torch.cat([raters[:r], raters[r + 1 :]])).unbiased
+                for r in range(len(raters) if len(raters) > 2 else 0)
+            ]
+            row = dict.fromkeys(("case", "region", *COLUMNS), "")
+            row |= {"case": case, "region": module.info.regions[0], "dice": np.mean([float(one) for one in dice])}
+            row |= {"cl_dice": np.mean(lines)} if lines else {}
+            row |= {"ged_unbiased": np.mean([float(one) for one in energy])} if energy else {}
+            rows.append(row)
+    unique = {row["case"]: row for row in rows}  # val may be part of train
+    _write(list(unique.values()), runs / f"{data}.{HUMANS}.0" / "version_0" / "cases.csv")
+
+
+def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
+    """Gather the scores of every case.
+
+    Args:
+        runs: Where runs were written.
+        output: The table of scores.
+    """
+    rows = []
+    for path in sorted(runs.glob("*/version_0/cases.csv")):
+        data, model, fold = path.parts[-3].split(".")
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                scores = {name: f"{float(row[name]):.4f}" if row[name] else "" for name in COLUMNS}
+                rows.append(
+                    {"data": data, "model": model, "fold": fold, "case": row["case"], "region": row["region"], **scores}
+                )
+
+    _write(rows, output)
+
+
+def _write(rows: list[dict[str, object]], path: Path) -> None:
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(path, save)
+
+
+def table(scores: Path = SCORES) -> None:
+    """Print the scores of every case that a data set has, and their means.
+
+    Args:
+        scores: The table of scores.
+    """
+    with scores.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = {(row["data"], row["region"], row["case"], row["model"]): row for row in rows}
+    for data in dict.fromkeys(row["data"] for row in rows):
+        own = [row for row in rows if row["data"] == data]
+        models = [model for model in (*MODELS, HUMANS) if any(row["model"] == model for row in own)]
+        shown = [
+            (score, model)
+            for score in TITLES
+            for model in models
+            if any(row["model"] == model and row[score] for row in own)
+        ]
+        heads = [f"{TITLES[score]}, {model}" for score, model in shown]
+        print(f"| {data} | case | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
+        for region in dict.fromkeys(row["region"] for row in own):
+            tested = [{row["case"] for row in own if (row["region"], row["model"]) == (region, m)} for m in models]
+            cases = sorted(set.intersection(*tested))
+            texts = [[cells[data, region, case, model][score] for score, model in shown] for case in cases]
+            values = np.array([[float(text or "nan") for text in line] for line in texts])
+            for case, line in zip([*cases, f"mean of {len(cases)}"], [*values, values.mean(0)], strict=True):
+                print(f"| {region} | {case} | {' | '.join(f'{value:.3f}' for value in line)} |")
+        print()
+
+
+if __name__ == "__main__":
+    auto_cli([train, humans, collect, table], as_positional=True)
