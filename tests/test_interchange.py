@@ -46,7 +46,7 @@ def test_every_model_runs_on_every_kind_of_data(model, data, tmp_path):
     assert (run / "panel.png").is_file()
     assert (run / "report.html").is_file()
     if (model, data) == ("diffseg", "isic2018"):  # crops of this size were all that the network has seen
-        assert int(load_checkpoint(run).crop) == 8
+        assert int(load_checkpoint(run).tiling.crop) == 8
 
 
 @pytest.mark.parametrize("callbacks", CALLBACKS)

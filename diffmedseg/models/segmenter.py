@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -16,7 +16,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL.Image import Image
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
@@ -25,7 +24,8 @@ from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Denoiser
-from diffmedseg.models.tiling import Window, windows
+from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
+from diffmedseg.models.tiling import Tiling
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Segmentation, nest, resize_soft, to_model_range
 
@@ -60,7 +60,6 @@ class DiffusionSegmenter(LightningModule, ABC):
     """
 
     name: str
-    crop: Tensor  # height and width of what the network sees at once, in pixels; 0 for whole images
     #: What training batches have to hold.
     needs: tuple[str, ...] = ("mask",)
     #: What supervision that took, in words.
@@ -105,11 +104,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.threshold, self.calibration, self.refinement = threshold, calibration, refinement
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
-        self.optimizer, self.warmup_steps, self.cosine_decay = _Shared(optimizer), warmup_steps, cosine_decay
+        self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice = Dice()
-        self.register_buffer("crop", torch.tensor(0))
-        self.register_load_state_dict_pre_hook(_saw_whole_images)  # type: ignore[no-untyped-call]  # of torch
+        self.tiling = Tiling(self.image_size, denoiser.divisor)
         self._keep_plain_hyperparameters()
 
     def _keep_plain_hyperparameters(self) -> None:
@@ -273,10 +271,6 @@ class DiffusionSegmenter(LightningModule, ABC):
         probability, mean = resize_soft(probability, size), resize_soft(mean, size)
         return Segmentation(samples, probability, (mean * (1 - mean)).sqrt(), probability > self.threshold)
 
-    def _windows(self) -> list[Window]:
-        """Return what the network sees at once of an image on the model's grid, part by part."""
-        return windows(self.image_size, int(self.crop))
-
     def _rows_per_pass(self) -> int:
         return max(self.pixels_per_pass // math.prod(self.image_size), 1)
 
@@ -303,24 +297,10 @@ class DiffusionSegmenter(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""
         batch["image"] = self._memory_format(batch["image"])
-        self._remember_crops(batch["image"].shape[-2:])
+        self.tiling.remember(batch["image"].shape[-2:])
         loss = self.training_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
         return loss
-
-    def _remember_crops(self, size: tuple[int, int]) -> None:
-        """Have the network see as much at once when it segments as it was trained on."""
-        if size != self.image_size and (size[0] != size[1] or size[0] > min(self.image_size)):
-            raise ValueError(
-                f"The model segments {self.image_size}, and is trained on images of {tuple(size)}: give both the same "
-                "image_size, or train on square crops of it."
-            )
-        if any(side % self.denoiser.divisor for side in size):
-            raise ValueError(
-                f"Training images of {tuple(size)} are not divisible by {self.denoiser.divisor}, as this network "
-                "needs: change --data.image_size, --data.patch or the share of the crops."
-            )
-        self.crop.fill_(0 if size == self.image_size else size[-1])
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Ask to stop at the last step: Lightning then validates once more, even if the epoch is not over."""
@@ -346,46 +326,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay."""
         optimizer = self.optimizer(self.parameters())
         steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
-        schedule = LambdaLR(optimizer, _warmup_cosine(self.warmup_steps, steps))
+        schedule = LambdaLR(optimizer, warmup_cosine(self.warmup_steps, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _saw_whole_images(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:
-    """Complete the state of a model that was saved before there were crops."""
-    state_dict.setdefault(f"{prefix}crop", torch.tensor(0))
-
-
-class _Shared:
-    """Makes the optimiser; a copy of the model shares it.
-
-    The average of the weights is a deep copy of the model, and from the command line ``make`` refers to the parser and
-    through it to the Trainer and its processes.
-    """
-
-    def __init__(self, make: OptimizerCallable) -> None:
-        self.make = make
-
-    def __call__(self, parameters: Iterable[Tensor]) -> Optimizer:
-        return self.make(parameters)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
-        return self
-
-
-def _warmup_cosine(warmup_steps: int, steps: float) -> Callable[[int], float]:
-    """Make the factor on the learning rate; an infinite number of steps keeps it at 1 after the warm-up.
-
-    A plain function: the state of a callable object would be restored when a longer run goes on from a checkpoint.
-    """
-
-    def factor(step: int) -> float:
-        warmup = min((step + 1) / max(warmup_steps, 1), 1.0)
-        if math.isinf(steps):
-            return warmup
-        progress = min(max(step - warmup_steps, 0) / max(steps - warmup_steps, 1), 1.0)
-        return warmup * (1 + math.cos(math.pi * progress)) / 2
-
-    return factor
 
 
 def _is_plain(value: object) -> bool:

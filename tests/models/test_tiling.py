@@ -52,7 +52,7 @@ def test_for_a_network_that_looks_at_pixels_windows_change_nothing(name):
     model = segmenters()[name]
     whole = model.segment(IMAGES, keys=["a", "b"]).samples
     for window in (8, 16, 17, 40, 64):
-        model.crop.fill_(window)
+        model.tiling.crop.fill_(window)
         model.denoiser.seen.clear()
         torch.testing.assert_close(model.segment(IMAGES, keys=["a", "b"]).samples, whole, atol=1e-4, rtol=0)
         assert set(model.denoiser.seen) == {(min(window, 32), min(window, 48))}
@@ -64,16 +64,16 @@ def test_training_on_patches_is_remembered(name, tmp_path):
     model.log = lambda *args, **options: None
     batch = {"image": torch.rand(2, 3, 16, 16), "mask": torch.ones(2, 1, 16, 16), "draw": [0, 1], "id": ["a", "b"]}
     model.training_step(batch | {"label": torch.tensor([0, 1])}, 0)
-    assert int(model.crop) == 16
+    assert int(model.tiling.crop) == 16
     again = segmenters()[name]
     again.load_state_dict(model.state_dict())
-    assert int(again.crop) == 16
-    old = {key: value for key, value in model.state_dict().items() if key != "crop"}
+    assert int(again.tiling.crop) == 16
+    old = {key: value for key, value in model.state_dict().items() if key != "tiling.crop"}
     again.load_state_dict(old)  # of a checkpoint from before there were crops
-    assert int(again.crop) == 0
+    assert int(again.tiling.crop) == 0
     whole = {"image": IMAGES.clone(), "mask": torch.ones(2, 1, 32, 48), "draw": [0, 1], "id": ["a", "b"]}
     model.training_step(whole | {"label": torch.tensor([0, 1])}, 0)
-    assert int(model.crop) == 0
+    assert int(model.tiling.crop) == 0
 
 
 def test_windows_cover_everything_and_overlap():
@@ -94,5 +94,5 @@ def test_blending_constants_gives_constants():
 
 def test_a_real_network_works_in_windows():
     model = SupervisedSegmenter(small(ResidualUNet), image_size=(48, 64)).eval()
-    model.crop.fill_(32)
+    model.tiling.crop.fill_(32)
     assert model.segment(torch.zeros(1, 3, 48, 64)).mask.shape == (1, 1, 48, 64)

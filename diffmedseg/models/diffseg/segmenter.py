@@ -176,7 +176,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         """
         flat = [generator for row in generators for generator in row]
         rows = image.repeat_interleave(len(generators[0]), 0)
-        per_pass, predict = self._rows_per_pass(), partial(self._predict, self._windows())
+        per_pass, predict = self._rows_per_pass(), partial(self._predict, self.tiling.parts())
         parts = [
             self._reduce(
                 self.difference(predict, self.process, rows[first : first + per_pass],

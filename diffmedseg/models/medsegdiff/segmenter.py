@@ -110,7 +110,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
-        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in self._windows()]
+        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in self.tiling.parts()]
         num_samples = len(generators[0])
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
@@ -123,7 +123,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
     def _run_chains(
         self, conditions: Sequence[Condition], generators: Sequence[torch.Generator], num_steps: int
     ) -> Tensor:
-        parts = self._windows()
+        parts = self.tiling.parts()
 
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
             t = torch.full((len(x_t),), step, device=x_t.device)

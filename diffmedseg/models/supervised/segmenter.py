@@ -28,7 +28,7 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
         """Repeat the network's mask; see the base class."""
-        parts = self._windows()
+        parts = self.tiling.parts()
         found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
         samples = blend(parts, found, self.image_size)[:, None]
         return samples.expand(-1, len(generators[0]), -1, -1, -1)

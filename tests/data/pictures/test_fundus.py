@@ -193,4 +193,4 @@ def test_make_train_on_vessels(name, tmp_path):
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert all(0 <= float(row["cl_dice"]) <= 1 for row in rows)
     assert {row["num_raters"] for row in rows} == {"2"}
-    assert int(load_checkpoint(run).crop) == 16
+    assert int(load_checkpoint(run).tiling.crop) == 16

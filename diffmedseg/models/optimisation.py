@@ -1,0 +1,43 @@
+"""What optimisers and learning rates need besides."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class SharedFactory:
+    """Makes the optimiser; a copy of the model shares it.
+
+    The average of the weights is a deep copy of the model, and from the command line ``make`` refers to the parser and
+    through it to the Trainer and its processes.
+    """
+
+    def __init__(self, make: OptimizerCallable) -> None:
+        self.make = make
+
+    def __call__(self, parameters: Iterable[Tensor]) -> Optimizer:
+        """Make the optimiser of these parameters."""
+        return self.make(parameters)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedFactory":
+        return self
+
+
+def warmup_cosine(warmup_steps: int, steps: float) -> Callable[[int], float]:
+    """Make the factor on the learning rate; an infinite number of steps keeps it at 1 after the warm-up.
+
+    A plain function: the state of a callable object would be restored when a longer run goes on from a checkpoint.
+    """
+
+    def factor(step: int) -> float:
+        warmup = min((step + 1) / max(warmup_steps, 1), 1.0)
+        if math.isinf(steps):
+            return warmup
+        progress = min(max(step - warmup_steps, 0) / max(steps - warmup_steps, 1), 1.0)
+        return warmup * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
