@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from diffmedseg.data.augmentation import Augmentation
@@ -17,7 +17,7 @@ from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import Batch, DataError, EvaluationView, ImageStore, TrainingView, collate
+from diffmedseg.data.store import Batch, DataError, EvaluationView, ImageStore, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
 
 Split = Literal["train", "val", "test"]
@@ -200,15 +200,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
         Colour changes see [0, 1]; image and mask go through the same geometry. The parameters are keyed by the draw.
         """
         images = [name for name in ("image", "healthy") if name in batch]
-        image = torch.cat([_to_unit(batch[name]) for name in images], 1)
+        image = torch.cat([to_unit(batch[name]) for name in images], 1)
         mask = batch["mask"].float() if "mask" in batch else image[:, :0]
         if self.augment is not None and "draw" in batch:
             generators = [keyed_generator(self.seed, "augmentation", draw) for draw in batch["draw"]]
             image, mask = self.augment(image, mask, generators)
         changed = dict(zip(images, torch.chunk(image * 2 - 1, len(images), 1), strict=True))
         return batch | changed | ({"mask": mask} if "mask" in batch else {})
-
-
-def _to_unit(image: Tensor) -> Tensor:
-    """Map uint8 in [0, 255] or float in [-1, 1] to [0, 1]."""
-    return image.float() / 255 if image.dtype == torch.uint8 else (image + 1) / 2

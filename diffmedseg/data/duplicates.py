@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from diffmedseg.data.store import to_signed
 
 _SIDE = 16  # of the thumbnails that are compared, in pixels
 _ROWS = 2048  # compared at once
@@ -23,8 +24,7 @@ def fingerprint(image: Tensor) -> tuple[str, Tensor]:
         The digest of its values; and (C * 256,), float32: the thumbnail's values less their mean, of length 1.
     """
     digest = blake2b(np.ascontiguousarray(image.numpy()).tobytes(), digest_size=16).hexdigest()
-    unit = image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
-    small = F.interpolate(unit[None], (_SIDE, _SIDE), mode="bilinear", antialias=True).flatten()
+    small = F.interpolate(to_signed(image)[None], (_SIDE, _SIDE), mode="bilinear", antialias=True).flatten()
     centred = small - small.mean()
     return digest, centred / centred.norm().clamp(min=1e-6)
 

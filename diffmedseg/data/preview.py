@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import ImageStore, TrainingView, collate, majority
+from diffmedseg.data.store import ImageStore, TrainingView, collate, majority, to_signed
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.figures import outline, show
 
@@ -55,8 +55,7 @@ def draw_labels(store: ImageStore, num_images: int, seed: int) -> Figure:
         chance = weights * (labels == label)
         chosen = torch.multinomial(chance, num_images, True, generator=keyed_generator(seed, "labels", label)).tolist()
         for axis, index in zip(axes, chosen, strict=True):
-            image = store.image(index)
-            show(axis, image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image)
+            show(axis, to_signed(store.image(index)))
             outline(axis, majority(store.masks(index)))
         axes[0].set_ylabel(("healthy", "diseased")[label], fontsize=8)
     return figure
@@ -80,8 +79,7 @@ def draw_sheet(stores: Mapping[str, ImageStore], num_images: int = 40, columns: 
     figure = Figure(figsize=(1.3 * columns, 1.45 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, (title, store, index) in zip(axes, shown, strict=False):
-        image = store.image(index)
-        show(axis, image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image)
+        show(axis, to_signed(store.image(index)))
         for rater in store.masks(index):
             outline(axis, rater, linewidth=0.7)
         axis.set_title(title, fontsize=5)

@@ -81,6 +81,16 @@ class ImageStore(ABC):
         return None
 
 
+def to_unit(image: Tensor) -> Tensor:
+    """Map an image as stores give it, uint8 in [0, 255] or float in [-1, 1], to [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else (image + 1) / 2
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """Map an image as stores give it, uint8 in [0, 255] or float in [-1, 1], to [-1, 1]."""
+    return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
+
+
 def majority(masks: Tensor) -> Tensor:
     """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.data.store import ImageStore
+from diffmedseg.data.store import ImageStore, to_signed
 
 _BACKGROUND = -0.999  # of float images in [-1, 1], where MRI's background is -1
 _RIDGE = 1e-3  # keeps the fit finite where labels can be told without error
@@ -33,7 +33,7 @@ def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
 
 def _measure(image: Tensor) -> list[float]:
     """Return the area that is not background, and of each channel the mean and the deviation over it."""
-    unit = image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
+    unit = to_signed(image)
     inside = (unit > _BACKGROUND).any(0)
     tissue = unit[:, inside] if inside.any() else unit.flatten(1)
     values = torch.stack([tissue.mean(1), tissue.std(1, correction=0)], 1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
-from diffmedseg.data.store import DataError, ImageStore, majority
+from diffmedseg.data.store import DataError, ImageStore, majority, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.otsu import otsu_level
 
@@ -162,8 +162,7 @@ class BorderCrops(Crops):
 
     def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
         """Choose by brightness and place; see the base class."""
-        image = store.image(index)
-        grey = (image.float() / 255 if image.dtype == torch.uint8 else (image + 1) / 2).mean(0)
+        grey = to_unit(store.image(index)).mean(0)
         dark = _window_mean(grey < otsu_level(grey[None])[0], window)
         variance = _window_mean(grey.square(), window) - _window_mean(grey, window).square()
         rows, columns = dark.shape
