@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +56,6 @@ class CaseMetrics(SegmentationCallback):
         self.rows: list[CaseScore] = []
         self.summary: dict[str, Any] = {}
         self._open: list[_Slice] = []  # of the case that is being dealt
-        self._refined = False
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
@@ -78,21 +78,20 @@ class CaseMetrics(SegmentationCallback):
             probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, batch, i, size)
             maps = probability, segmentation.samples[i], batch["reference"][i]
             unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
-            self._refined = unrefined is not None
             seen = batch["field_of_view"][i]
             add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
+            if not tubular and batch["spacing"][i] is None:
+                continue
+            mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
+            reference = majority(batch["reference"][i]).bool()
             if tubular:
-                mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
-                self._compare_centrelines(case, mask, batch, i)
-            elif batch["spacing"][i] is not None:
-                reference = majority(batch["reference"][i]).bool()
-                mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
+                self._compare_centrelines(case, mask, reference, seen)
+            else:
                 if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
                     self._close_case()
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
 
-    def _compare_centrelines(self, case: str, mask: Tensor, batch: Batch, i: int) -> None:
-        reference, seen = majority(batch["reference"][i]).bool(), batch["field_of_view"][i]
+    def _compare_centrelines(self, case: str, mask: Tensor, reference: Tensor, seen: Tensor | None) -> None:
         if seen is not None:
             mask, reference = mask & seen, reference & seen
         scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
@@ -122,7 +121,7 @@ class CaseMetrics(SegmentationCallback):
         rows = self.rows = score_cases(images.values(), regions, surfaces)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, threshold)
-        self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer, self._refined)
+        self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer, images.values())
         several = len(regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
@@ -145,13 +144,14 @@ def _probability(
     return model.fuse(segmentation.samples[one], size, batch["image"][one], batch["case"][one]).probability[0]
 
 
-def _policy(model: DiffusionSegmenter, trainer: Trainer, refined: bool) -> dict[str, Any]:
+def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:
     """Say how the segmentations came about; callbacks take the place of the model's own rules."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
     changing = [one for one in callbacks if isinstance(one, SegmentationCallback) and one.stage < Stage.LOOK]
     rules: dict[str, object] = {"fusion": model.fusion, "refinement": model.refinement}
     for callback in changing:
         rules |= callback.rules
+    refined = all(image.unrefined is not None for image in images)
     changed = [type(one).__name__ for one in changing]
     return {
         "learned_from": model.learned_from,

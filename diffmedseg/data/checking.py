@@ -11,12 +11,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffmedseg.data.base import SegmentationDataModule, Split
+from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.duplicates import fingerprint, nearly_same, same
 from diffmedseg.data.store import DataError, ImageStore, majority
 from diffmedseg.metrics.functional import dice_from_counts
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 #: Edges of the histogram of areas, of the image.
 AREA_EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -141,11 +140,9 @@ def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
         data.setup("test")
     except DataError as error:
         found.problems.append(Problem("unreadable", str(error), error.names))
-    for split in SPLITS:
-        if split in data.stores:
-            store = data.stores[split]
-            prints.append(_read_split(store, split, data, found))
-            found.problems += _doubts(found.splits[split], split)
+    for split, store in data.stores.items():
+        prints.append(_read_split(store, split, data, found))
+        found.problems += _doubts(found.splits[split], split)
     patients = {one.split: {data.patient(case) for case in one.cases} for one in prints}
     shared = patients.get("test", set()) & (patients.get("train", set()) | patients.get("val", set()))
     if shared:

@@ -225,10 +225,7 @@ class DiffusionSegmenter(LightningModule, ABC):
             chunks = [
                 self.draw_samples(
                     self._memory_format(image[first : first + per_pass]),
-                    [
-                        [keyed_generator(seed, key, s) for s in range(num_samples)]
-                        for key in keys[first : first + per_pass]
-                    ],
+                    sample_generators(seed, keys[first : first + per_pass], num_samples),
                     num_steps,
                 )
                 for first in range(0, len(image), per_pass)
@@ -328,6 +325,11 @@ class DiffusionSegmenter(LightningModule, ABC):
         steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
         schedule = LambdaLR(optimizer, warmup_cosine(self.warmup_steps, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def sample_generators(seed: int, keys: Sequence[str], num_samples: int) -> Generators:
+    """Return the generator of each sample of each image: the first of many samples are those of few."""
+    return [[keyed_generator(seed, key, s) for s in range(num_samples)] for key in keys]
 
 
 def _is_plain(value: object) -> bool:

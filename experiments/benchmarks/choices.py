@@ -9,7 +9,6 @@ the table. All runs of a data set take the same number of steps with the same nu
 ``size=base``, whose steps cost more.
 """
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Literal
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from rows import read_rows, write_rows
 
-from diffmedseg.atomic import write_whole
 from diffmedseg.metrics import bootstrap_interval
 
 Data = Literal["isic2017", "synthetic"]
@@ -123,19 +122,11 @@ def collect(data: Data, runs: Path = Path("runs/choices")) -> None:
     """
     columns: dict[str, dict[str, str]] = {}
     for path in sorted((runs / data).glob("*/*/cases.csv")):
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["case"] not in REPORTED_SYNTHETIC]
+        rows = [row for row in read_rows(path) if row["case"] not in REPORTED_SYNTHETIC]
         for score in SCORES[data]:
             columns[f"{path.parent.parent.name}.{score}"] = {row["case"]: f"{float(row[score]):.4f}" for row in rows}
     cases, output = sorted(next(iter(columns.values()))), _scores(data)
-
-    def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["case", *columns])
-            writer.writerows([case, *(column[case] for column in columns.values())] for case in cases)
-
-    write_whole(output, save)
+    write_rows([{"case": case, **{name: column[case] for name, column in columns.items()}} for case in cases], output)
 
 
 def table(data: Data) -> None:
@@ -144,8 +135,7 @@ def table(data: Data) -> None:
     Args:
         data: The data set.
     """
-    with _scores(data).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(_scores(data))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "case"}
     *compared, diversity = SCORES[data]
     heads = [f"{score} | less the start's | 95 % interval | by seed" for score in compared]

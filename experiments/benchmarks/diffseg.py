@@ -19,7 +19,6 @@ from training import train_run
 
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models.diffseg.decision import (
@@ -33,6 +32,7 @@ from diffmedseg.models.diffseg.decision import (
 )
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference, PartialDenoisingDifference
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
+from diffmedseg.models.segmenter import sample_generators
 from diffmedseg.otsu import otsu_level
 
 _RECIPE = "--data.label_recipe=diffmedseg.data.labels."
@@ -148,7 +148,7 @@ def _load(run: Path) -> tuple[DiffSegSegmenter, SegmentationDataModule]:
 
 @torch.inference_mode()
 def _maps(model: DiffSegSegmenter, batch: Batch, samples: int) -> Tensor:
-    generators = [[keyed_generator(model.seed, key, s) for s in range(samples)] for key in batch["case"]]
+    generators = sample_generators(model.seed, batch["case"], samples)
     return model.difference_maps(batch["image"], generators, model.num_steps)
 
 

@@ -5,7 +5,6 @@ trains the folds that are not trained yet; ``... humans chase /path/to/chase`` c
 ``... collect`` gathers the scores of every case into folds.csv beside this file; ``... table`` prints its tables.
 """
 
-import csv
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import auto_cli
+from rows import read_rows, write_rows
 from training import train_run
 
-from diffmedseg.atomic import write_whole
 from diffmedseg.data.configured import build_data
 from diffmedseg.metrics import generalized_energy_distance
 from diffmedseg.metrics.centreline import centreline_dice
@@ -86,7 +85,7 @@ def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
             row |= {"ged_unbiased": np.mean([float(one) for one in energy])} if energy else {}
             rows.append(row)
     unique = {row["case"]: row for row in rows}  # val may be part of train
-    _write(list(unique.values()), runs / f"{data}.{HUMANS}.0" / "version_0" / "cases.csv")
+    write_rows(list(unique.values()), runs / f"{data}.{HUMANS}.0" / "version_0" / "cases.csv")
 
 
 def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
@@ -99,24 +98,12 @@ def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
     rows = []
     for path in sorted(runs.glob("*/version_0/cases.csv")):
         data, model, fold = path.parts[-3].split(".")
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                scores = {name: f"{float(row[name]):.4f}" if row[name] else "" for name in COLUMNS}
-                rows.append(
-                    {"data": data, "model": model, "fold": fold, "case": row["case"], "region": row["region"], **scores}
-                )
-
-    _write(rows, output)
-
-
-def _write(rows: list[dict[str, object]], path: Path) -> None:
-    def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_whole(path, save)
+        for row in read_rows(path):
+            scores = {name: f"{float(row[name]):.4f}" if row[name] else "" for name in COLUMNS}
+            rows.append(
+                {"data": data, "model": model, "fold": fold, "case": row["case"], "region": row["region"], **scores}
+            )
+    write_rows(rows, output)
 
 
 def table(scores: Path = SCORES) -> None:
@@ -125,8 +112,7 @@ def table(scores: Path = SCORES) -> None:
     Args:
         scores: The table of scores.
     """
-    with scores.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(scores)
     cells = {(row["data"], row["region"], row["case"], row["model"]): row for row in rows}
     for data in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == data]

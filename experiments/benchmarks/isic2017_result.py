@@ -5,17 +5,16 @@ an earlier call stopped; ``... score /path/to/isic2017`` scores them on the 150 
 resolution, into isic2017_result.csv beside this file; ``... table`` prints the tables of that file.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from rows import read_rows, write_rows
 from torchmetrics.functional import spearman_corrcoef
 from training import train_run
 
 from diffmedseg import load_checkpoint
-from diffmedseg.atomic import write_whole
 from diffmedseg.data import ISIC2017DataModule
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import score_cases, score_image
@@ -55,10 +54,7 @@ def score(
         output: The table of scores.
         seeds: Seeds.
     """
-    rows: list[dict[str, object]] = []
-    if output.is_file():
-        with output.open(newline="") as file:
-            rows += csv.DictReader(file)
+    rows: list[dict[str, object]] = [*read_rows(output)] if output.is_file() else []
     done = {row["seed"] for row in rows}
     for seed in [seed for seed in seeds if str(seed) not in done]:
         models = {name: load_checkpoint(runs / f"{name}.{seed}" / "version_0") for name in MODELS}
@@ -71,13 +67,7 @@ def score(
                 rows.append({"model": name, "seed": seed, "case": case.case, **values})
         print(f"seed {seed} scored", flush=True)
 
-    def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["model", "seed", "case", *COLUMNS], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_whole(output, save)
+    write_rows(rows, output)
 
 
 def _score(models: dict[str, DiffusionSegmenter], data: ISIC2017DataModule) -> dict[str, list]:
@@ -101,8 +91,7 @@ def table(scores: Path = SCORES) -> None:
     Args:
         scores: The table of scores.
     """
-    with scores.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(scores)
     seeds, cases = (sorted({row[name] for row in rows}) for name in ("seed", "case"))
     cells = {(row["model"], row["seed"], row["case"]): row for row in rows}
     values = {

@@ -17,7 +17,7 @@ from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators, sample_generators
 from diffmedseg.models.tiling import Window, blend
 from diffmedseg.refinement import Refinement
 
@@ -189,7 +189,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
     @torch.inference_mode()
     def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:
         """Score images by the contrast that half of their samples exceed; see the base class."""
-        generators = [[keyed_generator(self.seed, key, s) for s in range(self.num_samples)] for key in keys]
+        generators = sample_generators(self.seed, keys, self.num_samples)
         maps = self.difference_maps(image.to(self.device), generators, self.num_steps)
         low, high = percentile_range(maps.flatten(0, 1), self.percentiles)
         return (high - low).reshape(len(image), -1).median(1).values.cpu()
