@@ -5,52 +5,80 @@ Fitted from the sums that scoring a case leaves (:class:`~diffmedseg.metrics.ima
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffmedseg.calibration import Calibration
 from diffmedseg.metrics.images import ImageScore
 
 
-@dataclass(frozen=True)
-class ConformalContours:
-    """Levels of the probability whose contours lie within, and around, the truth as often as they say.
+class Conformal:
+    """An inner and an outer contour of each region, and an interval for its area, that hold as often as they say.
 
     Split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511) over cases: for a new
-    case that is drawn like those fitted on, each of both statements holds with probability ``coverage`` at least.
+    case that is drawn like those fitted on, each statement holds with probability ``coverage`` at least. Areas, or
+    volumes: conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222) on logarithms, from the samples'
+    least area divided by a factor to their largest times it. What is less than a pixel counts as nothing.
 
-    Attributes:
-        inner: Where the probability is at least this, ``share`` of the pixels or more belong to the lesion; infinite
-            where only an empty contour keeps that.
-        outer: Where the probability is at least this, ``share`` of the lesion or more is found.
+    Args:
+        inner: By region: where the probability is at least this, ``share`` of the pixels or more belong to the lesion;
+            infinite where only an empty contour keeps that.
+        outer: By region: where the probability is at least this, ``share`` of the lesion or more is found.
+        area_factor: By region, at least 1: samples that are spread too wide stay so.
         share: In (0, 1].
         coverage: In (0, 1).
         cases: Cases that it was fitted on.
+        num_samples: S that it was fitted with.
+        num_steps: Steps that it was fitted with.
     """
 
-    inner: float
-    outer: float
-    share: float
-    coverage: float
-    cases: int
+    def __init__(
+        self,
+        inner: Sequence[float],
+        outer: Sequence[float],
+        area_factor: Sequence[float],
+        share: float,
+        coverage: float,
+        cases: int,
+        num_samples: int,
+        num_steps: int,
+    ) -> None:
+        self.inner, self.outer, self.area_factor = list(inner), list(outer), list(area_factor)
+        if not len(self.inner) == len(self.outer) == len(self.area_factor):
+            raise ValueError(f"Of how many regions? {len(self.inner)}, {len(self.outer)} or {len(self.area_factor)}.")
+        self.share, self.coverage, self.cases = share, coverage, cases
+        self.num_samples, self.num_steps = num_samples, num_steps
 
-    def apply(self, probability: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inner and the outer contour, filled: bool, of the shape of the probability."""
-        return probability >= self.inner, probability >= self.outer
+    def contours(self, probability: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inner and the outer contour, filled: bool, of the shape (..., K, H, W) of the probability."""
+        inner, outer = (probability.new_tensor(levels)[:, None, None] for levels in (self.inner, self.outer))
+        return probability >= inner, probability >= outer
+
+    def areas(self, samples: Tensor) -> Tensor:
+        """Return the interval of each region, (2, K), from its samples' areas (S, K), in pixels or voxels."""
+        areas, factor = samples.double(), torch.tensor(self.area_factor, dtype=torch.float64, device=samples.device)
+        low = areas.amin(0) / factor
+        return torch.stack([torch.where(low >= 1, low, 0), areas.amax(0).clamp(min=1) * factor])
+
+    def through(self, calibration: Calibration) -> "Conformal":
+        """Return the same for probabilities that a calibration, which is increasing, has mapped."""
+        inner, outer = (calibration(torch.tensor(levels)).tolist() for levels in (self.inner, self.outer))
+        inner = [new if math.isfinite(old) else old for new, old in zip(inner, self.inner, strict=True)]
+        return Conformal(**{**vars(self), "inner": inner, "outer": outer})
 
     @classmethod
     def fit(
-        cls, images: Iterable[ImageScore], region: int = 0, share: float = 0.95, coverage: float = 0.9
-    ) -> "ConformalContours":
-        """Fit to cases whose probability was not fitted to them.
+        cls, images: Iterable[ImageScore], num_steps: int, share: float = 0.95, coverage: float = 0.9
+    ) -> "Conformal":
+        """Fit to cases that the model was not trained on, and whose probability was not fitted to them.
 
         Args:
-            images: Pooled sums of each case. With several raters the truth is their mean.
-            region: The region.
-            share: What share of the pixels has to be right.
+            images: Pooled sums of each case. With several raters the truth is their majority, as for Dice.
+            num_steps: Steps that the samples took.
+            share: What share of a contour's pixels, and of the truth, has to be right.
             coverage: How often.
 
         Raises:
@@ -58,10 +86,15 @@ class ConformalContours:
         """
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}; it has to lie in (0, 1].")
-        levels = np.array([contour_levels(image.reliability[0, region], share) for image in images]).reshape(-1, 2)
-        inner = _conformal_quantile(levels[:, 0], coverage)
-        outer = -_conformal_quantile(-levels[:, 1], coverage)
-        return cls(inner, outer, share, coverage, len(levels))
+        cases = list(images)
+        inner, outer, factor = [], [], []
+        for k in range(cases[0].counts.shape[1]):
+            levels = np.array([contour_levels(case.reliability[2, k], share) for case in cases])
+            inner.append(_conformal_quantile(levels[:, 0], coverage))
+            outer.append(-_conformal_quantile(-levels[:, 1], coverage))
+            needed = np.array([area_factor(*case_areas(case, k)) for case in cases])
+            factor.append(max(_conformal_quantile(needed, coverage), 1.0))
+        return cls(inner, outer, factor, share, coverage, len(cases), cases[0].num_samples, num_steps)
 
 
 def contour_levels(counts: Tensor, share: float) -> tuple[float, float]:
@@ -84,52 +117,14 @@ def contour_levels(counts: Tensor, share: float) -> tuple[float, float]:
     return inner, 1.0 if truth[-1] == 0 else float(edges[int(holds.nonzero()[0])])
 
 
-@dataclass(frozen=True)
-class ConformalArea:
-    """An interval for the area of a lesion, or its volume, from those of the samples.
-
-    Conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222) on logarithms: from the samples' least area
-    divided by a factor to their largest times it. What is less than a pixel counts as nothing.
-
-    Attributes:
-        factor: At least 1: samples that are spread too wide stay so.
-        coverage: How often the true one lies within, at least.
-        cases: Cases that it was fitted on.
-    """
-
-    factor: float
-    coverage: float
-    cases: int
-
-    def interval(self, areas: Sequence[float]) -> tuple[float, float]:
-        """Return the interval for one case, from its samples' areas in pixels or voxels."""
-        low = min(areas) / self.factor
-        return (low if low >= 1 else 0.0), max(max(areas), 1) * self.factor
-
-    @classmethod
-    def fit(cls, images: Iterable[ImageScore], region: int = 0, coverage: float = 0.9) -> "ConformalArea":
-        """Fit to cases that the model was not trained on.
-
-        Args:
-            images: Pooled sums of each case. With several raters the truth is their mean area.
-            region: The region.
-            coverage: How often the interval has to hold the truth.
-
-        Raises:
-            ValueError: If there are too few cases.
-        """
-        needed = np.array([area_factor(*case_areas(image, region)) for image in images])
-        return cls(max(_conformal_quantile(needed, coverage), 1.0), coverage, len(needed))
-
-
 def case_areas(image: ImageScore, region: int) -> tuple[list[float], float]:
     """Return the areas of a case's samples, and of its truth, in pixels or voxels."""
-    areas = image.pairs[0, region].diagonal().tolist()
-    return areas[: image.num_samples], float(np.mean(areas[image.num_samples :]))
+    tp, _, fn = image.counts[:, region].tolist()
+    return image.pairs[0, region].diagonal()[: image.num_samples].tolist(), float(tp + fn)
 
 
 def area_factor(samples: Sequence[float], truth: float) -> float:
-    """Return the least factor of :class:`ConformalArea` whose interval holds the truth."""
+    """Return the least factor of :class:`Conformal` whose interval holds the truth."""
     above = truth / max(max(samples), 1)
     # Below one pixel the interval reaches down to nothing.
     below = min(samples) / truth if truth >= 1 else np.nextafter(min(samples), math.inf)

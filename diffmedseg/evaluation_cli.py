@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -157,9 +158,28 @@ def calibrate(args: list[str]) -> None:
     print(f"Fitted to {found['cases']} validation cases. Calibration error on these, before and after:")
     for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
         print(f"  {name:<13} {found['ece']['before'][place]:.4f}  {found['ece']['after'][place]:.4f}")
-    for region, why in found["without_contours"].items():
-        print(f"{region}: no contours and no area: {why}")
+    if "without_contours" in found:
+        print(f"No contours and no intervals of area: {found['without_contours']}")
+    else:
+        _say_contours(found["regions"], found["conformal"]["init_args"])
     print(f"Wrote {options.run / 'calibration.yaml'}, calibration.json and checkpoints/calibrated.ckpt.")
+
+
+def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
+    share, coverage = f"{fitted['share']:.0%}", f"{fitted['coverage']:.0%}"
+    print(
+        f"Of new cases like these, {coverage} or more will have {share} of the inner contour within the truth, {share} "
+        "of the truth within the outer contour, and the true area within its interval, with "
+        f"{fitted['num_samples']} samples of {fitted['num_steps']} steps:"
+    )
+    for region, inner, outer, factor in zip(
+        regions, fitted["inner"], fitted["outer"], fitted["area_factor"], strict=True
+    ):
+        inside = "an empty inner contour" if math.isinf(inner) else f"inner contour at probability {inner:.3f}"
+        around = "the whole image as outer one" if outer <= 0 else f"outer one at {outer:.3f}"
+        print(f"  {region}: {inside}, {around}; areas from least / {factor:.2f} to most x {factor:.2f}")
+    if any(map(math.isinf, fitted["inner"])) or min(fitted["outer"]) <= 0:
+        print("  A contour that is empty or the whole image says nothing: lower --coverage or --share.")
 
 
 @contextmanager

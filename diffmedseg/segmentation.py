@@ -24,6 +24,10 @@ class Segmentation:
             the samples, sqrt(m (1 - m)) for their mean m. Of binary samples it is their disagreement.
         mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
         unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None where there was none.
+        uncalibrated: (B, K, H, W): the probability before calibration; None where there was none.
+        inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.conformal.Conformal`. None where
+            the model has none.
+        outer: (B, K, H, W), bool: the outer contour, likewise.
     """
 
     samples: Tensor
@@ -31,6 +35,9 @@ class Segmentation:
     uncertainty: Tensor
     mask: Tensor
     unrefined: Tensor | None = None
+    uncalibrated: Tensor | None = None
+    inner: Tensor | None = None
+    outer: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -49,6 +56,12 @@ def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
     if mask.shape[-2:] == size:
         return mask
     return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the pixels of soft samples (B, S, K, h, w) at a size, (B, S, K), int64; resized one at a time."""
+    areas = [(resize_soft(sample.float(), size) > 0.5).sum((-2, -1)) for sample in samples.unbind(1)]
+    return torch.stack(areas, 1)
 
 
 def nest(mask: Tensor) -> Tensor:

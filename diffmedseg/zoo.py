@@ -58,6 +58,7 @@ ALLOWED: dict[str, type] = {
     **_public("diffmedseg.refinement", ("LargestComponent",)),
     **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss")),
     **_public("diffmedseg.calibration", ("IsotonicCalibration", "TemperatureScaling")),
+    **_public("diffmedseg.conformal", ("Conformal",)),
     **_public("diffmedseg.fusion", ("MajorityFusion", "MeanFusion", "STAPLEFusion")),
     **_public(
         "diffusers",
@@ -160,7 +161,8 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
     """Load what a run trained: with its averaged weights, in evaluation mode, on the CPU.
 
     Args:
-        path: A checkpoint, or a run's folder, whose best checkpoint is meant. Nothing is unpickled.
+        path: A checkpoint, or a run's folder: its best checkpoint, with its calibration where it has one. Nothing is
+            unpickled.
 
     Raises:
         ZooError: If there is no such file, or it is not a checkpoint of this project's command line.
@@ -168,7 +170,7 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
     path = Path(path).expanduser()
     if (path / _WEIGHTS).is_file():
         raise ZooError(f"{path} is an entry of a zoo: give its name, {path.name} (and DIFFMEDSEG_ZOO={path.parent}).")
-    path = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    path = best_checkpoint(path) if path.is_dir() else path
     if not path.is_file():
         raise ZooError(f"There is no checkpoint {path}.")
     try:
@@ -185,6 +187,13 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
     if not isinstance(model, DiffusionSegmenter):
         raise ZooError(f"{path} describes a {type(model).__name__}, not a segmenter.")
     return model.eval()
+
+
+def best_checkpoint(run: Path) -> Path:
+    """Return the best checkpoint of a run: the calibrated one, where ``diffmedseg calibrate`` made it of the best."""
+    best, calibrated = (run / "checkpoints" / name for name in ("best.ckpt", "calibrated.ckpt"))
+    fresh = calibrated.is_file() and best.is_file() and calibrated.stat().st_mtime >= best.stat().st_mtime
+    return calibrated if fresh else best
 
 
 def build(config: Any) -> Any:  # noqa: ANN401
@@ -237,7 +246,7 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
     """Make a zoo entry of a finished run.
 
     Args:
-        run: The run's folder, with checkpoints/best.ckpt, config.yaml and cases.csv.
+        run: The run's folder, with checkpoints, config.yaml and cases.csv; calibrated where it is.
         name: Name of the entry: model_data.tag, such as medsegdiff-v1_synthetic.tiny.
         zoo: The zoo; None for the current one.
         half: Store float16, half the size.
@@ -251,8 +260,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
     """
     run, zoo = Path(run), Path(zoo or zoo_folder())
     entry = _entry_folder(zoo, name)
-    parts = {file: run / file for file in ("checkpoints/best.ckpt", "config.yaml", "cases.csv")}
-    for path in parts.values():
+    weights_path, settings_path, cases_path = best_checkpoint(run), run / "config.yaml", run / "cases.csv"
+    for path in (weights_path, settings_path, cases_path):
         if not path.is_file():
             raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
     entries = read_registry(zoo)
@@ -261,7 +270,7 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
             f"{zoo} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its export was "
             f"interrupted: delete {entry}.)"
         )
-    checkpoint = torch.load(parts["checkpoints/best.ckpt"], map_location="cpu", weights_only=True)
+    checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
     config = checkpoint_config(checkpoint)
     build(config)  # refuses what could not be loaded again
     dtype = torch.float16 if half else torch.float32
@@ -277,8 +286,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         folder.mkdir()
         save_file(weights, folder / _WEIGHTS)
         (folder / _CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-        shutil.copy(parts["cases.csv"], folder / "cases.csv")
-        settings = _portable(yaml.safe_load(parts["config.yaml"].read_text()))
+        shutil.copy(cases_path, folder / "cases.csv")
+        settings = _portable(yaml.safe_load(settings_path.read_text()))
         (folder / _RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
         learned_from = checkpoint.get("learned_from", "masks")
         write_card(folder, name, config, settings, checkpoint["global_step"], learned_from, notes)

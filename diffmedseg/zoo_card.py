@@ -29,6 +29,12 @@ def write_card(
     scores = "\n".join(
         f"| {s.region} | {s.score} | {s.mean:.4f} | {s.low:.4f} to {s.high:.4f} | {s.cases} |" for s in summarise(rows)
     )
+    calibrated = (
+        "- **Calibrated** on the validation cases after it was scored: its masks are the same, its probabilities (NLL, "
+        "Brier score) are not.\n"
+        if init.get("calibration")
+        else ""
+    )
     (folder / "README.md").write_text(
         f"""# {name}
 
@@ -49,7 +55,7 @@ Research software: **not for diagnosis**.
 - **Learned from**: {learned_from}.
 - **Output**: {regions}; foreground where the probability exceeds {init["threshold"]}.
 - **Sampling**: {init["num_samples"]} samples, {init["num_steps"]} steps.
-
+{calibrated}
 ## Scores
 
 Of the run, before the weights were stored as they are here: means over the data set's reported split at native

@@ -1,8 +1,12 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from diffmedseg.conformal import ConformalArea, ConformalContours, case_areas, contour_levels
+from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
+from diffmedseg.conformal import Conformal, case_areas, contour_levels
 from diffmedseg.metrics.calibration import reliability_counts
 from diffmedseg.metrics.images import score_image
 
@@ -25,9 +29,8 @@ def case(rng, name="c", samples=5):
 
 def holds(image, contours):
     """Both statements, by hand from the counts of the case."""
-    pixels, _, truth = image.reliability[0, 0]
-    edges = torch.arange(len(pixels)) / len(pixels) + 1e-9
-    inner, outer = edges >= contours.inner, edges >= contours.outer
+    pixels, _, truth = image.reliability[2, 0]
+    inner, outer = (one[0, 0] for one in contours.contours(torch.arange(len(pixels))[None, None] / len(pixels) + 1e-6))
     return bool(truth[inner].sum() >= 0.95 * pixels[inner].sum()), bool(truth[outer].sum() >= 0.95 * truth.sum())
 
 
@@ -39,8 +42,8 @@ def test_contours_hold_as_often_as_they_say(coverage):
     found = []
     for seed in range(30):
         order = np.random.default_rng(seed).permutation(len(cases))
-        contours = ConformalContours.fit([cases[i] for i in order[:60]], coverage=coverage)
-        assert contours.outer <= contours.inner
+        contours = Conformal.fit([cases[i] for i in order[:60]], 10, coverage=coverage)
+        assert contours.outer[0] <= contours.inner[0]
         found.append(np.mean([holds(cases[i], contours) for i in order[60:]], axis=0))
     for side in np.mean(found, axis=0):
         assert coverage - 0.02 < side < coverage + 0.06
@@ -53,10 +56,10 @@ def test_areas_lie_within_as_often_as_they_say(coverage):
     found, bare = [], []
     for seed in range(30):
         order = np.random.default_rng(seed).permutation(len(cases))
-        area = ConformalArea.fit([cases[i] for i in order[:60]], coverage=coverage)
+        fitted = Conformal.fit([cases[i] for i in order[:60]], 10, coverage=coverage)
         for i in order[60:]:
             samples, truth = case_areas(cases[i], 0)
-            low, high = area.interval(samples)
+            low, high = fitted.areas(torch.tensor(samples)[:, None])[:, 0]
             found.append(low - 1e-6 <= truth <= high + 1e-6)
             bare.append(min(samples) <= truth <= max(samples))
     assert np.mean(bare) < coverage - 0.2  # the samples alone are too sure
@@ -84,16 +87,16 @@ def test_cases_without_a_lesion():
 def test_too_few_cases():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"8 cases are too few for a coverage of 0\.9: 9 are needed"):
-        ConformalContours.fit([case(rng) for _ in range(8)])
-    assert ConformalContours.fit([case(rng) for _ in range(9)]).cases == 9
+        Conformal.fit([case(rng) for _ in range(8)], 10)
+    fitted = Conformal.fit([case(rng) for _ in range(9)], 10)
+    assert (fitted.cases, fitted.num_samples, fitted.num_steps) == (9, 5, 10)
 
 
 def test_areas_of_lesions_that_may_not_be_there():
     """A third of the cases have none, and the samples of some find one all the same."""
     rng = np.random.default_rng(3)
-    area = ConformalArea(1.5, 0.9, 10)
-    assert area.interval([0, 0]) == (0, 1.5)
-    assert area.interval([100, 110]) == (pytest.approx(66.7, abs=0.1), pytest.approx(165))
+    fitted = Conformal([0.9, 0.9], [0.1, 0.1], [1.5, 2.0], 0.95, 0.9, 10, 2, 10)
+    assert fitted.areas(torch.tensor([[0, 100], [0, 110]])).tolist() == [[0, 50], [1.5, 220]]
 
     def draw_case():
         truth = disc(rng.uniform(3, 8)) * float(rng.random() > 1 / 3)
@@ -104,10 +107,10 @@ def test_areas_of_lesions_that_may_not_be_there():
     found = []
     for seed in range(30):
         order = np.random.default_rng(seed).permutation(len(cases))
-        fitted = ConformalArea.fit([cases[i] for i in order[:60]])
+        fitted = Conformal.fit([cases[i] for i in order[:60]], 10)
         for i in order[60:]:
             samples, truth = case_areas(cases[i], 0)
-            low, high = fitted.interval(samples)
+            low, high = fitted.areas(torch.tensor(samples)[:, None])[:, 0]
             assert low <= high
             found.append(low - 1e-6 <= truth <= high + 1e-6)
     assert np.mean(found) > 0.88
@@ -118,8 +121,8 @@ def test_contours_of_pixels():
     probability, truth = torch.zeros(8, 8), torch.zeros(8, 8)
     probability[:4, :4], truth[4:, 4:] = 1.0, 1.0
     image = score_image("c", probability[None], probability[None, None], truth[None, None].to(torch.uint8), 0.5, 0.0)
-    contours = ConformalContours.fit([image] * 20)
-    inner, outer = contours.apply(probability)
+    fitted = Conformal.fit([image] * 20, 10)
+    inner, outer = fitted.contours(probability[None])
     assert not inner.any()
     assert outer.all()
 
@@ -128,4 +131,40 @@ def test_contours_of_pixels():
 def test_levels_that_cannot_be(share, coverage):
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="has to lie"):
-        ConformalContours.fit([case(rng) for _ in range(12)], share=share, coverage=coverage)
+        Conformal.fit([case(rng) for _ in range(12)], 10, share=share, coverage=coverage)
+
+
+@pytest.mark.parametrize("calibration", [TemperatureScaling(3.0, 0.5), IsotonicCalibration([0, 0.4, 1], [0, 0.1, 0.8])])
+def test_a_calibration_moves_the_levels_and_not_the_contours(calibration):
+    """But for an empty inner contour, which a calibration that maps to [0, 1] would fill with the surest pixels."""
+    plain = Conformal([0.7, math.inf], [0.2, 0.0], [1.2, 1.0], 0.95, 0.9, 20, 8, 10)
+    probability = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    probability[0, :, :4] = 1.0
+    mapped = plain.through(calibration)
+    assert mapped.inner != plain.inner
+    for before, after in zip(plain.contours(probability), mapped.contours(calibration(probability)), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_every_region_has_its_own():
+    rng = np.random.default_rng(0)
+    pairs = [(case(rng), case(rng)) for _ in range(30)]
+    both = [
+        replace(
+            a,
+            **{name: torch.cat([getattr(a, name), getattr(b, name)], 1) for name in ("counts", "pairs", "reliability")},
+        )
+        for a, b in pairs
+    ]
+    fitted, first, second = (Conformal.fit(images, 10) for images in (both, *zip(*pairs, strict=True)))
+    for name in ("inner", "outer", "area_factor"):
+        assert getattr(fitted, name) == getattr(first, name) + getattr(second, name)
+
+
+def test_the_truth_is_the_majority():
+    """One rater of three who overlooks the lesion does not make every contour impossible."""
+    raters = torch.stack([disc(6), disc(6), torch.zeros(SIZE, SIZE)])[:, None].to(torch.uint8)
+    image = score_image("c", disc(6)[None], disc(6)[None, None], raters, 0.5, 0.0)
+    fitted = Conformal.fit([image] * 20, 10)
+    assert all(torch.equal(contour[0], disc(6).bool()) for contour in fitted.contours(disc(6)[None]))
+    assert fitted.area_factor == [1.0]

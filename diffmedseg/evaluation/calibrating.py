@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
-from diffmedseg.conformal import ConformalArea, ConformalContours
+from diffmedseg.conformal import Conformal
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
@@ -37,15 +36,15 @@ def calibrate_run(
 ) -> dict[str, Any]:
     """Fit a run's best checkpoint to its validation cases, and write what was found into its folder.
 
-    ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration among its hyper-parameters;
-    ``calibration.yaml`` the same as configuration; ``calibration.json`` says how good it is, and the levels of
-    contours and the factor of areas. The threshold is mapped, too, so that masks stay what they are. The
+    ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration, the levels of contours and the factor
+    of areas among its hyper-parameters; ``calibration.yaml`` the same as configuration; ``calibration.json`` says
+    how good it is. The threshold is mapped, too, so that masks stay what they are. The
     checkpoint was chosen on the same cases: what is said of them is slightly too good.
 
     Args:
         run: The run's folder.
         method: A key of ``METHODS``.
-        share: See :class:`~diffmedseg.conformal.ConformalContours`.
+        share: See :class:`~diffmedseg.conformal.Conformal`.
         coverage: How often contours and areas have to hold.
         nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
             these as they are.
@@ -58,7 +57,7 @@ def calibrate_run(
     if not config_path.is_file():
         raise ZooError(f"{config_path} is missing: {run} is no run's folder.")
     config = yaml.safe_load(config_path.read_text())
-    model, data = load_checkpoint(run), build_data(config["data"])
+    model, data = load_checkpoint(run / "checkpoints" / "best.ckpt"), build_data(config["data"])
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
@@ -70,35 +69,23 @@ def calibrate_run(
         found["presence"] = fit_presence(model, data, bf16, nothing)
         settings["least_contrast"] = model.least_contrast
     images = score_split(model, data, bf16)
-    counts = torch.stack([image.reliability for image in images.values()]).sum((0, 2))  # of all regions: they may nest
+    # Of all regions: they may nest.
+    counts = torch.stack([image.reliability[:2] for image in images.values()]).sum((0, 2))
     calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else
     threshold = float(calibration(torch.tensor([model.threshold]))[0])
-    settings |= {
-        "calibration": {
-            "class_path": f"diffmedseg.calibration.{type(calibration).__name__}",
-            "init_args": vars(calibration),
-        },
-        "threshold": threshold,
-    }
-    found |= {"cases": len(images), **settings}
+    settings |= {"calibration": _as_config(calibration), "threshold": threshold}
+    try:
+        # Of the probability before calibration, an increasing map of it.
+        conformal = Conformal.fit(images.values(), model.num_steps, share, coverage).through(calibration)
+        settings["conformal"] = _as_config(conformal)
+    except ValueError as error:
+        found["without_contours"] = str(error)
+    found |= {"cases": len(images), "regions": list(model.regions), **settings}
     places = dict(zip(("whole", "neighbourhood"), counts, strict=True))
     found["ece"] = {
         "before": {place: expected_calibration_error(one) for place, one in places.items()},
         "after": {place: expected_calibration_error(map_counts(one, calibration)) for place, one in places.items()},
     }
-    found |= {"contours": {}, "areas": {}, "without_contours": {}}
-    for k, region in enumerate(model.regions):
-        try:
-            # Of the probability before calibration, an increasing map of it.
-            contours = ConformalContours.fit(images.values(), k, share, coverage)
-            area = ConformalArea.fit(images.values(), k, coverage)
-        except ValueError as error:
-            found["without_contours"][region] = str(error)
-            continue
-        inner, outer = calibration(torch.tensor([contours.inner, contours.outer])).tolist()
-        inner = inner if math.isfinite(contours.inner) else contours.inner  # no probability reaches an empty contour
-        found["contours"][region] = asdict(contours) | {"inner": inner, "outer": outer}
-        found["areas"][region] = asdict(area)
     _write(run, settings, plain(found))
     return found
 
@@ -183,6 +170,10 @@ def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:
     p = calibration(there[1] / there[0])
     index = (p * FINE_BINS).long().clamp(0, FINE_BINS - 1)
     return torch.zeros_like(counts).index_add_(1, index, torch.stack([there[0], p * there[0], there[2]]))
+
+
+def _as_config(fitted: Calibration | Conformal) -> dict[str, Any]:
+    return {"class_path": f"{type(fitted).__module__}.{type(fitted).__name__}", "init_args": vars(fitted)}
 
 
 def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def summarise_test(
 
 
 def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int) -> dict[str, Any]:
-    reliability = torch.stack([image.reliability[:, k] for image in images]).sum(0)
+    reliability = torch.stack([image.reliability[:2, k] for image in images]).sum(0)
     tp, fp, fn = torch.stack([image.counts[:, k] for image in images]).sum(0)
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
     several = len(set(dice)) > 1 and len(set(doubt)) > 1

@@ -24,7 +24,8 @@ class ImageScore:
         pairs: (2, K, S + R, S + R): intersection and union of every two masks, samples before raters.
         proper: (3, K): the sums of :func:`~diffmedseg.metrics.calibration.proper_scores`.
         moments: (6, K): number, and sums of a, b, a^2, b^2, a b for the variances of samples (a) and of raters (b).
-        reliability: (2, K, 3, bins): the counts of reliability, of whole images and of neighbourhoods of lesions.
+        reliability: (3, K, 3, bins): the counts of reliability, of whole images and of neighbourhoods of lesions, each
+            rater's mask counting alike; and of whole images against the majority.
         num_slices: Images.
         num_samples: S.
         num_raters: R.
@@ -111,7 +112,10 @@ def score_image(
     reliability = []
     for k in regions:
         near = neighbourhood(reference[:, k].bool().any(0)) & inside
-        places = [(within(probability[k]), within(share[k])), (probability[k][near], share[k][near])]
+        near_lesion = probability[k][near], share[k][near]
+        places = [
+            (within(probability[k]), within(share[k])), near_lesion, (within(probability[k]), within(truth[k]))
+        ]  # fmt: skip
         reliability.append(torch.stack([reliability_counts(p, y) for p, y in places]))
     return ImageScore(
         case,

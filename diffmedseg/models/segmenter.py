@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
+from diffmedseg.conformal import Conformal
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
@@ -57,6 +58,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         channels_last: Keep maps with the channels last in memory: faster on most hardware.
         calibration: Maps the fused probability; ``threshold`` applies to what it gives.
         refinement: Refines the fused probability by the image, before it is calibrated.
+        conformal: Gives, of the calibrated probability, contours that hold the truth as often as it says.
     """
 
     name: str
@@ -86,6 +88,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         channels_last: bool = True,
         calibration: Calibration | None = None,
         refinement: Refinement | None = None,
+        conformal: Conformal | None = None,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -102,6 +105,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
         self.threshold, self.calibration, self.refinement = threshold, calibration, refinement
+        self.conformal = conformal
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
@@ -207,6 +211,13 @@ class DiffusionSegmenter(LightningModule, ABC):
         num_steps = self.num_steps if num_steps is None else num_steps
         if min(num_samples, num_steps) < 1:
             raise ValueError(f"num_samples is {num_samples} and num_steps {num_steps}; both have to be at least 1.")
+        fitted = self.conformal
+        if fitted is not None and (num_samples, num_steps) != (fitted.num_samples, fitted.num_steps):
+            warnings.warn(
+                f"Contours and intervals of area were fitted with {fitted.num_samples} samples of {fitted.num_steps} "
+                f"steps, and need not hold with {num_samples} of {num_steps}.",
+                stacklevel=3,
+            )
         seed = self.seed if seed is None else seed
         image = to_model_range(image, len(self.channels))
         size = (int(image.shape[-2]), int(image.shape[-1]))
@@ -254,10 +265,26 @@ class DiffusionSegmenter(LightningModule, ABC):
                 unrefined, probability = probability, resize_soft(refined, size)
             except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
                 warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
-        if self.calibration is not None:
-            probability = self.calibration(probability)
-            unrefined = None if unrefined is None else self.calibration(unrefined)
-        return replace(fused, probability=probability, mask=probability > self.threshold, unrefined=unrefined)
+        return self.calibrate(
+            replace(fused, probability=probability, mask=probability > self.threshold, unrefined=unrefined)
+        )
+
+    def calibrate(self, segmentation: Segmentation) -> Segmentation:
+        """Calibrate a segmentation that is not; at what size matters."""
+        if self.calibration is None:
+            return segmentation
+        before = segmentation.probability
+        probability, unrefined = self.calibration(before), segmentation.unrefined
+        inner, outer = (None, None) if self.conformal is None else self.conformal.contours(probability)
+        return replace(
+            segmentation,
+            probability=probability,
+            mask=probability > self.threshold,
+            unrefined=None if unrefined is None else self.calibration(unrefined),
+            uncalibrated=before,
+            inner=inner,
+            outer=outer,
+        )
 
     def fuse_by(self, fusion: Fusion, samples: Tensor, size: tuple[int, int]) -> Segmentation:
         """Fuse samples (B, S, K, h, w) into a segmentation at ``size`` by a rule, and do no more."""

@@ -15,6 +15,7 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
 
 MAPS = ("mask", "probability", "disagreement")
+CONTOURS = ("inner", "outer")  # of calibrated models
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         regions: The model's regions.
         settings: What the results depend on; a folder never mixes results of different settings.
         resume: Go on with the results that are there.
+        contours: Whether there are contours besides.
 
     Raises:
         DataError: If the folder holds anything else; if it holds results and ``resume`` is not set, or they were made
@@ -67,8 +69,11 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     row: type[AnyRow]
     suffix: str
 
-    def __init__(self, folder: Path, regions: Sequence[str], settings: dict[str, Any], resume: bool) -> None:
+    def __init__(
+        self, folder: Path, regions: Sequence[str], settings: dict[str, Any], resume: bool, contours: bool
+    ) -> None:
         self.folder, self.regions = folder, tuple(regions)
+        self.kinds = MAPS + (CONTOURS if contours else ())
         self.rows: dict[str, list[AnyRow]] = {}
         self._settings = yaml.safe_load(yaml.safe_dump(settings))  # as it will be read again
         self._table, self._written = folder / "predictions.csv", folder / "predictions.yaml"
@@ -119,11 +124,11 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def path(self, name: str, kind: str, region: str | None = None) -> Path:
         """Return where a map goes: ``<name>_<kind>``, or ``<name>_<region>_<kind>`` of several regions."""
         parts = [name, region, kind] if region is not None and len(self.regions) > 1 else [name, kind]
-        suffix = self.suffix if kind in MAPS else ".png"
+        suffix = ".png" if kind == "panel" else self.suffix
         return self.folder / f"{'_'.join(part for part in parts if part)}{suffix}"
 
     def _maps(self, name: str) -> list[Path]:
-        return [self.path(name, kind, region) for region in self.regions for kind in MAPS]
+        return [self.path(name, kind, region) for region in self.regions for kind in self.kinds]
 
     def is_whole(self, name: str, files: Callable[[], Iterable[Path]], panel: bool) -> bool:
         """Whether the results of just these files are there, readable and of the right size."""

@@ -161,8 +161,16 @@ def fingerprint(model: DiffusionSegmenter) -> str:
     """Return a digest of the weights, and of what turns samples into masks."""
     shape = model.threshold, model.nested, model.image_size, model.channels, model.regions
     calibration = None if model.calibration is None else (type(model.calibration).__name__, vars(model.calibration))
+    conformal = None if model.conformal is None else vars(model.conformal)
     refinement = None if model.refinement is None else (type(model.refinement).__name__, crf_is_available())
-    rule = shape, type(model.fusion).__name__, calibration, refinement, sorted(model.hparams.items(), key=str)
+    rule = (
+        shape,
+        type(model.fusion).__name__,
+        calibration,
+        conformal,
+        refinement,
+        sorted(model.hparams.items(), key=str),
+    )
     digest = blake2b(repr(rule).encode(), digest_size=8)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

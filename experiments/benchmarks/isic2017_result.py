@@ -57,7 +57,10 @@ def score(
     rows: list[dict[str, object]] = [*read_rows(output)] if output.is_file() else []
     done = {row["seed"] for row in rows}
     for seed in [seed for seed in seeds if str(seed) not in done]:
-        models = {name: load_checkpoint(runs / f"{name}.{seed}" / "version_0") for name in MODELS}
+        models = {
+            name: load_checkpoint(runs / f"{name}.{seed}" / "version_0" / "checkpoints" / "best.ckpt")
+            for name in MODELS
+        }
         data = ISIC2017DataModule(root, reported="validation", image_size=models["medsegdiff"].image_size)
         data.setup("test")
         scores = _score(models, data)

@@ -20,7 +20,7 @@ from diffmedseg.models import DiffusionSegmenter
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     """Build a run's best model and its data."""
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    model, data = load_checkpoint(run), build_data(config)
+    model, data = load_checkpoint(run / "checkpoints" / "best.ckpt"), build_data(config)
     data.setup("test")
     data.serve(model.needs, model.regions)
     return model, data

@@ -1,18 +1,21 @@
 import csv
 import json
+import os
 import shutil
+import warnings
 
 import pytest
 import torch
 import yaml
 from tiny_run import EXPERIMENTS
 
-from diffmedseg import load_checkpoint
+from diffmedseg import load_checkpoint, load_pretrained
 from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.cli import main
-from diffmedseg.conformal import ConformalArea, ConformalContours
-from diffmedseg.evaluation.calibrating import calibrate_run, map_counts
+from diffmedseg.conformal import Conformal
+from diffmedseg.evaluation.calibrating import map_counts
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts
+from diffmedseg.zoo import export
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_a_run_is_calibrated_and_its_masks_stay(method, own_run, tmp_path, capsy
         assert torch.equal(before.mask, after.mask)
     found = json.loads((own_run / "calibration.json").read_text())
     assert found["cases"] == 2
-    assert found["contours"] == {}
+    assert "conformal" not in found
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
@@ -77,15 +80,54 @@ def test_what_cannot_be_calibrated(own_run, tmp_path):
         main(["calibrate", str(own_run)])
 
 
-@pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_an_inner_contour_that_has_to_be_empty_stays_so(method, own_run, monkeypatch):
-    """A calibration maps to [0, 1], which a sure and wrong pixel reaches."""
-    impossible = ConformalContours(inner=float("inf"), outer=0.0, share=0.95, coverage=0.9, cases=9)
-    monkeypatch.setattr(ConformalContours, "fit", lambda *_: impossible)
-    monkeypatch.setattr(ConformalArea, "fit", lambda *_: ConformalArea(1.0, 0.9, 9))
-    found = calibrate_run(own_run, method)["contours"]["lesion"]
-    assert found["inner"] == float("inf")
-    assert json.loads((own_run / "calibration.json").read_text())["contours"]["lesion"]["inner"] is None
+@pytest.fixture
+def with_contours(monkeypatch):
+    """The tiny run has too few validation cases for a coverage of 0.9; here are levels that many would give."""
+    fitted = Conformal([0.6], [0.3], [1.5], 0.95, 0.9, 20, 2, 2)
+    monkeypatch.setattr(Conformal, "fit", lambda *_: fitted)
+
+
+def test_contours_come_with_the_model(with_contours, own_run, monkeypatch, capsys):
+    main(["calibrate", str(own_run)])
+    said = capsys.readouterr().out
+    assert "inner contour at probability" in said
+    assert "areas from least / 1.50 to most x 1.50" in said
+    plain, model = load_checkpoint(own_run / "checkpoints" / "best.ckpt"), load_checkpoint(own_run)
+    assert plain.calibration is None
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before, after = plain.segment(image, 2, 2), model.segment(image, 2, 2)
+    assert torch.equal(after.inner, before.probability >= 0.6)
+    assert torch.equal(after.outer, before.probability >= 0.3)
+    with pytest.warns(UserWarning, match="fitted with 2 samples of 2 steps, and need not hold with 3 of 2"):
+        model.segment(image, 3, 2)
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(own_run / "zoo"))
+    entry = export(own_run, "a_b.c", half=False)
+    assert "**Calibrated**" in (entry / "README.md").read_text()
+    assert vars(load_pretrained("a_b.c").conformal) == vars(model.conformal)
+
+
+def test_a_calibration_of_an_older_checkpoint_is_not_taken(own_run):
+    main(["calibrate", str(own_run)])
+    assert load_checkpoint(own_run).calibration is not None
+    best = own_run / "checkpoints" / "best.ckpt"
+    later = (own_run / "checkpoints" / "calibrated.ckpt").stat().st_mtime + 1
+    os.utime(best, (later, later))
+    assert load_checkpoint(own_run).calibration is None
+
+
+def test_contours_that_say_nothing_are_said_to(own_run, monkeypatch, capsys):
+    monkeypatch.setattr(Conformal, "fit", lambda *_: Conformal([float("inf")], [0.0], [1.0], 0.95, 0.9, 9, 2, 2))
+    main(["calibrate", str(own_run)])
+    said = capsys.readouterr().out
+    assert "an empty inner contour, the whole image as outer one" in said
+    assert "lower --coverage or --share" in said
+    model = load_checkpoint(own_run)
+    result = model.segment(torch.zeros(1, 3, 16, 16), 2, 2)
+    assert not result.inner.any()
+    assert result.outer.all()
+    assert json.loads((own_run / "calibration.json").read_text())["conformal"]["init_args"]["inner"] == [None]
 
 
 def test_counts_are_mapped_as_pixels_are():

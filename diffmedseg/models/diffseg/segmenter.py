@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from diffmedseg.calibration import Calibration
+from diffmedseg.conformal import Conformal
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.fusion import Fusion
@@ -66,6 +67,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         channels_last: Keep maps with the channels last in memory.
         calibration: Maps the fused probability.
         refinement: Refines it by the image.
+        conformal: Gives contours and intervals of areas.
     """
 
     name = "diffseg"
@@ -102,11 +104,12 @@ class DiffSegSegmenter(DiffusionSegmenter):
         channels_last: bool = True,
         calibration: Calibration | None = None,
         refinement: Refinement | None = None,
+        conformal: Conformal | None = None,
     ) -> None:
         super().__init__(
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
             val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement,
+            channels_last, calibration, refinement, conformal,
         )  # fmt: skip
         if len(regions) > 1 and not nested:
             raise ValueError(

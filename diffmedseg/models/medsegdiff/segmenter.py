@@ -7,6 +7,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from diffmedseg.calibration import Calibration
+from diffmedseg.conformal import Conformal
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
@@ -54,6 +55,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         channels_last: Keep maps with the channels last in memory.
         calibration: Maps the fused probability.
         refinement: Refines it by the image.
+        conformal: Gives contours and intervals of areas.
     """
 
     name = "medsegdiff"
@@ -83,11 +85,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         channels_last: bool = True,
         calibration: Calibration | None = None,
         refinement: Refinement | None = None,
+        conformal: Conformal | None = None,
     ) -> None:
         super().__init__(
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
             val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement,
+            channels_last, calibration, refinement, conformal,
         )  # fmt: skip
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")

@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.prediction.folder import MAPS, PredictionFolder, Row
+from diffmedseg.prediction.folder import PredictionFolder, Row
 from diffmedseg.prediction.pictures.files import open_picture
 from diffmedseg.segmentation import Segmentation
 
@@ -22,6 +22,11 @@ class PictureRow(Row):
         height: Height of the maps, in pixels.
         area: Pixels of the mask.
         area_fraction: The same as a fraction of the picture.
+        samples_area_min: Pixels of the smallest sample.
+        samples_area_max: Pixels of the largest sample.
+        area_low: Of a calibrated model, the lower end of an interval that holds the true area as often as its
+            calibration says. NaN of others.
+        area_high: The upper end.
         vertical_ratio: Where regions nest, the height of this one as a share of that of the one around it, in the
             upright picture: of cup and disc the vertical cup-to-disc ratio. NaN for the outermost.
         vertical_ratio_low: The 5th percentile of the same over the samples.
@@ -32,6 +37,10 @@ class PictureRow(Row):
     height: int
     area: int
     area_fraction: float
+    samples_area_min: int
+    samples_area_max: int
+    area_low: float
+    area_high: float
     vertical_ratio: float
     vertical_ratio_low: float
     vertical_ratio_high: float
@@ -52,6 +61,8 @@ class PictureFolder(PredictionFolder[PictureRow]):
     def write_maps(self, name: str, result: Segmentation, orientation: int) -> None:
         """Write mask (0 or 255), probability (0 to 255) and disagreement (255: an even split) of each region.
 
+        Of a calibrated model the inner and the outer contour, filled, too (0 or 255).
+
         Args:
             name: The picture's name.
             result: Its segmentation, laid out as its file.
@@ -61,7 +72,8 @@ class PictureFolder(PredictionFolder[PictureRow]):
         if orientation != 1:
             exif[Base.Orientation] = orientation
         for k, region in enumerate(self.regions):
-            maps = (result.mask[0, k], result.probability[0, k], 2 * result.uncertainty[0, k])
-            for kind, values in zip(MAPS, maps, strict=True):
-                levels = Image.fromarray((values.float() * 255).round().byte().numpy())
+            maps = [result.mask, result.probability, 2 * result.uncertainty]
+            maps += [contour for contour in (result.inner, result.outer) if contour is not None]
+            for kind, values in zip(self.kinds, maps, strict=True):
+                levels = Image.fromarray((values[0, k].float() * 255).round().byte().numpy())
                 write_whole(self.path(name, kind, region), partial(levels.save, format="PNG", exif=exif))

@@ -24,7 +24,7 @@ from diffmedseg.prediction.pictures.files import (
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
-from diffmedseg.segmentation import Segmentation
+from diffmedseg.segmentation import Segmentation, sample_areas
 
 _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}
@@ -45,6 +45,8 @@ def predict_pictures(
     resume: bool = False,
 ) -> Report:
     """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
+
+    Of a calibrated model its inner and outer contour, too.
 
     Maps have the size and orientation of the picture's file (Pillow turns TIFF upright, so theirs are). The noise of a
     picture is keyed by its file's name: the prediction does not depend on which others are predicted, and that of a
@@ -70,7 +72,8 @@ def predict_pictures(
     if not takes_pictures(model):
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
-    folder = PictureFolder(output, model.regions, {"model": fingerprint(model)} | asdict(settings), resume)
+    said = {"model": fingerprint(model)} | asdict(settings)
+    folder = PictureFolder(output, model.regions, said, resume, contours=model.conformal is not None)
 
     def segment(batch: Sequence[PictureFile], report: Report) -> Iterator[None]:
         return _predict_batch(model, batch, folder, settings, panels, report)
@@ -132,11 +135,12 @@ def _describe(
     mask, drawn = result.mask[0], result.binary_samples[0]
     empty = (~drawn.flatten(2).any(2)).double().mean(0)
     confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
-    digest = files_digest([file.path])
+    digest, areas = files_digest([file.path]), sample_areas(result.samples, (height, width))[0]
+    interval = torch.full((2, len(mask)), torch.nan) if model.conformal is None else model.conformal.areas(areas)
     ratios = torch.full((len(mask), 3), torch.nan, dtype=torch.float64)
     if model.nested:
-        of_samples = vertical_ratios(turn_upright(drawn, orientation))
-        spread = torch.nanquantile(of_samples, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
+        ratio_of_samples = vertical_ratios(turn_upright(drawn, orientation))
+        spread = torch.nanquantile(ratio_of_samples, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
         ratios = torch.stack([vertical_ratios(turn_upright(mask, orientation)), *spread], 1)
     return [
         PictureRow(
@@ -149,9 +153,15 @@ def _describe(
             height=height,
             area=int(mask.sum()),
             area_fraction=round(int(mask.sum()) / (height * width), 6),
+            samples_area_min=int(of_samples.min()),
+            samples_area_max=int(of_samples.max()),
+            area_low=round(ends[0], 1),
+            area_high=round(ends[1], 1),
             uncertainty=round(1 - float(sure), 6),
             seconds=round(seconds, 4),
             digest=digest,
         )
-        for region, mask, sure, ratio in zip(model.regions, mask, confidence, ratios.tolist(), strict=True)
+        for region, mask, sure, ratio, of_samples, ends in zip(
+            model.regions, mask, confidence, ratios.tolist(), areas.T, interval.T.tolist(), strict=True
+        )
     ]

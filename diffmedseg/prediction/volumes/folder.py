@@ -8,7 +8,7 @@ import numpy as np
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.mri.volumes import read_stored
-from diffmedseg.prediction.folder import MAPS, PredictionFolder, Row
+from diffmedseg.prediction.folder import PredictionFolder, Row
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 
@@ -28,6 +28,9 @@ class VolumeRow(Row):
         samples_ml_std: Its standard deviation over the samples; NaN of a single one.
         samples_ml_min: Volume of the smallest sample.
         samples_ml_max: Volume of the largest sample.
+        volume_ml_low: Of a calibrated model, the lower end of an interval that holds the true volume as often as its
+            calibration says. NaN of others.
+        volume_ml_high: The upper end.
     """
 
     columns: int
@@ -38,6 +41,8 @@ class VolumeRow(Row):
     samples_ml_std: float
     samples_ml_min: float
     samples_ml_max: float
+    volume_ml_low: float
+    volume_ml_high: float
 
 
 class VolumeFolder(PredictionFolder[VolumeRow]):
@@ -53,6 +58,8 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
     def write_maps(self, name: str, volume: Volume, result: VolumeSegmentation) -> None:
         """Write mask (uint8, 0 or 1), probability and disagreement (float32, [0, 1] and [0, 0.5], in steps of 6e-5).
 
+        Of a calibrated model the inner and the outer contour, filled, too (uint8, 0 or 1).
+
         Args:
             name: The case's name.
             volume: The case.
@@ -62,7 +69,8 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
 
         for k, region in enumerate(self.regions):
             soft = (np.round(values * _STEPS) / _STEPS for values in (result.probability[k], result.uncertainty[k]))
-            maps = (result.mask[k].astype(np.uint8), *soft)
-            for kind, values in zip(MAPS, maps, strict=True):
+            contours = (one[k].astype(np.uint8) for one in (result.inner, result.outer) if one is not None)
+            maps = (result.mask[k].astype(np.uint8), *soft, *contours)
+            for kind, values in zip(self.kinds, maps, strict=True):
                 image = volume.lay_over(values)
                 write_whole(self.path(name, kind, region), partial(sitk.WriteImage, image, useCompression=True))

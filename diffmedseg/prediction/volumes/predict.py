@@ -55,7 +55,7 @@ def predict_volumes(
     for case in cases[:1]:
         naming = case.naming
         said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
-    folder = VolumeFolder(output, model.regions, said, resume)
+    folder = VolumeFolder(output, model.regions, said, resume, contours=model.conformal is not None)
 
     def segment(batch: Sequence[VolumeCase], report: Report) -> Iterator[None]:
         for case in batch:
@@ -79,7 +79,7 @@ def _predict_case(
     volume = read_case(case)
     result = segment_volume(model, volume, Path(case.name).name, settings, batch_size)
     folder.write_maps(case.name, volume, result)
-    rows = _describe(case, volume, result, model.regions, time.perf_counter() - start)
+    rows = _describe(case, volume, result, model, time.perf_counter() - start)
     if panels:
         millilitres = np.array([row.volume_ml for row in rows])
         save_figure(
@@ -92,11 +92,14 @@ def _predict_case(
 
 
 def _describe(
-    case: VolumeCase, volume: Volume, result: VolumeSegmentation, regions: Sequence[str], seconds: float
+    case: VolumeCase, volume: Volume, result: VolumeSegmentation, model: DiffusionSegmenter, seconds: float
 ) -> list[VolumeRow]:
     columns, rows, slices = volume.stored.GetSize()
     voxel = math.prod(volume.spacing) / 1000  # mm3 to ml
     digest = files_digest(case.files())
+    interval = np.full((2, len(model.regions)), math.nan)
+    if model.conformal is not None:
+        interval = model.conformal.areas(result.sample_voxels).numpy() * voxel
     return [
         VolumeRow(
             image=case.name,
@@ -109,8 +112,10 @@ def _describe(
             slices=slices,
             volume_ml=round(float(result.mask[k].sum() * voxel), 4),
             **_spread(result.sample_voxels[:, k].numpy() * voxel),
+            volume_ml_low=round(float(interval[0, k]), 4),
+            volume_ml_high=round(float(interval[1, k]), 4),
         )
-        for k, region in enumerate(regions)
+        for k, region in enumerate(model.regions)
     ]
 
 

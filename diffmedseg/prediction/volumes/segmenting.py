@@ -12,7 +12,7 @@ from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.run import Settings, draw_samples
 from diffmedseg.prediction.volumes.reading import Volume
-from diffmedseg.segmentation import resize_soft
+from diffmedseg.segmentation import sample_areas
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class VolumeSegmentation:
         uncertainty: (K, D, H, W), float32, in [0, 0.5]: the samples' standard deviation; see Segmentation.
         mask: (K, D, H, W), bool.
         doubt: (K,): 1 - confidence of the whole mask; see mask_confidence.
+        inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
+        outer: (K, D, H, W), bool: the outer contour, likewise.
     """
 
     samples: Tensor
@@ -34,6 +36,8 @@ class VolumeSegmentation:
     uncertainty: NDArray[np.float32]
     mask: NDArray[np.bool_]
     doubt: list[float]
+    inner: NDArray[np.bool_] | None = None
+    outer: NDArray[np.bool_] | None = None
 
 
 def segment_volume(
@@ -60,6 +64,7 @@ def segment_volume(
     shape = (regions, depth, height, width)
     probability, uncertainty = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     mask = np.zeros(shape, np.bool_)
+    inner, outer = (None, None) if model.conformal is None else (np.zeros_like(mask), np.zeros_like(mask))
     samples = torch.zeros(count, regions, depth, *model.image_size, dtype=torch.bool)
     voxels = torch.zeros(count, regions, dtype=torch.int64)
     overlap = torch.zeros(2, regions, dtype=torch.float64)
@@ -71,9 +76,11 @@ def segment_volume(
         uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
         mask[:, some] = result.mask.transpose(0, 1).numpy()
         samples[:, :, some] = result.samples.permute(1, 2, 0, 3, 4) > 0.5
-        for s in range(count):
-            voxels[s] += (resize_soft(result.samples[:, s].float(), (height, width)) > 0.5).sum((0, 2, 3))
+        for kept, found in ((inner, result.inner), (outer, result.outer)):
+            if kept is not None and found is not None:
+                kept[:, some] = found.transpose(0, 1).numpy()
+        voxels += sample_areas(result.samples, (height, width)).sum(0)
         overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
     empty = torch.from_numpy(~mask.any((1, 2, 3)))
     doubt = 1 - mask_confidence(overlap[0], overlap[1], empty, (voxels == 0).double().mean(0))
-    return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist())
+    return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer)

@@ -9,6 +9,8 @@ from dark_disc import dark_segmenter, disc, picture
 from isic_files import write
 from PIL import Image, ImageOps
 
+from diffmedseg.calibration import TemperatureScaling
+from diffmedseg.conformal import Conformal
 from diffmedseg.data.isic import ISIC2018DataModule
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction import Settings, find_pictures, predict_pictures
@@ -61,6 +63,30 @@ def test_maps_lie_over_the_picture(tmp_path):
         assert float(row["uncertainty"]) == pytest.approx(1 - 2 * (p * m).sum() / (p.sum() + m.sum()), abs=0.01)
         assert float(row["seconds"]) > 0
     assert not list((tmp_path / "out").glob("**/.tmp*"))
+
+
+def test_a_calibrated_model_gives_contours_and_an_interval(tmp_path):
+    files = photos(tmp_path / "in", 2)
+    fitted = Conformal([0.9], [0.2], [1.5], 0.95, 0.9, 20, num_samples=3, num_steps=1)
+    model = dark_segmenter(calibration=TemperatureScaling(), conformal=fitted)
+    predict_pictures(model, files, tmp_path / "out")
+    for row in rows(tmp_path / "out"):
+        name = row["image"]
+        inner, mask, outer = (load(tmp_path / "out" / f"{name}_{kind}.png") > 0 for kind in ("inner", "mask", "outer"))
+        assert (inner <= mask).all()
+        assert (mask <= outer).all()
+        assert inner.sum() < mask.sum() < outer.sum()
+        probability = load(tmp_path / "out" / f"{name}_probability.png") / 255
+        assert np.array_equal(probability[abs(probability - 0.9) > 0.01] > 0.9, inner[abs(probability - 0.9) > 0.01])
+        least, most, low, high = (
+            float(row[key]) for key in ("samples_area_min", "samples_area_max", "area_low", "area_high")
+        )
+        assert 0 < least <= most
+        assert (low, high) == (pytest.approx(least / 1.5, abs=0.1), pytest.approx(most * 1.5, abs=0.1))
+    (tmp_path / "out" / "p0_inner.png").unlink()
+    report = predict_pictures(model, files, tmp_path / "out", resume=True)
+    assert (report.done, report.kept) == (["p0"], ["p1"])
+    assert (tmp_path / "out" / "p0_inner.png").is_file()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

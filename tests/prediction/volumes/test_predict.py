@@ -19,6 +19,8 @@ from mri_files import (
     write_nifti,
 )
 
+from diffmedseg.calibration import TemperatureScaling
+from diffmedseg.conformal import Conformal
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction import Naming, Settings, find_cases, predict_volumes
 
@@ -78,6 +80,25 @@ def test_maps_and_table_of_a_case(tmp_path):
     assert float(row["uncertainty"]) == pytest.approx(1 - 2 * p[m > 0].sum() / (p.sum() + m.sum()), abs=1e-5)
     assert (tmp_path / "out" / f"{CASE}_panel.png").stat().st_size > 10_000
     assert not list((tmp_path / "out").glob("**/.tmp*"))
+
+
+def test_a_calibrated_model_gives_contours_and_an_interval(tmp_path):
+    write_brats(tmp_path / "in", [CASE])
+    model = bright_segmenter(CHANNELS, ("lesion",))
+    model.calibration = TemperatureScaling()
+    model.conformal = Conformal([0.9], [0.2], [1.5], 0.95, 0.9, 20, model.num_samples, model.num_steps)
+    cases = find_cases([tmp_path / "in"], Naming(CHANNELS, {}))
+    assert predict_volumes(model, cases, tmp_path / "out").failed == {}
+    inner, mask, outer = (load(tmp_path / "out" / f"{CASE}_{kind}.nii.gz") > 0 for kind in ("inner", "mask", "outer"))
+    assert (inner <= mask).all()
+    assert (mask <= outer).all()
+    assert 0 < inner.sum() < mask.sum() < outer.sum() < mask.size
+    assert same_grid(tmp_path / "out" / f"{CASE}_inner.nii.gz", tmp_path / "out" / f"{CASE}_mask.nii.gz")
+    [row] = rows(tmp_path / "out")
+    low, least, most, high = (
+        float(row[key]) for key in ("volume_ml_low", "samples_ml_min", "samples_ml_max", "volume_ml_high")
+    )
+    assert (low, high) == (pytest.approx(least / 1.5, abs=1e-3), pytest.approx(most * 1.5, abs=1e-3))
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "LPI", "ASL", "PIR", "SRA"])

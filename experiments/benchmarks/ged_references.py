@@ -1,0 +1,68 @@
+"""GED on synthetic lesions of a perfect sampler, of a model, and of a control whose one mask is every sample.
+
+The raters of synthetic lesions are drawn from a known distribution; the perfect sampler draws from the same. What is
+not zero in its line is the measure's, and no training can mend it. The first S samples of an image are those of S.
+``python experiments/benchmarks/ged_references.py runs/medsegdiff-synthetic/version_0
+runs/supervised-synthetic/version_0`` prints the table.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from samples_and_steps import load_run
+from torch import Tensor
+
+from diffmedseg.data.synthetic import MODE_PROBABILITIES, SyntheticStore
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.metrics.cases import score_cases, score_image, summarise
+
+SHOWN = ("ged_biased", "ged_unbiased", "diversity", "dice")
+
+
+def main(run: Path, control: Path, samples: list[int] = [4, 8, 16, 32], seed: int = 0) -> None:  # noqa: B006
+    """Print the table.
+
+    Args:
+        run: The folder of a model's run on synthetic lesions.
+        control: That of a supervised control's.
+        samples: Numbers of samples.
+        seed: Of the perfect sampler.
+    """
+    (model, data), (other, _) = load_run(run), load_run(control)
+    store, most = data.stores["test"], max(samples)
+    assert isinstance(store, SyntheticStore), f"{run} is no run on synthetic lesions"
+    scores: dict[tuple[str, int], list] = defaultdict(list)
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        drawn = {
+            "perfect sampler": torch.stack(
+                [perfect_samples(store, i, most, seed) for i in map(store.ids.index, batch["id"])]
+            ),
+            "medsegdiff": model.segment(batch["image"], most, keys=batch["case"]).samples,
+            "supervised, one mask": other.segment(batch["image"], 1, keys=batch["case"]).samples.repeat_interleave(
+                most, 1
+            ),
+        }
+        for name, masks in drawn.items():
+            for s in samples:
+                for case, own, reference in zip(batch["case"], masks[:, :s], batch["reference"], strict=True):
+                    scores[name, s].append(score_image(case, own.mean(0), own, reference, 0.5, 0.0))
+    print(f"{len(store)} images, {model.num_steps} steps\n\n| | S | {' | '.join(SHOWN)} |")
+    print("|---|---|" + "---|" * len(SHOWN))
+    for (name, s), images in scores.items():
+        found = {one.score: one for one in summarise(score_cases(images, model.regions))}
+        cells = [f"{found[one].mean:.3f} ({found[one].low:.3f} to {found[one].high:.3f})" for one in SHOWN]
+        print(f"| {name} | {s} | {' | '.join(cells)} |")
+
+
+def perfect_samples(store: SyntheticStore, index: int, number: int, seed: int) -> Tensor:
+    """Draw masks (S, K, H, W) from the distribution that the raters of an image were drawn from."""
+    generator = keyed_generator(seed, "perfect", store.ids[index])
+    modes = torch.multinomial(torch.tensor(MODE_PROBABILITIES), number, True, generator=generator)
+    return store.mode_masks(index, store.native_size)[modes].float()
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
