@@ -103,6 +103,13 @@ def test_images_of_another_data_set(tmp_path, capsys):
     }
 
 
+def test_settings_of_settings(tmp_path, capsys):
+    write_folder(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "photos")
+    assert not found(tmp_path, capsys)["passed"]
+    assert found(tmp_path, capsys, "--set", "layout.image=photos/(?P<id>.+)")["passed"]
+
+
 def test_files_that_cannot_be_used_are_all_named(tmp_path, capsys):
     write_folder(tmp_path)
     for number in (2, 5):
