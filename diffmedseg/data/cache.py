@@ -24,7 +24,7 @@ from diffmedseg.data.store import DataError
 
 FORMAT = 1  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
-_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".pgm", ".ppm", ".tif", ".tiff"}  # or may be
+_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 
 
 class ShrunkImages:
