@@ -98,7 +98,13 @@ def check(args: list[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="Print everything, with all names, for programs.")
     parser.add_argument("--sheet", type=Path, help="Draw a contact sheet, a PNG.")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="A setting, as image_size=128.")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="A setting, as folds=3 or layout.brain_mask=null.",
+    )
     options = parser.parse_args(args)
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet is {options.sheet}; it has to be a .png.")
@@ -124,10 +130,15 @@ def _configured(name: str, folder: str | Path, settings: dict[str, str]) -> Segm
     if not path.is_file():
         raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    plain = {key: yaml.safe_load(value) for key, value in settings.items()}
     if "root" in config["init_args"]:
-        plain["root"] = str(folder)
-    config["init_args"] |= plain
+        config["init_args"]["root"] = str(folder)
+    for key, value in settings.items():
+        *outer, last = key.split(".")
+        place = config["init_args"]
+        for name in outer:
+            place = place.setdefault(name, {})
+            place = place.get("init_args", place)
+        place[last] = yaml.safe_load(value)
     return build_data(config)
 
 

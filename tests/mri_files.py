@@ -125,8 +125,8 @@ def data_module(name, root, **options):
     from diffmedseg.data.configured import build_data
 
     config = yaml.safe_load((EXPERIMENTS / "data" / f"{name}.yaml").read_text())
-    if "modalities" in options:
-        config["init_args"]["layout"]["init_args"]["modalities"] = options.pop("modalities")
+    for setting in {"modalities", "brain_mask"} & options.keys():
+        config["init_args"]["layout"]["init_args"][setting] = options.pop(setting)
     config["init_args"] |= {"root": str(root), "image_size": 16, "folds": 2} | options
     return build_data(config)
 

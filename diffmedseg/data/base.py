@@ -16,6 +16,7 @@ from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
+from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
 from diffmedseg.data.store import Batch, DataError, EvaluationView, ImageStore, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
@@ -93,6 +94,10 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def patient(self, case: str) -> str:
         """Return the patient that a case is of, by its name: the case itself where nothing else is known."""
         return case
+
+    def doubts(self) -> list[Problem]:
+        """Look for what may be wrong with the files beside what :meth:`load` refuses; for ``data check``."""
+        return []
 
     def setup(self, stage: str) -> None:
         """Read the splits that a stage needs: ``fit``, ``validate``, ``test`` or ``predict``."""

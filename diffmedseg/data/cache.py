@@ -23,6 +23,8 @@ from diffmedseg.data.files import Item, open_image
 from diffmedseg.data.store import DataError
 
 FORMAT = 1  # to be raised with any change to what is written for the same files
+_BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
+_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 
 
 class ShrunkImages:
@@ -121,17 +123,42 @@ def cache_entries(folder: Path) -> list[Path]:
 
 
 def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:
-    """Digest all that a result depends on.
+    """Digest all that a result depends on, without reading much: a data set may have 15 GB.
+
+    Files up to 128 KiB count whole; of larger ones their size and a block at the start, in the middle and at the end,
+    where gzip and PNG have a checksum of all the content. What may be stored without compression, so that an edit need
+    change none of these, counts with its time of change, too. Data that was moved or downloaded again is known again
+    (if the archive kept the times of such files).
+
+    What this cannot see: a change elsewhere in a large compressed file that leaves its size as it was, as a damaged
+    disk makes but no program; and in an uncompressed one, if its time was set back as well.
 
     Args:
-        files: Each file with the id it stands for; its name, size and time of change count, its folder does not.
+        files: Each file with the id it stands for; its folder does not count.
         settings: What else counts, by its ``repr``.
     """
     digest = blake2b(repr(settings).encode(), digest_size=8)
     for name, path in files:
         facts = path.stat()
-        digest.update(repr((name, path.name, facts.st_size, facts.st_mtime_ns)).encode())
+        edited = facts.st_mtime_ns if facts.st_size > _WHOLE and path.suffix.lower() in _UNCOMPRESSED else None
+        digest.update(repr((name, path.name, facts.st_size, edited)).encode())
+        digest.update(_sample(path, facts.st_size))
     return digest.hexdigest()
+
+
+def _sample(path: Path, size: int) -> bytes:
+    """Return the content of a small file, or three blocks of a large one."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            if size <= _WHOLE:
+                return file.read()
+            blocks = []
+            for start in (0, (size - _BLOCK) // 2, size - _BLOCK):
+                file.seek(start)
+                blocks.append(file.read(_BLOCK))
+            return b"".join(blocks)
+    except OSError:
+        return b""  # whoever decodes it names all that cannot be read, and nothing is kept
 
 
 def _write(

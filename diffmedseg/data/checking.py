@@ -13,28 +13,12 @@ from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.duplicates import fingerprint, nearly_same, same
+from diffmedseg.data.problem import Problem
 from diffmedseg.data.store import DataError, ImageStore, majority
 from diffmedseg.metrics.functional import dice_from_counts
 
 #: Edges of the histogram of areas, of the image.
 AREA_EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a data set, or that may be.
-
-    Attributes:
-        kind: One word or two, for programs.
-        text: For people.
-        names: All items that it is about.
-        serious: Whether training on the data as it is would go wrong or be worth nothing.
-    """
-
-    kind: str
-    text: str
-    names: list[str] = field(default_factory=list)
-    serious: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,6 +122,7 @@ def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
+        found.problems += data.doubts()
     except DataError as error:
         found.problems.append(Problem("unreadable", str(error), error.names))
     for split, store in data.stores.items():

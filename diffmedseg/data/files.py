@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from diffmedseg.data.store import DataError
 
@@ -19,7 +19,11 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 VOLUMES = (".nii.gz", ".nii", ".mha")
 _MOST_LABELS = 31  # whole numbers up to this are labels rather than grey values: ours
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff")
+PICTURES = (
+    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
+    *([".jp2"] if features.check("jpg_2000") else []),  # Pillow may have been built without
+    *([".webp"] if features.check("webp") else []),
+)
 # What tools and data sets append to an image's name.
 _ENDINGS = re.compile(
     r"[_-](?:segmentations?|segm?|predictions?|pred|masks?|labels?|lbl|gt|ground[_-]?truth|truth|output|out)$",

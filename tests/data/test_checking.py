@@ -103,6 +103,25 @@ def test_images_of_another_data_set(tmp_path, capsys):
     }
 
 
+def test_pictures_and_masks_without_each_other(tmp_path, capsys):
+    write_folder(tmp_path, range(13))
+    (tmp_path / "masks" / "p3.png").unlink()
+    result = found(tmp_path, capsys)
+    assert result["passed"]
+    assert kinds(result, serious=False) == {"picture without mask": ["p3"]}
+    (tmp_path / "images" / "p5.png").unlink()
+    result = found(tmp_path, capsys)
+    assert not result["passed"]
+    assert kinds(result) == {"mask without picture": ["masks/p5.png"]}
+
+
+def test_settings_of_settings(tmp_path, capsys):
+    write_folder(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "photos")
+    assert not found(tmp_path, capsys)["passed"]
+    assert found(tmp_path, capsys, "--set", "layout.image=photos/(?P<id>.+)")["passed"]
+
+
 def test_files_that_cannot_be_used_are_all_named(tmp_path, capsys):
     write_folder(tmp_path)
     for number in (2, 5):

@@ -43,8 +43,10 @@ def test_few_patients_are_all_trained_on():
 
 
 def test_fewer_patients_than_folds():
-    with pytest.raises(DataError, match="4 patients cannot be dealt to 5 folds: set folds to 4"):
+    with pytest.raises(DataError, match=r"4 patients .* 5 folds: set folds to 4 .*--data\.folds 4.*--set folds=4"):
         draw(of=cases(4))
+    with pytest.raises(DataError, match=r"1 patients .* one to train on and one to test are needed"):
+        draw(of=cases(1))
 
 
 def test_a_file_of_splits(tmp_path):

@@ -1,8 +1,9 @@
 """Finding the files of cases, and saying what was found instead."""
 
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG,
 # What the cases of the known data sets are called, by the yaml that reads them: to name the right one.
 _KNOWN = {
     "brats": r"BraTS2021_\d{5}",
-    "brats2015": r"brats_(2013|tcia)_pat\d+_\d+",
+    "brats2015": r"OTMultiClass(\..+)?",
     "brats2018": r"Brats1[78]_\w+",
     "brats2019": r"BraTS19_\w+",
     "brats2020": r"BraTS20_Training_\d{3}",
@@ -23,6 +24,20 @@ _KNOWN = {
     "msd_brain": r"BRATS_\d{3}(\.nii\.gz)?",
     "lgg": r"TCGA_[A-Z]{2}_[A-Z0-9]{4}_\d{8}",
 }
+
+# What no yaml reads, by what its files or folders are called: what it is, and what to do.
+_UNREAD = {
+    r"VSD\.Brain.*": "These are cases of BraTS 2012 to 2015 as published, with a folder for each .mha file. "
+    "DATA=brats2015 reads them as DeepMedic prepares them: copy the .mha files of MR_Flair, MR_T1c and OT into the "
+    "case's folder, as Flair_subtrMeanDivStd.mha, T1c_subtrMeanDivStd.mha and OTMultiClass.mha, and, as there is no "
+    "brain mask, set --data.layout.brain_mask null.",
+    r"BraTS20_Validation_\d{3}": "BraTS20_Validation_<number> has no segmentation: use the training set, "
+    "BraTS20_Training_<number>.",
+    r"(?i).+_(t1|t1ce|t1n|t1c|t2|t2w|t2f|flair|seg)_\d+(_w)?\.nii(\.gz)?": "These are 2-D slices exported from BraTS, "
+    "as MedSegDiff's own code takes them. Volumes are read here: name the folder of those that the slices were made "
+    "from, with the DATA of their year (brats is 2021).",
+}
+_SOME, _MOST = 100, 2000  # folders that are looked into: of each folder, and in all
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +84,9 @@ def unique(cases: Sequence[Path]) -> list[Path]:
     for case in cases:
         if case.is_file() or _data_files(case):
             by_name.setdefault(case.name, []).append(case)
+    empty = {case.name for case in cases} - by_name.keys()
+    if empty and by_name:
+        _log.warning("%d folders of cases hold no files, and are left out: %s.", len(empty), first_names(empty))
     repeated = {name: copies for name, copies in by_name.items() if len(copies) > 1}
     for name, copies in repeated.items():
         if len({_digest(copy) for copy in copies}) > 1:
@@ -128,16 +146,40 @@ def no_case(root: Path, case: re.Pattern[str], expected: str) -> DataError:
         case: What they should be called.
         expected: The same in words.
     """
-    there = listing(root) if root.is_dir() else "no such folder"
-    return DataError(f"No case in {root}: expected {expected}; there is {there}. {_advice(root, case)}".strip())
+    if not root.is_dir():
+        return DataError(f"No case in {root}: expected {expected}; there is no such folder.")
+    below = _below(root)
+    deepest = next((f" ({path.relative_to(root)})" for path in below if path.parent != root and path.is_file()), "")
+    there = f"{listing(root)}{deepest}"
+    return DataError(f"No case in {root}: expected {expected}; there is {there}. {_advice(root, case, below)}".strip())
 
 
-def _advice(root: Path, case: re.Pattern[str]) -> str:
+def _below(root: Path) -> list[Path]:
+    """List what lies below a folder; in a large tree enough to tell what it is."""
+    found = []
+    for folder, folders, files in islice(os.walk(root), _MOST):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in (*folders, *sorted(files)) if not name.startswith(".")]
+        del folders[_SOME:]
+    return found
+
+
+def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path]) -> str:
     """Name the yaml that reads what lies in a folder, where it is known, or what else is wrong."""
     if case.fullmatch(root.name):
         return f"It is a case itself: name the folder that holds it, {root.parent}."
-    names = {root.name, *(path.name for path in islice(root.rglob("*"), 20_000))} if root.is_dir() else set()
+    names = {root.name, *(path.name for path in below)}
+    hollow = [path for path in below if case.fullmatch(path.name) and path.is_dir() and not _data_files(path)]
+    if hollow:
+        remedy = _unread({path.name for path in hollow[0].iterdir()})
+        remedy = remedy or "Put the files of each case directly into its folder."
+        return f"{hollow[0]} holds no files, only {listing(hollow[0])}. {remedy}"
     if any(case.fullmatch(name) or case.fullmatch(stem(Path(name))) for name in names):
         return "There are some elsewhere in it: name a folder nearer to them, or the one above."
     fits = [yaml for yaml, known in _KNOWN.items() if any(re.fullmatch(known, name) for name in names)]
-    return f"This looks like DATA={' or '.join(fits)}." if fits else ""
+    return f"This looks like DATA={' or '.join(fits)}." if fits else _unread(names)
+
+
+def _unread(names: Collection[str]) -> str:
+    """Say what files or folders of these names are and what to do, where no yaml reads them but it is known."""
+    return next((what for known, what in _UNREAD.items() if any(re.fullmatch(known, name) for name in names)), "")

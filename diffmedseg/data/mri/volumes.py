@@ -139,7 +139,8 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
     if unknown:
         raise DataError(
             f"{path} has labels {first_names([f'{value:g}' for value in unknown], 5)}; this scheme has "
-            f"{', '.join(map(str, sorted(allowed | {0})))}: choose the yaml of the data's year"
+            f"{', '.join(map(str, sorted(allowed | {0})))}: choose the yaml of the data's year, or say what each value "
+            "is by --data.labels (in BraTS 2024, which has no yaml, 4 is the resection cavity)"
         )
     labels: NDArray[np.uint8] = values.astype(np.uint8)
     return labels

@@ -13,6 +13,7 @@ from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.pictures.layout import FileNames, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
+from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 
 
@@ -89,6 +90,18 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
     def find_cases(self) -> Sequence[PictureCase]:
         """Find the pictures; see the base class."""
         return self.layout.find(self.root)
+
+    def doubts(self) -> list[Problem]:
+        """Name pictures without masks, which are left out, and masks without a picture; see the base class."""
+        found = self.layout.search(self.root)
+        problems = []
+        if found.without_mask:
+            text = f"{len(found.without_mask)} pictures have no mask, and are left out."
+            problems.append(Problem("picture without mask", text, found.without_mask, serious=False))
+        if found.without_picture:
+            text = f"{len(found.without_picture)} masks have no picture: add the pictures, or remove these masks."
+            problems.append(Problem("mask without picture", text, found.without_picture))
+        return problems
 
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.

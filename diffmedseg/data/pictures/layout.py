@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,21 @@ class PictureCase:
     image: Path
     masks: tuple[tuple[Path, ...] | None, ...]
     field_of_view: Path | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a folder.
+
+    Attributes:
+        cases: The pictures that have masks, in the order of their names.
+        without_mask: Names of the pictures that have none.
+        without_picture: Paths below the folder of the masks whose picture is not there.
+    """
+
+    cases: list[PictureCase]
+    without_mask: list[str]
+    without_picture: list[str]
 
 
 class FileNames:
@@ -95,15 +110,31 @@ class FileNames:
         return raters
 
     def find(self, root: Path) -> list[PictureCase]:
-        """Find the pictures that have masks, in the order of their names.
+        """Find the pictures that have masks, in the order of their names; name what has no partner in a warning.
+
+        Raises:
+            DataError: As :meth:`search`.
+        """
+        found = self.search(root)
+        if found.without_mask:
+            some = first_names(found.without_mask)
+            _log.warning("%d pictures in %s have no mask, and are left out: %s.", len(found.without_mask), root, some)
+        if found.without_picture:
+            some = first_names(found.without_picture)
+            _log.warning("%d masks in %s have no picture: %s.", len(found.without_picture), root, some)
+        return found.cases
+
+    def search(self, root: Path) -> Found:
+        """Find pictures and masks.
 
         Raises:
             DataError: If there is none, names occur twice, or a rater outlined only some of the regions of a picture.
         """
+        paths = [path for path in sorted(root.rglob("*") if root.is_dir() else ()) if not path.name.startswith(".")]
         files = [
             (path.relative_to(root).with_suffix("").as_posix(), path)
-            for path in sorted(root.rglob("*") if root.is_dir() else ())
-            if path.suffix.lower() in PICTURES and not path.name.startswith(".")
+            for path in paths
+            if path.suffix.lower() in PICTURES
         ]
         exact: dict[str, list[Path]] = {}
         by_key: dict[str, list[Path]] = {}
@@ -149,11 +180,34 @@ class FileNames:
             else:
                 without.append(case)
         if not cases:
-            raise self._nothing(root, seen)
-        if without:
-            some = first_names(without)
-            _log.warning("%d pictures in %s have no mask, and are left out: %s.", len(without), root, some)
-        return sorted(cases, key=lambda case: case.id)
+            raise self._nothing(root, seen, paths)
+        alone = self._alone(files, {path for case in cases for rater in case.masks for path in rater or ()}, templates)
+        return Found(
+            sorted(cases, key=lambda case: case.id), without, [path.relative_to(root).as_posix() for path in alone]
+        )
+
+    def _alone(
+        self, files: Sequence[tuple[str, Path]], used: set[Path], templates: Sequence[tuple[str, ...]]
+    ) -> list[Path]:
+        """Return the masks whose picture is not there, not even as one that this layout does not read."""
+        patterns = [self._of_any_picture(path) for path in dict.fromkeys(path for rater in templates for path in rater)]
+        masks: dict[Path, str] = {}
+        others = set()
+        for name, path in files:
+            match = next((match for pattern in patterns if (match := pattern.fullmatch(name))), None)
+            if match is None or self.image.fullmatch(name):
+                others.add(name.rpartition("/")[2].lower())
+            elif path not in used:
+                masks[path] = (match.groupdict().get("id") or "").rpartition("/")[2].lower()
+        return [path for path, name in masks.items() if not {name, mask_key(Path(name))} & others]
+
+    def _of_any_picture(self, template: str) -> re.Pattern[str]:
+        """Return the regular expression of masks' paths, whichever the picture; its group ``id`` names that."""
+        groups = dict.fromkeys(self.image.groupindex, "\0") | {"id": "\1"}
+        folder, slash, last = template.format(**groups).rpartition("/")
+        pattern = _any_folders(folder) + slash + re.escape(last)
+        pattern = pattern.replace("\0", ".*?").replace("\1", "(?P<id>.+)", 1).replace("\1", "(?P=id)")
+        return re.compile(pattern, re.IGNORECASE)
 
     def _of_rater(self, found: Sequence[Path | None], image: Path, rater: Sequence[str]) -> tuple[Path, ...] | None:
         there = [path for path in found if path is not None]
@@ -162,12 +216,15 @@ class FileNames:
             raise DataError(f"{image} has no {missing}, but other regions of the same rater: download it again.")
         return tuple(there) or None
 
-    def _nothing(self, root: Path, pictures: Mapping[str, Path]) -> DataError:
+    def _nothing(self, root: Path, pictures: Mapping[str, Path], paths: Sequence[Path]) -> DataError:
         there = first_names([path.name for path in root.iterdir()], 6) if root.is_dir() else "no such folder"
+        endings = Counter(path.suffix.lower() for path in paths if path.suffix and path.is_file())
+        unread = [f"{ending} ({count})" for ending, count in endings.most_common() if ending not in PICTURES]
+        hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(PICTURES)} are." if unread else ""
         if pictures:
             expected = first_names([path for paths in self.masks.values() for path in paths])
-            return DataError(f"None of the {len(pictures)} pictures in {root} has a mask; expected {expected}.")
-        return DataError(f"No picture in {root}: expected {self.image.pattern}; there is {there or 'nothing'}.")
+            return DataError(f"None of the {len(pictures)} pictures in {root} has a mask; expected {expected}.{hint}")
+        return DataError(f"No picture in {root}: expected {self.image.pattern}; there is {there or 'nothing'}.{hint}")
 
     def read_masks(self, case: PictureCase) -> NDArray[np.uint8]:
         """Read the masks of a picture.

@@ -154,6 +154,71 @@ def test_another_layout_is_refused_naming_the_yaml_that_fits(there, asked, tmp_p
     assert f"make train DATA={asked} DATA_DIR=<folder>" in str(error.value)
 
 
+def write_vsd(root):
+    """BraTS 2015 as published."""
+    for case in ("brats_2013_pat0001_1", "brats_tcia_pat101_1"):
+        for number, kind in enumerate(("MR_Flair", "MR_T1", "MR_T1c", "MR_T2", "OT")):
+            name = f"VSD.Brain{'_3more' * (kind == 'OT')}.XX.O.{kind}.{54512 + number}"
+            write_nifti(root / "HGG" / case / name / f"{name}.mha", modality(number))
+
+
+def write_slices(root):
+    """What MedSegDiff's code is given; many folders, each of one slice."""
+    for number in range(150):
+        for file in ("t1", "seg"):
+            path = root / "training" / f"{number:04d}" / f"brats_train_{number:03d}_{file}_080_w.nii.gz"
+            write_nifti(path, modality(0)[:1])
+
+
+def write_validation(root):
+    write_brats(root / "MICCAI_BraTS2020_ValidationData", ["BraTS20_Validation_001"], ext=".nii", seg=None)
+
+
+def write_hollow(root):
+    """An archive per file, each unpacked into a folder."""
+    for case in CASES:
+        write_nifti(root / case / f"{case}_t1" / f"{case}_t1.nii.gz", modality(0))
+
+
+@pytest.mark.parametrize(
+    ("writer", "asked", "message"),
+    [(write_vsd, "brats2015", r"pat0001_1 holds no files, only VSD.* as published.*OTMultiClass\.mha.*brain_mask null"),
+     (write_vsd, "brats", r"there is HGG \(HGG/.*\.mha\)\. .* as published.*DATA=brats2015 reads"),
+     (write_slices, "brats", r"there is training \(training/0000/brats.*_w\.nii\.gz\)\. These are 2-D slices"),
+     (write_validation, "brats2020", r"BraTS20_Validation_<number> has no segmentation: use the training set"),
+     (write_hollow, "brats", r"BraTS2021_00000 holds no files, only BraTS2021_00000_t1\. .* directly into its folder")],
+)  # fmt: skip
+def test_layouts_that_no_yaml_reads_are_told_apart(writer, asked, message, tmp_path):
+    writer(tmp_path)
+    with pytest.raises(DataError, match=rf"(?s)No case in .*{message}") as error:
+        data_module(asked, tmp_path).prepare_data()
+    assert "This looks like" not in str(error.value)
+    assert "elsewhere" not in str(error.value)
+
+
+def test_brats_2015_as_published_can_be_converted_as_the_error_says(tmp_path):
+    write_vsd(tmp_path / "given")
+    for path in (tmp_path / "given").rglob("*.mha"):
+        kind = path.name.split(".")[4]
+        names = {"MR_Flair": "Flair_subtrMeanDivStd", "MR_T1c": "T1c_subtrMeanDivStd", "OT": "OTMultiClass"}
+        if kind == "OT":
+            write_nifti(path, labels())
+        if kind in names:
+            folder = tmp_path / "converted" / path.parents[1].name
+            folder.mkdir(parents=True, exist_ok=True)
+            path.rename(folder / f"{names[kind]}.mha")
+    data = data_module("brats2015", tmp_path / "converted", brain_mask=None)
+    assert np.array_equal(data.load("test").reference(1)[0], regions("brats2015")[:, 2])
+
+
+def test_folders_without_files_are_named(tmp_path, caplog):
+    write_brats(tmp_path, CASES)
+    write_nifti(tmp_path / "BraTS2021_00009" / "t1" / "BraTS2021_00009_t1.nii.gz", modality(0))
+    write_brats(tmp_path / "BraTS2021_00002", ["BraTS2021_00002"])  # unpacked into a folder of its own name
+    assert list(data_module("brats", tmp_path).cases) == [*CASES, "BraTS2021_00002"]
+    assert "1 folders of cases hold no files, and are left out: BraTS2021_00009." in caplog.text
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match=r"(?s)No case in .*there is no such folder.*synapse"):
         data_module("brats", tmp_path / "nothing").prepare_data()
@@ -166,8 +231,22 @@ def test_another_years_labels_are_refused(name, foreign, tmp_path):
     path = tmp_path / cases[0] / f"{cases[0]}{sep}seg.nii.gz"
     values = np.where(labels() == 4, foreign[2], labels())
     write_nifti(path, values, np.float32)
-    with pytest.raises(DataError, match=rf"{path.name} has labels {foreign[2]:g}; this scheme has 0, 1, 2, "):
+    with pytest.raises(
+        DataError,
+        match=rf"{path.name} has labels {foreign[2]:g}; this scheme has 0, 1, 2, .* --data\.labels",
+    ):
         data_module(name, tmp_path).prepare_data()
+
+
+def test_labels_that_no_yaml_has_can_be_named_as_the_error_says(tmp_path):
+    """BraTS 2024, whose cases are called as those of 2023: 4 is the resection cavity."""
+    cases = write_layout("brats2023", tmp_path)
+    write_nifti(tmp_path / cases[0] / f"{cases[0]}-seg.nii.gz", labels((2, 3, 4)))
+    scheme = {"whole_tumour": [1, 2, 3], "tumour_core": [1, 3], "enhancing_tumour": [3], "resection_cavity": [4]}
+    learned = ["whole_tumour", "tumour_core", "enhancing_tumour"]
+    data = data_module("brats2023", tmp_path, labels=scheme, regions=learned)
+    data.prepare_data()
+    assert data.info.nested
 
 
 def test_validation_cases_without_segmentation(tmp_path, caplog):

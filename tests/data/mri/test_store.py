@@ -68,6 +68,19 @@ def test_a_changed_file_is_decoded_again(root):
     assert len(set(cached()) - set(before)) == 1
 
 
+def test_data_of_the_same_names_sizes_and_times_is_not_confused(tmp_path):
+    """A copy whose t1 was scaled otherwise, with its times kept, as archives and rsync keep them."""
+    values = {}
+    for name, gain in (("a", 1), ("b", np.linspace(1, 3, 16))):
+        write_brats(tmp_path / name, CASES, ext=".nii")
+        for case in CASES:
+            write_nifti(tmp_path / name / case / f"{case}_t1.nii", modality(0) * gain)
+        for path in (tmp_path / name).rglob("*.nii"):
+            os.utime(path, ns=(0, 0))
+        values[name] = data_module("brats", tmp_path / name).load("test").image(1)
+    assert not torch.equal(values["a"], values["b"])
+
+
 def test_other_settings_are_other_entries(root):
     data_module("brats", root).prepare_data()
     data_module("brats", root, image_size=24).prepare_data()

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 from picture_files import SIZE, lesion, save, save_mask, yaml_module
-from PIL import Image
+from PIL import Image, features
 from tiny_run import EXPERIMENTS
 
 from diffmedseg.cli import main
@@ -12,6 +12,7 @@ from diffmedseg.data.source import Source
 from diffmedseg.data.store import DataError
 
 OWN = r"images/(?P<id>.+)"
+LIBRARIES = {"webp": "webp", "jp2": "jpg_2000"}  # with which Pillow may have been built
 
 
 def write_folder(root, count=10, raters=("masks",), suffix="png"):
@@ -28,8 +29,10 @@ def module(root, layout=None, **options):
     return PictureDataModule(root, source, layout, **{"image_size": 12} | options)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "tif", "webp", "jp2", "ppm", "pbm"])
 def test_a_folder_of_ones_own(suffix, tmp_path):
+    if suffix in LIBRARIES and not features.check(LIBRARIES[suffix]):
+        pytest.skip(f"this Pillow does not read {suffix}")
     write_folder(tmp_path, suffix=suffix)
     data = yaml_module("folder", tmp_path)
     splits = {name: data.load(name) for name in ("train", "val", "test")}
@@ -154,9 +157,68 @@ def test_a_picture_without_masks_is_left_out(tmp_path, caplog):
     assert "1 pictures in" in caplog.text
 
 
+@pytest.mark.parametrize("lost", ["p2.jpg", "sub/p2.jpg"])
+def test_a_mask_without_a_picture_is_named(lost, tmp_path, caplog):
+    write_folder(tmp_path, 5, raters=("masks_a", "masks_b"))
+    if "sub" in lost:
+        for folder, suffix in (("images", "jpg"), ("masks_a", "png"), ("masks_b", "png")):
+            (tmp_path / folder / "sub").mkdir()
+            (tmp_path / folder / f"p2.{suffix}").rename(tmp_path / folder / "sub" / f"p2.{suffix}")
+    with caplog.at_level(logging.WARNING):
+        assert len(FileNames(OWN, {"a": ["masks*/{id}"]}).find(tmp_path)) == 5
+        assert not caplog.text
+        (tmp_path / "images" / lost).unlink()
+        assert len(FileNames(OWN, {"a": ["masks*/{id}"]}).find(tmp_path)) == 4
+    mask = lost.replace("jpg", "png")
+    assert f"2 masks in {tmp_path} have no picture: masks_a/{mask}, masks_b/{mask}." in caplog.text
+
+
+def test_masks_of_pictures_that_are_not_asked_for_are_no_matter(tmp_path, caplog):
+    """A layout may read part of a folder."""
+    write_folder(tmp_path, 12)
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_name(f"{path.stem}_segmentation.png"))
+    with caplog.at_level(logging.WARNING):
+        assert len(FileNames(r"images/(?P<id>p\d)", {"a": ["masks/{id}"]}).find(tmp_path)) == 10
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "masks", "others"),
+    [
+        ("chase", "Image_0{}L.jpg", ["Image_0{}L_1stHO.png", "Image_0{}L_2ndHO.png"], []),
+        ("lidc", "training/{}/image_{}.jpg", [f"training/{{}}/label{rater}_.jpg" for rater in range(4)], []),
+        ("drive", "training/images/2{}_training.tif", ["training/1st_manual/2{}_manual1.gif"],
+         ["training/mask/2{}_training_mask.gif"]),
+        ("refuge", "Training400/Glaucoma/g000{}.jpg",
+         ["Annotation-Training400/Disc_Cup_Masks/Glaucoma/g000{}.bmp"], []),
+        ("refuge_multirater", "Test-400/T{}/T{}.jpg",
+         [f"Test-400/T{{}}/T{{}}_seg_{part}_{rater}.png" for part in ("cup", "disc") for rater in range(1, 8)],
+         ["Test-400/T{}/T{}_cropped.jpg"]),
+        ("lidc_pickle", "images/{}_0.png", [f"masks_{rater}/{{}}_0.png" for rater in range(4)], []),
+    ],
+)  # fmt: skip
+def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, tmp_path, caplog):
+    """No file of a whole data set is suspected; where a picture is lost, all of its masks are named."""
+    for number in "12":
+        for file in (picture, *masks, *others):
+            save_mask(tmp_path / file.replace("{}", number), lesion(0))
+    layout = yaml_module(name, tmp_path).layout
+    with caplog.at_level(logging.WARNING):
+        assert len(layout.find(tmp_path)) == 2
+        assert not caplog.text
+        (tmp_path / picture.replace("{}", "1")).unlink()
+        assert len(layout.find(tmp_path)) == 1
+    assert f"{len(masks)} masks in {tmp_path} have no picture: {masks[0].replace('{}', '1')}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (lambda root: [path.rename(path.with_suffix(".heic")) for path in (root / "images").iterdir()],
+         r"No picture in .* Files in \.heic \(10\) are not read; .*\.png"),
+        (lambda root: [path.rename(path.with_suffix(".npy")) for path in (root / "masks").iterdir()],
+         r"None of the 10 pictures .* Files in \.npy \(10\) are not read; .*\.png"),
         (lambda root: (root / "images").rename(root / "pictures"), r"No picture in .*expected images/.*there is masks"),
         (lambda root: (root / "masks").rename(root / "truth"), r"None of the 10 pictures in .* has a mask; expected"),
         (lambda root: save_mask(root / "masks" / "p1.png", lesion(0)[:5]), r"needs masks of .*p1\.png gives"),
@@ -168,7 +230,7 @@ def test_a_picture_without_masks_is_left_out(tmp_path, caplog):
             r"has several masks for masks/\{id\}: .*p1\.bmp",
         ),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_is_named(harm, message, tmp_path):
     write_folder(tmp_path)
     harm(tmp_path)
