@@ -106,11 +106,14 @@ def write_msd(root, names):
         (root / "Task01_BrainTumour" / "imagesTr" / f"._{name}.nii.gz").write_bytes(b"macOS")
 
 
-def write_lgg(root, names):
+def write_lgg(root, names, noise=0.0):
+    """Pictures of slices; with noise around the head, as the real ones have it, which leaves a blank rim."""
+    air = np.random.default_rng(9).uniform(0, noise, SIZE)
+    air[:, [0, -1]], air[:, :, [0, -1]] = 0, 0
     for name in names:
         folder = root / "kaggle_3m" / name
         folder.mkdir(parents=True)
-        colours = np.stack([modality(number) for number in range(3)], -1)
+        colours = np.stack([np.where(brain(), modality(number), air) for number in range(3)], -1)
         colours = (colours / colours.max() * 255).astype(np.uint8)
         for number in range(SIZE[0]):
             Image.fromarray(colours[number]).save(folder / f"{name}_{number + 8}.tif")  # 8 to 13: not padded

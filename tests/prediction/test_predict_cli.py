@@ -35,8 +35,10 @@ def test_from_a_zoo_entry_by_the_installed_command(photos, tmp_path):
         str(tmp_path / "out"),
         *QUICK,
     ]
+    (photos / "c.HEIC").touch()
     result = subprocess.run([*command, "--panel"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert "Left out (1), for Pillow knows no such ending: c.HEIC." in result.stderr
     assert "Segmented 2. Results:" in result.stderr
     kinds = ("disagreement", "mask", "panel", "probability")
     expected = [f"{name}_{kind}.png" for name in "ab" for kind in kinds] + ["predictions.csv", "predictions.yaml"]

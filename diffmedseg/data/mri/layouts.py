@@ -21,10 +21,8 @@ from diffmedseg.data.mri.finding import (
     with_suffix,
 )
 from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
-from diffmedseg.data.mri.volumes import read_volume, read_volumes
+from diffmedseg.data.mri.volumes import find_brain, read_volume, read_volumes
 from diffmedseg.data.store import DataError
-
-_AIR = 0.1  # of a bright voxel; ours
 
 _log = logging.getLogger(__name__)
 
@@ -217,7 +215,4 @@ class SliceFolders(Layout):
                     raise DataError(f"{mask_path} has values {values}; a mask has 0 and 255: rescale it")
                 masks.append(levels == 255)
         channels = np.stack(slices).transpose(3, 0, 1, 2)[self.order].astype(np.float32)
-        # These pictures have their skull, and noise around it: what is dark in every modality is air.
-        bright = np.percentile(channels, 99, axis=(1, 2, 3), keepdims=True)
-        head: NDArray[np.bool_] = np.any(channels > _AIR * bright, axis=0)
-        return RawCase(channels, head, np.stack(masks).astype(np.uint8), self.spacing)
+        return RawCase(channels, find_brain(channels), np.stack(masks).astype(np.uint8), self.spacing)

@@ -1,11 +1,13 @@
 """Finding and reading pictures of any size and mode."""
 
 import glob
+import logging
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,22 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from diffmedseg.data.cache import shrink_image
-from diffmedseg.data.files import first_names
+from diffmedseg.data.files import VOLUMES, first_names
+from diffmedseg.data.mri.finding import listing
 from diffmedseg.data.store import DataError
+from diffmedseg.prediction.volumes.dicom import is_dicom_file
 
-# What Pillow reads of what cameras, scanners and slide exports write.
-SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Of these Pillow reads the header alone, or it needs another program.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# What systems leave in folders, and what is written beside maps: nobody expects these to be segmented.
+_NOT_MEANT = {"thumbs.db", "desktop.ini", "predictions.csv", "predictions.yaml"}
 # Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
 _MOST_PIXELS = 2**29
 _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _TWELVE_BIT_LEVELS = 2**12
+_NO_VOLUMES = " This model takes pictures, not volumes."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,16 @@ class Picture:
     note: str
 
 
+@cache
+def _suffixes() -> frozenset[str]:
+    """Return what the names of files end in that Pillow reads."""
+    suffixes = Image.registered_extensions()  # this loads Pillow's readers
+    readable = {*Image.OPEN, "MPO"} - _NOT_DECODED  # MPO is opened as JPEG
+    return frozenset(suffix for suffix, kind in suffixes.items() if kind in readable)
+
+
 def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
-    """Find pictures, in the order of their paths.
+    """Find pictures, in the order of their paths; a warning names the files that are left out.
 
     Args:
         sources: Files, folders (the pictures directly in them) and patterns (``*``, ``?``, ``[...]``, and ``**`` for
@@ -73,12 +90,22 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
             that was searched, so that their results would overwrite each other.
     """
     found: dict[str, PictureFile] = {}
+    left: dict[str, str] = {}
     for source in sources:
         try:
-            for path, name in _search(str(Path(source).expanduser())):
+            paths, others, folder = _search(str(Path(source).expanduser()))
+            for path in paths:
+                name = path.relative_to(folder).with_suffix("").as_posix()
                 found.setdefault(os.path.abspath(path), PictureFile(path, name))
+            left |= {os.path.abspath(path): path.relative_to(folder).as_posix() for path in others}
         except OSError as error:
             raise DataError(f"{source} cannot be read ({error}): change its permissions.") from error
+    if unknown := [left[path] for path in left.keys() - found.keys()]:
+        _log.warning(
+            "Left out (%d), for Pillow knows no such ending: %s. Name such a file itself to have it tried.",
+            len(unknown),
+            first_names(unknown, 6),
+        )
     pictures = sorted(found.values(), key=lambda picture: picture.path)
     by_name: dict[str, list[Path]] = {}
     for picture in pictures:  # many disks take names that differ in case, or in how accents are coded, for one
@@ -92,25 +119,42 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
     return pictures
 
 
-def _search(source: str) -> Iterator[tuple[Path, str]]:
+def _search(source: str) -> tuple[list[Path], list[Path], Path]:
+    """Return pictures, what else is there, and the folder that their names are relative to."""
     path = Path(source)
     if path.is_file():
-        paths, folder = [path], path.parent
-    elif path.is_dir():
-        paths, folder = _pictures(path.iterdir()), path
-        if not paths:
-            below = _pictures(_glob(f"{glob.escape(source)}/**/*"))
-            hint = f" There are some below it: use '{source}/**/*'." if below else ""
-            raise DataError(f"No picture in {path}; expected files ending in {', '.join(SUFFIXES)}.{hint}")
-    else:
-        paths = _pictures(_glob(source))
-        if not paths:
-            hint = (
-                " [ and ] stand for a choice of characters; for the bracket itself write [[]." if "[" in source else ""
+        return [path], [], path.parent
+    if path.is_dir():
+        pictures, others = _sort_out(path.iterdir())
+        if not pictures:
+            raise _no_picture(path, source)
+        deeper = {file.parent for file in _sort_out(_glob(f"{glob.escape(source)}/*/*"))[0]}
+        if below := [folder.name for folder in deeper if not (folder / "predictions.yaml").exists()]:
+            _log.warning(
+                "Pictures in folders below it (%s) are left out: use '%s/**/*' for all.", first_names(below), source
             )
-            raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.{hint}")
-        folder = Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in paths)]))
-    return ((file, file.relative_to(folder).with_suffix("").as_posix()) for file in paths)
+        return pictures, others, path
+    pictures, others = _sort_out(_glob(source))
+    if not pictures:
+        hint = " [ and ] stand for a choice of characters; for the bracket itself write [[]." if "[" in source else ""
+        hint += _NO_VOLUMES if any(map(_is_volume, others)) else ""
+        raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.{hint}")
+    return pictures, others, Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in pictures)]))
+
+
+def _no_picture(folder: Path, source: str) -> DataError:
+    pictures, others = _sort_out(_glob(f"{glob.escape(source)}/**/*"))
+    hint = ""
+    if pictures:
+        hint = f" There are some below it: use '{source}/**/*'."
+    elif any(map(_is_volume, others)):
+        hint = _NO_VOLUMES
+    expected = "files that Pillow reads, such as .png, .jpg and .tif"
+    return DataError(f"No picture in {folder}: expected {expected}; there is {listing(folder)}.{hint}")
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUMES) or is_dicom_file(path)
 
 
 def _glob(pattern: str) -> Iterator[Path]:
@@ -125,10 +169,15 @@ def _fixed_part(pattern: str) -> Path:
     return fixed
 
 
-def _pictures(paths: Iterator[Path]) -> list[Path]:
-    """Choose pictures by their suffix; links that lead nowhere are kept, to be reported."""
-    named = [path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return [path for path in named if path.is_file() or not path.exists()]
+def _sort_out(paths: Iterator[Path]) -> tuple[list[Path], list[Path]]:
+    """Tell pictures by their suffix from other files; links that lead nowhere are kept, to be reported."""
+    pictures: list[Path] = []
+    others: list[Path] = []
+    for path in paths:
+        if path.name.startswith(".") or path.name.lower() in _NOT_MEANT or path.is_dir():
+            continue
+        (pictures if path.suffix.lower() in _suffixes() else others).append(path)
+    return pictures, others
 
 
 @contextmanager
@@ -154,6 +203,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise DataError("it is too large for this machine's memory: shrink it first") from error
     except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
+        if _is_volume(path):
+            raise DataError("it is a volume, and this model takes pictures") from error
         raise DataError(f"it cannot be decoded ({error}): it is damaged, or no picture that Pillow reads") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before

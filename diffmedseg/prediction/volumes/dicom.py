@@ -18,15 +18,18 @@ _ROWS, _FRAMES, _PATIENT = "0028|0010", "0028|0008", "0010|0020"
 _GEOMETRY = {"0020|0032": "ImagePositionPatient", "0020|0037": "ImageOrientationPatient", "0028|0030": "PixelSpacing"}
 
 
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file says that it is DICOM."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+
+
 def _dicom_files(folder: Path) -> list[Path]:
     """List the DICOM files directly in a folder, but for the index of a CD."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and path.name.upper() != "DICOMDIR":
-            with path.open("rb") as file:
-                if file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC:
-                    found.append(path)
-    return found
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return [path for path in paths if path.name.upper() != "DICOMDIR" and is_dicom_file(path)]
 
 
 def is_dicom(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from diffmedseg.data.files import VOLUMES, first_names
+from diffmedseg.data.files import PICTURES, VOLUMES, first_names
 from diffmedseg.data.mri.finding import listing, stem, volume_files
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction.volumes.dicom import find_series, is_dicom
 from diffmedseg.prediction.volumes.naming import Naming, modality
 
 _DEPTH = 8  # folders between the one that is named and a case
+_SHOWN = 6  # files that are named in a message
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ def _before_modality(name: str) -> str:
 
 
 def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase]:
-    """Find cases, in the order of their paths.
+    """Find cases, in the order of their paths; a warning names what is left out.
 
     Args:
         sources: Files, folders (cases, or folders with cases below them) and patterns of these.
@@ -106,19 +108,30 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
         DataError: If a source holds no case, or two cases would have results of the same name.
     """
     found: dict[str, VolumeCase] = {}
+    left: dict[Path, str] = {}
     for source in sources:
         path = Path(os.path.abspath(Path(source).expanduser()))
         places = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
         if not places:
             raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
-        cases = [case for place in places for case in _search(place, naming, named=True)]
+        unknown: list[Path] = []
+        cases = [case for place in places for case in _search(place, naming, unknown, named=True)]
         if not cases:
-            raise _no_case(path, places, naming)
+            raise _no_case(path, places, naming, unknown)
         common = Path(os.path.commonpath([place.parent for place in places]))
+        below = {one: one.relative_to(path if path.is_dir() and one != path else common) for one in [*cases, *unknown]}
         for case in cases:
-            relative = case.relative_to(path if path.is_dir() and case != path else common)
-            name = relative.with_name(stem(relative)).as_posix()
+            name = below[case].with_name(stem(case)).as_posix()
             found.setdefault(str(case), VolumeCase(case, name, naming))
+        left |= {one: below[one].as_posix() for one in unknown}
+    if unknown := [path for path in left if str(path) not in found]:
+        _log.warning(
+            "Left out (%d), for no volume there is called by %s: %s. %s",
+            len(unknown),
+            " or ".join(naming.channels),
+            first_names([left[path] for path in unknown], _SHOWN),
+            _advice(unknown, naming),
+        )
     cases_found = sorted(found.values(), key=lambda case: case.path)
     by_name: dict[str, list[str]] = {}
     for one in cases_found:
@@ -132,42 +145,102 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     return cases_found
 
 
-def _no_case(path: Path, places: Sequence[Path], naming: Naming) -> DataError:
+def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[Path]) -> DataError:
+    for place in places:
+        if place.is_dir() and is_dicom(place):
+            find_series(place)  # says so where it is no volume
+            return DataError(
+                f"This model takes {', '.join(naming.channels)}, and {place} is one DICOM series: name the folder "
+                "above it, with a folder for each."
+            )
     there = listing(path) if path.is_dir() else first_names([place.name for place in places])
-    if any(place.suffix.lower() in {".tif", ".tiff", ".png", ".jpg"} for place in (path, *path.glob("*"))):
-        hint = "Slices saved as pictures have no geometry: convert them to NIfTI."
-    else:
-        hint = f"Name volumes that are called otherwise by --modality {naming.channels[0]}=NAME."
     each = "a folder with a file for each of " if len(naming.channels) > 1 else ""
     return DataError(
         f"No case in {path}: expected {each}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, or a folder with a "
-        f"DICOM series); there is {there}. {hint}"
+        f"DICOM series); there is {there}. {_advice([path, *left], naming)}".strip()
     )
 
 
-def _search(path: Path, naming: Naming, named: bool = False, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the cases at or below a path; what the user named need not be called by a modality."""
+def _advice(left: Sequence[Path], naming: Naming) -> str:
+    """Say what may be done about files and folders that hold no case."""
+    files = [file for one in left for file in ([one] if one.is_file() else one.glob("*"))]
+    volumes = [file for file in files if file.name.lower().endswith(VOLUMES)]
+    advice = []
+    if several := next((file for file in volumes[:_SHOWN] if _count_volumes(file) > 1), None):
+        advice.append(
+            f"{several.name} holds {_count_volumes(several)} volumes: say what they are, in their order, as by "
+            "--volumes flair,t1,t1ce,t2 (that of the Decathlon)."
+        )
+    elif volumes or any(one.is_dir() and is_dicom(one) for one in files + list(left)):
+        advice.append(
+            "Volumes, or folders with one DICOM series each, that are called otherwise are named by --modality "
+            f"{naming.channels[0]}=NAME."
+        )
+    if any(file.suffix.lower() in PICTURES for file in files):
+        advice.append(
+            "This model takes volumes, not pictures; slices saved as pictures have no geometry: convert them to NIfTI."
+        )
+    return " ".join(advice)
+
+
+def _count_volumes(path: Path) -> int:
+    """Count the volumes in a file, by its header; 0 where it cannot be read."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return 0
+    return math.prod(header.GetSize()[3:])
+
+
+def _search(
+    path: Path, naming: Naming, left: list[Path], named: bool = False, within: bool = False, depth: int = _DEPTH
+) -> Iterator[Path]:
+    """Yield the cases at or below a path; what the user named need not be called by a modality.
+
+    Args:
+        path: File or folder.
+        naming: Tells the files of a case apart.
+        left: Gets what may have been meant, but is not called by a modality.
+        named: Whether the user named it.
+        within: Whether it lies in a case, which may hold anything.
+        depth: Folders to go down.
+    """
     if path.is_file():
         if path.name.lower().endswith(VOLUMES):
             yield path
+        elif not path.name.startswith("."):
+            left.append(path)
         return
     try:
         if (path / "predictions.yaml").is_file():
             return  # results of an earlier call
-        if named and len(naming.channels) == 1 and naming.volumes is None and is_dicom(path):
+        series_here = named and is_dicom(path)
+        if series_here and len(naming.channels) == 1 and naming.volumes is None:
             yield path
             return
-        here = naming.cases_among(path) or ([path] if naming.is_case(path) else [])
-        below = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
-        if not here and (left := [one.name for one in path.iterdir() if one.name.lower().endswith(VOLUMES)]):
-            _log.warning(
-                "%s is left out: nothing says %s there (%s).", path, " or ".join(naming.channels), first_names(left)
-            )
+        among = naming.cases_among(path)
+        here = among or ([path] if naming.is_case(path) else [])
+        entries = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        below = [one for one in entries if one.is_dir()]
+        series = [one for one in below if one not in here and is_dicom(one)]
+        volumes = [one for one in entries if one not in below and one.name.lower().endswith(VOLUMES)]
+        if among:
+            others = [one for one in (*volumes, *series) if one not in among]
+            left += [one for one in others if naming.says_nothing(stem(one))]
+        elif not here:
+            left += [*volumes, *series, *([path] if series_here else [])]
+            if entries and not (volumes or below or within):
+                left.append(path)
     except PermissionError:
         _log.warning("%s may not be read, and is left out.", path)
         return
     yield from here
     if depth:
         for folder in below:
-            if folder not in here and not is_dicom(folder):
-                yield from _search(folder, naming, depth=depth - 1)
+            if folder not in here and folder not in series:
+                yield from _search(folder, naming, left, within=within or bool(here), depth=depth - 1)

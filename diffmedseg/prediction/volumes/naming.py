@@ -106,3 +106,8 @@ class Naming:
             return volume_files(folder)
         found = self.entries(folder, self.channels[0]) if len(self.channels) == 1 else []
         return found if len(found) > 1 else []
+
+    def says_nothing(self, name: str) -> bool:
+        """Whether a name, without suffix, neither says a modality nor that it is no image."""
+        masks = self.brain_mask is not None and fnmatch(name, self.brain_mask)
+        return modality(name) is None and not _NO_IMAGE & set(words(name)) and not masks

@@ -117,8 +117,8 @@ def _notes(paths: Sequence[Path], brain: NDArray[np.bool_], volume: "sitk.Image"
     litres = float(brain.sum() * np.prod(volume.GetSpacing()) / 1e6)
     if brain.all() or litres > _LARGEST_BRAIN:
         yield (
-            f"what is not background has {litres:.1f} litres and is taken for the brain: is the skull stripped, as in "
-            "training? Else give --brain_mask"
+            f"what is not background has {litres:.1f} litres and is taken for the brain: is the skull stripped where "
+            "it was in training? Else strip it, or give --brain_mask"
         )
     if len({remainder(stem(path)) for path in paths if path.is_file()}) > 1:
         files = first_names([path.name for path in paths], 6)

@@ -162,7 +162,21 @@ def test_background_is_found_by_its_value():
     channels = np.stack([modality(0, background=-3.2), modality(1, background=12)])
     assert np.array_equal(find_brain(channels), brain())
     noisy = channels + np.random.default_rng(0).normal(0, 1, channels.shape).astype(np.float32)
-    assert find_brain(noisy).all()
+    assert np.array_equal(find_brain(noisy), brain())  # what is dark in every channel
+
+
+def test_noise_around_a_head_is_air_though_the_rim_is_blank():
+    channels = np.stack([modality(0), modality(1)])
+    noise = np.random.default_rng(0).uniform(0, 9, channels.shape).astype(np.float32)
+    noise[:, :, [0, -1]], noise[:, :, :, [0, -1]] = 0, 0
+    assert np.array_equal(find_brain(np.where(brain(), channels, noise)), brain())
+
+
+def test_dark_tissue_of_a_stripped_brain_is_brain():
+    """Fluid in FLAIR is as dark as noise in air, but there is less of it."""
+    channel = modality(0)
+    channel[2, 6:12, 5:11] = 3
+    assert np.array_equal(find_brain(channel[None]), brain())
 
 
 def test_a_channel_with_noise_in_air_leaves_the_background_to_the_others():

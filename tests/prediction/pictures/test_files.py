@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from dark_disc import picture
+from mri_files import modality, write_dicom, write_nifti
 from PIL import Image, ImageOps
 
 from diffmedseg.data.store import DataError
@@ -147,6 +148,48 @@ def test_finds_files_folders_and_patterns_in_order(tmp_path):
     assert names(tmp_path, tmp_path / "[ab].*") == ["a", "b"]
 
 
+@pytest.mark.parametrize("suffix", ["jfif", "JPE", "jp2", "j2k", "webp", "ppm", "pbm", "tga", "qoi", "pcx", "apng"])
+def test_whatever_pillow_reads_is_taken(suffix, tmp_path):
+    picture().convert("1" if suffix == "pbm" else "RGB").save(tmp_path / f"a.{suffix}")
+    [file] = find_pictures([tmp_path])
+    assert read(file.path).size == (60, 90)
+
+
+def test_what_is_left_out_is_named(tmp_path, caplog):
+    unsaid = ["a.png", ".DS_Store", "Thumbs.db", "predictions.csv", "sub/.hidden", "out/predictions.yaml"]
+    for name in [*unsaid, "IMG_0001.HEIC", "fake.dcm", "film.mpg", "noext", "sub/b.jpg", "sub/c.txt", "out/a_mask.png"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(tmp_path) == ["a"]
+    assert "Left out (4)" in caplog.text
+    assert "IMG_0001.HEIC" in caplog.text
+    assert f"Pictures in folders below it (sub) are left out: use '{tmp_path}/**/*'" in caplog.text
+    assert not any(word in caplog.text for word in ("Thumbs", "DS_Store", "predictions", "out/"))
+    caplog.clear()
+    assert names(f"{tmp_path}/**/*.*", tmp_path / "fake.dcm", tmp_path / "film.mpg") == [
+        "a", "fake", "film", "out/a_mask", "sub/b"
+    ]  # fmt: skip
+    assert "Left out (2)" in caplog.text
+    caplog.clear()
+    assert names(tmp_path / "*.png") == ["a"]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_volumes_are_no_pictures(kind, tmp_path):
+    if kind == "nifti":
+        write_nifti(tmp_path / "case" / "flair.nii.gz", modality(0))
+    else:
+        write_dicom(tmp_path / "case", modality(0))
+    for source in (tmp_path, tmp_path / "case", tmp_path / "case" / "*"):
+        with pytest.raises(DataError, match=r"[Nn]o picture.*This model takes pictures, not volumes"):
+            find_pictures([source])
+    path = next((tmp_path / "case").iterdir())
+    [file] = find_pictures([path])
+    with pytest.raises(DataError, match="it is a volume, and this model takes pictures"):
+        read(file.path)
+
+
 def test_what_is_named_is_taken_whatever_its_suffix(tmp_path):
     (tmp_path / "scan.dat").touch()
     assert names(tmp_path / "scan.dat") == ["scan"]
@@ -156,6 +199,9 @@ def test_nothing_found(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.png").touch()
     with pytest.raises(DataError, match=r"No picture in .*use '.*\*\*/\*'"):
+        find_pictures([tmp_path])
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"No picture in .*such as \.png.*there is notes\.txt"):
         find_pictures([tmp_path])
     with pytest.raises(DataError, match="is no file, no folder, and a pattern that fits no picture"):
         find_pictures([tmp_path / "*.jpg"])

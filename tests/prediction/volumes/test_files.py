@@ -110,7 +110,7 @@ def test_nothing_found(tmp_path):
     with pytest.raises(DataError, match=r"No case in .*expected a folder with a file for each of flair, t1ce .*notes"):
         find_cases([tmp_path], TWO)
     (tmp_path / "slice_1.tif").touch()
-    with pytest.raises(DataError, match="convert them to NIfTI"):
+    with pytest.raises(DataError, match=r"takes volumes, not pictures.*convert them to NIfTI"):
         find_cases([tmp_path], TWO)
     with pytest.raises(DataError, match="convert them to NIfTI"):
         find_cases([tmp_path / "slice_1.tif"], TWO)
@@ -138,8 +138,56 @@ def test_cases_within_cases_and_what_is_left_out(tmp_path, caplog):
     (tmp_path / "p4").mkdir()
     (tmp_path / "p4" / "flair_gone.nii.gz").symlink_to(tmp_path / "gone")
     assert names(FLAIR, tmp_path) == ["p1", "p1/visit2", "p3"]
-    assert "p2 is left out: nothing says flair there (FLAIRcorr.nii.gz)" in caplog.text
-    assert "p4 is left out" in caplog.text
+    assert "Left out (2)" in caplog.text
+    assert "is called by flair: p2/FLAIRcorr.nii.gz, p4/flair_gone.nii.gz." in caplog.text
+    assert "by --modality flair=NAME" in caplog.text
+
+
+def test_series_that_nothing_tells_apart_are_named(tmp_path, caplog):
+    write_brats(tmp_path, ["p1", "p2"], ("flair", "t1ce"), seg=None)
+    write_dicom(tmp_path / "p1" / "scout", modality(2))
+    for number in (1, 3):
+        write_dicom(tmp_path / "p3" / f"1.2.840.{number}", modality(number), uid=f"1.2.840.{number}")
+        write_dicom(tmp_path / f"series{number}", modality(number), uid=f"1.2.840.{number}")
+    (tmp_path / "mixed").mkdir()
+    for number in (1, 3):
+        for path in (tmp_path / f"series{number}").iterdir():
+            path.rename(tmp_path / "mixed" / f"{number}{path.name}")
+        (tmp_path / f"series{number}").rmdir()
+    (tmp_path / "p4").mkdir()
+    (tmp_path / "p4" / "flair.nrrd").touch()
+    (tmp_path / "names.csv").touch()
+    for source in (tmp_path, f"{tmp_path}/[pm]*"):
+        caplog.clear()
+        assert names(TWO, source) == ["p1", "p2"]
+        assert "Left out (4)" in caplog.text
+        assert "by flair or t1ce: mixed, p3/1.2.840.1, p3/1.2.840.3, p4." in caplog.text
+        assert "one DICOM series" in caplog.text
+    caplog.clear()
+    assert names(TWO, tmp_path / "p1", tmp_path / "p2") == ["p1", "p2"]
+    assert caplog.text == ""
+    with pytest.raises(DataError, match=r"mixed holds 2 DICOM series .*put each series into a folder of its own"):
+        find_cases([tmp_path / "mixed"], TWO)
+    with pytest.raises(DataError, match=r"takes flair, t1ce, and .*1\.2\.840\.1 is one DICOM series: name the folder"):
+        find_cases([tmp_path / "p3" / "1.2.840.1"], TWO)
+
+
+def test_files_beside_cases_that_say_nothing_are_named(tmp_path, caplog):
+    for name in ("p1_flair", "p2_flair", "p2_t1", "p2_brainmask", "p1_seg", "p1_bet", "p3_FLAIRcorr"):
+        write_nifti(tmp_path / f"{name}.nii.gz", modality(0))
+    assert names(Naming(("flair",), {}, brain_mask="*_bet"), tmp_path) == ["p1_flair", "p2_flair"]
+    assert "Left out (1)" in caplog.text
+    assert "by flair: p3_FLAIRcorr.nii.gz." in caplog.text
+
+
+@pytest.mark.parametrize("naming", [TWO, FLAIR])
+def test_a_folder_of_four_dimensional_files(naming, tmp_path, caplog):
+    write_msd(tmp_path, ["BRATS_001"])
+    with pytest.raises(DataError, match=r"BRATS_001\.nii\.gz holds 4 volumes: .* by --volumes flair,t1,t1ce,t2 "):
+        find_cases([tmp_path / "Task01_BrainTumour" / "imagesTr"], naming)
+    write_brats(tmp_path, ["p1"], ("flair", "t1ce"), seg=None)
+    assert names(naming, tmp_path) == ["p1"]
+    assert "BRATS_001.nii.gz holds 4 volumes" in caplog.text
 
 
 def test_brain_masks_of_several_patients(tmp_path):
