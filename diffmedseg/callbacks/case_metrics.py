@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +17,14 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import Batch, majority
 from diffmedseg.evaluation.summary import summarise_test
+from diffmedseg.fusion import Fusion
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Segmentation, resize_soft
 
 
@@ -155,13 +157,23 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     changed = [type(one).__name__ for one in changing]
     return {
         "learned_from": model.learned_from,
-        "fusion": type(rules["fusion"]).__name__,
-        "refinement": type(rules["refinement"]).__name__ if refined else None,
+        "fusion": settings(rules["fusion"]),
+        "refinement": settings(rules["refinement"]) if refined else None,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
         "changed_by": changed,
         "num_steps": model.num_steps,
         "seed": model.seed,
     }
+
+
+def settings(rule: object) -> Any:  # noqa: ANN401
+    """Name a rule and its settings, and those of the rules in it, as JSON can hold them."""
+    if rule is None or isinstance(rule, bool | int | float | str):
+        return rule
+    if isinstance(rule, Fusion | Refinement) or is_dataclass(rule):
+        public = {name: settings(value) for name, value in vars(rule).items() if not name.startswith("_")}
+        return {"class": type(rule).__name__} | public
+    return str(rule)
 
 
 def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
@@ -173,8 +185,8 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
         f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
-    if first.num_raters > 1:
-        policy += ", Dice and IoU against the majority of the raters"
+    if max(row.num_raters for row in rows) > 1:
+        policy += "; masks are compared with a reference: of two raters the first, of more their majority"
     if empty:
         policy += f"; {empty} empty masks predicted empty count 1"
     table = Table(title="Test", caption=policy, caption_justify="left")

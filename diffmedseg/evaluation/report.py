@@ -171,10 +171,17 @@ def _only(example: Example, k: int) -> Example:
 
 def _policy(summary: Mapping[str, Any]) -> str:
     lines = "\n".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(str(value))}</td></tr>"
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_in_words(value))}</td></tr>"
         for name, value in summary["policy"].items()
     )
     return f'<h2>How scores were taken</h2>\n<div class="wide"><table class="small">\n{lines}\n</table></div>'
+
+
+def _in_words(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    parts = [f"{name.replace('_', ' ')} {_in_words(one)}" for name, one in value.items() if name != "class"]
+    return f"{value['class']} ({', '.join(parts)})" if parts else str(value["class"])
 
 
 def _image(figure: Figure, alt: str = "") -> str:

@@ -36,13 +36,14 @@ class CaseScore:
     Attributes:
         case: The case; for volumes its slices are pooled into one row.
         region: The region.
-        dice: Dice of the fused mask against the raters' majority. Higher is better.
+        dice: Dice of the fused mask against the reference: of two raters the first, of more their majority. Higher is
+            better.
         iou: IoU of the same.
         thresholded_jaccard: The same, but 0 where it is below 0.65: the ranking metric of ISIC 2018.
         dice_unrefined: Dice before a refinement such as a CRF; NaN where there was none.
-        sensitivity: Share of the majority's mask that is found; NaN where that is empty.
+        sensitivity: Share of the reference that is found; NaN where that is empty.
         precision: Share of the fused mask that is right; NaN where that is empty.
-        hd95: 95th percentile of the distances between the surfaces of the fused mask and of the majority, in mm; NaN
+        hd95: 95th percentile of the distances between the surfaces of the fused mask and of the reference, in mm; NaN
             where the spacing is not known. Lower is better.
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
         cl_dice: Dice of centrelines; NaN but for data sets of vessels. Higher is better.

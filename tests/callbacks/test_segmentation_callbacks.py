@@ -1,4 +1,5 @@
 import csv
+import json
 import sys
 
 import pytest
@@ -12,9 +13,11 @@ from diffmedseg.callbacks import (
     MultiSampleEnsemble,
     SamplePanels,
 )
+from diffmedseg.callbacks.case_metrics import settings
 from diffmedseg.crf import CRFSettings, DenseCRF
 from diffmedseg.fusion import MajorityFusion, STAPLEFusion
 from diffmedseg.metrics import diversity, generalized_energy_distance
+from diffmedseg.refinement import LargestComponent
 
 
 def scored(folder, *callbacks, model=None):
@@ -49,6 +52,22 @@ def test_a_refinement_is_scored_before_and_after(tmp_path):
     assert [row["dice_unrefined"] for row in refined] == [row["dice"] for row in plain]
     assert [row["brier"] for row in refined] != [row["brier"] for row in plain]
     assert {row["dice_unrefined"] for row in plain} == {""}
+
+
+def test_the_policy_says_with_which_settings_masks_were_fused(tmp_path):
+    scored(tmp_path, MultiSampleEnsemble(STAPLEFusion(max_iterations=7)))
+    policy = json.loads(next(tmp_path.rglob("metrics.json")).read_text())["policy"]
+    assert policy["fusion"] == {"class": "STAPLEFusion", "max_iterations": 7, "tolerance": 1e-12}
+    assert policy["refinement"] is None
+
+
+def test_settings_of_rules_within_rules():
+    found = settings(LargestComponent(DenseCRF(CRFSettings(bilateral_xy=5))))
+    assert found["first"]["settings"] == {"class": "CRFSettings", **vars(CRFSettings(bilateral_xy=5))}
+    assert "_pool" not in found["first"]
+    rule = STAPLEFusion()
+    rule.prior = torch.ones(2)  # somebody's own rule may hold what JSON does not
+    assert json.loads(json.dumps(settings(rule)))["prior"] == "tensor([1., 1.])"
 
 
 def test_the_refinement_is_the_models_own(tmp_path):

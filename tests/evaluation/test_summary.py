@@ -1,10 +1,14 @@
 import json
+import math
 
 import pytest
 import torch
 
+from diffmedseg.callbacks.case_metrics import summary_table
 from diffmedseg.evaluation import summarise_test
+from diffmedseg.evaluation.summary import POLICY
 from diffmedseg.metrics import dice
+from diffmedseg.metrics.calibration import FINE_BINS, merge_bins, proper_scores
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 
@@ -60,3 +64,24 @@ def test_only_images_of_a_case_are_pooled():
     a, b = images(2).values()
     with pytest.raises(ValueError, match="cannot be pooled"):
         a + b
+
+
+@pytest.mark.parametrize("raters", [2, 3])
+def test_the_reference_is_what_is_said(raters):
+    reference = torch.zeros(raters, 1, 16, 16, dtype=torch.uint8)
+    reference[0, :, :8], reference[1:, :, 4:] = 1, 1
+    own = reference[0 if raters == 2 else 1].float()
+    rows = score_cases([score_image("a", own, own[None], reference, 0.5, 0.0)], ["x"])
+    assert rows[0].dice == 1
+    said = "of two raters the first, of more their majority"
+    assert said in summary_table(rows, summarise(rows)).caption
+    assert said in POLICY["reference"]
+    single = score_cases(images(1).values(), ["x"])
+    assert "rater" not in summary_table(single, summarise(single)).caption
+
+
+def test_the_policy_is_what_is_done():
+    """As many bins as there can be, and the surprise of a certain error."""
+    assert f"at most {merge_bins(torch.ones(3, FINE_BINS)).shape[1]} bins" in POLICY["ece"]
+    _, _, surprise = proper_scores(torch.zeros(1, 1), torch.ones(1, 1)).tolist()
+    assert f"at least {math.exp(-surprise):.0e}".replace("e-0", "e-") in POLICY["nll"]
