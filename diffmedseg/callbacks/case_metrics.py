@@ -39,7 +39,7 @@ class _Slice:
 
     case: str
     number: int
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     mask: Tensor
     reference: Tensor
 
@@ -82,32 +82,29 @@ class CaseMetrics(SegmentationCallback):
             unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
             seen = batch["field_of_view"][i]
             add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
-            if not tubular and batch["spacing"][i] is None:
-                continue
             mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
             reference = majority(batch["reference"][i]).bool()
+            if seen is not None:
+                mask, reference = mask & seen, reference & seen
             if tubular:
-                self._compare_centrelines(case, mask, reference, seen)
+                scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
+                self.surfaces[case] = [SurfaceScores(math.nan, math.nan, cl_dice=score) for score in scores]
             else:
                 if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
                     self._close_case()
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
 
-    def _compare_centrelines(self, case: str, mask: Tensor, reference: Tensor, seen: Tensor | None) -> None:
-        if seen is not None:
-            mask, reference = mask & seen, reference & seen
-        scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
-        self.surfaces[case] = [SurfaceScores(math.nan, math.nan, score) for score in scores]
-
     def _close_case(self) -> None:
         """Compare the surfaces of the case whose slices are all there."""
-        slices, numbers = self._open, [one.number for one in self._open]
+        slices, self._open = self._open, []
+        spacing, numbers = slices[0].spacing, [one.number for one in slices]
+        if spacing is None and len(slices) > 1:
+            return  # nobody knows how far apart they are
         masks = [stack_slices([getattr(one, name) for one in slices], numbers) for name in ("mask", "reference")]
         if masks[0].shape[1] == 1:
             masks = [mask[:, 0] for mask in masks]
-        spacing = slices[0].spacing[-(masks[0].ndim - 1) :]
+        spacing = None if spacing is None else spacing[-(masks[0].ndim - 1) :]
         self.surfaces[slices[0].case] = [surface_scores(a, b, spacing) for a, b in zip(*masks, strict=True)]
-        self._open = []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all processes' images; write, log and print."""

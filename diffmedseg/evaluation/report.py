@@ -39,6 +39,8 @@ _MEANING = {
     "precision": "share of the mask that is right",
     "hd95": "how far the outlines are apart, but for the worst 5 %; lower is better",
     "nsd": "share of the outlines that is right to 1 mm",
+    "hd95_pixels": "how far the outlines are apart, but for the worst 5 %, in pixels of the original; lower is better",
+    "nsd_pixels": "share of the outlines that is right to 2 pixels of the original",
     "cl_dice": "overlap of the centrelines of vessels; higher is better",
     "uncertainty": "how doubtful the model is of the mask; lower is surer",
     "diversity": "how different its samples are from each other",

@@ -23,7 +23,8 @@ POLICY = {
     "IoU, Brier score, NLL and calibration take each rater",
     "field_of_view": "where the data has one, nothing outside of it counts, in any score",
     "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
-    "nsd": "tolerance 1 mm",
+    "surfaces": "in mm, NSD at a tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
+    "original and at 2 pixels, as scores of their own (hd95_pixels, nsd_pixels)",
     "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples, a sample with itself included; unbiased: "
     "pairs of different samples; of raters in both all pairs, a rater with itself included",
     "nll": "probabilities are kept at least 1e-6 from 0 and 1",

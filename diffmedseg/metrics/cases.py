@@ -46,6 +46,8 @@ class CaseScore:
         hd95: 95th percentile of the distances between the surfaces of the fused mask and of the reference, in mm; NaN
             where the spacing is not known. Lower is better.
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
+        hd95_pixels: As ``hd95``, but in pixels of the reference; NaN where the spacing is known: a mean has one unit.
+        nsd_pixels: As ``nsd``, within 2 pixels; NaN likewise.
         cl_dice: Dice of centrelines; NaN but for data sets of vessels. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
@@ -78,6 +80,8 @@ class CaseScore:
     precision: float = _NAN
     hd95: float = _NAN
     nsd: float = _NAN
+    hd95_pixels: float = _NAN
+    nsd_pixels: float = _NAN
     cl_dice: float = _NAN
     uncertainty: float = _NAN
     diversity: float = _NAN
@@ -125,6 +129,12 @@ def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
     }
 
 
+def distance_scores(surface: SurfaceScores) -> dict[str, Any]:
+    """Return the scores of :class:`CaseScore` that are distances, under the names of their unit."""
+    unit = "_pixels" if surface.in_pixels else ""
+    return {f"hd95{unit}": surface.hd95, f"nsd{unit}": surface.nsd}
+
+
 def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores) -> CaseScore:
     s, (tp, fp, _) = image.num_samples, image.counts[:, k]
     samples_empty = (image.pairs[0, k].diagonal()[:s] == 0).double().mean()
@@ -148,8 +158,7 @@ def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores
         region,
         **overlap_scores(*image.counts[:, k].tolist()),
         dice_unrefined=_NAN if image.unrefined is None else float(dice_from_counts(*image.unrefined[:, k])),
-        hd95=surface.hd95,
-        nsd=surface.nsd,
+        **distance_scores(surface),
         cl_dice=surface.cl_dice,
         uncertainty=1 - float(confidence),
         diversity=float(off_diagonal_mean(among)),
@@ -192,6 +201,8 @@ TITLES = {
     "precision": "Precision",
     "hd95": "HD95, mm",
     "nsd": "NSD at 1 mm",
+    "hd95_pixels": "HD95, pixels",
+    "nsd_pixels": "NSD at 2 pixels",
     "cl_dice": "clDice",
     "uncertainty": "Uncertainty",
     "diversity": "Diversity",
@@ -205,7 +216,7 @@ TITLES = {
     "seconds": "Seconds per case",
 }
 
-LOWER_IS_BETTER = {"hd95", "uncertainty", "ged_biased", "ged_unbiased", "brier", "nll", "seconds"}
+LOWER_IS_BETTER = {"hd95", "hd95_pixels", "uncertainty", "ged_biased", "ged_unbiased", "brier", "nll", "seconds"}
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:

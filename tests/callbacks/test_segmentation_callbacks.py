@@ -18,6 +18,7 @@ from diffmedseg.crf import CRFSettings, DenseCRF
 from diffmedseg.fusion import MajorityFusion, STAPLEFusion
 from diffmedseg.metrics import diversity, generalized_energy_distance
 from diffmedseg.refinement import LargestComponent
+from diffmedseg.segmentation import Segmentation
 
 
 def scored(folder, *callbacks, model=None):
@@ -42,6 +43,39 @@ def test_the_ensemble_is_the_models_own_fusion(tmp_path):
         assert [row[name] for row in a] == [row[name] for row in b]
     assert [row["brier"] for row in a] != [row["brier"] for row in c]
     assert [row["diversity"] for row in a] == [row["diversity"] for row in c]
+
+
+def test_pictures_without_spacing_have_distances_in_pixels(tmp_path):
+    for row in scored(tmp_path):
+        assert float(row["hd95_pixels"]) >= 0
+        assert 0 <= float(row["nsd_pixels"]) <= 1
+        assert (row["hd95"], row["nsd"]) == ("", "")
+
+
+def last_slice(spacing, seen=None, case="a", count=1):
+    """Score masks whose prediction has two columns more than the reference, ``count`` slices of a case."""
+    scorer, masks = CaseMetrics(), torch.zeros(2, 1, 1, 8, 8)
+    masks[0, ..., :4], masks[1, ..., :6] = 1, 1
+    found = Segmentation(masks[1:, 0], masks[1], masks[1], masks[1] > 0)
+    batch = {"case": [case], "reference": [masks[0].to(torch.uint8)], "spacing": [spacing], "field_of_view": [seen]}
+    model, trainer = tiny_model(), tiny_trainer(None)
+    for index in range(count):
+        outputs = {"segmentation": found, "seconds": 0.0}
+        scorer.on_test_batch_end(trainer, model, outputs, batch | {"index": [index]}, index)
+    scorer._close_case()
+    return scorer.surfaces.get(case)
+
+
+def test_distances_stop_where_the_field_of_view_does():
+    seen = torch.zeros(8, 8, dtype=torch.bool)
+    seen[:, :5] = True
+    assert last_slice(None)[0].hd95 == 2
+    assert last_slice(None, seen)[0].hd95 == 1
+
+
+def test_slices_that_are_nobody_knows_how_far_apart_have_no_distances():
+    assert last_slice((3.0, 1.0, 1.0), count=2)[0].hd95 == 2
+    assert last_slice(None, count=2) is None
 
 
 def test_a_refinement_is_scored_before_and_after(tmp_path):
