@@ -50,7 +50,9 @@ _MEANING = {
     "best_of_n_iou": "overlap of each rater with the sample that an oracle picks",
     "rater_correlation": "whether samples disagree where raters do, -1 to 1",
     "brier": "squared error of the probability; lower is better",
+    "brier_unrefined": "the same before the CRF or other refinement",
     "nll": "surprise at the truth; lower is better",
+    "nll_unrefined": "the same before the CRF or other refinement",
     "seconds": "time to segment a case",
 }
 

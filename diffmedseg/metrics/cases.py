@@ -59,7 +59,9 @@ class CaseScore:
         best_of_n_iou: Mean over raters of the best sample's IoU, an oracle's choice; NaN with one rater.
         rater_correlation: Correlation over pixels of the samples' variance with the raters'; NaN with one rater.
         brier: Mean over pixels and raters of the squared error of the fused probability. Lower is better.
+        brier_unrefined: The same before a refinement; NaN where there was none.
         nll: Mean over pixels and raters of its negative log-likelihood, in nats. Lower is better.
+        nll_unrefined: The same before a refinement; NaN likewise.
         num_slices: Images of the case.
         num_samples: S.
         num_raters: R.
@@ -91,7 +93,9 @@ class CaseScore:
     best_of_n_iou: float = _NAN
     rater_correlation: float = _NAN
     brier: float = _NAN
+    brier_unrefined: float = _NAN
     nll: float = _NAN
+    nll_unrefined: float = _NAN
     seconds: float = _NAN
 
 
@@ -142,34 +146,39 @@ def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
-    several: dict[str, Any] = {}
+    some: dict[str, Any] = {}  # that not every case has
     if image.num_raters > 1:
         energy = energy_from_distances(among, across, raters)
-        several = {
+        some = {
             "ged_biased": float(energy.biased),
             "ged_unbiased": float(energy.unbiased),
             "hungarian_iou": hungarian_iou(across),
             "best_of_n_iou": best_of_n_iou(across),
             "rater_correlation": _correlation(image.moments[:, k]),
         }
-    pixels, squared, surprise = image.proper[:, k].tolist()
+    if image.unrefined is not None:
+        counts, proper = (sums[:, k] for sums in image.unrefined)
+        some |= {"dice_unrefined": float(dice_from_counts(*counts))} | _proper_means(proper, "_unrefined")
     return CaseScore(
         image.case,
         region,
         **overlap_scores(*image.counts[:, k].tolist()),
-        dice_unrefined=_NAN if image.unrefined is None else float(dice_from_counts(*image.unrefined[:, k])),
         **distance_scores(surface),
         cl_dice=surface.cl_dice,
         uncertainty=1 - float(confidence),
         diversity=float(off_diagonal_mean(among)),
-        brier=squared / pixels,
-        nll=surprise / pixels,
+        **_proper_means(image.proper[:, k]),
         num_slices=image.num_slices,
         num_samples=s,
         num_raters=image.num_raters,
         seconds=image.seconds,
-        **several,
+        **some,
     )
+
+
+def _proper_means(sums: Tensor, when: str = "") -> dict[str, Any]:
+    pixels, squared, surprise = sums.tolist()
+    return {f"brier{when}": squared / pixels, f"nll{when}": surprise / pixels}
 
 
 def _correlation(moments: Tensor) -> float:
@@ -212,11 +221,16 @@ TITLES = {
     "best_of_n_iou": "Best-of-N IoU",
     "rater_correlation": "Correlation with raters",
     "brier": "Brier score",
+    "brier_unrefined": "Brier score before refinement",
     "nll": "NLL, nats",
+    "nll_unrefined": "NLL before refinement, nats",
     "seconds": "Seconds per case",
 }
 
-LOWER_IS_BETTER = {"hd95", "hd95_pixels", "uncertainty", "ged_biased", "ged_unbiased", "brier", "nll", "seconds"}
+LOWER_IS_BETTER = {
+    *("hd95", "hd95_pixels", "uncertainty", "ged_biased", "ged_unbiased"),
+    *("brier", "brier_unrefined", "nll", "nll_unrefined", "seconds"),
+}
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:

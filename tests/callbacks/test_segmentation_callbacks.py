@@ -83,9 +83,11 @@ def test_a_refinement_is_scored_before_and_after(tmp_path):
     model = tiny_model(num_samples=2)
     plain = scored(tmp_path / "plain", model=model)
     refined = scored(tmp_path / "crf", DenseCRFRefinement(DenseCRF(CRFSettings(bilateral_xy=5))), model=model)
-    assert [row["dice_unrefined"] for row in refined] == [row["dice"] for row in plain]
-    assert [row["brier"] for row in refined] != [row["brier"] for row in plain]
-    assert {row["dice_unrefined"] for row in plain} == {""}
+    for name in ("dice", "brier", "nll"):
+        assert [row[f"{name}_unrefined"] for row in refined] == [row[name] for row in plain]
+        assert {row[f"{name}_unrefined"] for row in plain} == {""}
+    for name in ("brier", "nll"):
+        assert [row[name] for row in refined] != [row[name] for row in plain]
 
 
 def test_the_policy_says_with_which_settings_masks_were_fused(tmp_path):

@@ -110,6 +110,22 @@ def test_a_rule_that_makes_probabilities_extreme_makes_no_case_sure():
     assert rows[0].uncertainty == rows[1].uncertainty > 0.1
 
 
+def test_what_a_refinement_does_to_probabilities_is_seen():
+    """It makes them extreme: the mask stays, and its errors become certain. Of a volume, all slices count."""
+    samples = torch.stack([disc(32, r) for r in (0.3, 0.5, 0.7)])[:, None].float()
+    soft, reference = samples.mean(0), disc(64, 0.6)[None, None]
+    hard = (soft > 0.5).float()
+    images = [score_image("a", hard, samples, r, 0.5, 0, soft) for r in (reference, 0 * reference)]
+    [row], [before] = (
+        score_cases(found, ["x"])
+        for found in (images, [score_image("a", soft, samples, r, 0.5, 0) for r in (reference, 0 * reference)])
+    )
+    assert row.dice == row.dice_unrefined == before.dice
+    assert (row.nll_unrefined, row.brier_unrefined) == (before.nll, before.brier)
+    assert row.nll > row.nll_unrefined
+    assert math.isnan(before.nll_unrefined)
+
+
 def test_doubt_of_an_empty_mask_is_how_many_samples_find_something():
     """Any probability beside an empty mask makes its soft Dice confidence 0, the surest case the most doubtful."""
     nothing = torch.zeros(4, 1, 32, 32)
