@@ -44,6 +44,8 @@ _MEANING = {
     "cl_dice": "overlap of the centrelines of vessels; higher is better",
     "uncertainty": "how doubtful the model is of the mask; lower is surer",
     "diversity": "how different its samples are from each other",
+    "distance_to_raters": "how different they are from raters; lower is better",
+    "rater_diversity": "how different raters are from each other, each from itself included",
     "ged_biased": "distance of samples and raters as papers print it; lower is better",
     "ged_unbiased": "distance of samples and raters, whatever the number of samples; lower is better",
     "hungarian_iou": "overlap of samples and raters, matched one to one",

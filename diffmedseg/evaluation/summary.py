@@ -26,7 +26,8 @@ POLICY = {
     "surfaces": "in mm, NSD at a tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
     "original and at 2 pixels, as scores of their own (hd95_pixels, nsd_pixels)",
     "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples, a sample with itself included; unbiased: "
-    "pairs of different samples; of raters in both all pairs, a rater with itself included",
+    "pairs of different samples; of raters in both all pairs, a rater with itself included. Unbiased GED = 2 "
+    "distance_to_raters - diversity - rater_diversity",
     "nll": "probabilities are kept at least 1e-6 from 0 and 1",
     "ece": "at most 17 bins over the pixels of all cases: probabilities below 0.001, those from 0.999 on, and between "
     "them 15 of about equal mass; neighbourhood: the box around any rater's mask, enlarged by half its size on each "

@@ -53,6 +53,9 @@ class CaseScore:
         uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
             expects a low Dice. Of an empty mask the share of samples that are not empty.
         diversity: Mean distance 1 - IoU between two samples, of volumes as a whole; NaN with one sample.
+        distance_to_raters: Mean distance of a sample to a rater; NaN with one rater. The unbiased GED is twice this,
+            less ``diversity`` and ``rater_diversity``. Lower is better.
+        rater_diversity: Mean distance between two raters, a rater with itself included; NaN with one rater.
         ged_biased: GED as papers print it; NaN with one rater. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
         hungarian_iou: IoU of samples and raters at their best matching as distributions; NaN with one rater.
@@ -87,6 +90,8 @@ class CaseScore:
     cl_dice: float = _NAN
     uncertainty: float = _NAN
     diversity: float = _NAN
+    distance_to_raters: float = _NAN
+    rater_diversity: float = _NAN
     ged_biased: float = _NAN
     ged_unbiased: float = _NAN
     hungarian_iou: float = _NAN
@@ -150,6 +155,8 @@ def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores
     if image.num_raters > 1:
         energy = energy_from_distances(among, across, raters)
         some = {
+            "distance_to_raters": float(energy.sample_rater),
+            "rater_diversity": float(energy.rater_rater),
             "ged_biased": float(energy.biased),
             "ged_unbiased": float(energy.unbiased),
             "hungarian_iou": hungarian_iou(across),
@@ -215,6 +222,8 @@ TITLES = {
     "cl_dice": "clDice",
     "uncertainty": "Uncertainty",
     "diversity": "Diversity",
+    "distance_to_raters": "Distance to raters",
+    "rater_diversity": "Diversity of raters",
     "ged_biased": "GED (biased)",
     "ged_unbiased": "GED (unbiased)",
     "hungarian_iou": "Hungarian IoU",
@@ -228,7 +237,7 @@ TITLES = {
 }
 
 LOWER_IS_BETTER = {
-    *("hd95", "hd95_pixels", "uncertainty", "ged_biased", "ged_unbiased"),
+    *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased"),
     *("brier", "brier_unrefined", "nll", "nll_unrefined", "seconds"),
 }
 

@@ -36,7 +36,11 @@ def test_it_is_json_with_every_policy():
     assert (summary["cases"], summary["policy"]["raters"], summary["policy"]["samples_per_image"]) == (6, [3], 3)
     assert list(summary["regions"]) == ["a", "b"]
     for region in summary["regions"].values():
-        assert region["scores"]["ged_unbiased"]["cases"] == 6
+        names = ("ged_unbiased", "distance_to_raters", "diversity", "rater_diversity")
+        means = {name: region["scores"][name] for name in names}
+        assert {one["cases"] for one in means.values()} == {6}
+        ged, across, *within = (one["mean"] for one in means.values())
+        assert 2 * across - sum(within) == pytest.approx(ged)
         assert 0 < region["set"]["ece"] < 1
         assert sum(one["pixels"] for one in region["set"]["reliability"]["whole"]) == 6 * 256
         assert region["set"]["failure_rate"] == 1

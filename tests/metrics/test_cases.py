@@ -38,6 +38,9 @@ def test_sets_of_volumes_are_compared_as_volumes():
     energy = generalized_energy_distance(volumes, truths)
     assert row.diversity == pytest.approx(float(diversity(volumes)))
     assert (row.ged_biased, row.ged_unbiased) == pytest.approx((float(energy.biased), float(energy.unbiased)))
+    assert row.distance_to_raters == pytest.approx(float(energy.sample_rater))
+    assert row.rater_diversity == pytest.approx(float(energy.rater_rater))
+    assert 2 * row.distance_to_raters - row.diversity - row.rater_diversity == pytest.approx(row.ged_unbiased)
     [nothing] = score_cases([images[2]], ["lesion"])
     assert nothing.diversity == 0
 
@@ -85,6 +88,7 @@ def test_scores_of_sets():
     assert row.ged_biased == pytest.approx(0, abs=1e-6)
     assert row.brier == pytest.approx(2 / 9 * float((raters.float().std(0) > 0).float().mean()), rel=1e-4)
     [one] = score_cases([score_image("a", samples.mean(0), samples, raters[:1], 0.5, 0.0)], ["lesion"])
+    assert all(math.isnan(getattr(one, name)) for name in ("distance_to_raters", "rater_diversity"))
     assert all(math.isnan(getattr(one, name)) for name in ("hungarian_iou", "best_of_n_iou", "rater_correlation"))
 
 
