@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import Batch, majority
-from diffmedseg.evaluation.summary import summarise_test
+from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
 from diffmedseg.fusion import Fusion
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
@@ -130,7 +131,7 @@ class CaseMetrics(SegmentationCallback):
             write_cases(rows, folder / "cases.csv")
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
-            Console().print(summary_table(rows, summaries))
+            Console().print(summary_table(rows, summaries, self.summary["regions"]))
 
 
 def _probability(
@@ -173,8 +174,14 @@ def settings(rule: object) -> Any:  # noqa: ANN401
     return str(rule)
 
 
-def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
-    """Lay the means out for people."""
+def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapping[str, Any]) -> Table:
+    """Lay the means out for people, and below them what only the set of cases has.
+
+    Args:
+        rows: Scores of all cases.
+        summaries: Their means.
+        regions: Of :func:`~diffmedseg.evaluation.summary.summarise_test`.
+    """
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
     policy = (
@@ -189,7 +196,11 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
-    for s in summaries:
-        interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
-        table.add_row(s.region, TITLES[s.score], f"{s.mean:.4f}", interval)
+    for region, own in groupby(summaries, lambda summary: summary.region):
+        for s in own:
+            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+            table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval)
+        for name, title in SET_TITLES.items():
+            if (value := regions[region]["set"].get(name)) is not None:
+                table.add_row(region, title, f"{value:.4f}", "")
     return table

@@ -35,6 +35,14 @@ POLICY = {
     "aurc": "risk 1 - Dice over coverage, cases ordered by uncertainty (1 - soft Dice confidence)",
 }
 
+#: Scores that only the set of cases has, so that they have no interval, and what they are called for people.
+SET_TITLES = {
+    "dice_pooled": "Dice pooled over all cases",
+    "ece": "ECE, all pixels",
+    "ece_neighbourhood": "ECE, near lesions",
+    "aurc": "AURC",
+}
+
 
 def summarise_test(
     images: Mapping[str, ImageScore], rows: Sequence[CaseScore], summaries: Sequence[Summary], threshold: float

@@ -78,10 +78,10 @@ def test_the_reference_is_what_is_said(raters):
     rows = score_cases([score_image("a", own, own[None], reference, 0.5, 0.0)], ["x"])
     assert rows[0].dice == 1
     said = "of two raters the first, of more their majority"
-    assert said in summary_table(rows, summarise(rows)).caption
+    assert said in summary_table(rows, summarise(rows), {"x": {"set": {}}}).caption
     assert said in POLICY["reference"]
     single = score_cases(images(1).values(), ["x"])
-    assert "rater" not in summary_table(single, summarise(single)).caption
+    assert "rater" not in summary_table(single, summarise(single), {"x": {"set": {}}}).caption
 
 
 def test_the_policy_is_what_is_done():
@@ -89,3 +89,21 @@ def test_the_policy_is_what_is_done():
     assert f"at most {merge_bins(torch.ones(3, FINE_BINS)).shape[1]} bins" in POLICY["ece"]
     _, _, surprise = proper_scores(torch.zeros(1, 1), torch.ones(1, 1)).tolist()
     assert f"at least {math.exp(-surprise):.0e}".replace("e-0", "e-") in POLICY["nll"]
+
+
+def test_what_only_the_set_has_is_printed_without_an_interval():
+    pooled = images(regions=2)
+    rows = score_cases(pooled.values(), ["a", "b"])
+    found = summarise_test(pooled, rows, summarise(rows), 0.5)["regions"]
+    found["b"]["set"]["ece_neighbourhood"] = None
+    lines = list(zip(*(column.cells for column in summary_table(rows, summarise(rows), found).columns), strict=True))
+    for region, of_set in found.items():
+        for title, name in (
+            ("Dice pooled over all cases", "dice_pooled"),
+            ("ECE, all pixels", "ece"),
+            ("ECE, near lesions", "ece_neighbourhood"),
+            ("AURC", "aurc"),
+        ):
+            value = of_set["set"][name]
+            assert ((region, title, f"{value or 0:.4f}", "") in lines) == (value is not None)
+    assert [line[0] for line in lines] == sorted(line[0] for line in lines)
