@@ -23,8 +23,9 @@ from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES, CaseScore, summari
 from diffmedseg.metrics.table import read_cases, write_cases
 from diffmedseg.zoo import ZooError
 
-_OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", "hd95", "nsd")
-_POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "nsd")
+_DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
+_OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
+_POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
 
 
 def score(args: list[str]) -> None:
@@ -42,7 +43,8 @@ def score(args: list[str]) -> None:
     parser.add_argument("--common", action="store_true", help="Leave out true masks that have no prediction.")
     parser.add_argument(
         "--spacing", type=float, nargs=2, metavar=("ROW", "COLUMN"),
-        help="Size of a pixel in mm, for distances between the surfaces of masks in pictures; volumes say theirs.",
+        help="Size of a pixel in mm, for distances between the surfaces of masks in pictures; else they are in pixels; "
+        "volumes say theirs.",
     )  # fmt: skip
     options = parser.parse_args(args)
     with _said():

@@ -36,8 +36,8 @@ class MeanFusion(Fusion):
         if weights is None:
             return samples.mean(1)
         checked = _checked(samples, weights)
-        shares = checked / checked.sum(1, keepdim=True)
-        return torch.einsum("bs,bskhw->bkhw", shares.to(samples.dtype), samples).clamp(0, 1)
+        total = torch.einsum("bs,bskhw->bkhw", checked, samples.double())  # in float32 a tie of votes may exceed 0.5
+        return (total / checked.sum(1)[:, None, None, None]).to(samples.dtype).clamp(0, 1)
 
 
 class MajorityFusion(Fusion):

@@ -53,6 +53,15 @@ def test_weights_count_samples(rule):
     torch.testing.assert_close(rule()(values, one) > 0.5, alone > 0.5)
 
 
+@pytest.mark.parametrize("weight", [1.0, 2.0, 0.1, 1 / 3])
+@pytest.mark.parametrize("s", [2, 6, 10, 20, 34, 98, 100, 250])
+def test_a_tie_of_equal_weights_is_no_majority(s, weight):
+    generator = torch.Generator().manual_seed(s)
+    votes = torch.stack([(torch.randperm(s, generator=generator) < s // 2).float() for _ in range(200)], 1)
+    fused = fusion.MajorityFusion()(votes.reshape(1, s, 1, 10, 20), torch.full((s,), weight))
+    assert torch.equal(fused, torch.full_like(fused, 0.5))
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("weights", [[1, 2], [1, -1, 1], [0, 0, 0], [[1, 1, 1]] * 3])
 def test_weights_that_do_not_fit(rule, weights):

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +17,15 @@ from torch import Tensor
 from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import Batch, majority
-from diffmedseg.evaluation.summary import summarise_test
+from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
+from diffmedseg.fusion import Fusion
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Segmentation, resize_soft
 
 
@@ -37,7 +40,7 @@ class _Slice:
 
     case: str
     number: int
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     mask: Tensor
     reference: Tensor
 
@@ -80,32 +83,29 @@ class CaseMetrics(SegmentationCallback):
             unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
             seen = batch["field_of_view"][i]
             add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
-            if not tubular and batch["spacing"][i] is None:
-                continue
             mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
             reference = majority(batch["reference"][i]).bool()
+            if seen is not None:
+                mask, reference = mask & seen, reference & seen
             if tubular:
-                self._compare_centrelines(case, mask, reference, seen)
+                scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
+                self.surfaces[case] = [SurfaceScores(math.nan, math.nan, cl_dice=score) for score in scores]
             else:
                 if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
                     self._close_case()
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
 
-    def _compare_centrelines(self, case: str, mask: Tensor, reference: Tensor, seen: Tensor | None) -> None:
-        if seen is not None:
-            mask, reference = mask & seen, reference & seen
-        scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
-        self.surfaces[case] = [SurfaceScores(math.nan, math.nan, score) for score in scores]
-
     def _close_case(self) -> None:
         """Compare the surfaces of the case whose slices are all there."""
-        slices, numbers = self._open, [one.number for one in self._open]
+        slices, self._open = self._open, []
+        spacing, numbers = slices[0].spacing, [one.number for one in slices]
+        if spacing is None and len(slices) > 1:
+            return  # nobody knows how far apart they are
         masks = [stack_slices([getattr(one, name) for one in slices], numbers) for name in ("mask", "reference")]
         if masks[0].shape[1] == 1:
             masks = [mask[:, 0] for mask in masks]
-        spacing = slices[0].spacing[-(masks[0].ndim - 1) :]
+        spacing = None if spacing is None else spacing[-(masks[0].ndim - 1) :]
         self.surfaces[slices[0].case] = [surface_scores(a, b, spacing) for a, b in zip(*masks, strict=True)]
-        self._open = []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all processes' images; write, log and print."""
@@ -131,7 +131,7 @@ class CaseMetrics(SegmentationCallback):
             write_cases(rows, folder / "cases.csv")
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
-            Console().print(summary_table(rows, summaries))
+            Console().print(summary_table(rows, summaries, self.summary["regions"]))
 
 
 def _probability(
@@ -155,8 +155,8 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     changed = [type(one).__name__ for one in changing]
     return {
         "learned_from": model.learned_from,
-        "fusion": type(rules["fusion"]).__name__,
-        "refinement": type(rules["refinement"]).__name__ if refined else None,
+        "fusion": settings(rules["fusion"]),
+        "refinement": settings(rules["refinement"]) if refined else None,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
         "changed_by": changed,
         "num_steps": model.num_steps,
@@ -164,8 +164,24 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     }
 
 
-def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
-    """Lay the means out for people."""
+def settings(rule: object) -> Any:  # noqa: ANN401
+    """Name a rule and its settings, and those of the rules in it, as JSON can hold them."""
+    if rule is None or isinstance(rule, bool | int | float | str):
+        return rule
+    if isinstance(rule, Fusion | Refinement) or is_dataclass(rule):
+        public = {name: settings(value) for name, value in vars(rule).items() if not name.startswith("_")}
+        return {"class": type(rule).__name__} | public
+    return str(rule)
+
+
+def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapping[str, Any]) -> Table:
+    """Lay the means out for people, and below them what only the set of cases has.
+
+    Args:
+        rows: Scores of all cases.
+        summaries: Their means.
+        regions: Of :func:`~diffmedseg.evaluation.summary.summarise_test`.
+    """
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
     policy = (
@@ -173,14 +189,18 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary]) -> Table:
         f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
-    if first.num_raters > 1:
-        policy += ", Dice and IoU against the majority of the raters"
+    if max(row.num_raters for row in rows) > 1:
+        policy += "; masks are compared with a reference: of two raters the first, of more their majority"
     if empty:
         policy += f"; {empty} empty masks predicted empty count 1"
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
-    for s in summaries:
-        interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
-        table.add_row(s.region, TITLES[s.score], f"{s.mean:.4f}", interval)
+    for region, own in groupby(summaries, lambda summary: summary.region):
+        for s in own:
+            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+            table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval)
+        for name, title in SET_TITLES.items():
+            if (value := regions[region]["set"].get(name)) is not None:
+                table.add_row(region, title, f"{value:.4f}", "")
     return table

@@ -14,9 +14,9 @@ from PIL import Image
 from diffmedseg.data.files import PICTURES, UNREADABLE, VOLUMES, binarise, first_names, mask_key, value_range
 from diffmedseg.data.mri.volumes import check_same_grid, read_volume
 from diffmedseg.data.store import DataError
-from diffmedseg.metrics.cases import CaseScore, overlap_scores
+from diffmedseg.metrics.cases import CaseScore, distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
-from diffmedseg.metrics.surface import SurfaceScores, surface_scores
+from diffmedseg.metrics.surface import surface_scores
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -166,8 +166,8 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[Ca
 
     Args:
         pairs: See :func:`pair_masks`.
-        spacing: Distance of neighbours in mm for files that do not say, of rows and columns; None leaves the distances
-            between surfaces out where it is not known.
+        spacing: Distance of neighbours in mm for files that do not say, of rows and columns; None measures distances
+            between their surfaces in pixels.
 
     Raises:
         DataError: If masks cannot be read, or their sizes or grids differ.
@@ -184,8 +184,7 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[Ca
         if predicted.volume is not None and true.volume is not None:
             check_same_grid(predicted.volume, true.volume, predicted_path, true_path)
         a, b = torch.from_numpy(predicted.values), torch.from_numpy(true.values)
-        steps = true.spacing or spacing
-        surface = surface_scores(a, b, steps) if steps else SurfaceScores(float("nan"), float("nan"))
+        surface = surface_scores(a, b, true.spacing or spacing)
         counts = [int(n.sum()) for n in confusion_counts(a, b)]
         slices = len(a) if a.ndim == 3 else 1
         rows.append(
@@ -193,8 +192,7 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[Ca
                 key,
                 "mask",
                 **overlap_scores(*counts),
-                hd95=surface.hd95,
-                nsd=surface.nsd,
+                **distance_scores(surface),
                 num_slices=slices,
                 num_samples=1,
                 num_raters=1,

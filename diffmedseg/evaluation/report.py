@@ -39,16 +39,22 @@ _MEANING = {
     "precision": "share of the mask that is right",
     "hd95": "how far the outlines are apart, but for the worst 5 %; lower is better",
     "nsd": "share of the outlines that is right to 1 mm",
+    "hd95_pixels": "how far the outlines are apart, but for the worst 5 %, in pixels of the original; lower is better",
+    "nsd_pixels": "share of the outlines that is right to 2 pixels of the original",
     "cl_dice": "overlap of the centrelines of vessels; higher is better",
     "uncertainty": "how doubtful the model is of the mask; lower is surer",
     "diversity": "how different its samples are from each other",
+    "distance_to_raters": "how different they are from raters; lower is better",
+    "rater_diversity": "how different raters are from each other, each from itself included",
     "ged_biased": "distance of samples and raters as papers print it; lower is better",
     "ged_unbiased": "distance of samples and raters, whatever the number of samples; lower is better",
     "hungarian_iou": "overlap of samples and raters, matched one to one",
     "best_of_n_iou": "overlap of each rater with the sample that an oracle picks",
     "rater_correlation": "whether samples disagree where raters do, -1 to 1",
     "brier": "squared error of the probability; lower is better",
+    "brier_unrefined": "the same before the CRF or other refinement",
     "nll": "surprise at the truth; lower is better",
+    "nll_unrefined": "the same before the CRF or other refinement",
     "seconds": "time to segment a case",
 }
 
@@ -171,10 +177,17 @@ def _only(example: Example, k: int) -> Example:
 
 def _policy(summary: Mapping[str, Any]) -> str:
     lines = "\n".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(str(value))}</td></tr>"
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_in_words(value))}</td></tr>"
         for name, value in summary["policy"].items()
     )
     return f'<h2>How scores were taken</h2>\n<div class="wide"><table class="small">\n{lines}\n</table></div>'
+
+
+def _in_words(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    parts = [f"{name.replace('_', ' ')} {_in_words(one)}" for name, one in value.items() if name != "class"]
+    return f"{value['class']} ({', '.join(parts)})" if parts else str(value["class"])
 
 
 def _image(figure: Figure, alt: str = "") -> str:

@@ -19,14 +19,28 @@ POLICY = {
     "resolution": "native: probability and samples are resized to the reference, bilinearly",
     "both_empty": "Dice, IoU and NSD count 1, HD95 0",
     "one_empty": "Dice, IoU and NSD count 0, HD95 the diagonal of the image; precision or sensitivity is left out",
-    "reference": "with several raters their majority (ties are foreground); GED, Hungarian and best-of-N IoU, Brier "
-    "score, NLL and calibration take each rater",
+    "reference": "of two raters the first, of more their majority (ties are foreground); GED, Hungarian and best-of-N "
+    "IoU, Brier score, NLL and calibration take each rater",
+    "field_of_view": "where the data has one, nothing outside of it counts, in any score",
     "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
-    "nsd": "tolerance 1 mm",
-    "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples; unbiased: pairs of different samples",
-    "ece": "15 bins of about equal mass over the pixels of all cases; neighbourhood: the box around any rater's mask, "
-    "enlarged by half its size on each side",
+    "surfaces": "in mm, NSD at a tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
+    "original and at 2 pixels, as scores of their own (hd95_pixels, nsd_pixels)",
+    "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples, a sample with itself included; unbiased: "
+    "pairs of different samples; of raters in both all pairs, a rater with itself included. Unbiased GED = 2 "
+    "distance_to_raters - diversity - rater_diversity",
+    "nll": "probabilities are kept at least 1e-6 from 0 and 1",
+    "ece": "at most 17 bins over the pixels of all cases: probabilities below 0.001, those from 0.999 on, and between "
+    "them 15 of about equal mass; neighbourhood: the box around any rater's mask, enlarged by half its size on each "
+    "side",
     "aurc": "risk 1 - Dice over coverage, cases ordered by uncertainty (1 - soft Dice confidence)",
+}
+
+#: Scores that only the set of cases has, so that they have no interval, and what they are called for people.
+SET_TITLES = {
+    "dice_pooled": "Dice pooled over all cases",
+    "ece": "ECE, all pixels",
+    "ece_neighbourhood": "ECE, near lesions",
+    "aurc": "AURC",
 }
 
 

@@ -36,27 +36,35 @@ class CaseScore:
     Attributes:
         case: The case; for volumes its slices are pooled into one row.
         region: The region.
-        dice: Dice of the fused mask against the raters' majority. Higher is better.
+        dice: Dice of the fused mask against the reference: of two raters the first, of more their majority. Higher is
+            better.
         iou: IoU of the same.
         thresholded_jaccard: The same, but 0 where it is below 0.65: the ranking metric of ISIC 2018.
         dice_unrefined: Dice before a refinement such as a CRF; NaN where there was none.
-        sensitivity: Share of the majority's mask that is found; NaN where that is empty.
+        sensitivity: Share of the reference that is found; NaN where that is empty.
         precision: Share of the fused mask that is right; NaN where that is empty.
-        hd95: 95th percentile of the distances between the surfaces of the fused mask and of the majority, in mm; NaN
+        hd95: 95th percentile of the distances between the surfaces of the fused mask and of the reference, in mm; NaN
             where the spacing is not known. Lower is better.
         nsd: Share of both surfaces that lies within 1 mm of the other; NaN likewise. Higher is better.
+        hd95_pixels: As ``hd95``, but in pixels of the reference; NaN where the spacing is known: a mean has one unit.
+        nsd_pixels: As ``nsd``, within 2 pixels; NaN likewise.
         cl_dice: Dice of centrelines; NaN but for data sets of vessels. Higher is better.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
             expects a low Dice. Of an empty mask the share of samples that are not empty.
         diversity: Mean distance 1 - IoU between two samples, of volumes as a whole; NaN with one sample.
+        distance_to_raters: Mean distance of a sample to a rater; NaN with one rater. The unbiased GED is twice this,
+            less ``diversity`` and ``rater_diversity``. Lower is better.
+        rater_diversity: Mean distance between two raters, a rater with itself included; NaN with one rater.
         ged_biased: GED as papers print it; NaN with one rater. Lower is better.
         ged_unbiased: GED free of the number of samples; NaN likewise.
         hungarian_iou: IoU of samples and raters at their best matching as distributions; NaN with one rater.
         best_of_n_iou: Mean over raters of the best sample's IoU, an oracle's choice; NaN with one rater.
         rater_correlation: Correlation over pixels of the samples' variance with the raters'; NaN with one rater.
         brier: Mean over pixels and raters of the squared error of the fused probability. Lower is better.
+        brier_unrefined: The same before a refinement; NaN where there was none.
         nll: Mean over pixels and raters of its negative log-likelihood, in nats. Lower is better.
+        nll_unrefined: The same before a refinement; NaN likewise.
         num_slices: Images of the case.
         num_samples: S.
         num_raters: R.
@@ -77,16 +85,22 @@ class CaseScore:
     precision: float = _NAN
     hd95: float = _NAN
     nsd: float = _NAN
+    hd95_pixels: float = _NAN
+    nsd_pixels: float = _NAN
     cl_dice: float = _NAN
     uncertainty: float = _NAN
     diversity: float = _NAN
+    distance_to_raters: float = _NAN
+    rater_diversity: float = _NAN
     ged_biased: float = _NAN
     ged_unbiased: float = _NAN
     hungarian_iou: float = _NAN
     best_of_n_iou: float = _NAN
     rater_correlation: float = _NAN
     brier: float = _NAN
+    brier_unrefined: float = _NAN
     nll: float = _NAN
+    nll_unrefined: float = _NAN
     seconds: float = _NAN
 
 
@@ -124,6 +138,12 @@ def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
     }
 
 
+def distance_scores(surface: SurfaceScores) -> dict[str, Any]:
+    """Return the scores of :class:`CaseScore` that are distances, under the names of their unit."""
+    unit = "_pixels" if surface.in_pixels else ""
+    return {f"hd95{unit}": surface.hd95, f"nsd{unit}": surface.nsd}
+
+
 def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores) -> CaseScore:
     s, (tp, fp, _) = image.num_samples, image.counts[:, k]
     samples_empty = (image.pairs[0, k].diagonal()[:s] == 0).double().mean()
@@ -131,35 +151,41 @@ def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
-    several: dict[str, Any] = {}
+    some: dict[str, Any] = {}  # that not every case has
     if image.num_raters > 1:
         energy = energy_from_distances(among, across, raters)
-        several = {
+        some = {
+            "distance_to_raters": float(energy.sample_rater),
+            "rater_diversity": float(energy.rater_rater),
             "ged_biased": float(energy.biased),
             "ged_unbiased": float(energy.unbiased),
             "hungarian_iou": hungarian_iou(across),
             "best_of_n_iou": best_of_n_iou(across),
             "rater_correlation": _correlation(image.moments[:, k]),
         }
-    pixels, squared, surprise = image.proper[:, k].tolist()
+    if image.unrefined is not None:
+        counts, proper = (sums[:, k] for sums in image.unrefined)
+        some |= {"dice_unrefined": float(dice_from_counts(*counts))} | _proper_means(proper, "_unrefined")
     return CaseScore(
         image.case,
         region,
         **overlap_scores(*image.counts[:, k].tolist()),
-        dice_unrefined=_NAN if image.unrefined is None else float(dice_from_counts(*image.unrefined[:, k])),
-        hd95=surface.hd95,
-        nsd=surface.nsd,
+        **distance_scores(surface),
         cl_dice=surface.cl_dice,
         uncertainty=1 - float(confidence),
         diversity=float(off_diagonal_mean(among)),
-        brier=squared / pixels,
-        nll=surprise / pixels,
+        **_proper_means(image.proper[:, k]),
         num_slices=image.num_slices,
         num_samples=s,
         num_raters=image.num_raters,
         seconds=image.seconds,
-        **several,
+        **some,
     )
+
+
+def _proper_means(sums: Tensor, when: str = "") -> dict[str, Any]:
+    pixels, squared, surprise = sums.tolist()
+    return {f"brier{when}": squared / pixels, f"nll{when}": surprise / pixels}
 
 
 def _correlation(moments: Tensor) -> float:
@@ -191,20 +217,29 @@ TITLES = {
     "precision": "Precision",
     "hd95": "HD95, mm",
     "nsd": "NSD at 1 mm",
+    "hd95_pixels": "HD95, pixels",
+    "nsd_pixels": "NSD at 2 pixels",
     "cl_dice": "clDice",
     "uncertainty": "Uncertainty",
     "diversity": "Diversity",
+    "distance_to_raters": "Distance to raters",
+    "rater_diversity": "Diversity of raters",
     "ged_biased": "GED (biased)",
     "ged_unbiased": "GED (unbiased)",
     "hungarian_iou": "Hungarian IoU",
     "best_of_n_iou": "Best-of-N IoU",
     "rater_correlation": "Correlation with raters",
     "brier": "Brier score",
+    "brier_unrefined": "Brier score before refinement",
     "nll": "NLL, nats",
+    "nll_unrefined": "NLL before refinement, nats",
     "seconds": "Seconds per case",
 }
 
-LOWER_IS_BETTER = {"hd95", "uncertainty", "ged_biased", "ged_unbiased", "brier", "nll", "seconds"}
+LOWER_IS_BETTER = {
+    *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased"),
+    *("brier", "brier_unrefined", "nll", "nll_unrefined", "seconds"),
+}
 
 
 def summarise(rows: Sequence[CaseScore]) -> list[Summary]:

@@ -30,7 +30,7 @@ class ImageScore:
         num_samples: S.
         num_raters: R.
         seconds: Time to segment them.
-        unrefined: The counts before a refinement; None where there was none.
+        unrefined: ``counts`` and ``proper`` before a refinement; None where there was none.
     """
 
     case: str
@@ -44,7 +44,7 @@ class ImageScore:
     num_samples: int
     num_raters: int
     seconds: float
-    unrefined: Tensor | None = None
+    unrefined: tuple[Tensor, Tensor] | None = None
 
     def __add__(self, other: "ImageScore") -> "ImageScore":
         """Pool images of the same case."""
@@ -54,7 +54,9 @@ class ImageScore:
                 f"({other.num_samples}, {other.num_raters}) cannot be pooled."
             )
         added = {name: getattr(self, name) + getattr(other, name) for name in _ADDED}
-        unrefined = None if self.unrefined is None or other.unrefined is None else self.unrefined + other.unrefined
+        unrefined = None
+        if self.unrefined is not None and other.unrefined is not None:
+            unrefined = self.unrefined[0] + other.unrefined[0], self.unrefined[1] + other.unrefined[1]
         return replace(self, **added, unrefined=unrefined)
 
 
@@ -94,8 +96,15 @@ def score_image(
         """Take (..., H, W) to the pixels that count, (..., N)."""
         return values.flatten(-2) if field_of_view is None else values[..., inside]
 
+    truth, share = majority(reference).bool(), reference.float().mean(0)
+
+    def compare(soft: Tensor) -> tuple[Tensor, Tensor]:
+        """Count pixels of the mask (3, K), and sum up how good the probability is (3, K)."""
+        proper = proper_scores(within(soft)[:, None], within(share)[:, None])
+        return torch.stack(confusion_counts(soft > threshold, truth)).cpu(), proper.cpu()
+
     probability = resize_soft(probability[None].float().to(device), size)[0] * inside
-    mask, truth, share = probability > threshold, majority(reference).bool(), reference.float().mean(0)
+    mask, (counts, proper) = probability > threshold, compare(probability)
     before = None if unrefined is None else resize_soft(unrefined[None].float().to(device), size)[0] * inside
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     mean = torch.zeros_like(probability)
@@ -119,17 +128,17 @@ def score_image(
         reliability.append(torch.stack([reliability_counts(p, y) for p, y in places]))
     return ImageScore(
         case,
-        counts=torch.stack(confusion_counts(mask, truth)).cpu(),
+        counts=counts,
         overlap=torch.stack(soft_overlap(mean, mask)).cpu(),
         pairs=torch.stack(pairs, 1).double().cpu(),
-        proper=proper_scores(within(probability)[:, None], within(share)[:, None]).cpu(),
+        proper=proper,
         moments=moments.cpu(),
         reliability=torch.stack(reliability, 1),
         num_slices=1,
         num_samples=len(samples),
         num_raters=len(reference),
         seconds=seconds,
-        unrefined=None if before is None else torch.stack(confusion_counts(before > threshold, truth)).cpu(),
+        unrefined=None if before is None else compare(before),
     )
 
 

@@ -1,4 +1,5 @@
 import csv
+import json
 import sys
 
 import pytest
@@ -12,9 +13,12 @@ from diffmedseg.callbacks import (
     MultiSampleEnsemble,
     SamplePanels,
 )
+from diffmedseg.callbacks.case_metrics import settings
 from diffmedseg.crf import CRFSettings, DenseCRF
 from diffmedseg.fusion import MajorityFusion, STAPLEFusion
 from diffmedseg.metrics import diversity, generalized_energy_distance
+from diffmedseg.refinement import LargestComponent
+from diffmedseg.segmentation import Segmentation
 
 
 def scored(folder, *callbacks, model=None):
@@ -41,14 +45,65 @@ def test_the_ensemble_is_the_models_own_fusion(tmp_path):
     assert [row["diversity"] for row in a] == [row["diversity"] for row in c]
 
 
+def test_pictures_without_spacing_have_distances_in_pixels(tmp_path):
+    for row in scored(tmp_path):
+        assert float(row["hd95_pixels"]) >= 0
+        assert 0 <= float(row["nsd_pixels"]) <= 1
+        assert (row["hd95"], row["nsd"]) == ("", "")
+
+
+def last_slice(spacing, seen=None, case="a", count=1):
+    """Score masks whose prediction has two columns more than the reference, ``count`` slices of a case."""
+    scorer, masks = CaseMetrics(), torch.zeros(2, 1, 1, 8, 8)
+    masks[0, ..., :4], masks[1, ..., :6] = 1, 1
+    found = Segmentation(masks[1:, 0], masks[1], masks[1], masks[1] > 0)
+    batch = {"case": [case], "reference": [masks[0].to(torch.uint8)], "spacing": [spacing], "field_of_view": [seen]}
+    model, trainer = tiny_model(), tiny_trainer(None)
+    for index in range(count):
+        outputs = {"segmentation": found, "seconds": 0.0}
+        scorer.on_test_batch_end(trainer, model, outputs, batch | {"index": [index]}, index)
+    scorer._close_case()
+    return scorer.surfaces.get(case)
+
+
+def test_distances_stop_where_the_field_of_view_does():
+    seen = torch.zeros(8, 8, dtype=torch.bool)
+    seen[:, :5] = True
+    assert last_slice(None)[0].hd95 == 2
+    assert last_slice(None, seen)[0].hd95 == 1
+
+
+def test_slices_that_are_nobody_knows_how_far_apart_have_no_distances():
+    assert last_slice((3.0, 1.0, 1.0), count=2)[0].hd95 == 2
+    assert last_slice(None, count=2) is None
+
+
 def test_a_refinement_is_scored_before_and_after(tmp_path):
     pytest.importorskip("pydensecrf")
     model = tiny_model(num_samples=2)
     plain = scored(tmp_path / "plain", model=model)
     refined = scored(tmp_path / "crf", DenseCRFRefinement(DenseCRF(CRFSettings(bilateral_xy=5))), model=model)
-    assert [row["dice_unrefined"] for row in refined] == [row["dice"] for row in plain]
-    assert [row["brier"] for row in refined] != [row["brier"] for row in plain]
-    assert {row["dice_unrefined"] for row in plain} == {""}
+    for name in ("dice", "brier", "nll"):
+        assert [row[f"{name}_unrefined"] for row in refined] == [row[name] for row in plain]
+        assert {row[f"{name}_unrefined"] for row in plain} == {""}
+    for name in ("brier", "nll"):
+        assert [row[name] for row in refined] != [row[name] for row in plain]
+
+
+def test_the_policy_says_with_which_settings_masks_were_fused(tmp_path):
+    scored(tmp_path, MultiSampleEnsemble(STAPLEFusion(max_iterations=7)))
+    policy = json.loads(next(tmp_path.rglob("metrics.json")).read_text())["policy"]
+    assert policy["fusion"] == {"class": "STAPLEFusion", "max_iterations": 7, "tolerance": 1e-12}
+    assert policy["refinement"] is None
+
+
+def test_settings_of_rules_within_rules():
+    found = settings(LargestComponent(DenseCRF(CRFSettings(bilateral_xy=5))))
+    assert found["first"]["settings"] == {"class": "CRFSettings", **vars(CRFSettings(bilateral_xy=5))}
+    assert "_pool" not in found["first"]
+    rule = STAPLEFusion()
+    rule.prior = torch.ones(2)  # somebody's own rule may hold what JSON does not
+    assert json.loads(json.dumps(settings(rule)))["prior"] == "tensor([1., 1.])"
 
 
 def test_the_refinement_is_the_models_own(tmp_path):

@@ -52,6 +52,7 @@ def test_scores_are_those_of_another_implementation(folders):
         assert 1 - row.precision == pytest.approx(overlap.GetFalseDiscoveryRate(1))
         assert row.thresholded_jaccard == (row.iou if row.iou >= 0.65 else 0)
         assert row.hd95 > 0
+        assert np.isnan(row.hd95_pixels)
 
 
 def test_json(folders, capsys):
@@ -63,6 +64,8 @@ def test_json(folders, capsys):
         assert found[name]["low"] <= found[name]["mean"] <= found[name]["high"]
     assert found["cases"]["ISIC_2"]["dice"] == pytest.approx(rows[2].dice)
     assert found["cases"]["ISIC_2"]["hd95"] is None
+    assert found["cases"]["ISIC_2"]["hd95_pixels"] == rows[2].hd95_pixels > 0
+    assert "pixels" in found["policy"]["surfaces"]
     assert "both_empty" in found["policy"]
 
 
@@ -114,6 +117,19 @@ def test_volumes(tmp_path):
     write_nifti(tmp_path / "p" / "a_mask.nii.gz", truth, np.uint8, spacing=(2.0, 1.0, 1.0))
     with pytest.raises(DataError, match="spacing"):
         score_folders(tmp_path / "p", tmp_path / "t")
+
+
+def test_millimetres_and_pixels_are_not_averaged_together(folders, capsys):
+    predictions, truth = folders
+    for folder in folders:
+        write_nifti(folder / "b.nii.gz", np.stack([draw(1)] * 2), np.uint8, spacing=(3.0, 1.0, 1.0))
+    main(["score", str(predictions), str(truth), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["hd95"]["cases"], found["hd95"]["mean"]) == (1, 0)
+    assert found["hd95_pixels"]["cases"] == 4
+    main(["score", str(predictions), str(truth)])
+    said = capsys.readouterr().out
+    assert all(title in said for title in ("HD95, mm", "HD95, pixels", "NSD at 1 mm", "NSD at 2 pixels"))
 
 
 def test_what_cannot_be_paired(folders, tmp_path, capsys):

@@ -1,10 +1,14 @@
 import json
+import math
 
 import pytest
 import torch
 
+from diffmedseg.callbacks.case_metrics import summary_table
 from diffmedseg.evaluation import summarise_test
+from diffmedseg.evaluation.summary import POLICY
 from diffmedseg.metrics import dice
+from diffmedseg.metrics.calibration import FINE_BINS, merge_bins, proper_scores
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 
@@ -32,7 +36,11 @@ def test_it_is_json_with_every_policy():
     assert (summary["cases"], summary["policy"]["raters"], summary["policy"]["samples_per_image"]) == (6, [3], 3)
     assert list(summary["regions"]) == ["a", "b"]
     for region in summary["regions"].values():
-        assert region["scores"]["ged_unbiased"]["cases"] == 6
+        names = ("ged_unbiased", "distance_to_raters", "diversity", "rater_diversity")
+        means = {name: region["scores"][name] for name in names}
+        assert {one["cases"] for one in means.values()} == {6}
+        ged, across, *within = (one["mean"] for one in means.values())
+        assert 2 * across - sum(within) == pytest.approx(ged)
         assert 0 < region["set"]["ece"] < 1
         assert sum(one["pixels"] for one in region["set"]["reliability"]["whole"]) == 6 * 256
         assert region["set"]["failure_rate"] == 1
@@ -60,3 +68,42 @@ def test_only_images_of_a_case_are_pooled():
     a, b = images(2).values()
     with pytest.raises(ValueError, match="cannot be pooled"):
         a + b
+
+
+@pytest.mark.parametrize("raters", [2, 3])
+def test_the_reference_is_what_is_said(raters):
+    reference = torch.zeros(raters, 1, 16, 16, dtype=torch.uint8)
+    reference[0, :, :8], reference[1:, :, 4:] = 1, 1
+    own = reference[0 if raters == 2 else 1].float()
+    rows = score_cases([score_image("a", own, own[None], reference, 0.5, 0.0)], ["x"])
+    assert rows[0].dice == 1
+    said = "of two raters the first, of more their majority"
+    assert said in summary_table(rows, summarise(rows), {"x": {"set": {}}}).caption
+    assert said in POLICY["reference"]
+    single = score_cases(images(1).values(), ["x"])
+    assert "rater" not in summary_table(single, summarise(single), {"x": {"set": {}}}).caption
+
+
+def test_the_policy_is_what_is_done():
+    """As many bins as there can be, and the surprise of a certain error."""
+    assert f"at most {merge_bins(torch.ones(3, FINE_BINS)).shape[1]} bins" in POLICY["ece"]
+    _, _, surprise = proper_scores(torch.zeros(1, 1), torch.ones(1, 1)).tolist()
+    assert f"at least {math.exp(-surprise):.0e}".replace("e-0", "e-") in POLICY["nll"]
+
+
+def test_what_only_the_set_has_is_printed_without_an_interval():
+    pooled = images(regions=2)
+    rows = score_cases(pooled.values(), ["a", "b"])
+    found = summarise_test(pooled, rows, summarise(rows), 0.5)["regions"]
+    found["b"]["set"]["ece_neighbourhood"] = None
+    lines = list(zip(*(column.cells for column in summary_table(rows, summarise(rows), found).columns), strict=True))
+    for region, of_set in found.items():
+        for title, name in (
+            ("Dice pooled over all cases", "dice_pooled"),
+            ("ECE, all pixels", "ece"),
+            ("ECE, near lesions", "ece_neighbourhood"),
+            ("AURC", "aurc"),
+        ):
+            value = of_set["set"][name]
+            assert ((region, title, f"{value or 0:.4f}", "") in lines) == (value is not None)
+    assert [line[0] for line in lines] == sorted(line[0] for line in lines)

@@ -38,6 +38,9 @@ def test_sets_of_volumes_are_compared_as_volumes():
     energy = generalized_energy_distance(volumes, truths)
     assert row.diversity == pytest.approx(float(diversity(volumes)))
     assert (row.ged_biased, row.ged_unbiased) == pytest.approx((float(energy.biased), float(energy.unbiased)))
+    assert row.distance_to_raters == pytest.approx(float(energy.sample_rater))
+    assert row.rater_diversity == pytest.approx(float(energy.rater_rater))
+    assert 2 * row.distance_to_raters - row.diversity - row.rater_diversity == pytest.approx(row.ged_unbiased)
     [nothing] = score_cases([images[2]], ["lesion"])
     assert nothing.diversity == 0
 
@@ -85,6 +88,7 @@ def test_scores_of_sets():
     assert row.ged_biased == pytest.approx(0, abs=1e-6)
     assert row.brier == pytest.approx(2 / 9 * float((raters.float().std(0) > 0).float().mean()), rel=1e-4)
     [one] = score_cases([score_image("a", samples.mean(0), samples, raters[:1], 0.5, 0.0)], ["lesion"])
+    assert all(math.isnan(getattr(one, name)) for name in ("distance_to_raters", "rater_diversity"))
     assert all(math.isnan(getattr(one, name)) for name in ("hungarian_iou", "best_of_n_iou", "rater_correlation"))
 
 
@@ -108,6 +112,22 @@ def test_a_rule_that_makes_probabilities_extreme_makes_no_case_sure():
         score_cases([score_image("a", p, samples, disc(64, 0.5)[None, None], 0.5, 0)], ["x"])[0] for p in (soft, hard)
     ]
     assert rows[0].uncertainty == rows[1].uncertainty > 0.1
+
+
+def test_what_a_refinement_does_to_probabilities_is_seen():
+    """It makes them extreme: the mask stays, and its errors become certain. Of a volume, all slices count."""
+    samples = torch.stack([disc(32, r) for r in (0.3, 0.5, 0.7)])[:, None].float()
+    soft, reference = samples.mean(0), disc(64, 0.6)[None, None]
+    hard = (soft > 0.5).float()
+    images = [score_image("a", hard, samples, r, 0.5, 0, soft) for r in (reference, 0 * reference)]
+    [row], [before] = (
+        score_cases(found, ["x"])
+        for found in (images, [score_image("a", soft, samples, r, 0.5, 0) for r in (reference, 0 * reference)])
+    )
+    assert row.dice == row.dice_unrefined == before.dice
+    assert (row.nll_unrefined, row.brier_unrefined) == (before.nll, before.brier)
+    assert row.nll > row.nll_unrefined
+    assert math.isnan(before.nll_unrefined)
 
 
 def test_doubt_of_an_empty_mask_is_how_many_samples_find_something():

@@ -54,6 +54,26 @@ def test_empty_masks():
         assert scores.nsd == 0
 
 
+def test_without_spacing_distances_are_in_pixels():
+    """The same numbers as at a spacing of 1, but another unit, and two pixels of tolerance."""
+    a, b = box()[3], box(3)[3]
+    pixels = surface_scores(a, b)
+    assert (pixels.hd95, pixels.in_pixels) == (3, True)
+    assert pixels.nsd == surface_scores(a, b, (1.0, 1.0), tolerance=2).nsd
+    assert surface_scores(a, box(2)[3]).nsd == 1
+    assert not surface_scores(a, b, (1.0, 1.0)).in_pixels
+    assert surface_scores(a, a & False).hd95 == pytest.approx(math.hypot(20, 20))
+
+
+def test_background_around_changes_nothing():
+    """Masks up to the border, too: there they have a surface, as everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((9, 8), (5, 6, 7)):
+        a, b = (torch.rand(shape, generator=generator) > 0.7 for _ in range(2))
+        around = [torch.nn.functional.pad(mask, (3, 9) * mask.ndim) for mask in (a, b)]
+        assert surface_scores(*around, [2.0] * a.ndim) == surface_scores(a, b, [2.0] * a.ndim)
+
+
 def test_shapes_have_to_fit():
     with pytest.raises(ValueError, match="same dimensions"):
         surface_scores(box(), box(), (1.0, 1.0))
