@@ -232,26 +232,27 @@ def read_picture(
         sixteen_bit_colour = opened.mode == "RGB" and ";16" in str(
             getattr(opened, "tile", "")
         )  # gone once it is loaded
-        orientation = _orientation(opened)
-        height, width = opened.height, opened.width
+        orientation, turn = _orientation(opened)
+        size = (opened.height, opened.width) if (orientation < 5) == (turn < 5) else (opened.width, opened.height)
         image, note = _to_eight_bit(opened, value_range)
         if sixteen_bit_colour:
             note = _check_sixteen_bit_colour(image, value_range)
-        small = torch.from_numpy(shrink_image(image, grid if orientation < 5 else grid[::-1]).copy())
-    small = turn_upright(small, orientation)
+        small = torch.from_numpy(shrink_image(image, grid if turn < 5 else grid[::-1]).copy())
+    small = turn_upright(small, turn)
     if channels == 1:
         grey = Image.fromarray(small.permute(1, 2, 0).numpy()).convert("L")
         small = torch.from_numpy(np.array(grey))[None]
-    return Picture(small, (height, width), orientation, note)
+    return Picture(small, size, orientation, note)
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of what Pillow decodes."""
-    if image.format == "TIFF":
-        image.load()  # turns it upright, which may swap width and height
-        return 1
+def _orientation(image: Image.Image) -> tuple[int, int]:
+    """Return the EXIF orientation of a file, and that of what Pillow decodes."""
     orientation = image.getexif().get(Base.Orientation, 1)
-    return orientation if orientation in range(1, 9) else 1
+    orientation = orientation if orientation in range(1, 9) else 1
+    if image.format != "TIFF":
+        return orientation, orientation
+    image.load()  # turns it upright, which may swap width and height
+    return orientation, 1
 
 
 def _to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -> tuple[Image.Image, str]:
@@ -300,10 +301,10 @@ def turn_back(image: Tensor, orientation: int) -> Tensor:
 def read_upright(path: Path, longest: int, value_range: tuple[float, float] | None) -> Image.Image:
     """Read a picture to be looked at: RGB, upright, at most ``longest`` pixels wide and high."""
     with open_picture(path) as opened:
-        orientation = _orientation(opened)
+        _, turn = _orientation(opened)
         opened.draft("RGB", (longest, longest))
         image, _ = _to_eight_bit(opened, value_range)
         small = image.convert("RGB")
         small.thumbnail((longest, longest))
-    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), orientation)
+    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), turn)
     return Image.fromarray(upright.permute(1, 2, 0).contiguous().numpy())

@@ -48,9 +48,9 @@ def predict_pictures(
 
     Of a calibrated model its inner and outer contour, too.
 
-    Maps have the size and orientation of the picture's file (Pillow turns TIFF upright, so theirs are). The noise of a
-    picture is keyed by its file's name: the prediction does not depend on which others are predicted, and that of a
-    test image named by its id is the one that was scored. Pictures in ``output`` are left out.
+    Maps have the size and orientation of the picture's file. The noise of a picture is keyed by its file's name: the
+    prediction does not depend on which others are predicted, and that of a test image named by its id is the one that
+    was scored. Pictures in ``output`` are left out.
 
     Args:
         model: The model, on its device.

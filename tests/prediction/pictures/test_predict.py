@@ -90,14 +90,18 @@ def test_a_calibrated_model_gives_contours_and_an_interval(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_maps_keep_the_files_orientation(orientation, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "options"), [("a.jpg", {"quality": 95}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"})]
+)
+def test_maps_keep_the_files_orientation(file, options, orientation, tmp_path):
+    """Pillow turns TIFF upright by itself."""
     exif = Image.Exif()
     exif[0x112] = orientation
-    picture().save(tmp_path / "a.jpg", exif=exif, quality=95)
-    predict_pictures(dark_segmenter(), find_pictures([tmp_path / "a.jpg"]), tmp_path / "out")
+    picture().save(tmp_path / file, exif=exif, **options)
+    predict_pictures(dark_segmenter(), find_pictures([tmp_path / file]), tmp_path / "out", panels=True)
     assert overlap(load(tmp_path / "out" / "a_mask.png") > 0, disc()) > 0.9
-    with Image.open(tmp_path / "out" / "a_mask.png") as mask, Image.open(tmp_path / "a.jpg") as original:
-        assert mask.size == original.size
+    with Image.open(tmp_path / "out" / "a_mask.png") as mask, Image.open(tmp_path / file) as original:
+        assert mask.getexif().get(0x112, 1) == orientation
         assert ImageOps.exif_transpose(mask).size == ImageOps.exif_transpose(original).size
         upright = np.asarray(ImageOps.exif_transpose(mask)), np.asarray(ImageOps.exif_transpose(original).convert("L"))
     assert overlap(upright[0] > 0, upright[1] < 128) > 0.9
