@@ -5,6 +5,7 @@ Fitted from the sums that scoring a case leaves (:class:`~diffmedseg.metrics.ima
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,24 @@ from torch import Tensor
 
 from diffmedseg.calibration import Calibration
 from diffmedseg.metrics.images import ImageScore
+
+
+@dataclass(frozen=True)
+class Held:
+    """Whether what was said of a region of a case held, 1 or 0.
+
+    Attributes:
+        inner_held: Of the inner contour.
+        outer_held: Of the outer contour.
+        area_held: Of the interval for the area.
+        between_contours: What is outside of the inner contour and inside of the outer one, as a share of the true area
+            (of a pixel where there is none): how little was said.
+    """
+
+    inner_held: float
+    outer_held: float
+    area_held: float
+    between_contours: float
 
 
 class Conformal:
@@ -68,6 +87,28 @@ class Conformal:
         inner, outer = (calibration(torch.tensor(levels)).tolist() for levels in (self.inner, self.outer))
         inner = [new if math.isfinite(old) else old for new, old in zip(inner, self.inner, strict=True)]
         return Conformal(**{**vars(self), "inner": inner, "outer": outer})
+
+    def held(self, image: ImageScore) -> list[Held]:
+        """Say of each region of a case that was scored with its contours what held.
+
+        Raises:
+            ValueError: If it was scored without.
+        """
+        if image.contours is None:
+            raise ValueError(f"{image.case} was scored without contours.")
+        samples, truths = zip(*(case_areas(image, k) for k in range(image.counts.shape[1])), strict=True)
+        low, high = self.areas(torch.tensor(samples).T).tolist()
+        return [
+            Held(
+                inner_held=float(right >= self.share * inner - 1e-9),
+                outer_held=float(found >= self.share * truth - 1e-9),
+                area_held=float(low[k] <= truth <= high[k]),
+                between_contours=(outer - inner) / max(truth, 1),
+            )
+            for k, ((inner, right, found, outer), truth) in enumerate(
+                zip(image.contours.T.tolist(), truths, strict=True)
+            )
+        ]
 
     @classmethod
     def fit(

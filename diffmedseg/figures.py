@@ -20,11 +20,11 @@ def show(axis: Axes, image: Tensor) -> None:
     axis.set(xticks=[], yticks=[])
 
 
-def outline(axis: Axes, mask: Tensor, linewidth: float = 1) -> None:
+def outline(axis: Axes, mask: Tensor, linewidth: float = 1, linestyle: str = "solid") -> None:
     """Draw the 0.5 contour of each region of a (K, H, W) mask."""
     for region, colour in zip(mask.float().cpu(), COLOURS * len(mask), strict=False):
         if min(region.shape) > 1 and (region > 0.5).any() and not (region > 0.5).all():
-            axis.contour(region.numpy(), levels=[0.5], colors=[colour], linewidths=linewidth)
+            axis.contour(region.numpy(), levels=[0.5], colors=[colour], linewidths=linewidth, linestyles=linestyle)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.conformal import Conformal, case_areas, contour_levels
 from diffmedseg.metrics.calibration import reliability_counts
+from diffmedseg.metrics.cases import score_cases
 from diffmedseg.metrics.images import score_image
 
 SIZE = 24
@@ -168,3 +169,35 @@ def test_the_truth_is_the_majority():
     fitted = Conformal.fit([image] * 20, 10)
     assert all(torch.equal(contour[0], disc(6).bool()) for contour in fitted.contours(disc(6)[None]))
     assert fitted.area_factor == [1.0]
+
+
+def test_what_held_is_counted_by_hand():
+    """Ten pixels are called sure, eight of them rightly; ten of the lesion's twelve are called possible."""
+    truth = torch.zeros(1, 6, 6, dtype=torch.bool)
+    truth[0, :2] = True
+    inner, outer = torch.zeros_like(truth), torch.zeros_like(truth)
+    inner[0, 0, :], inner[0, 1, :2], inner[0, 3, :2] = True, True, True
+    outer[0, 0, :], outer[0, 1, :4], outer[0, 3, :] = True, True, True
+    samples = torch.stack([truth[0], truth[0] & outer[0]])[:, None].float()
+    image = score_image("c", samples.mean(0), samples, truth[None].to(torch.uint8), 0.5, 0.0, contours=(inner, outer))
+    assert image.contours[:, 0].tolist() == [10, 8, 10, 16]
+    for share, kept in ((0.8, (1, 1)), (0.81, (0, 1)), (0.84, (0, 0))):
+        fitted = Conformal([0.9], [0.1], [1.0], share, 0.9, 20, 2, 1)
+        [held] = fitted.held(image)
+        assert (held.inner_held, held.outer_held, held.area_held) == (*kept, 1)
+        assert held.between_contours == pytest.approx(6 / 12)
+    [twice] = fitted.held(image + image)  # two slices of a volume
+    assert (twice.inner_held, twice.between_contours) == (0, pytest.approx(0.5))
+    [row] = score_cases([image], ("lesion",), held={"c": fitted.held(image)})
+    assert (row.inner_held, row.outer_held, row.area_held) == (0, 0, 1)
+    with pytest.raises(ValueError, match="without contours"):
+        fitted.held(replace(image, contours=None))
+
+
+def test_an_interval_that_misses_is_no_interval_that_held():
+    truth, wide = disc(5)[None, None].to(torch.uint8), disc(9)[None, None]
+    none = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    image = score_image("c", wide[0], wide, truth, 0.5, 0.0, contours=(none, ~none))
+    for factor, expected in ((1.0, 0), (2.0, 0), (4.0, 1)):
+        [held] = Conformal([0.9], [0.1], [factor], 0.95, 0.9, 20, 1, 1).held(image)
+        assert (held.inner_held, held.outer_held, held.area_held) == (1, 1, expected)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.data.store import Batch, majority
+from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
 from diffmedseg.fusion import Fusion
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
@@ -74,16 +74,18 @@ class CaseMetrics(SegmentationCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score the images of a batch."""
-        segmentation, threshold = outputs["segmentation"], cast(DiffusionSegmenter, pl_module).threshold
+        model, segmentation = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
         tubular = getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
-            probability = _probability(cast(DiffusionSegmenter, pl_module), segmentation, batch, i, size)
+            probability, contours = _at_size(model, segmentation, i, size)
             maps = probability, segmentation.samples[i], batch["reference"][i]
             unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
             seen = batch["field_of_view"][i]
-            add_to(self.images, score_image(case, *maps, threshold, outputs["seconds"], unrefined, seen))
-            mask = resize_soft(probability[None].float().cpu(), size)[0] > threshold
+            add_to(
+                self.images, score_image(case, *maps, model.threshold, outputs["seconds"], unrefined, seen, contours)
+            )
+            mask = resize_soft(probability[None].float().cpu(), size)[0] > model.threshold
             reference = majority(batch["reference"][i]).bool()
             if seen is not None:
                 mask, reference = mask & seen, reference & seen
@@ -114,15 +116,16 @@ class CaseMetrics(SegmentationCallback):
         gathered = [(self.images, self.surfaces)] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, (self.images, self.surfaces))
-        regions = cast(DiffusionSegmenter, pl_module).regions
+        model = cast(DiffusionSegmenter, pl_module)
         surfaces = {case: scores for _, own in gathered for case, scores in own.items()}
         images = pool(image for own, _ in gathered for image in own.values())
-        threshold = cast(DiffusionSegmenter, pl_module).threshold
-        rows = self.rows = score_cases(images.values(), regions, surfaces)
+        conformal = model.conformal
+        held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
+        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held)
         summaries = summarise(rows)
-        self.summary = summarise_test(images, rows, summaries, threshold)
-        self.summary["policy"] |= _policy(cast(DiffusionSegmenter, pl_module), trainer, images.values())
-        several = len(regions) > 1
+        self.summary = summarise_test(images, rows, summaries, model.threshold)
+        self.summary["policy"] |= _policy(model, trainer, images.values())
+        several = len(model.regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
             pl_module.log(name, summary.mean, rank_zero_only=True)
@@ -134,14 +137,19 @@ class CaseMetrics(SegmentationCallback):
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
 
 
-def _probability(
-    model: DiffusionSegmenter, segmentation: Segmentation, batch: Batch, i: int, size: tuple[int, int]
-) -> Tensor:
-    """Return the probability (K, H, W) of one image; a calibrated one at ``size``: resizing it is not the same."""
-    if model.calibration is None:
-        return segmentation.probability[i]
-    one = slice(i, i + 1)
-    return model.fuse(segmentation.samples[one], size, batch["image"][one], batch["case"][one]).probability[0]
+def _at_size(
+    model: DiffusionSegmenter, segmentation: Segmentation, i: int, size: tuple[int, int]
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Return the probability (K, H, W) of one image, and its contours where it has any, (K, *size).
+
+    A probability is calibrated at ``size``: resizing a calibrated one is not the same.
+    """
+    if segmentation.uncalibrated is None:
+        return segmentation.probability[i], None
+    before = resize_soft(segmentation.uncalibrated[i : i + 1].float(), size)
+    found = model.calibrate(replace(segmentation, probability=before, unrefined=None))
+    contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
+    return found.probability[0], contours
 
 
 def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:
@@ -152,12 +160,13 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     for callback in changing:
         rules |= callback.rules
     refined = all(image.unrefined is not None for image in images)
-    changed = [type(one).__name__ for one in changing]
+    changed, conformal = [type(one).__name__ for one in changing], model.conformal
     return {
         "learned_from": model.learned_from,
         "fusion": settings(rules["fusion"]),
         "refinement": settings(rules["refinement"]) if refined else None,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
+        "contours": conformal and {name: getattr(conformal, name) for name in ("share", "coverage", "cases")},
         "changed_by": changed,
         "num_steps": model.num_steps,
         "seed": model.seed,

@@ -55,6 +55,10 @@ _MEANING = {
     "brier_unrefined": "the same before the CRF or other refinement",
     "nll": "surprise at the truth; lower is better",
     "nll_unrefined": "the same before the CRF or other refinement",
+    "inner_held": "how often it hardly left the truth",
+    "outer_held": "how often it held the truth",
+    "area_held": "how often the true area lay in its interval",
+    "between_contours": "how much the contours leave open; lower says more",
     "seconds": "time to segment a case",
 }
 
@@ -81,7 +85,7 @@ def render_report(
         found = summary["regions"][region]
         if len(regions) > 1:
             parts.append(f"<h1>{html.escape(region.replace('_', ' '))}</h1>")
-        parts += [_in_short(own, found), _scores(found), _trust(own, found)]
+        parts += [_in_short(own, found, summary["policy"].get("contours")), _scores(found), _trust(own, found)]
         parts.append(_examples(own, examples, regions, k))
     parts.append(_policy(summary))
     body = "\n".join(parts)
@@ -93,8 +97,9 @@ def render_report(
     )
 
 
-def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
-    dice, of_set = found["scores"]["dice"], found["set"]
+def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Mapping[str, Any] | None) -> str:
+    scores, of_set = found["scores"], found["set"]
+    dice = scores["dice"]
     lines = [
         f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
         f"{dice['cases']} cases; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
@@ -111,6 +116,13 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
         lines.append(
             f"Near lesions its probability is off by {of_set['ece_neighbourhood']:.1%} on average (over all pixels "
             f"{of_set['ece']:.1%})."
+        )
+    if contours and "inner_held" in scores:
+        inner, outer, area = (f"{scores[name]['mean']:.0%}" for name in ("inner_held", "outer_held", "area_held"))
+        lines.append(
+            f"{contours['share']:.0%} of its inner contour was true in {inner} of cases, {contours['share']:.0%} of "
+            f"the truth was in its outer contour in {outer}, and the true area in its interval in {area}; fitted on "
+            f"{contours['cases']} cases to hold in {contours['coverage']:.0%}."
         )
     return "<p>" + "<br>\n".join(lines) + "</p>"
 
@@ -187,7 +199,7 @@ def _in_words(value: object) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     parts = [f"{name.replace('_', ' ')} {_in_words(one)}" for name, one in value.items() if name != "class"]
-    return f"{value['class']} ({', '.join(parts)})" if parts else str(value["class"])
+    return " ".join([*([value["class"]] if "class" in value else []), *([f"({', '.join(parts)})"] if parts else [])])
 
 
 def _image(figure: Figure, alt: str = "") -> str:

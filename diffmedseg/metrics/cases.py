@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from diffmedseg.metrics.functional import (
 from diffmedseg.metrics.images import ImageScore, pool, score_image
 from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou
 from diffmedseg.metrics.surface import SurfaceScores
+
+if TYPE_CHECKING:
+    from diffmedseg.conformal import Held
 
 __all__ = ["CaseScore", "Summary", "score_cases", "score_image", "summarise"]
 
@@ -65,6 +68,10 @@ class CaseScore:
         brier_unrefined: The same before a refinement; NaN where there was none.
         nll: Mean over pixels and raters of its negative log-likelihood, in nats. Lower is better.
         nll_unrefined: The same before a refinement; NaN likewise.
+        inner_held: Of a calibrated model, whether its inner contour kept what it says, 1 or 0; NaN of others.
+        outer_held: Whether its outer contour did.
+        area_held: Whether the true area was in its interval.
+        between_contours: What lies between the two contours, as a share of the true area. Lower says more.
         num_slices: Images of the case.
         num_samples: S.
         num_raters: R.
@@ -101,6 +108,10 @@ class CaseScore:
     brier_unrefined: float = _NAN
     nll: float = _NAN
     nll_unrefined: float = _NAN
+    inner_held: float = _NAN
+    outer_held: float = _NAN
+    area_held: float = _NAN
+    between_contours: float = _NAN
     seconds: float = _NAN
 
 
@@ -108,6 +119,7 @@ def score_cases(
     images: Iterable[ImageScore],
     regions: Sequence[str],
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
+    held: Mapping[str, Sequence["Held"]] | None = None,
 ) -> list[CaseScore]:
     """Pool the images of each case: its slices are scored as one volume, whose samples share their noise.
 
@@ -115,10 +127,13 @@ def score_cases(
         images: The scores of all images, those of a case in any order.
         regions: Names of the regions.
         surfaces: By case, the surface scores of each region, where they are known.
+        held: By case, what :meth:`~diffmedseg.conformal.Conformal.held` says of each region, of calibrated models.
     """
     unknown = [SurfaceScores(_NAN, _NAN)] * len(regions)
     return [
-        _score_region(image, k, region, (surfaces or {}).get(case, unknown)[k])
+        _score_region(
+            image, k, region, (surfaces or {}).get(case, unknown)[k], {} if held is None else vars(held[case][k])
+        )
         for case, image in pool(images).items()
         for k, region in enumerate(regions)
     ]
@@ -144,17 +159,19 @@ def distance_scores(surface: SurfaceScores) -> dict[str, Any]:
     return {f"hd95{unit}": surface.hd95, f"nsd{unit}": surface.nsd}
 
 
-def _score_region(image: ImageScore, k: int, region: str, surface: SurfaceScores) -> CaseScore:
+def _score_region(
+    image: ImageScore, k: int, region: str, surface: SurfaceScores, held: Mapping[str, float]
+) -> CaseScore:
     s, (tp, fp, _) = image.num_samples, image.counts[:, k]
     samples_empty = (image.pairs[0, k].diagonal()[:s] == 0).double().mean()
     inside, total = image.overlap[:, k]
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
-    some: dict[str, Any] = {}  # that not every case has
+    some: dict[str, Any] = {**held}  # that not every case has
     if image.num_raters > 1:
         energy = energy_from_distances(among, across, raters)
-        some = {
+        some |= {
             "distance_to_raters": float(energy.sample_rater),
             "rater_diversity": float(energy.rater_rater),
             "ged_biased": float(energy.biased),
@@ -233,12 +250,16 @@ TITLES = {
     "brier_unrefined": "Brier score before refinement",
     "nll": "NLL, nats",
     "nll_unrefined": "NLL before refinement, nats",
+    "inner_held": "Inner contour held",
+    "outer_held": "Outer contour held",
+    "area_held": "Area within its interval",
+    "between_contours": "Between the contours, of the true area",
     "seconds": "Seconds per case",
 }
 
 LOWER_IS_BETTER = {
     *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased"),
-    *("brier", "brier_unrefined", "nll", "nll_unrefined", "seconds"),
+    *("brier", "brier_unrefined", "nll", "nll_unrefined", "between_contours", "seconds"),
 }
 
 

@@ -31,6 +31,8 @@ class ImageScore:
         num_raters: R.
         seconds: Time to segment them.
         unrefined: ``counts`` and ``proper`` before a refinement; None where there was none.
+        contours: (4, K): pixels of the inner contour, those of them that are true, true ones in the outer contour, and
+            pixels of that; None where there are none.
     """
 
     case: str
@@ -45,6 +47,7 @@ class ImageScore:
     num_raters: int
     seconds: float
     unrefined: tuple[Tensor, Tensor] | None = None
+    contours: Tensor | None = None
 
     def __add__(self, other: "ImageScore") -> "ImageScore":
         """Pool images of the same case."""
@@ -57,7 +60,8 @@ class ImageScore:
         unrefined = None
         if self.unrefined is not None and other.unrefined is not None:
             unrefined = self.unrefined[0] + other.unrefined[0], self.unrefined[1] + other.unrefined[1]
-        return replace(self, **added, unrefined=unrefined)
+        contours = None if self.contours is None or other.contours is None else self.contours + other.contours
+        return replace(self, **added, unrefined=unrefined, contours=contours)
 
 
 _ADDED = ("counts", "overlap", "pairs", "proper", "moments", "reliability", "num_slices", "seconds")
@@ -72,6 +76,7 @@ def score_image(
     seconds: float,
     unrefined: Tensor | None = None,
     field_of_view: Tensor | None = None,
+    contours: tuple[Tensor, Tensor] | None = None,
 ) -> ImageScore:
     """Score one image at the reference's resolution, on the reference's device.
 
@@ -84,6 +89,7 @@ def score_image(
         seconds: Time it took to segment the image.
         unrefined: The probability before a refinement.
         field_of_view: (H, W), bool: what counts; None for everything.
+        contours: The inner and the outer one, (K, H, W) each, bool.
     """
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
@@ -126,6 +132,10 @@ def score_image(
             (within(probability[k]), within(share[k])), near_lesion, (within(probability[k]), within(truth[k]))
         ]  # fmt: skip
         reliability.append(torch.stack([reliability_counts(p, y) for p, y in places]))
+    areas = None
+    if contours is not None:
+        inner, outer = (contour.to(device) & inside for contour in contours)
+        areas = torch.stack([m.sum((-2, -1)) for m in (inner, inner & truth, outer & truth, outer)]).cpu()
     return ImageScore(
         case,
         counts=counts,
@@ -139,6 +149,7 @@ def score_image(
         num_raters=len(reference),
         seconds=seconds,
         unrefined=None if before is None else compare(before),
+        contours=areas,
     )
 
 

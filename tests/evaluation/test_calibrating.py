@@ -13,6 +13,7 @@ from diffmedseg import load_checkpoint, load_pretrained
 from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.cli import main
 from diffmedseg.conformal import Conformal
+from diffmedseg.data.configured import build_data
 from diffmedseg.evaluation.calibrating import map_counts
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts
 from diffmedseg.zoo import export
@@ -83,7 +84,7 @@ def test_what_cannot_be_calibrated(own_run, tmp_path):
 @pytest.fixture
 def with_contours(monkeypatch):
     """The tiny run has too few validation cases for a coverage of 0.9; here are levels that many would give."""
-    fitted = Conformal([0.6], [0.3], [1.5], 0.95, 0.9, 20, 2, 2)
+    fitted = Conformal([0.6], [0.55], [1.5], 0.95, 0.9, 20, 2, 2)
     monkeypatch.setattr(Conformal, "fit", lambda *_: fitted)
 
 
@@ -99,13 +100,36 @@ def test_contours_come_with_the_model(with_contours, own_run, monkeypatch, capsy
         warnings.simplefilter("error")
         before, after = plain.segment(image, 2, 2), model.segment(image, 2, 2)
     assert torch.equal(after.inner, before.probability >= 0.6)
-    assert torch.equal(after.outer, before.probability >= 0.3)
+    assert torch.equal(after.outer, before.probability >= 0.55)
     with pytest.warns(UserWarning, match="fitted with 2 samples of 2 steps, and need not hold with 3 of 2"):
         model.segment(image, 3, 2)
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(own_run / "zoo"))
     entry = export(own_run, "a_b.c", half=False)
     assert "**Calibrated**" in (entry / "README.md").read_text()
     assert vars(load_pretrained("a_b.c").conformal) == vars(model.conformal)
+
+
+def test_a_test_counts_how_often_they_held(with_contours, own_run, tmp_path):
+    """At native resolution, from the calibrated probability there; and the report says so."""
+    main(["calibrate", str(own_run)])
+    main(["test", "-c", str(own_run / "config.yaml"), "-c", str(own_run / "calibration.yaml"), f"--runs={tmp_path}",
+          "--experiment=x", f"--ckpt_path={own_run / 'checkpoints' / 'calibrated.ckpt'}"])  # fmt: skip
+    with (tmp_path / "x" / "test_0" / "cases.csv").open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    model, data = load_checkpoint(own_run), build_data(yaml.safe_load((own_run / "config.yaml").read_text())["data"])
+    data.setup("test")
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        size = tuple(batch["reference"][0].shape[-2:])
+        found = model.fuse(model.sample(batch["image"], keys=batch["case"]), size, batch["image"], batch["case"])
+        for i, case in enumerate(batch["case"]):
+            truth, inner, outer = batch["reference"][i][0].bool(), found.inner[i], found.outer[i]
+            assert float(rows[case]["inner_held"]) == ((inner & truth).sum() >= 0.95 * inner.sum())
+            assert float(rows[case]["outer_held"]) == ((outer & truth).sum() >= 0.95 * truth.sum())
+    assert len({row["inner_held"] for row in rows.values()} | {row["outer_held"] for row in rows.values()}) == 2
+    summary = json.loads((tmp_path / "x" / "test_0" / "metrics.json").read_text())
+    assert summary["policy"]["contours"] == {"share": 0.95, "coverage": 0.9, "cases": 20}
+    assert "fitted on 20 cases to hold in 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
 
 
 def test_a_calibration_of_an_older_checkpoint_is_not_taken(own_run):
