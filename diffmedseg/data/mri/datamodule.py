@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,13 @@ from rich.progress import track
 
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
+from diffmedseg.data.files import first_names
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
+from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.data.store import DataError
 
@@ -94,9 +97,32 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
 
     def prepare_data(self) -> None:
         """Decode all cases once, in one process per machine; then write the splits where a file for them is named."""
-        used = {case for cases in self.split_ids.values() for case in cases}
-        self._decode([case for case in self.cases.values() if case.id in used])
+        self._decode(self._used())
         self.write_splits()
+
+    def doubts(self) -> list[Problem]:
+        """Name the cases of which two channels are the same; see the base class."""
+        return self._copies(self._decode(self._used()))
+
+    def _used(self) -> list[Case]:
+        used = {case for cases in self.split_ids.values() for case in cases}
+        return [case for case in self.cases.values() if case.id in used]
+
+    def _copies(self, folders: Mapping[str, Path]) -> list[Problem]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for case, folder in folders.items():
+            for a, b in open_case(folder).copies:
+                found[f"{self.info.channels[a]} and {self.info.channels[b]}"].append(case)
+        return [
+            Problem(
+                "same channels",
+                f"{pair} are the same in {len(cases)} of {len(folders)} cases. Most likely one was missing and the "
+                "other put in its place (FLAIR in Kaggle's lgg): there it is not what its name says.",
+                sorted(cases),
+                serious=False,
+            )
+            for pair, cases in found.items()
+        ]
 
     def find_cases(self) -> Sequence[Case]:
         """Find the cases; see the base class."""
@@ -151,4 +177,11 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         if new:
             megabytes = sum(file.stat().st_size for path in new for file in path.iterdir()) / 1e6
             _log.info("%s: decoded %d cases into %s, %.0f MB.", self.info.title, len(new), cache_folder(), megabytes)
+            copies = "\n  ".join(f"{one.text} {first_names(one.names)}" for one in self._copies(folders))
+            if copies:
+                _log.warning(
+                    "%s: %s\n  Leave such cases out by a file of splits, or a modality by --data.layout.modalities.",
+                    self.info.title,
+                    copies,
+                )
         return folders

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ class DecodedCase:
         image: (D, C, H, W), uint16 for [-1, 1], read-only.
         labels: (D, h, w), uint8, at native size, read-only.
         brain: (D,): whether a slice shows any brain or has a label.
+        copies: Pairs of channels that are the same, by number.
         spacing: Distance of slices, rows and columns, in mm.
     """
 
@@ -38,6 +40,7 @@ class DecodedCase:
             facts = json.loads((folder / "facts.json").read_text())
             self.brain, self.tumour = np.array(facts["brain"]), np.array(facts["labelled"])
             self.spacing: tuple[float, float, float] = tuple(facts["spacing"])
+            self.copies: list[tuple[int, int]] = [(a, b) for a, b in facts["copies"]]
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
 
@@ -99,6 +102,7 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
             "spacing": raw.spacing,
             "brain": (raw.brain.any((1, 2)) | labelled).tolist(),
             "labelled": labelled.tolist(),
+            "copies": [(a, b) for a, b in combinations(range(len(names)), 2) if np.array_equal(*raw.channels[[a, b]])],
         }
         (folder / "facts.json").write_text(json.dumps(facts))
 

@@ -23,6 +23,7 @@ from mri_files import (
 )
 from PIL import Image
 
+from diffmedseg.data.checking import check_data
 from diffmedseg.data.store import DataError
 
 CASES = ["BraTS2021_00000", "BraTS2021_00001"]
@@ -114,6 +115,30 @@ def test_a_duplicate_tree_is_not_counted_twice(tmp_path, caplog):
     mask.write_bytes(content)  # another content of the same size
     with pytest.raises(DataError, match="different cases called TCGA_CS_4941_19960909"):
         data_module("lgg", tmp_path).cases  # noqa: B018
+
+
+def test_a_copy_in_place_of_a_missing_sequence_is_named(tmp_path, caplog):
+    """Kaggle's lgg has FLAIR where a case lacks the sequence before or after contrast."""
+    cases = LAYOUTS["lgg"][1]
+    write_lgg(tmp_path, cases)
+    assert not data_module("lgg", tmp_path).doubts()
+    assert "are the same" not in caplog.text
+    for case, channel in ((cases[0], 0), (cases[1], 2), (cases[2], 2)):
+        for path in (tmp_path / "kaggle_3m" / case).glob("*[0-9].tif"):
+            colours = np.array(Image.open(path))
+            colours[..., channel] = colours[..., 1]
+            Image.fromarray(colours).save(path)
+    data = data_module("lgg", tmp_path)
+    data.prepare_data()
+    assert len([record for record in caplog.records if "are the same" in record.message]) == 1
+    assert "t1 and flair are the same in 1 of 3 cases. " in caplog.text
+    assert f"there it is not what its name says. {cases[1]}, {cases[2]}\n" in caplog.text
+    caplog.clear()
+    found = check_data(data_module("lgg", tmp_path))
+    assert "are the same" not in caplog.text  # it was said when the cases were decoded
+    doubts = [problem for problem in found.problems if problem.kind == "same channels"]
+    assert [(problem.names, problem.serious) for problem in doubts] == [(cases[:1], False), (sorted(cases[1:]), False)]
+    assert not data_module("lgg", tmp_path, modalities=["flair"]).doubts()
 
 
 def test_kaggles_case_355(tmp_path, caplog):

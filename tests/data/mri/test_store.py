@@ -1,7 +1,7 @@
 import csv
+import multiprocessing
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +100,30 @@ def test_an_interruption_leaves_nothing(root, monkeypatch):
     assert cached() == []
 
 
-def test_racing_processes_agree(root):
-    modules = [data_module("brats", root) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda module: module.prepare_data(), modules))
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="importing anew takes long")
+def test_racing_processes_agree(root, monkeypatch):
+    """Both decode a case before either has written it; one result is kept, and both read it."""
+    context = multiprocessing.get_context("fork")
+    barrier, seen = context.Barrier(2, timeout=60), context.Queue()
+
+    def slow(channels, brain, names):
+        if CASES[0] in names[0]:
+            barrier.wait()
+        return normalise(channels, brain, names)
+
+    def run():
+        data = data_module("brats", root)
+        data.prepare_data()
+        seen.put(float(data.load("train").image(2).sum()))
+
+    monkeypatch.setattr(mri_store, "normalise", slow)
+    processes = [context.Process(target=run) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert seen.get(timeout=10) == seen.get(timeout=10)
     assert len(cached()) == 2
 
 
