@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+_BITS = 31  # votes in a number, beside which there is room for the number of a pixel
+
 
 class Fusion(ABC):
     """Fuses the samples of an image into one probability map.
@@ -52,9 +54,9 @@ class STAPLEFusion(Fusion):
     """Simultaneous truth and performance level estimation (Warfield et al., IEEE TMI 2004, sections III and IV).
 
     Expectation maximisation over the hidden truth and the sensitivity and specificity of every sample, each image and
-    region by itself. The prior of foreground is the share of votes for it, everywhere alike, and sensitivities and
-    specificities start near 1, as in SimpleITK's filter. What the reference code of MedSegDiff calls STAPLE is another
-    thing, the square of the mean.
+    region by itself, though all at once. The prior of foreground is the share of votes for it, everywhere alike, and
+    sensitivities and specificities start near 1, as in SimpleITK's filter. What the reference code of MedSegDiff calls
+    STAPLE is another thing, the square of the mean.
 
     Args:
         max_iterations: Iterations at most; few sets need more than some hundred.
@@ -63,6 +65,8 @@ class STAPLEFusion(Fusion):
 
     _START = 0.99999  # of sensitivities and specificities, ITK's value
     _LEAST = 1e-12  # keeps logarithms finite
+    _UNSEEN = 10  # iterations until it is looked which sets have converged, for which a GPU has to be waited for
+    _AT_ONCE = 2**25  # votes that are counted together: bounds the memory of large sets
 
     def __init__(self, max_iterations: int = 5000, tolerance: float = 1e-12) -> None:
         self.max_iterations, self.tolerance = max_iterations, tolerance
@@ -81,37 +85,86 @@ class STAPLEFusion(Fusion):
         shape = samples.shape[:1] + samples.shape[2:]
         sets = (samples > 0.5).transpose(1, 2).flatten(0, 1).flatten(2)  # (B K, S, N)
         times = _checked(samples, weights).repeat_interleave(samples.shape[2], 0)
-        found = [self._estimate_one(votes, own) for votes, own in zip(sets, times, strict=True)]
-        truth, sensitivity, specificity = (torch.stack(parts) for parts in zip(*found, strict=True))
+        together = max(self._AT_ONCE // max(sets.shape[1:].numel(), 1), 1)
+        groups = zip(torch.split(sets, together), torch.split(times, together), strict=True)
+        found = [self._estimate(*group) for group in groups]
+        truth, sensitivity, specificity = (torch.cat(parts) for parts in zip(*found, strict=True))
         per_sample = *shape[:2], samples.shape[1]
         return truth.reshape(shape), sensitivity.reshape(per_sample), specificity.reshape(per_sample)
 
-    def _estimate_one(self, votes: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Estimate one image and region from (S, N) votes: pixels with the same votes share what they get."""
-        patterns, inverse, count = torch.unique(votes, dim=1, return_inverse=True, return_counts=True)
-        counted = patterns[times > 0]
-        if (counted == counted[:1]).all():  # the likeliest truth, which the iterations only creep up to
-            return counted[0][inverse].double(), torch.ones_like(times), torch.ones_like(times)
-        pixels, weight = count.double(), times[:, None]  # (P,), (S, 1)
-        prior = (patterns * weight).sum(0) @ pixels / (times.sum() * pixels.sum())
-        sensitivity = torch.full_like(times, self._START)
-        specificity, truth = sensitivity.clone(), prior.expand(len(pixels))
-        for _ in range(self.max_iterations):
-            before = torch.stack([sensitivity, specificity])
-            yes = self._log_ratio(sensitivity, 1 - specificity)[:, None]  # what a vote for foreground adds
-            no = self._log_ratio(1 - sensitivity, specificity)[:, None]
-            truth = (prior.log() - (1 - prior).log() + (weight * torch.where(patterns, yes, no)).sum(0)).sigmoid()
-            inside, outside = truth * pixels, (1 - truth) * pixels
-            if inside.sum() > self._LEAST:
-                sensitivity = (patterns * inside).sum(1) / inside.sum()
-            if outside.sum() > self._LEAST:
-                specificity = (~patterns * outside).sum(1) / outside.sum()
-            if (torch.stack([sensitivity, specificity]) - before).abs().max() <= self.tolerance:
+    def _estimate(self, sets: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Estimate M images and regions from votes (M, S, N), each sample counted ``times`` (M, S)."""
+        patterns, pixels, which = _distinct(sets)  # pixels with the same votes share what they get
+        foreground, background = ((same | (times == 0)[:, None]).all(2) for same in (patterns, ~patterns))
+        truth = foreground.double()
+        performance = torch.ones(2, *times.shape, dtype=torch.float64, device=sets.device)
+        # Where all agree, that is the likeliest truth, which the iterations only creep up to.
+        running = (~(foreground | background).all(1)).nonzero()[:, 0]
+        performance[:, running] = self._START
+        for first in range(0, self.max_iterations, self._UNSEEN):
+            if not len(running):
                 break
-        return truth[inverse], sensitivity, specificity
+            votes, iterations = patterns[running].double(), min(self._UNSEEN, self.max_iterations - first)
+            truth[running], performance[:, running], moving = self._iterate(
+                votes, pixels[running], times[running], performance[:, running], iterations
+            )
+            running = running[moving]
+        return truth.gather(1, which), performance[0], performance[1]
+
+    def _iterate(
+        self, votes: Tensor, pixels: Tensor, times: Tensor, performance: Tensor, iterations: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Iterate on sets that stay as they are once they have converged; say which have not.
+
+        Args:
+            votes: (M, P, S), of P kinds of pixels.
+            pixels: (M, P): how many there are of each kind.
+            times: (M, S): how often each sample counts.
+            performance: (2, M, S): sensitivity and specificity.
+            iterations: How often.
+        """
+        prior = (pixels[:, None] @ votes @ times[..., None])[:, 0] / (times.sum(1) * pixels.sum(1))[:, None]
+        prior, moving = prior.log() - (1 - prior).log(), torch.ones_like(prior, dtype=torch.bool)
+        truth = torch.zeros_like(pixels)
+        for _ in range(iterations):
+            sensitivity, specificity = performance
+            yes = times * self._log_ratio(sensitivity, 1 - specificity)  # what a vote for foreground adds
+            no = times * self._log_ratio(1 - sensitivity, specificity)
+            likely = (prior + no.sum(1, keepdim=True) + (votes @ (yes - no)[..., None])[..., 0]).sigmoid()
+            parts = torch.stack([likely, 1 - likely], 1) * pixels[:, None]  # inside and outside, (M, 2, P)
+            size = parts.sum(2, keepdim=True)
+            inside, outside = (parts @ votes / size.clamp(self._LEAST)).unbind(1)  # share that each marks, (M, S)
+            updated = torch.stack([inside, 1 - outside]).where((size > self._LEAST).transpose(0, 1), performance)
+            change = (updated - performance).abs().amax((0, 2))[:, None]
+            truth, performance = torch.where(moving, likely, truth), updated.where(moving, performance)
+            moving = moving & (change > self.tolerance)
+        return truth, performance, moving[:, 0]
 
     def _log_ratio(self, a: Tensor, b: Tensor) -> Tensor:
         return a.clamp(self._LEAST).log() - b.clamp(self._LEAST).log()
+
+
+def _distinct(sets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the different votes that the pixels of each set (M, S, N), bool, got.
+
+    Returns:
+        Votes (M, P, S), bool; how many pixels got them (M, P), float64, 0 where a set has fewer than P kinds; and the
+        kind of each pixel (M, N).
+    """
+    m, s, n = sets.shape
+    kind = torch.arange(m, device=sets.device).repeat_interleave(n)  # sets come first in the order of kinds
+    for some in torch.split(sets, _BITS, 1):
+        powers = 2.0 ** torch.arange(some.shape[1], dtype=torch.float64, device=sets.device)
+        number = (powers @ some.double()).long().flatten()
+        _, kind, count = torch.unique((kind << _BITS) + number, return_inverse=True, return_counts=True)
+    one = torch.empty_like(count).scatter_(0, kind, torch.arange(m * n, device=sets.device))  # a pixel of each kind
+    owner = one // n
+    kinds = owner.bincount(minlength=m)
+    place = torch.arange(len(one), device=sets.device) - (kinds.cumsum(0) - kinds)[owner]
+    votes = sets.new_zeros(m, int(kinds.max()), s)
+    pixels = torch.zeros(votes.shape[:2], dtype=torch.float64, device=sets.device)
+    votes[owner, place], pixels[owner, place] = sets[owner, :, one % n], count.double()
+    return votes, pixels, place[kind].reshape(m, n)
 
 
 def _checked(samples: Tensor, weights: Tensor | None) -> Tensor:

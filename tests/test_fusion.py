@@ -81,7 +81,7 @@ def noisy_discs(seed, s):
     return np.stack(masks)
 
 
-@pytest.mark.parametrize("s", [3, 4, 8, 20])
+@pytest.mark.parametrize("s", [3, 4, 8, 20, 70])
 def test_staple_is_that_of_simpleitk(s):
     """Several images and regions at once, each estimated by itself."""
     sets = np.stack([[noisy_discs(10 * b + k, s) for k in range(2)] for b in range(2)])  # B, K, S, H, W
@@ -118,6 +118,49 @@ def smooth_discs(seed, s):
     y, x = np.mgrid[:48, :48]
     middles, radii = rng.normal(24, 1.5, (s, 2)), rng.normal(9, 1, s)
     return np.stack([(y - m[0]) ** 2 + (x - m[1]) ** 2 < r**2 for m, r in zip(middles, radii, strict=True)])
+
+
+def iterated(votes, iterations):
+    """Warfield's equations 15, 18 and 19, for (S, N) votes of few raters."""
+    p = q = np.full((len(votes), 1), 0.99999)
+    for _ in range(iterations):
+        inside = votes.mean() * np.where(votes, p, 1 - p).prod(0)
+        outside = (1 - votes.mean()) * np.where(votes, 1 - q, q).prod(0)
+        truth = inside / (inside + outside)
+        p = (votes @ truth / truth.sum())[:, None]
+        q = (~votes @ (1 - truth) / (1 - truth).sum())[:, None]
+    return truth, p[:, 0], q[:, 0]
+
+
+@pytest.mark.parametrize("iterations", [1, 9, 10, 11, 23])
+def test_staple_stops_after_so_many_iterations(iterations):
+    sets = np.stack([noisy_discs(seed, 4) for seed in range(3)])
+    rule = fusion.STAPLEFusion(max_iterations=iterations, tolerance=0)
+    found = rule.estimate(torch.from_numpy(sets).float()[:, :, None])
+    for votes, truth, *performance in zip(sets, *found, strict=True):
+        expected = iterated(votes.reshape(4, -1), iterations)
+        for one, own in zip((truth, *performance), expected, strict=True):
+            assert np.allclose(one.flatten(), own, atol=1e-10)
+
+
+def test_staple_stops_where_nothing_changes_much():
+    """Each set by itself: after the first iteration whose change is within the tolerance."""
+    sets = np.stack([noisy_discs(seed, 4) for seed in range(6)])
+    _, found, _ = fusion.STAPLEFusion(tolerance=1e-3).estimate(torch.from_numpy(sets).float()[:, :, None])
+    lengths = set()
+    for votes, sensitivity in zip(sets, found, strict=True):
+        runs = [np.stack(iterated(votes.reshape(4, -1), count)[1:]) for count in range(1, 40)]
+        first = next(i for i in range(1, 39) if abs(runs[i] - runs[i - 1]).max() <= 1e-3)
+        assert np.allclose(sensitivity[0], runs[first][0], atol=1e-10)
+        lengths.add(first)
+    assert len(lengths) > 2
+
+
+def test_sets_that_are_too_many_for_memory_are_estimated_in_parts(monkeypatch):
+    votes = torch.from_numpy(np.stack([noisy_discs(seed, 40) for seed in range(4)])).float()[:, :, None]
+    together = fusion.STAPLEFusion()(votes)
+    monkeypatch.setattr(fusion.STAPLEFusion, "_AT_ONCE", 1)
+    torch.testing.assert_close(fusion.STAPLEFusion()(votes), together)
 
 
 def test_staple_leaves_plateaus_and_no_set_depends_on_others():

@@ -51,10 +51,15 @@ def draw_reliability(reliability: dict[str, list[dict[str, float]]]) -> Figure:
     figure, axis = _figure(4.2, 3.8)
     axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect")
     names = {"whole": "all pixels", "neighbourhood": "near a lesion"}
-    for (place, bins), colour in zip(reliability.items(), COLOURS, strict=False):
+    # The first is wide and hollow, so that it shows where the second runs on it.
+    styles: tuple[dict[str, Any], ...] = (
+        {"linewidth": 4, "alpha": 0.45, "markersize": 9, "markerfacecolor": "none"},
+        {"markersize": 3.5},
+    )
+    for (place, bins), colour, style in zip(reliability.items(), COLOURS, styles, strict=False):
         points = [(one["probability"], one["frequency"]) for one in bins]
         if points:
-            axis.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=names[place])
+            axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=names[place], clip_on=False, **style)
     axis.set(xlabel="probability", ylabel="share that is foreground", xlim=(0, 1), ylim=(0, 1))
     axis.legend(frameon=False)
     return figure

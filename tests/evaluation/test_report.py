@@ -1,12 +1,14 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import CaseMetrics, TestReport
-from diffmedseg.evaluation.figures import Example, choose_examples
+from diffmedseg.evaluation.figures import Example, choose_examples, draw_reliability
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import TITLES, CaseScore, score_cases, summarise
@@ -73,6 +75,16 @@ def test_every_score_is_explained():
     from diffmedseg.evaluation.report import _MEANING
 
     assert set(_MEANING) == set(TITLES)
+
+
+def test_reliability_shows_both_places_where_they_agree():
+    bins = [{"probability": p / 10, "frequency": p / 12} for p in range(11)]
+    figure = draw_reliability({"whole": bins, "neighbourhood": bins})
+    figure.axes[0].get_legend().remove()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    red, _, blue, _ = np.moveaxis(np.asarray(canvas.buffer_rgba()).astype(int), -1, 0)
+    assert min(int((red - blue > 60).sum()), int((blue - red > 60).sum())) > 500  # orange and blue
 
 
 def rows(dice):
