@@ -23,7 +23,8 @@ class ImageScore:
             the samples: a fusion or a CRF that makes probabilities extreme does not make the model sure.
         pairs: (2, K, S + R, S + R): intersection and union of every two masks, samples before raters.
         proper: (3, K): the sums of :func:`~diffmedseg.metrics.calibration.proper_scores`.
-        moments: (6, K): number, and sums of a, b, a^2, b^2, a b for the variances of samples (a) and of raters (b).
+        moments: (6, K): number, and sums of a, b, a^2, b^2, a b for the variances of samples (a) and of raters (b);
+            zeros of one rater, who has none.
         reliability: (3, K, 3, bins): the counts of reliability, of whole images and of neighbourhoods of lesions, each
             rater's mask counting alike; and of whole images against the majority.
         num_slices: Images.
@@ -121,17 +122,18 @@ def score_image(
     everyone = torch.cat([masks, reference.bool()])
     regions = range(reference.shape[1])
     pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in regions]
-    votes = masks.double().mean(0)
-    a, b = (within(m.double()) for m in (votes * (1 - votes), share * (1 - share)))
-    moments = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1)
-    reliability = []
+    several = len(reference) > 1  # of one rater, whom the majority is, there is less to count
+    moments, reliability = torch.zeros(6, len(truth), dtype=torch.float64), []
+    if several:
+        votes = masks.double().mean(0)
+        a, b = (within(m.double()) for m in (votes * (1 - votes), share * (1 - share)))
+        moments = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1)
     for k in regions:
         near = neighbourhood(reference[:, k].bool().any(0)) & inside
-        near_lesion = probability[k][near], share[k][near]
-        places = [
-            (within(probability[k]), within(share[k])), near_lesion, (within(probability[k]), within(truth[k]))
-        ]  # fmt: skip
-        reliability.append(torch.stack([reliability_counts(p, y) for p, y in places]))
+        whole = reliability_counts(within(probability[k]), within(share[k]))
+        near_lesion = reliability_counts(probability[k][near], share[k][near])
+        majority_alone = reliability_counts(within(probability[k]), within(truth[k])) if several else whole
+        reliability.append(torch.stack([whole, near_lesion, majority_alone]))
     areas = None
     if contours is not None:
         inner, outer = (contour.to(device) & inside for contour in contours)
