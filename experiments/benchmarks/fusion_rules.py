@@ -1,23 +1,27 @@
 """What rule of fusion, and how many samples, on the split that a run reports; and how GED depends on that number.
 
-Each image's samples are drawn once: the first S of them are those of S. Run
-``python experiments/benchmarks/fusion_rules.py runs/medsegdiff-synthetic/version_0 --plot ged.png``.
+Each image's samples are drawn once: the first S of them are those of S. With a control, its one mask is scored too, and
+as one voter more. Run ``python experiments/benchmarks/fusion_rules.py runs/medsegdiff-synthetic/version_0
+--control runs/supervised-synthetic/version_0 --plot ged.png``.
 """
 
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 from samples_and_steps import load_run
 from torch import Tensor
 
 from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF
+from diffmedseg.data.store import Batch
 from diffmedseg.figures import save_figure
 from diffmedseg.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.refinement import Refinement
 
 _CRF = CRFSettings(reference_size=512)
@@ -30,29 +34,41 @@ RULES: dict[str, tuple[Fusion, Refinement | None]] = {
 }
 
 
-def main(run: Path, samples: list[int] = [1, 2, 4, 8, 16, 32], plot: Path | None = None) -> None:  # noqa: B006
-    """Print the table.
+def main(
+    run: Path,
+    samples: list[int] = [1, 2, 4, 8, 16, 32],  # noqa: B006
+    control: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Print the tables.
 
     Args:
         run: The run's folder.
         samples: Numbers of samples.
+        control: The folder of a supervised run on the same data.
         plot: PNG of GED over the number of samples.
     """
     model, data = load_run(run)
+    other = None if control is None else load_run(control)[0]
     scores: dict[tuple[str, int], list[ImageScore]] = defaultdict(list)
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
         drawn = model.segment(batch["image"], max(samples), keys=batch["case"]).samples
+        prior = None if other is None else other.segment(batch["image"], 1, keys=batch["case"]).samples
         for s in samples:
-            for rule, (fusion, refinement) in RULES.items():
-                found = model.fuse_by(fusion, drawn[:, :s], model.image_size)
-                probability = found.probability
-                if refinement is not None:
-                    probability = refinement(batch["image"], found.samples, probability, model.nested, batch["case"])
+            found = {
+                rule: _fuse(model, batch, fusion, refinement, drawn[:, :s])
+                for rule, (fusion, refinement) in RULES.items()
+            }
+            if prior is not None:
+                found["mean, the control a voter more"] = _fuse(
+                    model, batch, MeanFusion(), None, torch.cat([drawn[:, :s], prior], 1)
+                )
+                found["the control alone"] = _fuse(model, batch, MeanFusion(), None, prior)
+            for rule, (probability, masks) in found.items():
                 for i, case in enumerate(batch["case"]):
-                    maps: tuple[Tensor, ...] = probability[i], found.samples[i], batch["reference"][i]
+                    image = score_image(case, probability[i], masks[i], batch["reference"][i], model.threshold, 0.0)
                     # Calibration counts are large, and not looked at here.
-                    image = score_image(case, *maps, model.threshold, 0.0)
                     scores[rule, s].append(replace(image, reliability=image.reliability[..., :1]))
     summaries = {
         key: {one.score: one for one in summarise(score_cases(images, model.regions)) if one.region == model.regions[0]}
@@ -63,10 +79,15 @@ def main(run: Path, samples: list[int] = [1, 2, 4, 8, 16, 32], plot: Path | None
         f"| rule | {' | '.join(f'S = {s}' for s in samples)} | 95 % interval of the last |"
         f"\n|---|{'---|' * (len(samples) + 1)}"
     )
-    for rule in RULES:
+    rules = list(dict.fromkeys(rule for rule, _ in summaries))
+    for rule in rules:
         dice = [summaries[rule, s]["dice"] for s in samples]
         interval = f"{dice[-1].low:.4f} to {dice[-1].high:.4f}"
         print(f"| {rule} | {' | '.join(f'{one.mean:.4f}' for one in dice)} | {interval} |")
+    print(f"\n| rule, S = {max(samples)} | Brier score | NLL |\n|---|---|---|")
+    for rule in rules:
+        brier, nll = (summaries[rule, max(samples)][name] for name in ("brier", "nll"))
+        print(f"| {rule} | {brier.mean:.4f} | {nll.mean:.4f} |")
     if "ged_unbiased" in summaries["mean", max(samples)]:
         print(f"\n| GED | {' | '.join(f'S = {s}' for s in samples)} |\n|---|{'---|' * len(samples)}")
         for name in ("ged_biased", "ged_unbiased"):
@@ -74,6 +95,17 @@ def main(run: Path, samples: list[int] = [1, 2, 4, 8, 16, 32], plot: Path | None
             print(f"| {name.removeprefix('ged_')} | {' | '.join(f'{one.mean:.4f}' if one else '' for one in values)} |")
         if plot:
             save_figure(draw_ged({s: summaries["mean", s] for s in samples}), plot)
+
+
+def _fuse(
+    model: DiffusionSegmenter, batch: Batch, fusion: Fusion, refinement: Refinement | None, samples: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the probability by a rule, refined or not, and the samples."""
+    found = model.fuse_by(fusion, samples, model.image_size)
+    if refinement is None:
+        return found.probability, found.samples
+    image, keys = batch["image"], batch["case"]
+    return refinement(image, found.samples, found.probability, model.nested, keys), found.samples
 
 
 def draw_ged(summaries: dict[int, dict[str, Summary]]) -> Figure:
