@@ -1,5 +1,6 @@
 """A picture of what was segmented."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -11,9 +12,23 @@ from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.segmentation import Segmentation
 
+_NEAR = 8  # of so many slices of a volume at most one is shown
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """An image that may be shown: its slice number, pixels of foreground, and its row of the panel."""
+
+    index: int
+    area: float
+    row: tuple[str, Tensor, Tensor, Segmentation]
+
 
 class SamplePanels(SegmentationCallback):
-    """Draws ``panel.png`` of the first test images: image, reference, each sample, mean and disagreement.
+    """Draws ``panel.png`` of the first test cases: image, reference, each sample, mean and disagreement.
+
+    Of a volume it draws the slices with the most foreground, true or found: one of each case, or several where cases
+    are few.
 
     Args:
         num_images: Rows of the picture.
@@ -24,11 +39,11 @@ class SamplePanels(SegmentationCallback):
 
     def __init__(self, num_images: int = 6, num_samples: int = 4) -> None:
         self.num_images, self.num_samples = num_images, num_samples
-        self.rows: list[tuple[str, Tensor, Tensor, Segmentation]] = []
+        self.cases: dict[str, list[_Shown]] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
-        self.rows = []
+        self.cases = {}
 
     def on_test_batch_end(
         self,
@@ -39,18 +54,34 @@ class SamplePanels(SegmentationCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first images."""
+        """Keep what may be shown of the first cases."""
         s = outputs["segmentation"]
-        for i in range(min(len(batch["id"]), self.num_images - len(self.rows))):
+        for i, case in enumerate(batch["case"]):
+            if case not in self.cases and len(self.cases) == self.num_images:
+                continue
             one = Segmentation(s.samples[i].cpu(), s.probability[i].cpu(), s.uncertainty[i].cpu(), s.mask[i].cpu())
             raters = batch["raters"][i][batch["rater_valid"][i]] if "raters" in batch else batch["mask"][i][None]
-            self.rows.append((batch["id"][i], batch["image"][i].float().cpu(), raters.cpu(), one))
+            row = batch["id"][i], batch["image"][i].float().cpu(), raters.cpu(), one
+            area = float(raters.float().sum() / len(raters) + one.mask.sum())
+            self._offer(self.cases.setdefault(case, []), _Shown(int(batch["index"][i]), area, row))
+
+    def _offer(self, kept: list[_Shown], new: _Shown) -> None:
+        """Keep the largest slices of a case, of those near each other one."""
+        near = [old for old in kept if old.index // _NEAR == new.index // _NEAR]
+        if not near or near[0].area < new.area:
+            others = [old for old in kept if old not in near]
+            kept[:] = sorted([*others, new], key=lambda one: -one.area)[: self.num_images]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
         path = run_folder(trainer) / "panel.png"
-        if trainer.is_global_zero and self.rows:
-            save_figure(draw_panel(self.rows, self.num_samples), path)
+        if trainer.is_global_zero and self.cases:
+            # The largest slice of each case first, then the second ones, as far as there is room.
+            ranked = [(rank, case, one) for case, kept in self.cases.items() for rank, one in enumerate(kept)]
+            chosen = sorted(ranked, key=lambda item: item[0])[: self.num_images]
+            order = list(self.cases)
+            chosen.sort(key=lambda item: (order.index(item[1]), item[2].index))
+            save_figure(draw_panel([one.row for _, _, one in chosen], self.num_samples), path)
 
 
 def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples: int) -> Figure:

@@ -1,9 +1,11 @@
 import csv
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import (
@@ -12,6 +14,7 @@ from diffmedseg.callbacks import (
     GeneralizedEnergyDistance,
     MultiSampleEnsemble,
     SamplePanels,
+    panels,
 )
 from diffmedseg.callbacks.case_metrics import settings
 from diffmedseg.crf import CRFSettings, DenseCRF
@@ -179,3 +182,33 @@ def test_one_sample_has_no_energy_distance(tmp_path):
     found, _ = logged(tmp_path, tiny_model(val_num_samples=1))
     assert "val/ged" not in found
     assert "val/dice" in found
+
+
+def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path, monkeypatch):
+    """Not the first ones, which are empty: of each case the largest, then others that lie apart."""
+    drawn = []
+    monkeypatch.setattr(panels, "draw_panel", lambda rows, _: drawn.append([row[0] for row in rows]) or Figure())
+    trainer = SimpleNamespace(is_global_zero=True, log_dir=str(tmp_path), default_root_dir=str(tmp_path))
+
+    def shown(volumes, **options):
+        callback = SamplePanels(**options)
+        callback.on_test_epoch_start(trainer, None)
+        for case, areas in volumes.items():
+            for index, area in enumerate(areas):
+                mask = torch.zeros(1, 1, 8, 8)
+                mask.view(-1)[:area] = 1
+                found = Segmentation(torch.zeros(1, 1, 1, 8, 8), mask * 0, mask * 0, mask > 1)
+                batch = {"case": [case], "id": [f"{case}{index}"], "index": [index], "image": mask, "mask": mask}
+                callback.on_test_batch_end(trainer, None, {"segmentation": found}, batch, index)
+        callback.on_test_epoch_end(trainer, None)
+        return drawn[-1]
+
+    hill = [0] * 10 + list(range(0, 40, 2)) + list(range(40, 0, -2)) + [0] * 10
+    assert shown({"a": hill}, num_images=1) == ["a30"]
+    assert shown({"a": hill, "b": hill[::-1]}, num_images=2) == ["a30", "b29"]
+    rows = shown({"a": hill}, num_images=4)
+    assert len(rows) == 4
+    assert "a30" in rows
+    assert all(hill[int(row[1:])] > 10 for row in rows)
+    assert rows == sorted(rows)
+    assert shown({name: [7] for name in "abcd"}, num_images=3) == ["a0", "b0", "c0"]
