@@ -106,6 +106,12 @@ def write_msd(root, names):
         (root / "Task01_BrainTumour" / "imagesTr" / f"._{name}.nii.gz").write_bytes(b"macOS")
 
 
+def write_own(root, names):
+    for name in names:
+        write_nifti(root / "images" / f"{name}.nii.gz", modality(3), np.int16)
+        write_nifti(root / "masks" / f"{name}.nii.gz", labels((1, 1, 1)), np.uint8)
+
+
 def write_lgg(root, names, noise=0.0):
     """Pictures of slices; with noise around the head, as the real ones have it, which leaves a blank rim."""
     air = np.random.default_rng(9).uniform(0, noise, SIZE)
@@ -149,6 +155,7 @@ LAYOUTS = {
         ["BraTS-GLI-00000-000", "BraTS-GLI-00000-001", "BraTS-GLI-00002-000"],
     ),
     "msd_brain": (write_msd, ["BRATS_001", "BRATS_002", "BRATS_010"]),
+    "volumes": (write_own, ["anna", "bo scan.2", "c-3"]),
     "lgg": (write_lgg, ["TCGA_CS_4941_19960909", "TCGA_DU_5849_19950405", "TCGA_HT_A61A_20000127"]),
 }
 

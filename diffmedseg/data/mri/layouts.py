@@ -104,13 +104,15 @@ class CaseFolders(Layout):
 
 
 class FourDimensional(Layout):
-    """A four-dimensional NIfTI file per case, beside a folder of segmentations: the Medical Segmentation Decathlon.
+    """A NIfTI file per case with all its modalities, beside a folder of segmentations.
+
+    The layout of the Medical Segmentation Decathlon, and of volumes of one's own.
 
     Args:
         case: Regular expression of a file's name without suffix.
         images: Folder of the images.
         segmentations: Folder of the segmentations, of the same names.
-        channels: The modality of each volume along the fourth axis.
+        channels: The modality of each volume along the fourth axis; one for three-dimensional files.
         modalities: The modalities that are read, in order; None for all.
     """
 
@@ -140,7 +142,7 @@ class FourDimensional(Layout):
             segmentation = with_suffix(path.parent.parent / segmentations, stem(path))
             if segmentation is None:
                 folder = path.parent.parent / segmentations
-                raise DataError(f"{path} has no segmentation in {folder}: unpack the archive again and completely.")
+                raise DataError(f"{path} has no segmentation in {folder}: each image needs one of its name.")
             cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (segmentation,)))
         return cases
 

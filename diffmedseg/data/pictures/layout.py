@@ -221,6 +221,11 @@ class FileNames:
         endings = Counter(path.suffix.lower() for path in paths if path.suffix and path.is_file())
         unread = [f"{ending} ({count})" for ending, count in endings.most_common() if ending not in PICTURES]
         hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(PICTURES)} are." if unread else ""
+        hint += (
+            " NIfTI volumes are: DATA=volumes."
+            if any(path.name.endswith((".nii", ".nii.gz")) for path in paths)
+            else ""
+        )
         if pictures:
             expected = first_names([path for paths in self.masks.values() for path in paths])
             return DataError(f"None of the {len(pictures)} pictures in {root} has a mask; expected {expected}.{hint}")

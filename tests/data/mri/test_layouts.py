@@ -26,6 +26,7 @@ from PIL import Image
 from diffmedseg.data.checking import check_data
 from diffmedseg.data.store import DataError
 
+ALONE = {"lgg": "tumour", "volumes": "foreground"}  # data of one region
 CASES = ["BraTS2021_00000", "BraTS2021_00001"]
 
 
@@ -33,7 +34,7 @@ def regions(name):
     """The truth, by region, of what the writers write."""
     found = labels()
     nested = [found > 0, np.isin(found, [1, 4]), found == 4]
-    return np.stack(nested[:1] if name == "lgg" else nested)
+    return np.stack(nested[:1] if name in ALONE else nested)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -42,8 +43,9 @@ def test_reads_the_official_layout(name, tmp_path):
     data = data_module(name, tmp_path, splits=None)
     stores = [data.load(split) for split in ("train", "test")]
     assert sorted({case for store in stores for case in store.cases}) == sorted(cases)
-    assert data.info.regions == (("tumour",) if name == "lgg" else ("whole_tumour", "tumour_core", "enhancing_tumour"))
-    assert data.info.nested == (name != "lgg")
+    nested = ("whole_tumour", "tumour_core", "enhancing_tumour")
+    assert data.info.regions == ((ALONE[name],) if name in ALONE else nested)
+    assert data.info.nested == (name not in ALONE)
     for store in stores:
         assert set(store.cases).isdisjoint(set(stores[0].cases if store is stores[1] else stores[1].cases))
         for index in range(len(store)):
