@@ -12,8 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.calibration import Calibration
+from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
+
+
+class TooFewCasesError(ValueError):
+    """There are not enough cases for a coverage; the message says how many are needed."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Held:
         inner_held: Of the inner contour.
         outer_held: Of the outer contour.
         area_held: Of the interval for the area.
-        between_contours: What is outside of the inner contour and inside of the outer one, as a share of the true area
-            (of a pixel where there is none): how little was said.
+        between_contours: What is outside of the inner contour and inside of the outer one, as a share of the true area;
+            NaN where that is none.
     """
 
     inner_held: float
@@ -43,8 +47,8 @@ class Conformal:
     least area divided by a factor to their largest times it. What is less than a pixel counts as nothing.
 
     Args:
-        inner: By region: where the probability is at least this, ``share`` of the pixels or more belong to the lesion;
-            infinite where only an empty contour keeps that.
+        inner: By region: where the probability, before calibration, is at least this, ``share`` of the pixels or more
+            belong to the lesion; infinite where only an empty contour keeps that.
         outer: By region: where the probability is at least this, ``share`` of the lesion or more is found.
         area_factor: By region, at least 1: samples that are spread too wide stay so.
         share: In (0, 1].
@@ -72,21 +76,25 @@ class Conformal:
         self.num_samples, self.num_steps = num_samples, num_steps
 
     def contours(self, probability: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inner and the outer contour, filled: bool, of the shape (..., K, H, W) of the probability."""
-        inner, outer = (probability.new_tensor(levels)[:, None, None] for levels in (self.inner, self.outer))
-        return probability >= inner, probability >= outer
+        """Return the inner and the outer contour, filled, of a probability (..., K, H, W) that is not calibrated.
+
+        Compared are the bins in which pixels were counted, whose edges a float32 may miss.
+
+        Returns:
+            Two of its shape, bool.
+        """
+        bins = fine_bins(probability)
+        inner, outer = (
+            (torch.tensor(levels, dtype=torch.float64, device=bins.device) * FINE_BINS).round()[:, None, None]
+            for levels in (self.inner, self.outer)
+        )
+        return bins >= inner, bins >= outer
 
     def areas(self, samples: Tensor) -> Tensor:
         """Return the interval of each region, (2, K), from its samples' areas (S, K), in pixels or voxels."""
         areas, factor = samples.double(), torch.tensor(self.area_factor, dtype=torch.float64, device=samples.device)
         low = areas.amin(0) / factor
         return torch.stack([torch.where(low >= 1, low, 0), areas.amax(0).clamp(min=1) * factor])
-
-    def through(self, calibration: Calibration) -> "Conformal":
-        """Return the same for probabilities that a calibration, which is increasing, has mapped."""
-        inner, outer = (calibration(torch.tensor(levels)).tolist() for levels in (self.inner, self.outer))
-        inner = [new if math.isfinite(old) else old for new, old in zip(inner, self.inner, strict=True)]
-        return Conformal(**{**vars(self), "inner": inner, "outer": outer})
 
     def held(self, image: ImageScore) -> list[Held]:
         """Say of each region of a case that was scored with its contours what held.
@@ -103,7 +111,7 @@ class Conformal:
                 inner_held=float(right >= self.share * inner - 1e-9),
                 outer_held=float(found >= self.share * truth - 1e-9),
                 area_held=float(low[k] <= truth <= high[k]),
-                between_contours=(outer - inner) / max(truth, 1),
+                between_contours=(outer - inner) / truth if truth else math.nan,
             )
             for k, ((inner, right, found, outer), truth) in enumerate(
                 zip(image.contours.T.tolist(), truths, strict=True)
@@ -112,27 +120,34 @@ class Conformal:
 
     @classmethod
     def fit(
-        cls, images: Iterable[ImageScore], num_steps: int, share: float = 0.95, coverage: float = 0.9
+        cls,
+        images: Iterable[ImageScore],
+        num_steps: int,
+        threshold: float = 0.5,
+        share: float = 0.95,
+        coverage: float = 0.9,
     ) -> "Conformal":
         """Fit to cases that the model was not trained on, and whose probability was not fitted to them.
 
         Args:
             images: Pooled sums of each case. With several raters the truth is their majority, as for Dice.
             num_steps: Steps that the samples took.
+            threshold: Of the mask, which lies between the contours.
             share: What share of a contour's pixels, and of the truth, has to be right.
             coverage: How often.
 
         Raises:
-            ValueError: If there are too few cases for the coverage: n has to be at least coverage / (1 - coverage).
+            ValueError: If share or coverage are out of range.
+            TooFewCasesError: If there are too few for the coverage: n has to be at least coverage / (1 - coverage).
         """
-        if not 0 < share <= 1:
-            raise ValueError(f"share is {share}; it has to lie in (0, 1].")
-        cases = list(images)
+        check_share(share, coverage)
+        cases, middle = list(images), round(threshold * FINE_BINS) / FINE_BINS
         inner, outer, factor = [], [], []
         for k in range(cases[0].counts.shape[1]):
             levels = np.array([contour_levels(case.reliability[2, k], share) for case in cases])
-            inner.append(_conformal_quantile(levels[:, 0], coverage))
-            outer.append(-_conformal_quantile(-levels[:, 1], coverage))
+            # A higher inner and a lower outer level keep what they say: the mask fits between the contours.
+            inner.append(max(_conformal_quantile(levels[:, 0], coverage), middle))
+            outer.append(min(-_conformal_quantile(-levels[:, 1], coverage), middle))
             needed = np.array([area_factor(*case_areas(case, k)) for case in cases])
             factor.append(max(_conformal_quantile(needed, coverage), 1.0))
         return cls(inner, outer, factor, share, coverage, len(cases), cases[0].num_samples, num_steps)
@@ -172,13 +187,23 @@ def area_factor(samples: Sequence[float], truth: float) -> float:
     return float(max(above, below))
 
 
-def _conformal_quantile(scores: NDArray[np.float64], coverage: float) -> float:
-    """Return the smallest score that a new one stays below with the coverage: the ceil((n + 1) coverage)-th."""
+def check_share(share: float, coverage: float) -> None:
+    """Refuse what no contour can keep.
+
+    Raises:
+        ValueError: If share or coverage are out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}; it has to lie in (0, 1].")
     if not 0 < coverage < 1:
         raise ValueError(f"coverage is {coverage}; it has to lie between 0 and 1.")
+
+
+def _conformal_quantile(scores: NDArray[np.float64], coverage: float) -> float:
+    """Return the smallest score that a new one stays below with the coverage: the ceil((n + 1) coverage)-th."""
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     if rank > len(scores):
-        raise ValueError(
+        raise TooFewCasesError(
             f"{len(scores)} cases are too few for a coverage of {coverage:g}: "
             f"{math.ceil(coverage / (1 - coverage) - 1e-9)} are needed."
         )

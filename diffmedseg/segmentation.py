@@ -24,7 +24,7 @@ class Segmentation:
             the samples, sqrt(m (1 - m)) for their mean m. Of binary samples it is their disagreement.
         mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
         unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None where there was none.
-        uncalibrated: (B, K, H, W): the probability before calibration; None where there was none.
+        uncalibrated: The same before calibration; None where there was none.
         inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.conformal.Conformal`. None where
             the model has none.
         outer: (B, K, H, W), bool: the outer contour, likewise.
@@ -35,9 +35,18 @@ class Segmentation:
     uncertainty: Tensor
     mask: Tensor
     unrefined: Tensor | None = None
-    uncalibrated: Tensor | None = None
+    uncalibrated: "Segmentation | None" = None
     inner: Tensor | None = None
     outer: Tensor | None = None
+
+    def only(self, i: int) -> "Segmentation":
+        """Take one image of the batch, on the CPU, as it was before calibration."""
+        plain = self.uncalibrated or self
+        samples, probability, uncertainty, mask = (
+            maps[i : i + 1].cpu() for maps in (plain.samples, plain.probability, plain.uncertainty, plain.mask)
+        )
+        unrefined = None if plain.unrefined is None else plain.unrefined[i : i + 1].cpu()
+        return Segmentation(samples, probability, uncertainty, mask, unrefined)
 
     @property
     def mean(self) -> Tensor:

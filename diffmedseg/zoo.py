@@ -7,10 +7,12 @@ the classes named here are built.
 """
 
 import functools
+import json
 import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from hashlib import sha256
@@ -192,8 +194,13 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
 def best_checkpoint(run: Path) -> Path:
     """Return the best checkpoint of a run: the calibrated one, where ``diffmedseg calibrate`` made it of the best."""
     best, calibrated = (run / "checkpoints" / name for name in ("best.ckpt", "calibrated.ckpt"))
-    fresh = calibrated.is_file() and best.is_file() and calibrated.stat().st_mtime >= best.stat().st_mtime
-    return calibrated if fresh else best
+    said = run / "calibration.json"
+    if not (calibrated.is_file() and best.is_file()):
+        return best
+    if said.is_file() and json.loads(said.read_text()).get("checkpoint") == file_sha256(best):
+        return calibrated
+    warnings.warn(f"{calibrated} was not made of best.ckpt as it is, and is left out: calibrate again.", stacklevel=3)
+    return best
 
 
 def build(config: Any) -> Any:  # noqa: ANN401

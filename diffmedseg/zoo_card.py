@@ -29,12 +29,13 @@ def write_card(
     scores = "\n".join(
         f"| {s.region} | {s.score} | {s.mean:.4f} | {s.low:.4f} to {s.high:.4f} | {s.cases} |" for s in summarise(rows)
     )
-    calibrated = (
-        "- **Calibrated** on the validation cases after it was scored: its masks are the same, its probabilities (NLL, "
-        "Brier score) are not.\n"
-        if init.get("calibration")
-        else ""
-    )
+    calibrated, before = "", run["model"]["init_args"].get("least_contrast")
+    if init.get("calibration"):
+        masks = "its masks are the same" if init.get("least_contrast") == before else "some of its masks became empty"
+        calibrated = (
+            f"- **Calibrated** on the validation cases after it was scored: {masks}, its probabilities (NLL, Brier "
+            "score) are others.\n"
+        )
     (folder / "README.md").write_text(
         f"""# {name}
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.conformal import Conformal, case_areas, contour_levels
 from diffmedseg.metrics.calibration import reliability_counts
 from diffmedseg.metrics.cases import score_cases
@@ -135,16 +134,28 @@ def test_levels_that_cannot_be(share, coverage):
         Conformal.fit([case(rng) for _ in range(12)], 10, share=share, coverage=coverage)
 
 
-@pytest.mark.parametrize("calibration", [TemperatureScaling(3.0, 0.5), IsotonicCalibration([0, 0.4, 1], [0, 0.1, 0.8])])
-def test_a_calibration_moves_the_levels_and_not_the_contours(calibration):
-    """But for an empty inner contour, which a calibration that maps to [0, 1] would fill with the surest pixels."""
-    plain = Conformal([0.7, math.inf], [0.2, 0.0], [1.2, 1.0], 0.95, 0.9, 20, 8, 10)
-    probability = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    probability[0, :, :4] = 1.0
-    mapped = plain.through(calibration)
-    assert mapped.inner != plain.inner
-    for before, after in zip(plain.contours(probability), mapped.contours(calibration(probability)), strict=True):
-        assert torch.equal(before, after)
+@pytest.mark.parametrize("samples", [8, 10, 20, 50, 100])
+def test_levels_are_those_that_were_counted(samples):
+    """A float32 of 0.7 is less than 0.7: what fitting left out of a contour must not come back by rounding."""
+    probability = (torch.arange(samples + 1) / samples).repeat(40, 1)
+    for votes in range(1, samples):
+        truth = torch.arange(samples + 1).repeat(40, 1) > votes  # all that has so many votes is wrong
+        image = score_image(
+            "c", probability[None], probability[None, None], truth[None, None].to(torch.uint8), 0.5, 0.0
+        )
+        fitted = Conformal.fit([image] * 20, 10, threshold=0.01, share=1.0)
+        inner, outer = fitted.contours(probability[None])
+        assert torch.equal(inner[0], truth)
+        assert (outer[0] >= truth).all()
+
+
+def test_the_mask_lies_between_the_contours():
+    """Where a model is so good that an inner contour could enclose the outer one."""
+    rng = np.random.default_rng(0)
+    cases = [case(rng) for _ in range(40)]
+    for share, coverage in ((0.5, 0.5), (0.8, 0.6), (0.95, 0.9)):
+        fitted = Conformal.fit(cases, 10, 0.5, share, coverage)
+        assert fitted.outer[0] <= 0.5 <= fitted.inner[0]
 
 
 def test_every_region_has_its_own():
@@ -201,3 +212,13 @@ def test_an_interval_that_misses_is_no_interval_that_held():
     for factor, expected in ((1.0, 0), (2.0, 0), (4.0, 1)):
         [held] = Conformal([0.9], [0.1], [factor], 0.95, 0.9, 20, 1, 1).held(image)
         assert (held.inner_held, held.outer_held, held.area_held) == (1, 1, expected)
+
+
+def test_without_a_lesion_there_is_no_share_of_it():
+    none = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    image = score_image(
+        "c", none.float(), none[None].float(), none[None].to(torch.uint8), 0.5, 0.0, contours=(none, ~none)
+    )
+    [held] = Conformal([0.9], [0.1], [1.0], 0.95, 0.9, 20, 1, 1).held(image)
+    assert (held.inner_held, held.outer_held, held.area_held) == (1, 1, 1)
+    assert math.isnan(held.between_contours)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,6 @@ from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scor
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.refinement import Refinement
-from diffmedseg.segmentation import Segmentation, resize_soft
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -78,15 +77,15 @@ class CaseMetrics(SegmentationCallback):
         tubular = getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
-            probability, contours = _at_size(model, segmentation, i, size)
-            maps = probability, segmentation.samples[i], batch["reference"][i]
-            unrefined = None if segmentation.unrefined is None else segmentation.unrefined[i]
+            found = model.at_size(segmentation.only(i), size)
+            maps = found.probability[0], found.samples[0], batch["reference"][i]
+            unrefined = None if found.unrefined is None else found.unrefined[0]
+            contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
             seen = batch["field_of_view"][i]
             add_to(
                 self.images, score_image(case, *maps, model.threshold, outputs["seconds"], unrefined, seen, contours)
             )
-            mask = resize_soft(probability[None].float().cpu(), size)[0] > model.threshold
-            reference = majority(batch["reference"][i]).bool()
+            mask, reference = found.mask[0], majority(batch["reference"][i]).bool()
             if seen is not None:
                 mask, reference = mask & seen, reference & seen
             if tubular:
@@ -135,21 +134,6 @@ class CaseMetrics(SegmentationCallback):
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
-
-
-def _at_size(
-    model: DiffusionSegmenter, segmentation: Segmentation, i: int, size: tuple[int, int]
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the probability (K, H, W) of one image, and its contours where it has any, (K, *size).
-
-    A probability is calibrated at ``size``: resizing a calibrated one is not the same.
-    """
-    if segmentation.uncalibrated is None:
-        return segmentation.probability[i], None
-    before = resize_soft(segmentation.uncalibrated[i : i + 1].float(), size)
-    found = model.calibrate(replace(segmentation, probability=before, unrefined=None))
-    contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
-    return found.probability[0], contours
 
 
 def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
-from diffmedseg.conformal import Conformal
+from diffmedseg.conformal import Conformal, TooFewCasesError, check_share
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
@@ -23,7 +23,7 @@ from diffmedseg.evaluation.summary import plain
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.zoo import ZooError, load_checkpoint
+from diffmedseg.zoo import ZooError, file_sha256, load_checkpoint
 
 METHODS: dict[str, Callable[[Tensor], Calibration]] = {
     "temperature": TemperatureScaling.fit,
@@ -38,8 +38,9 @@ def calibrate_run(
 
     ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration, the levels of contours and the factor
     of areas among its hyper-parameters; ``calibration.yaml`` the same as configuration; ``calibration.json`` says
-    how good it is. The threshold is mapped, too, so that masks stay what they are. The
-    checkpoint was chosen on the same cases: what is said of them is slightly too good.
+    how good it is, and of which checkpoint it is one. The threshold is mapped, too, so that masks stay what they are
+    (but for ``nothing``, which empties some). The checkpoint was chosen on the same cases: what is said of them is
+    slightly too good.
 
     Args:
         run: The run's folder.
@@ -50,9 +51,11 @@ def calibrate_run(
             these as they are.
 
     Raises:
+        ValueError: If share or coverage are out of range.
         ZooError: If there is no such run, or nothing to fit in it.
         DataError: If its data is not there, or has no healthy images where these are needed.
     """
+    check_share(share, coverage)
     config_path = run / "config.yaml"
     if not config_path.is_file():
         raise ZooError(f"{config_path} is missing: {run} is no run's folder.")
@@ -75,10 +78,9 @@ def calibrate_run(
     threshold = float(calibration(torch.tensor([model.threshold]))[0])
     settings |= {"calibration": _as_config(calibration), "threshold": threshold}
     try:
-        # Of the probability before calibration, an increasing map of it.
-        conformal = Conformal.fit(images.values(), model.num_steps, share, coverage).through(calibration)
+        conformal = Conformal.fit(images.values(), model.num_steps, model.threshold, share, coverage)
         settings["conformal"] = _as_config(conformal)
-    except ValueError as error:
+    except TooFewCasesError as error:
         found["without_contours"] = str(error)
     found |= {"cases": len(images), "regions": list(model.regions), **settings}
     places = dict(zip(("whole", "neighbourhood"), counts, strict=True))
@@ -177,8 +179,10 @@ def _as_config(fitted: Calibration | Conformal) -> dict[str, Any]:
 
 
 def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
-    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    best = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     checkpoint["hyper_parameters"] |= settings
+    found = found | {"checkpoint": file_sha256(best)}
     text = yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
     write_whole(run / "checkpoints" / "calibrated.ckpt", lambda temporary: torch.save(checkpoint, temporary))
     write_whole(run / "calibration.yaml", lambda temporary: temporary.write_text(text))

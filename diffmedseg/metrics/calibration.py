@@ -9,6 +9,11 @@ from torch import Tensor
 FINE_BINS = 1000
 
 
+def fine_bins(probability: Tensor) -> Tensor:
+    """Return the bin, int64 in [0, FINE_BINS), of each probability in [0, 1]."""
+    return (probability.double() * FINE_BINS).long().clamp(0, FINE_BINS - 1)
+
+
 def reliability_counts(probability: Tensor, target: Tensor) -> Tensor:
     """Count pixels by their probability; counts of several images, slices or processes add up.
 
@@ -20,7 +25,7 @@ def reliability_counts(probability: Tensor, target: Tensor) -> Tensor:
         (3, FINE_BINS), float64, on the CPU: pixels, sum of their probability, sum of their target.
     """
     p, y = probability.flatten().double(), target.flatten().double()
-    bins = (p * FINE_BINS).long().clamp(0, FINE_BINS - 1)
+    bins = fine_bins(p)
     ones = torch.ones_like(p)
     return torch.stack([torch.bincount(bins, values, FINE_BINS) for values in (ones, p, y)]).cpu()
 

@@ -58,7 +58,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         channels_last: Keep maps with the channels last in memory: faster on most hardware.
         calibration: Maps the fused probability; ``threshold`` applies to what it gives.
         refinement: Refines the fused probability by the image, before it is calibrated.
-        conformal: Gives, of the calibrated probability, contours that hold the truth as often as it says.
+        conformal: Gives contours that hold the truth as often as it says.
     """
 
     name: str
@@ -212,7 +212,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         if min(num_samples, num_steps) < 1:
             raise ValueError(f"num_samples is {num_samples} and num_steps {num_steps}; both have to be at least 1.")
         fitted = self.conformal
-        if fitted is not None and (num_samples, num_steps) != (fitted.num_samples, fitted.num_steps):
+        validating = (self.val_num_samples, self.val_num_steps)  # nobody looks at contours then
+        if fitted is not None and (num_samples, num_steps) not in {(fitted.num_samples, fitted.num_steps), validating}:
             warnings.warn(
                 f"Contours and intervals of area were fitted with {fitted.num_samples} samples of {fitted.num_steps} "
                 f"steps, and need not hold with {num_samples} of {num_steps}.",
@@ -265,23 +266,34 @@ class DiffusionSegmenter(LightningModule, ABC):
                 unrefined, probability = probability, resize_soft(refined, size)
             except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
                 warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
-        return self.calibrate(
+        return self._finish(
             replace(fused, probability=probability, mask=probability > self.threshold, unrefined=unrefined)
         )
 
-    def calibrate(self, segmentation: Segmentation) -> Segmentation:
-        """Calibrate a segmentation that is not; at what size matters."""
+    def at_size(self, segmentation: Segmentation, size: tuple[int, int]) -> Segmentation:
+        """Resize the maps of a segmentation, which may be that of another rule than the model's own.
+
+        A probability is resized before it is calibrated, as in :meth:`fuse`: resizing a calibrated one is another.
+        """
+        plain = segmentation.uncalibrated or segmentation
+        probability, uncertainty = (resize_soft(one.float(), size) for one in (plain.probability, plain.uncertainty))
+        unrefined = None if plain.unrefined is None else resize_soft(plain.unrefined.float(), size)
+        mask = probability > self.threshold
+        resized = Segmentation(plain.samples, probability, uncertainty, mask, unrefined)
+        return self._finish(resized)
+
+    def _finish(self, plain: Segmentation) -> Segmentation:
+        """Draw contours and calibrate."""
+        inner, outer = (None, None) if self.conformal is None else self.conformal.contours(plain.probability)
         if self.calibration is None:
-            return segmentation
-        before = segmentation.probability
-        probability, unrefined = self.calibration(before), segmentation.unrefined
-        inner, outer = (None, None) if self.conformal is None else self.conformal.contours(probability)
+            return replace(plain, inner=inner, outer=outer)
+        probability, unrefined = self.calibration(plain.probability), plain.unrefined
         return replace(
-            segmentation,
+            plain,
             probability=probability,
             mask=probability > self.threshold,
             unrefined=None if unrefined is None else self.calibration(unrefined),
-            uncalibrated=before,
+            uncalibrated=plain,
             inner=inner,
             outer=outer,
         )

@@ -113,7 +113,11 @@ class PredictionFolder(ABC, Generic[AnyRow]):
                 for line in csv.DictReader(file):
                     row = self.row(**{name: kind(line[name]) for name, kind in types.items()})  # type: ignore[operator]
                     rows.setdefault(row.image, []).append(row)
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+        except KeyError as error:
+            raise DataError(
+                f"{self._table} is damaged or of another version (no column {error}): predict into a new folder."
+            ) from error
+        except (TypeError, ValueError, csv.Error) as error:
             raise DataError(f"{self._table} is damaged ({error!r}): predict into a new folder.") from error
         return rows
 

@@ -7,16 +7,18 @@ import warnings
 import pytest
 import torch
 import yaml
-from tiny_run import EXPERIMENTS
+from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint, load_pretrained
-from diffmedseg.calibration import TemperatureScaling
+from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
+from diffmedseg.callbacks import CaseMetrics
 from diffmedseg.cli import main
 from diffmedseg.conformal import Conformal
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.store import majority
 from diffmedseg.evaluation.calibrating import map_counts
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts
+from diffmedseg.refinement import Refinement
 from diffmedseg.zoo import export
 
 
@@ -133,13 +135,54 @@ def test_a_test_counts_how_often_they_held(with_contours, own_run, tmp_path):
     assert "fitted on 20 cases to hold in 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
 
 
-def test_a_calibration_of_an_older_checkpoint_is_not_taken(own_run):
+def test_a_calibration_of_another_checkpoint_is_not_taken(own_run, tmp_path):
+    """Whatever the times of the files say, which copying changes."""
     main(["calibrate", str(own_run)])
-    assert load_checkpoint(own_run).calibration is not None
     best = own_run / "checkpoints" / "best.ckpt"
-    later = (own_run / "checkpoints" / "calibrated.ckpt").stat().st_mtime + 1
-    os.utime(best, (later, later))
-    assert load_checkpoint(own_run).calibration is None
+    os.utime(best)
+    shutil.copytree(own_run, tmp_path / "copy")
+    assert load_checkpoint(own_run).calibration is not None
+    assert load_checkpoint(tmp_path / "copy").calibration is not None
+    checkpoint = torch.load(best, weights_only=True)
+    torch.save(checkpoint | {"global_step": checkpoint["global_step"] + 1}, best)
+    os.utime(best, (0, 0))
+    with pytest.warns(UserWarning, match=r"calibrated\.ckpt was not made of best\.ckpt as it is"):
+        assert load_checkpoint(own_run).calibration is None
+
+
+@pytest.mark.parametrize("wrong", ["--share=1.5", "--coverage=90"])
+def test_settings_that_cannot_be_change_nothing(wrong, with_contours, own_run):
+    main(["calibrate", str(own_run)])
+    before = (own_run / "calibration.json").read_text()
+    with pytest.raises(SystemExit, match="has to lie"):
+        main(["calibrate", str(own_run), wrong])
+    assert (own_run / "calibration.json").read_text() == before
+    assert load_checkpoint(own_run).conformal is not None
+
+
+class Identity(Refinement):
+    def refine(self, image, samples, probability, nested, key):
+        return probability
+
+
+def test_before_and_after_a_refinement_are_calibrated_alike(tmp_path):
+    """A refinement that does nothing changes no score, and no map where it is resized."""
+    torch.manual_seed(0)
+    steep = IsotonicCalibration([0, 0.49, 0.51, 1], [0, 0.1, 0.8, 1])
+    model = tiny_model(calibration=steep, threshold=0.45, refinement=Identity())
+    trainer = tiny_trainer(tmp_path, callbacks=[CaseMetrics()])
+    trainer.test(model, tiny_data(), verbose=False)
+    with next(tmp_path.rglob("cases.csv")).open(newline="") as file:
+        for row in csv.DictReader(file):
+            for score in ("dice", "brier", "nll"):
+                assert float(row[score]) == pytest.approx(float(row[f"{score}_unrefined"]), rel=1e-6)
+
+
+def test_contours_need_no_calibration():
+    model = tiny_model(conformal=Conformal([0.6], [0.4], [1.5], 0.95, 0.9, 20, 2, 2))
+    result = model.segment(torch.zeros(1, 3, 16, 16))
+    assert torch.equal(result.inner, result.probability >= 0.6)
+    assert torch.equal(result.outer, result.probability >= 0.4)
 
 
 def test_contours_that_say_nothing_are_said_to(own_run, monkeypatch, capsys):

@@ -158,7 +158,8 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
     noise there, where no value fills half of them, has none and is left to the others.
 
     Where it was not there is noise around the head, though perhaps behind a blank rim. So where no channel has such a
-    background, or much of what differs from it is dark in every channel, all that is dark in every channel is air.
+    background, or much of what differs from it is dark in every channel, all that is dark in every channel is air. (Not
+    where the background lies within the range of a channel, as 0 in z-scored data: there dark is no air.)
 
     Args:
         channels: (C, D, H, W).
@@ -171,9 +172,12 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
         faces = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
         values, counts = np.unique(faces, return_counts=True)
         if 2 * counts.max() >= len(faces):
-            brain |= channel != values[counts.argmax()]
+            background = values[counts.argmax()]
+            brain |= channel != background
+            if channel.min() < background < channel.max():
+                dark[:] = False
         low, bright = np.percentile(channel, (1, 99))
-        black = min(low, 0)  # z-scored data is negative there
+        black = min(low, 0)  # where it may be negative
         dark &= channel <= black + _AIR * (bright - black)
     noise = np.count_nonzero(brain & dark)
     return brain if noise < _NOISE * np.count_nonzero(brain) else ~dark

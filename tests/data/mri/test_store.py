@@ -199,6 +199,15 @@ def test_dark_tissue_of_a_stripped_brain_is_brain():
     assert np.array_equal(find_brain(channel[None]), brain())
 
 
+def test_z_scored_data_that_fills_little_of_its_field_of_view_is_still_the_brain():
+    """Its background of 0 lies within its range, and all percentiles of the volume in the background."""
+    small = np.zeros((1, 40, 80, 80), np.float32)
+    tissue = np.random.default_rng(0).normal(0, 1, brain().shape).astype(np.float32)
+    small[0, 10:16, 20:40, 20:36] = np.where(brain(), tissue, 0)
+    assert (small != 0).mean() < 0.01
+    assert np.array_equal(find_brain(small), small[0] != 0)
+
+
 def test_a_channel_with_noise_in_air_leaves_the_background_to_the_others():
     clean, noisy = modality(0), modality(1) + np.random.default_rng(0).normal(0, 3, brain().shape).astype(np.float32)
     assert np.array_equal(find_brain(np.stack([clean, noisy])), brain())

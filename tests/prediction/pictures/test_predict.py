@@ -423,3 +423,12 @@ def test_cup_to_disc_ratio_of_the_upright_picture(orientation, tmp_path):
     assert float(cup["vertical_ratio"]) == pytest.approx(24 / 60, abs=0.03)
     assert float(cup["vertical_ratio_low"]) <= float(cup["vertical_ratio"]) + 0.02
     assert float(cup["vertical_ratio_high"]) >= float(cup["vertical_ratio"]) - 0.02
+
+
+def test_a_table_of_another_version_is_not_called_damaged(tmp_path):
+    files = photos(tmp_path / "in", 1)
+    predict_pictures(dark_segmenter(), files, tmp_path / "out")
+    table = tmp_path / "out" / "predictions.csv"
+    table.write_text(table.read_text().replace("samples_area_min", "smallest"))
+    with pytest.raises(DataError, match=r"another version \(no column 'samples_area_min'\)"):
+        predict_pictures(dark_segmenter(), files, tmp_path / "out", resume=True)
