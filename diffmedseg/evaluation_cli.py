@@ -172,7 +172,7 @@ def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
     print(
         f"Of new cases like these, {coverage} or more will have {share} of the inner contour within the truth, {share} "
         "of the truth within the outer contour, and the true area within its interval, with "
-        f"{fitted['num_samples']} samples of {fitted['num_steps']} steps:"
+        f"{fitted['num_samples']} samples of {fitted['num_steps']} steps (probabilities before calibration):"
     )
     for region, inner, outer, factor in zip(
         regions, fitted["inner"], fitted["outer"], fitted["area_factor"], strict=True

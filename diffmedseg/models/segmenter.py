@@ -276,11 +276,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         A probability is resized before it is calibrated, as in :meth:`fuse`: resizing a calibrated one is another.
         """
         plain = segmentation.uncalibrated or segmentation
-        probability, uncertainty = (resize_soft(one.float(), size) for one in (plain.probability, plain.uncertainty))
+        probability, mean = (resize_soft(one.float(), size) for one in (plain.probability, plain.samples.mean(1)))
         unrefined = None if plain.unrefined is None else resize_soft(plain.unrefined.float(), size)
-        mask = probability > self.threshold
-        resized = Segmentation(plain.samples, probability, uncertainty, mask, unrefined)
-        return self._finish(resized)
+        uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
+        return self._finish(Segmentation(plain.samples, probability, uncertainty, mask, unrefined))
 
     def _finish(self, plain: Segmentation) -> Segmentation:
         """Draw contours and calibrate."""

@@ -178,6 +178,20 @@ def test_before_and_after_a_refinement_are_calibrated_alike(tmp_path):
                 assert float(row[score]) == pytest.approx(float(row[f"{score}_unrefined"]), rel=1e-6)
 
 
+@pytest.mark.parametrize("calibration", [None, IsotonicCalibration([0, 0.49, 0.51, 1], [0, 0.1, 0.8, 1])])
+def test_a_result_can_be_had_at_another_size(calibration):
+    """As if it had been fused there."""
+    contours = Conformal([0.6], [0.4], [1.5], 0.95, 0.9, 20, 2, 2)
+    model = tiny_model(calibration=calibration, conformal=contours, threshold=0.45)
+    samples = torch.rand(2, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    image, keys = torch.zeros(2, 3, 16, 16), ["a", "b"]
+    small, large = (model.fuse(samples, size, image, keys) for size in ((16, 16), (40, 24)))
+    resized = model.at_size(small.only(1), (40, 24))
+    for name in ("samples", "probability", "uncertainty", "mask", "inner", "outer"):
+        assert torch.equal(getattr(resized, name), getattr(large, name)[1:])
+    assert 0 < large.inner.sum() < large.outer.sum() < large.mask.numel()
+
+
 def test_contours_need_no_calibration():
     model = tiny_model(conformal=Conformal([0.6], [0.4], [1.5], 0.95, 0.9, 20, 2, 2))
     result = model.segment(torch.zeros(1, 3, 16, 16))
