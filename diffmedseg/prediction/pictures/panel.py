@@ -12,12 +12,12 @@ from diffmedseg.segmentation import Segmentation, resize_soft
 
 
 def draw_overlay(picture: Image.Image, segmentation: Segmentation, regions: Sequence[str]) -> Figure:
-    """Draw the picture with the outlines of mask, samples and contours; the probability; and the disagreement.
+    """Draw the picture with the outlines of mask and samples; the probability with contours; and the disagreement.
 
     Args:
         picture: RGB, upright.
         segmentation: Of this picture alone, upright, its maps of the picture's size.
-        regions: Names of the regions; probability and disagreement are those of the first.
+        regions: Names of the regions; probability, contours and disagreement are those of the first.
     """
     width, height = picture.size
     figure = Figure(figsize=(9 * min(max(width / height, 0.5), 2.5), 3.4), layout="constrained")
@@ -27,16 +27,16 @@ def draw_overlay(picture: Image.Image, segmentation: Segmentation, regions: Sequ
     for sample in samples if len(samples) > 1 else ():
         outline(mask_axis, resize_soft(sample[None].float(), (height, width))[0], linewidth=0.6)
     outline(mask_axis, segmentation.mask[0], linewidth=1.6)
-    contours = [one[0] for one in (segmentation.inner, segmentation.outer) if one is not None]
-    for contour in contours:
-        outline(mask_axis, contour, linewidth=1.2, linestyle="dashed")
     shares = segmentation.mask[0].float().mean((-2, -1)).tolist()
     names = [f"{region}, {share:.1%} of the picture" for region, share in zip(regions, shares, strict=True)]
     lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
     mask_axis.legend(lines, names, fontsize=7, loc="upper right")
-    parts = ["mask", f"{len(samples)} samples (thin)" * (len(samples) > 1), "contours (dashed)" * bool(contours)]
-    mask_axis.set_title(", ".join(part for part in parts if part), fontsize=9)
-    maps = [(probability_axis, segmentation.probability, 1.0, "gray", "probability")]
+    mask_axis.set_title("mask" + (f", and {len(samples)} samples (thin)" if len(samples) > 1 else ""), fontsize=9)
+    contours = [one[0, :1] for one in (segmentation.inner, segmentation.outer) if one is not None]
+    for contour in contours:
+        outline(probability_axis, contour, linewidth=1.2, linestyle="dashed")
+    probability = "probability, contours (dashed)" if contours else "probability"
+    maps = [(probability_axis, segmentation.probability, 1.0, "gray", probability)]
     maps += [(disagreement_axis, segmentation.uncertainty, 0.5, "inferno", "disagreement")]
     for axis, values, most, colours, title in maps:
         shown = axis.imshow(values[0, 0].numpy(), vmin=0, vmax=most, cmap=colours)
