@@ -166,9 +166,10 @@ def _advice(left: Sequence[Path], naming: Naming) -> str:
     files = [file for one in left for file in ([one] if one.is_file() else one.glob("*"))]
     volumes = [file for file in files if file.name.lower().endswith(VOLUMES)]
     advice = []
-    if several := next((file for file in volumes[:_SHOWN] if _count_volumes(file) > 1), None):
+    held = ((file, _count_volumes(file)) for file in volumes[:_SHOWN])
+    if several := next(((file, count) for file, count in held if count > 1), None):
         advice.append(
-            f"{several.name} holds {_count_volumes(several)} volumes: say what they are, in their order, as by "
+            f"{several[0].name} holds {several[1]} volumes: say what they are, in their order, as by "
             "--volumes flair,t1,t1ce,t2 (that of the Decathlon)."
         )
     elif volumes or any(one.is_dir() and is_dicom(one) for one in files + list(left)):
