@@ -11,8 +11,11 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m diffmedseg
-PAIR := experiments/$(MODEL)/$(DATA).yaml
-PRESET_FILE := $(if $(PRESET),experiments/$(MODEL)/$(PRESET).yaml)
+# MODEL=medsegdiff-lite is the member lite of medsegdiff.
+FAMILY := $(firstword $(subst -, ,$(MODEL)))
+MEMBER := $(patsubst $(FAMILY)-%,experiments/$(FAMILY)/member/%.yaml,$(filter $(FAMILY)-%,$(MODEL)))
+PAIR := experiments/$(FAMILY)/$(DATA).yaml
+PRESET_FILE := $(if $(PRESET),experiments/$(FAMILY)/$(PRESET).yaml)
 PAIRS := $(foreach data,$(basename $(notdir $(wildcard experiments/data/*.yaml))),$(wildcard experiments/*/$(data).yaml))
 # Where the official folders are: DATA_DIR, else $DIFFMEDSEG_DATA/<data>, else what the data's yaml says (data/<data>).
 HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
@@ -40,13 +43,16 @@ train: setup ## train, test the best checkpoint, draw pictures
 ifeq ($(wildcard $(PAIR)),)
 	$(error There is no $(PAIR). There are: $(patsubst experiments/%.yaml,%,$(filter-out experiments/data/% experiments/model/%,$(PAIRS))))
 endif
+ifneq ($(MEMBER),$(wildcard $(MEMBER)))
+	$(error There is no $(MEMBER). There are: $(patsubst experiments/$(FAMILY)/member/%.yaml,$(FAMILY)-%,$(wildcard experiments/$(FAMILY)/member/*.yaml)))
+endif
 ifneq ($(filter-out last $(wildcard $(CKPT)),$(CKPT)),)
 	$(error There is no file $(CKPT). CKPT=last goes on with the newest run; there are: $(wildcard runs/*/*/checkpoints/last.ckpt))
 endif
 ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
-	$(error There is no $(PRESET_FILE). Presets of $(MODEL): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(MODEL)/*.yaml)))))
+	$(error There is no $(PRESET_FILE). Presets of $(FAMILY): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(FAMILY)/*.yaml)))))
 endif
-	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(PRESET_FILE)) $(if $(ROOT),--data.root "$(ROOT)") $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
+	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(MEMBER) $(PRESET_FILE))$(if $(MEMBER), --experiment $(MODEL)-$(DATA)) $(if $(ROOT),--data.root "$(ROOT)") $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
 
 evaluate: setup ## test a checkpoint: CKPT=runs/.../checkpoints/best.ckpt
 ifeq ($(wildcard $(CKPT)),)

@@ -1,6 +1,7 @@
 """The result of segmenting images, and the images that can be segmented."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,33 @@ from PIL.Image import Image
 from torch import Tensor
 
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a model draws for images, on its grid.
+
+    Attributes:
+        samples: (B, S, K, h, w): soft masks in [0, 1] whose decision level is 0.5.
+        prior: (B, K, h, w), in [0, 1]: the mask that a condition network has of its own; None where there is none.
+    """
+
+    samples: Tensor
+    prior: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Drawn":
+        """Change both alike."""
+        return Drawn(change(self.samples), None if self.prior is None else change(self.prior))
+
+    def only(self, i: int) -> "Drawn":
+        """Take one image of the batch."""
+        return self.each(lambda maps: maps[i : i + 1])
+
+    @staticmethod
+    def cat(parts: "list[Drawn]") -> "Drawn":
+        """Put batches together."""
+        priors = [part.prior for part in parts if part.prior is not None]
+        return Drawn(torch.cat([part.samples for part in parts]), torch.cat(priors) if priors else None)
 
 
 @dataclass(frozen=True)
@@ -28,6 +56,8 @@ class Segmentation:
         inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.conformal.Conformal`. None where
             the model has none.
         outer: (B, K, H, W), bool: the outer contour, likewise.
+        prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
+            any noise; None where there is none.
     """
 
     samples: Tensor
@@ -38,6 +68,7 @@ class Segmentation:
     uncalibrated: "Segmentation | None" = None
     inner: Tensor | None = None
     outer: Tensor | None = None
+    prior: Tensor | None = None
 
     def only(self, i: int) -> "Segmentation":
         """Take one image of the batch, on the CPU, as it was before calibration."""
@@ -45,8 +76,8 @@ class Segmentation:
         samples, probability, uncertainty, mask = (
             maps[i : i + 1].cpu() for maps in (plain.samples, plain.probability, plain.uncertainty, plain.mask)
         )
-        unrefined = None if plain.unrefined is None else plain.unrefined[i : i + 1].cpu()
-        return Segmentation(samples, probability, uncertainty, mask, unrefined)
+        unrefined, prior = (None if maps is None else maps[i : i + 1].cpu() for maps in (plain.unrefined, plain.prior))
+        return Segmentation(samples, probability, uncertainty, mask, unrefined, prior=prior)
 
     @property
     def mean(self) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffmedseg.diffusion import keyed_normal
 from diffmedseg.models import Condition, Denoiser, DiffusionSegmenter
+from diffmedseg.segmentation import Drawn
 
 
 class NoNetwork(Denoiser):
@@ -35,7 +36,7 @@ class DarkSegmenter(DiffusionSegmenter):
             [keyed_normal((len(self.regions), *self.image_size), row, image.device) for row in generators]
         )
         brightness = image.mean(1)[:, None, None] + levels + 0.05 * noise
-        return (0.5 - 5 * brightness).clamp(0, 1)
+        return Drawn((0.5 - 5 * brightness).clamp(0, 1))
 
 
 class BrightSegmenter(DarkSegmenter):

@@ -17,6 +17,7 @@ from diffmedseg.models import DiffusionSegmenter
 FILES = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data"})
 PAIRS = [path for path in FILES if "experiment" in yaml.safe_load(path.read_text())]
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
+MEMBERS = sorted(EXPERIMENTS.glob("*/member/*.yaml"))
 PRESETS = [path for path in FILES if path not in {*PAIRS, *CALLBACKS}]
 
 
@@ -63,6 +64,17 @@ def test_every_preset_builds(preset):
     pair = preset.parent / "isic2017.yaml"
     cli = instantiate([EXPERIMENTS / "base.yaml", pair, preset])
     assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 5e5
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=name)
+@pytest.mark.parametrize("data", ["isic2017", "chase", "brats"])
+def test_every_member_of_a_family_builds(member, data):
+    family = member.parent.parent
+    cli = instantiate([EXPERIMENTS / "base.yaml", family / f"{data}.yaml", member, family / "gpu.yaml"])
+    assert type(cli.model.denoiser).__name__.lower().endswith(member.stem)
+    assert cli.model.denoiser.mask_channels == len(cli.datamodule.info.regions)
+    chosen = yaml.safe_load(member.read_text())["model"]["init_args"]
+    assert cli.model.noise_levels == chosen.get("noise_levels", 1)
 
 
 @pytest.mark.parametrize("callbacks", CALLBACKS, ids=name)

@@ -15,7 +15,7 @@ from diffmedseg.evaluation.calibrating import calibrate_run
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.zoo import ZooError, load_checkpoint
 
-MODELS = ["medsegdiff", "diffseg", "supervised"]
+MODELS = ["medsegdiff", "medsegdiff-v2", "medsegdiff-lite", "diffseg", "supervised"]
 DATA = ["synthetic", "isic2018", "brats", "lgg"]
 CALLBACKS = ["staple", "crf", "subset_crf"]
 
@@ -31,8 +31,11 @@ def arguments(model, data, tmp_path):
     else:
         write_layout(data, root)
         options += [f"--data.root={root}", "--data.folds=2", "--data.train_slices=all"]
-    return ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / f"{data}.yaml"),
-            f"--runs={tmp_path / 'runs'}", *options]  # fmt: skip
+    family, _, member = model.partition("-")
+    files = [EXPERIMENTS / "base.yaml", EXPERIMENTS / family / f"{data}.yaml"]
+    files += [EXPERIMENTS / family / "member" / f"{member}.yaml"] if member else []
+    configs = [part for file in files for part in ("-c", str(file))]
+    return [*configs, f"--experiment={model}-{data}", f"--runs={tmp_path / 'runs'}", *options]
 
 
 @pytest.mark.parametrize("data", DATA)

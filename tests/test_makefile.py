@@ -45,6 +45,14 @@ def test_everything_can_be_set():
     )
 
 
+def test_a_member_of_a_family_changes_the_pair_of_the_family():
+    printed = make("train", "MODEL=medsegdiff-lite", "DATA=isic2017", "PRESET=cpu").stdout
+    assert printed.strip().endswith(
+        "-c experiments/medsegdiff/isic2017.yaml -c experiments/medsegdiff/member/lite.yaml "
+        "-c experiments/medsegdiff/cpu.yaml --experiment medsegdiff-lite-isic2017"
+    )
+
+
 def test_data_dir_defaults_to_the_environments():
     assert '--data.root "/all/isic2017"' in make("train", "DATA=isic2017", DIFFMEDSEG_DATA="/all").stdout
     assert "--data.root" not in make("train", DIFFMEDSEG_DATA="/all").stdout
@@ -56,6 +64,7 @@ def test_data_dir_defaults_to_the_environments():
     [
         (["train", "MODEL=unet"], "medsegdiff/synthetic"),
         (["train", "DATA=mnist"], "supervised/isic2017"),
+        (["train", "MODEL=medsegdiff-v9"], "There are: medsegdiff-lite medsegdiff-v1 medsegdiff-v2"),
         (["train", "PRESET=huge"], "cpu"),
         (["train", "CKPT=/no/last.ckpt"], "There is no file /no/last.ckpt"),
         (["evaluate"], "Say which checkpoint"),

@@ -81,10 +81,9 @@ class CaseMetrics(SegmentationCallback):
             maps = found.probability[0], found.samples[0], batch["reference"][i]
             unrefined = None if found.unrefined is None else found.unrefined[0]
             contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
-            seen = batch["field_of_view"][i]
-            add_to(
-                self.images, score_image(case, *maps, model.threshold, outputs["seconds"], unrefined, seen, contours)
-            )
+            prior = None if found.prior is None else found.prior[0]
+            seen, seconds = batch["field_of_view"][i], outputs["seconds"]
+            add_to(self.images, score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior))
             mask, reference = found.mask[0], majority(batch["reference"][i]).bool()
             if seen is not None:
                 mask, reference = mask & seen, reference & seen

@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.segmentation import Drawn
 
 
 class MultiSampleEnsemble(SegmentationCallback):
@@ -41,5 +42,5 @@ class MultiSampleEnsemble(SegmentationCallback):
         """Replace the segmentation."""
         model, before = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
         size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
-        after = model.fuse_by(self.fusion, before.samples, size)
+        after = model.fuse_by(self.fusion, Drawn(before.samples, before.prior), size)
         outputs["segmentation"] = replace(before, probability=after.probability, mask=after.mask, unrefined=None)

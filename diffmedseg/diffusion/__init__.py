@@ -1,7 +1,7 @@
 """Noise processes, their reversal and their training loss."""
 
 from diffmedseg.diffusion.encoding import mask_to_x, x_to_mask
-from diffmedseg.diffusion.loss import DiffusionLoss
+from diffmedseg.diffusion.loss import DiffusionLoss, PriorLoss
 from diffmedseg.diffusion.noise import keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.diffusion.process import NoiseProcess
 from diffmedseg.diffusion.sampling import ReverseProcess
@@ -9,6 +9,7 @@ from diffmedseg.diffusion.sampling import ReverseProcess
 __all__ = [
     "DiffusionLoss",
     "NoiseProcess",
+    "PriorLoss",
     "ReverseProcess",
     "keyed_generator",
     "keyed_integers",

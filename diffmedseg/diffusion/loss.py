@@ -80,3 +80,37 @@ class DiffusionLoss(nn.Module):
                 # SNR + 1 = 1 / (1 - alpha_bar); clamped as in Hang et al. 2023, arXiv 2303.09556 (min-SNR, gamma 5).
                 loss = loss * (1 / (1 - alpha_bar)).clamp(max=5)
             return loss.mean()
+
+
+class PriorLoss(nn.Module):
+    """The loss of the condition network's own mask, cross-entropy and soft Dice, in float32 whatever the autocast.
+
+    MedSegDiff-V2 (arXiv 2301.11798, section 3.4): Dice + beta CE where t = 0 mod alpha, beta 10, alpha 5.
+
+    Args:
+        bce: Weight of the binary cross-entropy.
+        dice: Weight of the soft Dice loss.
+        every: It counts at every such time step; 1 for all.
+    """
+
+    def __init__(self, bce: float = 1.0, dice: float = 1.0, every: int = 1) -> None:
+        super().__init__()
+        if min(bce, dice) < 0 or every < 1:
+            raise ValueError(f"bce {bce} and dice {dice} have to be at least 0, and every {every} at least 1.")
+        self.bce, self.dice, self.every = bce, dice, every
+
+    def forward(self, logits: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+        """Compute the loss, a scalar.
+
+        What does not count is multiplied by 0 and never left out, so that every process of many has all gradients.
+
+        Args:
+            logits: (B, K, H, W), the condition network's own mask.
+            mask: (B, K, H, W), in {0, 1}.
+            t: (B, L), the time steps that each image was trained at.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(1)
+            loss = self.bce * cross_entropy + self.dice * soft_dice_loss(logits.sigmoid(), mask).mean(1)
+            return (loss * (t % self.every == 0).float().mean(1)).mean()

@@ -35,6 +35,7 @@ _MEANING = {
     "iou": "the same, counted more severely",
     "thresholded_jaccard": f"IoU, but 0 below {JACCARD_THRESHOLD}: a case that has failed",
     "dice_unrefined": "overlap before the CRF or other refinement",
+    "dice_prior": "overlap of the condition network's own mask: what sampling is to beat",
     "sensitivity": "share of the truth that was found",
     "precision": "share of the mask that is right",
     "hd95": "how far the outlines are apart, but for the worst 5 %; lower is better",

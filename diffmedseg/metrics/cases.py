@@ -44,6 +44,7 @@ class CaseScore:
         iou: IoU of the same.
         thresholded_jaccard: The same, but 0 where it is below 0.65: the ranking metric of ISIC 2018.
         dice_unrefined: Dice before a refinement such as a CRF; NaN where there was none.
+        dice_prior: Dice of the mask that a condition network has of its own, without sampling; NaN where there is none.
         sensitivity: Share of the reference that is found; NaN where that is empty.
         precision: Share of the fused mask that is right; NaN where that is empty.
         hd95: 95th percentile of the distances between the surfaces of the fused mask and of the reference, in mm; NaN
@@ -88,6 +89,7 @@ class CaseScore:
     num_raters: int
     thresholded_jaccard: float = _NAN
     dice_unrefined: float = _NAN
+    dice_prior: float = _NAN
     sensitivity: float = _NAN
     precision: float = _NAN
     hd95: float = _NAN
@@ -183,6 +185,8 @@ def _score_region(
     if image.unrefined is not None:
         counts, proper = (sums[:, k] for sums in image.unrefined)
         some |= {"dice_unrefined": float(dice_from_counts(*counts))} | _proper_means(proper, "_unrefined")
+    if image.prior is not None:
+        some["dice_prior"] = float(dice_from_counts(*image.prior[:, k]))
     return CaseScore(
         image.case,
         region,
@@ -230,6 +234,7 @@ TITLES = {
     "iou": "IoU",
     "thresholded_jaccard": "Thresholded Jaccard",
     "dice_unrefined": "Dice before refinement",
+    "dice_prior": "Dice of the condition network alone",
     "sensitivity": "Sensitivity",
     "precision": "Precision",
     "hd95": "HD95, mm",

@@ -34,6 +34,7 @@ class ImageScore:
         unrefined: ``counts`` and ``proper`` before a refinement; None where there was none.
         contours: (4, K): pixels of the inner contour, those of them that are true, true ones in the outer contour, and
             pixels of that; None where there are none.
+        prior: ``counts`` of the mask that the condition network has of its own; None where there is none.
     """
 
     case: str
@@ -49,6 +50,7 @@ class ImageScore:
     seconds: float
     unrefined: tuple[Tensor, Tensor] | None = None
     contours: Tensor | None = None
+    prior: Tensor | None = None
 
     def __add__(self, other: "ImageScore") -> "ImageScore":
         """Pool images of the same case."""
@@ -61,8 +63,12 @@ class ImageScore:
         unrefined = None
         if self.unrefined is not None and other.unrefined is not None:
             unrefined = self.unrefined[0] + other.unrefined[0], self.unrefined[1] + other.unrefined[1]
-        contours = None if self.contours is None or other.contours is None else self.contours + other.contours
-        return replace(self, **added, unrefined=unrefined, contours=contours)
+        contours, prior = _add(self.contours, other.contours), _add(self.prior, other.prior)
+        return replace(self, **added, unrefined=unrefined, contours=contours, prior=prior)
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else a + b
 
 
 _ADDED = ("counts", "overlap", "pairs", "proper", "moments", "reliability", "num_slices", "seconds")
@@ -78,6 +84,7 @@ def score_image(
     unrefined: Tensor | None = None,
     field_of_view: Tensor | None = None,
     contours: tuple[Tensor, Tensor] | None = None,
+    prior: Tensor | None = None,
 ) -> ImageScore:
     """Score one image at the reference's resolution, on the reference's device.
 
@@ -91,6 +98,7 @@ def score_image(
         unrefined: The probability before a refinement.
         field_of_view: (H, W), bool: what counts; None for everything.
         contours: The inner and the outer one, (K, H, W) each, bool.
+        prior: (K, h, w), in [0, 1]: the condition network's own mask.
     """
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
@@ -112,7 +120,10 @@ def score_image(
 
     probability = resize_soft(probability[None].float().to(device), size)[0] * inside
     mask, (counts, proper) = probability > threshold, compare(probability)
-    before = None if unrefined is None else resize_soft(unrefined[None].float().to(device), size)[0] * inside
+    before, own = (
+        None if soft is None else resize_soft(soft[None].float().to(device), size)[0] * inside
+        for soft in (unrefined, prior)
+    )
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     mean = torch.zeros_like(probability)
     for s, sample in enumerate(samples):
@@ -152,6 +163,7 @@ def score_image(
         seconds=seconds,
         unrefined=None if before is None else compare(before),
         contours=areas,
+        prior=None if own is None else torch.stack(confusion_counts(own > 0.5, truth)).cpu(),
     )
 
 

@@ -3,7 +3,9 @@
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.denoiser import ClassConditionalUNet, TwoTowerUNet
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
+from diffmedseg.models.medsegdiff.denoiser_lite import MedSegDiffLite
 from diffmedseg.models.medsegdiff.denoiser_v1 import MedSegDiffV1
+from diffmedseg.models.medsegdiff.denoiser_v2 import MedSegDiffV2
 from diffmedseg.models.medsegdiff.segmenter import MedSegDiffSegmenter
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.supervised.networks import ResidualUNet, SMPNetwork
@@ -16,8 +18,10 @@ __all__ = [
     "Denoiser",
     "DiffSegSegmenter",
     "DiffusionSegmenter",
+    "MedSegDiffLite",
     "MedSegDiffSegmenter",
     "MedSegDiffV1",
+    "MedSegDiffV2",
     "ResidualUNet",
     "SMPNetwork",
     "Segmentation",

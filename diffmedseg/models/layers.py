@@ -181,12 +181,16 @@ class UNetDecoder(nn.Module):
         Returns:
             (B, out_channels, H, W).
         """
+        out: Tensor = self.head(self.finest(x, skips, time))
+        return out
+
+    def finest(self, x: Tensor, skips: Sequence[Tensor], time: Tensor | None = None) -> Tensor:
+        """Decode as far as the last map before the head, (B, widths[0], H, W)."""
         for stage, skip in zip(reversed(self.stages), reversed(skips), strict=True):
             if x.shape[-2:] != skip.shape[-2:]:
                 x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
             x = stage(torch.cat([x, skip], 1), time)
-        out: Tensor = self.head(x)
-        return out
+        return x
 
 
 def downsample(in_channels: int) -> nn.Conv2d:

@@ -28,7 +28,7 @@ from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
 from diffmedseg.models.tiling import Tiling
 from diffmedseg.refinement import Refinement
-from diffmedseg.segmentation import Segmentation, nest, resize_soft, to_model_range
+from diffmedseg.segmentation import Drawn, Segmentation, nest, resize_soft, to_model_range
 
 Generators = Sequence[Sequence[torch.Generator]]
 
@@ -133,7 +133,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         """Compute the training loss of a batch, a scalar; ``batch["draw"]`` keys its randomness."""
 
     @abstractmethod
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw samples for images.
 
         Args:
@@ -142,8 +142,11 @@ class DiffusionSegmenter(LightningModule, ABC):
             num_steps: Network evaluations per sample.
 
         Returns:
-            Soft masks (B, S, K, H, W), float32, in [0, 1], with the decision level at 0.5.
+            Samples (B, S, K, H, W), float32, and the condition network's own mask where there is one.
         """
+
+    #: As how many samples the condition network's own mask counts when they are fused.
+    prior_votes: float = 0.0
 
     #: Samples whose contrast is no larger are empty, for methods that would always find something.
     least_contrast: float = 0.0
@@ -183,8 +186,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         Raises:
             ValueError: If the image does not fit the model; the message says why.
         """
-        samples, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys)
-        return self.fuse(samples, size, grid, keys)
+        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys)
+        return self.fuse(drawn, size, grid, keys)
 
     @torch.inference_mode()
     def sample(
@@ -194,8 +197,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         num_steps: int | None = None,
         seed: int | None = None,
         keys: Sequence[str] | None = None,
-    ) -> Tensor:
-        """Draw the samples alone, (B, S, K, h, w), on the model's grid; see :meth:`segment`, which fuses them."""
+    ) -> Drawn:
+        """Draw alone; see :meth:`segment`, which fuses what was drawn."""
         return self._sample(image, num_samples, num_steps, seed, keys)[0]
 
     def _sample(
@@ -205,8 +208,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         num_steps: int | None,
         seed: int | None,
         keys: Sequence[str] | None,
-    ) -> tuple[Tensor, Tensor, tuple[int, int], Sequence[str]]:
-        """Return samples, the images on the model's grid, their size as they came, and their keys."""
+    ) -> tuple[Drawn, Tensor, tuple[int, int], Sequence[str]]:
+        """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
         num_samples = self.num_samples if num_samples is None else num_samples
         num_steps = self.num_steps if num_steps is None else num_steps
         if min(num_samples, num_steps) < 1:
@@ -245,22 +248,22 @@ class DiffusionSegmenter(LightningModule, ABC):
         finally:
             for module, mode in modes:  # parts that were frozen stay so
                 module.training = mode
-        return torch.cat(chunks), image, size, keys
+        return Drawn.cat(chunks), image, size, keys
 
-    def fuse(self, samples: Tensor, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
-        """Fuse samples into a segmentation, by the model's own rule, refinement and calibration.
+    def fuse(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+        """Fuse what was drawn into a segmentation, by the model's own rule, refinement and calibration.
 
         Args:
-            samples: (B, S, K, h, w), soft masks in [0, 1].
+            drawn: Samples, and the prior where there is one.
             size: Height and width of the result.
             image: (B, C, h, w), in [-1, 1], on the model's grid: what the refinement sees.
             keys: One key per image, of the refinement's randomness.
         """
-        fused = self.fuse_by(self.fusion, samples, size)
+        fused = self.fuse_by(self.fusion, drawn, size)
         probability, unrefined = fused.probability, None
         if self.refinement is not None:
-            grid = (int(samples.shape[-2]), int(samples.shape[-1]))
-            small = self.fuse_by(self.fusion, samples, grid)
+            grid = (int(drawn.samples.shape[-2]), int(drawn.samples.shape[-1]))
+            small = self.fuse_by(self.fusion, drawn, grid)
             try:
                 refined = self.refinement(image, small.samples, small.probability, self.nested, keys)
                 unrefined, probability = probability, resize_soft(refined, size)
@@ -279,7 +282,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         probability, mean = (resize_soft(one.float(), size) for one in (plain.probability, plain.samples.mean(1)))
         unrefined = None if plain.unrefined is None else resize_soft(plain.unrefined.float(), size)
         uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
-        return self._finish(Segmentation(plain.samples, probability, uncertainty, mask, unrefined))
+        return self._finish(Segmentation(plain.samples, probability, uncertainty, mask, unrefined, prior=plain.prior))
 
     def _finish(self, plain: Segmentation) -> Segmentation:
         """Draw contours and calibrate."""
@@ -297,14 +300,25 @@ class DiffusionSegmenter(LightningModule, ABC):
             outer=outer,
         )
 
-    def fuse_by(self, fusion: Fusion, samples: Tensor, size: tuple[int, int]) -> Segmentation:
-        """Fuse samples (B, S, K, h, w) into a segmentation at ``size`` by a rule, and do no more."""
-        samples = nest(samples) if self.nested else samples
-        probability, mean = fusion(samples), samples.mean(1)
+    def fuse_by(self, fusion: Fusion, drawn: Drawn, size: tuple[int, int]) -> Segmentation:
+        """Fuse what was drawn into a segmentation at ``size`` by a rule, and do no more."""
+        drawn = drawn.each(nest) if self.nested else drawn
+        samples, prior = drawn.samples, drawn.prior
+        probability, mean = fusion(*self._voters(drawn)), samples.mean(1)
         if self.nested:
             probability = nest(probability)
         probability, mean = resize_soft(probability, size), resize_soft(mean, size)
-        return Segmentation(samples, probability, (mean * (1 - mean)).sqrt(), probability > self.threshold)
+        uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
+        return Segmentation(samples, probability, uncertainty, mask, prior=prior)
+
+    def _voters(self, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
+        """Return what is fused, and its weights: the samples, and the prior where it has votes."""
+        samples, prior = drawn.samples, drawn.prior
+        if prior is None or not self.prior_votes:
+            return samples, None
+        weights = samples.new_ones(samples.shape[1] + 1)
+        weights[-1] = self.prior_votes
+        return torch.cat([samples, prior[:, None]], 1), weights
 
     def _rows_per_pass(self) -> int:
         return max(self.pixels_per_pass // math.prod(self.image_size), 1)

@@ -17,6 +17,7 @@ from diffmedseg.crf import crf_is_available
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
+from diffmedseg.segmentation import Drawn
 
 _SECONDS_BETWEEN_TABLES = 10  # a crash loses at most the rows of so long, and their inputs are done again
 
@@ -133,8 +134,8 @@ def predict_all(
     return report
 
 
-def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter, settings: Settings) -> Tensor:
-    """Draw the samples of a batch, (B, S, K, h, w), on the CPU.
+def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter, settings: Settings) -> Drawn:
+    """Draw the samples of a batch, on the CPU.
 
     Args:
         images: (B, C, H, W), as the model takes them.
@@ -150,11 +151,11 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
             drawn = model.sample(images, settings.num_samples, settings.num_steps, settings.seed, keys)
     except torch.OutOfMemoryError as error:
         raise DataError(f"{model.device} has too little memory: lower --batch_size, or use --device cpu.") from error
-    if not torch.isfinite(drawn).all():
+    if not torch.isfinite(drawn.samples).all():
         raise DataError(
             "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
         )
-    return drawn.cpu()  # waits for the device
+    return drawn.each(Tensor.cpu)  # waits for the device
 
 
 def fingerprint(model: DiffusionSegmenter) -> str:

@@ -23,6 +23,7 @@ from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.refinement import Refinement
+from diffmedseg.segmentation import Drawn
 
 _CRF = CRFSettings(reference_size=512)
 RULES: dict[str, tuple[Fusion, Refinement | None]] = {
@@ -101,7 +102,7 @@ def _fuse(
     model: DiffusionSegmenter, batch: Batch, fusion: Fusion, refinement: Refinement | None, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the probability by a rule, refined or not, and the samples."""
-    found = model.fuse_by(fusion, samples, model.image_size)
+    found = model.fuse_by(fusion, Drawn(samples), model.image_size)
     if refinement is None:
         return found.probability, found.samples
     image, keys = batch["image"], batch["case"]

@@ -15,6 +15,7 @@ from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
 from diffmedseg.models import DiffusionSegmenter
+from diffmedseg.segmentation import Drawn
 
 
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
@@ -43,10 +44,11 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
         for batch in data.test_dataloader():
             batch = data.on_after_batch_transfer(batch, 0)
             start = time.perf_counter()
-            drawn = model.segment(batch["image"], max(samples), num_steps, keys=batch["case"]).samples
+            found = model.segment(batch["image"], max(samples), num_steps, keys=batch["case"])
+            drawn = found.samples
             seconds, images = seconds + time.perf_counter() - start, images + len(drawn)
             for n in samples:
-                fused = model.fuse_by(model.fusion, drawn[:, :n], model.image_size)
+                fused = model.fuse_by(model.fusion, Drawn(drawn[:, :n], found.prior), model.image_size)
                 for i, case in enumerate(batch["case"]):
                     image = score_image(
                         case, fused.probability[i], fused.samples[i], batch["reference"][i], model.threshold, 0.0

@@ -74,7 +74,9 @@ def test_rows_do_not_touch_each_other(cls):
 def test_every_parameter_learns(cls):
     network = small(cls).train()
     image, x_t, t, label = inputs_of(network)
-    network(x_t, t, network.encode(image), label).square().mean().backward()
+    condition = network.encode(image)
+    loss = network(x_t, t, condition, label).square().mean()
+    (loss if condition.prior is None else loss + condition.prior.square().mean()).backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 

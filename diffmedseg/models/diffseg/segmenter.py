@@ -21,6 +21,7 @@ from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDiff
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators, sample_generators
 from diffmedseg.models.tiling import Window, blend
 from diffmedseg.refinement import Refinement
+from diffmedseg.segmentation import Drawn
 
 Polarity = Literal["darker", "brighter", "either"]
 
@@ -160,11 +161,11 @@ class DiffSegSegmenter(DiffusionSegmenter):
         loss: Tensor = self.loss(self.process, output, x_t, t, target, eps)
         return loss
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw S difference maps per image; see the base class."""
         maps = self.difference_maps(image, generators, num_steps)
         evidence = to_evidence(maps.flatten(0, 1), self.least_contrast, self.percentiles)
-        return to_soft_mask(evidence, self.decision(evidence)).reshape(maps.shape)[:, :, None]
+        return Drawn(to_soft_mask(evidence, self.decision(evidence)).reshape(maps.shape)[:, :, None])
 
     def difference_maps(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
         """Draw raw difference maps: higher where the image looks more diseased.

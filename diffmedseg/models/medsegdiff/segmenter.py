@@ -12,6 +12,7 @@ from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
     NoiseProcess,
+    PriorLoss,
     ReverseProcess,
     keyed_generator,
     keyed_integers,
@@ -24,6 +25,7 @@ from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
 from diffmedseg.refinement import Refinement
+from diffmedseg.segmentation import Drawn
 
 
 class MedSegDiffSegmenter(DiffusionSegmenter):
@@ -36,7 +38,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         process: The noise process; None for its defaults.
         reverse: The sampler; None for DDIM with trailing spacing.
         loss: The training loss; None for cross-entropy on x_0.
+        prior_loss: That of the condition network's own mask, for networks that have one; None for its defaults.
         noise_levels: Noise levels at which each encoded image is trained per step.
+        prior_votes: As how many samples the condition network's own mask counts when they are fused.
         image_size: See the base class, as for all that follow.
         channels: Names of the image's channels.
         regions: Names of the mask's regions.
@@ -66,7 +70,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         process: NoiseProcess | None = None,
         reverse: ReverseProcess | None = None,
         loss: DiffusionLoss | None = None,
+        prior_loss: PriorLoss | None = None,
         noise_levels: int = 1,
+        prior_votes: float = 0.0,
         image_size: tuple[int, int] = (64, 64),
         channels: Sequence[str] = ("red", "green", "blue"),
         regions: Sequence[str] = ("lesion",),
@@ -94,10 +100,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         )  # fmt: skip
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
+        if prior_votes < 0:
+            raise ValueError(f"prior_votes is {prior_votes}; it has to be at least 0.")
         self.process = process or NoiseProcess()
         self.reverse = reverse or ReverseProcess()
-        self.loss = loss or DiffusionLoss()
-        self.noise_levels = noise_levels
+        self.loss, self.prior_loss = loss or DiffusionLoss(), prior_loss or PriorLoss()
+        self.noise_levels, self.prior_votes = noise_levels, prior_votes
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
@@ -107,13 +115,21 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         t = keyed_integers(self.process.num_train_steps, generators).to(x_0.device)
         eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
         x_t = self.process.add_noise(x_0, eps, t)
-        output = self.denoiser(x_t, t, self.denoiser.encode(batch["image"]))
+        condition = self.denoiser.encode(batch["image"])
+        output = self.denoiser(x_t, t, condition)
         loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps)
-        return loss
+        if condition.prior is None:
+            return loss
+        prior_loss: Tensor = self.prior_loss(condition.prior, batch["mask"], t.reshape(-1, self.noise_levels))
+        if self._trainer is not None:
+            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["id"]))
+        return loss + prior_loss
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
-        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in self.tiling.parts()]
+        windows = self.tiling.parts()
+        conditions = [self.denoiser.encode(self._memory_format(image[window])) for window in windows]
+        priors = [condition.prior.float().sigmoid() for condition in conditions if condition.prior is not None]
         num_samples = len(generators[0])
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
@@ -121,7 +137,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             self._run_chains(conditions, [g for row in generators for g in row[first : first + per_pass]], num_steps)
             for first in range(0, num_samples, per_pass)
         ]
-        return torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
+        samples = torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
+        return Drawn(samples, blend(windows, priors, self.image_size) if priors else None)
 
     def _run_chains(
         self, conditions: Sequence[Condition], generators: Sequence[torch.Generator], num_steps: int

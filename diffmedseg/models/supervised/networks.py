@@ -1,7 +1,15 @@
-"""Networks of the control: they give the mask directly, as the condition's own ``prior``."""
+"""Networks that give the mask directly, as the condition's own ``prior``.
+
+By themselves they are the control; within MedSegDiff-V2 and -lite they are the condition network, so that the two are
+the same network where they are compared.
+"""
 
 import re
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import Condition, Denoiser
@@ -9,8 +17,34 @@ from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 
 
+@dataclass(frozen=True)
+class ImageMaps:
+    """What a network makes of images.
+
+    Attributes:
+        deepest: (B, ``deepest_channels``, h, w): the coarsest.
+        decoded: (B, ``decoded_channels``, H, W), or coarser in some architectures: what the prior is read from.
+        prior: Logits of the mask, (B, K, H, W).
+    """
+
+    deepest: Tensor
+    decoded: Tensor
+    prior: Tensor
+
+
 class DirectNetwork(Denoiser):
     """A network without noise or time: all depends on the image alone."""
+
+    deepest_channels: int
+    decoded_channels: int
+
+    @abstractmethod
+    def maps(self, image: Tensor) -> ImageMaps:
+        """Segment images (B, C, H, W) in [-1, 1], and keep the maps on the way."""
+
+    def encode(self, image: Tensor) -> Condition:
+        """Segment the image; see the base class."""
+        return Condition((), self.maps(image).prior)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Return the prior of the condition; x_t and t change nothing."""
@@ -39,15 +73,18 @@ class ResidualUNet(DirectNetwork):
         self.down = nn.ModuleList(downsample(width) for width in widths[:-1])
         self.bottleneck = Bottleneck(widths[-1], 0, dropout)
         self.decoder = UNetDecoder(widths, mask_channels, blocks, 0, dropout)
+        self.deepest_channels, self.decoded_channels = widths[-1], widths[0]
 
-    def encode(self, image: Tensor) -> Condition:
-        """Segment the image; see the base class."""
+    def maps(self, image: Tensor) -> ImageMaps:
+        """Segment; see the base class."""
         self.check_image(image)
         m, skips = self.stem(image), []
         for level, stage in enumerate(self.stages):
             m = stage(m if level == 0 else self.down[level - 1](m))
             skips.append(m)
-        return Condition(tuple(skips), self.decoder(self.bottleneck(m), skips))
+        deepest = self.bottleneck(m)
+        decoded = self.decoder.finest(deepest, skips)
+        return ImageMaps(deepest, decoded, self.decoder.head(decoded))
 
 
 class SMPNetwork(DirectNetwork):
@@ -58,10 +95,11 @@ class SMPNetwork(DirectNetwork):
         mask_channels: K.
         architecture: Its name there, such as ``unet``, ``unetplusplus``, ``fpn``, ``segformer``.
         encoder: Name of its encoder, such as ``resnet34``, ``mit_b2`` or ``tu-<timm name>``.
-        encoder_weights: ``imagenet`` loads weights from the hub, which needs a network; None starts at random.
+        encoder_weights: ``imagenet`` loads weights from the hub, which needs a network; a file's name loads a state
+            dict of the encoder (safetensors, or of ``torch.save``); None starts at random.
 
     Raises:
-        ValueError: If there is no such architecture or encoder.
+        ValueError: If there is no such architecture or encoder, or if the weights are not of this encoder.
     """
 
     divisor = 32
@@ -80,11 +118,12 @@ class SMPNetwork(DirectNetwork):
         if not re.fullmatch(r"[\w.-]+", encoder):
             raise ValueError(f"{encoder!r} is not a name of an encoder: names that point to a hub are not taken.")
 
+        file = Path(encoder_weights) if encoder_weights and Path(encoder_weights).is_file() else None
         try:
-            self.network: nn.Module = smp.create_model(
+            network = smp.create_model(
                 architecture,
                 encoder,
-                encoder_weights=encoder_weights,
+                encoder_weights=None if file else encoder_weights,
                 in_channels=image_channels,
                 classes=mask_channels,
             )
@@ -92,9 +131,49 @@ class SMPNetwork(DirectNetwork):
             raise ValueError(
                 f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}"
             ) from error
+        if file:
+            _load_encoder(network.encoder, file)
+        self.network: smp.base.SegmentationModel = network
+        self.deepest_channels = network.encoder.out_channels[-1]
+        self.decoded_channels = network.segmentation_head[0].in_channels
 
-    def encode(self, image: Tensor) -> Condition:
-        """Segment the image; see the base class."""
+    def maps(self, image: Tensor) -> ImageMaps:
+        """Segment; see the base class."""
         self.check_image(image)
-        logits: Tensor = self.network(image)
-        return Condition((), logits)
+        features = self.network.encoder(image)
+        decoded = self.network.decoder(features)
+        return ImageMaps(features[-1], decoded, self.network.segmentation_head(decoded))
+
+
+def _load_encoder(encoder: nn.Module, file: Path) -> None:
+    """Load an encoder's weights from a file."""
+    from safetensors.torch import load_file
+
+    state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not hold the weights of this encoder: {error}") from error
+
+
+def condition_network(
+    image_channels: int,
+    mask_channels: int,
+    size: Size,
+    encoder: str | None,
+    encoder_weights: str | None,
+    dropout: float,
+) -> DirectNetwork:
+    """Make the network that conditions others on an image.
+
+    Args:
+        image_channels: C.
+        mask_channels: K.
+        size: Of our own network.
+        encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it; None for our own network.
+        encoder_weights: Its weights.
+        dropout: Of our own network.
+    """
+    if encoder is None:
+        return ResidualUNet(image_channels, mask_channels, size, dropout)
+    return SMPNetwork(image_channels, mask_channels, "unet", encoder, encoder_weights)

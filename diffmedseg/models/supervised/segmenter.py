@@ -8,6 +8,7 @@ from diffmedseg.data.store import Batch
 from diffmedseg.diffusion.loss import soft_dice_loss
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
+from diffmedseg.segmentation import Drawn
 
 
 class SupervisedSegmenter(DiffusionSegmenter):
@@ -26,12 +27,12 @@ class SupervisedSegmenter(DiffusionSegmenter):
             cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
             return cross_entropy + soft_dice_loss(logits.sigmoid(), mask).mean()
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Repeat the network's mask; see the base class."""
         parts = self.tiling.parts()
         found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
         samples = blend(parts, found, self.image_size)[:, None]
-        return samples.expand(-1, len(generators[0]), -1, -1, -1)
+        return Drawn(samples.expand(-1, len(generators[0]), -1, -1, -1))
 
     def _logits(self, image: Tensor) -> Tensor:
         prior = self.denoiser.encode(image).prior

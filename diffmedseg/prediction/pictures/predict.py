@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -109,17 +110,19 @@ def _predict_batch(
         settings,
     )
     share = (time.perf_counter() - start) / len(read)
-    for (file, (picture, seconds)), samples in zip(read.items(), torch.split(drawn, 1), strict=True):
+    for number, (file, (picture, seconds)) in enumerate(read.items()):
+        own = drawn.only(number)
         start = time.perf_counter()
         with report.attempt(file.path):
             keys, image = [file.path.stem], picture.image[None]
             seen = turn_back(image, picture.orientation)
-            result = model.fuse(turn_back(samples, picture.orientation), picture.size, seen, keys)
+            turned = own.each(partial(turn_back, orientation=picture.orientation))
+            result = model.fuse(turned, picture.size, seen, keys)
             folder.write_maps(file.name, result, picture.orientation)
             seconds += share + time.perf_counter() - start
             if panels:
                 shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range)
-                upright = model.fuse(samples, (shown.height, shown.width), image, keys)
+                upright = model.fuse(own, (shown.height, shown.width), image, keys)
                 save_figure(draw_overlay(shown, upright, model.regions), folder.path(file.name, "panel"))
             folder.rows[file.name] = _describe(file, model, result, picture.orientation, seconds)
             report.done.append(file.name)

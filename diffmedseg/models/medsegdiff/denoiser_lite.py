@@ -1,0 +1,125 @@
+"""MedSegDiff-lite: the heavy part once per image, a small network on a coarse grid at every step.
+
+Ours, on MedSegDiff-V2's idea that all conditioning comes from a network on the image alone. A mask is smooth but at its
+outline, so the network of a step works on 4 x 4 pixels at once (space-to-depth, as in Hoogeboom et al. 2023, arXiv
+2301.11093, section 3.1). What the coarse grid cannot see, the outline, comes from maps of the condition network at full
+resolution, which the step network only weighs (as the prototypes of YOLACT, Bolya et al. 2019, arXiv 1904.02689).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, zero_init
+from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+from diffmedseg.models.supervised.networks import condition_network
+
+
+@dataclass(frozen=True)
+class LiteSpec:
+    """Width and depth of the step network.
+
+    Attributes:
+        width: Channels at a quarter of the resolution.
+        blocks: Residual blocks there; at an eighth there is one more, of the same width.
+        bases: Maps of full resolution that it weighs.
+    """
+
+    width: int
+    blocks: int
+    bases: int
+
+
+LITE_SIZES: dict[Size, LiteSpec] = {
+    "tiny": LiteSpec(24, 2, 4),
+    "base": LiteSpec(48, 3, 8),
+    "paper": LiteSpec(128, 4, 16),
+}
+
+
+class MedSegDiffLite(Denoiser):
+    """A condition network with a mask of its own, and a coarse network that denoises on top of it.
+
+    Args:
+        image_channels: C.
+        mask_channels: K.
+        size: A row of ``LITE_SIZES``, and of MedSegDiff-V1's ``SIZES`` for the condition network.
+        residual: Whether the step network's output is added to the logits of the condition network's own mask, which
+            then learn from their own loss alone.
+        guided: Whether maps of full resolution guide the way back up; if not, that is depth-to-space alone.
+        encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it as the condition network; None
+            for our own.
+        encoder_weights: Its weights; see :class:`~diffmedseg.models.SMPNetwork`.
+        dropout: Dropout of the condition network's residual blocks.
+    """
+
+    patch = 4  # pixels
+
+    def __init__(
+        self,
+        image_channels: int,
+        mask_channels: int,
+        size: Size = "tiny",
+        residual: bool = True,
+        guided: bool = True,
+        encoder: str | None = None,
+        encoder_weights: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(image_channels, mask_channels)
+        spec, patch = LITE_SIZES[size], self.patch
+        self.residual, self.bases = residual, spec.bases if guided else 0
+        self.condition = condition_network(image_channels, mask_channels, size, encoder, encoder_weights, dropout)
+        self.divisor = max(2 * patch, self.condition.divisor)
+        time_channels, patched = 2 * spec.width, mask_channels * patch**2
+        decoded = self.condition.decoded_channels
+        self.coarse = nn.Conv2d(decoded + mask_channels, spec.width, patch, stride=patch)
+        self.deepest = nn.Conv2d(self.condition.deepest_channels, spec.width, 1)
+        self.fine = nn.Conv2d(decoded, self.bases, 1) if self.bases else None
+        self.time = TimeEmbedding(time_channels)
+        self.stem = nn.Conv2d(patched, spec.width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResBlock(spec.width, spec.width, time_channels) for _ in range(spec.blocks))
+        self.down = downsample(spec.width)
+        self.middle = ResBlock(spec.width, spec.width, time_channels)
+        self.head = nn.Sequential(
+            group_norm(spec.width),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(spec.width, patched + mask_channels * self.bases, 3, padding=1)),
+        )
+
+    def encode(self, image: Tensor) -> Condition:
+        """Run the condition network, and project what the steps need; see the base class."""
+        self.check_image(image)
+        maps = self.condition.maps(image)
+        decoded = _resize(maps.decoded, image.shape[-2:])
+        coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
+        coarse = coarse + _resize(self.deepest(maps.deepest), coarse.shape[-2:])
+        fine = () if self.fine is None else (self.fine(decoded),)
+        return Condition((coarse, *fine), maps.prior)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        """Predict; see the base class."""
+        time, (coarse, *fine), rows = self.time(t), condition.features, len(x_t)
+        m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
+        half = len(self.blocks) // 2
+        for block in self.blocks[:half]:
+            m = block(m, time)
+        m = m + F.interpolate(self.middle(self.down(m), time), scale_factor=2.0, mode="nearest")
+        for block in self.blocks[half:]:
+            m = block(m, time)
+        patched, weights = self.head(m).split([self.mask_channels * self.patch**2, self.mask_channels * self.bases], 1)
+        out: Tensor = F.pixel_shuffle(patched, self.patch)
+        for bases in fine:  # none or one
+            weights = F.interpolate(weights, scale_factor=float(self.patch), mode="bilinear")
+            weights = weights.reshape(rows, self.mask_channels, self.bases, *x_t.shape[-2:])
+            out = out + (weights * repeat_for_samples(bases, rows)[:, None]).sum(2)
+        if self.residual and condition.prior is not None:
+            out = out + repeat_for_samples(condition.prior.detach(), rows)
+        return out
+
+
+def _resize(m: Tensor, size: torch.Size) -> Tensor:
+    return m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")

@@ -1,0 +1,135 @@
+"""MedSegDiff-V2 (Wu et al. 2023, arXiv 2301.11798), as far as the public record goes.
+
+A condition network on the image alone; a spatial anchor condition (section 3.2) lets its last map gate the first one of
+the diffusion network, and a semantic condition (section 3.3) lets the deepest maps look at each other. The released
+code that is called V2 has neither. Since nothing of the condition depends on x_t, ``encode`` runs once per image.
+
+Not in the public record, and inferred:
+
+====================  ========================================================================================
+trunks                those of our V1: residual blocks, self-attention at the bottleneck. The condition network is
+                      the supervised control, or a network of segmentation-models-pytorch.
+anchor                the Gaussian is 5 x 5 per channel and starts with a deviation of 1.5 pixels.
+affinity              normalised maps, no softmax; see ``ss_former.py``, also for what the filter acts on.
+end of SS-Former      its result is added to the deepest map of the diffusion network.
+one part switched     the map that it would have used is added through a 1 x 1 convolution, so that the image always
+off                   conditions.
+====================  ========================================================================================
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample
+from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
+from diffmedseg.models.medsegdiff.ss_former import SSFormer
+from diffmedseg.models.supervised.networks import condition_network
+
+#: Layers of SS-Former; the paper says several.
+_LAYERS: dict[Size, int] = {"tiny": 1, "base": 2, "paper": 4}
+
+
+class SpatialAnchor(nn.Module):
+    """Uncertain spatial attention (arXiv 2301.11798, section 3.2): Max(f * k_Gauss, f), 1 x 1 convolution, sigmoid.
+
+    Args:
+        in_channels: Channels of the condition network's last map.
+        out_channels: Channels of the map that is gated.
+    """
+
+    _SIDE, _DEVIATION = 5, 1.5  # pixels
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        position = torch.arange(self._SIDE) - (self._SIDE - 1) / 2
+        line = torch.exp(-(position**2) / (2 * self._DEVIATION**2))
+        kernel = line[:, None] * line / line.sum() ** 2
+        self.gaussian = nn.Conv2d(
+            in_channels, in_channels, self._SIDE, padding=self._SIDE // 2, groups=in_channels, bias=False
+        )
+        with torch.no_grad():
+            self.gaussian.weight.copy_(kernel.expand_as(self.gaussian.weight))
+        self.project = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, f: Tensor) -> Tensor:
+        """Give the gate, (B, out_channels, H, W) in [0, 1], of a map (B, in_channels, H, W)."""
+        out: Tensor = self.project(torch.maximum(self.gaussian(f), f)).sigmoid()
+        return out
+
+
+class MedSegDiffV2(Denoiser):
+    """A condition network on the image, and a U-Net on x_t that it steers at its first and its deepest map.
+
+    Args:
+        image_channels: C.
+        mask_channels: K.
+        size: A row of MedSegDiff-V1's ``SIZES``, for both networks.
+        anchor: Whether the condition network's last map gates the first one; if not, it is added.
+        semantic: Whether SS-Former joins the deepest maps; if not, they are added.
+        spectrum_filter: Whether SS-Former filters its affinities.
+        encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it as the condition network; None
+            for our own.
+        encoder_weights: Its weights; see :class:`~diffmedseg.models.SMPNetwork`.
+        dropout: Dropout of the residual blocks.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        mask_channels: int,
+        size: Size = "base",
+        anchor: bool = True,
+        semantic: bool = True,
+        spectrum_filter: bool = True,
+        encoder: str | None = None,
+        encoder_weights: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(image_channels, mask_channels)
+        widths, blocks = SIZES[size].widths, SIZES[size].blocks
+        time_channels = 4 * widths[0]
+        before = (widths[0], *widths[:-1])
+        self.condition = condition_network(image_channels, mask_channels, size, encoder, encoder_weights, dropout)
+        self.coarsest = 2 ** (len(widths) - 1)
+        self.divisor = max(self.coarsest, self.condition.divisor)
+        decoded, deepest = self.condition.decoded_channels, self.condition.deepest_channels
+        self.anchored = anchor
+        self.first: nn.Module = SpatialAnchor(decoded, widths[0]) if anchor else nn.Conv2d(decoded, widths[0], 1)
+        self.deepest = nn.Conv2d(deepest, widths[-1], 1)
+        self.time = TimeEmbedding(time_channels)
+        self.stem = nn.Conv2d(mask_channels, widths[0], 3, padding=1)
+        self.stages = nn.ModuleList(
+            Stage(a, b, blocks, time_channels, dropout) for a, b in zip(before, widths, strict=True)
+        )
+        self.down = nn.ModuleList(downsample(width) for width in widths[:-1])
+        self.semantic = SSFormer(widths[-1], time_channels, _LAYERS[size] if semantic else 0, spectrum_filter)
+        self.bottleneck = Bottleneck(widths[-1], time_channels, dropout)
+        self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
+
+    def encode(self, image: Tensor) -> Condition:
+        """Run the condition network; see the base class."""
+        self.check_image(image)
+        maps = self.condition.maps(image)
+        size = (image.shape[-2], image.shape[-1])
+        decoded = _resize(maps.decoded, size)
+        deepest = self.deepest(_resize(maps.deepest, (size[0] // self.coarsest, size[1] // self.coarsest)))
+        return Condition((self.first(decoded), deepest), maps.prior)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        """Predict; see the base class."""
+        time = self.time(t)
+        first, deepest = (repeat_for_samples(feature, len(x_t)) for feature in condition.features)
+        m, skips = self.stem(x_t), []
+        for level, stage in enumerate(self.stages):
+            m = stage(m if level == 0 else self.down[level - 1](m), time)
+            if level == 0:
+                m = m + (first * m if self.anchored else first)
+            skips.append(m)
+        out: Tensor = self.decoder(self.bottleneck(self.semantic(deepest, m, time), time), skips, time)
+        return out
+
+
+def _resize(m: Tensor, size: tuple[int, int]) -> Tensor:
+    return m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")

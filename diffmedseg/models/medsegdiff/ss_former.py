@@ -1,0 +1,130 @@
+"""MedSegDiff-V2's semantic condition: SS-Former, attention in Fourier space (arXiv 2301.11798, section 3.3)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffmedseg.models.layers import zero_init
+
+
+def channel_norm(m: Tensor) -> Tensor:
+    """Normalise (B, C, H, W) over the channels of each position."""
+    return F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1)
+
+
+class SpectrumFilter(nn.Module):
+    """The neural band-pass filter: from the time step, how much of each frequency passes.
+
+    A network on the coordinates of the spectrum (signed frequency, in cycles per pixel, rows and columns), modulated by
+    time, ends in a sigmoid. Coordinates rather than a map of a given size, so it works at every size.
+
+    Args:
+        time_channels: Length of the time embedding.
+        channels: Width of the network.
+        blocks: Its depth.
+    """
+
+    def __init__(self, time_channels: int, channels: int = 16, blocks: int = 3) -> None:
+        super().__init__()
+        before = [2, *[channels] * (blocks - 1)]
+        self.convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in before)
+        self.modulations = nn.ModuleList(nn.Linear(time_channels, 2 * channels) for _ in before)
+        self.head = zero_init(nn.Conv2d(channels, 1, 1))
+
+    def forward(self, height: int, width: int, time: Tensor) -> Tensor:
+        """Give, for time embeddings (rows, T), the filter of a half-spectrum, (rows, 1, height, width // 2 + 1)."""
+        rows = torch.fft.fftfreq(height, device=time.device)
+        columns = torch.fft.rfftfreq(width, device=time.device)
+        m = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # [-1, 1]
+        for conv, modulation in zip(self.convs, self.modulations, strict=True):
+            scale, shift = modulation(F.silu(time))[:, :, None, None].chunk(2, 1)
+            m = F.relu(channel_norm(conv(m)) * (1 + scale) + shift)
+        out: Tensor = 2 * self.head(m).sigmoid()  # starts at 1: all passes
+        return out
+
+
+class SpectralCrossAttention(nn.Module):
+    """Cross-attention whose affinity is filtered in Fourier space.
+
+    M = F(query W_q) F(key W_k)^T, M' = M * filter(t), f = F^-1(M') (value W_v). The filter acts on the query's
+    frequencies, so F^-1(M') is the affinity of the filtered query with the key, F being unitary: no transform of M is
+    needed, and without a softmax, which the paper has none of either, products can be taken in the order that is
+    linear in the number of positions.
+
+    Args:
+        channels: Channels of all maps.
+        time_channels: Length of the time embedding.
+        filtered: Whether to filter.
+    """
+
+    def __init__(self, channels: int, time_channels: int, filtered: bool) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
+        self.filter = SpectrumFilter(time_channels) if filtered else None
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, time: Tensor) -> Tensor:
+        """Attend, (rows, C, H, W) each; the transform runs in float32."""
+        height, width = query.shape[-2:]
+        q, k, v = channel_norm(self.query(query)), channel_norm(self.key(key)), self.value(value)
+        if self.filter is not None:
+            with torch.autocast(query.device.type, enabled=False):
+                response = self.filter(height, width, time.float())
+                spectrum = torch.fft.rfft2(q.float(), norm="ortho") * response
+                q = torch.fft.irfft2(spectrum, (height, width), norm="ortho")
+        scale = 1 / (height * width * math.sqrt(q.shape[1]))
+        summary = torch.einsum("bkhw,bvhw->bkv", k * scale, v)
+        out: Tensor = self.out(torch.einsum("bkhw,bkv->bvhw", q.to(v.dtype), summary.to(v.dtype)))
+        return out
+
+
+class SSFormerLayer(nn.Module):
+    """One layer: the image's map asks the mask's, then the blend asks the mask's again.
+
+    Args:
+        channels: Channels of both maps.
+        time_channels: Length of the time embedding.
+        filtered: Whether affinities are filtered.
+    """
+
+    def __init__(self, channels: int, time_channels: int, filtered: bool) -> None:
+        super().__init__()
+        self.blend = SpectralCrossAttention(channels, time_channels, filtered)
+        self.answer = SpectralCrossAttention(channels, time_channels, filtered)
+        self.mlps = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, 2 * channels, 1), nn.GELU(), zero_init(nn.Conv2d(2 * channels, channels, 1))
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, c: Tensor, e: Tensor, time: Tensor) -> Tensor:
+        """Take the image's map c and the mask's e, (rows, C, H, W) both, to the next c."""
+        c = c + self.blend(c, e, c, time)
+        c = c + self.mlps[0](channel_norm(c))
+        c = c + self.answer(c, e, e, time)
+        out: Tensor = c + self.mlps[1](channel_norm(c))
+        return out
+
+
+class SSFormer(nn.Module):
+    """Layers that let the noisy mask's deepest map and the image's look at each other.
+
+    Args:
+        channels: Channels of both maps.
+        time_channels: Length of the time embedding.
+        layers: How many; 0 adds the two maps.
+        filtered: Whether affinities are filtered.
+    """
+
+    def __init__(self, channels: int, time_channels: int, layers: int, filtered: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(SSFormerLayer(channels, time_channels, filtered) for _ in range(layers))
+
+    def forward(self, c: Tensor, e: Tensor, time: Tensor) -> Tensor:
+        """Take the image's map c and the mask's e, (rows, C, H, W) both, to what the decoder gets."""
+        for layer in self.layers:
+            c = layer(c, e, time)
+        return e + c
