@@ -12,10 +12,14 @@ from test_cli import instantiate
 from tiny_run import EXPERIMENTS
 
 
-@pytest.mark.parametrize("variant", choices.VARIANTS)
-def test_every_variant_changes_something(variant):
-    files = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "synthetic.yaml"]
-    changed, first = (instantiate(files, *choices.FIRST, *changes) for changes in (choices.VARIANTS[variant], []))
+@pytest.mark.parametrize(
+    ("member", "variant"), [(member, variant) for member, own in choices.VARIANTS.items() for variant in own]
+)
+def test_every_variant_changes_something(member, variant):
+    family = EXPERIMENTS / "medsegdiff"
+    files = [EXPERIMENTS / "base.yaml", family / "synthetic.yaml", family / "member" / f"{member}.yaml"]
+    options = choices.VARIANTS[member][variant]
+    changed, first = (instantiate(files, *choices.FIRST[member], *changes) for changes in (options, []))
     same = str(changed.config.model) == str(first.config.model)
     assert same == (variant in {choices.START, choices.CONTROL})
 
@@ -32,8 +36,8 @@ def test_table_of_choices(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choices, "__file__", str(tmp_path / "choices.py"))
     choices.table("isic2017")
     printed = capsys.readouterr().out
-    assert "| start | 0.8095 |  |  |  | 0.250 |" in printed
-    assert "| dice=1 | 0.9095 | +0.1000 | +0.1000 to +0.1000 | +0.1000, +0.1000 | 0.250 |" in printed
+    assert "| start | 0.8095 |  |  |  | 0.2500 |" in printed
+    assert "| dice=1 | 0.9095 | +0.1000 | +0.1000 to +0.1000 | +0.1000, +0.1000 | 0.2500 |" in printed
 
 
 def test_table_of_the_result(tmp_path, capsys):

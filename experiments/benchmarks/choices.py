@@ -1,12 +1,13 @@
-"""MedSegDiff's settings, changed one at a time from where the search started, on images that are never reported.
+"""MedSegDiff's settings, changed one at a time from where a search started, on images that are never reported.
 
 ISIC 2017: the seeded tenth of the training images. Synthetic lesions, whose four raters tell what a gain in Dice costs
 in fidelity to their distribution: 192 test images beyond the 64 that are reported.
 
 ``python experiments/benchmarks/choices.py train isic2017 --root /path/to/isic2017`` trains and scores what is not there
 yet (likewise ``train synthetic``); ``collect isic2017`` gathers the scores beside this file, ``table isic2017`` prints
-the table. All runs of a data set take the same number of steps with the same number of rows through the network, but
-``size=base``, whose steps cost more.
+the table. With ``--member lite`` it is MedSegDiff-lite's search, else V1's. All runs of a data set take the same number
+of steps with the same number of rows through the network, but ``size=base``, whose steps cost more, and lite's, whose
+condition network sees an image once, however many noise levels follow.
 """
 
 import subprocess
@@ -22,8 +23,10 @@ from rows import read_rows, write_rows
 from diffmedseg.metrics import bootstrap_interval
 
 Data = Literal["isic2017", "synthetic"]
+Member = Literal["v1", "lite"]
 STEPS = {"isic2017": 2000, "synthetic": 800}
 SCORES = {"isic2017": ("dice", "diversity"), "synthetic": ("dice", "ged_unbiased", "diversity")}
+PRIOR = "dice_prior"  # of members that have one
 REPORTED_SYNTHETIC = [f"test-{number:04d}" for number in range(64)]
 START, CONTROL = "start", "supervised"
 WITHOUT_EMA = "no EMA"  # the raw weights of the first setting's runs: costs no training
@@ -32,15 +35,20 @@ MODEL = "--model.init_args."
 LOSS = f"{MODEL}loss=diffmedseg.diffusion.DiffusionLoss"
 SQUARED = [LOSS, f"{MODEL}loss.init_args.bce=0", f"{MODEL}loss.init_args.mse=1"]
 
-#: Where the search started, whatever the yaml says now.
-FIRST = [f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"]
-#: What each variant changes on the command line.
-VARIANTS: dict[str, list[str]] = {
+DICE = [LOSS, f"{MODEL}loss.init_args.dice=1"]
+
+#: Where each search started, whatever the yaml says now.
+FIRST: dict[Member, list[str]] = {
+    "v1": [f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"],
+    "lite": [f"{MODEL}process.init_args.input_scale=0.1", *DICE, f"{MODEL}noise_levels=4"],
+}
+#: What each variant of V1 changes on the command line.
+V1: dict[str, list[str]] = {
     START: [],
     "input_scale=0.1": [f"{MODEL}process.init_args.input_scale=0.1"],
-    "dice=1": [LOSS, f"{MODEL}loss.init_args.dice=1"],
+    "dice=1": DICE,
     "prediction=v": [f"{MODEL}process.init_args.prediction=v", *SQUARED],
-    "input_scale=0.1 dice=1": [f"{MODEL}process.init_args.input_scale=0.1", LOSS, f"{MODEL}loss.init_args.dice=1"],
+    "input_scale=0.1 dice=1": [f"{MODEL}process.init_args.input_scale=0.1", *DICE],
     # Four images at four levels: as many rows through the network as sixteen images at one.
     "noise_levels=4": [f"{MODEL}noise_levels=4", "--data.init_args.batch_size=4"],
     "weighting=snr_plus_one": [LOSS, f"{MODEL}loss.init_args.weighting=snr_plus_one"],
@@ -50,6 +58,16 @@ VARIANTS: dict[str, list[str]] = {
     "input_scale=1": [f"{MODEL}process.init_args.input_scale=1"],
     "prediction=epsilon": [f"{MODEL}process.init_args.prediction=epsilon", *SQUARED],
 }
+LITE: dict[str, list[str]] = {
+    START: [],
+    "residual=false": [f"{MODEL}denoiser.init_args.residual=false"],
+    "guided=false": [f"{MODEL}denoiser.init_args.guided=false"],
+    "noise_levels=1": [f"{MODEL}noise_levels=1"],
+    "dice=0": [f"{MODEL}loss.init_args.dice=0"],
+    "input_scale=0.3": [f"{MODEL}process.init_args.input_scale=0.3"],
+    CONTROL: [],
+}
+VARIANTS: dict[Member, dict[str, list[str]]] = {"v1": V1, "lite": LITE}
 
 
 def train(
@@ -58,6 +76,7 @@ def train(
     runs: Path = Path("runs/choices"),
     seeds: list[int] = [0, 1],  # noqa: B006
     only: list[str] = [],  # noqa: B006
+    member: Member = "v1",
 ) -> None:
     """Train and score every variant and seed that has no scores yet.
 
@@ -67,29 +86,31 @@ def train(
         runs: Where runs are written.
         seeds: Seeds.
         only: Variants; all when empty.
+        member: Whose search.
     """
-    runs, steps = runs / data, STEPS[data]
+    runs, steps = _runs(runs, data, member), STEPS[data]
     runs.mkdir(parents=True, exist_ok=True)
     place = [f"--data.root={root}", "--data.reported=tenth"] if data == "isic2017" else ["--data.num_test=256"]
-    for variant, changes in VARIANTS.items():
+    for variant, changes in VARIANTS[member].items():
         for seed in seeds:
             name = f"{variant}.{seed}"
             if (only and variant not in only) or list((runs / name).glob("*/cases.csv")):
                 continue
             print(name, flush=True)
             log, model = runs / f"{name}.log", CONTROL if variant == CONTROL else "medsegdiff"
-            first = [] if variant == CONTROL else FIRST
+            overlay = [] if variant == CONTROL else ["-c", f"experiments/medsegdiff/member/{member}.yaml"]
+            first = [] if variant == CONTROL else FIRST[member]
             common = ["--runs", str(runs), "--seed_everything", str(seed), *place]
             # One epoch: the last weights are scored, none are chosen.
             # fmt: off
             _run([
-                "fit", "-c", "experiments/base.yaml", "-c", f"experiments/{model}/{data}.yaml", *common,
+                "fit", "-c", "experiments/base.yaml", "-c", f"experiments/{model}/{data}.yaml", *overlay, *common,
                 "--experiment", name, f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
                 "--trainer.max_time=null", "--trainer.precision=bf16-mixed",
                 "--model.num_samples=4", "--model.num_steps=10", *first, *changes,
             ], log)
             # fmt: on
-            if variant == START:
+            if (member, variant) == ("v1", START):
                 run = runs / name / "version_0"
                 raw = ["--experiment", f"{WITHOUT_EMA}.{seed}", "--ckpt_path", str(_without_average(run))]
                 _run(["test", "-c", str(run / "config.yaml"), *common, *raw, "--verbose=false"], log)
@@ -109,38 +130,47 @@ def _without_average(run: Path) -> Path:
     return run / "checkpoints" / "raw.ckpt"
 
 
-def _scores(data: Data) -> Path:
-    return Path(__file__).with_name(f"choices_{data}.csv")
+def _runs(runs: Path, data: Data, member: Member) -> Path:
+    return runs / (data if member == "v1" else f"{data}_{member}")
 
 
-def collect(data: Data, runs: Path = Path("runs/choices")) -> None:
+def _scores(data: Data, member: Member) -> Path:
+    return Path(__file__).with_name(f"choices_{_runs(Path(), data, member)}.csv")
+
+
+def collect(data: Data, runs: Path = Path("runs/choices"), member: Member = "v1") -> None:
     """Gather the scores of every image, a column for each variant, seed and score.
 
     Args:
         data: The data set.
         runs: Where runs were written.
+        member: Whose search.
     """
     columns: dict[str, dict[str, str]] = {}
-    for path in sorted((runs / data).glob("*/*/cases.csv")):
+    for path in sorted(_runs(runs, data, member).glob("*/*/cases.csv")):
         rows = [row for row in read_rows(path) if row["case"] not in REPORTED_SYNTHETIC]
-        for score in SCORES[data]:
-            columns[f"{path.parent.parent.name}.{score}"] = {row["case"]: f"{float(row[score]):.4f}" for row in rows}
-    cases, output = sorted(next(iter(columns.values()))), _scores(data)
+        for score in (*SCORES[data], PRIOR):
+            if rows[0].get(score):
+                values = {row["case"]: f"{float(row[score]):.4f}" for row in rows}
+                columns[f"{path.parent.parent.name}.{score}"] = values
+    cases, output = sorted(next(iter(columns.values()))), _scores(data, member)
     write_rows([{"case": case, **{name: column[case] for name, column in columns.items()}} for case in cases], output)
 
 
-def table(data: Data) -> None:
+def table(data: Data, member: Member = "v1") -> None:
     """Print the mean scores of each variant and their paired differences from the start.
 
     Args:
         data: The data set.
+        member: Whose search.
     """
-    rows = read_rows(_scores(data))
+    rows = read_rows(_scores(data, member))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "case"}
     *compared, diversity = SCORES[data]
+    others = [diversity, *([PRIOR] if f"{START}.0.{PRIOR}" in columns else [])]
     heads = [f"{score} | less the start's | 95 % interval | by seed" for score in compared]
-    print(f"| setting | {' | '.join(heads)} | {diversity} |\n|---|{'---|' * (4 * len(compared) + 1)}")
-    for variant in (*VARIANTS, WITHOUT_EMA):
+    print(f"| setting | {' | '.join([*heads, *others])} |\n|---|{'---|' * (4 * len(compared) + len(others))}")
+    for variant in (*VARIANTS[member], WITHOUT_EMA):
         seeds = [seed for seed in range(10) if f"{variant}.{seed}.dice" in columns]
         if not seeds:
             continue
@@ -155,7 +185,9 @@ def table(data: Data) -> None:
             low, high = bootstrap_interval(difference.mean(0))
             by_seed = ", ".join(f"{mean:+.4f}" for mean in difference.mean(1))
             cells += [f"{difference.mean():+.4f}", f"{low:+.4f} to {high:+.4f}", by_seed]
-        cells.append(f"{np.mean([columns[f'{variant}.{seed}.{diversity}'].mean() for seed in seeds]):.3f}")
+        for score in others:
+            means = [columns[name].mean() for seed in seeds if (name := f"{variant}.{seed}.{score}") in columns]
+            cells.append(f"{np.mean(means):.4f}" if means else "")
         print("| " + " | ".join(cells) + " |")
 
 

@@ -1,8 +1,8 @@
 """DiffSeg by what it learns from, beside what needs no learning: dark is lesion, or bright in FLAIR is tumour.
 
-``python experiments/benchmarks/diffseg.py train isic2017 /path/to/isic2017`` trains the variants of a data set that are
-not trained yet; ``... choose runs/diffseg/isic2017.weak/version_0`` tries levels of noise and decisions on the
-validation images of a run; ``... score runs/diffseg/isic2017.weak/version_0`` prints what it and the baseline reach on
+``python experiments/benchmarks/diffseg.py train isic2017 --root /path/to/isic2017`` trains the variants of a data set
+that are not trained yet; ``... choose runs/diffseg/isic2017.weak/version_0`` tries levels of noise and decisions on
+the validation images of a run; ``... score runs/diffseg/isic2017.weak/version_0`` prints what it and the baseline reach on
 the images that are reported, and how often either finds something where there is nothing. For CRFs and numbers of
 samples: fusion_rules.py.
 """
