@@ -2,23 +2,27 @@
 
 ``python experiments/benchmarks/diffseg.py train isic2017 --root /path/to/isic2017`` trains the variants of a data set
 that are not trained yet; ``... choose runs/diffseg/isic2017.weak/version_0`` tries levels of noise and decisions on
-the validation images of a run; ``... score runs/diffseg/isic2017.weak/version_0`` prints what it and the baseline reach on
-the images that are reported, and how often either finds something where there is nothing. For CRFs and numbers of
-samples: fusion_rules.py.
+the validation images of a run; ``... score runs/diffseg/isic2017.weak/version_0`` prints what it and the baseline
+reach on the images that are reported, and how often either finds something where there is nothing; ``... panel
+runs/diffseg/isic2017.weak/version_0 panel.png`` draws how masks come about. For CRFs and numbers of samples:
+fusion_rules.py.
 """
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
+from matplotlib.figure import Figure
 from samples_and_steps import load_run
 from torch import Tensor
 from training import train_run
 
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import Batch
+from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models.diffseg.decision import (
@@ -140,6 +144,64 @@ def score(run: Path) -> None:
         print(f"| {name} | {dice.mean:.4f} | {interval} | {found['iou'].mean:.4f} | {share} | {seconds:.2f} |")
 
 
+@torch.inference_mode()
+def panel(run: Path, output: Path, images: int = 4, levels: list[int] = [100, 300, 500]) -> None:  # noqa: B006
+    """Draw reconstructions, differences at single levels, samples and what they are fused to.
+
+    Args:
+        run: The run's folder.
+        output: The PNG.
+        images: How many, spread over those that are reported.
+        levels: Noise levels of the single differences; the reconstructions are those of the middle one.
+    """
+    model, data = _load(run)
+    store = data.stores["test"]
+    chosen = {store.ids[i] for i in torch.linspace(0, len(store) - 1, images).round().long().tolist()}
+    rows = []
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        rows += [_panel_row(model, batch, i, levels) for i, name in enumerate(batch["id"]) if name in chosen]
+    titles = ["image, reference", "healthy", "diseased", *(f"difference, t = {t}" for t in levels),
+              "sample 1", "sample 2", "fused"]  # fmt: skip
+    figure = Figure(figsize=(1.6 * len(titles), 1.65 * len(rows) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for axes, (name, reference, pictures, maps) in zip(grid, rows, strict=True):
+        for axis, picture in zip(axes, pictures, strict=False):
+            show(axis, picture)
+        outline(axes[0], reference)
+        axes[0].set_ylabel(name, fontsize=6)
+        for axis, soft in zip(axes[len(pictures) :], maps, strict=True):
+            axis.imshow(soft.numpy(), cmap="gray")
+            axis.set(xticks=[], yticks=[])
+    for axis, title in zip(grid[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    save_figure(figure, output)
+
+
+def _panel_row(
+    model: DiffSegSegmenter, batch: Batch, i: int, levels: list[int]
+) -> tuple[str, Tensor, list[Tensor], list[Tensor]]:
+    """Return name, reference, pictures (image, healthy, diseased) and maps (differences, samples, fused)."""
+    image, case = batch["image"][i : i + 1], batch["case"][i : i + 1]
+    seen: list[Tensor] = []
+    predict = partial(model._predict, model.tiling.parts())
+
+    def noted(x_t: Tensor, t: Tensor, label: int) -> Tensor:
+        seen.append(predict(x_t, t, label))
+        return seen[-1]
+
+    maps, pictures = [], [image[0]]
+    for level in levels:
+        [[generator]] = sample_generators(model.seed, case, 1)
+        found = NoisePredictionDifference(level, level)(noted, model.process, image, [generator], 1)
+        maps.append(model._reduce(found)[0])
+        if level == levels[len(levels) // 2]:
+            pictures += [one[0] for one in seen[-2:]]
+    result = model.segment(image, keys=case)
+    maps += [result.samples[0, 0, 0], result.samples[0, 1, 0], result.probability[0, 0]]
+    return batch["id"][i], batch["mask"][i], pictures, maps
+
+
 def _load(run: Path) -> tuple[DiffSegSegmenter, SegmentationDataModule]:
     model, data = load_run(run)
     assert isinstance(model, DiffSegSegmenter), f"{run} is no run of DiffSeg"
@@ -186,4 +248,4 @@ def _auc(score: Tensor, label: Tensor) -> str:
 
 
 if __name__ == "__main__":
-    auto_cli([train, choose, score], as_positional=True)
+    auto_cli([train, choose, score, panel], as_positional=True)

@@ -23,7 +23,7 @@ def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     model, data = load_checkpoint(run / "checkpoints" / "best.ckpt"), build_data(config)
     data.setup("test")
-    data.serve(model.needs, model.regions)
+    data.serve((), model.regions)  # nothing is trained
     return model, data
 
 
