@@ -1,13 +1,13 @@
-"""Seconds of a dense CRF per image, by its side; the settings take turns.
+"""Seconds of a dense CRF per image, by its side.
 
 Run ``python experiments/benchmarks/crf_time.py``.
 """
 
-import statistics
-import time
+from functools import partial
 
 import torch
 from jsonargparse import auto_cli
+from timing import median_seconds
 
 from diffmedseg.crf import CRFSettings, crf_marginals
 
@@ -17,22 +17,22 @@ def main(sides: list[int] = [64, 128, 256, 512], rounds: int = 5) -> None:  # no
 
     Args:
         sides: Sides of square images, in pixels.
-        rounds: How often each is taken; the median counts.
+        rounds: How often each is timed.
     """
     generator = torch.Generator().manual_seed(0)
     images = {side: torch.rand(3, side, side, generator=generator) * 2 - 1 for side in sides}
     maps = {side: torch.rand(1, side, side, generator=generator) for side in sides}
-    taken: dict[tuple[int, int], list[float]] = {}
-    for _ in range(rounds):
-        for side in sides:
-            for iterations in (5, 10):
-                start = time.perf_counter()
-                crf_marginals(images[side], maps[side], CRFSettings(iterations, reference_size=512))
-                taken.setdefault((side, iterations), []).append(time.perf_counter() - start)
+    taken = median_seconds(
+        {
+            (side, n): partial(crf_marginals, images[side], maps[side], CRFSettings(n, reference_size=512))
+            for side in sides
+            for n in (5, 10)
+        },
+        rounds,
+    )
     print("| side, px | seconds, 5 iterations | 10 iterations |\n|---|---|---|")
     for side in sides:
-        times = [f"{statistics.median(taken[side, iterations]):.3f}" for iterations in (5, 10)]
-        print(f"| {side} | {' | '.join(times)} |")
+        print(f"| {side} | {taken[side, 5]:.3f} | {taken[side, 10]:.3f} |")
 
 
 if __name__ == "__main__":

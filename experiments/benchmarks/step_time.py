@@ -1,46 +1,51 @@
 """Time of a training step of MedSegDiff-V1 by precision and memory format, side by side in one run.
 
-Run ``python experiments/benchmarks/step_time.py``. Machines are noisy: the settings take turns, and the median counts.
+Run ``python experiments/benchmarks/step_time.py``.
 """
 
-import statistics
-import time
+from collections.abc import Callable
 
 import torch
+from jsonargparse import auto_cli
+from timing import best_device, hardware, median_seconds
 
 from diffmedseg.models import MedSegDiffV1
 
 
 def main(size: int = 64, batch: int = 16, rounds: int = 10) -> None:
-    """Print the table, on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Print the table, on the GPU where there is one.
+
+    Args:
+        size: Side of the images, in pixels.
+        batch: Images.
+        rounds: How often each setting is timed.
+    """
+    device = best_device()
     image = torch.randn(batch, 3, size, size, device=device)
     x_t, t = torch.randn(batch, 1, size, size, device=device), torch.randint(1000, (batch,), device=device)
+
+    def step(precision: torch.dtype, form: torch.memory_format) -> Callable[[], None]:
+        network, own = MedSegDiffV1(3, 1, "base").to(device, memory_format=form), image.contiguous(memory_format=form)
+
+        def run() -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                output = network(x_t, t, network.encode(own))
+            output.float().square().mean().backward()
+
+        return run
+
     settings = [
         (precision, form)
         for precision in (torch.float32, torch.bfloat16)
         for form in (torch.contiguous_format, torch.channels_last)
     ]
-    networks = [MedSegDiffV1(3, 1, "base").to(device, memory_format=form) for _, form in settings]
-    seconds: list[list[float]] = [[] for _ in settings]
-    for round_number in range(rounds + 1):
-        for (precision, form), network, taken in zip(settings, networks, seconds, strict=True):
-            start = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-                output = network(x_t, t, network.encode(image.contiguous(memory_format=form)))
-            output.float().square().mean().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if round_number:  # the first warms up
-                taken.append(time.perf_counter() - start)
-    slowest = statistics.median(seconds[0])
-    print(f"{device}, base, batch {batch}, {size} px\n")
+    taken = median_seconds({setting: step(*setting) for setting in settings}, rounds)
+    print(f"{hardware()}; base, batch {batch}, {size} px\n")
     print("| precision | memory format | ms per step | speed-up |\n|---|---|---|---|")
-    for (precision, form), taken in zip(settings, seconds, strict=True):
-        median = statistics.median(taken)
-        names = [str(x).removeprefix("torch.").removesuffix("_format") for x in (precision, form)]
-        print(f"| {names[0]} | {names[1]} | {median * 1e3:.0f} | {slowest / median:.2f} |")
+    for setting, seconds in taken.items():
+        names = [str(x).removeprefix("torch.").removesuffix("_format") for x in setting]
+        print(f"| {names[0]} | {names[1]} | {seconds * 1e3:.0f} | {taken[settings[0]] / seconds:.2f} |")
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=True)

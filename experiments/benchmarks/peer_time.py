@@ -1,0 +1,145 @@
+"""MedSegDiff here and in ``med-seg-diff-pytorch`` 0.3.3 (PyPI), side by side: a training step, and samples of an image.
+
+In an environment that has both (``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``):
+``peer/bin/python experiments/benchmarks/peer_time.py``. The peer is as its README has it: 1,000 steps of DDPM, float32.
+Its chains are timed by some of their steps, which all cost the same, and multiplied.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jsonargparse import auto_cli
+from timing import best_device, hardware, median_seconds
+from torch import Tensor, nn
+
+from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2
+from diffmedseg.models.medsegdiff import denoiser_v1
+
+#: Widths at which V1 has the peer's number of parameters, 51.3 million.
+_EQUAL = denoiser_v1.SizeSpec((80, 160, 320, 640), 1, (1, 2))
+_PEER_STEPS = 1000
+
+
+def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, batch: int = 2, rounds: int = 2) -> None:
+    """Print both tables.
+
+    Args:
+        side: Of the images, in pixels.
+        samples: Samples of one image.
+        steps: Of our samplers, and of the peer's DDIM at equal steps.
+        timed: Steps of a chain of the peer that are timed.
+        batch: Images of a training step.
+        rounds: How often each is timed.
+    """
+    from med_seg_diff_pytorch import MedSegDiff, Unet
+
+    device = best_device()
+    peer = MedSegDiff(Unet(dim=64, image_size=side, dim_mults=(1, 2, 4, 8)), timesteps=_PEER_STEPS).to(device)
+    equal = _v1_of_equal_size().to(device, memory_format=torch.channels_last)
+    print(f"{hardware()}; {side} px\n")
+    _training(peer, equal, side, batch, rounds)
+    _sampling(peer, equal, side, samples, steps, timed, rounds)
+
+
+def _v1_of_equal_size() -> MedSegDiffV1:
+    rows = denoiser_v1.SIZES
+    kept, rows["base"] = rows["base"], _EQUAL
+    try:
+        return MedSegDiffV1(3, 1, "base")
+    finally:
+        rows["base"] = kept
+
+
+def _training(peer: nn.Module, equal: MedSegDiffV1, side: int, batch: int, rounds: int) -> None:
+    device = best_device()
+    image, mask = torch.rand(batch, 3, side, side, device=device), torch.ones(batch, 1, side, side, device=device)
+    segmenter = MedSegDiffSegmenter(equal, image_size=(side, side)).to(device)
+    data = {"image": image.contiguous(memory_format=torch.channels_last), "mask": mask, "draw": list(range(batch))}
+
+    def step(parameters: nn.Module, loss: Callable[[], Tensor], bf16: bool) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(parameters.parameters(), 1e-4)
+
+        def run() -> None:
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                value = loss()
+            value.backward()
+            optimizer.step()
+
+        return run
+
+    work = {}
+    for bf16 in (False, True):
+        work["peer", bf16] = step(peer, lambda: peer(mask, image), bf16)
+        work["V1", bf16] = step(equal, lambda: segmenter.training_loss(data), bf16)
+    taken = median_seconds(work, rounds)
+    unit = taken["peer", False]
+    print(f"Training step, batch {batch}\n\n| network | parameters | float32, s | over the peer's | bfloat16, s | "
+          "over the peer's float32 | over its bfloat16 |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    for name, network in (("peer", peer), ("V1", equal)):
+        full, half = taken[name, False], taken[name, True]
+        cells = [f"{full:.2f}", f"{full / unit:.2f}", f"{half:.2f}", f"{half / unit:.2f}",
+                 f"{half / taken['peer', True]:.2f}"]  # fmt: skip
+        print(f"| {name} | {_millions(network)} | {' | '.join(cells)} |", flush=True)
+
+
+def _sampling(
+    peer: nn.Module, equal: MedSegDiffV1, side: int, samples: int, steps: int, timed: int, rounds: int
+) -> None:
+    """Time samples of one image; the peer's rows are all samples of it."""
+    device = best_device()
+    image = torch.rand(1, 3, side, side, device=device) * 2 - 1
+    rows, t = image.expand(samples, -1, -1, -1), torch.zeros(samples, dtype=torch.int64, device=device)
+    x_t = torch.randn(samples, 1, side, side, device=device)
+    ours: dict[str, Denoiser] = {
+        "V1 of the peer's size": equal,
+        "V1, base": MedSegDiffV1(3, 1, "base"),
+        "V2, base": MedSegDiffV2(3, 1, "base"),
+        "lite, base": MedSegDiffLite(3, 1, "base"),
+        "lite, tiny": MedSegDiffLite(3, 1, "tiny"),
+    }
+    segmenters = {
+        name: MedSegDiffSegmenter(network, image_size=(side, side)).to(device).eval() for name, network in ours.items()
+    }
+
+    def chain(form: torch.memory_format) -> None:
+        for _ in range(timed):
+            peer.model(x_t.contiguous(memory_format=form), t, rows.contiguous(memory_format=form))
+
+    def run(work: Callable[[], object], bf16: bool) -> Callable[[], None]:
+        def inference() -> None:
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                work()
+
+        return inference
+
+    work: dict[tuple[str, bool], Callable[[], None]] = {}
+    for bf16 in (False, True):
+        work["peer", bf16] = run(lambda: chain(torch.contiguous_format), bf16)
+        work["peer, channels_last", bf16] = run(lambda: chain(torch.channels_last), bf16)
+        for name, model in segmenters.items():
+            work[name, bf16] = run(lambda model=model: model.sample(image, samples, steps, keys=["a"]), bf16)
+    taken = median_seconds(work, rounds)
+    for name in ("peer", "peer, channels_last"):
+        for bf16 in (False, True):
+            one = taken[name, bf16] / timed
+            taken[f"{name}, {_PEER_STEPS} steps", bf16], taken[name, bf16] = one * _PEER_STEPS, one * steps
+    default, same = taken[f"peer, {_PEER_STEPS} steps", False], taken["peer", False]
+    print(
+        f"\n{samples} samples of one image, {steps} steps where not said; the peer's chains by {timed} of their steps\n"
+    )
+    print("| network | float32, s | peer at equal steps over it | peer at its defaults over it | bfloat16, s | "
+          "peer at equal steps, bfloat16, over it |\n|---|---|---|---|---|---|")  # fmt: skip
+    for name in dict.fromkeys(name for name, _ in taken):
+        full, half = taken[name, False], taken[name, True]
+        cells = [f"{full:.2f}", f"{same / full:.1f}", f"{default / full:.0f}", f"{half:.2f}",
+                 f"{taken['peer', True] / half:.1f}"]  # fmt: skip
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _millions(network: nn.Module) -> str:
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)

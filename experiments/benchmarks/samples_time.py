@@ -1,0 +1,91 @@
+"""Time to S samples of one image over one pass of the control, whose network is the condition network; by member.
+
+Run ``python experiments/benchmarks/samples_time.py``. What a pass of V1 costs is no less than a pass of the control; V2
+and lite run the condition network once.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from jsonargparse import auto_cli
+from timing import best_device, hardware, median_seconds
+
+from diffmedseg.models import (
+    DiffusionSegmenter,
+    MedSegDiffLite,
+    MedSegDiffSegmenter,
+    MedSegDiffV1,
+    MedSegDiffV2,
+    ResidualUNet,
+)
+from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+
+MEMBERS = {"V1": MedSegDiffV1, "V2": MedSegDiffV2, "lite": MedSegDiffLite}
+
+
+def main(
+    sides: list[int] = [64, 128, 256],  # noqa: B006
+    size: Size = "tiny",
+    samples: int = 16,
+    steps: list[int] = [1, 4, 10],  # noqa: B006
+    members: list[str] = list(MEMBERS),  # noqa: B006
+    rounds: int = 5,
+) -> None:
+    """Print the table.
+
+    Args:
+        sides: Sides of the image, in pixels.
+        size: Of the networks.
+        samples: S.
+        steps: Network evaluations per sample.
+        members: Of the family.
+        rounds: How often each is timed.
+    """
+    device = best_device()
+    heads = [f"{member}, {n} step{'s' * (n > 1)}" for member in members for n in steps]
+    print(f"{hardware()}; {size}; {samples} samples of one image over one pass of the control\n")
+    print(f"| side, px | precision | control, ms | {' | '.join(heads)} |\n|---|---|---|{'---|' * len(heads)}")
+    for side in sides:
+        image = torch.rand(1, 3, side, side, device=device) * 2 - 1
+        control = ResidualUNet(3, 1, size).to(device, memory_format=torch.channels_last).eval()
+        segmenters = {name: segmenter(name, size, side).to(device).eval() for name in members}
+        for precision in (torch.float32, torch.bfloat16):
+            work: dict[str, Callable[[], object]] = {"control": partial(one_pass, control, image, precision)}
+            for name in members:
+                for n in steps:
+                    work[f"{name} {n}"] = partial(sample, segmenters[name], image, samples, n, precision)
+            taken = median_seconds(work, rounds)
+            unit = taken.pop("control")
+            cells = [f"{seconds / unit:.1f}" for seconds in taken.values()]
+            name = str(precision).removeprefix("torch.")
+            print(f"| {side} | {name} | {unit * 1e3:.1f} | {' | '.join(cells)} |", flush=True)
+
+
+def segmenter(member: str, size: Size, side: int) -> DiffusionSegmenter:
+    """Build a member with untrained weights, which take as long as trained ones."""
+    return MedSegDiffSegmenter(MEMBERS[member](3, 1, size), image_size=(side, side))
+
+
+def one_pass(network: ResidualUNet, image: torch.Tensor, precision: torch.dtype) -> None:
+    """Run the control once."""
+    with inference(image.device, precision):
+        network.encode(image.contiguous(memory_format=torch.channels_last))
+
+
+def sample(model: DiffusionSegmenter, image: torch.Tensor, samples: int, steps: int, precision: torch.dtype) -> None:
+    """Draw samples, as predicting does."""
+    with inference(image.device, precision):
+        model.sample(image, samples, steps, keys=["one"])
+
+
+@contextmanager
+def inference(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """Run without gradients, in a precision."""
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        yield
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
