@@ -17,9 +17,9 @@ from tiny_run import EXPERIMENTS
 )
 def test_every_variant_changes_something(member, variant):
     family = EXPERIMENTS / "medsegdiff"
-    files = [EXPERIMENTS / "base.yaml", family / "synthetic.yaml", family / "member" / f"{member}.yaml"]
+    files = [EXPERIMENTS / "base.yaml", family / "isic2017.yaml", family / "member" / f"{member}.yaml"]
     options = choices.VARIANTS[member][variant]
-    changed, first = (instantiate(files, *choices.FIRST[member], *changes) for changes in (options, []))
+    changed, first = (instantiate(files, *choices.FIRST[member]["isic2017"], *changes) for changes in (options, []))
     same = str(changed.config.model) == str(first.config.model)
     assert same == (variant in {choices.START, choices.CONTROL})
 

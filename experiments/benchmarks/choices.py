@@ -37,10 +37,15 @@ SQUARED = [LOSS, f"{MODEL}loss.init_args.bce=0", f"{MODEL}loss.init_args.mse=1"]
 
 DICE = [LOSS, f"{MODEL}loss.init_args.dice=1"]
 
-#: Where each search started, whatever the yaml says now.
-FIRST: dict[Member, list[str]] = {
-    "v1": [f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"],
-    "lite": [f"{MODEL}process.init_args.input_scale=0.1", *DICE, f"{MODEL}noise_levels=4"],
+#: Where V1's search started, whatever the yaml says now; lite's starts from what V1's found for each kind of data.
+_V1_FIRST = [f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"]
+_LITE_FIRST = f"{MODEL}noise_levels=4"
+FIRST: dict[Member, dict[Data, list[str]]] = {
+    "v1": {"isic2017": _V1_FIRST, "synthetic": _V1_FIRST},
+    "lite": {
+        "isic2017": [f"{MODEL}process.init_args.input_scale=0.1", *DICE, _LITE_FIRST],
+        "synthetic": [*_V1_FIRST, _LITE_FIRST],
+    },
 }
 #: What each variant of V1 changes on the command line.
 V1: dict[str, list[str]] = {
@@ -63,7 +68,7 @@ LITE: dict[str, list[str]] = {
     "residual=false": [f"{MODEL}denoiser.init_args.residual=false"],
     "guided=false": [f"{MODEL}denoiser.init_args.guided=false"],
     "noise_levels=1": [f"{MODEL}noise_levels=1"],
-    "dice=0": [f"{MODEL}loss.init_args.dice=0"],
+    "dice=0": [LOSS, f"{MODEL}loss.init_args.dice=0"],
     "input_scale=0.3": [f"{MODEL}process.init_args.input_scale=0.3"],
     CONTROL: [],
 }
@@ -99,7 +104,7 @@ def train(
             print(name, flush=True)
             log, model = runs / f"{name}.log", CONTROL if variant == CONTROL else "medsegdiff"
             overlay = [] if variant == CONTROL else ["-c", f"experiments/medsegdiff/member/{member}.yaml"]
-            first = [] if variant == CONTROL else FIRST[member]
+            first = [] if variant == CONTROL else FIRST[member][data]
             common = ["--runs", str(runs), "--seed_everything", str(seed), *place]
             # One epoch: the last weights are scored, none are chosen.
             # fmt: off
