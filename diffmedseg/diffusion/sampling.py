@@ -24,14 +24,18 @@ class ReverseProcess:
             DPMSolverMultistep, UniPCMultistep). None stands for DDIM with trailing spacing.
         eta: Stochasticity of DDIM: 0 is deterministic given the first noise, 1 is like DDPM (Song et al. 2021,
             arXiv 2010.02502, eq. 16). Other schedulers ignore it.
+        start: Share of the T noise levels to begin at. Below 1 chains begin with a noisy guess of x_0 in place of noise
+            alone, and all steps go to the levels below (truncated diffusion, Zheng et al. 2022, arXiv 2202.09671).
 
     Raises:
-        ValueError: If the scheduler cannot take a schedule or a prediction of x_0.
+        ValueError: If the scheduler cannot take a schedule or a prediction of x_0, or start is not in (0, 1].
     """
 
-    def __init__(self, scheduler: SchedulerMixin | None = None, eta: float = 0.0) -> None:
+    def __init__(self, scheduler: SchedulerMixin | None = None, eta: float = 0.0, start: float = 1.0) -> None:
+        if not 0 < start <= 1:
+            raise ValueError(f"start is {start}; it has to be above 0, and at most 1.")
         self.scheduler = scheduler or DDIMScheduler(timestep_spacing="trailing")
-        self.eta = eta
+        self.eta, self.start = eta, start
         accepted = inspect.signature(type(self.scheduler).__init__).parameters
         missing = {"trained_betas", "prediction_type"} - set(accepted)
         if missing:
@@ -46,24 +50,28 @@ class ReverseProcess:
 
         Raises:
             ValueError: If ``num_steps`` is not in [1, T], or is above T / 20 without dividing T: DDIM and
-                DDPM assume steps of T // num_steps, and would be off by more than a twentieth of a step.
+                DDPM assume steps of T // num_steps, and would be off by more than a twentieth of a step. T is that of
+                the levels up to ``start``.
         """
-        if not 1 <= num_steps <= process.num_train_steps:
-            raise ValueError(f"num_steps is {num_steps}; it has to lie in [1, {process.num_train_steps}].")
+        steps = self._levels(process)
+        if not 1 <= num_steps <= steps:
+            raise ValueError(f"num_steps is {num_steps}; it has to lie in [1, {steps}].")
         scheduler = type(self.scheduler).from_config(
             self.scheduler.config,
-            num_train_timesteps=process.num_train_steps,
-            trained_betas=process.betas,
+            num_train_timesteps=steps,
+            trained_betas=process.betas[:steps],
             prediction_type="sample",
         )
         scheduler.set_timesteps(num_steps)
-        steps = process.num_train_steps
         if not hasattr(scheduler, "step_index") and num_steps > steps / 20 and steps % num_steps:
             fit = max(n for n in range(1, num_steps) if steps % n == 0)
             raise ValueError(
                 f"num_steps is {num_steps}; {type(scheduler).__name__} needs a divisor of {steps}, such as {fit}."
             )
         return scheduler
+
+    def _levels(self, process: NoiseProcess) -> int:
+        return max(round(self.start * process.num_train_steps), 1)
 
     def __call__(
         self,
@@ -72,6 +80,7 @@ class ReverseProcess:
         shape: Sequence[int],
         generators: Sequence[torch.Generator],
         num_steps: int,
+        guess: Tensor | None = None,
     ) -> Tensor:
         """Draw one x_0 per generator.
 
@@ -81,15 +90,27 @@ class ReverseProcess:
             shape: Shape of a row, such as (K, H, W).
             generators: One CPU generator per row, N in all; all noise of a row comes from its own.
             num_steps: Number of evaluations of ``predict_x_0`` per row.
+            guess: (N, *shape), in [-1, 1]: what chains begin with where ``start`` is below 1; unused where it is 1.
 
         Returns:
             x_0, shape (N, *shape), float32, in [-1, 1].
+
+        Raises:
+            ValueError: If there is no guess to begin with.
         """
         scheduler = self.prepare(process, num_steps)
         options: dict[str, object] = {"eta": self.eta, "generator": list(generators)}
         accepted = inspect.signature(scheduler.step).parameters
         options = {name: value for name, value in options.items() if name in accepted}
         x_t = keyed_normal(shape, generators, process.alpha_bar.device)
+        if self.start < 1:
+            if guess is None:
+                raise ValueError(
+                    f"start is {self.start}: chains would begin with the condition network's own mask, and this "
+                    "network has none. Use MedSegDiffV2 or MedSegDiffLite, or start 1."
+                )
+            level = torch.full((len(x_t),), self._levels(process) - 1, device=x_t.device)
+            x_t = process.add_noise(guess, x_t, level)
         x_0 = x_t
         for t in scheduler.timesteps.tolist():  # Python integers: no synchronisation with the device
             x_0 = predict_x_0(x_t, t).float()

@@ -68,6 +68,7 @@ LITE: dict[str, list[str]] = {
     "residual=false": [f"{MODEL}denoiser.init_args.residual=false"],
     "guided=false": [f"{MODEL}denoiser.init_args.guided=false"],
     "noise_levels=1": [f"{MODEL}noise_levels=1"],
+    "stratified": [f"{MODEL}stratified=true"],
     "dice=0": [LOSS, f"{MODEL}loss.init_args.dice=0"],
     "input_scale=0.3": [f"{MODEL}process.init_args.input_scale=0.3"],
     CONTROL: [],

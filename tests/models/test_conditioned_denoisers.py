@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from small_networks import small
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffmedseg.diffusion import PriorLoss
+from diffmedseg.diffusion import PriorLoss, ReverseProcess
 from diffmedseg.metrics.cases import score_cases, score_image
-from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV2, ResidualUNet, SMPNetwork
+from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2, ResidualUNet, SMPNetwork
 from diffmedseg.models.medsegdiff.denoiser_v2 import SpatialAnchor
 from diffmedseg.models.medsegdiff.ss_former import SpectralCrossAttention, SpectrumFilter, channel_norm
 
@@ -241,6 +241,35 @@ def test_the_prior_counts_as_so_many_samples():
     torch.testing.assert_close(result.mean, result.samples.mean(1))  # nor does it speak of disagreement
     with pytest.raises(ValueError, match="prior_votes"):
         lite_segmenter(prior_votes=-1)
+
+
+def test_chains_may_begin_with_the_prior():
+    """In one step from a low level there is little room to leave it."""
+    torch.manual_seed(0)
+    segmenter = lite_segmenter(reverse=ReverseProcess(start=0.3))
+    seen = []
+    segmenter.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2]))
+    result = segmenter.segment(IMAGE, num_samples=2, num_steps=3)
+    assert [int(t[0]) for _, t in seen] == [299, 199, 99]
+    noisy, t = seen[0]
+    signal, _ = segmenter.process.signal_and_noise(t)
+    guess = (2 * result.prior - 1).repeat_interleave(2, 0)
+    assert abs(float((noisy * signal).sum() / (guess * signal**2).sum()) - 1) < 0.1
+    with pytest.raises(ValueError, match="Use MedSegDiffV2 or MedSegDiffLite"):
+        MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), reverse=ReverseProcess(start=0.3)).segment(IMAGE)
+    with pytest.raises(ValueError, match="start is 0"):
+        ReverseProcess(start=0)
+
+
+def test_stratified_noise_levels_come_from_every_part():
+    network, seen = small(MedSegDiffLite), []
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].reshape(-1, 4)))
+    segmenter = MedSegDiffSegmenter(network, image_size=(32, 32), noise_levels=4, stratified=True)
+    for draw in range(50):
+        segmenter.training_loss({"image": IMAGE, "mask": MASK, "draw": [2 * draw, 2 * draw + 1], "id": ["a", "b"]})
+    t = torch.cat(seen)
+    assert torch.equal(t // 250, torch.arange(4).expand(100, 4))
+    assert all(len(t[:, part].unique()) > 50 for part in range(4))
 
 
 def test_the_prior_is_put_together_from_windows():

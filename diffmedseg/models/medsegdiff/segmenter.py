@@ -21,7 +21,7 @@ from diffmedseg.diffusion import (
     x_to_mask,
 )
 from diffmedseg.fusion import Fusion
-from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
 from diffmedseg.refinement import Refinement
@@ -40,6 +40,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         loss: The training loss; None for cross-entropy on x_0.
         prior_loss: That of the condition network's own mask, for networks that have one; None for its defaults.
         noise_levels: Noise levels at which each encoded image is trained per step.
+        stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_votes: As how many samples the condition network's own mask counts when they are fused.
         image_size: See the base class, as for all that follow.
         channels: Names of the image's channels.
@@ -72,6 +73,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         loss: DiffusionLoss | None = None,
         prior_loss: PriorLoss | None = None,
         noise_levels: int = 1,
+        stratified: bool = False,
         prior_votes: float = 0.0,
         image_size: tuple[int, int] = (64, 64),
         channels: Sequence[str] = ("red", "green", "blue"),
@@ -105,14 +107,18 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self.process = process or NoiseProcess()
         self.reverse = reverse or ReverseProcess()
         self.loss, self.prior_loss = loss or DiffusionLoss(), prior_loss or PriorLoss()
-        self.noise_levels, self.prior_votes = noise_levels, prior_votes
+        self.noise_levels, self.stratified, self.prior_votes = noise_levels, stratified, prior_votes
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
         x_0 = mask_to_x(batch["mask"]).repeat_interleave(self.noise_levels, 0)
         levels = range(self.noise_levels)
         generators = [keyed_generator(self.seed, "train", draw, level) for draw in batch["draw"] for level in levels]
-        t = keyed_integers(self.process.num_train_steps, generators).to(x_0.device)
+        t = keyed_integers(self.process.num_train_steps, generators)
+        if self.stratified:
+            part = torch.arange(self.noise_levels).repeat(len(batch["draw"]))
+            t = (part * self.process.num_train_steps + t) // self.noise_levels
+        t = t.to(x_0.device)
         eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
         x_t = self.process.add_noise(x_0, eps, t)
         condition = self.denoiser.encode(batch["image"])
@@ -130,18 +136,25 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         windows = self.tiling.parts()
         conditions = [self.denoiser.encode(self._memory_format(image[window])) for window in windows]
         priors = [condition.prior.float().sigmoid() for condition in conditions if condition.prior is not None]
+        prior = blend(windows, priors, self.image_size) if priors else None
         num_samples = len(generators[0])
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
         parts = [
-            self._run_chains(conditions, [g for row in generators for g in row[first : first + per_pass]], num_steps)
+            self._run_chains(
+                conditions, prior, [g for row in generators for g in row[first : first + per_pass]], num_steps
+            )
             for first in range(0, num_samples, per_pass)
         ]
         samples = torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
-        return Drawn(samples, blend(windows, priors, self.image_size) if priors else None)
+        return Drawn(samples, prior)
 
     def _run_chains(
-        self, conditions: Sequence[Condition], generators: Sequence[torch.Generator], num_steps: int
+        self,
+        conditions: Sequence[Condition],
+        prior: Tensor | None,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
     ) -> Tensor:
         parts = self.tiling.parts()
 
@@ -154,4 +167,5 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             return blend(parts, found, self.image_size)
 
         shape = (self.denoiser.mask_channels, *self.image_size)
-        return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps))
+        guess = None if prior is None else repeat_for_samples(mask_to_x(prior), len(generators))
+        return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))

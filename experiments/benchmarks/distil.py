@@ -1,0 +1,118 @@
+"""Distils the chains of a trained MedSegDiff into one or two steps, and says what of Dice and GED is left.
+
+The teacher's DDIM is a function of its first noise (Song et al. 2021, arXiv 2010.02502, section 4.2), so a student can
+learn where chains end (Luhman & Luhman 2021, arXiv 2101.02388): at its first step from the noise alone, at its second
+from what its own first step made of it. The condition network is the teacher's and stays as it is.
+
+``python experiments/benchmarks/distil.py runs/medsegdiff-lite-synthetic/version_0`` trains and prints the table.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jsonargparse import auto_cli
+from samples_and_steps import load_run
+from torch import Tensor
+
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.diffusion import keyed_generator, keyed_normal
+from diffmedseg.metrics.cases import score_cases, score_image, summarise
+from diffmedseg.models import Condition, MedSegDiffSegmenter
+
+SHOWN = ("dice", "ged_unbiased", "diversity")
+
+
+def main(
+    run: Path, iterations: int = 1500, chains: int = 4, teacher_steps: int = 10, samples: int = 16, seed: int = 0
+) -> None:
+    """Distil and print the table.
+
+    Args:
+        run: The teacher's run, with DDIM and eta 0.
+        iterations: Training steps of the student.
+        chains: Chains of each image at a training step.
+        teacher_steps: Steps of the teacher's chains.
+        samples: S of the table.
+        seed: Of the student's noise.
+    """
+    model, data = load_run(run)
+    assert isinstance(model, MedSegDiffSegmenter)
+    assert model.reverse.eta == 0
+    student = _distil(model, data, iterations, chains, teacher_steps, seed)
+    print(f"{run}: {len(data.stores['test'])} images, {samples} samples; {iterations} steps of distillation\n")
+    print(f"| network | steps | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
+    for name, network in (("teacher", model), ("student", student)):
+        for steps in (1, 2) if name == "student" else (1, 2, 4, teacher_steps):
+            print(f"| {name} | {steps} | {' | '.join(_score(network, data, samples, steps))} |", flush=True)
+
+
+def _distil(
+    teacher: MedSegDiffSegmenter,
+    data: SegmentationDataModule,
+    iterations: int,
+    chains: int,
+    teacher_steps: int,
+    seed: int,
+) -> MedSegDiffSegmenter:
+    data.setup("fit")
+    data.serve((), teacher.regions)
+    data.steps_per_epoch = iterations
+    student = copy.deepcopy(teacher).train()
+    average = copy.deepcopy(teacher).eval()
+    student.denoiser.condition.requires_grad_(False)  # type: ignore[union-attr]  # members that have one
+    parameters = [p for p in student.denoiser.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, 5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    shape = (teacher.denoiser.mask_channels, *teacher.image_size)
+    for iteration, batch in enumerate(data.train_dataloader()):
+        image = data.on_after_batch_transfer(batch, 0)["image"]
+        generators = [[keyed_generator(seed, "distil", draw, j) for j in range(chains)] for draw in batch["draw"]]
+        x_T = keyed_normal(shape, [one.clone_state() for row in generators for one in row], image.device)
+        with torch.no_grad():
+            end = teacher.draw_samples(image, generators, teacher_steps).samples.flatten(0, 1)
+        condition = student.denoiser.encode(image)
+        loss = _loss(student, x_T, condition, end)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(0.995, (1 + iteration) / (10 + iteration))
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), student.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+        if iteration % 100 == 0:
+            print(f"step {iteration}, loss {loss.item():.4f}", flush=True)
+    return average
+
+
+def _loss(student: MedSegDiffSegmenter, x_T: Tensor, condition: Condition, end: Tensor) -> Tensor:
+    """Cross-entropy with where the teacher's chains end, of the first step and of the second."""
+    process = student.process
+    first, middle = process.num_train_steps - 1, process.num_train_steps // 2 - 1  # DDIM's trailing spacing of two
+    loss, x_t = x_T.new_zeros(()), x_T
+    for t in (first, middle):
+        logits = student.denoiser(x_t, torch.full((len(x_t),), t), condition)
+        loss = loss + F.binary_cross_entropy_with_logits(logits, end)
+        x_0 = process.to_x_0(logits, x_t, t).detach()
+        signal, noise = process.signal_and_noise(t)
+        x_t = process.add_noise(x_0, (x_t - signal * x_0) / noise, torch.full((len(x_t),), middle))
+    return loss
+
+
+def _score(model: MedSegDiffSegmenter, data: SegmentationDataModule, samples: int, steps: int) -> list[str]:
+    images = []
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        found = model.segment(batch["image"], samples, steps, keys=batch["case"])
+        for i, case in enumerate(batch["case"]):
+            images.append(score_image(case, found.probability[i], found.samples[i], batch["reference"][i], 0.5, 0.0))
+    summary = {one.score: one for one in summarise(score_cases(images, model.regions))}
+    return [f"{summary[name].mean:.3f} ({summary[name].low:.3f} to {summary[name].high:.3f})" for name in SHOWN
+            if name in summary]  # fmt: skip
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
