@@ -63,7 +63,14 @@ DIFFERENCES: dict[str, Difference] = {
 DECISIONS: dict[str, Decision] = {"Otsu": Otsu(), "level 0.5": FixedLevel(), "1.5 means": MultipleOfMean()}
 
 
-def train(data: str, root: Path | None = None, runs: Path = Path("runs/diffseg"), steps: int = 3000) -> None:
+def train(
+    data: str,
+    root: Path | None = None,
+    runs: Path = Path("runs/diffseg"),
+    steps: int = 3000,
+    samples: int = 8,
+    only: list[str] = [],  # noqa: B006
+) -> None:
     """Train what is not trained yet.
 
     Args:
@@ -71,26 +78,35 @@ def train(data: str, root: Path | None = None, runs: Path = Path("runs/diffseg")
         root: Folder that holds its files.
         runs: Where runs are written.
         steps: Steps of each run.
+        samples: S of the test.
+        only: Variants; all when empty.
     """
     for variant, settings in VARIANTS[data].items():
+        if only and variant not in only:
+            continue
         place = [] if root is None else ["--data.root", str(root)]
         reported = ["--data.reported=validation"] if data.startswith("isic") else []
-        general = [f"--trainer.max_steps={steps}", "--model.num_samples=16"]
+        general = [f"--trainer.max_steps={steps}", f"--model.num_samples={samples}"]
         files = ["base.yaml", f"diffseg/{data}.yaml", "diffseg/cpu.yaml"]
         train_run(runs, f"{data}.{variant.replace(' ', '_')}", files, [*place, *reported, *general, *settings])
 
 
-def choose(run: Path, samples: int = 4) -> None:
+def choose(run: Path, samples: int = 4, images: int = 40) -> None:
     """Print the Dice of levels and decisions on a run's validation images, on the model's grid.
 
     Args:
         run: The run's folder.
         samples: Maps per image, whose masks are averaged.
+        images: Images at most, the first ones: windows of small crops take long.
     """
     model, data = _load(run)
     data.setup("validate")
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.val_dataloader()]
-    print(f"{run}: {len(data.stores['val'])} validation images, {samples} samples of {model.num_steps} comparisons\n")
+    batches: list[Batch] = []
+    for batch in data.val_dataloader():
+        if sum(len(one["id"]) for one in batches) < images:
+            batches.append(data.on_after_batch_transfer(batch, 0))
+    counted = sum(len(batch["id"]) for batch in batches)
+    print(f"{run}: {counted} validation images, {samples} samples of {model.num_steps} comparisons\n")
     print(f"| difference | {' | '.join(DECISIONS)} | contrast tells healthy from diseased |")
     print("|---|" + "---|" * (len(DECISIONS) + 1))
     for name, difference in DIFFERENCES.items():
@@ -107,9 +123,8 @@ def choose(run: Path, samples: int = 4) -> None:
                 soft = to_soft_mask(evidence, rule(evidence)).reshape(maps.shape)[:, :, None]
                 scores[decision] += _scores(batch, soft.mean(1), soft, batch["mask"][:, None])
         dice = [_mean(images, model.regions, "dice") for images in scores.values()]
-        print(
-            f"| {name} | {' | '.join(f'{one:.3f}' for one in dice)} | {_auc(torch.cat(contrast), torch.cat(label))} |"
-        )
+        told = _auc(torch.cat(contrast), torch.cat(label))
+        print(f"| {name} | {' | '.join(f'{one:.3f}' for one in dice)} | {told} |", flush=True)
 
 
 def score(run: Path) -> None:
