@@ -36,8 +36,8 @@ def test_table_of_choices(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choices, "__file__", str(tmp_path / "choices.py"))
     choices.table("isic2017")
     printed = capsys.readouterr().out
-    assert "| start | 0.8095 |  |  |  | 0.2500 |" in printed
-    assert "| dice=1 | 0.9095 | +0.1000 | +0.1000 to +0.1000 | +0.1000, +0.1000 | 0.2500 |" in printed
+    assert "| start | 0.8095 |  |  |  | 0.250 |" in printed
+    assert "| dice=1 | 0.9095 | +0.1000 | +0.1000 to +0.1000 | +0.1000, +0.1000 | 0.250 |" in printed
 
 
 def test_table_of_the_result(tmp_path, capsys):

@@ -193,7 +193,8 @@ def table(data: Data, member: Member = "v1") -> None:
             cells += [f"{difference.mean():+.4f}", f"{low:+.4f} to {high:+.4f}", by_seed]
         for score in others:
             means = [columns[name].mean() for seed in seeds if (name := f"{variant}.{seed}.{score}") in columns]
-            cells.append(f"{np.mean(means):.4f}" if means else "")
+            digits = 4 if score == PRIOR else 3
+            cells.append(f"{np.mean(means):.{digits}f}" if means else "")
         print("| " + " | ".join(cells) + " |")
 
 
