@@ -9,6 +9,9 @@ OUT ?=
 ARGS ?=
 PYTHON ?= python3
 
+# What `make demo` shows.
+DEMO := medsegdiff-v1_synthetic.tiny
+
 BIN := .venv/bin
 RUN := $(BIN)/python -m diffmedseg
 # MODEL=medsegdiff-lite is the member lite of medsegdiff.
@@ -22,7 +25,7 @@ HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
 ROOT := $(or $(DATA_DIR),$(if $(and $(DIFFMEDSEG_DATA),$(HAS_ROOT)),$(DIFFMEDSEG_DATA)/$(DATA)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict augment-preview test test-real lint
+.PHONY: help setup demo train evaluate predict augment-preview test test-real lint
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -38,6 +41,9 @@ setup: .venv/installed ## make the environment in .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[crf]' || echo "The CRF is left out: pydensecrf2 was not built; it needs Python below 3.13 and a C++ compiler."
 	touch $@
+
+demo: setup ## segment a sample with a model of the zoo, or a picture of yours: IN=<file>
+	$(RUN) predict $(or $(CKPT),$(DEMO)) "$(or $(IN),zoo/sample.png)" --out "$(or $(OUT),runs/demo)" --panel $(ARGS)
 
 train: setup ## train, test the best checkpoint, draw pictures
 ifeq ($(wildcard $(PAIR)),)

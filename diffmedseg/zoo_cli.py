@@ -1,16 +1,83 @@
-"""``diffmedseg zoo``: list and export pretrained models."""
+"""``diffmedseg zoo``: list, show, verify, export and reproduce pretrained models."""
 
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import auto_cli
 
 from diffmedseg import zoo
+from diffmedseg.metrics.table import read_cases
+from diffmedseg.zoo.card import markdown_table
+from diffmedseg.zoo.checking import agrees, verify_entry
+from diffmedseg.zoo.registry import CASES, RUN
 
 
 def list_entries() -> None:
     """Print the names of the entries."""
-    print("\n".join(zoo.list_pretrained()) or f"{zoo.zoo_folder()} has no entries.")
+    source = zoo.current_source()
+    lines = [f"{name}{' (recipe)' * (entry.status == 'recipe')}" for name, entry in sorted(source.entries().items())]
+    print("\n".join(lines) or f"{source.location} has no entries.")
+
+
+def table() -> None:
+    """Print the entries and their scores as README has them."""
+    print(markdown_table(zoo.current_source().entries()))
+
+
+def show(name: str) -> None:
+    """Print the card of an entry.
+
+    Args:
+        name: Name of the entry.
+    """
+    folder, _ = zoo.current_source().verified(name)
+    card = folder / "README.md"
+    print(card.read_text() if card.is_file() else f"{folder} has no card.")
+
+
+def verify(names: list[str] = []) -> None:  # noqa: B006
+    """Check hashes, load entries, and segment their stored inputs again.
+
+    Args:
+        names: Names of entries; all when empty.
+    """
+    source = zoo.current_source()
+    failed = 0
+    for name in names or sorted(source.entries()):
+        try:
+            difference = verify_entry(source, name)
+        except zoo.ZooError as error:
+            failed += 1
+            print(f"{name}: {error}")
+        else:
+            print(f"{name}: {'a recipe' if difference is None else f'as stored (difference {difference:.1e})'}")
+    if failed:
+        sys.exit(f"error: {failed} of the entries are not what they say.")
+
+
+def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs")) -> None:
+    """Train an entry again by its own configuration, and compare its Dice with the interval that is stated.
+
+    Args:
+        name: Name of the entry.
+        root: Folder that holds the data; by default as its run.yaml says.
+        runs: Where the run is written.
+    """
+    folder, entry = zoo.current_source().verified(name)
+    if entry.metrics is None:
+        raise zoo.ZooError(f"{name} is a recipe: there is nothing to compare with.")
+    experiment, place = f"reproduce-{name}", [] if root is None else ["--data.root", str(root)]
+    command = [sys.executable, "-m", "diffmedseg", "fit", "-c", str(folder / RUN), "--runs", str(runs),
+               "--experiment", experiment, *place]  # fmt: skip
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+    run = max((runs / experiment).glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")))
+    found, (mean, low, high), within = agrees(entry, read_cases(run / CASES))
+    print(f"Dice {found:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
+    if not within:
+        sys.exit("error: the run's Dice lies outside of the stated interval.")
 
 
 def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "") -> None:
@@ -28,7 +95,15 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
 
 def main(args: list[str]) -> None:
     """Run ``diffmedseg zoo`` with these arguments."""
+    commands: dict[str, Any] = {
+        "list": list_entries,
+        "table": table,
+        "show": show,
+        "verify": verify,
+        "export": export,
+        "reproduce": reproduce,
+    }
     try:
-        auto_cli({"list": list_entries, "export": export}, args=args, prog="diffmedseg zoo")
+        auto_cli(commands, args=args, prog="diffmedseg zoo", as_positional=True)
     except zoo.ZooError as error:
         sys.exit(f"error: {error}")

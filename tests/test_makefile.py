@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,6 +44,14 @@ def test_everything_can_be_set():
         "-c experiments/supervised/isic2017.yaml -c experiments/supervised/cpu.yaml "
         '--data.root "/d" --ckpt_path last --trainer.max_steps 100'
     )
+
+
+def test_the_demo_shows_what_is_shipped():
+    printed = make("demo").stdout
+    entry, sample = re.search(r'predict (\S+) "(\S+)"', printed).groups()
+    assert (ROOT / "zoo" / entry).is_dir()
+    assert (ROOT / sample).is_file()
+    assert '"mine.jpg" --out "there"' in make("demo", "IN=mine.jpg", "OUT=there").stdout
 
 
 def test_a_member_of_a_family_changes_the_pair_of_the_family():

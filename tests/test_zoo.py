@@ -39,7 +39,7 @@ def test_export_and_load_give_the_averaged_model(own_zoo, run):
 
 def test_a_card_says_what_was_measured(own_zoo):
     card = (own_zoo / "medsegdiff-v1_synthetic.test" / "README.md").read_text()
-    for text in ("not for diagnosis", "| lesion | dice |", "Apache-2.0", "load_pretrained", "| 3 |"):
+    for text in ("not for diagnosis", "| lesion | dice |", "Apache-2.0", "load_pretrained", "3 cases"):
         assert text in card
 
 
@@ -58,7 +58,7 @@ def test_half_precision_halves_the_file(own_zoo, run):
     assert load_pretrained("x_y.half").denoiser.x_stem.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv", "example.safetensors"])
 def test_a_changed_file_is_refused(own_zoo, file):
     path = own_zoo / "medsegdiff-v1_synthetic.test" / file
     path.write_bytes(path.read_bytes()[:-1])

@@ -18,6 +18,7 @@ class DatasetInfo:
         citation: What to cite.
         url: Where the data set is described.
         download: What to download, from where, and which folders it gives: shown where no data is found.
+        normalisation: How values come to the model's [-1, 1].
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
     """
 
@@ -31,4 +32,5 @@ class DatasetInfo:
     citation: str
     url: str
     download: str
+    normalisation: str = "from [0, 255]: x / 127.5 - 1"
     tubular: bool = False

@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
+from diffmedseg.data.mri.volumes import NORMALISATION
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.data.store import DataError
@@ -91,7 +93,8 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
             raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
         self.labels = [sorted(set(labels[name])) for name in names]
         nested = all(set(inner) <= set(outer) for outer, inner in zip(self.labels, self.labels[1:], strict=False))
-        self.info = self.describe(layout.modalities, names, nested and len(names) > 1, raters=1)
+        info = self.describe(layout.modalities, names, nested and len(names) > 1, raters=1)
+        self.info = replace(info, normalisation=NORMALISATION)
         self.layout, self.allowed = layout, {value for values in labels.values() for value in values}
         self.train_slices, self.empty_weight = train_slices, empty_weight
 

@@ -183,6 +183,12 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
     return brain if noise < _NOISE * np.count_nonzero(brain) else ~dark
 
 
+#: What :func:`normalise` does, for people.
+NORMALISATION = (
+    "by volume: zero mean and unit deviation over the brain, clipped to +-5, divided by 5; -1 outside of the brain"
+)
+
+
 def normalise(channels: NDArray[np.float32], brain: NDArray[np.bool_], names: list[str]) -> NDArray[np.float32]:
     """Bring each channel to zero mean and unit deviation over the brain, clipped to +-5 and divided by 5.
 

@@ -1,0 +1,91 @@
+"""The card of an entry, and the table of all of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffmedseg.zoo.registry import Entry
+
+
+def write_card(
+    folder: Path, name: str, entry: Entry, model: dict[str, Any], run: dict[str, Any], steps: int, notes: str
+) -> None:
+    """Write ``README.md`` of a trained entry.
+
+    Args:
+        folder: The entry's folder.
+        name: Name of the entry.
+        entry: What the registry says of it.
+        model: The model's config.
+        run: The run's resolved config.
+        steps: Optimiser steps of the chosen checkpoint.
+        notes: What else to say.
+    """
+    init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
+    denoiser = init["denoiser"]
+    scores = "\n".join(
+        f"| {region} | {score} | {mean:.4f} | {low:.4f} to {high:.4f} |"
+        for region, found in (entry.metrics.scores if entry.metrics else {}).items()
+        for score, (mean, low, high) in found.items()
+    )
+    calibrated, before = "", run["model"]["init_args"].get("least_contrast")
+    if init.get("calibration"):
+        masks = "its masks are the same" if init.get("least_contrast") == before else "some of its masks became empty"
+        calibrated = (
+            f"- **Calibrated** on the validation cases after it was scored: {masks}, its probabilities (NLL, Brier "
+            "score) are others.\n"
+        )
+    cases = f"{entry.metrics.cases} cases, {entry.metrics.split}" if entry.metrics else ""
+    (folder / "README.md").write_text(
+        f"""# {name}
+
+{denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {entry.data}
+for {steps} steps (batch {batch}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
+and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
+{notes}
+
+Research software: **not for diagnosis**.
+
+    from diffmedseg import load_pretrained
+
+    model = load_pretrained("{name}")
+    result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size
+
+- **Input**: {len(entry.input.channels)} channels ({", ".join(entry.input.channels)}), resized to \
+{entry.input.size[0]} x {entry.input.size[1]} px; float is
+  taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
+- **Learned from**: {entry.learned_from}.
+- **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}.
+- **Sampling**: {entry.num_samples} samples, {entry.num_steps} steps, fused by {entry.fusion}.
+{calibrated}
+## Scores
+
+Of the run, before the weights were stored as they are here: means over {cases}, at native
+resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. All, per case: `cases.csv`.
+
+| region | score | mean | 95 % interval |
+|---|---|---|---|
+{scores}
+
+## Licence
+
+Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {entry.licences["data"]}.
+Please cite: {entry.citation}
+"""
+    )
+
+
+def markdown_table(entries: Mapping[str, Entry]) -> str:
+    """Return entries as a Markdown table, with Dice of the first region; GED where there are several raters."""
+    heads = ("entry", "data", "Dice, 95 % interval", "GED (unbiased)", "cases", "samples x steps")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, entry in sorted(entries.items()):
+        dice = ged = cases = ""
+        if entry.metrics:
+            scores = entry.metrics.scores[entry.regions[0]]
+            mean, low, high = scores["dice"]
+            dice, cases = f"{mean:.3f} ({low:.3f} to {high:.3f})", str(entry.metrics.cases)
+            ged = f"{scores['ged_unbiased'][0]:.3f}" if "ged_unbiased" in scores else ""
+        drawn = f"{entry.num_samples} x {entry.num_steps}"
+        lines.append(f"| `{name}` | {entry.data} | {dice or 'recipe: not trained'} | {ged} | {cases} | {drawn} |")
+    return "\n".join(lines)

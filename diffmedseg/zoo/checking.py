@@ -1,0 +1,78 @@
+"""Whether entries are what they say: verified by their hashes and a stored example, or trained again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.metrics.cases import CaseScore, summarise
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.zoo.building import ZooError
+from diffmedseg.zoo.loading import load_entry
+from diffmedseg.zoo.registry import EXAMPLE, Entry
+from diffmedseg.zoo.source import Source
+
+#: Mean difference of a probability: convolutions differ in their last digits between machines, and chains amplify that.
+TOLERANCE = 1e-3
+_KEY = "example"
+_COARSE = 6  # pixels: blobs that differ in size with the grid
+
+
+def write_example(model: DiffusionSegmenter, path: Path) -> None:
+    """Write an input, which is made up and smooth, and what the model makes of it."""
+    shape = (1, len(model.channels), _COARSE, _COARSE)
+    coarse = torch.rand(shape, generator=keyed_generator(_KEY)) * 2 - 1
+    image = F.interpolate(coarse, model.image_size, mode="bicubic").clamp(-1, 1).half()
+    save_file({"image": image, "probability": _segment(model, image).half()}, path)
+
+
+def _segment(model: DiffusionSegmenter, image: torch.Tensor) -> torch.Tensor:
+    return model.segment(image.float(), keys=[_KEY]).probability
+
+
+def verify_entry(source: Source, name: str) -> float | None:
+    """Check an entry's hashes, load it, and segment its stored input.
+
+    Args:
+        source: The zoo.
+        name: The entry.
+
+    Returns:
+        The mean difference from the stored output; None for a recipe, which has none.
+
+    Raises:
+        ZooError: If anything is not as it should be; the message says what.
+    """
+    folder, entry = source.verified(name)
+    if entry.status == "recipe":
+        return None
+    model = load_entry(source, name)
+    if not (folder / EXAMPLE).is_file():
+        raise ZooError(f"{folder / EXAMPLE} is missing: export the entry again.")
+    stored = load_file(folder / EXAMPLE)
+    difference = float((_segment(model, stored["image"]) - stored["probability"].float()).abs().mean())
+    if not difference <= TOLERANCE:
+        raise ZooError(
+            f"{name} does not give its stored output: the probability differs by {difference:.4f} on average, and "
+            f"{TOLERANCE} is allowed. The code that loads it computes something else than the code that wrote it."
+        )
+    return difference
+
+
+def agrees(entry: Entry, rows: Sequence[CaseScore]) -> tuple[float, list[float], bool]:
+    """Compare the Dice of an entry's first region with that of another run of its configuration.
+
+    Args:
+        entry: What the registry says; trained.
+        rows: Scores of the other run's cases.
+
+    Returns:
+        The other run's mean, what the entry states (mean and the ends of its interval), and whether it lies within.
+    """
+    assert entry.metrics is not None
+    stated = entry.metrics.scores[entry.regions[0]]["dice"]
+    found = next(one.mean for one in summarise(rows) if (one.region, one.score) == (entry.regions[0], "dice"))
+    return found, stated, stated[1] <= found <= stated[2]

@@ -1,0 +1,137 @@
+"""The registry of a zoo: what is known of each entry, in one YAML file of a strict form."""
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.zoo.building import ZooError
+
+REGISTRY = "registry.yaml"
+REGISTRY_VERSION = 2
+CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE = (
+    "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an entry takes.
+
+    Attributes:
+        channels: Names, in order.
+        size: Height and width of its grid, in pixels, to which images are resized.
+        normalisation: How values came to [-1, 1].
+    """
+
+    channels: list[str]
+    size: list[int]
+    normalisation: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What an entry reached.
+
+    Attributes:
+        split: The cases that were scored.
+        cases: How many.
+        seed: Of the training.
+        command: What trains and scores it again, in the entry's folder.
+        scores: By region and score: mean, and the ends of its 95 % bootstrap interval over cases.
+    """
+
+    split: str
+    cases: int
+    seed: int
+    command: str
+    scores: dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry says of an entry.
+
+    Attributes:
+        status: ``trained``, or ``recipe``: a configuration without weights, and without numbers.
+        input: What it takes.
+        regions: What it finds, in order.
+        threshold: Foreground is where the probability exceeds it.
+        num_samples: S.
+        num_steps: Network evaluations per sample.
+        fusion: The class that fuses samples.
+        learned_from: The supervision that it took.
+        data: Title of the data set.
+        licences: Of code, weights and data.
+        citation: What to cite for the data.
+        intended_use: And what it is not for.
+        bytes: Of the weights; 0 for a recipe.
+        sha256: Of each file but the card, by its name.
+        metrics: What it reached; None for a recipe.
+    """
+
+    status: Literal["trained", "recipe"]
+    input: Input
+    regions: list[str]
+    threshold: float
+    num_samples: int
+    num_steps: int
+    fusion: str
+    learned_from: str
+    data: str
+    licences: dict[str, str]
+    citation: str
+    intended_use: str
+    bytes: int = 0
+    sha256: dict[str, str] = field(default_factory=dict)
+    metrics: Metrics | None = None
+
+
+def read_registry(path: Path) -> dict[str, Entry]:
+    """Read the entries of a registry by name; where there is no file there are none.
+
+    Raises:
+        ZooError: If the registry is damaged or of another version, or an entry is not of the form of :class:`Entry`.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text())
+        version, entries = content["version"], dict(content["entries"])
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
+        raise ZooError(f"{path} is damaged ({error}): restore it.") from error
+    if version != REGISTRY_VERSION:
+        raise ZooError(f"{path} has version {version}; this diffmedseg reads {REGISTRY_VERSION}: update the older one.")
+    return {str(name): _parse(str(name), entry, path) for name, entry in entries.items()}
+
+
+def write_registry(path: Path, entries: dict[str, Entry]) -> None:
+    """Write a registry, whole or not at all."""
+    content = {"version": REGISTRY_VERSION, "entries": {name: asdict(entry) for name, entry in entries.items()}}
+    text = yaml.safe_dump(content, sort_keys=False, width=120)
+    write_whole(path, lambda temporary: temporary.write_text(text))
+
+
+def _parse(name: str, content: Any, path: Path) -> Entry:  # noqa: ANN401  YAML can hold anything
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("entry", type=Entry)
+    try:
+        entry: Entry = parser.instantiate(parser.parse_object({"entry": content})).entry
+    except Exception as error:  # jsonargparse raises many kinds
+        reason = " ".join(str(error).split())
+        raise ZooError(f"{path}: what it says of {name!r} is damaged or of another version: {reason}") from error
+    for file in entry.sha256:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", file):
+            raise ZooError(f"{path}: {name!r} names the file {file!r}, which leaves the entry.")
+    trained = {CONFIG, WEIGHTS} <= entry.sha256.keys() and entry.metrics is not None
+    if entry.status == "trained" and not trained:
+        raise ZooError(
+            f"{path}: {name!r} lacks metrics, or the sha256 of {CONFIG} or {WEIGHTS}: it cannot be verified."
+        )
+    if entry.status == "recipe" and (entry.metrics is not None or entry.bytes):
+        raise ZooError(f"{path}: {name!r} is a recipe, and a recipe has neither weights nor numbers.")
+    return entry

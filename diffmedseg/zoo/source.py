@@ -1,0 +1,118 @@
+"""Where a zoo lies: in the package, in a folder, at a URL or on the Hugging Face Hub."""
+
+import os
+import re
+import warnings
+from hashlib import sha256
+from pathlib import Path
+
+import fsspec  # type: ignore[import-untyped]
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.data.base import cache_folder
+from diffmedseg.zoo.building import ZooError
+from diffmedseg.zoo.registry import REGISTRY, Entry, read_registry
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file, as 64 hexadecimal digits."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+class Source:
+    """A zoo, and the files of its entries.
+
+    Files from elsewhere are fetched once, into the cache, and have their own names only when they are whole and have
+    the hash that the registry says.
+
+    Args:
+        location: A folder, or a URL of one that fsspec reads: ``https://...``, ``hf://<owner>/<repository>``.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self.remote = "://" in self.location
+        if self.remote:
+            digest = sha256(self.location.encode()).hexdigest()[:16]
+            self.folder = cache_folder() / "zoo" / digest
+        else:
+            self.folder = Path(self.location).expanduser()
+
+    def entries(self) -> dict[str, Entry]:
+        """Read the registry; of a zoo elsewhere the newest, or the last one fetched where it cannot be reached.
+
+        Raises:
+            ZooError: If the registry is damaged, or is elsewhere and was never fetched.
+        """
+        path = self.folder / REGISTRY
+        if self.remote:
+            try:
+                fetched = self._fetch(REGISTRY)
+            except ZooError as error:
+                if not path.is_file():
+                    raise
+                warnings.warn(f"{error} The registry that was fetched last is taken.", stacklevel=3)
+            else:
+                write_whole(path, lambda temporary: temporary.write_bytes(fetched))
+        return read_registry(path)
+
+    def entry_folder(self, name: str) -> Path:
+        """Return the folder of an entry.
+
+        Raises:
+            ZooError: If its name would leave the zoo.
+        """
+        folder = self.folder / name
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or folder.resolve().parent != self.folder.resolve():
+            raise ZooError(
+                f"{name!r} is no name of an entry, or leaves {self.folder}: use letters, digits, ., - and _."
+            )
+        return folder
+
+    def verified(self, name: str) -> tuple[Path, Entry]:
+        """Return an entry's folder, all of whose files have the hashes of the registry, and what that says of it.
+
+        Raises:
+            ZooError: If there is no such entry, a file is missing or its hash is wrong.
+        """
+        entries = self.entries()
+        if name not in entries:
+            raise ZooError(f"{self.location} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
+        folder = self.entry_folder(name)
+        for file, expected in entries[name].sha256.items():
+            path = folder / file
+            if self.remote and not (path.is_file() and file_sha256(path) == expected):
+                fetched = self._fetch(f"{name}/{file}")
+                _check(f"{self.location}/{name}/{file}", sha256(fetched).hexdigest(), expected)
+                write_whole(path, lambda temporary, content=fetched: temporary.write_bytes(content))  # type: ignore[misc]
+            if not path.is_file():
+                raise ZooError(f"{path} is missing: restore the entry or export it again.")
+            _check(str(path), file_sha256(path), expected)
+        return folder, entries[name]
+
+    def _fetch(self, file: str) -> bytes:
+        address = f"{self.location.rstrip('/')}/{file}"
+        try:
+            with fsspec.open(address, "rb") as opened:
+                content: bytes = opened.read()
+        except Exception as error:  # every protocol has its own
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ZooError(f"{address} cannot be fetched ({reason}): check the address and the network.") from error
+        return content
+
+
+def _check(file: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise ZooError(
+            f"{file} has sha256 {found}, the registry says {expected}: the file is damaged, was cut off or was "
+            "changed. Restore it."
+        )
+
+
+def current_source() -> Source:
+    """Return the zoo: ``$DIFFMEDSEG_ZOO``, else the one in the installed package or in the repository."""
+    if "DIFFMEDSEG_ZOO" in os.environ:
+        return Source(os.environ["DIFFMEDSEG_ZOO"])
+    package = Path(__file__).parents[1]
+    installed = package / "_zoo"
+    return Source(installed if installed.is_dir() else package.parent / "zoo")
