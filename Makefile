@@ -43,7 +43,8 @@ setup: .venv/installed ## make the environment in .venv
 	touch $@
 
 demo: setup ## segment a sample with a model of the zoo, or a picture of yours: IN=<file>
-	$(RUN) predict $(or $(CKPT),$(DEMO)) "$(or $(IN),zoo/sample.png)" --out "$(or $(OUT),runs/demo)" --panel $(ARGS)
+	$(RUN) predict $(or $(CKPT),$(DEMO)) "$(or $(IN),zoo/sample.png)" --out "$(or $(OUT),runs/demo)" --panel --resume $(ARGS)
+	@echo "Look at:"; ls "$(or $(OUT),runs/demo)"/*_panel.png
 
 train: setup ## train, test the best checkpoint, draw pictures
 ifeq ($(wildcard $(PAIR)),)
