@@ -9,8 +9,8 @@ OUT ?=
 ARGS ?=
 PYTHON ?= python3
 
-# What `make demo` shows.
-DEMO := medsegdiff-v1_synthetic.tiny
+# What `make demo` shows: of a sample, and of a picture.
+DEMO := $(if $(IN),medsegdiff-v1_isic2017.cpu64,medsegdiff-v1_synthetic.tiny)
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m diffmedseg

@@ -51,7 +51,9 @@ def test_the_demo_shows_what_is_shipped():
     entry, sample = re.search(r'predict (\S+) "(\S+)"', printed).groups()
     assert (ROOT / "zoo" / entry).is_dir()
     assert (ROOT / sample).is_file()
-    assert '"mine.jpg" --out "there"' in make("demo", "IN=mine.jpg", "OUT=there").stdout
+    of_mine = make("demo", "IN=mine.jpg", "OUT=there").stdout
+    assert '_isic2017.cpu64 "mine.jpg" --out "there"' in of_mine
+    assert (ROOT / "zoo" / re.search(r"predict (\S+)", of_mine)[1]).is_dir()
 
 
 def test_a_member_of_a_family_changes_the_pair_of_the_family():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from test_cli import instantiate
 
 from diffmedseg import list_pretrained, load_pretrained, zoo
 from diffmedseg.cli import main
@@ -268,6 +269,20 @@ def test_shipped_entries_keep_the_schema_and_the_budget():
     sizes = {name: sum(f.stat().st_size for f in (ROOT / "zoo" / name).iterdir()) for name in entries}
     assert max(sizes.values()) <= 6e6
     assert sum(sizes.values()) <= 30e6
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_every_shipped_entry_can_be_trained_again(name, tmp_path):
+    """Its configuration is one of today's, and names no place of another machine."""
+    settings = yaml.safe_load((ROOT / "zoo" / name / "run.yaml").read_text())
+    of_fit = {key for key in settings if key in {"ckpt_path", "weights_only"}}  # nothing runs here
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if k not in of_fit}))
+    built = instantiate([tmp_path / "run.yaml"])
+    entry = read_registry(ROOT / "zoo" / "registry.yaml")[name]
+    assert built.datamodule.info.title == entry.data
+    assert list(built.model.regions) == entry.regions
+    root = getattr(built.datamodule, "root", None)
+    assert root is None or root == Path("data") / built.datamodule.info.name
 
 
 @pytest.mark.parametrize("name", list_pretrained())

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.zoo.registry import Entry
+from diffmedseg.metrics.table import read_cases
+from diffmedseg.zoo.registry import CASES, Entry
 
 
 def write_card(
@@ -35,6 +36,8 @@ def write_card(
             f"- **Calibrated** on the validation cases after it was scored: {masks}, its probabilities (NLL, Brier "
             "score) are others.\n"
         )
+    rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:5]
+    worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
     cases = f"{entry.metrics.cases} cases, {entry.metrics.split}" if entry.metrics else ""
     (folder / "README.md").write_text(
         f"""# {name}
@@ -56,7 +59,7 @@ Research software: **not for diagnosis**.
   taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
 - **Learned from**: {entry.learned_from}.
 - **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}.
-- **Sampling**: {entry.num_samples} samples, {entry.num_steps} steps, fused by {entry.fusion}.
+- **Sampling**: samples: {entry.num_samples}; steps of each: {entry.num_steps}; fused by {entry.fusion}.
 {calibrated}
 ## Scores
 
@@ -66,6 +69,8 @@ resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. A
 | region | score | mean | 95 % interval |
 |---|---|---|---|
 {scores}
+
+Where it fails, by Dice: {worst}.
 
 ## Licence
 

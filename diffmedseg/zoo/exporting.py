@@ -147,5 +147,5 @@ def _portable(settings: dict[str, Any]) -> dict[str, Any]:
     """Take the places of one machine out of a run's settings."""
     data = settings["data"]["init_args"]
     if "root" in data:
-        data["root"] = f"data/{settings['experiment'].split('-')[-1]}"
+        data["root"] = f"data/{build_data(settings['data']).info.name}"
     return settings | {"runs": "runs", "ckpt_path": None}
