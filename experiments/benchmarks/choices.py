@@ -71,6 +71,7 @@ LITE: dict[str, list[str]] = {
     "stratified": [f"{MODEL}stratified=true"],
     "dice=0": [LOSS, f"{MODEL}loss.init_args.dice=0"],
     "input_scale=0.3": [f"{MODEL}process.init_args.input_scale=0.3"],
+    "V2": [f"{MODEL}denoiser=diffmedseg.models.MedSegDiffV2", f"{MODEL}denoiser.init_args.size=tiny"],
     CONTROL: [],
 }
 VARIANTS: dict[Member, dict[str, list[str]]] = {"v1": V1, "lite": LITE}

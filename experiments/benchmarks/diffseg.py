@@ -8,8 +8,9 @@ runs/diffseg/isic2017.weak/version_0 panel.png`` draws how masks come about. For
 fusion_rules.py.
 """
 
-import time
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from training import train_run
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import Batch
 from diffmedseg.figures import outline, save_figure, show
-from diffmedseg.metrics.cases import score_cases, summarise
+from diffmedseg.metrics.cases import CaseScore, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.diffseg.decision import (
     Decision,
     FixedLevel,
@@ -128,35 +130,39 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
 
 
 def score(run: Path) -> None:
-    """Print the scores of a run and of the baseline on the images that the run reports.
+    """Print the scores of a run's test, and what the baseline reaches on the same images.
 
     Args:
         run: The run's folder.
     """
     model, data = _load(run)
-    print(f"{run}: {len(data.stores['test'])} images, {model.num_samples} samples of {model.num_steps} comparisons\n")
-    print("| method | Dice | 95 % interval | IoU | something found where there is nothing | seconds per image |")
+    images: list[ImageScore] = []
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        images += _scores(batch, *_baseline(model, batch), batch["reference"])
+    baseline, tested = score_cases(images, model.regions), read_cases(run / "cases.csv")
+    unrefined = [replace(row, dice=row.dice_unrefined, iou=math.nan) for row in tested]
+    print(f"{run}: {len(tested)} cases, {model.num_samples} samples of {model.num_steps} comparisons\n")
+    print("| method | Dice | 95 % interval | IoU | something found where there is nothing | seconds per case |")
     print("|---|---|---|---|---|---|")
-    methods: dict[str, Callable[[Batch], tuple[Tensor, Tensor]]] = {
-        "no learning": lambda batch: _baseline(model, batch),
-        "DiffSeg, mean": lambda batch: _segment(model, batch, refine=False),
-        "DiffSeg": lambda batch: _segment(model, batch, refine=True),
-    }
-    for name, method in methods.items():
-        images, false, healthy, start = [], 0, 0, time.perf_counter()
-        for batch in data.test_dataloader():
-            batch = data.on_after_batch_transfer(batch, 0)
-            probability, samples = method(batch)
-            images += _scores(batch, probability, samples, batch["reference"])
-            empty = torch.tensor([not bool(one.any()) for one in batch["reference"]])
-            healthy += int(empty.sum())
-            false += int((probability > model.threshold).flatten(1).any(1)[empty].sum())
-        seconds = (time.perf_counter() - start) / len(images)
-        found = {one.score: one for one in summarise(score_cases(images, model.regions))}
-        share = f"{false / healthy:.2f} of {healthy}" if healthy else ""
-        dice = found["dice"]
-        interval = f"{dice.low:.3f} to {dice.high:.3f}"
-        print(f"| {name} | {dice.mean:.4f} | {interval} | {found['iou'].mean:.4f} | {share} | {seconds:.2f} |")
+    _row("no learning", baseline)
+    _row("DiffSeg, mean", unrefined)
+    _row("DiffSeg, CRFs of random subsets", tested)
+
+
+def _row(name: str, rows: list[CaseScore]) -> None:
+    found = {one.score: one for one in summarise(rows)}
+    healthy = [row for row in rows if math.isnan(row.sensitivity)]
+    false = sum(not row.both_empty for row in healthy)
+    dice, iou, seconds = (found.get(score) for score in ("dice", "iou", "seconds"))
+    cells = [
+        f"{dice.mean:.4f}" if dice else "",
+        f"{dice.low:.4f} to {dice.high:.4f}" if dice else "",
+        f"{iou.mean:.4f}" if iou else "",
+        f"{false} of {len(healthy)}" if healthy and iou else "",
+        f"{seconds.mean:.2f}" if seconds and seconds.mean else "",
+    ]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 @torch.inference_mode()
@@ -227,12 +233,6 @@ def _load(run: Path) -> tuple[DiffSegSegmenter, SegmentationDataModule]:
 def _maps(model: DiffSegSegmenter, batch: Batch, samples: int) -> Tensor:
     generators = sample_generators(model.seed, batch["case"], samples)
     return model.difference_maps(batch["image"], generators, model.num_steps)
-
-
-def _segment(model: DiffSegSegmenter, batch: Batch, refine: bool) -> tuple[Tensor, Tensor]:
-    found = model.segment(batch["image"], keys=batch["case"])
-    plain = found.probability if found.unrefined is None else found.unrefined
-    return (found.probability if refine else plain), found.samples
 
 
 def _baseline(model: DiffSegSegmenter, batch: Batch) -> tuple[Tensor, Tensor]:

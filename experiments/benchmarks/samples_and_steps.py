@@ -1,4 +1,4 @@
-"""Dice of a run by number of samples and steps, on the split that is reported.
+"""Dice of a run, and GED where there are raters, by number of samples and steps, on the split that is reported.
 
 The first S of 16 samples are those of S, so each number of steps is sampled once. Run
 ``python experiments/benchmarks/samples_and_steps.py runs/medsegdiff-isic2017/version_0``.
@@ -36,8 +36,8 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
         steps: Numbers of network evaluations per sample.
     """
     model, data = load_run(run)
-    print("| steps | samples | Dice | 95 % interval | IoU | diversity | seconds for all samples of an image |")
-    print("|---|---|---|---|---|---|---|")
+    print("| steps | samples | Dice | 95 % interval | IoU | diversity | GED (unbiased) | seconds for all of an image |")
+    print("|---|---|---|---|---|---|---|---|")
     for num_steps in steps:
         scores: dict[int, list] = {n: [] for n in samples}
         seconds = images = 0.0
@@ -56,7 +56,7 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
                     scores[n].append(image)
         for n in samples:
             summary = {s.score: s for s in summarise(score_cases(scores[n], model.regions))}
-            dice, spread = summary["dice"], summary.get("diversity")
+            dice, spread, ged = summary["dice"], summary.get("diversity"), summary.get("ged_unbiased")
             cells = [
                 num_steps,
                 n,
@@ -64,6 +64,7 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
                 f"{dice.low:.4f} to {dice.high:.4f}",
                 f"{summary['iou'].mean:.4f}",
                 f"{spread.mean:.3f}" if spread else "",
+                f"{ged.mean:.3f} ({ged.low:.3f} to {ged.high:.3f})" if ged else "",
                 f"{seconds / images:.2f}" if n == max(samples) else "",
             ]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
