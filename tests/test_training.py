@@ -1,10 +1,20 @@
+from functools import partial
+
 import pytest
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from small_networks import small
 from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.models import (
+    ClassConditionalUNet,
+    DiffSegSegmenter,
+    MedSegDiffLite,
+    MedSegDiffSegmenter,
+    MedSegDiffV2,
+)
 
 
 def assert_same(a, b, **tolerance):
@@ -155,10 +165,10 @@ class RecordGradients(Callback):
                 torch.save(self.gradients, f"{trainer.default_root_dir}/gradients.pt")
 
 
-def gradients(folder, batch_size, **options):
+def gradients(folder, batch_size, make=tiny_model, **options):
     record = RecordGradients()
     data = tiny_data(batch_size=batch_size, steps_per_epoch=4)
-    model = tiny_model(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    model = make(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
     tiny_trainer(folder, callbacks=[record], max_steps=1, limit_val_batches=0, **options).fit(model, data)
     return record.gradients
 
@@ -169,10 +179,27 @@ def test_accumulation_gives_the_full_batchs_gradient(tmp_path):
     assert_same(gradients(tmp_path, 2, accumulate_grad_batches=4), whole, atol=1e-5, rtol=1e-3)
 
 
-def test_two_processes_give_the_gradient_of_one(tmp_path):
+def member(network, **options):
+    """Build a member of the family; a prior that counts at some time steps only leaves no process without gradients."""
+    segmenter = MedSegDiffSegmenter(small(network).train(), image_size=(16, 16), noise_levels=2, **options)
+    segmenter.prior_loss.every = 5
+    return segmenter
+
+
+def diffseg(**options):
+    return DiffSegSegmenter(small(ClassConditionalUNet).train(), image_size=(16, 16), **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tiny_model, partial(member, MedSegDiffV2), partial(member, MedSegDiffLite), diffseg],
+    ids=["V1", "V2", "lite", "diffseg"],
+)
+def test_two_processes_give_the_gradient_of_one(make, tmp_path):
     """lucidrains' trainer goes around DDP, so that the processes' gradients differ."""
-    whole = gradients(tmp_path, 8)
-    gradients(tmp_path, 4, strategy="ddp_fork", devices=2)
+    whole = gradients(tmp_path, 8, make)
+    assert any(g.abs().max() > 1e-3 for g in whole.values())
+    gradients(tmp_path, 4, make, strategy="ddp_fork", devices=2)
     assert_same(torch.load(tmp_path / "gradients.pt", weights_only=True), whole, atol=1e-5, rtol=1e-3)
 
 
