@@ -1,8 +1,8 @@
 """What rule of fusion, and how many samples, on the split that a run reports; and how GED depends on that number.
 
 Each image's samples are drawn once: the first S of them are those of S. With a control, its one mask is scored too, and
-as one voter more. Run ``python experiments/benchmarks/fusion_rules.py runs/medsegdiff-synthetic/version_0
---control runs/supervised-synthetic/version_0 --plot ged.png``.
+as one voter more; else the prior of a member that has one. Run ``python experiments/benchmarks/fusion_rules.py
+runs/medsegdiff-synthetic/version_0 --control runs/supervised-synthetic/version_0 --plot ged.png``.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ from diffmedseg.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models import DiffusionSegmenter
-from diffmedseg.refinement import Refinement
+from diffmedseg.refinement import LargestComponent, Refinement
 from diffmedseg.segmentation import Drawn
 
 _CRF = CRFSettings(reference_size=512)
@@ -30,8 +30,10 @@ RULES: dict[str, tuple[Fusion, Refinement | None]] = {
     "mean": (MeanFusion(), None),
     "majority": (MajorityFusion(), None),
     "STAPLE": (STAPLEFusion(), None),
+    "mean, largest component": (MeanFusion(), LargestComponent()),
     "mean, CRF": (MeanFusion(), DenseCRF(_CRF)),
     "CRFs of random subsets": (MeanFusion(), RandomSubsetCRF(settings=_CRF)),
+    "the same, largest component": (MeanFusion(), LargestComponent(RandomSubsetCRF(settings=_CRF))),
 }
 
 
@@ -46,7 +48,8 @@ def main(
     Args:
         run: The run's folder.
         samples: Numbers of samples.
-        control: The folder of a supervised run on the same data.
+        control: The folder of a supervised run on the same data, which votes, too; else the model's prior does, where
+            it has one.
         plot: PNG of GED over the number of samples.
     """
     model, data = load_run(run)
@@ -54,18 +57,22 @@ def main(
     scores: dict[tuple[str, int], list[ImageScore]] = defaultdict(list)
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
-        drawn = model.segment(batch["image"], max(samples), keys=batch["case"]).samples
-        prior = None if other is None else other.segment(batch["image"], 1, keys=batch["case"]).samples
+        given = model.sample(batch["image"], max(samples), keys=batch["case"])
+        drawn, prior, name = given.samples, given.prior, "prior"
+        if other is not None:
+            prior, name = other.sample(batch["image"], 1, keys=batch["case"]).samples[:, 0], "control"
         for s in samples:
             found = {
                 rule: _fuse(model, batch, fusion, refinement, drawn[:, :s])
                 for rule, (fusion, refinement) in RULES.items()
             }
             if prior is not None:
-                found["mean, the control a voter more"] = _fuse(
-                    model, batch, MeanFusion(), None, torch.cat([drawn[:, :s], prior], 1)
-                )
-                found["the control alone"] = _fuse(model, batch, MeanFusion(), None, prior)
+                one = prior[:, None]
+                both = torch.cat([drawn[:, :s], one], 1)
+                found[f"mean, the {name} a voter more"] = _fuse(model, batch, MeanFusion(), None, both)
+                halves = torch.cat([drawn[:, :s], one.expand(-1, s, -1, -1, -1)], 1)
+                found[f"mean, the {name} as many voters"] = _fuse(model, batch, MeanFusion(), None, halves)
+                found[f"the {name} alone"] = _fuse(model, batch, MeanFusion(), None, one)
             for rule, (probability, masks) in found.items():
                 for i, case in enumerate(batch["case"]):
                     image = score_image(case, probability[i], masks[i], batch["reference"][i], model.threshold, 0.0)
