@@ -129,20 +129,21 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
         print(f"| {name} | {' | '.join(f'{one:.3f}' for one in dice)} | {told} |", flush=True)
 
 
-def score(run: Path) -> None:
+def score(run: Path, test: Path | None = None) -> None:
     """Print the scores of a run's test, and what the baseline reaches on the same images.
 
     Args:
         run: The run's folder.
+        test: The folder of a later test of the run; None for its own.
     """
     model, data = _load(run)
     images: list[ImageScore] = []
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
         images += _scores(batch, *_baseline(model, batch), batch["reference"])
-    baseline, tested = score_cases(images, model.regions), read_cases(run / "cases.csv")
+    baseline, tested = score_cases(images, model.regions), read_cases((test or run) / "cases.csv")
     unrefined = [replace(row, dice=row.dice_unrefined, iou=math.nan) for row in tested]
-    print(f"{run}: {len(tested)} cases, {model.num_samples} samples of {model.num_steps} comparisons\n")
+    print(f"{test or run}: {len(tested)} cases, {tested[0].num_samples} samples of {model.num_steps} comparisons\n")
     print("| method | Dice | 95 % interval | IoU | something found where there is nothing | seconds per case |")
     print("|---|---|---|---|---|---|")
     _row("no learning", baseline)

@@ -68,7 +68,7 @@ class NoisePredictionDifference(Difference):
         highest: The highest; levels are drawn evenly between them.
     """
 
-    def __init__(self, lowest: int = 50, highest: int = 500) -> None:
+    def __init__(self, lowest: int = 100, highest: int = 300) -> None:
         if not 0 <= lowest <= highest:
             raise ValueError(f"Levels from {lowest} to {highest}: the lowest has to be at least 0, and not above.")
         self.lowest, self.highest = lowest, highest
