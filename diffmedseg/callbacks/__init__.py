@@ -7,6 +7,7 @@ from diffmedseg.callbacks.ensemble import MultiSampleEnsemble
 from diffmedseg.callbacks.ged import GeneralizedEnergyDistance
 from diffmedseg.callbacks.panels import SamplePanels
 from diffmedseg.callbacks.report import TestReport
+from diffmedseg.callbacks.steps import StepStatistics
 
 __all__ = [
     "CaseMetrics",
@@ -14,6 +15,7 @@ __all__ = [
     "GeneralizedEnergyDistance",
     "MultiSampleEnsemble",
     "SamplePanels",
+    "StepStatistics",
     "TestReport",
     "WarmupEMA",
 ]
