@@ -309,11 +309,12 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
 
 
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take the places of one machine out of a run's settings."""
+    """Take the places of one machine, and who used it, out of a run's settings."""
     data = settings["data"]["init_args"]
     if "root" in data:
         data["root"] = f"data/{settings['experiment'].split('-')[-1]}"
-    return settings | {"runs": "runs", "ckpt_path": None}
+    kept = {name: value for name, value in settings.items() if name != "logger"}
+    return kept | {"runs": "runs", "ckpt_path": None}
 
 
 def file_sha256(path: Path) -> str:

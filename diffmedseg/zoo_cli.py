@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from diffmedseg import zoo
+from diffmedseg.dashboards.artifacts import log_zoo_entry
 
 
 def list_entries() -> None:
@@ -14,7 +15,7 @@ def list_entries() -> None:
 
 
 def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "") -> None:
-    """Make a zoo entry of a finished run.
+    """Make a zoo entry of a finished run; where that was logged to W&B, an artifact, too.
 
     Args:
         run: The run's folder, such as runs/medsegdiff-synthetic/version_0.
@@ -23,7 +24,9 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
         half: Store float16.
         notes: What the card should say besides.
     """
-    print(f"Wrote {zoo.export(run, name, folder, half, notes)}")
+    entry = zoo.export(run, name, folder, half, notes)
+    log_zoo_entry(run, entry)
+    print(f"Wrote {entry}")
 
 
 def main(args: list[str]) -> None:

@@ -8,6 +8,7 @@ from diffmedseg.callbacks.ged import GeneralizedEnergyDistance
 from diffmedseg.callbacks.panels import SamplePanels
 from diffmedseg.callbacks.report import TestReport
 from diffmedseg.callbacks.steps import StepStatistics
+from diffmedseg.callbacks.wandb import WandbDashboard
 
 __all__ = [
     "CaseMetrics",
@@ -17,5 +18,6 @@ __all__ = [
     "SamplePanels",
     "StepStatistics",
     "TestReport",
+    "WandbDashboard",
     "WarmupEMA",
 ]
