@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
-from diffmedseg import data_cli, evaluation_cli, predict_cli, zoo_cli
+from diffmedseg import dashboard_cli, data_cli, evaluation_cli, predict_cli, zoo_cli
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
@@ -37,6 +37,7 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "score": evaluation_cli.score,
     "compare": evaluation_cli.compare,
     "calibrate": evaluation_cli.calibrate,
+    "dashboard": dashboard_cli.main,
 }
 
 
@@ -205,7 +206,7 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "description": "Train and test segmenters. Besides these commands there are: "
-                "diffmedseg predict, zoo, data, score, compare, calibrate (each with --help)."
+                "diffmedseg predict, zoo, data, score, compare, calibrate, dashboard (each with --help)."
             },
             args=args,
         )
