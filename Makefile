@@ -3,6 +3,7 @@ MODEL ?= medsegdiff
 DATA ?= synthetic
 DATA_DIR ?=
 PRESET ?=
+LOGGER ?=
 CKPT ?=
 IN ?=
 OUT ?=
@@ -19,6 +20,7 @@ FAMILY := $(firstword $(subst -, ,$(MODEL)))
 MEMBER := $(patsubst $(FAMILY)-%,experiments/$(FAMILY)/member/%.yaml,$(filter $(FAMILY)-%,$(MODEL)))
 PAIR := experiments/$(FAMILY)/$(DATA).yaml
 PRESET_FILE := $(if $(PRESET),experiments/$(FAMILY)/$(PRESET).yaml)
+LOGGER_FILE = $(if $(LOGGER),$(or $(wildcard experiments/logger/$(LOGGER).yaml),$(error There is no experiments/logger/$(LOGGER).yaml. There are: $(basename $(notdir $(wildcard experiments/logger/*.yaml))))))
 PAIRS := $(foreach data,$(basename $(notdir $(wildcard experiments/data/*.yaml))),$(wildcard experiments/*/$(data).yaml))
 # Where the official folders are: DATA_DIR, else $DIFFMEDSEG_DATA/<data>, else what the data's yaml says (data/<data>).
 HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
@@ -30,7 +32,7 @@ ROOT := $(or $(DATA_DIR),$(if $(and $(DIFFMEDSEG_DATA),$(HAS_ROOT)),$(DIFFMEDSEG
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 	@echo
-	@echo "make train takes MODEL DATA DATA_DIR PRESET CKPT=last ARGS, for example"
+	@echo "make train takes MODEL DATA DATA_DIR PRESET LOGGER CKPT=last ARGS, for example"
 	@echo "  make train MODEL=medsegdiff DATA=isic2017 DATA_DIR=/path/to/isic2017 PRESET=cpu ARGS='--trainer.max_steps 100'"
 
 setup: .venv/installed ## make the environment in .venv
@@ -38,7 +40,7 @@ setup: .venv/installed ## make the environment in .venv
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,wandb]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[crf]' || echo "The CRF is left out: pydensecrf2 was not built; it needs Python below 3.13 and a C++ compiler."
 	touch $@
 
@@ -59,13 +61,13 @@ endif
 ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
 	$(error There is no $(PRESET_FILE). Presets of $(FAMILY): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(FAMILY)/*.yaml)))))
 endif
-	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(MEMBER) $(PRESET_FILE))$(if $(MEMBER), --experiment $(MODEL)-$(DATA)) $(if $(ROOT),--data.root "$(ROOT)") $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
+	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(MEMBER) $(PRESET_FILE) $(LOGGER_FILE))$(if $(MEMBER), --experiment $(MODEL)-$(DATA)) $(if $(ROOT),--data.root "$(ROOT)") $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
 
 evaluate: setup ## test a checkpoint: CKPT=runs/.../checkpoints/best.ckpt
 ifeq ($(wildcard $(CKPT)),)
 	$(error $(if $(CKPT),There is no file $(CKPT).,Say which checkpoint: CKPT=...) There are: $(wildcard runs/*/*/checkpoints/best.ckpt))
 endif
-	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(ARGS)
+	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(addprefix -c ,$(LOGGER_FILE)) $(ARGS)
 
 predict: setup ## segment pictures or volumes: CKPT=<checkpoint, run or zoo entry> IN=<file, folder or 'pattern'> OUT=<folder>
 	$(if $(and $(CKPT),$(IN),$(OUT)),,$(error Say CKPT=..., IN=... and OUT=...: make predict CKPT=medsegdiff-v1_synthetic.tiny IN=photos OUT=masks))

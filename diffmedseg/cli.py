@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.logging import RichHandler
 
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
-from diffmedseg import data_cli, evaluation_cli, predict_cli, zoo_cli
+from diffmedseg import dashboard_cli, data_cli, evaluation_cli, predict_cli, zoo_cli
 from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
@@ -34,7 +37,17 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "score": evaluation_cli.score,
     "compare": evaluation_cli.compare,
     "calibrate": evaluation_cli.calibrate,
+    "dashboard": dashboard_cli.main,
 }
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the config, and gives it to all loggers but the CSV, beside which it lies."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log; only the first process is asked."""
+        for logger in trainer.loggers[1:]:
+            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
 
 class DiffMedSegCLI(LightningCLI):
@@ -55,6 +68,12 @@ class DiffMedSegCLI(LightningCLI):
         )
         parser.add_lightning_class_args(WarmupEMA, "ema")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--logger",
+            type=Callable[[Path], Logger] | None,
+            default=default_logger(),
+            help="Logger besides the CSV, made for the run's folder. Default: W&B where it is set up.",
+        )
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         facts = {
@@ -69,13 +88,16 @@ class DiffMedSegCLI(LightningCLI):
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  LightningCLI's signature
-        """Give the run its folder; its CSV comes before other loggers."""
+        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder."""
         config = self.config[self.subcommand]
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(**kwargs)
         self.run_folder = self._run_folder(Path(config.runs) / config.experiment, config.get("ckpt_path"))
         chosen = self._get(self.config_init, "trainer").get("logger")
         others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
+        make = self._get(self.config_init, "logger")
+        if make is not None:
+            others.append(make(self.run_folder))
         logger = False if chosen is False else [RunLogger(self.run_folder), *others]
         return super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
 
@@ -136,13 +158,16 @@ class DiffMedSegCLI(LightningCLI):
         self._say_what_was_written()
 
     def _say_what_was_written(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbRunLogger):
+                logger.finish()
         if not self.trainer.is_global_zero:
             return
         console = Console(soft_wrap=True)
         console.print(f"\nWrote to {self.run_folder}:")
-        for path in sorted(self.run_folder.rglob("*")):
-            if path.is_file():
-                console.print(f"  {path.relative_to(self.run_folder)}", highlight=False)
+        for path in sorted(path.relative_to(self.run_folder) for path in self.run_folder.rglob("*") if path.is_file()):
+            if path.parts[0] != "wandb":  # its own: W&B has said where it is
+                console.print(f"  {path}", highlight=False)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if self.subcommand == "fit" and best and self.model.num_samples > 1:
             console.print(f"\nNext: make evaluate CKPT={os.path.relpath(best)} ARGS='--model.num_steps 4'")
@@ -166,6 +191,7 @@ def main(args: ArgsType = None) -> None:
         ".*does not have many workers.*",  # training images lie in memory or a memory map
         ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint
         ".*LeafSpec.*",  # Lightning's own use of torch
+        ".*exists and is not empty.*",  # RunLogger deletes nothing
     ):
         warnings.filterwarnings("ignore", expected)
     try:
@@ -176,15 +202,17 @@ def main(args: ArgsType = None) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            save_config_callback=LoggedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "description": "Train and test segmenters. Besides these commands there are: "
-                "diffmedseg predict, zoo, data, score, compare, calibrate (each with --help)."
+                "diffmedseg predict, zoo, data, score, compare, calibrate, dashboard (each with --help)."
             },
             args=args,
         )
     except (DataError, NoRunError) as error:
+        sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
+    finally:
         folder = Path(os.environ.get(_RUN_FOLDER, "."))
         if _RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # a start that failed takes no number
-        sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from diffmedseg import zoo
+from diffmedseg.dashboards.artifacts import log_zoo_entry
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
@@ -81,7 +82,7 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
 
 
 def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "") -> None:
-    """Make a zoo entry of a finished run.
+    """Make a zoo entry of a finished run; where that was logged to W&B, an artifact, too.
 
     Args:
         run: The run's folder, such as runs/medsegdiff-synthetic/version_0.
@@ -90,7 +91,9 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
         half: Store float16.
         notes: What the card should say besides.
     """
-    print(f"Wrote {zoo.export(run, name, folder, half, notes)}")
+    entry = zoo.export(run, name, folder, half, notes)
+    log_zoo_entry(run, entry)
+    print(f"Wrote {entry}")
 
 
 def main(args: list[str]) -> None:

@@ -11,6 +11,9 @@ hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Whoever runs the tests may be logged in to W&B: they log nothing there, and tests of W&B are offline.
+os.environ |= {"WANDB_MODE": "disabled", "WANDB_ERROR_REPORTING": "false"}
+
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory, monkeypatch):

@@ -1,4 +1,5 @@
 import csv
+import os
 import re
 import subprocess
 import sys
@@ -8,13 +9,16 @@ import torch
 import yaml
 from lightning import Trainer
 from tiny_run import EXPERIMENTS, tiny_fit
+from wandb_offline import history
 
 from diffmedseg.callbacks.order import check_order
 from diffmedseg.cli import DiffMedSegCLI, main
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.models import DiffusionSegmenter
 
-FILES = sorted(path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data"})
+FILES = sorted(
+    path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data", "logger", "sweeps"}
+)
 PAIRS = [path for path in FILES if "experiment" in yaml.safe_load(path.read_text())]
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
 MEMBERS = sorted(EXPERIMENTS.glob("*/member/*.yaml"))
@@ -222,11 +226,15 @@ def test_typos_and_wrong_types_are_refused_before_anything_starts(option, tmp_pa
 
 
 def test_two_processes_started_by_the_cli_share_a_folder(tmp_path):
-    """DDP starts the second process with the same command line: it must not open a run of its own."""
+    """DDP starts the second process with the same command line: it must not open a run of its own, nor one of W&B."""
     arguments = tiny_fit(tmp_path, "--trainer.devices=2", "--trainer.strategy=ddp")
     command = [sys.executable, "-m", "diffmedseg", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     assert [path.name for path in (tmp_path / "medsegdiff-synthetic").iterdir()] == ["version_0"]
     rows = list(csv.DictReader((tmp_path / "medsegdiff-synthetic" / "version_0" / "cases.csv").open()))
     assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
+    [logged] = (tmp_path / "medsegdiff-synthetic" / "version_0" / "wandb").glob("offline-run-*")
+    panels = [record["step"]["num"] for record in history(logged) if "val/panels._type" in record["item"]]
+    assert len(panels) == 2  # epochs

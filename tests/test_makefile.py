@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 def make(*arguments, **environment):
     """Print what make would run."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("DIFFMEDSEG")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("DIFFMEDSEG") and k != "LOGGER"}
     return subprocess.run(
         ["make", "-n", "--no-print-directory", "-o", ".venv/installed", *arguments],
         cwd=ROOT,
@@ -37,11 +37,12 @@ def test_everything_can_be_set():
         "DATA_DIR=/d",
         "PRESET=cpu",
         "ARGS=--trainer.max_steps 100",
+        "LOGGER=wandb",
         "CKPT=last",
     ]
     printed = make("train", *options).stdout
     assert printed.strip().endswith(
-        "-c experiments/supervised/isic2017.yaml -c experiments/supervised/cpu.yaml "
+        "-c experiments/supervised/isic2017.yaml -c experiments/supervised/cpu.yaml -c experiments/logger/wandb.yaml "
         '--data.root "/d" --ckpt_path last --trainer.max_steps 100'
     )
 
@@ -77,6 +78,7 @@ def test_data_dir_defaults_to_the_environments():
         (["train", "DATA=mnist"], "supervised/isic2017"),
         (["train", "MODEL=medsegdiff-v9"], "There are: medsegdiff-lite medsegdiff-v1 medsegdiff-v2"),
         (["train", "PRESET=huge"], "cpu"),
+        (["train", "LOGGER=paper"], "There are: csv tensorboard wandb"),
         (["train", "CKPT=/no/last.ckpt"], "There is no file /no/last.ckpt"),
         (["evaluate"], "Say which checkpoint"),
         (["evaluate", "CKPT=/no/best.ckpt"], "There is no file /no/best.ckpt"),

@@ -7,6 +7,8 @@ from diffmedseg.callbacks.ensemble import MultiSampleEnsemble
 from diffmedseg.callbacks.ged import GeneralizedEnergyDistance
 from diffmedseg.callbacks.panels import SamplePanels
 from diffmedseg.callbacks.report import TestReport
+from diffmedseg.callbacks.steps import StepStatistics
+from diffmedseg.callbacks.wandb import WandbDashboard
 
 __all__ = [
     "CaseMetrics",
@@ -14,6 +16,8 @@ __all__ = [
     "GeneralizedEnergyDistance",
     "MultiSampleEnsemble",
     "SamplePanels",
+    "StepStatistics",
     "TestReport",
+    "WandbDashboard",
     "WarmupEMA",
 ]

@@ -1,7 +1,7 @@
 """A picture of what was segmented."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -15,20 +15,56 @@ from diffmedseg.segmentation import Segmentation
 _NEAR = 8  # of so many slices of a volume at most one is shown
 
 
+Row = TypeVar("Row")
+
+
 @dataclass(frozen=True)
-class _Shown:
-    """An image that may be shown: its slice number, pixels of foreground, and its row of the panel."""
+class _Shown(Generic[Row]):
+    """An image that may be shown: its slice number, pixels of foreground, and its row."""
 
     index: int
     area: float
-    row: tuple[str, Tensor, Tensor, Segmentation]
+    row: Row
+
+
+class LargestSlices(Generic[Row]):
+    """Chooses, as images come, which of the first cases are shown.
+
+    Of volumes these are the slices with the most foreground: one of each case, or several where cases are few.
+
+    Args:
+        num_images: Images shown.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+        self._cases: dict[str, list[_Shown[Row]]] = {}
+
+    def wants(self, case: str) -> bool:
+        """Tell whether images of a case may be shown."""
+        return case in self._cases or len(self._cases) < self.num_images
+
+    def offer(self, case: str, index: int, area: float, row: Row) -> None:
+        """Keep the largest slices of a case, of those near each other one."""
+        kept = self._cases.setdefault(case, [])
+        near = [old for old in kept if old.index // _NEAR == index // _NEAR]
+        if not near or near[0].area < area:
+            others = [old for old in kept if old not in near]
+            kept[:] = sorted([*others, _Shown(index, area, row)], key=lambda one: -one.area)[: self.num_images]
+
+    def chosen(self) -> list[Row]:
+        """Return what is shown: the largest slice of each case first, then the second ones, as far as there is room."""
+        ranked = [(rank, case, one) for case, kept in self._cases.items() for rank, one in enumerate(kept)]
+        shown = sorted(ranked, key=lambda item: item[0])[: self.num_images]
+        order = list(self._cases)
+        shown.sort(key=lambda item: (order.index(item[1]), item[2].index))
+        return [one.row for _, _, one in shown]
 
 
 class SamplePanels(SegmentationCallback):
     """Draws ``panel.png`` of the first test cases: image, reference, each sample, mean and disagreement.
 
-    Of a volume it draws the slices with the most foreground, true or found: one of each case, or several where cases
-    are few.
+    Of a volume it draws the slices with the most foreground, true or found.
 
     Args:
         num_images: Rows of the picture.
@@ -39,11 +75,11 @@ class SamplePanels(SegmentationCallback):
 
     def __init__(self, num_images: int = 6, num_samples: int = 4) -> None:
         self.num_images, self.num_samples = num_images, num_samples
-        self.cases: dict[str, list[_Shown]] = {}
+        self.shown: LargestSlices[tuple[str, Tensor, Tensor, Segmentation]] = LargestSlices(num_images)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
-        self.cases = {}
+        self.shown = LargestSlices(self.num_images)
 
     def on_test_batch_end(
         self,
@@ -57,31 +93,19 @@ class SamplePanels(SegmentationCallback):
         """Keep what may be shown of the first cases."""
         s = outputs["segmentation"]
         for i, case in enumerate(batch["case"]):
-            if case not in self.cases and len(self.cases) == self.num_images:
+            if not self.shown.wants(case):
                 continue
             one = Segmentation(s.samples[i].cpu(), s.probability[i].cpu(), s.uncertainty[i].cpu(), s.mask[i].cpu())
             raters = batch["raters"][i][batch["rater_valid"][i]] if "raters" in batch else batch["mask"][i][None]
             row = batch["id"][i], batch["image"][i].float().cpu(), raters.cpu(), one
             area = float(raters.float().sum() / len(raters) + one.mask.sum())
-            self._offer(self.cases.setdefault(case, []), _Shown(int(batch["index"][i]), area, row))
-
-    def _offer(self, kept: list[_Shown], new: _Shown) -> None:
-        """Keep the largest slices of a case, of those near each other one."""
-        near = [old for old in kept if old.index // _NEAR == new.index // _NEAR]
-        if not near or near[0].area < new.area:
-            others = [old for old in kept if old not in near]
-            kept[:] = sorted([*others, new], key=lambda one: -one.area)[: self.num_images]
+            self.shown.offer(case, int(batch["index"][i]), area, row)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
-        path = run_folder(trainer) / "panel.png"
-        if trainer.is_global_zero and self.cases:
-            # The largest slice of each case first, then the second ones, as far as there is room.
-            ranked = [(rank, case, one) for case, kept in self.cases.items() for rank, one in enumerate(kept)]
-            chosen = sorted(ranked, key=lambda item: item[0])[: self.num_images]
-            order = list(self.cases)
-            chosen.sort(key=lambda item: (order.index(item[1]), item[2].index))
-            save_figure(draw_panel([one.row for _, _, one in chosen], self.num_samples), path)
+        path, rows = run_folder(trainer) / "panel.png", self.shown.chosen()
+        if trainer.is_global_zero and rows:
+            save_figure(draw_panel(rows, self.num_samples), path)
 
 
 def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples: int) -> Figure:

@@ -376,7 +376,10 @@ class DiffusionSegmenter(LightningModule, ABC):
         optimizer = self.optimizer(self.parameters())
         steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
         schedule = LambdaLR(optimizer, warmup_cosine(self.warmup_steps, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"},
+        }
 
 
 def sample_generators(seed: int, keys: Sequence[str], num_samples: int) -> Generators:

@@ -144,8 +144,9 @@ def _licences(info: DatasetInfo) -> dict[str, str]:
 
 
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take the places of one machine out of a run's settings."""
+    """Take the places of one machine, and who used it, out of a run's settings."""
     data = settings["data"]["init_args"]
     if "root" in data:
         data["root"] = f"data/{build_data(settings['data']).info.name}"
-    return settings | {"runs": "runs", "ckpt_path": None}
+    kept = {name: value for name, value in settings.items() if name != "logger"}
+    return kept | {"runs": "runs", "ckpt_path": None}

@@ -1,0 +1,78 @@
+"""Artifacts, from the data to the zoo: W&B draws their lineage, and tells versions apart by their content."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from diffmedseg.dashboards.logger import WandbRunLogger, wandb_id
+from diffmedseg.data.base import Split
+from diffmedseg.data.fingerprint import split_fingerprint
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.store import ImageStore
+
+if TYPE_CHECKING:
+    import wandb
+
+_OF_A_TEST = ("cases.csv", "metrics.json", "report.html", "panel.png")
+
+
+def dataset_artifact(info: DatasetInfo, split: Split, store: ImageStore) -> "wandb.Artifact":
+    """Describe a split, by its fingerprint: no image and no name of a case leaves the machine."""
+    import wandb
+
+    facts = {
+        "fingerprint": split_fingerprint(store),
+        "split": split,
+        "images": len(store),
+        "cases": len(set(store.cases)),
+        **{name: getattr(info, name) for name in ("title", "url", "licence", "citation")},
+    }
+    artifact = wandb.Artifact(f"{info.name}-{split}", "dataset", metadata=facts)
+    with artifact.new_file("fingerprint.json") as file:
+        json.dump(facts, file, indent=1)
+    return artifact
+
+
+def model_artifact(checkpoint: Path, run_id: str, metadata: Mapping[str, Any]) -> "wandb.Artifact":
+    """Hold a checkpoint of a run; that of the same content is the same version wherever it is made."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{run_id}", "model", metadata=dict(metadata))
+    artifact.add_file(str(checkpoint))  # copied: the run may go on and write it again before it is sent
+    return artifact
+
+
+def evaluation_artifact(folder: Path, run_id: str, metadata: Mapping[str, Any]) -> "wandb.Artifact | None":
+    """Hold what a test wrote to a run's folder; None where it wrote nothing."""
+    import wandb
+
+    artifact = wandb.Artifact(f"evaluation-{run_id}", "evaluation", metadata=dict(metadata))
+    paths = [folder / name for name in _OF_A_TEST if (folder / name).is_file()]
+    for path in paths:
+        artifact.add_file(str(path))
+    return artifact if paths else None
+
+
+def use(run: "wandb.Run", artifact: "wandb.Artifact") -> None:
+    """Say that a run takes an artifact."""
+    try:
+        run.use_artifact(artifact)
+    except TypeError:  # Offline W&B refuses, though what it does online for a new artifact works there, too.
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+
+def log_zoo_entry(run: Path, entry: Path) -> None:
+    """Log a zoo entry to the W&B run of the run that it was made of; where that was not logged nothing happens."""
+    config = yaml.safe_load((run / "config.yaml").read_text()).get("logger") or {}
+    if wandb_id(run) is None or config.get("class_path") != "diffmedseg.dashboards.WandbRunLogger":
+        return
+    import wandb
+
+    logger = WandbRunLogger(run, **config.get("init_args", {}))
+    artifact = wandb.Artifact(entry.name, "zoo-entry")
+    artifact.add_dir(str(entry))
+    logger.experiment.log_artifact(artifact)
+    logger.finish()

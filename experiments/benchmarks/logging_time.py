@@ -1,0 +1,81 @@
+"""What logging to W&B costs: in one run every other epoch is logged to the CSV alone, and the seconds are compared.
+
+Run ``python experiments/benchmarks/logging_time.py``. An epoch is training, validation, logging and checkpoints.
+"""
+
+import os
+import statistics
+import time
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+from jsonargparse import auto_cli
+from lightning import Callback, LightningModule, Trainer
+from timing import hardware
+
+from diffmedseg.callbacks import WandbDashboard
+from diffmedseg.cli import main as run
+
+_EXPERIMENTS = Path(__file__).parents[1]
+
+
+class TakeTurns(Callback):
+    """Hides W&B from every other epoch, and looks at the clock where epochs begin."""
+
+    starts: ClassVar[list[tuple[float, float]]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find what logs to W&B."""
+        self.loggers = list(trainer.loggers)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        [self.dashboard] = [one for one in callbacks if isinstance(one, WandbDashboard)]
+        self.logger = self.dashboard.logger
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take turns; the CSV comes first."""
+        TakeTurns.starts.append((time.perf_counter(), time.process_time()))
+        logged = trainer.current_epoch % 2 == 1
+        trainer.loggers = self.loggers if logged else self.loggers[:1]
+        self.dashboard.logger = self.logger if logged else None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log again."""
+        trainer.loggers, self.dashboard.logger = self.loggers, self.logger
+
+
+def main(epochs: int = 12, steps: int = 25, pair: str = "medsegdiff/synthetic") -> None:
+    """Print the median epoch of both kinds, by the clock and by the processor time of the training process.
+
+    Args:
+        epochs: Epochs; the first two warm up and do not count.
+        steps: Training steps of an epoch; few make logging look dear.
+        pair: Model and data, a yaml below experiments.
+    """
+    os.environ["WANDB_MODE"] = "offline"
+    with TemporaryDirectory() as folder:
+        files = [_EXPERIMENTS / name for name in ("base.yaml", f"{pair}.yaml", "logger/wandb.yaml")]
+        settings = [
+            f"--runs={folder}",
+            # One step more, so that there is an end of the last epoch that counts.
+            f"--trainer.max_steps={epochs * steps + 1}",
+            f"--data.steps_per_epoch={steps}",
+            f"--trainer.callbacks+={TakeTurns.__module__}.TakeTurns",
+        ]
+        run(["fit", *(f"-c={file}" for file in files), *settings])
+    found = defaultdict(list)
+    for number, (start, end) in enumerate(pairwise(TakeTurns.starts)):
+        if number >= 2:
+            found[number % 2].append([b - a for a, b in zip(start, end, strict=True)])
+    print(f"\n{hardware()}; epochs of {steps} steps taking turns, {len(found[1])} of each kind")
+    for k, name in enumerate(("by the clock", "processor time")):
+        csv, wandb = ([one[k] for one in found[kind]] for kind in (0, 1))
+        middle = statistics.median(csv), statistics.median(wandb)
+        print(f"{name}: CSV {middle[0]:.2f} s, and W&B {middle[1]:.2f} s, {middle[1] / middle[0] - 1:+.1%}")
+        print(f"  CSV {' '.join(f'{one:.2f}' for one in csv)}; and W&B {' '.join(f'{one:.2f}' for one in wandb)}")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
