@@ -145,7 +145,15 @@ def test_an_export_and_a_run_that_goes_on_are_the_same_w_and_b_run(trained):
     [entry] = [one for one in records(export, "artifact") if one["type"] == "zoo-entry"]
     assert entry["name"] == "a_b.c"
     assert {file["path"] for file in entry["manifest"]["contents"]} == {
-        *("README.md", "cases.csv", "config.yaml", "example.safetensors", "metrics.json", "model.safetensors", "run.yaml")
+        *(
+            "README.md",
+            "cases.csv",
+            "config.yaml",
+            "example.safetensors",
+            "metrics.json",
+            "model.safetensors",
+            "run.yaml",
+        )
     }
     steps = [[record["item"]["trainer/global_step"] for record in history(one)] for one in (first, resumed)]
     assert max(steps[0]) < min(steps[1])

@@ -3,7 +3,8 @@
 Ours, on MedSegDiff-V2's idea that all conditioning comes from a network on the image alone. A mask is smooth but at its
 outline, so the network of a step works on 4 x 4 pixels at once (space-to-depth, as in Hoogeboom et al. 2023, arXiv
 2301.11093, section 3.1). What the coarse grid cannot see, the outline, comes from maps of the condition network at full
-resolution, which the step network only weighs (as the prototypes of YOLACT, Bolya et al. 2019, arXiv 1904.02689).
+resolution, which the step network only weighs, patch by patch (as the prototypes of YOLACT, Bolya et al. 2019, arXiv
+1904.02689).
 """
 
 from dataclasses import dataclass
@@ -80,14 +81,14 @@ class MedSegDiffLite(Denoiser):
         self.deepest = nn.Conv2d(self.condition.deepest_channels, spec.width, 1)
         self.fine = nn.Conv2d(decoded, self.bases, 1) if self.bases else None
         self.time = TimeEmbedding(time_channels)
-        self.stem = nn.Conv2d(patched, spec.width, 3, padding=1)
+        self.stem = nn.Conv2d(patched, spec.width, 1)
         self.blocks = nn.ModuleList(ResBlock(spec.width, spec.width, time_channels) for _ in range(spec.blocks))
         self.down = downsample(spec.width)
         self.middle = ResBlock(spec.width, spec.width, time_channels)
         self.head = nn.Sequential(
             group_norm(spec.width),
             nn.SiLU(),
-            zero_init(nn.Conv2d(spec.width, patched + mask_channels * self.bases, 3, padding=1)),
+            zero_init(nn.Conv2d(spec.width, patched + mask_channels * self.bases, 1)),
         )
 
     def encode(self, image: Tensor) -> Condition:
@@ -97,7 +98,7 @@ class MedSegDiffLite(Denoiser):
         decoded = _resize(maps.decoded, image.shape[-2:])
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
         coarse = coarse + _resize(self.deepest(maps.deepest), coarse.shape[-2:])
-        fine = () if self.fine is None else (self.fine(decoded),)
+        fine = () if self.fine is None else (self._patches(self.fine(decoded)),)
         return Condition((coarse, *fine), maps.prior)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
@@ -111,14 +112,33 @@ class MedSegDiffLite(Denoiser):
         for block in self.blocks[half:]:
             m = block(m, time)
         patched, weights = self.head(m).split([self.mask_channels * self.patch**2, self.mask_channels * self.bases], 1)
-        out: Tensor = F.pixel_shuffle(patched, self.patch)
         for bases in fine:  # none or one
-            weights = F.interpolate(weights, scale_factor=float(self.patch), mode="bilinear")
-            weights = weights.reshape(rows, self.mask_channels, self.bases, *x_t.shape[-2:])
-            out = out + (weights * repeat_for_samples(bases, rows)[:, None]).sum(2)
+            patched = self._guide(patched, weights, bases)
+        out: Tensor = F.pixel_shuffle(patched, self.patch)
         if self.residual and condition.prior is not None:
             out = out + repeat_for_samples(condition.prior.detach(), rows)
         return out
+
+    def _patches(self, m: Tensor) -> Tensor:
+        """Take maps (B, M, H, W) apart into (B, M, patch^2, H / patch, W / patch)."""
+        b, number, height, width = m.shape
+        shape = (b, number, self.patch**2, height // self.patch, width // self.patch)
+        return F.pixel_unshuffle(m, self.patch).reshape(shape)
+
+    def _guide(self, patched: Tensor, weights: Tensor, bases: Tensor) -> Tensor:
+        """Add the bases, weighed.
+
+        Args:
+            patched: (B * S, K * patch^2, h, w).
+            weights: (B * S, K * M, h, w), of M bases.
+            bases: (B, M, patch^2, h, w).
+        """
+        b, m, p, h, w = bases.shape
+        out = patched.reshape(b, -1, self.mask_channels, p, h, w)
+        shares = weights.reshape(b, -1, self.mask_channels, m, 1, h, w)
+        for number in range(m):  # one after another: all at once is a map M times as large
+            out = torch.addcmul(out, shares[:, :, :, number], bases[:, None, None, number])
+        return out.reshape(patched.shape)
 
 
 def _resize(m: Tensor, size: torch.Size) -> Tensor:
