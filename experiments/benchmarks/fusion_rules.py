@@ -6,6 +6,7 @@ runs/medsegdiff-synthetic/version_0 --control runs/supervised-synthetic/version_
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,34 +47,19 @@ def main(
     """Print the tables.
 
     Args:
-        run: The run's folder.
+        run: The run's folder; with ``{fold}`` in place of a number, those of all folds, whose cases are pooled.
         samples: Numbers of samples.
-        control: The folder of a supervised run on the same data, which votes, too; else the model's prior does, where
-            it has one.
+        control: The folder of a supervised run on the same data, likewise, which votes, too; else the model's prior
+            does, where it has one.
         plot: PNG of GED over the number of samples.
     """
-    model, data = load_run(run)
-    other = None if control is None else load_run(control)[0]
     scores: dict[tuple[str, int], list[ImageScore]] = defaultdict(list)
-    for batch in data.test_dataloader():
-        batch = data.on_after_batch_transfer(batch, 0)
-        given = model.sample(batch["image"], max(samples), keys=batch["case"])
-        drawn, prior, name = given.samples, given.prior, "prior"
-        if other is not None:
-            prior, name = other.sample(batch["image"], 1, keys=batch["case"]).samples[:, 0], "control"
-        for s in samples:
-            found = {
-                rule: _fuse(model, batch, fusion, refinement, drawn[:, :s])
-                for rule, (fusion, refinement) in RULES.items()
-            }
-            if prior is not None:
-                one = prior[:, None]
-                both = torch.cat([drawn[:, :s], one], 1)
-                found[f"mean, the {name} a voter more"] = _fuse(model, batch, MeanFusion(), None, both)
-                halves = torch.cat([drawn[:, :s], one.expand(-1, s, -1, -1, -1)], 1)
-                found[f"mean, the {name} as many voters"] = _fuse(model, batch, MeanFusion(), None, halves)
-                found[f"the {name} alone"] = _fuse(model, batch, MeanFusion(), None, one)
-            for rule, (probability, masks) in found.items():
+    for number, one in enumerate(_folds(run)):
+        model, data = load_run(one)
+        other = None if control is None else load_run(_folds(control)[number])[0]
+        for batch in data.test_dataloader():
+            batch = data.on_after_batch_transfer(batch, 0)
+            for (rule, s), (probability, masks) in _fused(model, other, batch, samples):
                 for i, case in enumerate(batch["case"]):
                     image = score_image(case, probability[i], masks[i], batch["reference"][i], model.threshold, 0.0)
                     # Calibration counts are large, and not looked at here.
@@ -103,6 +89,35 @@ def main(
             print(f"| {name.removeprefix('ged_')} | {' | '.join(f'{one.mean:.4f}' if one else '' for one in values)} |")
         if plot:
             save_figure(draw_ged({s: summaries["mean", s] for s in samples}), plot)
+
+
+def _folds(run: Path) -> list[Path]:
+    if "{fold}" not in str(run):
+        return [run]
+    candidates = [Path(str(run).format(fold=fold)) for fold in range(100)]
+    return [one for one in candidates if one.is_dir()]
+
+
+def _fused(
+    model: DiffusionSegmenter, other: DiffusionSegmenter | None, batch: Batch, samples: list[int]
+) -> Iterator[tuple[tuple[str, int], tuple[Tensor, Tensor]]]:
+    """Yield, by rule and number of samples, the probability and the samples."""
+    given = model.sample(batch["image"], max(samples), keys=batch["case"])
+    prior, name = given.prior, "prior"
+    if other is not None:
+        prior, name = other.sample(batch["image"], 1, keys=batch["case"]).samples[:, 0], "control"
+    for s in samples:
+        drawn = given.samples[:, :s]
+        for rule, (fusion, refinement) in RULES.items():
+            yield (rule, s), _fuse(model, batch, fusion, refinement, drawn)
+        if prior is not None:
+            voters = {
+                f"mean, the {name} a voter more": torch.cat([drawn, prior[:, None]], 1),
+                f"mean, the {name} as many voters": torch.cat([drawn, prior[:, None].expand_as(drawn)], 1),
+                f"the {name} alone": prior[:, None],
+            }
+            for rule, masks in voters.items():
+                yield (rule, s), _fuse(model, batch, MeanFusion(), None, masks)
 
 
 def _fuse(
