@@ -88,7 +88,8 @@ def _load(path: Path, parts: Callable[[], tuple[Any, dict[str, torch.Tensor]]]) 
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        # Torch's second sentence advises to unpickle without care.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise ZooError(
             f"{path} cannot be loaded: it is damaged, of another version, or no model of this project ({reason})."
         ) from error

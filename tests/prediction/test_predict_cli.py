@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from diffmedseg import load_checkpoint, predict_cli, zoo
 from diffmedseg.cli import main
 
+ROOT = Path(__file__).parents[2]
 ENTRY = "medsegdiff-v1_synthetic.tiny"
 QUICK = ["--num_samples=2", "--num_steps=1"]
 
@@ -72,7 +74,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
         (["nothing", "IN", "--out=OUT"], rf"nothing is no file, no run's folder and no entry of the zoo \({ENTRY}\)"),
         (
             ["IN/a.jpg", "IN", "--out=OUT"],
-            r"a\.jpg cannot be loaded: it is damaged, of another version, or no checkpoint",
+            r"a\.jpg cannot be loaded: it is damaged, of another version, or no model",
         ),
         (["IN", "IN", "--out=OUT"], r"There is no checkpoint .*best\.ckpt"),
         ([ENTRY, "IN/x.jpg", "--out=OUT"], "is no file, no folder, and a pattern that fits no picture"),
@@ -80,7 +82,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
         ([ENTRY, "IN", "--out=IN/a.jpg"], r"a\.jpg is a file: name a folder"),
         ([ENTRY, "IN", "--out=/proc/nothing"], "Cannot write to /proc/nothing"),
         ([ENTRY, "IN [1]/*", "--out=OUT"], r"write \[\[\]"),
-        ([str(zoo.zoo_folder() / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo: give its name, {ENTRY}"),
+        ([str(ROOT / "zoo" / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo: give its name, {ENTRY}"),
         (["", "IN", "--out=OUT"], "is no file, no run's folder and no entry"),
         ([ENTRY, "IN", "--out=OUT", "--device=warp"], "device 'warp' cannot be used here"),
     ],

@@ -159,7 +159,7 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     Where it was not there is noise around the head, though perhaps behind a blank rim. So where no channel has such a
     background, or much of what differs from it is dark in every channel, all that is dark in every channel is air. (Not
-    where the background lies within the range of a channel, as 0 in z-scored data: there dark is no air.)
+    where the background lies well within the range of a channel, as 0 in z-scored data: there dark is no air.)
 
     Args:
         channels: (C, D, H, W).
@@ -172,9 +172,9 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
         faces = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
         values, counts = np.unique(faces, return_counts=True)
         if 2 * counts.max() >= len(faces):
-            background = values[counts.argmax()]
+            background, least, most = values[counts.argmax()], channel.min(), channel.max()
             brain |= channel != background
-            if channel.min() < background < channel.max():
+            if _AIR * (most - least) < background - least < most - least:
                 dark[:] = False
         low, bright = np.percentile(channel, (1, 99))
         black = min(low, 0)  # where it may be negative

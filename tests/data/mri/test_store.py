@@ -208,6 +208,14 @@ def test_z_scored_data_that_fills_little_of_its_field_of_view_is_still_the_brain
     assert np.array_equal(find_brain(small), small[0] != 0)
 
 
+def test_noise_around_a_commonest_value_is_air():
+    """As in TCGA_CS_4942 of LGG: 1 fills most of the faces of a channel whose least value is 0."""
+    generator = np.random.default_rng(0)
+    channels = np.stack([modality(0), modality(1)])
+    noise = generator.choice([0, 1, 2, 3], channels.shape, p=[0.1, 0.6, 0.2, 0.1]).astype(np.float32)
+    assert np.array_equal(find_brain(np.where(brain(), channels, noise)), brain())
+
+
 def test_a_channel_with_noise_in_air_leaves_the_background_to_the_others():
     clean, noisy = modality(0), modality(1) + np.random.default_rng(0).normal(0, 3, brain().shape).astype(np.float32)
     assert np.array_equal(find_brain(np.stack([clean, noisy])), brain())
