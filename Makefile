@@ -11,6 +11,7 @@ ARGS ?=
 PYTHON ?= python3
 
 # What `make demo` shows: of a sample, and of a picture.
+DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
 DEMO := $(if $(IN),medsegdiff-v1_isic2017.cpu64,medsegdiff-v1_synthetic.tiny)
 
 BIN := .venv/bin
@@ -45,15 +46,15 @@ setup: .venv/installed ## make the environment in .venv
 	touch $@
 
 demo: setup ## segment a sample with a model of the zoo, or a picture of yours: IN=<file>
-	$(RUN) predict $(or $(CKPT),$(DEMO)) "$(or $(IN),zoo/sample.png)" --out "$(or $(OUT),runs/demo)" --panel --resume $(ARGS)
-	@echo "Look at:"; ls "$(or $(OUT),runs/demo)"/*_panel.png
+	$(RUN) predict $(or $(CKPT),$(DEMO)) "$(or $(IN),zoo/sample.png)" --out "$(DEMO_OUT)" --panel --resume $(ARGS)
+	@echo "Look at:"; ls "$(DEMO_OUT)"/*_panel.png
 
 train: setup ## train, test the best checkpoint, draw pictures
 ifeq ($(wildcard $(PAIR)),)
 	$(error There is no $(PAIR). There are: $(patsubst experiments/%.yaml,%,$(filter-out experiments/data/% experiments/model/%,$(PAIRS))))
 endif
 ifneq ($(MEMBER),$(wildcard $(MEMBER)))
-	$(error There is no $(MEMBER). There are: $(patsubst experiments/$(FAMILY)/member/%.yaml,$(FAMILY)-%,$(wildcard experiments/$(FAMILY)/member/*.yaml)))
+	$(error There is no $(MEMBER). There are: $(FAMILY) $(patsubst experiments/$(FAMILY)/member/%.yaml,$(FAMILY)-%,$(wildcard experiments/$(FAMILY)/member/*.yaml)))
 endif
 ifneq ($(filter-out last $(wildcard $(CKPT)),$(CKPT)),)
 	$(error There is no file $(CKPT). CKPT=last goes on with the newest run; there are: $(wildcard runs/*/*/checkpoints/last.ckpt))

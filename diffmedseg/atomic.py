@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
@@ -13,7 +14,7 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
         save: Writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
+    temporary = path.with_name(f".tmp-{uuid4().hex}-{path.name}")  # its own: processes may write at the same time
     try:
         save(temporary)
         os.replace(temporary, path)

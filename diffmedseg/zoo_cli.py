@@ -33,9 +33,7 @@ def show(name: str) -> None:
     Args:
         name: Name of the entry.
     """
-    folder, _ = zoo.current_source().verified(name)
-    card = folder / "README.md"
-    print(card.read_text() if card.is_file() else f"{folder} has no card.")
+    print(zoo.current_source().card(name))
 
 
 def verify(names: list[str] = []) -> None:  # noqa: B006

@@ -76,7 +76,7 @@ def test_data_dir_defaults_to_the_environments():
     [
         (["train", "MODEL=unet"], "medsegdiff/synthetic"),
         (["train", "DATA=mnist"], "supervised/isic2017"),
-        (["train", "MODEL=medsegdiff-v9"], "There are: medsegdiff-lite medsegdiff-v1 medsegdiff-v2"),
+        (["train", "MODEL=medsegdiff-v9"], "There are: medsegdiff medsegdiff-lite medsegdiff-v1 medsegdiff-v2"),
         (["train", "PRESET=huge"], "cpu"),
         (["train", "LOGGER=paper"], "There are: csv tensorboard wandb"),
         (["train", "CKPT=/no/last.ckpt"], "There is no file /no/last.ckpt"),

@@ -65,6 +65,8 @@ def test_an_entry_says_what_it_takes_and_reached(own_zoo, run):
     [
         (lambda entry: entry.update(colour="red"), "colour"),
         (lambda entry: entry.pop("regions"), "regions"),
+        (lambda entry: entry.update(regions=[]), "has no regions"),
+        (lambda entry: entry.update(regions=["lesion", "core"]), "one without Dice"),
         (lambda entry: entry.update(threshold="high"), "threshold"),
         (lambda entry: entry.update(status="wonderful"), "status"),
         (lambda entry: entry.update(metrics=None), "lacks metrics"),
@@ -109,6 +111,8 @@ def test_verifying_segments_the_stored_input_again(own_zoo, capsys):
     change(own_zoo, lambda entries: entries[NAME]["sha256"].update({path.name: file_sha256(path)}))
     with pytest.raises(ZooError, match="does not give its stored output"):
         verify_entry(Source(own_zoo), NAME)
+    path.write_bytes(b"nothing")
+    change(own_zoo, lambda entries: entries[NAME]["sha256"].update({path.name: file_sha256(path)}))
     with pytest.raises(SystemExit, match="1 of the entries"):
         main(["zoo", "verify"])
 
@@ -181,9 +185,11 @@ def test_a_zoo_that_cannot_be_reached_is_named_or_known_from_before(own_zoo, add
         Source("http://127.0.0.1:9/zoo").entries()
     source = Source(address)
     zoo.load_entry(source, NAME)
-    (own_zoo / "registry.yaml").unlink()
-    with pytest.warns(UserWarning, match="fetched last"):
-        assert NAME in source.entries()
+    assert f"# {NAME}" in source.card(NAME)
+    for spoil in (lambda path: path.write_text("<html>log in</html>"), Path.unlink):
+        spoil(own_zoo / "registry.yaml")
+        with pytest.warns(UserWarning, match="fetched last"):
+            assert NAME in source.entries()
 
 
 def test_a_zoo_on_the_hub_is_read_through_its_file_system(own_zoo, tmp_path, monkeypatch):

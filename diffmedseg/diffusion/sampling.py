@@ -105,11 +105,8 @@ class ReverseProcess:
         x_t = keyed_normal(shape, generators, process.alpha_bar.device)
         if self.start < 1:
             if guess is None:
-                raise ValueError(
-                    f"start is {self.start}: chains would begin with the condition network's own mask, and this "
-                    "network has none. Use MedSegDiffV2 or MedSegDiffLite, or start 1."
-                )
-            level = torch.full((len(x_t),), self._levels(process) - 1, device=x_t.device)
+                raise ValueError(f"start is {self.start}: chains need a guess to begin with.")
+            level = torch.full((len(x_t),), int(scheduler.timesteps[0]), device=x_t.device)
             x_t = process.add_noise(guess, x_t, level)
         x_0 = x_t
         for t in scheduler.timesteps.tolist():  # Python integers: no synchronisation with the device

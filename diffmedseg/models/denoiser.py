@@ -32,6 +32,8 @@ class Denoiser(nn.Module, ABC):
     """
 
     divisor: int = 1
+    #: Whether the condition comes with a mask of its own.
+    has_prior: bool = False
 
     def __init__(self, image_channels: int, mask_channels: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmedseg.metrics.table import read_cases
-from diffmedseg.zoo.registry import CASES, Entry
+from diffmedseg.zoo.registry import CARD, CASES, Entry
 
 
 def write_card(
@@ -39,7 +39,7 @@ def write_card(
     rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:5]
     worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
     cases = f"{entry.metrics.cases} cases, {entry.metrics.split}" if entry.metrics else ""
-    (folder / "README.md").write_text(
+    (folder / CARD).write_text(
         f"""# {name}
 
 {denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {entry.data}

@@ -52,8 +52,11 @@ def verify_entry(source: Source, name: str) -> float | None:
     model = load_entry(source, name)
     if not (folder / EXAMPLE).is_file():
         raise ZooError(f"{folder / EXAMPLE} is missing: export the entry again.")
-    stored = load_file(folder / EXAMPLE)
-    difference = float((_segment(model, stored["image"]) - stored["probability"].float()).abs().mean())
+    try:
+        stored = load_file(folder / EXAMPLE)
+        difference = float((_segment(model, stored["image"]) - stored["probability"].float()).abs().mean())
+    except Exception as error:  # a file can be anything
+        raise ZooError(f"{folder / EXAMPLE} cannot be segmented ({error}): export the entry again.") from error
     if not difference <= TOLERANCE:
         raise ZooError(
             f"{name} does not give its stored output: the probability differs by {difference:.4f} on average, and "

@@ -95,6 +95,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         write_example(model.eval(), folder / EXAMPLE)
         entry = _describe(folder, config, settings, checkpoint.get("learned_from", "masks"))
         write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes)
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(folder, place)
     write_registry(source.folder / REGISTRY, entries | {name: entry})
     return place

@@ -88,8 +88,9 @@ def _load(path: Path, parts: Callable[[], tuple[Any, dict[str, torch.Tensor]]]) 
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything
-        # Torch's second sentence advises to unpickle without care.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+        # Of torch's complaint of pickles the second sentence advises to unpickle without care.
+        said = " ".join(str(error).split()).split(". ")[0]
+        reason = f"{type(error).__name__}: {said[:300]}"
         raise ZooError(
             f"{path} cannot be loaded: it is damaged, of another version, or no model of this project ({reason})."
         ) from error

@@ -13,6 +13,7 @@ from diffmedseg.zoo.building import ZooError
 
 REGISTRY = "registry.yaml"
 REGISTRY_VERSION = 2
+CARD = "README.md"
 CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE = (
     "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors",
 )  # fmt: skip
@@ -132,6 +133,10 @@ def _parse(name: str, content: Any, path: Path) -> Entry:  # noqa: ANN401  YAML 
         raise ZooError(
             f"{path}: {name!r} lacks metrics, or the sha256 of {CONFIG} or {WEIGHTS}: it cannot be verified."
         )
+    if not entry.regions or (
+        entry.metrics and any("dice" not in entry.metrics.scores.get(r, {}) for r in entry.regions)
+    ):
+        raise ZooError(f"{path}: {name!r} has no regions, or one without Dice.")
     if entry.status == "recipe" and (entry.metrics is not None or entry.bytes):
         raise ZooError(f"{path}: {name!r} is a recipe, and a recipe has neither weights nor numbers.")
     return entry

@@ -11,7 +11,7 @@ import fsspec  # type: ignore[import-untyped]
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import cache_folder
 from diffmedseg.zoo.building import ZooError
-from diffmedseg.zoo.registry import REGISTRY, Entry, read_registry
+from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
 
 
 def file_sha256(path: Path) -> str:
@@ -48,12 +48,11 @@ class Source:
         if self.remote:
             try:
                 fetched = self._fetch(REGISTRY)
+                write_whole(path, lambda temporary: (temporary.write_bytes(fetched), read_registry(temporary)))
             except ZooError as error:
                 if not path.is_file():
                     raise
                 warnings.warn(f"{error} The registry that was fetched last is taken.", stacklevel=3)
-            else:
-                write_whole(path, lambda temporary: temporary.write_bytes(fetched))
         return read_registry(path)
 
     def entry_folder(self, name: str) -> Path:
@@ -89,6 +88,19 @@ class Source:
                 raise ZooError(f"{path} is missing: restore the entry or export it again.")
             _check(str(path), file_sha256(path), expected)
         return folder, entries[name]
+
+    def card(self, name: str) -> str:
+        """Return the card of an entry; it is for people, and has no hash.
+
+        Raises:
+            ZooError: If there is no such entry, or it has no card.
+        """
+        folder, _ = self.verified(name)
+        if self.remote:
+            return self._fetch(f"{name}/{CARD}").decode(errors="replace")
+        if not (folder / CARD).is_file():
+            raise ZooError(f"{folder / CARD} is missing: export the entry again.")
+        return (folder / CARD).read_text()
 
     def _fetch(self, file: str) -> bytes:
         address = f"{self.location.rstrip('/')}/{file}"

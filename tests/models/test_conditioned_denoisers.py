@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from small_networks import small
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffmedseg.diffusion import PriorLoss, ReverseProcess
+from diffmedseg.diffusion import NoiseProcess, PriorLoss, ReverseProcess
 from diffmedseg.metrics.cases import score_cases, score_image
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2, ResidualUNet, SMPNetwork
 from diffmedseg.models.medsegdiff.denoiser_v2 import SpatialAnchor
@@ -81,6 +81,11 @@ def test_an_encoder_of_smp_as_the_condition_network(cls):
         network.encode(torch.zeros(1, 4, 40, 40))
 
 
+def test_an_architecture_without_a_map_before_its_mask_is_refused():
+    with pytest.raises(ValueError, match="dpt gives no map"):
+        SMPNetwork(3, 1, "dpt", "tu-vit_tiny_patch16_224")
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_weights_of_an_encoder_from_a_file(suffix, tmp_path):
     torch.manual_seed(0)
@@ -91,6 +96,9 @@ def test_weights_of_an_encoder_from_a_file(suffix, tmp_path):
     assert all(torch.equal(again[name], value) for name, value in state.items())
     with pytest.raises(ValueError, match="does not hold the weights of this encoder"):
         SMPNetwork(3, 1, encoder="resnet34", encoder_weights=str(file))
+    file.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="does not hold the weights of this encoder"):
+        SMPNetwork(3, 1, encoder="resnet18", encoder_weights=str(file))
 
 
 # MedSegDiff-V2.
@@ -255,8 +263,12 @@ def test_chains_may_begin_with_the_prior():
     signal, _ = segmenter.process.signal_and_noise(t)
     guess = (2 * result.prior - 1).repeat_interleave(2, 0)
     assert abs(float((noisy * signal).sum() / (guess * signal**2).sum()) - 1) < 0.1
-    with pytest.raises(ValueError, match="Use MedSegDiffV2 or MedSegDiffLite"):
+    with pytest.raises(ValueError, match="or use MedSegDiffV2 or MedSegDiffLite"):
         MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), reverse=ReverseProcess(start=0.3)).segment(IMAGE)
+    with pytest.raises(ValueError, match="no mask of its own"):
+        MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), prior_votes=8)
+    with pytest.raises(ValueError, match="set residual to false"):
+        lite_segmenter(process=NoiseProcess(prediction="v"))
     with pytest.raises(ValueError, match="start is 0"):
         ReverseProcess(start=0)
 

@@ -57,6 +57,7 @@ class MedSegDiffLite(Denoiser):
         dropout: Dropout of the condition network's residual blocks.
     """
 
+    has_prior = True
     patch = 4  # pixels
 
     def __init__(

@@ -75,6 +75,8 @@ class MedSegDiffV2(Denoiser):
         dropout: Dropout of the residual blocks.
     """
 
+    has_prior = True
+
     def __init__(
         self,
         image_channels: int,

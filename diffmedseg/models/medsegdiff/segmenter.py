@@ -106,6 +106,16 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             raise ValueError(f"prior_votes is {prior_votes}; it has to be at least 0.")
         self.process = process or NoiseProcess()
         self.reverse = reverse or ReverseProcess()
+        if not denoiser.has_prior and (prior_votes or self.reverse.start < 1):
+            raise ValueError(
+                f"{type(denoiser).__name__} has no mask of its own to begin with or to vote: set start to 1 and "
+                "prior_votes to 0, or use MedSegDiffV2 or MedSegDiffLite."
+            )
+        if getattr(denoiser, "residual", False) and self.process.prediction != "x_0":
+            raise ValueError(
+                f"A network that is residual to the logits of its own mask predicts x_0, not "
+                f"{self.process.prediction}: change the prediction, or set residual to false."
+            )
         self.loss, self.prior_loss = loss or DiffusionLoss(), prior_loss or PriorLoss()
         self.noise_levels, self.stratified, self.prior_votes = noise_levels, stratified, prior_votes
 

@@ -35,6 +35,7 @@ class ImageMaps:
 class DirectNetwork(Denoiser):
     """A network without noise or time: all depends on the image alone."""
 
+    has_prior = True
     deepest_channels: int
     decoded_channels: int
 
@@ -134,8 +135,10 @@ class SMPNetwork(DirectNetwork):
         if file:
             _load_encoder(network.encoder, file)
         self.network: smp.base.SegmentationModel = network
+        if not isinstance(network.segmentation_head, nn.Sequential):
+            raise ValueError(f"{architecture} gives no map before its mask: use another architecture, such as unet.")
         self.deepest_channels = network.encoder.out_channels[-1]
-        self.decoded_channels = network.segmentation_head[0].in_channels
+        self.decoded_channels = int(network.segmentation_head[0].in_channels)  # type: ignore[arg-type]  # a number
 
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
@@ -149,10 +152,10 @@ def _load_encoder(encoder: nn.Module, file: Path) -> None:
     """Load an encoder's weights from a file."""
     from safetensors.torch import load_file
 
-    state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         encoder.load_state_dict(state)
-    except RuntimeError as error:
+    except Exception as error:  # a file can be anything
         raise ValueError(f"{file} does not hold the weights of this encoder: {error}") from error
 
 
