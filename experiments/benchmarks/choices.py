@@ -66,7 +66,6 @@ V1: dict[str, list[str]] = {
 LITE: dict[str, list[str]] = {
     START: [],
     "residual=false": [f"{MODEL}denoiser.init_args.residual=false"],
-    "guided=false": [f"{MODEL}denoiser.init_args.guided=false"],
     "noise_levels=1": [f"{MODEL}noise_levels=1"],
     "stratified": [f"{MODEL}stratified=true"],
     "dice=0": [LOSS, f"{MODEL}loss.init_args.dice=0"],

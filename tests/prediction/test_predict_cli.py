@@ -71,7 +71,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing", "IN", "--out=OUT"], rf"is no file, no run's folder and no entry of the zoo \(.*{ENTRY}.*\)"),
+        (
             ["nothing", "IN", "--out=OUT"],
             rf"nothing is no file, no run's folder and no entry of the zoo \(.*{ENTRY}.*\)",
         ),

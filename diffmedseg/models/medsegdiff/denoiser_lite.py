@@ -2,9 +2,8 @@
 
 Ours, on MedSegDiff-V2's idea that all conditioning comes from a network on the image alone. A mask is smooth but at its
 outline, so the network of a step works on 4 x 4 pixels at once (space-to-depth, as in Hoogeboom et al. 2023, arXiv
-2301.11093, section 3.1). What the coarse grid cannot see, the outline, comes from maps of the condition network at full
-resolution, which the step network only weighs, patch by patch (as the prototypes of YOLACT, Bolya et al. 2019, arXiv
-1904.02689).
+2301.11093, section 3.1). The outline comes from the condition network's own mask, to which the step network's output is
+added.
 """
 
 from dataclasses import dataclass
@@ -26,18 +25,16 @@ class LiteSpec:
     Attributes:
         width: Channels at a quarter of the resolution.
         blocks: Residual blocks there; at an eighth there is one more, of the same width.
-        bases: Maps of full resolution that it weighs.
     """
 
     width: int
     blocks: int
-    bases: int
 
 
 LITE_SIZES: dict[Size, LiteSpec] = {
-    "tiny": LiteSpec(24, 2, 4),
-    "base": LiteSpec(48, 3, 8),
-    "paper": LiteSpec(128, 4, 16),
+    "tiny": LiteSpec(24, 2),
+    "base": LiteSpec(48, 3),
+    "paper": LiteSpec(128, 4),
 }
 
 
@@ -50,7 +47,6 @@ class MedSegDiffLite(Denoiser):
         size: A row of ``LITE_SIZES``, and of MedSegDiff-V1's ``SIZES`` for the condition network.
         residual: Whether the step network's output is added to the logits of the condition network's own mask, which
             then learn from their own loss alone.
-        guided: Whether maps of full resolution guide the way back up; if not, that is depth-to-space alone.
         encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it as the condition network; None
             for our own.
         encoder_weights: Its weights; see :class:`~diffmedseg.models.SMPNetwork`.
@@ -66,21 +62,19 @@ class MedSegDiffLite(Denoiser):
         mask_channels: int,
         size: Size = "tiny",
         residual: bool = True,
-        guided: bool = True,
         encoder: str | None = None,
         encoder_weights: str | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         spec, patch = LITE_SIZES[size], self.patch
-        self.residual, self.bases = residual, spec.bases if guided else 0
+        self.residual = residual
         self.condition = condition_network(image_channels, mask_channels, size, encoder, encoder_weights, dropout)
         self.divisor = max(2 * patch, self.condition.divisor)
         time_channels, patched = 2 * spec.width, mask_channels * patch**2
         decoded = self.condition.decoded_channels
         self.coarse = nn.Conv2d(decoded + mask_channels, spec.width, patch, stride=patch)
         self.deepest = nn.Conv2d(self.condition.deepest_channels, spec.width, 1)
-        self.fine = nn.Conv2d(decoded, self.bases, 1) if self.bases else None
         self.time = TimeEmbedding(time_channels)
         self.stem = nn.Conv2d(patched, spec.width, 1)
         self.blocks = nn.ModuleList(ResBlock(spec.width, spec.width, time_channels) for _ in range(spec.blocks))
@@ -89,7 +83,7 @@ class MedSegDiffLite(Denoiser):
         self.head = nn.Sequential(
             group_norm(spec.width),
             nn.SiLU(),
-            zero_init(nn.Conv2d(spec.width, patched + mask_channels * self.bases, 1)),
+            zero_init(nn.Conv2d(spec.width, patched, 1)),
         )
 
     def encode(self, image: Tensor) -> Condition:
@@ -99,12 +93,11 @@ class MedSegDiffLite(Denoiser):
         decoded = _resize(maps.decoded, image.shape[-2:])
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
         coarse = coarse + _resize(self.deepest(maps.deepest), coarse.shape[-2:])
-        fine = () if self.fine is None else (self._patches(self.fine(decoded)),)
-        return Condition((coarse, *fine), maps.prior)
+        return Condition((coarse,), maps.prior)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
-        time, (coarse, *fine), rows = self.time(t), condition.features, len(x_t)
+        time, [coarse], rows = self.time(t), condition.features, len(x_t)
         m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
         half = len(self.blocks) // 2
         for block in self.blocks[:half]:
@@ -112,34 +105,10 @@ class MedSegDiffLite(Denoiser):
         m = m + F.interpolate(self.middle(self.down(m), time), scale_factor=2.0, mode="nearest")
         for block in self.blocks[half:]:
             m = block(m, time)
-        patched, weights = self.head(m).split([self.mask_channels * self.patch**2, self.mask_channels * self.bases], 1)
-        for bases in fine:  # none or one
-            patched = self._guide(patched, weights, bases)
-        out: Tensor = F.pixel_shuffle(patched, self.patch)
+        out: Tensor = F.pixel_shuffle(self.head(m), self.patch)
         if self.residual and condition.prior is not None:
             out = out + repeat_for_samples(condition.prior.detach(), rows)
         return out
-
-    def _patches(self, m: Tensor) -> Tensor:
-        """Take maps (B, M, H, W) apart into (B, M, patch^2, H / patch, W / patch)."""
-        b, number, height, width = m.shape
-        shape = (b, number, self.patch**2, height // self.patch, width // self.patch)
-        return F.pixel_unshuffle(m, self.patch).reshape(shape)
-
-    def _guide(self, patched: Tensor, weights: Tensor, bases: Tensor) -> Tensor:
-        """Add the bases, weighed.
-
-        Args:
-            patched: (B * S, K * patch^2, h, w).
-            weights: (B * S, K * M, h, w), of M bases.
-            bases: (B, M, patch^2, h, w).
-        """
-        b, m, p, h, w = bases.shape
-        out = patched.reshape(b, -1, self.mask_channels, p, h, w)
-        shares = weights.reshape(b, -1, self.mask_channels, m, 1, h, w)
-        for number in range(m):  # one after another: all at once is a map M times as large
-            out = torch.addcmul(out, shares[:, :, :, number], bases[:, None, None, number])
-        return out.reshape(patched.shape)
 
 
 def _resize(m: Tensor, size: torch.Size) -> Tensor:
