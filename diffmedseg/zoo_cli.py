@@ -10,6 +10,7 @@ from jsonargparse import auto_cli
 from diffmedseg import zoo
 from diffmedseg.dashboards.artifacts import log_zoo_entry
 from diffmedseg.metrics.table import read_cases
+from diffmedseg.runs import newest_run
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
 from diffmedseg.zoo.registry import CASES, RUN
@@ -72,8 +73,7 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
                "--experiment", experiment, *place]  # fmt: skip
     print(" ".join(command), flush=True)
     subprocess.run(command, check=True)
-    run = max((runs / experiment).glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")))
-    found, (mean, low, high), within = agrees(entry, read_cases(run / CASES))
+    found, (mean, low, high), within = agrees(entry, read_cases(newest_run(runs / experiment) / CASES))
     print(f"Dice {found:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
     if not within:
         sys.exit("error: the run's Dice lies outside of the stated interval.")

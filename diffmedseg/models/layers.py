@@ -22,6 +22,16 @@ def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
+def layer_norm(m: Tensor) -> Tensor:
+    """Normalise (B, C, H, W) over the channels of each position."""
+    return F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1)
+
+
+def resize(m: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a map (B, C, h, w) bilinearly to (B, C, *size)."""
+    return m if tuple(m.shape[-2:]) == tuple(size) else F.interpolate(m, tuple(size), mode="bilinear")
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoidal embedding of t, then linear, SiLU, linear (Ho et al. 2020, appendix B).
 

@@ -11,7 +11,7 @@ from diffmedseg.diffusion import keyed_generator
 from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError
-from diffmedseg.zoo.loading import load_entry
+from diffmedseg.zoo.loading import load_verified
 from diffmedseg.zoo.registry import EXAMPLE, Entry
 from diffmedseg.zoo.source import Source
 
@@ -49,7 +49,7 @@ def verify_entry(source: Source, name: str) -> float | None:
     folder, entry = source.verified(name)
     if entry.status == "recipe":
         return None
-    model = load_entry(source, name)
+    model = load_verified(name, folder, entry)
     if not (folder / EXAMPLE).is_file():
         raise ZooError(f"{folder / EXAMPLE} is missing: export the entry again.")
     try:

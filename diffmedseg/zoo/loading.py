@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
-from diffmedseg.zoo.registry import CONFIG, WEIGHTS
+from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
 from diffmedseg.zoo.source import Source, current_source, file_sha256
 
 
@@ -37,7 +37,11 @@ def load_pretrained(name: str) -> DiffusionSegmenter:
 
 def load_entry(source: Source, name: str) -> DiffusionSegmenter:
     """Load an entry of a zoo; see :func:`load_pretrained`."""
-    folder, entry = source.verified(name)
+    return load_verified(name, *source.verified(name))
+
+
+def load_verified(name: str, folder: Path, entry: Entry) -> DiffusionSegmenter:
+    """Load an entry from its folder, whose files were checked already."""
     if entry.status == "recipe":
         raise ZooError(
             f"{name} is a recipe: nobody has trained it yet. `diffmedseg fit -c {folder / 'run.yaml'}` does."

@@ -16,6 +16,7 @@ from jsonargparse import auto_cli
 from samples_and_steps import load_run
 from torch import Tensor
 
+from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.diffusion import keyed_generator, keyed_normal
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
@@ -60,7 +61,7 @@ def _distil(
     data.serve((), teacher.regions)
     data.steps_per_epoch = iterations
     student = copy.deepcopy(teacher).train()
-    average = copy.deepcopy(teacher).eval()
+    average, ema = copy.deepcopy(teacher).eval(), WarmupEMA(0.995)
     student.denoiser.condition.requires_grad_(False)  # type: ignore[union-attr]  # members that have one
     parameters = [p for p in student.denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 5e-4)
@@ -79,7 +80,7 @@ def _distil(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        decay = min(0.995, (1 + iteration) / (10 + iteration))
+        decay = ema.decay_after(iteration)
         with torch.no_grad():
             for kept, new in zip(average.parameters(), student.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)

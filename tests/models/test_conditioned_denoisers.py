@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffmedseg.diffusion import NoiseProcess, PriorLoss, ReverseProcess
 from diffmedseg.metrics.cases import score_cases, score_image
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2, ResidualUNet, SMPNetwork
+from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v2 import SpatialAnchor
-from diffmedseg.models.medsegdiff.ss_former import SpectralCrossAttention, SpectrumFilter, channel_norm
+from diffmedseg.models.medsegdiff.ss_former import SpectralCrossAttention, SpectrumFilter
 
 CONDITIONED = [MedSegDiffV2, MedSegDiffLite]
 IMAGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -131,7 +132,7 @@ def test_attention_equals_the_affinity_of_the_spectra():
         torch.randn(1, 6, 4, 6),
         torch.ones(1, 8),
     )
-    q, k = (channel_norm(conv(m))[0].double() for conv, m in ((module.query, query), (module.key, key)))
+    q, k = (layer_norm(conv(m))[0].double() for conv, m in ((module.query, query), (module.key, key)))
     v = module.value(value)[0].flatten(1).double()
     half = module.filter(4, 6, time)[0, 0].double()
     rows = (-torch.arange(4)) % 4  # what is real has the same at a frequency and its negative

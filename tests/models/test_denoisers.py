@@ -5,7 +5,8 @@ import torch
 from small_networks import concrete_denoisers, small
 
 from diffmedseg.models import MedSegDiffV1
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, layer_norm
+from diffmedseg.models.layers import layer_norm
+from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 
 DENOISERS = concrete_denoisers()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
-from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, zero_init
+from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, resize, zero_init
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.supervised.networks import condition_network
 
@@ -90,9 +90,9 @@ class MedSegDiffLite(Denoiser):
         """Run the condition network, and project what the steps need; see the base class."""
         self.check_image(image)
         maps = self.condition.maps(image)
-        decoded = _resize(maps.decoded, image.shape[-2:])
+        decoded = resize(maps.decoded, image.shape[-2:])
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
-        coarse = coarse + _resize(self.deepest(maps.deepest), coarse.shape[-2:])
+        coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
         return Condition((coarse,), maps.prior)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
@@ -109,7 +109,3 @@ class MedSegDiffLite(Denoiser):
         if self.residual and condition.prior is not None:
             out = out + repeat_for_samples(condition.prior.detach(), rows)
         return out
-
-
-def _resize(m: Tensor, size: torch.Size) -> Tensor:
-    return m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")

@@ -23,11 +23,10 @@ encoder of x_t.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
-from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample
+from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, layer_norm
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 
 Size = Literal["tiny", "base", "paper"]
@@ -54,11 +53,6 @@ SIZES: dict[Size, SizeSpec] = {
     # MedSegDiff-B in the released README: base 128, multipliers (1, 1, 2, 2, 4, 4), two blocks, at 256 x 256.
     "paper": SizeSpec((128, 128, 256, 256, 512, 512), 2, (2, 3)),
 }
-
-
-def layer_norm(m: Tensor) -> Tensor:
-    """Normalise (B, C, H, W) over the channels of each position."""
-    return F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1)
 
 
 class DynamicConditionalEncoding(nn.Module):

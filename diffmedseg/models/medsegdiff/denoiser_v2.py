@@ -18,11 +18,10 @@ off                   conditions.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
-from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample
+from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
 from diffmedseg.models.supervised.networks import condition_network
@@ -115,8 +114,8 @@ class MedSegDiffV2(Denoiser):
         self.check_image(image)
         maps = self.condition.maps(image)
         size = (image.shape[-2], image.shape[-1])
-        decoded = _resize(maps.decoded, size)
-        deepest = self.deepest(_resize(maps.deepest, (size[0] // self.coarsest, size[1] // self.coarsest)))
+        decoded = resize(maps.decoded, size)
+        deepest = self.deepest(resize(maps.deepest, (size[0] // self.coarsest, size[1] // self.coarsest)))
         return Condition((self.first(decoded), deepest), maps.prior)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
@@ -131,7 +130,3 @@ class MedSegDiffV2(Denoiser):
             skips.append(m)
         out: Tensor = self.decoder(self.bottleneck(self.semantic(deepest, m, time), time), skips, time)
         return out
-
-
-def _resize(m: Tensor, size: tuple[int, int]) -> Tensor:
-    return m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear")

@@ -6,12 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffmedseg.models.layers import zero_init
-
-
-def channel_norm(m: Tensor) -> Tensor:
-    """Normalise (B, C, H, W) over the channels of each position."""
-    return F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1)
+from diffmedseg.models.layers import layer_norm, zero_init
 
 
 class SpectrumFilter(nn.Module):
@@ -40,7 +35,7 @@ class SpectrumFilter(nn.Module):
         m = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # [-1, 1]
         for conv, modulation in zip(self.convs, self.modulations, strict=True):
             scale, shift = modulation(F.silu(time))[:, :, None, None].chunk(2, 1)
-            m = F.relu(channel_norm(conv(m)) * (1 + scale) + shift)
+            m = F.relu(layer_norm(conv(m)) * (1 + scale) + shift)
         out: Tensor = 2 * self.head(m).sigmoid()  # starts at 1: all passes
         return out
 
@@ -68,7 +63,7 @@ class SpectralCrossAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, time: Tensor) -> Tensor:
         """Attend, (rows, C, H, W) each; the transform runs in float32."""
         height, width = query.shape[-2:]
-        q, k, v = channel_norm(self.query(query)), channel_norm(self.key(key)), self.value(value)
+        q, k, v = layer_norm(self.query(query)), layer_norm(self.key(key)), self.value(value)
         if self.filter is not None:
             with torch.autocast(query.device.type, enabled=False):
                 response = self.filter(height, width, time.float())
@@ -103,9 +98,9 @@ class SSFormerLayer(nn.Module):
     def forward(self, c: Tensor, e: Tensor, time: Tensor) -> Tensor:
         """Take the image's map c and the mask's e, (rows, C, H, W) both, to the next c."""
         c = c + self.blend(c, e, c, time)
-        c = c + self.mlps[0](channel_norm(c))
+        c = c + self.mlps[0](layer_norm(c))
         c = c + self.answer(c, e, e, time)
-        out: Tensor = c + self.mlps[1](channel_norm(c))
+        out: Tensor = c + self.mlps[1](layer_norm(c))
         return out
 
 
