@@ -145,8 +145,8 @@ class DiffusionSegmenter(LightningModule, ABC):
             Samples (B, S, K, H, W), float32, and the condition network's own mask where there is one.
         """
 
-    #: As how many samples the condition network's own mask counts when they are fused.
-    prior_votes: float = 0.0
+    #: Share of the votes that the condition network's own mask has when samples are fused.
+    prior_share: float = 0.0
 
     #: Samples whose contrast is no larger are empty, for methods that would always find something.
     least_contrast: float = 0.0
@@ -312,12 +312,12 @@ class DiffusionSegmenter(LightningModule, ABC):
         return Segmentation(samples, probability, uncertainty, mask, prior=prior)
 
     def _voters(self, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
-        """Return what is fused, and its weights: the samples, and the prior where it has votes."""
+        """Return what is fused, and its weights: the samples, and the prior where it has a share of the votes."""
         samples, prior = drawn.samples, drawn.prior
-        if prior is None or not self.prior_votes:
+        if prior is None or not self.prior_share:
             return samples, None
         weights = samples.new_ones(samples.shape[1] + 1)
-        weights[-1] = self.prior_votes
+        weights[-1] = samples.shape[1] * self.prior_share / (1 - self.prior_share)
         return torch.cat([samples, prior[:, None]], 1), weights
 
     def _rows_per_pass(self) -> int:

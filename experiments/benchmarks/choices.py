@@ -39,12 +39,12 @@ DICE = [LOSS, f"{MODEL}loss.init_args.dice=1"]
 
 #: Where V1's search started, whatever the yaml says now; lite's starts from what V1's found for each kind of data.
 _V1_FIRST = [f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"]
-_LITE_FIRST = f"{MODEL}noise_levels=4"
+_LITE_FIRST = [f"{MODEL}noise_levels=4", f"{MODEL}prior_share=0"]  # of the samples alone
 FIRST: dict[Member, dict[Data, list[str]]] = {
     "v1": {"isic2017": _V1_FIRST, "synthetic": _V1_FIRST},
     "lite": {
-        "isic2017": [f"{MODEL}process.init_args.input_scale=0.1", *DICE, _LITE_FIRST],
-        "synthetic": [*_V1_FIRST, _LITE_FIRST],
+        "isic2017": [f"{MODEL}process.init_args.input_scale=0.1", *DICE, *_LITE_FIRST],
+        "synthetic": [*_V1_FIRST, *_LITE_FIRST],
     },
 }
 #: What each variant of V1 changes on the command line.

@@ -20,7 +20,8 @@ from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF
 from diffmedseg.data.store import Batch
 from diffmedseg.figures import save_figure
 from diffmedseg.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
-from diffmedseg.metrics.cases import Summary, score_cases, summarise
+from diffmedseg.metrics import bootstrap_interval
+from diffmedseg.metrics.cases import CaseScore, Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.refinement import LargestComponent, Refinement
@@ -43,6 +44,7 @@ def main(
     samples: list[int] = [1, 2, 4, 8, 16, 32],  # noqa: B006
     control: Path | None = None,
     plot: Path | None = None,
+    rules: list[str] = [],  # noqa: B006
 ) -> None:
     """Print the tables.
 
@@ -52,34 +54,38 @@ def main(
         control: The folder of a supervised run on the same data, likewise, which votes, too; else the model's prior
             does, where it has one.
         plot: PNG of GED over the number of samples.
+        rules: Keys of RULES, the mean among them; all when empty.
     """
+    chosen = {name: rule for name, rule in RULES.items() if not rules or name in rules}
     scores: dict[tuple[str, int], list[ImageScore]] = defaultdict(list)
     for number, one in enumerate(_folds(run)):
         model, data = load_run(one)
         other = None if control is None else load_run(_folds(control)[number])[0]
         for batch in data.test_dataloader():
             batch = data.on_after_batch_transfer(batch, 0)
-            for (rule, s), (probability, masks) in _fused(model, other, batch, samples):
+            for (rule, s), (probability, masks) in _fused(model, other, batch, samples, chosen):
                 for i, case in enumerate(batch["case"]):
                     image = score_image(case, probability[i], masks[i], batch["reference"][i], model.threshold, 0.0)
                     # Calibration counts are large, and not looked at here.
                     scores[rule, s].append(replace(image, reliability=image.reliability[..., :1]))
-    summaries = {
-        key: {one.score: one for one in summarise(score_cases(images, model.regions)) if one.region == model.regions[0]}
+    rows = {
+        key: [row for row in score_cases(images, model.regions) if row.region == model.regions[0]]
         for key, images in scores.items()
     }
-    print(f"{run}: {summaries[next(iter(RULES)), samples[0]]['dice'].cases} cases, {model.num_steps} steps\n")
+    summaries = {key: {one.score: one for one in summarise(cases)} for key, cases in rows.items()}
+    print(f"{run}: {summaries[next(iter(chosen)), samples[0]]['dice'].cases} cases, {model.num_steps} steps\n")
     print(
-        f"| rule | {' | '.join(f'S = {s}' for s in samples)} | 95 % interval of the last |"
-        f"\n|---|{'---|' * (len(samples) + 1)}"
+        f"| rule | {' | '.join(f'S = {s}' for s in samples)} | 95 % interval of the last | less the mean, paired |"
+        f"\n|---|{'---|' * (len(samples) + 2)}"
     )
-    rules = list(dict.fromkeys(rule for rule, _ in summaries))
-    for rule in rules:
+    tried = list(dict.fromkeys(rule for rule, _ in summaries))
+    for rule in tried:
         dice = [summaries[rule, s]["dice"] for s in samples]
         interval = f"{dice[-1].low:.4f} to {dice[-1].high:.4f}"
-        print(f"| {rule} | {' | '.join(f'{one.mean:.4f}' for one in dice)} | {interval} |")
+        less = _less(rows[rule, samples[-1]], rows["mean", samples[-1]])
+        print(f"| {rule} | {' | '.join(f'{one.mean:.4f}' for one in dice)} | {interval} | {less} |")
     print(f"\n| rule, S = {max(samples)} | Brier score | NLL |\n|---|---|---|")
-    for rule in rules:
+    for rule in tried:
         brier, nll = (summaries[rule, max(samples)][name] for name in ("brier", "nll"))
         print(f"| {rule} | {brier.mean:.4f} | {nll.mean:.4f} |")
     if "ged_unbiased" in summaries["mean", max(samples)]:
@@ -91,6 +97,13 @@ def main(
             save_figure(draw_ged({s: summaries["mean", s] for s in samples}), plot)
 
 
+def _less(rows: list[CaseScore], others: list[CaseScore]) -> str:
+    """Return the mean difference of Dice over the same cases, with its interval."""
+    differences = [row.dice - other.dice for row, other in zip(rows, others, strict=True)]
+    low, high = bootstrap_interval(differences)
+    return f"{sum(differences) / len(differences):+.4f} ({low:+.4f} to {high:+.4f})"
+
+
 def _folds(run: Path) -> list[Path]:
     if "{fold}" not in str(run):
         return [run]
@@ -99,7 +112,11 @@ def _folds(run: Path) -> list[Path]:
 
 
 def _fused(
-    model: DiffusionSegmenter, other: DiffusionSegmenter | None, batch: Batch, samples: list[int]
+    model: DiffusionSegmenter,
+    other: DiffusionSegmenter | None,
+    batch: Batch,
+    samples: list[int],
+    rules: dict[str, tuple[Fusion, Refinement | None]],
 ) -> Iterator[tuple[tuple[str, int], tuple[Tensor, Tensor]]]:
     """Yield, by rule and number of samples, the probability and the samples."""
     given = model.sample(batch["image"], max(samples), keys=batch["case"])
@@ -108,7 +125,7 @@ def _fused(
         prior, name = other.sample(batch["image"], 1, keys=batch["case"]).samples[:, 0], "control"
     for s in samples:
         drawn = given.samples[:, :s]
-        for rule, (fusion, refinement) in RULES.items():
+        for rule, (fusion, refinement) in rules.items():
             yield (rule, s), _fuse(model, batch, fusion, refinement, drawn)
         if prior is not None:
             voters = {

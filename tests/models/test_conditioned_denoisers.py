@@ -242,13 +242,15 @@ def test_the_prior_comes_with_the_result():
     assert segmenter.at_size(result.only(1), (64, 48)).prior.shape == (1, 1, 32, 32)
 
 
-def test_the_prior_counts_as_so_many_samples():
-    result = lite_segmenter(prior_votes=2).segment(IMAGE, num_samples=3)
-    torch.testing.assert_close(result.probability, (result.samples.sum(1) + 2 * result.prior) / 5)
+def test_the_prior_has_a_share_of_the_votes_however_many_samples_there_are():
+    for num_samples in (1, 3):
+        result = lite_segmenter(prior_share=0.4).segment(IMAGE, num_samples=num_samples)
+        torch.testing.assert_close(result.probability, 0.6 * result.samples.mean(1) + 0.4 * result.prior)
     assert result.samples.shape[1] == 3
     torch.testing.assert_close(result.mean, result.samples.mean(1))  # nor does it speak of disagreement
-    with pytest.raises(ValueError, match="prior_votes"):
-        lite_segmenter(prior_votes=-1)
+    for share in (-0.1, 1):
+        with pytest.raises(ValueError, match="prior_share"):
+            lite_segmenter(prior_share=share)
 
 
 def test_chains_may_begin_with_the_prior():
@@ -266,7 +268,7 @@ def test_chains_may_begin_with_the_prior():
     with pytest.raises(ValueError, match="or use MedSegDiffV2 or MedSegDiffLite"):
         MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), reverse=ReverseProcess(start=0.3)).segment(IMAGE)
     with pytest.raises(ValueError, match="no mask of its own"):
-        MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), prior_votes=8)
+        MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), prior_share=0.5)
     with pytest.raises(ValueError, match="set residual to false"):
         lite_segmenter(process=NoiseProcess(prediction="v"))
     with pytest.raises(ValueError, match="start is 0"):

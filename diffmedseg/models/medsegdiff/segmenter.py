@@ -41,7 +41,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         prior_loss: That of the condition network's own mask, for networks that have one; None for its defaults.
         noise_levels: Noise levels at which each encoded image is trained per step.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
-        prior_votes: As how many samples the condition network's own mask counts when they are fused.
+        prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
+            0.5 it counts as much as all samples together.
         image_size: See the base class, as for all that follow.
         channels: Names of the image's channels.
         regions: Names of the mask's regions.
@@ -74,7 +75,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         prior_loss: PriorLoss | None = None,
         noise_levels: int = 1,
         stratified: bool = False,
-        prior_votes: float = 0.0,
+        prior_share: float = 0.0,
         image_size: tuple[int, int] = (64, 64),
         channels: Sequence[str] = ("red", "green", "blue"),
         regions: Sequence[str] = ("lesion",),
@@ -102,14 +103,14 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         )  # fmt: skip
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
-        if prior_votes < 0:
-            raise ValueError(f"prior_votes is {prior_votes}; it has to be at least 0.")
+        if not 0 <= prior_share < 1:
+            raise ValueError(f"prior_share is {prior_share}; it has to be in [0, 1).")
         self.process = process or NoiseProcess()
         self.reverse = reverse or ReverseProcess()
-        if not denoiser.has_prior and (prior_votes or self.reverse.start < 1):
+        if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
                 f"{type(denoiser).__name__} has no mask of its own to begin with or to vote: set start to 1 and "
-                "prior_votes to 0, or use MedSegDiffV2 or MedSegDiffLite."
+                "prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
             )
         if getattr(denoiser, "residual", False) and self.process.prediction != "x_0":
             raise ValueError(
@@ -117,7 +118,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
                 f"{self.process.prediction}: change the prediction, or set residual to false."
             )
         self.loss, self.prior_loss = loss or DiffusionLoss(), prior_loss or PriorLoss()
-        self.noise_levels, self.stratified, self.prior_votes = noise_levels, stratified, prior_votes
+        self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
