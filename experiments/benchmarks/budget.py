@@ -1,0 +1,214 @@
+"""What an hour of one core's time buys on ISIC 2017 at 64 px: the peer's network in its own loop, and ours.
+
+In an environment that has both (``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``):
+``peer/bin/python experiments/benchmarks/budget.py train /path/to/isic2017`` trains what is not trained yet, going on
+where an earlier call stopped, and scores it on the 150 official validation images; ``... collect`` gathers the scores
+into budget.csv beside this file; ``... table`` prints them. Time is that of the process on all its cores: it does
+not matter what else the machine does. Reading, validation and checkpoints count, the test does not.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from lightning import Callback, LightningModule, Trainer
+from rows import read_rows, write_rows
+from torch import Tensor
+from training import train_run
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.data import ISIC2017DataModule
+from diffmedseg.data.store import Batch
+from diffmedseg.metrics import bootstrap_interval
+from diffmedseg.metrics.cases import score_cases, score_image
+from diffmedseg.metrics.table import read_cases, write_cases
+
+SCORES = Path(__file__).with_suffix(".csv")
+PEER, CONTROL = "peer", "supervised"
+_PAIR = ["base.yaml", "medsegdiff/isic2017.yaml"]
+MODELS: dict[str, list[str]] = {
+    PEER: [],
+    "medsegdiff-v1": [*_PAIR, "medsegdiff/member/v1.yaml", "medsegdiff/cpu.yaml"],
+    "medsegdiff-v2": [*_PAIR, "medsegdiff/member/v2.yaml", "medsegdiff/cpu.yaml"],
+    "medsegdiff-lite": [*_PAIR, "medsegdiff/member/lite.yaml", "medsegdiff/cpu.yaml"],
+    CONTROL: ["base.yaml", "supervised/isic2017.yaml", "supervised/cpu.yaml"],
+}
+COLUMNS = ("dice", "dice_prior", "diversity")
+
+
+class ProcessTime(Callback):
+    """Ends training before an epoch that would take the process over its time, resumed runs included.
+
+    Args:
+        minutes: Of all cores together.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self.before = 60 * minutes, 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note when the epoch began."""
+        self.began = time.process_time()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where another epoch like this one takes too long."""
+        used = self.before + time.process_time()
+        trainer.should_stop |= used + time.process_time() - self.began > self.seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the time that was used."""
+        return {"used": self.before + time.process_time()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the time that was used."""
+        self.before = state_dict["used"]
+
+
+def train(
+    root: Path,
+    runs: Path = Path("runs/budget"),
+    minutes: float = 60,
+    samples: int = 8,
+    steps: int = 10,
+    only: list[str] = [],  # noqa: B006
+) -> None:
+    """Train and score what has no scores yet.
+
+    Args:
+        root: Folder that holds the official folders of ISIC 2017.
+        runs: Where runs are written.
+        minutes: Of each, of all cores together.
+        samples: S of the test.
+        steps: Network evaluations of each sample.
+        only: Keys of MODELS; all when empty.
+    """
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]  # where runs find ProcessTime
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    for name, files in MODELS.items():
+        if only and name not in only:
+            continue
+        if name == PEER:
+            _train_peer(root, runs / PEER, minutes, samples, steps)
+            continue
+        settings = [
+            f"--data.root={root}", "--data.reported=validation", "--trainer.max_steps=-1", f"--model.num_steps={steps}",
+            f"--model.num_samples={samples}", "--data.steps_per_epoch=250", "--trainer.callbacks+=budget.ProcessTime",
+            f"--trainer.callbacks.minutes={minutes}",
+        ]  # fmt: skip
+        train_run(runs, name, files, [one for one in settings if name != CONTROL or not one.startswith("--model")])
+
+
+def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: int) -> None:
+    """Train the peer's network with its own loss and settings (its README and driver.py), float32."""
+    from med_seg_diff_pytorch import MedSegDiff, Unet
+
+    if (folder / "cases.csv").is_file():
+        return
+    torch.manual_seed(0)
+    network = Unet(dim=64, image_size=64, dim_mults=(1, 2, 4, 8))
+    peer = MedSegDiff(network, timesteps=1000, sampling_timesteps=steps)
+    optimizer = torch.optim.AdamW(peer.parameters(), 1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+    data = ISIC2017DataModule(root, reported="validation", image_size=64)
+    data.setup("fit")
+    data.setup("test")
+    data.serve((), data.info.regions)
+    last, used, step = folder / "last.pt", 0.0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if last.is_file():
+        state = torch.load(last, weights_only=True)
+        peer.load_state_dict(state["peer"])
+        optimizer.load_state_dict(state["optimizer"])
+        used, step = state["used"], state["step"]
+
+    def save(temporary: Path) -> None:
+        torch.save(
+            {"peer": peer.state_dict(), "optimizer": optimizer.state_dict(), "used": used, "step": step}, temporary
+        )
+
+    while used < 60 * minutes:
+        for batch in data.train_dataloader():
+            start = time.process_time()
+            image, mask = _peers(data.on_after_batch_transfer(batch, 0))
+            optimizer.zero_grad()
+            loss = peer(mask, image)
+            loss.backward()
+            optimizer.step()
+            used, step = used + time.process_time() - start, step + 1
+            if step % 20 == 0:
+                print(f"{PEER}: step {step}, {used / 60:.1f} minutes, loss {loss.item():.4f}", flush=True)
+                write_whole(last, save)
+            if used >= 60 * minutes:
+                break
+    write_whole(last, save)
+    write_cases(score_cases(_score_peer(peer.eval(), data, samples), data.info.regions), folder / "cases.csv")
+
+
+@torch.inference_mode()
+def _score_peer(peer: torch.nn.Module, data: ISIC2017DataModule, samples: int) -> list:
+    scores = []
+    for batch in data.test_dataloader():
+        image, _ = _peers(data.on_after_batch_transfer(batch, 0))
+        drawn = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples))
+        for i, case in enumerate(batch["case"]):
+            scores.append(score_image(case, drawn[i].mean(0), drawn[i], batch["reference"][i], 0.5, 0.0))
+    return scores
+
+
+def _peers(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return images and masks in [0, 1], as the peer takes them."""
+    return (batch["image"] + 1) / 2, batch["mask"]
+
+
+def collect(runs: Path = Path("runs/budget"), output: Path = SCORES) -> None:
+    """Gather the scores of all cases.
+
+    Args:
+        runs: Where runs were written.
+        output: The table of scores.
+    """
+    rows: list[dict[str, object]] = []
+    for name in MODELS:
+        folder = runs / PEER if name == PEER else runs / name / "version_0"
+        if not (folder / "cases.csv").is_file():
+            continue
+        state = torch.load(folder / "last.pt" if name == PEER else folder / "checkpoints" / "last.ckpt", "cpu")
+        steps = state["step"] if name == PEER else state["global_step"]
+        for case in read_cases(folder / "cases.csv"):
+            values = {column: f"{getattr(case, column):.4f}" for column in COLUMNS}
+            rows.append({"model": name, "steps": steps, "case": case.case, **values})
+    write_rows(rows, output)
+
+
+def table(scores: Path = SCORES) -> None:
+    """Print means with intervals, and what each is less the control.
+
+    Args:
+        scores: The table of scores.
+    """
+    rows = read_rows(scores)
+    by_model = {name: [row for row in rows if row["model"] == name] for name in MODELS}
+    control = {row["case"]: float(row["dice"]) for row in by_model[CONTROL]}
+    heads = ("model", "training steps", "Dice", "less the control, paired", "prior's Dice", "diversity")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name, cases in by_model.items():
+        if not cases:
+            continue
+        dice, prior, diversity = (np.array([float(row[column]) for row in cases]) for column in COLUMNS)
+        less = dice - np.array([control[row["case"]] for row in cases])
+        cells = [_with_interval(dice), _with_interval(less), *(_with_interval(one) for one in (prior, diversity))]
+        print(f"| {name} | {cases[0]['steps']} | {' | '.join(cells)} |")
+
+
+def _with_interval(values: np.ndarray) -> str:
+    if np.isnan(values).all() or not values.any():
+        return ""
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():.4f} ({low:.4f} to {high:.4f})"
+
+
+if __name__ == "__main__":
+    auto_cli([train, collect, table], as_positional=True)
