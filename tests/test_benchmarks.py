@@ -1,7 +1,9 @@
 """The scripts under experiments/benchmarks, as far as that takes no training."""
 
 import csv
+from types import SimpleNamespace
 
+import budget
 import choices
 import folds
 import isic2017_result
@@ -81,3 +83,32 @@ def test_roughness_is_what_changes_between_slices():
     assert shared_noise.roughness(still & False) == 0
     found = shared_noise.scores(torch.stack([still, flicker]), still, still)
     assert found == pytest.approx([1, 0.5, 0, 1 - 2 / 5, torch.tensor([80.0, 32.0]).std().item() / 56])
+
+
+def test_training_ends_before_an_epoch_that_would_exceed_its_time(monkeypatch):
+    """Epochs of 20 s in a minute: two, with the 5 s before the first; a resumed run remembers what was used."""
+    clock = iter([5, 25, 25, 45])
+    monkeypatch.setattr(budget.time, "process_time", lambda: next(clock))
+    first, trainer = budget.ProcessTime(1), SimpleNamespace(should_stop=False)
+    stopped = []
+    for _ in range(2):
+        first.on_train_epoch_start(trainer, None)
+        first.on_train_epoch_end(trainer, None)
+        stopped.append(trainer.should_stop)
+    assert stopped == [False, True]
+    monkeypatch.setattr(budget.time, "process_time", lambda: 30)
+    resumed = budget.ProcessTime(1)
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.state_dict()["used"] == 60
+
+
+def test_table_of_the_budget(tmp_path, capsys):
+    with (tmp_path / "scores.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "steps", "case", *budget.COLUMNS])
+        for model, dice, prior in (("medsegdiff-lite", 0.9, 0.85), ("supervised", 0.8, "nan")):
+            writer.writerows([model, 100, case, dice, prior, 0.1] for case in range(10))
+    budget.table(tmp_path / "scores.csv")
+    printed = capsys.readouterr().out
+    assert "| medsegdiff-lite | 100 | 0.9000 (0.9000 to 0.9000) | 0.1000 (0.1000 to 0.1000) | 0.8500" in printed
+    assert "| supervised | 100 | 0.8000 (0.8000 to 0.8000) |  |  | 0.1000" in printed

@@ -56,8 +56,8 @@ class ProcessTime(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop where another epoch like this one takes too long."""
-        used = self.before + time.process_time()
-        trainer.should_stop |= used + time.process_time() - self.began > self.seconds
+        now = time.process_time()
+        trainer.should_stop |= self.before + now + (now - self.began) > self.seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time that was used."""
