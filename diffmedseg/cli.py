@@ -47,7 +47,7 @@ class LoggedConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log; only the first process is asked."""
         for logger in trainer.loggers[1:]:
-            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
 
 
 class DiffMedSegCLI(LightningCLI):

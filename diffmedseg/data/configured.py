@@ -15,5 +15,5 @@ def build_data(config: dict[str, Any]) -> SegmentationDataModule:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data")
-    data: SegmentationDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
+    data: SegmentationDataModule = parser.instantiate(parser.parse_object({"data": config})).data
     return data
