@@ -105,10 +105,10 @@ def test_training_ends_before_an_epoch_that_would_exceed_its_time(monkeypatch):
 def test_table_of_the_budget(tmp_path, capsys):
     with (tmp_path / "scores.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["model", "steps", "case", *budget.COLUMNS])
+        writer.writerow(["model", "steps", "minutes", "case", *budget.COLUMNS])
         for model, dice, prior in (("medsegdiff-lite", 0.9, 0.85), ("supervised", 0.8, "nan")):
-            writer.writerows([model, 100, case, dice, prior, 0.1] for case in range(10))
+            writer.writerows([model, 100, 60, case, dice, prior, 0.1] for case in range(10))
     budget.table(tmp_path / "scores.csv")
     printed = capsys.readouterr().out
-    assert "| medsegdiff-lite | 100 | 0.9000 (0.9000 to 0.9000) | 0.1000 (0.1000 to 0.1000) | 0.8500" in printed
-    assert "| supervised | 100 | 0.8000 (0.8000 to 0.8000) |  |  | 0.1000" in printed
+    assert "| medsegdiff-lite | 100 | 60 | 0.9000 (0.9000 to 0.9000) | 0.1000 (0.1000 to 0.1000) | 0.8500" in printed
+    assert "| supervised | 100 | 60 | 0.8000 (0.8000 to 0.8000) |  |  | 0.1000" in printed
