@@ -4,8 +4,8 @@ In an environment that has both (``python -m venv peer; peer/bin/pip install . m
 ``peer/bin/python experiments/benchmarks/budget.py train /path/to/isic2017`` trains what is not trained yet, going on
 where an earlier call stopped, and scores it on the 150 official validation images; ``... collect`` gathers the scores
 into budget.csv beside this file; ``... table`` prints them. Time is that of the process on all its cores: it does
-not matter what else the machine does. Reading, validation and checkpoints count, the test does not. Ours are the ``cpu``
-presets, whose learning rate falls over 8,000 steps, or as many of these as there is time for.
+not matter what else the machine does. Reading, validation and checkpoints count, the test does not. Ours are the
+``cpu`` presets, whose learning rate falls over 8,000 steps, or as many of these as there is time for.
 """
 
 import os
