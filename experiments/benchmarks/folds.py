@@ -1,4 +1,4 @@
-"""Small data sets, every patient tested once by models trained on the others: MedSegDiff-V1 and the control.
+"""Small data sets, every patient tested once by models trained on the others: MedSegDiff-V1, -lite and the control.
 
 ``python experiments/benchmarks/folds.py train brats2015 /path/to/brats2015`` (likewise ``lgg``, ``chase``, ``lidc``)
 trains the folds that are not trained yet; ``... humans chase /path/to/chase`` compares its raters with each other;
@@ -25,13 +25,26 @@ Data = Literal["brats2015", "lgg", "chase", "lidc"]
 
 FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
 SETTINGS = {"chase": ["--data.split_by=folds"]}
-MODELS, HUMANS = ("medsegdiff", "supervised"), "raters"
+#: By model the family, whose pair with the data is taken, and overlays.
+MODELS: dict[str, tuple[str, list[str]]] = {
+    "medsegdiff": ("medsegdiff", ["medsegdiff/member/v1.yaml"]),
+    "medsegdiff-lite": ("medsegdiff", ["medsegdiff/member/lite.yaml"]),
+    "supervised": ("supervised", []),
+}
+HUMANS = "raters"
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("dice", "hd95", "nsd", "cl_dice", "ged_unbiased", "uncertainty", "diversity")
 TITLES = {"dice": "Dice", "hd95": "HD95", "nsd": "NSD at 1 mm", "cl_dice": "clDice", "ged_unbiased": "GED (unbiased)"}
 
 
-def train(data: Data, root: Path, runs: Path = Path("runs/folds"), steps: int = 3000, folds: list[int] = []) -> None:  # noqa: B006
+def train(
+    data: Data,
+    root: Path,
+    runs: Path = Path("runs/folds"),
+    steps: int = 3000,
+    folds: list[int] = [],  # noqa: B006
+    only: list[str] = [],  # noqa: B006
+) -> None:
     """Train what is not trained yet.
 
     Args:
@@ -40,14 +53,17 @@ def train(data: Data, root: Path, runs: Path = Path("runs/folds"), steps: int = 
         runs: Where runs are written.
         steps: Steps of each run.
         folds: Folds; all when empty.
+        only: Keys of MODELS; all when empty.
     """
     for fold in folds or range(FOLDS[data]):
-        for model in MODELS:
+        for model, (family, overlays) in MODELS.items():
+            if only and model not in only:
+                continue
             settings = [
                 "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
                 f"--trainer.max_steps={steps}", *SETTINGS.get(data, []),
             ]  # fmt: skip
-            files = ["base.yaml", f"{model}/{data}.yaml", f"{model}/cpu.yaml"]
+            files = ["base.yaml", f"{family}/{data}.yaml", *overlays, f"{family}/cpu.yaml"]
             train_run(runs, f"{data}.{model}.{fold}", files, settings)
 
 
