@@ -7,6 +7,7 @@ LOGGER ?=
 CKPT ?=
 IN ?=
 OUT ?=
+PEER ?=
 ARGS ?=
 PYTHON ?= python3
 
@@ -28,7 +29,7 @@ HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
 ROOT := $(or $(DATA_DIR),$(if $(and $(DIFFMEDSEG_DATA),$(HAS_ROOT)),$(DIFFMEDSEG_DATA)/$(DATA)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train evaluate predict augment-preview test test-real lint
+.PHONY: help setup demo train evaluate predict augment-preview bench test test-real lint
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -77,6 +78,12 @@ predict: setup ## segment pictures or volumes: CKPT=<checkpoint, run or zoo entr
 augment-preview: setup ## draw images and masks of DATA after augmentation
 	$(if $(wildcard experiments/data/$(DATA).yaml),,$(error There is no experiments/data/$(DATA).yaml. There are: $(basename $(notdir $(wildcard experiments/data/*.yaml)))))
 	$(RUN) data augment-preview --data experiments/data/$(DATA).yaml $(if $(ROOT),--data.root "$(ROOT)") --out runs/augment-preview_$(DATA).png $(ARGS)
+
+bench: setup ## print ratios of time on this machine; PEER=<a python that has med-seg-diff-pytorch, too> adds that
+	$(BIN)/python experiments/benchmarks/samples_time.py
+	$(BIN)/python experiments/benchmarks/step_time.py
+	$(BIN)/python experiments/benchmarks/scaling.py table --figure runs/scaling.png
+	$(if $(PEER),$(PEER) experiments/benchmarks/peer_time.py)
 
 test: setup ## pass the project's own tests
 	$(BIN)/pytest $(ARGS)
