@@ -94,6 +94,18 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
     print(f"Wrote {entry}")
 
 
+def recipe(settings: Path, *, name: str, folder: Path | None = None, notes: str = "") -> None:
+    """Make a zoo entry of a configuration that nobody has run yet, without weights or numbers.
+
+    Args:
+        settings: File of all settings of a run, as `diffmedseg fit ... --print_config` prints them.
+        name: Name of the entry: model_data.tag.
+        folder: The zoo; by default $DIFFMEDSEG_ZOO, else the repository's.
+        notes: What the card should say besides.
+    """
+    print(f"Wrote {zoo.add_recipe(settings, name, folder, notes)}")
+
+
 def main(args: list[str]) -> None:
     """Run ``diffmedseg zoo`` with these arguments."""
     commands: dict[str, Any] = {
@@ -102,6 +114,7 @@ def main(args: list[str]) -> None:
         "show": show,
         "verify": verify,
         "export": export,
+        "recipe": recipe,
         "reproduce": reproduce,
     }
     try:

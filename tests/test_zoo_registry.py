@@ -12,12 +12,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from test_cli import instantiate
+from tiny_run import EXPERIMENTS
 
 from diffmedseg import list_pretrained, load_pretrained, zoo
 from diffmedseg.cli import main
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.models import DiffusionSegmenter
-from diffmedseg.zoo import Source, ZooError, file_sha256
+from diffmedseg.zoo import Source, ZooError, add_recipe, file_sha256
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
 from diffmedseg.zoo.registry import read_registry
@@ -81,24 +82,32 @@ def test_a_registry_of_another_form_is_refused(own_zoo, edit, message):
         list_pretrained()
 
 
-def test_a_recipe_is_listed_but_has_no_weights(own_zoo, capsys):
-    def to_recipe(entries):
-        entry = entries[NAME] | {"status": "recipe", "metrics": None, "bytes": 0}
-        entries["a_b.recipe"] = entry | {"sha256": {"run.yaml": entry["sha256"]["run.yaml"]}}
-
-    change(own_zoo, to_recipe)
-    (own_zoo / "a_b.recipe").mkdir()
-    shutil.copy(own_zoo / NAME / "run.yaml", own_zoo / "a_b.recipe")
+def test_a_recipe_is_listed_but_has_no_weights(own_zoo, tmp_path, capsys):
+    pair = ["-c", str(EXPERIMENTS / "medsegdiff" / "isic2018.yaml"), "--data.root", "/home/somebody/isic2018"]
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(EXPERIMENTS / "base.yaml"), *pair, "--print_config"])
+    config = tmp_path / "recipe.yaml"
+    config.write_text(capsys.readouterr().out)
+    main(["zoo", "recipe", str(config), "--name", "a_b.recipe"])
     assert list_pretrained() == [NAME]
     with pytest.raises(ZooError, match="nobody has trained it"):
         load_pretrained("a_b.recipe")
-    main(["zoo", "list"])
-    main(["zoo", "verify"])
-    main(["zoo", "table"])
+    for arguments in (["list"], ["verify"], ["table"], ["show", "a_b.recipe"]):
+        main(["zoo", *arguments])
     printed = capsys.readouterr().out
     assert "a_b.recipe (recipe)" in printed
     assert "a_b.recipe: a recipe" in printed
     assert "recipe: not trained" in printed
+    assert "Nobody has trained it yet" in printed
+    assert "3 channels (red, green, blue)" in printed
+    assert "somebody" not in (own_zoo / "a_b.recipe" / "run.yaml").read_text()
+    entry = Source(own_zoo).entries()["a_b.recipe"]
+    assert (entry.status, entry.bytes, entry.metrics, list(entry.sha256)) == ("recipe", 0, None, ["run.yaml"])
+    with pytest.raises(ZooError, match="already"):
+        add_recipe(config, "a_b.recipe")
+    config.write_text("model: {}")
+    with pytest.raises(ZooError, match="print_config"):
+        add_recipe(config, "c_d.recipe")
 
 
 def test_verifying_segments_the_stored_input_again(own_zoo, capsys):

@@ -1,4 +1,4 @@
-"""The card of an entry, and the table of all of them."""
+"""The cards of entries, and the table of all of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,6 @@ def write_card(
         notes: What else to say.
     """
     init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
-    denoiser = init["denoiser"]
     scores = "\n".join(
         f"| {region} | {score} | {mean:.4f} | {low:.4f} to {high:.4f} |"
         for region, found in (entry.metrics.scores if entry.metrics else {}).items()
@@ -42,7 +41,7 @@ def write_card(
     (folder / CARD).write_text(
         f"""# {name}
 
-{denoiser["class_path"].rsplit(".", 1)[1]} ({denoiser["init_args"].get("size", "")}), trained on {entry.data}
+{_network(init)}, trained on {entry.data}
 for {steps} steps (batch {batch}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
 and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
 {notes}
@@ -54,11 +53,7 @@ Research software: **not for diagnosis**.
     model = load_pretrained("{name}")
     result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size
 
-- **Input**: {len(entry.input.channels)} channels ({", ".join(entry.input.channels)}), resized to \
-{entry.input.size[0]} x {entry.input.size[1]} px; float is
-  taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
-- **Learned from**: {entry.learned_from}.
-- **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}.
+{_contract(entry)}
 - **Sampling**: samples: {entry.num_samples}; steps of each: {entry.num_steps}; fused by {entry.fusion}.
 {calibrated}
 ## Scores
@@ -72,12 +67,60 @@ resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. A
 
 Where it fails, by Dice: {worst}.
 
-## Licence
-
-Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {entry.licences["data"]}.
-Please cite: {entry.citation}
+{_licence(entry)}
 """
     )
+
+
+def write_recipe_card(folder: Path, name: str, entry: Entry, run: dict[str, Any], notes: str) -> None:
+    """Write ``README.md`` of an entry that nobody has trained yet.
+
+    Args:
+        folder: The entry's folder.
+        name: Name of the entry.
+        entry: What the registry says of it.
+        run: All settings of the run.
+        notes: What else to say.
+    """
+    trainer = run["trainer"]
+    (folder / CARD).write_text(
+        f"""# {name}
+
+A recipe: {_network(run["model"]["init_args"])}, for {entry.data}; all settings: run.yaml beside this card.
+**Nobody has trained it yet**: it has no weights, and no numbers.
+{notes}
+
+    python -m diffmedseg fit -c run.yaml --data.root /path/to/the/data
+    python -m diffmedseg zoo export runs/{run["experiment"]}/version_0 --name {name.rpartition(".")[0]}.mine
+
+- **Training**: {trainer["max_steps"]} steps at most, batch {run["data"]["init_args"]["batch_size"]}, precision \
+{trainer["precision"]}, seed {run["seed_everything"]}.
+{_contract(entry)}
+
+{_licence(entry)}
+"""
+    )
+
+
+def _network(init: Mapping[str, Any]) -> str:
+    denoiser = init["denoiser"]
+    return f"{denoiser['class_path'].rsplit('.', 1)[1]} ({denoiser['init_args'].get('size', '')})"
+
+
+def _contract(entry: Entry) -> str:
+    return f"""\
+- **Input**: {len(entry.input.channels)} channels ({", ".join(entry.input.channels)}), resized to \
+{entry.input.size[0]} x {entry.input.size[1]} px; float is
+  taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
+- **Learned from**: {entry.learned_from}.
+- **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}."""
+
+
+def _licence(entry: Entry) -> str:
+    return f"""## Licence
+
+Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {entry.licences["data"]}.
+Please cite: {entry.citation}"""
 
 
 def markdown_table(entries: Mapping[str, Entry]) -> str:

@@ -1,8 +1,10 @@
-"""Making an entry of a finished run."""
+"""Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from safetensors.torch import save_file
 
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
-from diffmedseg.metrics.cases import summarise
+from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.metrics.table import read_cases
-from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
-from diffmedseg.zoo.card import write_card
+from diffmedseg.zoo.building import ALLOWED, ZooError, build, checkpoint_config, whole
+from diffmedseg.zoo.card import write_card, write_recipe_card
 from diffmedseg.zoo.checking import write_example
 from diffmedseg.zoo.loading import best_checkpoint
 from diffmedseg.zoo.registry import (
@@ -57,35 +59,25 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
     Raises:
         ZooError: If the run is not complete, the name is taken, or the zoo is not a folder.
     """
-    run, source = Path(run), current_source() if zoo is None else Source(zoo)
-    if source.remote:
-        raise ZooError(f"{source.location} cannot be written to: name a folder, with --folder.")
-    place = source.entry_folder(name)
-    weights_path = best_checkpoint(run)
-    for path in (weights_path, run / RUN_CONFIG, run / CASES):
-        if not path.is_file():
-            raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
-    entries = source.entries()
-    if name in entries or place.exists():
-        raise ZooError(
-            f"{source.folder} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its "
-            f"export was interrupted: delete {place}.)"
-        )
-    checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
-    config, settings = checkpoint_config(checkpoint), _portable(yaml.safe_load((run / RUN_CONFIG).read_text()))
-    dtype = torch.float16 if half else torch.float32
-    weights = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-        for key, value in checkpoint["state_dict"].items()
-    }
-    if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise ZooError(f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run.")
-    model = build(config)  # refuses what could not be loaded again
-    model.load_state_dict(whole(weights))
-    source.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=source.folder, prefix=".export-") as temporary:
-        folder = Path(temporary) / name
-        folder.mkdir()
+    run = Path(run)
+    with _new_entry(name, zoo) as (folder, register):
+        weights_path = best_checkpoint(run)
+        for path in (weights_path, run / RUN_CONFIG, run / CASES):
+            if not path.is_file():
+                raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
+        checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
+        config, settings = checkpoint_config(checkpoint), _portable(yaml.safe_load((run / RUN_CONFIG).read_text()))
+        dtype = torch.float16 if half else torch.float32
+        weights = {
+            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for key, value in checkpoint["state_dict"].items()
+        }
+        if not all(torch.isfinite(value).all() for value in weights.values()):
+            raise ZooError(
+                f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run."
+            )
+        model = build(config)  # refuses what could not be loaded again
+        model.load_state_dict(whole(weights))
         save_file(weights, folder / WEIGHTS)
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -93,31 +85,86 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
         write_example(model.eval(), folder / EXAMPLE)
-        entry = _describe(folder, config, settings, checkpoint.get("learned_from", "masks"))
+        metrics = _metrics(read_cases(folder / CASES), settings)
+        learned_from = checkpoint.get("learned_from", "masks")
+        entry = _describe(folder, config["init_args"], settings["data"], learned_from, metrics)
         write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes)
-        for path in folder.iterdir():
-            path.chmod(0o644)  # safetensors writes for the owner alone
-        os.replace(folder, place)
-    write_registry(source.folder / REGISTRY, entries | {name: entry})
-    return place
+        return register(entry)
 
 
-def _describe(folder: Path, config: dict[str, Any], settings: dict[str, Any], learned_from: str) -> Entry:
-    """Say what the registry says of an entry, from its files."""
-    info, init = build_data(settings["data"]).info, config["init_args"]
-    rows = read_cases(folder / CASES)
-    scores: dict[str, dict[str, list[float]]] = {}
-    for one in summarise(rows):
-        if one.score in _HEADLINES:
-            scores.setdefault(one.region, {})[one.score] = [round(value, 4) for value in (one.mean, one.low, one.high)]
-    chosen = {key: settings["data"]["init_args"].get(key) for key in _SPLITS}
-    said = ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)
-    fusion = init.get("fusion") or {"class_path": "MeanFusion"}
-    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = "") -> Path:
+    """Make a zoo entry of a configuration that nobody has run yet: without weights, and without numbers.
+
+    Args:
+        config: A YAML file with all settings, as ``diffmedseg fit ... --print_config`` prints it.
+        name: Name of the entry: model_data.tag.
+        zoo: The zoo's folder; None for the current one.
+        notes: What the card should say besides.
+
+    Returns:
+        The entry's folder.
+
+    Raises:
+        ZooError: If the file is not of this kind, the name is taken, or the zoo is not a folder.
+    """
+    with _new_entry(name, zoo) as (folder, register):
+        try:
+            settings = _portable(yaml.safe_load(Path(config).read_text()))
+            learned_from: str = ALLOWED[settings["model"]["class_path"]].learned_from  # type: ignore[attr-defined]
+            init, data = settings["model"]["init_args"], settings["data"]
+        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+            raise ZooError(
+                f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
+        entry = _describe(folder, init, data, learned_from, None)
+        write_recipe_card(folder, name, entry, settings, notes)
+        return register(entry)
+
+
+@contextmanager
+def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[Entry], Path]]]:
+    """Give a folder to write into, and what puts it, whole, into the zoo and the registry.
+
+    Raises:
+        ZooError: If the name is taken, or the zoo is not a folder.
+    """
+    source = current_source() if zoo is None else Source(zoo)
+    if source.remote:
+        raise ZooError(f"{source.location} cannot be written to: name a folder, with --folder.")
+    place, entries = source.entry_folder(name), source.entries()
+    if name in entries or place.exists():
+        raise ZooError(
+            f"{source.folder} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its "
+            f"export was interrupted: delete {place}.)"
+        )
+    source.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=source.folder, prefix=".export-") as temporary:
+        folder = Path(temporary) / name
+        folder.mkdir()
+
+        def register(entry: Entry) -> Path:
+            for path in folder.iterdir():
+                path.chmod(0o644)  # safetensors writes for the owner alone
+            os.replace(folder, place)
+            write_registry(source.folder / REGISTRY, entries | {name: entry})
+            return place
+
+        yield folder, register
+
+
+def _describe(
+    folder: Path, init: dict[str, Any], data: dict[str, Any], learned_from: str, metrics: Metrics | None
+) -> Entry:
+    """Say what the registry says of an entry, from its model's settings, its data's, and its files."""
+    module = build_data(data)
+    info, fusion = module.info, init.get("fusion") or {"class_path": "MeanFusion"}
+    weights = folder / WEIGHTS
     return Entry(
-        "trained",
-        Input(list(init["channels"]), [int(side) for side in init["image_size"]], info.normalisation),
-        list(scores),
+        "trained" if metrics else "recipe",
+        Input(list(info.channels), list(module.image_size), info.normalisation),
+        list(metrics.scores if metrics else info.regions),
         init["threshold"],
         init["num_samples"],
         init["num_steps"],
@@ -127,15 +174,26 @@ def _describe(folder: Path, config: dict[str, Any], settings: dict[str, Any], le
         _licences(info),
         info.citation,
         "Research. Not for diagnosis.",
-        (folder / WEIGHTS).stat().st_size,
-        hashes,
-        Metrics(
-            f"test{f' ({said})' if said else ''}",
-            len({row.case for row in rows}),
-            int(settings["seed_everything"]),
-            "python -m diffmedseg fit -c run.yaml",
-            scores,
-        ),
+        weights.stat().st_size if weights.is_file() else 0,
+        {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        metrics,
+    )
+
+
+def _metrics(rows: list[CaseScore], settings: dict[str, Any]) -> Metrics:
+    """Say what a run reached."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for one in summarise(rows):
+        if one.score in _HEADLINES:
+            scores.setdefault(one.region, {})[one.score] = [round(value, 4) for value in (one.mean, one.low, one.high)]
+    chosen = {key: settings["data"]["init_args"].get(key) for key in _SPLITS}
+    said = ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)
+    return Metrics(
+        f"test{f' ({said})' if said else ''}",
+        len({row.case for row in rows}),
+        int(settings["seed_everything"]),
+        "python -m diffmedseg fit -c run.yaml",
+        scores,
     )
 
 
