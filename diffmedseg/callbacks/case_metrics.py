@@ -77,14 +77,17 @@ class CaseMetrics(SegmentationCallback):
         tubular = getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
-            found = model.at_size(segmentation.only(i), size)
+            window = batch["window"][i]
+            found = model.at_size(segmentation.only(i), size if window is None else window.size)
             maps = found.probability[0], found.samples[0], batch["reference"][i]
             unrefined = None if found.unrefined is None else found.unrefined[0]
             contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
             prior = None if found.prior is None else found.prior[0]
             seen, seconds = batch["field_of_view"][i], outputs["seconds"]
-            add_to(self.images, score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior))
-            mask, reference = found.mask[0], majority(batch["reference"][i]).bool()
+            image = score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior, window)
+            add_to(self.images, image)
+            mask = found.mask[0] if window is None else window.place(found.mask[0], size)
+            reference = majority(batch["reference"][i]).bool()
             if seen is not None:
                 mask, reference = mask & seen, reference & seen
             if tubular:

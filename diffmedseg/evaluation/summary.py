@@ -16,7 +16,8 @@ from diffmedseg.metrics.images import ImageScore
 POLICY = {
     "aggregation": "mean over cases; NaN (a case does not have the score) is left out",
     "interval": "95 % percentile bootstrap over cases, 10,000 draws, seed 0",
-    "resolution": "native: probability and samples are resized to the reference, bilinearly",
+    "resolution": "native: probability and samples are resized to the reference, bilinearly; of windows "
+    "of pictures, to where these lie in it, and outside of them nothing is found",
     "both_empty": "Dice, IoU and NSD count 1, HD95 0",
     "one_empty": "Dice, IoU and NSD count 0, HD95 the diagonal of the image; precision or sensitivity is left out",
     "reference": "of two raters the first, of more their majority (ties are foreground); GED, Hungarian and best-of-N "
