@@ -74,7 +74,7 @@ class CaseMetrics(SegmentationCallback):
     ) -> None:
         """Score the images of a batch."""
         model, segmentation = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
-        tubular = getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False)
+        tubular = _tubular(trainer)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
             window = batch["window"][i]
@@ -122,7 +122,7 @@ class CaseMetrics(SegmentationCallback):
         images = pool(image for own, _ in gathered for image in own.values())
         conformal = model.conformal
         held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
-        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held)
+        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer))
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
         self.summary["policy"] |= _policy(model, trainer, images.values())
@@ -136,6 +136,11 @@ class CaseMetrics(SegmentationCallback):
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
+
+
+def _tubular(trainer: Trainer) -> bool:
+    """Whether what is tested is vessels; other data modules than ours know nothing of it."""
+    return bool(getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False))
 
 
 def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:

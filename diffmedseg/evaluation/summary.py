@@ -23,6 +23,8 @@ POLICY = {
     "reference": "of two raters the first, of more their majority (ties are foreground); GED, Hungarian and best-of-N "
     "IoU, Brier score, NLL and calibration take each rater",
     "field_of_view": "where the data has one, nothing outside of it counts, in any score",
+    "density": "of vessels: share of the field of view, where there is none of the picture; cases.csv has the 5th "
+    "and 95th percentile over the samples",
     "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
     "surfaces": "in mm, NSD at a tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
     "original and at 2 pixels, as scores of their own (hd95_pixels, nsd_pixels)",

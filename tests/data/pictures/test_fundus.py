@@ -171,4 +171,10 @@ def test_make_train_on_vessels(name, tmp_path):
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert all(0 <= float(row["cl_dice"]) <= 1 for row in rows)
     assert {row["num_raters"] for row in rows} == {"2"}
+    pixels = SIZE[0] * SIZE[1] if name == "chase" else SIZE[0] * (SIZE[1] - 8)  # of the field of view
+    seen = slice(None) if name == "chase" else slice(4, -4)
+    for row in rows:
+        number = int(row["case"][6:8] if name == "chase" else row["case"][:2])
+        assert float(row["density_reference"]) == pytest.approx(lesion(number)[:, seen].sum() / pixels)
+        assert float(row["density_low"]) <= float(row["density_high"])
     assert int(load_checkpoint(run).tiling.crop) == 16
