@@ -173,10 +173,12 @@ def windows(args: list[str]) -> None:
 
 def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
     """Name the pictures of a data set by their ids."""
+    if len(folders) > 1:
+        raise DataError(f"With --data name one folder, that of the data set; there are {len(folders)}.")
     data = configured(name, folders[0], {})
-    if len(folders) > 1 or not isinstance(data, PictureDataModule):
-        raise DataError(f"With --data there is one folder, and it holds pictures; there are {len(folders)}, of {name}.")
-    return [PictureFile(case.image, name) for name, case in data.cases.items()]
+    if not isinstance(data, PictureDataModule):
+        raise DataError(f"{name} takes no windows: only data sets of diffmedseg.data.PictureDataModule do.")
+    return [PictureFile(case.image, case.id) for case in data.cases.values()]
 
 
 def _load(ckpt: str) -> DiffusionSegmenter:

@@ -163,6 +163,8 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     assert sorted(line[0] for line in lines[1:]) == sorted(IDS)
     with pytest.raises(SystemExit, match=r"windows\.csv is there already: name a new file"):
         main(["windows", str(run), str(root), "--data", "refuge", "--out", str(file)])
+    with pytest.raises(SystemExit, match="isic2017 takes no windows"):
+        main(["windows", str(run), str(root), "--data", "isic2017", "--out", str(tmp_path / "other.csv")])
     write_windows(file, MIDDLES)
     files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / "medsegdiff" / "refuge.yaml")]
     tiny = [option for option in TINY if not option.startswith("--data.num_")]
