@@ -32,6 +32,7 @@ _RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
 # Commands that need no Trainer.
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict_cli.main,
+    "windows": predict_cli.windows,
     "zoo": zoo_cli.main,
     "data": data_cli.main,
     "score": evaluation_cli.score,
@@ -82,6 +83,7 @@ class DiffMedSegCLI(LightningCLI):
             "channels": lambda data: list(data.info.channels),
             "regions": lambda data: list(data.info.regions),
             "nested": lambda data: data.info.nested,
+            "cropped": lambda data: data.info.cropped,
             "image_size": lambda data: list(data.image_size),
         }
         for name, fact in facts.items():
@@ -206,7 +208,7 @@ def main(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "description": "Train and test segmenters. Besides these commands there are: "
-                "diffmedseg predict, zoo, data, score, compare, calibrate, dashboard (each with --help)."
+                "diffmedseg predict, windows, zoo, data, score, compare, calibrate, dashboard (each with --help)."
             },
             args=args,
         )

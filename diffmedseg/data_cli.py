@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -109,8 +110,8 @@ def check(args: list[str]) -> None:
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet is {options.sheet}; it has to be a .png.")
     settings = dict(one.split("=", 1) for one in options.set)
-    data = _configured(options.name, options.dir, settings)
-    against = _configured(options.against[0], options.against[1], {}) if options.against else None
+    data = configured(options.name, options.dir, settings)
+    against = configured(options.against[0], options.against[1], {}) if options.against else None
     found = check_data(data, against)
     if options.json:
         print(json.dumps(found.as_dict(), indent=1))
@@ -122,7 +123,17 @@ def check(args: list[str]) -> None:
     sys.exit(0 if found.passed else 1)
 
 
-def _configured(name: str, folder: str | Path, settings: dict[str, str]) -> SegmentationDataModule:
+def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> SegmentationDataModule:
+    """Build a data module.
+
+    Args:
+        name: Its yaml, or the name of one in experiments/data.
+        folder: The folder that holds it.
+        settings: Others than those of the yaml; dots stand between outer and inner ones.
+
+    Raises:
+        DataError: If there is no such yaml.
+    """
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         places = [Path("experiments/data"), Path(__file__).parents[1] / "experiments" / "data"]

@@ -1,4 +1,4 @@
-"""``diffmedseg predict``: segment pictures or volumes with a checkpoint or a zoo entry."""
+"""``diffmedseg predict`` and ``windows``: segment, or look where to look, with a checkpoint or a zoo entry."""
 
 import argparse
 import sys
@@ -7,14 +7,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from diffmedseg.data.pictures import PictureDataModule
+from diffmedseg.data.pictures.windows import read_windows, write_windows
 from diffmedseg.data.store import DataError
+from diffmedseg.data_cli import configured
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction import (
     Naming,
+    PictureFile,
     Report,
     Settings,
     find_cases,
     find_pictures,
+    find_windows,
     predict_pictures,
     predict_volumes,
     takes_pictures,
@@ -52,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
     parser.add_argument(
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Pictures: what is black and white beyond 8 bits."
+    )
+    parser.add_argument(
+        "--windows",
+        type=Path,
+        metavar="CSV",
+        help="Pictures, for a model of windows: the window of each, as `diffmedseg windows` finds them.",
     )
     parser.add_argument(
         "--modality",
@@ -105,7 +116,7 @@ def main(args: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
         sys.exit(130)
-    _say(report, options.out)
+    _say(report, options.out / "predictions.csv")
     if report.failed:
         sys.exit(1)
 
@@ -119,11 +130,55 @@ def _predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: S
             raise DataError(
                 f"--modality, --volumes and --brain_mask are for models of volumes; this one takes {takes}."
             )
-        return predict_pictures(model, find_pictures(options.images), *how)
-    if options.range:
-        raise DataError(f"--range is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+        windows = None if options.windows is None else read_windows(options.windows)
+        return predict_pictures(model, find_pictures(options.images), *how, windows)
+    if options.range or options.windows:
+        given = "--range" if options.range else "--windows"
+        raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
     return predict_volumes(model, find_cases(options.images, naming), *how)
+
+
+def windows(args: list[str]) -> None:
+    """Run ``diffmedseg windows``; exits with 1 where a picture failed."""
+    parser = argparse.ArgumentParser(
+        "diffmedseg windows",
+        description="Find in whole pictures where another model should look closely, as the optic disc: a square "
+        "around the largest part of the fused mask. Writes id,left,top,width,height, in pixels, for --data.windows and "
+        "`predict --windows`; such a file may as well be written by hand.",
+    )
+    parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry; of whole pictures.")
+    parser.add_argument("images", nargs="+", help="Pictures, as `predict` takes them; with --data the data's folder.")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="File to write.")
+    parser.add_argument("--data", help="The yaml of a data set of pictures, or the name of one in experiments/data.")
+    parser.add_argument(
+        "--margin", type=float, default=2.0, help="Side of the square, as a multiple of the mask's. Default: 2."
+    )
+    parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    options = parser.parse_args(args)
+    try:
+        if options.out.exists():
+            raise DataError(f"{options.out} is there already: name a new file.")
+        model = _load(options.ckpt).to(_device(options.device))
+        pictures = find_pictures(options.images) if options.data is None else _of_data(options.data, options.images)
+        found, report = find_windows(model, pictures, options.margin, options.batch_size)
+        write_windows(options.out, found)
+    except (DataError, ZooError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    _say(report, options.out)
+    if report.failed:
+        sys.exit(1)
+
+
+def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
+    """Name the pictures of a data set by their ids."""
+    if len(folders) > 1:
+        raise DataError(f"With --data name one folder, that of the data set; there are {len(folders)}.")
+    data = configured(name, folders[0], {})
+    if not isinstance(data, PictureDataModule):
+        raise DataError(f"{name} takes no windows: only data sets of diffmedseg.data.PictureDataModule do.")
+    return [PictureFile(case.image, case.id) for case in data.cases.values()]
 
 
 def _load(ckpt: str) -> DiffusionSegmenter:
@@ -152,4 +207,4 @@ def _say(report: Report, out: Path) -> None:
         console.print(f"failed: {path}: {reason}", markup=False)
     kept = f", kept {len(report.kept)}" if report.kept else ""
     failed = f", failed {len(report.failed)}" if report.failed else ""
-    console.print(f"Segmented {len(report.done)}{kept}{failed}. Results: {out / 'predictions.csv'}", markup=False)
+    console.print(f"Segmented {len(report.done)}{kept}{failed}. Results: {out}", markup=False)

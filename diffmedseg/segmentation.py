@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,29 @@ from PIL.Image import Image
 from torch import Tensor
 
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+class CropWindow(NamedTuple):
+    """The part of a picture that a model is shown, in pixels of the picture."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    def crop(self, values: np.ndarray) -> np.ndarray:
+        """Cut the window out of (..., H, W)."""
+        return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def place(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Lay what was found in the window, (..., height, width), where it is in a picture of a size; outside is 0."""
+        right, bottom = size[1] - self.left - self.width, size[0] - self.top - self.height
+        return F.pad(maps, (self.left, right, self.top, bottom))
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,16 @@ class Segmentation:
         )
         unrefined, prior = (None if maps is None else maps[i : i + 1].cpu() for maps in (plain.unrefined, plain.prior))
         return Segmentation(samples, probability, uncertainty, mask, unrefined, prior=prior)
+
+    def placed(self, window: CropWindow, size: tuple[int, int]) -> "Segmentation":
+        """Lay the maps of a window over its picture, in which nothing was found outside; samples stay as they are."""
+        probability, uncertainty, mask = (
+            window.place(maps, size) for maps in (self.probability, self.uncertainty, self.mask)
+        )
+        unrefined, inner, outer = (
+            None if maps is None else window.place(maps, size) for maps in (self.unrefined, self.inner, self.outer)
+        )
+        return Segmentation(self.samples, probability, uncertainty, mask, unrefined, None, inner, outer, self.prior)
 
     @property
     def mean(self) -> Tensor:

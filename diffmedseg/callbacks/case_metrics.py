@@ -74,17 +74,20 @@ class CaseMetrics(SegmentationCallback):
     ) -> None:
         """Score the images of a batch."""
         model, segmentation = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
-        tubular = getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False)
+        tubular = _tubular(trainer)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
-            found = model.at_size(segmentation.only(i), size)
+            window = batch["window"][i]
+            found = model.at_size(segmentation.only(i), size if window is None else window.size)
             maps = found.probability[0], found.samples[0], batch["reference"][i]
             unrefined = None if found.unrefined is None else found.unrefined[0]
             contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
             prior = None if found.prior is None else found.prior[0]
             seen, seconds = batch["field_of_view"][i], outputs["seconds"]
-            add_to(self.images, score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior))
-            mask, reference = found.mask[0], majority(batch["reference"][i]).bool()
+            image = score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior, window)
+            add_to(self.images, image)
+            mask = found.mask[0] if window is None else window.place(found.mask[0], size)
+            reference = majority(batch["reference"][i]).bool()
             if seen is not None:
                 mask, reference = mask & seen, reference & seen
             if tubular:
@@ -119,7 +122,7 @@ class CaseMetrics(SegmentationCallback):
         images = pool(image for own, _ in gathered for image in own.values())
         conformal = model.conformal
         held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
-        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held)
+        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer))
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
         self.summary["policy"] |= _policy(model, trainer, images.values())
@@ -133,6 +136,11 @@ class CaseMetrics(SegmentationCallback):
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
+
+
+def _tubular(trainer: Trainer) -> bool:
+    """Whether what is tested is vessels; other data modules than ours know nothing of it."""
+    return bool(getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False))
 
 
 def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from diffmedseg.data.files import Item, open_image
 from diffmedseg.data.store import DataError
+from diffmedseg.segmentation import CropWindow
 
 FORMAT = 1  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
@@ -80,7 +81,10 @@ def shrink_images(
 
 def _key(items: Sequence[Item], size: tuple[int, int], mask_shape: tuple[int, int], settings: object) -> str:
     files = ((item.id, path) for item in items for path in (item.image, *item.masks))
-    return files_key(files, (FORMAT, size, mask_shape, *([] if settings is None else [settings])))
+    also = [] if settings is None else [settings]
+    if any(item.window for item in items):
+        also.append([item.window for item in items])
+    return files_key(files, (FORMAT, size, mask_shape, *also))
 
 
 def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) -> None:
@@ -185,8 +189,8 @@ def _write(
                         f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} gives "
                         f"{native.shape}: download these files again"
                     )
-                images[index] = shrink_image(image, size)
-            masks[index] = _shrink_masks(native, size)
+                images[index] = shrink_image(image, size, item.window)
+            masks[index] = _shrink_masks(native if item.window is None else item.window.crop(native), size)
         except DataError as error:
             return error
         return None
@@ -203,13 +207,20 @@ def _write(
         raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}", unusable)
 
 
-def shrink_image(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Shrink an opened image to (3, H, W) uint8, antialiased."""
+def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow | None = None) -> NDArray[np.uint8]:
+    """Shrink an opened image, or a window of it, to (3, H, W) uint8, antialiased."""
     height, width = size
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than twice the grid; the box is where the image
-    # lies in that (as in PIL.Image.Image.thumbnail).
-    draft = image.draft("RGB", (2 * width, 2 * height))
-    box = None if draft is None else draft[1]
+    native_width, native_height = image.size
+    seen = window or CropWindow(0, 0, native_width, native_height)
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but what is seen no smaller than twice the grid; the box is
+    # where the image lies in that (as in PIL.Image.Image.thumbnail).
+    least = -(-2 * width * native_width // seen.width), -(-2 * height * native_height // seen.height)
+    draft = image.draft("RGB", least)
+    box: tuple[float, float, float, float] | None = None if draft is None else draft[1]
+    if window is not None:
+        across, down = (1.0, 1.0) if box is None else (box[2] / native_width, box[3] / native_height)
+        right, bottom = window.left + window.width, window.top + window.height
+        box = window.left * across, window.top * down, right * across, bottom * down
     small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     return np.asarray(small).transpose(2, 0, 1)
 

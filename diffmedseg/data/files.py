@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from diffmedseg.data.store import DataError
+from diffmedseg.segmentation import CropWindow
 
 # What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
 # announces an absurd size.
@@ -39,11 +40,13 @@ class Item:
         id: Name of the image.
         image: File of the image.
         masks: Files of its masks.
+        window: The part of it that is read; None for all.
     """
 
     id: str
     image: Path
     masks: tuple[Path, ...]
+    window: CropWindow | None = None
 
 
 def first_names(names: Collection[str], most: int = 3) -> str:

@@ -20,6 +20,7 @@ class DatasetInfo:
         download: What to download, from where, and which folders it gives: shown where no data is found.
         normalisation: How values come to the model's [-1, 1].
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
+        cropped: Whether models are shown windows of the pictures instead of the whole.
     """
 
     name: str
@@ -34,3 +35,4 @@ class DatasetInfo:
     download: str
     normalisation: str = "from [0, 255]: x / 127.5 - 1"
     tubular: bool = False
+    cropped: bool = False

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.segmentation import CropWindow
 
 Batch = dict[str, Any]
 
@@ -57,6 +58,10 @@ class ImageStore(ABC):
 
     def field_of_view(self, index: int) -> Tensor | None:
         """Return (h, w), bool, at native resolution: outside of it nothing is scored. None where all is."""
+        return None
+
+    def window(self, index: int) -> CropWindow | None:
+        """Return the part of the native image that the model is shown; outside of it nothing is found. None for all."""
         return None
 
     def spacing(self, index: int) -> tuple[float, ...] | None:
@@ -172,7 +177,7 @@ class EvaluationView(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing.
 
-        With ``native`` also reference (R, K, h, w), and field_of_view (h, w) or None.
+        With ``native`` also reference (R, K, h, w), field_of_view (h, w) or None, and window or None.
         """
         masks = self.store.masks(index)[:, self.regions]
         item = _common(self.store, index) | {
@@ -184,10 +189,11 @@ class EvaluationView(Dataset[Batch]):
         if not self.native:
             return item
         reference = self.store.reference(index)[:, self.regions]
-        return item | {"reference": reference, "field_of_view": self.store.field_of_view(index)}
+        native = {"field_of_view": self.store.field_of_view(index), "window": self.store.window(index)}
+        return item | {"reference": reference} | native
 
 
-_LISTS = {"reference", "field_of_view", "id", "case", "index", "draw", "spacing"}
+_LISTS = {"reference", "field_of_view", "window", "id", "case", "index", "draw", "spacing"}
 
 
 def collate(items: Sequence[Batch]) -> Batch:

@@ -43,6 +43,8 @@ _MEANING = {
     "hd95_pixels": "how far the outlines are apart, but for the worst 5 %, in pixels of the original; lower is better",
     "nsd_pixels": "share of the outlines that is right to 2 pixels of the original",
     "cl_dice": "overlap of the centrelines of vessels; higher is better",
+    "density": "share of the field of view (where none is known, of the picture) that is vessel, in the fused mask",
+    "density_reference": "the same in the reference",
     "uncertainty": "how doubtful the model is of the mask; lower is surer",
     "diversity": "how different its samples are from each other",
     "distance_to_raters": "how different they are from raters; lower is better",

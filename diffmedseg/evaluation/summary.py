@@ -16,12 +16,15 @@ from diffmedseg.metrics.images import ImageScore
 POLICY = {
     "aggregation": "mean over cases; NaN (a case does not have the score) is left out",
     "interval": "95 % percentile bootstrap over cases, 10,000 draws, seed 0",
-    "resolution": "native: probability and samples are resized to the reference, bilinearly",
+    "resolution": "native: probability and samples are resized to the reference, bilinearly; of windows "
+    "of pictures, to where these lie in it, and outside of them nothing is found",
     "both_empty": "Dice, IoU and NSD count 1, HD95 0",
     "one_empty": "Dice, IoU and NSD count 0, HD95 the diagonal of the image; precision or sensitivity is left out",
     "reference": "of two raters the first, of more their majority (ties are foreground); GED, Hungarian and best-of-N "
     "IoU, Brier score, NLL and calibration take each rater",
     "field_of_view": "where the data has one, nothing outside of it counts, in any score",
+    "density": "of vessels: share of the field of view, where there is none of the picture; cases.csv has the 5th "
+    "and 95th percentile over the samples",
     "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
     "surfaces": "in mm, NSD at a tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
     "original and at 2 pixels, as scores of their own (hd95_pixels, nsd_pixels)",

@@ -53,6 +53,11 @@ class CaseScore:
         hd95_pixels: As ``hd95``, but in pixels of the reference; NaN where the spacing is known: a mean has one unit.
         nsd_pixels: As ``nsd``, within 2 pixels; NaN likewise.
         cl_dice: Dice of centrelines; NaN but for data sets of vessels. Higher is better.
+        density: Share of the pixels of the field of view, where one is known, else of the picture, that the fused mask
+            has; NaN but for data sets of vessels.
+        density_reference: The same of the reference.
+        density_low: The 5th percentile of the same over the samples.
+        density_high: The 95th.
         both_empty: Whether both are empty, which counts as full agreement.
         uncertainty: 1 - soft Dice confidence of the mask under the mean of the samples, in [0, 1]: high where the model
             expects a low Dice. Of an empty mask the share of samples that are not empty.
@@ -97,6 +102,10 @@ class CaseScore:
     hd95_pixels: float = _NAN
     nsd_pixels: float = _NAN
     cl_dice: float = _NAN
+    density: float = _NAN
+    density_reference: float = _NAN
+    density_low: float = _NAN
+    density_high: float = _NAN
     uncertainty: float = _NAN
     diversity: float = _NAN
     distance_to_raters: float = _NAN
@@ -122,6 +131,7 @@ def score_cases(
     regions: Sequence[str],
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
     held: Mapping[str, Sequence["Held"]] | None = None,
+    tubular: bool = False,
 ) -> list[CaseScore]:
     """Pool the images of each case: its slices are scored as one volume, whose samples share their noise.
 
@@ -130,15 +140,25 @@ def score_cases(
         regions: Names of the regions.
         surfaces: By case, the surface scores of each region, where they are known.
         held: By case, what :meth:`~diffmedseg.conformal.Conformal.held` says of each region, of calibrated models.
+        tubular: Whether regions are vessels, of which the density is told.
     """
     unknown = [SurfaceScores(_NAN, _NAN)] * len(regions)
-    return [
-        _score_region(
-            image, k, region, (surfaces or {}).get(case, unknown)[k], {} if held is None else vars(held[case][k])
-        )
-        for case, image in pool(images).items()
-        for k, region in enumerate(regions)
-    ]
+    rows = []
+    for case, image in pool(images).items():
+        for k, region in enumerate(regions):
+            some = {} if held is None else vars(held[case][k])
+            some = some | (_densities(image, k) if tubular else {})
+            rows.append(_score_region(image, k, region, (surfaces or {}).get(case, unknown)[k], some))
+    return rows
+
+
+def _densities(image: ImageScore, k: int) -> dict[str, float]:
+    """Return what share of the pixels that count are vessels."""
+    pixels, (tp, fp, fn) = image.proper[0, k], image.counts[:, k]
+    of_samples = image.pairs[0, k].diagonal()[: image.num_samples] / pixels
+    low, high = of_samples.quantile(of_samples.new_tensor([0.05, 0.95])).tolist()
+    of_masks = {"density": float((tp + fp) / pixels), "density_reference": float((tp + fn) / pixels)}
+    return of_masks | {"density_low": low, "density_high": high}
 
 
 def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
@@ -162,7 +182,7 @@ def distance_scores(surface: SurfaceScores) -> dict[str, Any]:
 
 
 def _score_region(
-    image: ImageScore, k: int, region: str, surface: SurfaceScores, held: Mapping[str, float]
+    image: ImageScore, k: int, region: str, surface: SurfaceScores, known: Mapping[str, float]
 ) -> CaseScore:
     s, (tp, fp, _) = image.num_samples, image.counts[:, k]
     samples_empty = (image.pairs[0, k].diagonal()[:s] == 0).double().mean()
@@ -170,7 +190,7 @@ def _score_region(
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
-    some: dict[str, Any] = {**held}  # that not every case has
+    some: dict[str, Any] = {**known}  # that not every case has
     if image.num_raters > 1:
         energy = energy_from_distances(among, across, raters)
         some |= {
@@ -242,6 +262,8 @@ TITLES = {
     "hd95_pixels": "HD95, pixels",
     "nsd_pixels": "NSD at 2 pixels",
     "cl_dice": "clDice",
+    "density": "Density",
+    "density_reference": "Density of the reference",
     "uncertainty": "Uncertainty",
     "diversity": "Diversity",
     "distance_to_raters": "Distance to raters",

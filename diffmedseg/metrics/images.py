@@ -9,7 +9,7 @@ from torch import Tensor
 from diffmedseg.data.store import majority
 from diffmedseg.metrics.calibration import neighbourhood, proper_scores, reliability_counts
 from diffmedseg.metrics.functional import confusion_counts, pairwise_overlap, soft_overlap
-from diffmedseg.segmentation import resize_soft
+from diffmedseg.segmentation import CropWindow, resize_soft
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def score_image(
     field_of_view: Tensor | None = None,
     contours: tuple[Tensor, Tensor] | None = None,
     prior: Tensor | None = None,
+    window: CropWindow | None = None,
 ) -> ImageScore:
     """Score one image at the reference's resolution, on the reference's device.
 
@@ -97,8 +98,9 @@ def score_image(
         seconds: Time it took to segment the image.
         unrefined: The probability before a refinement.
         field_of_view: (H, W), bool: what counts; None for everything.
-        contours: The inner and the outer one, (K, H, W) each, bool.
+        contours: The inner and the outer one, (K, H, W) each, bool; or of the size of ``window``.
         prior: (K, h, w), in [0, 1]: the condition network's own mask.
+        window: Where in the reference all of these lie, outside of which nothing was found; None for everywhere.
     """
     size = (int(reference.shape[-2]), int(reference.shape[-1]))
     device = reference.device
@@ -111,6 +113,11 @@ def score_image(
         """Take (..., H, W) to the pixels that count, (..., N)."""
         return values.flatten(-2) if field_of_view is None else values[..., inside]
 
+    def at_size(soft: Tensor) -> Tensor:
+        """Take soft (K, h, w) to what counts of (K, H, W)."""
+        resized = resize_soft(soft[None].float().to(device), size if window is None else window.size)[0]
+        return (resized if window is None else window.place(resized, size)) * inside
+
     truth, share = majority(reference).bool(), reference.float().mean(0)
 
     def compare(soft: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,16 +125,13 @@ def score_image(
         proper = proper_scores(within(soft)[:, None], within(share)[:, None])
         return torch.stack(confusion_counts(soft > threshold, truth)).cpu(), proper.cpu()
 
-    probability = resize_soft(probability[None].float().to(device), size)[0] * inside
+    probability = at_size(probability)
     mask, (counts, proper) = probability > threshold, compare(probability)
-    before, own = (
-        None if soft is None else resize_soft(soft[None].float().to(device), size)[0] * inside
-        for soft in (unrefined, prior)
-    )
+    before, own = (None if soft is None else at_size(soft) for soft in (unrefined, prior))
     masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
     mean = torch.zeros_like(probability)
     for s, sample in enumerate(samples):
-        soft = resize_soft(sample[None].float().to(device), size)[0] * inside
+        soft = at_size(sample)
         masks[s] = soft > 0.5
         mean += soft / len(samples)
     everyone = torch.cat([masks, reference.bool()])
@@ -147,7 +151,10 @@ def score_image(
         reliability.append(torch.stack([whole, near_lesion, majority_alone]))
     areas = None
     if contours is not None:
-        inner, outer = (contour.to(device) & inside for contour in contours)
+        inner, outer = (
+            (contour.to(device) if window is None else window.place(contour.to(device), size)) & inside
+            for contour in contours
+        )
         areas = torch.stack([m.sum((-2, -1)) for m in (inner, inner & truth, outer & truth, outer)]).cpu()
     return ImageScore(
         case,

@@ -10,7 +10,8 @@ from diffmedseg.metrics.cases import TITLES, CaseScore
 
 _NAMED = ("case", "region")
 _COUNTED = ("num_slices", "num_samples", "num_raters")
-_COLUMNS = (*_NAMED, *(name for name in TITLES if name != "seconds"), "both_empty", *_COUNTED, "seconds")
+_SPREAD = ("density_low", "density_high")  # over the samples of a case: no means of them are reported
+_COLUMNS = (*_NAMED, *(name for name in TITLES if name != "seconds"), *_SPREAD, "both_empty", *_COUNTED, "seconds")
 
 
 def write_cases(rows: Sequence[CaseScore], path: Path) -> None:

@@ -59,6 +59,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         calibration: Maps the fused probability; ``threshold`` applies to what it gives.
         refinement: Refines the fused probability by the image, before it is calibrated.
         conformal: Gives contours that hold the truth as often as it says.
+        cropped: Whether images are windows of pictures, as those around an optic disc: :meth:`segment` has to be given
+            such windows.
     """
 
     name: str
@@ -89,6 +91,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         calibration: Calibration | None = None,
         refinement: Refinement | None = None,
         conformal: Conformal | None = None,
+        cropped: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -105,7 +108,7 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
         self.threshold, self.calibration, self.refinement = threshold, calibration, refinement
-        self.conformal = conformal
+        self.conformal, self.cropped = conformal, cropped
         self.num_samples, self.num_steps = num_samples, num_steps
         self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay

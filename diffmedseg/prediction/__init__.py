@@ -2,6 +2,7 @@
 
 from diffmedseg.prediction.pictures.files import PictureFile, find_pictures
 from diffmedseg.prediction.pictures.predict import predict_pictures, takes_pictures
+from diffmedseg.prediction.pictures.windows import find_windows
 from diffmedseg.prediction.run import Report, Settings
 from diffmedseg.prediction.volumes.files import VolumeCase, find_cases
 from diffmedseg.prediction.volumes.naming import Naming
@@ -15,6 +16,7 @@ __all__ = [
     "VolumeCase",
     "find_cases",
     "find_pictures",
+    "find_windows",
     "predict_pictures",
     "predict_volumes",
     "takes_pictures",

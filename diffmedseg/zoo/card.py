@@ -28,6 +28,13 @@ def write_card(
         for region, found in (entry.metrics.scores if entry.metrics else {}).items()
         for score, (mean, low, high) in found.items()
     )
+    cropped = ""
+    if init.get("cropped"):
+        file = run["data"]["init_args"]["windows"]
+        cropped = (
+            "- **Windows**: it was trained on windows of pictures, and has to be shown such windows; `predict` takes "
+            f"them by --windows, and run.yaml names the file of its own ({file}).\n"
+        )
     calibrated, before = "", run["model"]["init_args"].get("least_contrast")
     if init.get("calibration"):
         masks = "its masks are the same" if init.get("least_contrast") == before else "some of its masks became empty"
@@ -55,7 +62,7 @@ Research software: **not for diagnosis**.
 
 {_contract(entry)}
 - **Sampling**: samples: {entry.num_samples}; steps of each: {entry.num_steps}; fused by {entry.fusion}.
-{calibrated}
+{cropped}{calibrated}
 ## Scores
 
 Of the run, before the weights were stored as they are here: means over {cases}, at native

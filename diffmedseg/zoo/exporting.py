@@ -208,5 +208,7 @@ def _portable(settings: dict[str, Any]) -> dict[str, Any]:
     data = settings["data"]["init_args"]
     if "root" in data:
         data["root"] = f"data/{build_data(settings['data']).info.name}"
+    if data.get("windows"):
+        data["windows"] = Path(data["windows"]).name
     kept = {name: value for name, value in settings.items() if name != "logger"}
     return kept | {"runs": "runs", "ckpt_path": None}

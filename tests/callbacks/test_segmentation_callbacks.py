@@ -61,6 +61,7 @@ def last_slice(spacing, seen=None, case="a", count=1):
     masks[0, ..., :4], masks[1, ..., :6] = 1, 1
     found = Segmentation(masks[1:, 0], masks[1], masks[1], masks[1] > 0)
     batch = {"case": [case], "reference": [masks[0].to(torch.uint8)], "spacing": [spacing], "field_of_view": [seen]}
+    batch["window"] = [None]
     model, trainer = tiny_model(), tiny_trainer(None)
     for index in range(count):
         outputs = {"segmentation": found, "seconds": 0.0}

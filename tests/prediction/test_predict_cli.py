@@ -163,7 +163,7 @@ def test_help_names_the_other_commands(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "diffmedseg predict, zoo, data, score, compare, calibrate" in said
+    assert "diffmedseg predict, windows, zoo, data, score, compare, calibrate" in said
 
 
 @pytest.mark.parametrize(

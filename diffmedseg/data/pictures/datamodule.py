@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
-from diffmedseg.data.files import Item
+from diffmedseg.data.files import Item, image_size
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.pictures.layout import FileNames, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
+from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
+from diffmedseg.segmentation import CropWindow
 
 
 class PictureDataModule(FoldsDataModule[PictureCase]):
@@ -46,6 +49,9 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         label_recipe: Where image-level labels come from, for models that learn from them.
         patch: Height and width of the patches that models which learn from masks are trained on, in pixels of the grid;
             they then see as much at once of the images that they segment. None for whole images.
+        windows: CSV file with the window of each picture that models are shown in place of the whole, such as one
+            around the optic disc; see :func:`~diffmedseg.data.pictures.windows.read_windows`. Scores stay those of
+            whole pictures, outside of whose windows nothing is found. None for whole pictures.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         seed: int = 0,
         label_recipe: LabelRecipe | None = None,
         patch: int | None = None,
+        windows: str | Path | None = None,
     ) -> None:
         super().__init__(
             root, source, folds, fold, val_fraction, split_seed, splits, published, split_by, image_size, batch_size,
@@ -80,7 +87,19 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         self.layout = layout
         channels = ("grey",) if grey else ("red", "green", "blue")
         info = self.describe(channels, layout.regions, nested, max(layout.raters(self.root), 1))
-        self.info = replace(info, tubular=tubular)
+        self.info = replace(info, tubular=tubular, cropped=windows is not None)
+        self._windows_file = None if windows is None else Path(windows).expanduser()
+
+    @cached_property
+    def windows(self) -> Mapping[str, CropWindow]:
+        """The window of each picture, by id; empty where models are shown whole pictures.
+
+        Raises:
+            DataError: As :func:`~diffmedseg.data.pictures.windows.read_windows`.
+        """
+        if self._windows_file is None:
+            return {}
+        return read_windows(self._windows_file, {name: image_size(case.image) for name, case in self.cases.items()})
 
     def prepare_data(self) -> None:
         """Shrink all pictures once, in one process per machine; then write the splits where a file is named."""
@@ -112,12 +131,12 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         rows = {name: row for row, name in enumerate(self.cases)}
         wanted = [rows[name] for name in self.split_ids[split]]
         cases = [self.cases[name] for name in self.split_ids[split]]
-        return PictureStore(cases, self.layout, self._shrink(), wanted, len(self.info.channels))
+        return PictureStore(cases, self.layout, self._shrink(), wanted, len(self.info.channels), self.windows)
 
     def _shrink(self) -> ShrunkImages:
         items = [
-            Item(case.id, case.image, tuple(path for rater in case.masks if rater is not None for path in rater))
-            for case in self.cases.values()
+            Item(name, case.image, tuple(path for rater in case.masks for path in rater or ()), self.windows.get(name))
+            for name, case in self.cases.items()
         ]
         shape, settings = (len(next(iter(self.cases.values())).masks), len(self.info.regions)), self.layout.values
         return shrink_images(

@@ -1,6 +1,6 @@
 """Pictures on the model's grid, with the masks of all their raters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from diffmedseg.data.cache import ShrunkImages
 from diffmedseg.data.files import image_size
 from diffmedseg.data.pictures.layout import MISSING, FileNames, PictureCase
 from diffmedseg.data.store import ImageStore
+from diffmedseg.segmentation import CropWindow
 
 
 class PictureStore(ImageStore):
@@ -22,12 +23,20 @@ class PictureStore(ImageStore):
         shrunk: All pictures on the model's grid.
         rows: Where each of ``cases`` stands in ``shrunk``.
         channels: 1 for grey, 3 for colours.
+        windows: By id, the windows that ``shrunk`` holds; empty where it holds whole pictures.
     """
 
     def __init__(
-        self, cases: Sequence[PictureCase], layout: FileNames, shrunk: ShrunkImages, rows: Sequence[int], channels: int
+        self,
+        cases: Sequence[PictureCase],
+        layout: FileNames,
+        shrunk: ShrunkImages,
+        rows: Sequence[int],
+        channels: int,
+        windows: Mapping[str, CropWindow],
     ) -> None:
         self.ids = self.cases = [case.id for case in cases]
+        self._windows = windows
         self._files, self._layout, self._shrunk, self._rows, self._channels = cases, layout, shrunk, rows, channels
 
     def image(self, index: int) -> Tensor:
@@ -46,6 +55,10 @@ class PictureStore(ImageStore):
         """Return (h, w), bool, decoded from the file; None where there is none."""
         found = self._layout.read_field_of_view(self._files[index])
         return None if found is None else torch.from_numpy(found).bool()
+
+    def window(self, index: int) -> CropWindow | None:
+        """Return the part of the file's picture that :meth:`image` and :meth:`masks` show; None for all of it."""
+        return self._windows.get(self.ids[index])
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Return the size that the file's header tells."""

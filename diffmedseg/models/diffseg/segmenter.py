@@ -69,6 +69,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         calibration: Maps the fused probability.
         refinement: Refines it by the image.
         conformal: Gives contours and intervals of areas.
+        cropped: Whether images are windows of pictures.
     """
 
     name = "diffseg"
@@ -106,11 +107,12 @@ class DiffSegSegmenter(DiffusionSegmenter):
         calibration: Calibration | None = None,
         refinement: Refinement | None = None,
         conformal: Conformal | None = None,
+        cropped: bool = False,
     ) -> None:
         super().__init__(
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
             val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement, conformal,
+            channels_last, calibration, refinement, conformal, cropped,
         )  # fmt: skip
         if len(regions) > 1 and not nested:
             raise ValueError(

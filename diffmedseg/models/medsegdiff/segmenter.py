@@ -62,6 +62,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         calibration: Maps the fused probability.
         refinement: Refines it by the image.
         conformal: Gives contours and intervals of areas.
+        cropped: Whether images are windows of pictures.
     """
 
     name = "medsegdiff"
@@ -95,11 +96,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         calibration: Calibration | None = None,
         refinement: Refinement | None = None,
         conformal: Conformal | None = None,
+        cropped: bool = False,
     ) -> None:
         super().__init__(
             denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
             val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement, conformal,
+            channels_last, calibration, refinement, conformal, cropped,
         )  # fmt: skip
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")

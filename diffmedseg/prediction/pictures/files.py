@@ -20,8 +20,10 @@ from torch import Tensor
 from diffmedseg.data.cache import shrink_image
 from diffmedseg.data.files import VOLUMES, first_names
 from diffmedseg.data.mri.finding import listing
+from diffmedseg.data.pictures.windows import check_inside
 from diffmedseg.data.store import DataError
 from diffmedseg.prediction.volumes.dicom import is_dicom_file
+from diffmedseg.segmentation import CropWindow
 
 # Of these Pillow reads the header alone, or it needs another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -211,7 +213,11 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def read_picture(
-    path: Path, channels: int, grid: tuple[int, int], value_range: tuple[float, float] | None = None
+    path: Path,
+    channels: int,
+    grid: tuple[int, int],
+    value_range: tuple[float, float] | None = None,
+    window: CropWindow | None = None,
 ) -> Picture:
     """Read a picture as the models' training data is read, and turn it upright.
 
@@ -224,9 +230,10 @@ def read_picture(
         grid: (H, W) of the model's grid; the aspect is not kept.
         value_range: What becomes black and white in pictures of more than 8 bits; None for 0 to 65,535 where they have
             16 bits.
+        window: The part of it that is read; None for all.
 
     Raises:
-        DataError: If it cannot be read; the message does not name the file.
+        DataError: If it cannot be read, or the window is not in it; the message does not name the file.
     """
     with open_picture(path) as opened:
         sixteen_bit_colour = opened.mode == "RGB" and ";16" in str(
@@ -234,15 +241,23 @@ def read_picture(
         )  # gone once it is loaded
         orientation, turn = _orientation(opened)
         size = (opened.height, opened.width) if (orientation < 5) == (turn < 5) else (opened.width, opened.height)
+        if window is not None:
+            _check_window(window, size, orientation)
         image, note = _to_eight_bit(opened, value_range)
         if sixteen_bit_colour:
             note = _check_sixteen_bit_colour(image, value_range)
-        small = torch.from_numpy(shrink_image(image, grid if turn < 5 else grid[::-1]).copy())
+        small = torch.from_numpy(shrink_image(image, grid if turn < 5 else grid[::-1], window).copy())
     small = turn_upright(small, turn)
     if channels == 1:
         grey = Image.fromarray(small.permute(1, 2, 0).numpy()).convert("L")
         small = torch.from_numpy(np.array(grey))[None]
     return Picture(small, size, orientation, note)
+
+
+def _check_window(window: CropWindow, size: tuple[int, int], orientation: int) -> None:
+    if orientation != 1:
+        raise DataError("it is turned by its EXIF orientation, and windows are for upright files: save it upright")
+    check_inside(window, size, "its window")
 
 
 def _orientation(image: Image.Image) -> tuple[int, int]:
@@ -298,12 +313,18 @@ def turn_back(image: Tensor, orientation: int) -> Tensor:
     return turn_upright(image, {6: 8, 8: 6}.get(orientation, orientation))
 
 
-def read_upright(path: Path, longest: int, value_range: tuple[float, float] | None) -> Image.Image:
-    """Read a picture to be looked at: RGB, upright, at most ``longest`` pixels wide and high."""
+def read_upright(
+    path: Path, longest: int, value_range: tuple[float, float] | None, window: CropWindow | None = None
+) -> Image.Image:
+    """Read a picture, or a window of it, to be looked at: RGB, upright, at most ``longest`` pixels wide and high."""
     with open_picture(path) as opened:
         _, turn = _orientation(opened)
-        opened.draft("RGB", (longest, longest))
+        if window is None:
+            opened.draft("RGB", (longest, longest))
         image, _ = _to_eight_bit(opened, value_range)
+        if window is not None:
+            right, bottom = window.left + window.width, window.top + window.height
+            image = image.crop((window.left, window.top, right, bottom))
         small = image.convert("RGB")
         small.thumbnail((longest, longest))
     upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), turn)

@@ -21,7 +21,8 @@ class PictureRow(Row):
         width: Width of the maps, in pixels.
         height: Height of the maps, in pixels.
         area: Pixels of the mask.
-        area_fraction: The same as a fraction of the picture.
+        area_fraction: The same as a fraction of the whole picture, dark borders around the field of view included: of
+            vessels not the density that tests report inside the field of view.
         samples_area_min: Pixels of the smallest sample.
         samples_area_max: Pixels of the largest sample.
         area_low: Of a calibrated model, the lower end of an interval that holds the true area as often as its

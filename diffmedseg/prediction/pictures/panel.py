@@ -11,13 +11,16 @@ from diffmedseg.figures import COLOURS, outline
 from diffmedseg.segmentation import Segmentation, resize_soft
 
 
-def draw_overlay(picture: Image.Image, segmentation: Segmentation, regions: Sequence[str]) -> Figure:
+def draw_overlay(
+    picture: Image.Image, segmentation: Segmentation, regions: Sequence[str], what: str = "picture"
+) -> Figure:
     """Draw the picture with the outlines of mask and samples; the probability with contours; and the disagreement.
 
     Args:
         picture: RGB, upright.
         segmentation: Of this picture alone, upright, its maps of the picture's size.
         regions: Names of the regions; probability, contours and disagreement are those of the first.
+        what: What is drawn: the picture, or a window of it.
     """
     width, height = picture.size
     figure = Figure(figsize=(9 * min(max(width / height, 0.5), 2.5), 3.4), layout="constrained")
@@ -28,7 +31,7 @@ def draw_overlay(picture: Image.Image, segmentation: Segmentation, regions: Sequ
         outline(mask_axis, resize_soft(sample[None].float(), (height, width))[0], linewidth=0.6)
     outline(mask_axis, segmentation.mask[0], linewidth=1.6)
     shares = segmentation.mask[0].float().mean((-2, -1)).tolist()
-    names = [f"{region}, {share:.1%} of the picture" for region, share in zip(regions, shares, strict=True)]
+    names = [f"{region}, {share:.1%} of the {what}" for region, share in zip(regions, shares, strict=True)]
     lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
     mask_axis.legend(lines, names, fontsize=7, loc="upper right")
     mask_axis.set_title("mask" + (f", and {len(samples)} samples (thin)" if len(samples) > 1 else ""), fontsize=9)

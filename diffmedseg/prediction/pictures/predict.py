@@ -1,9 +1,10 @@
 """Segmenting pictures one after another, whatever becomes of any of them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from diffmedseg.prediction.pictures.files import (
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
-from diffmedseg.segmentation import Segmentation, sample_areas
+from diffmedseg.segmentation import CropWindow, Segmentation, sample_areas
 
 _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}
@@ -44,6 +45,7 @@ def predict_pictures(
     batch_size: int = 8,
     panels: bool = False,
     resume: bool = False,
+    windows: Mapping[str, CropWindow] | None = None,
 ) -> Report:
     """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
 
@@ -61,25 +63,41 @@ def predict_pictures(
         batch_size: Pictures segmented together.
         panels: Draw an overlay of each picture, too.
         resume: Keep results that are whole.
+        windows: For models that were trained on windows of pictures, and for them alone: the window of each picture, by
+            its name or its file's. Maps are those of whole pictures, outside of whose windows nothing is found.
 
     Returns:
         What was done, kept and failed. A picture that fails does not keep others from being segmented.
 
     Raises:
-        DataError: If the model does not take pictures or gives NaN, or ``output`` cannot be written or holds what may
-            not be mixed with these results.
+        DataError: If the model does not take pictures or gives NaN, windows are missing or not meant, or ``output``
+            cannot be written or holds what may not be mixed with these results.
         ValueError: If the model cannot take so many steps.
     """
     if not takes_pictures(model):
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
+    _check_windows(model, windows)
     said = {"model": fingerprint(model)} | asdict(settings)
+    if windows is not None:
+        said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
     folder = PictureFolder(output, model.regions, said, resume, contours=model.conformal is not None)
 
     def segment(batch: Sequence[PictureFile], report: Report) -> Iterator[None]:
-        return _predict_batch(model, batch, folder, settings, panels, report)
+        return _predict_batch(model, batch, folder, settings, panels, report, windows)
 
     return predict_all(pictures, folder, segment, batch_size, panels, resume)
+
+
+def _check_windows(model: DiffusionSegmenter, windows: Mapping[str, CropWindow] | None) -> None:
+    """Refuse windows for a model of whole pictures, and whole pictures for one of windows."""
+    if model.cropped and windows is None:
+        raise DataError(
+            "This model was trained on windows of pictures, such as those around an optic disc: name a file of windows "
+            "by --windows. `diffmedseg windows` has a model of whole pictures find them."
+        )
+    if windows is not None and not model.cropped:
+        raise DataError("This model was trained on whole pictures, not on windows of them: leave --windows out.")
 
 
 def _predict_batch(
@@ -89,42 +107,48 @@ def _predict_batch(
     settings: Settings,
     panels: bool,
     report: Report,
+    windows: Mapping[str, CropWindow] | None,
 ) -> Iterator[None]:
     """Segment pictures together; yields as each is done with."""
-    read: dict[PictureFile, tuple[Picture, float]] = {}
+    read: dict[PictureFile, tuple[Picture, CropWindow | None, float]] = {}
     for file in files:
         start = time.perf_counter()
         with report.attempt(file.path):
             file.name.encode()  # what is not UTF-8 could be written to no table
-            picture = read_picture(file.path, len(model.channels), model.image_size, settings.value_range)
-            read[file] = picture, time.perf_counter() - start
+            window = None if windows is None else windows.get(file.name, windows.get(file.path.stem))
+            if windows is not None and window is None:
+                raise DataError("there is no window of it: add a line to the file of windows")
+            picture = read_picture(file.path, len(model.channels), model.image_size, settings.value_range, window)
+            read[file] = picture, window, time.perf_counter() - start
         if file not in read:
             yield
     if not read:
         return
     start = time.perf_counter()
     drawn = draw_samples(
-        torch.stack([picture.image for picture, _ in read.values()]),
+        torch.stack([picture.image for picture, _, _ in read.values()]),
         [file.path.stem for file in read],
         model,
         settings,
     )
     share = (time.perf_counter() - start) / len(read)
-    for number, (file, (picture, seconds)) in enumerate(read.items()):
+    for number, (file, (picture, window, seconds)) in enumerate(read.items()):
         own = drawn.only(number)
         start = time.perf_counter()
         with report.attempt(file.path):
             keys, image = [file.path.stem], picture.image[None]
             seen = turn_back(image, picture.orientation)
             turned = own.each(partial(turn_back, orientation=picture.orientation))
-            result = model.fuse(turned, picture.size, seen, keys)
-            folder.write_maps(file.name, result, picture.orientation)
+            result = model.fuse(turned, picture.size if window is None else window.size, seen, keys)
+            placed = result if window is None else result.placed(window, picture.size)
+            folder.write_maps(file.name, placed, picture.orientation)
             seconds += share + time.perf_counter() - start
             if panels:
-                shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range)
+                shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range, window)
                 upright = model.fuse(own, (shown.height, shown.width), image, keys)
-                save_figure(draw_overlay(shown, upright, model.regions), folder.path(file.name, "panel"))
-            folder.rows[file.name] = _describe(file, model, result, picture.orientation, seconds)
+                what = "picture" if window is None else "window"
+                save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
+            folder.rows[file.name] = _describe(file, model, result, picture, seconds)
             report.done.append(file.name)
             if picture.note:
                 report.notes[file.path] = picture.note
@@ -132,13 +156,15 @@ def _predict_batch(
 
 
 def _describe(
-    file: PictureFile, model: DiffusionSegmenter, result: Segmentation, orientation: int, seconds: float
+    file: PictureFile, model: DiffusionSegmenter, result: Segmentation, picture: Picture, seconds: float
 ) -> list[PictureRow]:
-    height, width = (int(n) for n in result.mask.shape[-2:])
+    """Describe a result, which may be that of a window, as one of the picture."""
+    (height, width), orientation = picture.size, picture.orientation
+    seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])
     mask, drawn = result.mask[0], result.binary_samples[0]
     empty = (~drawn.flatten(2).any(2)).double().mean(0)
     confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
-    digest, areas = files_digest([file.path]), sample_areas(result.samples, (height, width))[0]
+    digest, areas = files_digest([file.path]), sample_areas(result.samples, seen)[0]
     interval = torch.full((2, len(mask)), torch.nan) if model.conformal is None else model.conformal.areas(areas)
     ratios = torch.full((len(mask), 3), torch.nan, dtype=torch.float64)
     if model.nested:

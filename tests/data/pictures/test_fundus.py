@@ -5,17 +5,13 @@ import csv
 import numpy as np
 import pytest
 import torch
-from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from picture_files import SIZE, lesion, photo, save, save_mask, write_refuge, yaml_module
 from PIL import Image
 from tiny_run import EXPERIMENTS, TINY
 
 from diffmedseg import load_checkpoint
 from diffmedseg.cli import main
 from diffmedseg.data.store import DataError, majority
-
-
-def photo(seed):
-    return np.random.default_rng(seed).integers(30, 220, (*SIZE, 3), dtype=np.uint8)
 
 
 def write_chase(root, children):
@@ -99,24 +95,6 @@ def test_a_missing_field_of_view_is_named(tmp_path):
         yaml_module("drive", tmp_path).load("test")
 
 
-def write_refuge(root, suffix="bmp"):
-    """Cup 0, rim 128, background 255, as RGB; three layouts in one data set."""
-    places = {
-        "Training400/Glaucoma/g0001": "Annotation-Training400/Disc_Cup_Masks/Glaucoma/g0001",
-        "Training400/Non-Glaucoma/n0001": "Annotation-Training400/Disc_Cup_Masks/Non-Glaucoma/n0001",
-        "Training400/Non-Glaucoma/n0002": "Annotation-Training400/Disc_Cup_Masks/Non-Glaucoma/n0002",
-        "REFUGE-Validation400/V0001": "REFUGE-Validation400-GT/Disc_Cup_Masks/V0001",
-        "Test400/T0001": "REFUGE-Test-GT/Disc_Cup_Masks/G/T0001",
-        "Test400/T0002": "REFUGE-Test-GT/Disc_Cup_Masks/N/T0002",
-    }
-    for number, (image, mask) in enumerate(places.items()):
-        coded = np.full((*SIZE, 3), 255, np.uint8)
-        coded[lesion(number)], coded[lesion(number, 0.5)] = 128, 0
-        save(root / f"{image}.jpg", photo(number))
-        save(root / f"{mask}.{suffix}", coded)
-    return places
-
-
 @pytest.mark.parametrize("suffix", ["bmp", "png"])
 def test_refuge_is_inverted_and_nested(suffix, tmp_path):
     write_refuge(tmp_path, suffix)
@@ -193,4 +171,10 @@ def test_make_train_on_vessels(name, tmp_path):
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert all(0 <= float(row["cl_dice"]) <= 1 for row in rows)
     assert {row["num_raters"] for row in rows} == {"2"}
+    pixels = SIZE[0] * SIZE[1] if name == "chase" else SIZE[0] * (SIZE[1] - 8)  # of the field of view
+    seen = slice(None) if name == "chase" else slice(4, -4)
+    for row in rows:
+        number = int(row["case"][6:8] if name == "chase" else row["case"][:2])
+        assert float(row["density_reference"]) == pytest.approx(lesion(number)[:, seen].sum() / pixels)
+        assert float(row["density_low"]) <= float(row["density_high"])
     assert int(load_checkpoint(run).tiling.crop) == 16

@@ -1,0 +1,83 @@
+"""Windows of pictures in a CSV file, whether a person or a model made them."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.data.files import first_names
+from diffmedseg.data.store import DataError
+from diffmedseg.segmentation import CropWindow
+
+COLUMNS = ("id", *CropWindow._fields)
+
+
+def read_windows(path: Path, sizes: Mapping[str, tuple[int, int]] | None = None) -> dict[str, CropWindow]:
+    """Read the windows of pictures: lines of ``id,left,top,width,height``, in pixels of the file.
+
+    Args:
+        path: The file.
+        sizes: By id, height and width of the pictures, each of which needs just one window. None takes any.
+
+    Raises:
+        DataError: If the file is damaged, names a picture twice, or does not fit the pictures; names file and line.
+    """
+    windows: dict[str, CropWindow] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != COLUMNS:
+                raise DataError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}.")
+            for row in filter(None, reader):
+                place = f"{path}, line {reader.line_num}"
+                window = _window(row, place)
+                if row[0] in windows:
+                    raise DataError(f"{place}: {row[0]} has a window already: keep one line of it.")
+                if sizes is not None:
+                    _check(row[0], window, sizes, place)
+                windows[row[0]] = window
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV of windows ({error}).") from error
+    if missing := [name for name in sizes or () if name not in windows]:
+        raise DataError(f"{path} has no window of {len(missing)} pictures: {first_names(missing)}. Add them.", missing)
+    return windows
+
+
+def _window(row: list[str], place: str) -> CropWindow:
+    try:
+        name, *numbers = row
+        window = CropWindow(*map(int, numbers))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: {','.join(row)!r} is not {','.join(COLUMNS)} in whole pixels.") from error
+    if not name or min(window.left, window.top) < 0 or min(window.size) < 1:
+        raise DataError(f"{place}: {','.join(row)!r} has no id, or a window that begins or ends outside of pictures.")
+    return window
+
+
+def _check(name: str, window: CropWindow, sizes: Mapping[str, tuple[int, int]], place: str) -> None:
+    if name not in sizes:
+        raise DataError(f"{place}: there is no picture {name}; there are {first_names(sizes.keys())}.", [name])
+    check_inside(window, sizes[name], f"{place}: the window of {name}")
+
+
+def check_inside(window: CropWindow, size: tuple[int, int], what: str) -> None:
+    """Refuse a window that reaches beyond its picture.
+
+    Raises:
+        DataError: Which begins with ``what``.
+    """
+    (height, width), right, bottom = size, window.left + window.width, window.top + window.height
+    if right > width or bottom > height:
+        raise DataError(f"{what} ends at column {right}, row {bottom}; the picture is {width} x {height} pixels.")
+
+
+def write_windows(path: Path, windows: Mapping[str, CropWindow]) -> None:
+    """Write windows, to be read by :func:`read_windows`."""
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows((name, *window) for name, window in windows.items())
+
+    write_whole(path, save)
