@@ -4,10 +4,8 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +13,8 @@ from rich.table import Table
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.base import cache_folder
 from diffmedseg.data.cache import cache_entries
+from diffmedseg.data.catalogue import configured, described, markdown_table
 from diffmedseg.data.checking import AREA_EDGES, Check, check_data
-from diffmedseg.data.configured import build_data
 from diffmedseg.data.files import first_names
 from diffmedseg.data.labels import OwnLabels
 from diffmedseg.data.labels.worth import label_worth
@@ -26,8 +24,8 @@ from diffmedseg.data.store import DataError
 from diffmedseg.figures import save_figure
 
 _DESCRIPTION = (
-    "Look at data. Besides, `diffmedseg data check` looks for what is wrong with a data set, and `diffmedseg data "
-    "cache` shows or clears what is kept of decoded images."
+    "Look at data. Besides, `diffmedseg data list` names data sets, where to get them and what to cite, `data check` "
+    "looks for what is wrong with one, and `data cache` shows or clears what is kept of decoded images."
 )
 
 
@@ -123,34 +121,12 @@ def check(args: list[str]) -> None:
     sys.exit(0 if found.passed else 1)
 
 
-def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> SegmentationDataModule:
-    """Build a data module.
-
-    Args:
-        name: Its yaml, or the name of one in experiments/data.
-        folder: The folder that holds it.
-        settings: Others than those of the yaml; dots stand between outer and inner ones.
-
-    Raises:
-        DataError: If there is no such yaml.
-    """
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
-        places = [Path("experiments/data"), Path(__file__).parents[1] / "experiments" / "data"]
-        path = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), path)
-    if not path.is_file():
-        raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if "root" in config["init_args"]:
-        config["init_args"]["root"] = str(folder)
-    for key, value in settings.items():
-        *outer, last = key.split(".")
-        place = config["init_args"]
-        for name in outer:
-            place = place.setdefault(name, {})
-            place = place.get("init_args", place)
-        place[last] = yaml.safe_load(value)
-    return build_data(config)
+def list_data(args: list[str]) -> None:
+    """List the data sets that DATA names, as README has them; of one, where to get it and what to cite."""
+    parser = argparse.ArgumentParser("diffmedseg data list", description=list_data.__doc__)
+    parser.add_argument("name", nargs="?", help="One of them.")
+    name = parser.parse_args(args).name
+    print(markdown_table() if name is None else described(configured(name, ".", {}).info))
 
 
 def _print_check(found: Check) -> None:
@@ -205,6 +181,8 @@ def main(args: list[str]) -> None:
     if args[:1] == ["cache"]:
         return cache(args[1:])
     try:
+        if args[:1] == ["list"]:
+            return list_data(args[1:])
         if args[:1] == ["check"]:
             return check(args[1:])
         auto_cli(

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from diffmedseg.data.catalogue import configured
 from diffmedseg.data.pictures import PictureDataModule
 from diffmedseg.data.pictures.windows import read_windows, write_windows
 from diffmedseg.data.store import DataError
-from diffmedseg.data_cli import configured
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction import (
     Naming,

@@ -21,6 +21,7 @@ class DatasetInfo:
         normalisation: How values come to the model's [-1, 1].
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         cropped: Whether models are shown windows of the pictures instead of the whole.
+        trained: Whether the project trained on its real cases; of others only the layout is tested.
     """
 
     name: str
@@ -36,3 +37,4 @@ class DatasetInfo:
     normalisation: str = "from [0, 255]: x / 127.5 - 1"
     tubular: bool = False
     cropped: bool = False
+    trained: bool = False

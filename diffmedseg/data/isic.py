@@ -263,6 +263,7 @@ class ISIC2017DataModule(ISICDataModule):
     info = DatasetInfo(
         name="isic2017",
         title="ISIC 2017",
+        trained=True,
         channels=("red", "green", "blue"),
         regions=("lesion",),
         nested=False,

@@ -14,6 +14,7 @@ class Source:
         citation: What to cite.
         url: Where it is described.
         download: What to download, and from where.
+        trained: Whether the project trained on its real cases; of others only the layout is tested.
     """
 
     name: str
@@ -22,3 +23,4 @@ class Source:
     citation: str
     url: str
     download: str
+    trained: bool = False

@@ -132,6 +132,7 @@ class SyntheticDataModule(SegmentationDataModule):
     info = DatasetInfo(
         name="synthetic",
         title="Synthetic lesions",
+        trained=True,
         channels=("red", "green", "blue"),
         regions=("lesion",),
         nested=False,

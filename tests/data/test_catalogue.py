@@ -1,0 +1,35 @@
+"""The data sets that there are configurations of."""
+
+import pytest
+from tiny_run import EXPERIMENTS
+
+from diffmedseg.cli import main
+from diffmedseg.data.catalogue import configured, markdown_table
+from diffmedseg.data.store import DataError
+
+
+def test_readme_has_the_table_of_all_data_sets():
+    table = markdown_table()
+    assert table in (EXPERIMENTS.parent / "README.md").read_text()
+    names = [line.split("`")[1] for line in table.splitlines()[2:]]
+    assert names == sorted(path.stem for path in (EXPERIMENTS / "data").glob("*.yaml"))
+
+
+def test_one_data_set_says_where_to_get_it_and_what_to_cite(capsys):
+    main(["data", "list", "chase"])
+    printed = capsys.readouterr().out
+    for said in ("CHASE_DB1: vessels", "raters: 2", "CC BY 4.0", "Fraz et al.", "CHASEDB1.zip"):
+        assert said in printed
+    with pytest.raises(SystemExit, match="no nonesuch"):
+        main(["data", "list", "nonesuch"])
+
+
+def test_a_configuration_where_one_is_comes_before_that_of_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments" / "data").mkdir(parents=True)
+    own = (EXPERIMENTS / "data" / "chase.yaml").read_text().replace("title: CHASE_DB1", "title: Mine")
+    (tmp_path / "experiments" / "data" / "chase.yaml").write_text(own)
+    assert configured("chase", ".", {}).info.title == "Mine"
+    assert configured("drive", ".", {"image_size": "32"}).image_size == (32, 32)  # of the project
+    with pytest.raises(DataError, match="no other"):
+        configured("other", ".", {})
