@@ -5,6 +5,7 @@ The first S of 16 samples are those of S, so each number of steps is sampled onc
 """
 
 import time
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -13,8 +14,10 @@ from jsonargparse import auto_cli
 from diffmedseg import load_checkpoint
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.configured import build_data
-from diffmedseg.metrics.cases import score_cases, score_image, summarise
-from diffmedseg.models import DiffusionSegmenter
+from diffmedseg.diffusion import ReverseProcess
+from diffmedseg.metrics.cases import score_cases, summarise
+from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.models import DiffusionSegmenter, MedSegDiffSegmenter
 from diffmedseg.segmentation import Drawn
 
 
@@ -27,37 +30,33 @@ def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     return model, data
 
 
-def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 10]) -> None:  # noqa: B006
+def main(
+    run: Path,
+    samples: list[int] = [1, 4, 16],  # noqa: B006
+    steps: list[int] = [2, 4, 10],  # noqa: B006
+    starts: list[float] = [1.0],  # noqa: B006
+) -> None:
     """Print the table.
 
     Args:
         run: The run's folder.
         samples: Numbers of samples per image.
         steps: Numbers of network evaluations per sample.
+        starts: Shares of the noise levels at which chains begin, of a MedSegDiff; below 1 from its prior.
     """
     model, data = load_run(run)
-    print("| steps | samples | Dice | 95 % interval | IoU | diversity | GED (unbiased) | seconds for all of an image |")
-    print("|---|---|---|---|---|---|---|---|")
-    for num_steps in steps:
-        scores: dict[int, list] = {n: [] for n in samples}
-        seconds = images = 0.0
-        for batch in data.test_dataloader():
-            batch = data.on_after_batch_transfer(batch, 0)
-            start = time.perf_counter()
-            found = model.segment(batch["image"], max(samples), num_steps, keys=batch["case"])
-            drawn = found.samples
-            seconds, images = seconds + time.perf_counter() - start, images + len(drawn)
-            for n in samples:
-                fused = model.fuse_by(model.fusion, Drawn(drawn[:, :n], found.prior), model.image_size)
-                for i, case in enumerate(batch["case"]):
-                    image = score_image(
-                        case, fused.probability[i], fused.samples[i], batch["reference"][i], model.threshold, 0.0
-                    )
-                    scores[n].append(image)
+    print("| begin at | steps | samples | Dice | 95 % interval | IoU | diversity | GED (unbiased) | seconds each |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for start, num_steps in product(starts, steps):
+        if start != 1:
+            assert isinstance(model, MedSegDiffSegmenter)
+            model.reverse = ReverseProcess(model.reverse.scheduler, model.reverse.eta, start)
+        scores, seconds = _scored(model, data, samples, num_steps)
         for n in samples:
             summary = {s.score: s for s in summarise(score_cases(scores[n], model.regions))}
             dice, spread, ged = summary["dice"], summary.get("diversity"), summary.get("ged_unbiased")
             cells = [
+                start,
                 num_steps,
                 n,
                 f"{dice.mean:.4f}",
@@ -65,9 +64,28 @@ def main(run: Path, samples: list[int] = [1, 4, 16], steps: list[int] = [2, 4, 1
                 f"{summary['iou'].mean:.4f}",
                 f"{spread.mean:.3f}" if spread else "",
                 f"{ged.mean:.3f} ({ged.low:.3f} to {ged.high:.3f})" if ged else "",
-                f"{seconds / images:.2f}" if n == max(samples) else "",
+                f"{seconds:.2f}" if n == max(samples) else "",
             ]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def _scored(
+    model: DiffusionSegmenter, data: SegmentationDataModule, samples: list[int], num_steps: int
+) -> tuple[dict[int, list[ImageScore]], float]:
+    """Return the scores of all images by number of samples, and the seconds that the most samples of one took."""
+    scores: dict[int, list[ImageScore]] = {n: [] for n in samples}
+    seconds = images = 0.0
+    for batch in data.test_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
+        began = time.perf_counter()
+        drawn = model.sample(batch["image"], max(samples), num_steps, keys=batch["case"])
+        seconds, images = seconds + time.perf_counter() - began, images + len(drawn.samples)
+        for n in samples:
+            fused = model.fuse_by(model.fusion, Drawn(drawn.samples[:, :n], drawn.prior), model.image_size)
+            for i, case in enumerate(batch["case"]):
+                maps = fused.probability[i], fused.samples[i], batch["reference"][i]
+                scores[n].append(score_image(case, *maps, model.threshold, 0.0))
+    return scores, seconds / images
 
 
 if __name__ == "__main__":
