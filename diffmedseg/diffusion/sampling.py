@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -11,31 +12,42 @@ from torch import Tensor
 from diffmedseg.diffusion.noise import keyed_normal
 from diffmedseg.diffusion.process import NoiseProcess
 
+_MAX_BETA = 1 - 2**-20  # in float32 more is 1, and a signal of nothing has no logarithm
+
 
 class ReverseProcess:
     """Runs a diffusers scheduler from noise to x_0.
 
-    The scheduler is used as a recipe: for every call it is made anew with the noise process's schedule, so that
-    nothing is carried from one call to the next. Our own code turns epsilon, v or x_0 predictions into a clamped
-    x_0, and every scheduler is told that it is given x_0.
+    The scheduler is used as a recipe: for every call it is made anew, for a noise process of only those levels that are
+    visited ("respacing", Nichol & Dhariwal 2021, arXiv 2102.09672, section 4), so that nothing is carried from one call
+    to the next and every scheduler can take uneven steps. Our own code turns epsilon, v or x_0 predictions into a
+    clamped x_0, and every scheduler is told that it is given x_0.
 
     Args:
         scheduler: Any diffusers scheduler that takes ``trained_betas`` and ``prediction_type="sample"`` (DDPM, DDIM,
-            DPMSolverMultistep, UniPCMultistep). None stands for DDIM with trailing spacing.
+            DPMSolverMultistep, UniPCMultistep). None stands for DDIM. Its own choice of time steps is not used.
         eta: Stochasticity of DDIM: 0 is deterministic given the first noise, 1 is like DDPM (Song et al. 2021,
             arXiv 2010.02502, eq. 16). Other schedulers ignore it.
         start: Share of the T noise levels to begin at. Below 1 chains begin with a noisy guess of x_0 in place of noise
             alone, and all steps go to the levels below (truncated diffusion, Zheng et al. 2022, arXiv 2202.09671).
+        spacing: Of n steps the i-th, from 0, is at level T (1 - (i / n) ** spacing). 1 is even; above 1 steps are small
+            where there is much noise, which is where masks, being redundant, become one or the other
+            (experiments/README.md, "Where few steps should go").
 
     Raises:
-        ValueError: If the scheduler cannot take a schedule or a prediction of x_0, or start is not in (0, 1].
+        ValueError: If the scheduler cannot take a schedule or a prediction of x_0, start is not in (0, 1], or spacing
+            is not above 0.
     """
 
-    def __init__(self, scheduler: SchedulerMixin | None = None, eta: float = 0.0, start: float = 1.0) -> None:
+    def __init__(
+        self, scheduler: SchedulerMixin | None = None, eta: float = 0.0, start: float = 1.0, spacing: float = 1.0
+    ) -> None:
         if not 0 < start <= 1:
             raise ValueError(f"start is {start}; it has to be above 0, and at most 1.")
-        self.scheduler = scheduler or DDIMScheduler(timestep_spacing="trailing")
-        self.eta, self.start = eta, start
+        if not spacing > 0:
+            raise ValueError(f"spacing is {spacing}; it has to be above 0.")
+        self.scheduler = scheduler or DDIMScheduler()
+        self.eta, self.start, self.spacing = eta, start, spacing
         accepted = inspect.signature(type(self.scheduler).__init__).parameters
         missing = {"trained_betas", "prediction_type"} - set(accepted)
         if missing:
@@ -45,33 +57,35 @@ class ReverseProcess:
                 "DPMSolverMultistepScheduler or UniPCMultistepScheduler."
             )
 
-    def prepare(self, process: NoiseProcess, num_steps: int) -> SchedulerMixin:
-        """Make a fresh scheduler for this process, set to ``num_steps`` steps.
+    def levels(self, process: NoiseProcess, num_steps: int) -> list[int]:
+        """Return the levels t of the steps, falling.
 
         Raises:
-            ValueError: If ``num_steps`` is not in [1, T], or is above T / 20 without dividing T: DDIM and
-                DDPM assume steps of T // num_steps, and would be off by more than a twentieth of a step. T is that of
-                the levels up to ``start``.
+            ValueError: If ``num_steps`` is not in [1, T]; T is that of the levels up to ``start``.
         """
-        steps = self._levels(process)
-        if not 1 <= num_steps <= steps:
-            raise ValueError(f"num_steps is {num_steps}; it has to lie in [1, {steps}].")
+        most = max(round(self.start * process.num_train_steps), 1)
+        if not 1 <= num_steps <= most:
+            raise ValueError(f"num_steps is {num_steps}; it has to lie in [1, {most}].")
+        levels: list[int] = []
+        for i in range(num_steps):
+            t = round(most * (1 - (i / num_steps) ** self.spacing)) - 1
+            t = max(t, num_steps - 1 - i)  # leaves a level for each step that follows
+            levels.append(min(t, levels[-1] - 1) if levels else t)
+        return levels
+
+    def prepare(self, process: NoiseProcess, levels: Sequence[int]) -> SchedulerMixin:
+        """Make a fresh scheduler of a process that has these levels alone; its time step i is the i-th least."""
+        alpha_bar = np.cumprod(1 - np.asarray(process.betas))[sorted(levels)]
+        betas = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
         scheduler = type(self.scheduler).from_config(
             self.scheduler.config,
-            num_train_timesteps=steps,
-            trained_betas=process.betas[:steps],
+            num_train_timesteps=len(levels),
+            trained_betas=betas.clip(max=_MAX_BETA).tolist(),
             prediction_type="sample",
+            timestep_spacing="trailing",  # all of them, to the last
         )
-        scheduler.set_timesteps(num_steps)
-        if not hasattr(scheduler, "step_index") and num_steps > steps / 20 and steps % num_steps:
-            fit = max(n for n in range(1, num_steps) if steps % n == 0)
-            raise ValueError(
-                f"num_steps is {num_steps}; {type(scheduler).__name__} needs a divisor of {steps}, such as {fit}."
-            )
+        scheduler.set_timesteps(len(levels))
         return scheduler
-
-    def _levels(self, process: NoiseProcess) -> int:
-        return max(round(self.start * process.num_train_steps), 1)
 
     def __call__(
         self,
@@ -98,7 +112,8 @@ class ReverseProcess:
         Raises:
             ValueError: If there is no guess to begin with.
         """
-        scheduler = self.prepare(process, num_steps)
+        levels = self.levels(process, num_steps)
+        scheduler = self.prepare(process, levels)
         options: dict[str, object] = {"eta": self.eta, "generator": list(generators)}
         accepted = inspect.signature(scheduler.step).parameters
         options = {name: value for name, value in options.items() if name in accepted}
@@ -106,11 +121,9 @@ class ReverseProcess:
         if self.start < 1:
             if guess is None:
                 raise ValueError(f"start is {self.start}: chains need a guess to begin with.")
-            level = torch.full((len(x_t),), int(scheduler.timesteps[0]), device=x_t.device)
-            x_t = process.add_noise(guess, x_t, level)
+            x_t = process.add_noise(guess, x_t, torch.full((len(x_t),), levels[0], device=x_t.device))
         x_0 = x_t
-        for t in scheduler.timesteps.tolist():  # Python integers: no synchronisation with the device
+        for step, t in zip(scheduler.timesteps.tolist(), levels, strict=True):  # integers: no waiting for the device
             x_0 = predict_x_0(x_t, t).float()
-            x_t = scheduler.step(x_0, t, x_t, **options).prev_sample
-        # The last step goes to x_0; where T is not a multiple of the steps, diffusers' DDIM stops short of it.
-        return x_0.clamp(-1, 1)
+            x_t = scheduler.step(x_0, step, x_t, **options).prev_sample
+        return x_0.clamp(-1, 1)  # what the last step goes to

@@ -35,6 +35,7 @@ def main(
     samples: list[int] = [1, 4, 16],  # noqa: B006
     steps: list[int] = [2, 4, 10],  # noqa: B006
     starts: list[float] = [1.0],  # noqa: B006
+    spacings: list[float] = [1.0],  # noqa: B006
 ) -> None:
     """Print the table.
 
@@ -42,26 +43,36 @@ def main(
         run: The run's folder.
         samples: Numbers of samples per image.
         steps: Numbers of network evaluations per sample.
-        starts: Shares of the noise levels at which chains begin, of a MedSegDiff; below 1 from its prior.
+        starts: Shares of the noise levels at which chains begin; below 1 from the prior of a member that has one.
+        spacings: Exponents of the spacing of steps.
     """
     model, data = load_run(run)
-    print("| begin at | steps | samples | Dice | 95 % interval | IoU | diversity | GED (unbiased) | seconds each |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for start, num_steps in product(starts, steps):
-        if start != 1:
-            assert isinstance(model, MedSegDiffSegmenter)
-            model.reverse = ReverseProcess(model.reverse.scheduler, model.reverse.eta, start)
+    assert isinstance(model, MedSegDiffSegmenter), f"{run} has no chains"
+    heads = (
+        "begin at",
+        "spacing",
+        "steps",
+        "samples",
+        "Dice",
+        "95 % interval",
+        "diversity",
+        "GED (unbiased)",
+        "s each",
+    )
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for start, spacing, num_steps in product(starts, spacings, steps):
+        model.reverse = ReverseProcess(model.reverse.scheduler, model.reverse.eta, start, spacing)
         scores, seconds = _scored(model, data, samples, num_steps)
         for n in samples:
             summary = {s.score: s for s in summarise(score_cases(scores[n], model.regions))}
             dice, spread, ged = summary["dice"], summary.get("diversity"), summary.get("ged_unbiased")
             cells = [
                 start,
+                spacing,
                 num_steps,
                 n,
                 f"{dice.mean:.4f}",
                 f"{dice.low:.4f} to {dice.high:.4f}",
-                f"{summary['iou'].mean:.4f}",
                 f"{spread.mean:.3f}" if spread else "",
                 f"{ged.mean:.3f} ({ged.low:.3f} to {ged.high:.3f})" if ged else "",
                 f"{seconds:.2f}" if n == max(samples) else "",

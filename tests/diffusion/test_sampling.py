@@ -1,9 +1,11 @@
+import itertools
+
 import diffusers
 import pytest
 import torch
 from sampler_modes import RARE, draw, posterior_mean, samplers, two_modes
 
-from diffmedseg.diffusion import NoiseProcess, ReverseProcess, keyed_generator
+from diffmedseg.diffusion import NoiseProcess, ReverseProcess, keyed_generator, keyed_normal
 
 SCHEDULERS = [
     diffusers.DDIMScheduler,
@@ -17,10 +19,10 @@ def generators(n, seed=0):
     return [keyed_generator(seed, "case", i) for i in range(n)]
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("prediction", ["x_0", "v", "epsilon"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("steps", [1, 7, 8])  # 7 does not divide T: diffusers' DDIM then stops short of x_0
+@pytest.mark.parametrize("steps", [1, 7, 8])
 def test_an_oracle_recovers_the_mask(scheduler, prediction, spacing, steps):
     """The released DPM-Solver path returns the network's variance channel instead of the mask."""
     process = NoiseProcess(prediction=prediction, input_scale=0.5)
@@ -32,7 +34,7 @@ def test_an_oracle_recovers_the_mask(scheduler, prediction, spacing, steps):
         target = process.target(x_0, eps, torch.tensor([t]))
         return process.to_x_0(target * 40 if prediction == "x_0" else target, x_t, t)
 
-    reverse = ReverseProcess(scheduler(timestep_spacing=spacing))
+    reverse = ReverseProcess(scheduler(), spacing=spacing)
     sample = reverse(oracle, process, x_0.shape[1:], generators(3), steps)
     torch.testing.assert_close(sample, x_0.expand_as(sample), atol=1e-2, rtol=0)
 
@@ -97,13 +99,44 @@ def test_the_default_sampler_draws_the_rare_mode_and_ends_saturated():
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(ValueError, match=r"\[1, 1000\]"):
-        ReverseProcess().prepare(NoiseProcess(), steps)
+        ReverseProcess().levels(NoiseProcess(), steps)
 
 
-def test_many_uneven_steps_are_refused_where_the_scheduler_assumes_even_ones():
-    with pytest.raises(ValueError, match="a divisor of 1000, such as 500"):
-        ReverseProcess().prepare(NoiseProcess(), 600)
-    ReverseProcess(diffusers.DPMSolverMultistepScheduler()).prepare(NoiseProcess(), 600)
+@pytest.mark.parametrize("spacing", [0.3, 1.0, 1.5, 8.0])
+@pytest.mark.parametrize("steps", [1, 2, 7, 600, 1000])
+def test_levels_begin_with_noise_alone_and_fall(steps, spacing):
+    levels = ReverseProcess(spacing=spacing).levels(NoiseProcess(), steps)
+    assert (len(levels), levels[0]) == (steps, 999)
+    assert all(a > b for a, b in itertools.pairwise(levels))
+    assert levels[-1] >= 0
+
+
+def test_spacing_says_where_steps_are():
+    assert ReverseProcess().levels(NoiseProcess(), 4) == [999, 749, 499, 249]
+    assert ReverseProcess(spacing=2).levels(NoiseProcess(), 4) == [999, 937, 749, 437]
+    assert ReverseProcess(start=0.5).levels(NoiseProcess(), 2) == [499, 249]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps"), [(one, steps) for one in SCHEDULERS[:2] for steps in (4, 1000)] + [(SCHEDULERS[2], 4)]
+)
+def test_even_levels_are_those_of_diffusers(scheduler, steps):
+    """Its own trailing spacing, over the whole process, gives the same chains."""
+    process, modes = NoiseProcess(input_scale=0.3), two_modes()
+
+    def predict(x_t, t):
+        return posterior_mean(x_t, t, process, modes)
+
+    theirs = scheduler(trained_betas=process.betas, prediction_type="sample", timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    options = {"generator": generators(4)} if scheduler is not SCHEDULERS[2] else {}
+    own = generators(4)
+    x_t = keyed_normal(modes.shape[1:], options.get("generator", own), process.alpha_bar.device)
+    for t in theirs.timesteps.tolist():
+        x_0 = predict(x_t, t)
+        x_t = theirs.step(x_0, t, x_t, **options).prev_sample
+    ours = ReverseProcess(scheduler())(predict, process, modes.shape[1:], generators(4), steps)
+    torch.testing.assert_close(ours, x_0, atol=2e-3, rtol=0)
 
 
 def test_a_scheduler_that_takes_no_schedule_is_refused():
