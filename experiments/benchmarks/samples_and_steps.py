@@ -57,7 +57,7 @@ def main(
         "95 % interval",
         "diversity",
         "GED (unbiased)",
-        "s each",
+        "time, s",
     )
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for start, spacing, num_steps in product(starts, spacings, steps):
