@@ -8,6 +8,7 @@ import time
 from itertools import product
 from pathlib import Path
 
+import diffusers
 import yaml
 from jsonargparse import auto_cli
 
@@ -36,6 +37,7 @@ def main(
     steps: list[int] = [2, 4, 10],  # noqa: B006
     starts: list[float] = [1.0],  # noqa: B006
     spacings: list[float] = [1.0],  # noqa: B006
+    schedulers: list[str] = ["DDIMScheduler", "UniPCMultistepScheduler"],  # noqa: B006
 ) -> None:
     """Print the table.
 
@@ -45,36 +47,28 @@ def main(
         steps: Numbers of network evaluations per sample.
         starts: Shares of the noise levels at which chains begin; below 1 from the prior of a member that has one.
         spacings: Exponents of the spacing of steps.
+        schedulers: Classes of diffusers.
     """
     model, data = load_run(run)
     assert isinstance(model, MedSegDiffSegmenter), f"{run} has no chains"
-    heads = (
-        "begin at",
-        "spacing",
-        "steps",
-        "samples",
-        "Dice",
-        "95 % interval",
-        "diversity",
-        "GED (unbiased)",
-        "time, s",
-    )
+    heads = ("scheduler", "begin at", "spacing", "steps", "samples", "Dice", "diversity", "GED (unbiased)", "NLL", "s")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for start, spacing, num_steps in product(starts, spacings, steps):
-        model.reverse = ReverseProcess(model.reverse.scheduler, model.reverse.eta, start, spacing)
+    for name, start, spacing, num_steps in product(schedulers, starts, spacings, steps):
+        model.reverse = ReverseProcess(getattr(diffusers, name)(), model.reverse.eta, start, spacing)
         scores, seconds = _scored(model, data, samples, num_steps)
         for n in samples:
             summary = {s.score: s for s in summarise(score_cases(scores[n], model.regions))}
             dice, spread, ged = summary["dice"], summary.get("diversity"), summary.get("ged_unbiased")
             cells = [
+                name.removesuffix("Scheduler"),
                 start,
                 spacing,
                 num_steps,
                 n,
-                f"{dice.mean:.4f}",
-                f"{dice.low:.4f} to {dice.high:.4f}",
+                f"{dice.mean:.4f} ({dice.low:.4f} to {dice.high:.4f})",
                 f"{spread.mean:.3f}" if spread else "",
                 f"{ged.mean:.3f} ({ged.low:.3f} to {ged.high:.3f})" if ged else "",
+                f"{summary['nll'].mean:.4f}",
                 f"{seconds:.2f}" if n == max(samples) else "",
             ]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
