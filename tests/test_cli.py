@@ -122,8 +122,8 @@ def test_the_control_has_the_budget_of_what_it_controls():
         for model in ("medsegdiff", "supervised"):
             found = yaml.safe_load((EXPERIMENTS / model / f"{preset}.yaml").read_text())
             init = found["model"]["init_args"]
-            shared = ("denoiser", "optimizer", "warmup_steps", "cosine_decay")
-            settings.append((found["trainer"], found.get("data"), found.get("ema"), {k: init.get(k) for k in shared}))
+            own = {key: init.get(key) for key in ("optimizer", "warmup_steps", "cosine_decay")}
+            settings.append((found["trainer"], found.get("data"), found.get("ema"), init["denoiser"]["init_args"], own))
         assert settings[0] == settings[1]
 
 

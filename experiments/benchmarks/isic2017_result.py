@@ -22,6 +22,7 @@ from diffmedseg.models import DiffusionSegmenter
 
 SCORES = Path(__file__).with_suffix(".csv")
 MODELS, BOTH, SEEDS = ("medsegdiff", "supervised"), "mean of both", [0, 1, 2]
+OVERLAYS = {"medsegdiff": ["medsegdiff/member/v1.yaml"], "supervised": []}
 COLUMNS = ("dice", "iou", "uncertainty", "diversity")
 
 
@@ -40,7 +41,8 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
                 "--seed_everything", str(seed), "--data.root", str(root), "--data.reported=validation",
                 f"--trainer.max_steps={steps}",
             ]  # fmt: skip
-            train_run(runs, f"{model}.{seed}", ["base.yaml", f"{model}/isic2017.yaml", f"{model}/cpu.yaml"], settings)
+            files = ["base.yaml", f"{model}/isic2017.yaml", *OVERLAYS[model], f"{model}/cpu.yaml"]
+            train_run(runs, f"{model}.{seed}", files, settings)
 
 
 def score(
