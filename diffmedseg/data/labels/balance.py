@@ -33,11 +33,15 @@ def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
 
 def _measure(image: Tensor) -> list[float]:
     """Return the area that is not background, and of each channel the mean and the deviation over it."""
-    unit = to_signed(image)
-    inside = (unit > _BACKGROUND).any(0)
+    unit, inside = to_signed(image), is_tissue(image)
     tissue = unit[:, inside] if inside.any() else unit.flatten(1)
     values = torch.stack([tissue.mean(1), tissue.std(1, correction=0)], 1)
     return [float(inside.double().mean()), *values.flatten().tolist()]
+
+
+def is_tissue(image: Tensor) -> Tensor:
+    """Return where an image (C, H, W), as stores give it, is no background: (H, W), bool."""
+    return (to_signed(image) > _BACKGROUND).any(0)
 
 
 def _relative_positions(store: ImageStore) -> NDArray[np.float64]:
