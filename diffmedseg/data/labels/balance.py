@@ -54,13 +54,17 @@ def _relative_positions(store: ImageStore) -> NDArray[np.float64]:
     return positions
 
 
-def propensity(features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def propensity(
+    features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return the probability of being diseased that each item's features give it: logistic regression, on squares too.
 
     Args:
         features: Arrays (items,).
         labels: (items,), 0 or 1.
+        weights: (items,), how often each is drawn, relative to others; None draws all alike.
     """
+    drawn = None if weights is None else torch.from_numpy(weights / weights.mean())
     columns = [np.ones(len(labels))]
     for feature in features:
         if feature.std() > 1e-9:
@@ -72,7 +76,7 @@ def propensity(features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(x @ beta, y) + _RIDGE * beta[1:].square().sum()
+        loss = F.binary_cross_entropy_with_logits(x @ beta, y, drawn) + _RIDGE * beta[1:].square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -258,12 +258,39 @@ def test_worth_of_labels():
     assert {"position", "all together"} < set(worth.separations)
 
 
+class Middle(Slices):
+    """Tumours are in the middle of the head, and always there: their place says all, but not by its order."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels = [int(20 <= place < 40) for place in self.places]
+
+
+def test_what_tells_labels_need_not_do_so_by_its_order():
+    plain, drawn = label_worth(OwnLabels(balance=False)(Middle())).separations["position"]
+    assert separation(covariates(Middle())["position"], np.array(Middle().labels)) < 0.55
+    assert min(plain, drawn) > 0.95
+
+
+def test_what_tells_labels_as_they_are_drawn_is_looked_for_anew():
+    """Where position is hidden by weights, the classifier is not one that still goes by position."""
+    slices = Slices()
+    rng = np.random.default_rng(3)
+    tint = rng.normal(0.3 * np.array(slices.labels), 0.3).clip(-0.9, 0.9)
+    slices.image = lambda index: torch.full((1, 8, 8), float(tint[index]))
+    labelled = OwnLabels()(slices)
+    _, drawn = label_worth(labelled).separations["all together"]
+    alone = separation(tint, np.array(slices.labels), np.array(labelled.weights))
+    assert drawn >= alone - 0.01
+
+
 def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
     options = ["--data=diffmedseg.data.SyntheticDataModule", "--data.num_train=40", "--data.image_size=16"]
     main(["data", "labels", *options, f"--out={tmp_path / 'a.png'}", "--data.label_recipe=InpaintedPairs"])
     printed = capsys.readouterr().out
     assert "InpaintedPairs: learned from: masks (mask-assisted)" in printed
     assert "mean of channel 1" in printed
+    assert "means of all channels" in printed
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 300
     with pytest.raises(SystemExit, match="BorderCrops found 0 healthy"):
