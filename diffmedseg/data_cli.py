@@ -17,6 +17,7 @@ from diffmedseg.data.catalogue import configured, described, markdown_table
 from diffmedseg.data.checking import AREA_EDGES, Check, check_data
 from diffmedseg.data.files import first_names
 from diffmedseg.data.labels import OwnLabels
+from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.worth import label_worth
 from diffmedseg.data.lidc_pickle import convert_lidc
 from diffmedseg.data.preview import draw_augmentation, draw_labels, draw_sheet
@@ -59,7 +60,7 @@ def labels(*, data: SegmentationDataModule, out: Path | None = None, num_images:
     data.prepare_data()
     data.setup("fit")
     recipe = data.label_recipe or OwnLabels()
-    store = recipe(data.stores["train"])
+    store = label_split(recipe, data.stores["train"])
     worth = label_worth(store)
     print(f"{type(recipe).__name__}: learned from: {recipe.supervision}.")
     print(f"{worth.healthy} healthy items, of which the masks mark something in {worth.healthy_with_mask:.1%};")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.problem import Problem
@@ -131,13 +132,13 @@ class SegmentationDataModule(LightningDataModule, ABC):
         if "mask" in needs:
             return "masks"
         recipe = self.label_recipe or OwnLabels()
-        self._labelled = recipe(self.stores["train"])
-        _log.info("%s: learned from %s.", self.info.title, recipe.supervision)
-        if "healthy" in needs and self._labelled.healthy(0) is None:
-            raise DataError(
-                f"{self.info.title} with {type(recipe).__name__} has no healthy counterparts: set --data.label_recipe "
-                "to InpaintedPairs (for synthetic images OwnPairs), or --model.supervision to labels."
-            )
+        try:
+            self._labelled = store = label_split(recipe, self.stores["train"], pairs="healthy" in needs)
+        except DataError as error:
+            raise DataError(f"{self.info.title}: {error}") from error
+        diseased = sum(store.label(index) == 1 for index in range(len(store)))
+        counts = len(store) - diseased, diseased
+        _log.info("%s: learned from %s; %d healthy and %d diseased.", self.info.title, recipe.supervision, *counts)
         return recipe.supervision
 
     def _ranks(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The reverse process: diffusers' schedulers, run over keyed noise."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -84,7 +85,9 @@ class ReverseProcess:
             prediction_type="sample",
             timestep_spacing="trailing",  # all of them, to the last
         )
-        scheduler.set_timesteps(len(levels))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # numpy's, of diffusers
+            scheduler.set_timesteps(len(levels))
         return scheduler
 
     def __call__(

@@ -107,8 +107,12 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Map
         f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
         f"{dice['cases']} cases; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
     ]
-    if of_set["both_empty"]:
-        lines.append(f"{of_set['both_empty']} cases have no lesion and none was found: they count as Dice 1.")
+    if of_set["without_lesion"]:
+        alarms = of_set["without_lesion"] - of_set["both_empty"]
+        lines.append(
+            f"{of_set['without_lesion']} cases have no lesion: in {alarms} of them something is found, which counts as "
+            "Dice 0, and nothing as 1."
+        )
     if len(rows) >= 10:
         coverage, risk = risk_coverage([row.uncertainty for row in rows], [row.dice for row in rows])
         kept = int((coverage <= 0.8 + 1e-9).sum())

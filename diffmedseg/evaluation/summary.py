@@ -44,6 +44,7 @@ SET_TITLES = {
     "ece": "ECE, all pixels",
     "ece_neighbourhood": "ECE, near lesions",
     "aurc": "AURC",
+    "false_alarms": "False alarms, of cases without lesion",
 }
 
 
@@ -85,9 +86,12 @@ def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int)
     reliability = torch.stack([image.reliability[:2, k] for image in images]).sum(0)
     tp, fp, fn = torch.stack([image.counts[:, k] for image in images]).sum(0)
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
+    alarms = [not row.both_empty for row in rows if math.isnan(row.sensitivity)]  # where there is nothing to find
     several = len(set(dice)) > 1 and len(set(doubt)) > 1
     return {
         "both_empty": sum(row.both_empty for row in rows),
+        "without_lesion": len(alarms),
+        "false_alarms": sum(alarms) / len(alarms) if alarms else None,
         "failure_rate": sum(row.iou < JACCARD_THRESHOLD for row in rows) / len(rows),
         "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # of all pixels in one: larger lesions count more
         "ece": expected_calibration_error(reliability[0]),

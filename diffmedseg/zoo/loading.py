@@ -16,6 +16,9 @@ from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
 from diffmedseg.zoo.source import Source, current_source, file_sha256
 
+#: Config, weights, and what supervision these took, where that is known.
+_Parts = tuple[Any, dict[str, torch.Tensor], str | None]
+
 
 def list_pretrained() -> list[str]:
     """Return the names of the entries that have weights."""
@@ -46,11 +49,11 @@ def load_verified(name: str, folder: Path, entry: Entry) -> DiffusionSegmenter:
         raise ZooError(
             f"{name} is a recipe: nobody has trained it yet. `diffmedseg fit -c {folder / 'run.yaml'}` does."
         )
-    return _load(folder / CONFIG, partial(_entry_parts, folder))
+    return _load(folder / CONFIG, partial(_entry_parts, folder, entry))
 
 
-def _entry_parts(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
-    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS))
+def _entry_parts(folder: Path, entry: Entry) -> _Parts:
+    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS)), entry.learned_from
 
 
 def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
@@ -72,23 +75,24 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
     return _load(path, partial(_checkpoint_parts, path))
 
 
-def _checkpoint_parts(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+def _checkpoint_parts(path: Path) -> _Parts:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    return checkpoint_config(checkpoint), checkpoint["state_dict"]
+    return checkpoint_config(checkpoint), checkpoint["state_dict"], checkpoint.get("learned_from")
 
 
-def _load(path: Path, parts: Callable[[], tuple[Any, dict[str, torch.Tensor]]]) -> DiffusionSegmenter:
+def _load(path: Path, parts: Callable[[], _Parts]) -> DiffusionSegmenter:
     """Build a model from a config and weights, whatever is wrong with them.
 
     Args:
         path: The file that is named where something is.
-        parts: Reads config and weights.
+        parts: Reads them.
     """
     try:
-        config, weights = parts()
+        config, weights, learned_from = parts()
         model = build(config)
         if isinstance(model, DiffusionSegmenter):
             model.load_state_dict(weights)
+            model.learned_from = learned_from or model.learned_from
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything

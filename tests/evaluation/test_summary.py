@@ -6,6 +6,7 @@ import torch
 
 from diffmedseg.callbacks.case_metrics import summary_table
 from diffmedseg.evaluation import summarise_test
+from diffmedseg.evaluation.report import render_report
 from diffmedseg.evaluation.summary import POLICY
 from diffmedseg.metrics import dice
 from diffmedseg.metrics.calibration import FINE_BINS, merge_bins, proper_scores
@@ -91,6 +92,19 @@ def test_the_policy_is_what_is_done():
     assert f"at least {math.exp(-surprise):.0e}".replace("e-0", "e-") in POLICY["nll"]
 
 
+def test_false_alarms_are_counted_where_there_is_nothing_to_find():
+    something, nothing = torch.ones(1, 16, 16), torch.zeros(1, 16, 16)
+    maps = {"a": (something, something), "b": (nothing, something), "c": (something, nothing), "d": (nothing, nothing)}
+    pooled = pool(score_image(n, p, p[None], r[None].to(torch.uint8), 0.5, 0.0) for n, (p, r) in maps.items())
+    of_set = summed_up(pooled, ["r"])["regions"]["r"]["set"]
+    assert (of_set["without_lesion"], of_set["false_alarms"]) == (2, 0.5)
+    rows = score_cases(pooled.values(), ["r"])
+    page = render_report("t", summed_up(pooled, ["r"]), rows, {}, ["r"])
+    assert "2 cases have no lesion: in 1 of them something is found" in page
+    of_set = summed_up(images(), ["r"])["regions"]["r"]["set"]
+    assert (of_set["without_lesion"], of_set["false_alarms"]) == (0, None)
+
+
 def test_what_only_the_set_has_is_printed_without_an_interval():
     pooled = images(regions=2)
     rows = score_cases(pooled.values(), ["a", "b"])
@@ -103,6 +117,7 @@ def test_what_only_the_set_has_is_printed_without_an_interval():
             ("ECE, all pixels", "ece"),
             ("ECE, near lesions", "ece_neighbourhood"),
             ("AURC", "aurc"),
+            ("False alarms, of cases without lesion", "false_alarms"),
         ):
             value = of_set["set"][name]
             assert ((region, title, f"{value or 0:.4f}", "") in lines) == (value is not None)

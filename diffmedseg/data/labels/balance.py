@@ -33,11 +33,15 @@ def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
 
 def _measure(image: Tensor) -> list[float]:
     """Return the area that is not background, and of each channel the mean and the deviation over it."""
-    unit = to_signed(image)
-    inside = (unit > _BACKGROUND).any(0)
+    unit, inside = to_signed(image), is_tissue(image)
     tissue = unit[:, inside] if inside.any() else unit.flatten(1)
     values = torch.stack([tissue.mean(1), tissue.std(1, correction=0)], 1)
     return [float(inside.double().mean()), *values.flatten().tolist()]
+
+
+def is_tissue(image: Tensor) -> Tensor:
+    """Return where an image (C, H, W), as stores give it, is no background: (H, W), bool."""
+    return (to_signed(image) > _BACKGROUND).any(0)
 
 
 def _relative_positions(store: ImageStore) -> NDArray[np.float64]:
@@ -50,13 +54,17 @@ def _relative_positions(store: ImageStore) -> NDArray[np.float64]:
     return positions
 
 
-def propensity(features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def propensity(
+    features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return the probability of being diseased that each item's features give it: logistic regression, on squares too.
 
     Args:
         features: Arrays (items,).
         labels: (items,), 0 or 1.
+        weights: (items,), how often each is drawn, relative to others; None draws all alike.
     """
+    drawn = None if weights is None else torch.from_numpy(weights / weights.mean())
     columns = [np.ones(len(labels))]
     for feature in features:
         if feature.std() > 1e-9:
@@ -68,7 +76,7 @@ def propensity(features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(x @ beta, y) + _RIDGE * beta[1:].square().sum()
+        loss = F.binary_cross_entropy_with_logits(x @ beta, y, drawn) + _RIDGE * beta[1:].square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

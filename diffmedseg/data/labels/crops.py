@@ -1,6 +1,5 @@
 """Crops with a label, where every image shows disease."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -8,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffmedseg.data.labels.balance import is_tissue
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
 from diffmedseg.data.store import DataError, ImageStore, majority, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.otsu import otsu_level
 
 Window = tuple[int, int]  # top, left
-
-_log = logging.getLogger(__name__)
 
 
 class CropStore(RelabelledStore):
@@ -57,7 +55,7 @@ class Crops(LabelRecipe):
     """Takes crops of one size from places that are healthy, and from places that are not.
 
     Args:
-        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
+        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels that it has.
         per_image: Crops of each label from an image, at most.
         seed: Seed of the choice among them.
     """
@@ -77,7 +75,8 @@ class Crops(LabelRecipe):
 
     def __call__(self, store: ImageStore) -> ImageStore:
         """Take crops; see the base class."""
-        window = -(-round(self.share * min(store.image(0).shape[-2:])) // 8) * 8
+        side = min(store.image(0).shape[-2:])
+        window = min(-(-round(self.share * side) // 8), side // 8) * 8
         crops: list[tuple[int, Window, int]] = []
         for index in range(len(store)):
             generator = keyed_generator(self.seed, "crops", store.ids[index])
@@ -89,9 +88,8 @@ class Crops(LabelRecipe):
         if not all(counts):
             raise DataError(
                 f"{type(self).__name__} found {counts[0]} healthy and {counts[1]} diseased crops of {window} pixels in "
-                f"{len(store)} images: try a smaller share."
+                f"{len(store)} images: try another --data.label_recipe.share."
             )
-        _log.info("%s: %d healthy and %d diseased crops of %d images.", type(self).__name__, *counts, len(store))
         labelled = CropStore(store, crops, window)
         labelled.weights = [1 / counts[label] for _, _, label in crops]
         return labelled
@@ -103,7 +101,7 @@ def _window_mean(values: Tensor, window: int) -> Tensor:
 
 
 class MaskExcludedCrops(Crops):
-    """Healthy crops lie away from the mask, diseased ones hold some of it.
+    """Healthy crops lie away from the mask and are no background for the most part, diseased ones hold some of it.
 
     Args:
         share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
@@ -130,7 +128,8 @@ class MaskExcludedCrops(Crops):
         """Choose by the mask; see the base class."""
         mask = majority(store.masks(index)).amax(0)
         wide = F.max_pool2d(mask[None, None].float(), 2 * self.margin + 1, 1, self.margin)[0, 0]
-        return _window_mean(wide, window) == 0, _window_mean(mask, window) >= self.least
+        shown = _window_mean(is_tissue(store.image(index)), window) >= 0.5  # the air around a head is no healthy tissue
+        return shown & (_window_mean(wide, window) == 0), _window_mean(mask, window) >= self.least
 
 
 class BorderCrops(Crops):

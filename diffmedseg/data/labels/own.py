@@ -33,9 +33,8 @@ class OwnLabels(LabelRecipe):
         if not {0, 1} <= set(labels.tolist()):
             has = "no image has a label" if (labels < 0).all() else f"all are {('healthy', 'diseased')[labels.max()]}"
             raise DataError(
-                f"Of {len(store)} training images {has}: OwnLabels needs both. What would work: BorderCrops, which "
-                "takes healthy crops from borders (weak), MaskExcludedCrops or InpaintedPairs (both need masks); of "
-                "volumes, slices without tumour: --data.train_slices brain."
+                f"Of {len(store)} training images {has}: OwnLabels needs both. Of volumes, slices without tumour are "
+                "healthy: --data.train_slices brain."
             )
         features = covariates(store) if self.balance else {}
         probability = propensity([features[name] for name in ("position", "area") if name in features], labels)
@@ -88,7 +87,7 @@ class OwnPairs(LabelRecipe):
         """Label a split; see the base class."""
         diseased = [index for index in range(len(store)) if store.label(index)]
         if not diseased or store.healthy(diseased[0]) is None:
-            raise DataError("The data set has no healthy counterparts: InpaintedPairs makes some, with the masks.")
+            raise DataError("OwnPairs needs healthy counterparts, which drawn images alone have.")
 
         def counterpart(index: int) -> Tensor:
             found = store.healthy(index)

@@ -21,7 +21,7 @@ class LabelRecipe(ABC):
         """Label a split.
 
         Raises:
-            DataError: If the split does not have what this takes; the message names what would work.
+            DataError: If the split does not have what this takes.
         """
 
 

@@ -43,7 +43,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
         channel_weights: By channel's name, what its difference counts; channels not named count nothing. None weighs
             all alike.
         blur: Deviation of a Gaussian over the map, in pixels; 0 for none.
-        percentiles: Of a map, what becomes 0 and 1 before the decision.
+        percentiles: Of a map, what becomes 0 and 1 before the decision. What fills a smaller share of the image than
+            lies above the second is lost.
         least_contrast: A map whose percentiles lie no further apart, in units of the image's range [-1, 1], shows
             nothing: its sample is empty. ``diffmedseg calibrate --nothing`` fits it.
         supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.

@@ -8,6 +8,7 @@ from PIL import Image
 from diffmedseg.cli import main
 from diffmedseg.data import DataError, SyntheticDataModule
 from diffmedseg.data.labels import BorderCrops, InpaintedPairs, MaskExcludedCrops, OwnLabels, OwnPairs
+from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity, separation
 from diffmedseg.data.labels.inpainted import inpaint
 from diffmedseg.data.labels.recipe import RelabelledStore
@@ -89,18 +90,50 @@ def test_separation_is_the_area_under_the_curve():
     assert separation(scores, labels, weights) == pytest.approx(max(brute, 1 - brute))
 
 
+class Heads(Slices):
+    """The same with tumours in the lower left, and air around."""
+
+    def masks(self, index):
+        mask = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+        mask[..., 16:21, 11:16] = self.labels[index]
+        return mask
+
+    reference = masks
+
+
+ALL = ["OwnLabels", "OwnPairs", "BorderCrops", "MaskExcludedCrops", "InpaintedPairs"]
+
+
 @pytest.mark.parametrize(
-    ("recipe", "data", "message"),
+    ("recipe", "data", "pairs", "found", "work"),
     [
-        (OwnLabels(), Slices(all_diseased=True), "all are diseased.*BorderCrops.*MaskExcludedCrops or InpaintedPairs"),
-        (OwnPairs(), Slices(), "InpaintedPairs"),
-        (BorderCrops(share=1), Slices(all_diseased=True), "smaller share"),
-        (MaskExcludedCrops(share=0.5), Slices(all_diseased=True), "0 healthy"),
+        (OwnLabels(), "drawn", True, "OwnLabels gives no healthy counterparts", ["OwnPairs", "InpaintedPairs"]),
+        (MaskExcludedCrops(), "drawn", True, "gives no healthy counterparts", ["OwnPairs", "InpaintedPairs"]),
+        (BorderCrops(1), "drawn", False, "0 healthy and 0 diseased crops of 48", ALL),
+        (OwnLabels(), Heads(all_diseased=True), False, "all are diseased", ["MaskExcludedCrops", "InpaintedPairs"]),
+        (BorderCrops(), Heads(), False, "0 healthy", ["OwnLabels", "MaskExcludedCrops", "InpaintedPairs"]),
+        (OwnPairs(), Heads(), True, "OwnPairs needs healthy counterparts", ["InpaintedPairs"]),
+        (InpaintedPairs(), Slices(), True, "No training image has a lesion to fill in", []),
     ],
-)
-def test_data_that_lacks_what_a_recipe_takes_is_refused(recipe, data, message):
-    with pytest.raises(DataError, match=message):
-        recipe(data)
+)  # fmt: skip
+def test_what_a_recipe_cannot_label_is_refused_and_those_are_named_that_can(recipe, data, pairs, found, work, store):
+    with pytest.raises(DataError, match=found) as refused:
+        label_split(recipe, store if data == "drawn" else data, pairs)
+    _, *lines = str(refused.value).splitlines()
+    named = [line.split(",")[0].strip() for line in lines]
+    assert named == [name for name in work if name != type(recipe).__name__]
+    assert ("No other recipe works" in str(refused.value)) == (not work)
+
+
+def test_crops_are_no_larger_than_the_image():
+    with pytest.raises(DataError, match="crops of 32 pixels"):
+        BorderCrops(share=1)(SyntheticStore("train", 2, (36, 36), 4, nested=False))
+
+
+def test_air_is_not_healthy():
+    crops = MaskExcludedCrops()(Heads())
+    air = [(crops.image(i) < -0.9).float().mean() for i in range(len(crops)) if not crops.label(i)]
+    assert max(air) <= 0.5
 
 
 def test_crops_outside_the_mask_hold_no_lesion(store):
@@ -196,7 +229,9 @@ def test_models_that_learn_from_labels_see_no_masks():
 def test_pairs_are_refused_where_there_are_none():
     data = SyntheticDataModule(num_train=40, image_size=16)
     data.setup("fit")
-    with pytest.raises(DataError, match="OwnLabels has no healthy counterparts: set"):
+    with pytest.raises(
+        DataError, match=r"(?s)Synthetic lesions: OwnLabels gives no healthy counterparts.*OwnPairs.*InpaintedPairs"
+    ):
         data.serve(("label", "healthy"), ["lesion"])
 
 
@@ -223,12 +258,39 @@ def test_worth_of_labels():
     assert {"position", "all together"} < set(worth.separations)
 
 
+class Middle(Slices):
+    """Tumours are in the middle of the head, and always there: their place says all, but not by its order."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels = [int(20 <= place < 40) for place in self.places]
+
+
+def test_what_tells_labels_need_not_do_so_by_its_order():
+    plain, drawn = label_worth(OwnLabels(balance=False)(Middle())).separations["position"]
+    assert separation(covariates(Middle())["position"], np.array(Middle().labels)) < 0.55
+    assert min(plain, drawn) > 0.95
+
+
+def test_what_tells_labels_as_they_are_drawn_is_looked_for_anew():
+    """Where position is hidden by weights, the classifier is not one that still goes by position."""
+    slices = Slices()
+    rng = np.random.default_rng(3)
+    tint = rng.normal(0.3 * np.array(slices.labels), 0.3).clip(-0.9, 0.9)
+    slices.image = lambda index: torch.full((1, 8, 8), float(tint[index]))
+    labelled = OwnLabels()(slices)
+    _, drawn = label_worth(labelled).separations["all together"]
+    alone = separation(tint, np.array(slices.labels), np.array(labelled.weights))
+    assert drawn >= alone - 0.01
+
+
 def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
     options = ["--data=diffmedseg.data.SyntheticDataModule", "--data.num_train=40", "--data.image_size=16"]
     main(["data", "labels", *options, f"--out={tmp_path / 'a.png'}", "--data.label_recipe=InpaintedPairs"])
     printed = capsys.readouterr().out
     assert "InpaintedPairs: learned from: masks (mask-assisted)" in printed
     assert "mean of channel 1" in printed
+    assert "means of all channels" in printed
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 300
     with pytest.raises(SystemExit, match="BorderCrops found 0 healthy"):

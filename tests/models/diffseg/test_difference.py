@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import yaml
+from tiny_run import EXPERIMENTS
 
 from diffmedseg.diffusion import NoiseProcess, keyed_generator
 from diffmedseg.models import Condition, Denoiser, DiffSegSegmenter
@@ -182,6 +184,19 @@ def test_evidence_is_normalised_map_by_map():
     evidence = to_evidence(maps, 1e-4, (0, 100))
     assert torch.equal(evidence.amax((1, 2)), torch.tensor([1.0, 1, 1, 0]))
     torch.testing.assert_close(evidence, to_evidence(3 * maps - 7, 1e-4, (0, 100)), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", ["diffseg_bright", "diffseg_mri"])
+def test_what_is_small_in_its_images_is_found(settings):
+    """Nodules and the ends of tumours fill less than a percent of an image."""
+    options = yaml.safe_load((EXPERIMENTS / "model" / f"{settings}.yaml").read_text())["init_args"]
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    mask = (y - 30) ** 2 + (x - 33) ** 2 < 9
+    maps = mask + torch.randn(20, 64, 64, generator=torch.Generator().manual_seed(0)) / 32
+    for percentiles, found in ((options["percentiles"], True), ((1, 99), False)):
+        evidence = to_evidence(maps, 1e-4, percentiles)
+        masks = to_soft_mask(evidence, Otsu()(evidence)) > 0.5
+        assert all((dice(one, mask) > 0.95) == found for one in masks)
 
 
 def test_otsu_is_the_best_of_all_levels():
