@@ -208,7 +208,7 @@ def _panel_row(
     seen: list[Tensor] = []
     predict = partial(model._predict, model.tiling.parts())
 
-    def noted(x_t: Tensor, t: Tensor, label: int) -> Tensor:
+    def noted(x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         seen.append(predict(x_t, t, label))
         return seen[-1]
 
@@ -218,7 +218,7 @@ def _panel_row(
         found = NoisePredictionDifference(level, level)(noted, model.process, image, [generator], 1)
         maps.append(model._reduce(found)[0])
         if level == levels[len(levels) // 2]:
-            pictures += [one[0] for one in seen[-2:]]
+            pictures += list(seen[-1])  # healthy, diseased
     result = model.segment(image, keys=case)
     maps += [result.samples[0, 0, 0], result.samples[0, 1, 0], result.probability[0, 0]]
     return batch["id"][i], batch["mask"][i], pictures, maps
