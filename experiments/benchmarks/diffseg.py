@@ -111,6 +111,8 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
     print(f"{run}: {counted} validation images, {samples} samples of {model.num_steps} comparisons\n")
     print(f"| difference | {' | '.join(DECISIONS)} | contrast tells healthy from diseased |")
     print("|---|" + "---|" * (len(DECISIONS) + 1))
+    trivial = [one for batch in batches for one in _scores(batch, *_baseline(model, batch), batch["mask"][:, None])]
+    print(f"| no learning | {_mean(trivial, model.regions, 'dice'):.3f} | | | |", flush=True)
     for name, difference in DIFFERENCES.items():
         model.difference = difference
         scores: dict[str, list[ImageScore]] = {decision: [] for decision in DECISIONS}
