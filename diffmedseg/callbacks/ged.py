@@ -1,5 +1,6 @@
 """How near the samples come to the raters while a model is trained."""
 
+import warnings
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -49,6 +50,8 @@ class GeneralizedEnergyDistance(SegmentationCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log; every process asks, since they sum up together."""
         for name, metric in (("ged", self.distance), ("diversity", self.diversity)):
-            value = metric.compute()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*called before the ``update``")  # as where there is one rater
+                value = metric.compute()
             if not value.isnan():
                 pl_module.log(f"val/{name}", value, sync_dist=True)

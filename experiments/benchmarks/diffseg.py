@@ -111,6 +111,8 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
     print(f"{run}: {counted} validation images, {samples} samples of {model.num_steps} comparisons\n")
     print(f"| difference | {' | '.join(DECISIONS)} | contrast tells healthy from diseased |")
     print("|---|" + "---|" * (len(DECISIONS) + 1))
+    trivial = [one for batch in batches for one in _scores(batch, *_baseline(model, batch), batch["mask"][:, None])]
+    print(f"| no learning | {_mean(trivial, model.regions, 'dice'):.3f} | | | |", flush=True)
     for name, difference in DIFFERENCES.items():
         model.difference = difference
         scores: dict[str, list[ImageScore]] = {decision: [] for decision in DECISIONS}
@@ -208,7 +210,7 @@ def _panel_row(
     seen: list[Tensor] = []
     predict = partial(model._predict, model.tiling.parts())
 
-    def noted(x_t: Tensor, t: Tensor, label: int) -> Tensor:
+    def noted(x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         seen.append(predict(x_t, t, label))
         return seen[-1]
 
@@ -218,7 +220,7 @@ def _panel_row(
         found = NoisePredictionDifference(level, level)(noted, model.process, image, [generator], 1)
         maps.append(model._reduce(found)[0])
         if level == levels[len(levels) // 2]:
-            pictures += [one[0] for one in seen[-2:]]
+            pictures += list(seen[-1])  # healthy, diseased
     result = model.segment(image, keys=case)
     maps += [result.samples[0, 0, 0], result.samples[0, 1, 0], result.probability[0, 0]]
     return batch["id"][i], batch["mask"][i], pictures, maps

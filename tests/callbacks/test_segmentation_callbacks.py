@@ -179,8 +179,9 @@ def test_energy_distance_while_training(tmp_path):
     assert found["val/diversity"] == pytest.approx(float(torch.stack(spreads).mean()), abs=1e-5)
 
 
-def test_one_sample_has_no_energy_distance(tmp_path):
+def test_one_sample_has_no_energy_distance(tmp_path, recwarn):
     found, _ = logged(tmp_path, tiny_model(val_num_samples=1))
+    assert not [warning for warning in recwarn if "before the ``update``" in str(warning.message)]
     assert "val/ged" not in found
     assert "val/dice" in found
 

@@ -13,9 +13,9 @@ from diffmedseg.models.diffseg.denoiser import DISEASED, HEALTHY, NO_LABEL
 
 
 class PredictX0(Protocol):
-    """Predicts x_0 (rows, C, H, W), in [-1, 1], from x_t, t (rows,) and one label for all rows."""
+    """Predicts x_0 (rows, C, H, W), in [-1, 1], from x_t, t (rows,) and label (rows,), in as few passes as it may."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, label: int) -> Tensor: ...  # noqa: D102
+    def __call__(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor: ...  # noqa: D102
 
 
 class Difference(ABC):
@@ -86,12 +86,14 @@ class NoisePredictionDifference(Difference):
         num_steps: int,
     ) -> Tensor:
         """Compare at ``num_steps`` levels; see the base class."""
-        total = torch.zeros_like(image)
+        noisy, levels = [], []
         for _ in range(num_steps):
             t = self.lowest + keyed_integers(self.highest - self.lowest + 1, generators).to(image.device)
-            x_t = process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t)
-            total += predict(x_t, t, HEALTHY) - predict(x_t, t, DISEASED)
-        return total / num_steps
+            noisy.append(process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t))
+            levels.append(t)
+        x_t, t = torch.stack(noisy, 1).flatten(0, 1), torch.stack(levels, 1).flatten()
+        healthy, diseased = _under_either_label(predict, x_t, t)
+        return (healthy - diseased).reshape(len(image), num_steps, *image.shape[1:]).mean(1)
 
 
 class PartialDenoisingDifference(Difference):
@@ -127,23 +129,22 @@ class PartialDenoisingDifference(Difference):
         """Compare the ends of two chains of ``num_steps`` steps; see the base class."""
         eps = keyed_normal(image.shape[1:], generators, image.device)
         levels = torch.linspace(self.start, 0, num_steps + 1).round().int().tolist()
-        ends = []
-        for label in (HEALTHY, DISEASED):
-            t = torch.full((len(image),), levels[0], device=image.device)
-            x_t, x_0 = process.add_noise(image, eps, t), image
-            for level, following in pairwise(levels):
-                t = torch.full((len(image),), level, device=image.device)
-                x_0 = self._guided(predict, x_t, t, label)
-                signal, noise = process.signal_and_noise(level)
-                x_t = process.add_noise(x_0, (x_t - signal * x_0) / noise, torch.full_like(t, following))
-            ends.append(x_0)
-        return ends[0] - ends[1]
+        label = torch.tensor([HEALTHY, DISEASED], device=image.device).repeat(len(image))
+        t = torch.full_like(label, levels[0])
+        x_t = process.add_noise(image.repeat_interleave(2, 0), eps.repeat_interleave(2, 0), t)
+        x_0 = x_t
+        for level, following in pairwise(levels):
+            x_0 = self._guided(predict, x_t, torch.full_like(t, level), label)
+            signal, noise = process.signal_and_noise(level)
+            x_t = process.add_noise(x_0, (x_t - signal * x_0) / noise, torch.full_like(t, following))
+        return x_0[::2] - x_0[1::2]
 
-    def _guided(self, predict: PredictX0, x_t: Tensor, t: Tensor, label: int) -> Tensor:
-        labelled = predict(x_t, t, label)
+    def _guided(self, predict: PredictX0, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         if self.guidance == 1:
-            return labelled
-        free = predict(x_t, t, NO_LABEL)
+            return predict(x_t, t, label)
+        both = torch.stack([label, torch.full_like(label, NO_LABEL)], 1).flatten()
+        x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), both)
+        labelled, free = x_0[::2], x_0[1::2]
         return (free + self.guidance * (labelled - free)).clamp(-1, 1)
 
 
@@ -173,7 +174,7 @@ class ReleasedDifference(Difference):
         """Compare once; see the base class. ``num_steps`` changes nothing."""
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
         x_t = process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t)
-        healthy, diseased = (self.grey_residual(x_t - predict(x_t, t, label)) for label in (HEALTHY, DISEASED))
+        healthy, diseased = (self.grey_residual(x_t - x_0) for x_0 in _under_either_label(predict, x_t, t))
         return self._DISEASED_WEIGHT * diseased - healthy
 
     def grey_residual(self, residual: Tensor) -> Tensor:
@@ -181,6 +182,13 @@ class ReleasedDifference(Difference):
         levels = (127.5 * (residual + 1)).trunc()
         grey = torch.einsum("bchw,c->bhw", levels, levels.new_tensor(self._LUMA))[:, None]
         return grey - grey.amin((-2, -1), keepdim=True)
+
+
+def _under_either_label(predict: PredictX0, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict x_0 of the same noisy images healthy and diseased, together."""
+    label = torch.tensor([HEALTHY, DISEASED], device=x_t.device).repeat(len(x_t))
+    x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), label)
+    return x_0[::2], x_0[1::2]
 
 
 def _check_level(level: int, process: NoiseProcess) -> None:

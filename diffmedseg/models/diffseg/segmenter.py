@@ -26,6 +26,7 @@ from diffmedseg.segmentation import Drawn
 Polarity = Literal["darker", "brighter", "either"]
 
 _NO_CONDITION = Condition(())  # the image is what is denoised
+_CPU_PIXELS = 2**16  # in a pass: a third faster than four times as many, which leave the cache
 
 
 class DiffSegSegmenter(DiffusionSegmenter):
@@ -183,13 +184,14 @@ class DiffSegSegmenter(DiffusionSegmenter):
         """
         flat = [generator for row in generators for generator in row]
         rows = image.repeat_interleave(len(generators[0]), 0)
-        per_pass, predict = self._rows_per_pass(), partial(self._predict, self.tiling.parts())
+        together = max(self._rows_per_pass() // (2 * num_steps), 1)
+        predict = partial(self._predict, self.tiling.parts())
         parts = [
             self._reduce(
-                self.difference(predict, self.process, rows[first : first + per_pass],
-                                flat[first : first + per_pass], num_steps)
+                self.difference(predict, self.process, rows[first : first + together],
+                                flat[first : first + together], num_steps)
             )
-            for first in range(0, len(rows), per_pass)
+            for first in range(0, len(rows), together)
         ]  # fmt: skip
         return torch.cat(parts).reshape(len(image), -1, *image.shape[-2:])
 
@@ -201,11 +203,17 @@ class DiffSegSegmenter(DiffusionSegmenter):
         low, high = percentile_range(maps.flatten(0, 1), self.percentiles)
         return (high - low).reshape(len(image), -1).median(1).values.cpu()
 
-    def _predict(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: int) -> Tensor:
-        labels = torch.full_like(t, label)
+    def _predict(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """Predict x_0 of as many rows at once as the memory budget allows, and are fastest."""
+        rows = self._rows_per_pass()
+        if x_t.device.type == "cpu":
+            rows = min(rows, max(_CPU_PIXELS // math.prod(self.image_size), 1))
+        some = (torch.split(one, rows) for one in (x_t, t, label))
+        return torch.cat([self._one_pass(parts, *rows) for rows in zip(*some, strict=True)])
 
+    def _one_pass(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         def network(window: Tensor) -> Tensor:
-            result: Tensor = self.denoiser(self._memory_format(window), t, _NO_CONDITION, labels).float()
+            result: Tensor = self.denoiser(self._memory_format(window), t, _NO_CONDITION, label).float()
             return result
 
         output = blend(parts, (network(x_t[part]) for part in parts), self.image_size)

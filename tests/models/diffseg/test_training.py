@@ -4,6 +4,11 @@ from small_networks import small
 
 from diffmedseg.diffusion import NoiseProcess, keyed_generator
 from diffmedseg.models import ClassConditionalUNet, Condition, Denoiser, DiffSegSegmenter, TwoTowerUNet
+from diffmedseg.models.diffseg.difference import (
+    NoisePredictionDifference,
+    PartialDenoisingDifference,
+    ReleasedDifference,
+)
 
 
 class Recorder(Denoiser):
@@ -116,6 +121,35 @@ def test_samples_of_diffseg_differ_and_depend_on_their_key_alone():
     model.pixels_per_pass = 256  # one row at a time
     generators = [[keyed_generator(key, s) for s in range(3)] for key in "ab"]
     torch.testing.assert_close(model.difference_maps(image, generators, 1), maps, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("difference", "passes"),
+    [
+        (NoisePredictionDifference(), [48]),
+        (PartialDenoisingDifference(400, 2.0), [24] * 2),
+        (ReleasedDifference(), [12]),
+    ],
+)
+def test_levels_noise_and_labels_of_an_image_are_evaluated_together(difference, passes):
+    """In one pass where the memory budget allows; a chain in one for each step."""
+
+    class Labelled(Recorder):
+        def forward(self, x_t, t, condition, label=None):
+            super().forward(x_t, t, condition, label)
+            return x_t * (1 + label.reshape(-1, 1, 1, 1)) + t.reshape(-1, 1, 1, 1) / 1000
+
+    steps = 4 if len(passes) == 1 else 2
+    model = DiffSegSegmenter(Labelled(), image_size=(8, 8), num_samples=6, num_steps=steps, difference=difference)
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    drawn = []
+    for budget, expected in ((2**20, passes), (10 * 64, None)):
+        model.pixels_per_pass = budget
+        model.denoiser.calls.clear()
+        drawn.append(model.difference_maps(image, [[keyed_generator("a", s) for s in range(6)]], steps))
+        rows = [len(x_t) for x_t, _, _ in model.denoiser.calls]
+        assert rows == expected if expected else max(rows) <= 10
+    torch.testing.assert_close(*drawn)
 
 
 def test_the_process_may_predict_noise():
