@@ -27,15 +27,7 @@ from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.metrics.cases import CaseScore, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.metrics.table import read_cases
-from diffmedseg.models.diffseg.decision import (
-    Decision,
-    FixedLevel,
-    MultipleOfMean,
-    Otsu,
-    percentile_range,
-    to_evidence,
-    to_soft_mask,
-)
+from diffmedseg.models.diffseg.decision import Decision, FixedLevel, MultipleOfMean, Otsu
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference, PartialDenoisingDifference
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.models.segmenter import sample_generators
@@ -119,12 +111,11 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
         contrast, label = [], []
         for batch in batches:
             maps = _maps(model, batch, samples)
-            low, high = percentile_range(maps.flatten(0, 1), model.percentiles)
-            contrast.append((high - low).reshape(len(maps), -1).median(1).values)
+            contrast.append(model.contrast(maps, batch["image"]).median(1).values)
             label.append(batch["mask"].flatten(1).any(1))
-            evidence = to_evidence(maps.flatten(0, 1), model.least_contrast, model.percentiles)
             for decision, rule in DECISIONS.items():
-                soft = to_soft_mask(evidence, rule(evidence)).reshape(maps.shape)[:, :, None]
+                model.decision = rule
+                soft = model.soft_masks(maps, batch["image"])[:, :, None]
                 scores[decision] += _scores(batch, soft.mean(1), soft, batch["mask"][:, None])
         dice = [_mean(images, model.regions, "dice") for images in scores.values()]
         told = _auc(torch.cat(contrast), torch.cat(label))

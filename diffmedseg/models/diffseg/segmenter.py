@@ -25,6 +25,7 @@ from diffmedseg.segmentation import Drawn
 
 Polarity = Literal["darker", "brighter", "either"]
 
+_BACKGROUND = -0.999  # of MRI, z-scored or not, and of black corners
 _NO_CONDITION = Condition(())  # the image is what is denoised
 _CPU_PIXELS = 2**16  # in a pass: a third faster than four times as many, which leave the cache
 
@@ -48,6 +49,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
             lies above the second is lost.
         least_contrast: A map whose percentiles lie no further apart, in units of the image's range [-1, 1], shows
             nothing: its sample is empty. ``diffmedseg calibrate --nothing`` fits it.
+        ignore_background: Leave pixels of which all channels are at their least, -1, as the air around a head, out of
+            normalisation and decision: nothing is found in them.
         supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
         label_dropout: How often training hides the label.
         noise_range: The levels that are trained, from and below, of T; None for all.
@@ -87,6 +90,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         blur: float = 1.0,
         percentiles: tuple[float, float] = (1.0, 99.0),
         least_contrast: float = 1e-4,
+        ignore_background: bool = True,
         supervision: Literal["labels", "pairs"] = "labels",
         label_dropout: float = 0.1,
         noise_range: tuple[int, int] | None = None,
@@ -136,6 +140,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.difference, self.decision = difference or NoisePredictionDifference(), decision or Otsu()
         self.polarity, self.channel_weights, self.blur = polarity, dict(channel_weights or {}), blur
         self.percentiles, self.least_contrast = (percentiles[0], percentiles[1]), least_contrast
+        self.ignore_background = ignore_background
         self.supervision, self.noise_range = supervision, (low, high)
         self.label_dropout = label_dropout
         self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
@@ -167,9 +172,39 @@ class DiffSegSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw S difference maps per image; see the base class."""
-        maps = self.difference_maps(image, generators, num_steps)
-        evidence = to_evidence(maps.flatten(0, 1), self.least_contrast, self.percentiles)
-        return Drawn(to_soft_mask(evidence, self.decision(evidence)).reshape(maps.shape)[:, :, None])
+        return Drawn(self.soft_masks(self.difference_maps(image, generators, num_steps), image)[:, :, None])
+
+    def soft_masks(self, maps: Tensor, image: Tensor) -> Tensor:
+        """Normalise difference maps and decide, over what of each image is no background.
+
+        Args:
+            maps: (B, S, H, W).
+            image: (B, C, H, W), in [-1, 1].
+
+        Returns:
+            (B, S, H, W), in [0, 1]; 0 in the background.
+        """
+        soft = torch.zeros_like(maps)
+        for found, one, shown in zip(soft, maps, self._shown(image), strict=True):
+            if shown.any():
+                evidence = to_evidence(one[:, shown][:, None], self.least_contrast, self.percentiles)
+                found[:, shown] = to_soft_mask(evidence, self.decision(evidence))[:, 0]
+        return soft
+
+    def contrast(self, maps: Tensor, image: Tensor) -> Tensor:
+        """Return how far the percentiles of each map lie apart, over what is no background: (B, S)."""
+        found = maps.new_zeros(maps.shape[:2])
+        for contrast, one, shown in zip(found, maps, self._shown(image), strict=True):
+            if shown.any():
+                low, high = percentile_range(one[:, shown], self.percentiles)
+                contrast += high - low
+        return found
+
+    def _shown(self, image: Tensor) -> Tensor:
+        """Return what is no background, (B, H, W), bool."""
+        return (
+            (image > _BACKGROUND).any(1) if self.ignore_background else torch.ones_like(image[:, 0], dtype=torch.bool)
+        )
 
     def difference_maps(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
         """Draw raw difference maps: higher where the image looks more diseased.
@@ -199,9 +234,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
     def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:
         """Score images by the contrast that half of their samples exceed; see the base class."""
         generators = sample_generators(self.seed, keys, self.num_samples)
-        maps = self.difference_maps(image.to(self.device), generators, self.num_steps)
-        low, high = percentile_range(maps.flatten(0, 1), self.percentiles)
-        return (high - low).reshape(len(image), -1).median(1).values.cpu()
+        image = image.to(self.device)
+        return self.contrast(self.difference_maps(image, generators, self.num_steps), image).median(1).values.cpu()
 
     def _predict(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """Predict x_0 of as many rows at once as the memory budget allows, and are fastest."""

@@ -98,6 +98,25 @@ def test_identical_branches_give_an_empty_mask(decision):
     assert torch.isfinite(result.probability).all()
 
 
+def test_in_the_air_around_a_head_nothing_is_found():
+    """However large the difference there, of networks that never saw anything in it to denoise."""
+    image, lesion = images()[:1], lesions()[0]
+    air = torch.ones(1, 32, 32, dtype=torch.bool)
+    air[:, 4:28, 4:28] = False
+    image[0][:, air[0]] = -1
+    maps = lesion + 3 * air * torch.rand(1, 3, 32, 32)
+    found = {ignored: oracle(ignore_background=ignored).soft_masks(maps, image) > 0.5 for ignored in (True, False)}
+    assert torch.equal(found[True], lesion.expand_as(maps))
+    assert found[False][air.expand_as(maps)].any()
+    model = oracle()
+    assert model.contrast(maps, image).max() == 1
+    for nothing in (
+        model.soft_masks(maps, torch.full_like(image, -1)),
+        model.contrast(maps, torch.full_like(image, -1)),
+    ):
+        assert not nothing.any()
+
+
 def test_what_shows_too_little_contrast_is_nothing():
     contrast = SKIN - LESION
     found = {least: oracle(least_contrast=least).segment(images(), keys=["a", "b"]).mask.any() for least in (0.5, 1.5)}
