@@ -228,7 +228,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
             )
             for first in range(0, len(rows), together)
         ]  # fmt: skip
-        return torch.cat(parts).reshape(len(image), -1, *image.shape[-2:])
+        return torch.cat(parts).float().reshape(len(image), -1, *image.shape[-2:])
 
     @torch.inference_mode()
     def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:

@@ -98,6 +98,12 @@ def test_identical_branches_give_an_empty_mask(decision):
     assert torch.isfinite(result.probability).all()
 
 
+def test_under_autocast_maps_are_full_precision():
+    with torch.autocast("cpu", torch.bfloat16):
+        found = oracle(blur=1.0).sample(images(), keys=["a", "b"])
+    assert found.samples.dtype == torch.float32
+
+
 def test_in_the_air_around_a_head_nothing_is_found():
     """However large the difference there, of networks that never saw anything in it to denoise."""
     image, lesion = images()[:1], lesions()[0]
