@@ -90,11 +90,16 @@ class Conformal:
         )
         return bins >= inner, bins >= outer
 
-    def areas(self, samples: Tensor) -> Tensor:
-        """Return the interval of each region, (2, K), from its samples' areas (S, K), in pixels or voxels."""
+    def areas(self, samples: Tensor, most: float = math.inf) -> Tensor:
+        """Return the interval of each region, (2, K), in pixels or voxels.
+
+        Args:
+            samples: Areas of the samples, (S, K).
+            most: That of the whole image, which nothing exceeds.
+        """
         areas, factor = samples.double(), torch.tensor(self.area_factor, dtype=torch.float64, device=samples.device)
         low = areas.amin(0) / factor
-        return torch.stack([torch.where(low >= 1, low, 0), areas.amax(0).clamp(min=1) * factor])
+        return torch.stack([torch.where(low >= 1, low, 0), (areas.amax(0).clamp(min=1) * factor).clamp(max=most)])
 
     def held(self, image: ImageScore) -> list[Held]:
         """Say of each region of a case that was scored with its contours what held.

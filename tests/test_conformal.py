@@ -97,6 +97,7 @@ def test_areas_of_lesions_that_may_not_be_there():
     rng = np.random.default_rng(3)
     fitted = Conformal([0.9, 0.9], [0.1, 0.1], [1.5, 2.0], 0.95, 0.9, 10, 2, 10)
     assert fitted.areas(torch.tensor([[0, 100], [0, 110]])).tolist() == [[0, 50], [1.5, 220]]
+    assert fitted.areas(torch.tensor([[0, 100], [0, 110]]), 200)[1].tolist() == [1.5, 200]  # no larger than the image
 
     def draw_case():
         truth = disc(rng.uniform(3, 8)) * float(rng.random() > 1 / 3)

@@ -9,8 +9,10 @@ def centreline(mask: Tensor) -> Tensor:
     """Thin a mask (H, W), bool, to lines one pixel wide, by SimpleITK."""
     import SimpleITK as sitk
 
-    thin = sitk.BinaryThinning(sitk.GetImageFromArray(mask.cpu().numpy().astype(np.uint8)))
-    return torch.from_numpy(sitk.GetArrayFromImage(thin).astype(bool))
+    # At an image's edge the filter is wrong: it deletes thin structures there, and leaves thick ones thick.
+    padded = np.pad(mask.cpu().numpy().astype(np.uint8), 1)
+    thin = sitk.GetArrayFromImage(sitk.BinaryThinning(sitk.GetImageFromArray(padded)))
+    return torch.from_numpy(thin[1:-1, 1:-1].astype(bool))
 
 
 def centreline_dice(prediction: Tensor, reference: Tensor) -> float:

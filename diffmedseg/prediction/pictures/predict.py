@@ -165,7 +165,9 @@ def _describe(
     empty = (~drawn.flatten(2).any(2)).double().mean(0)
     confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
     digest, areas = files_digest([file.path]), sample_areas(result.samples, seen)[0]
-    interval = torch.full((2, len(mask)), torch.nan) if model.conformal is None else model.conformal.areas(areas)
+    interval = torch.full((2, len(mask)), torch.nan)
+    if model.conformal is not None:
+        interval = model.conformal.areas(areas, mask[0].numel())
     ratios = torch.full((len(mask), 3), torch.nan, dtype=torch.float64)
     if model.nested:
         ratio_of_samples = vertical_ratios(turn_upright(drawn, orientation))

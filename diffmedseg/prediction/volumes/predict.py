@@ -99,7 +99,7 @@ def _describe(
     digest = files_digest(case.files())
     interval = np.full((2, len(model.regions)), math.nan)
     if model.conformal is not None:
-        interval = model.conformal.areas(result.sample_voxels).numpy() * voxel
+        interval = model.conformal.areas(result.sample_voxels, result.mask[0].size).numpy() * voxel
     return [
         VolumeRow(
             image=case.name,
