@@ -13,6 +13,8 @@ from diffmedseg.segmentation import CropWindow
 
 Batch = dict[str, Any]
 
+_BACKGROUND = -0.999  # less is -1, but for rounding
+
 
 class DataError(RuntimeError):
     """Data that is missing, unpaired or unreadable; the message says what was found and what to do.
@@ -94,6 +96,14 @@ def to_unit(image: Tensor) -> Tensor:
 def to_signed(image: Tensor) -> Tensor:
     """Map an image as stores give it, uint8 in [0, 255] or float in [-1, 1], to [-1, 1]."""
     return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
+
+
+def is_tissue(image: Tensor) -> Tensor:
+    """Return where images (..., C, H, W), uint8 or in [-1, 1], are no background, (..., H, W), bool.
+
+    Background is where every channel has its least value, as in the air around a head and in black corners.
+    """
+    return (to_signed(image) > _BACKGROUND).any(-3)
 
 
 def majority(masks: Tensor) -> Tensor:

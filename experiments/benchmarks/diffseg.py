@@ -22,7 +22,7 @@ from torch import Tensor
 from training import train_run
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import Batch
+from diffmedseg.data.store import Batch, is_tissue
 from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.metrics.cases import CaseScore, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
@@ -233,7 +233,7 @@ def _baseline(model: DiffSegSegmenter, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cut what is looked for, dark or bright, at Otsu's level of the pixels that are not background."""
     value, masks = model._reduce(-batch["image"]), []  # as if the healthy image were nothing
     for image, one in zip(batch["image"], value, strict=True):
-        inside = (image > -0.999).any(0)
+        inside = is_tissue(image)
         unit = (one - one.min()) / (one.max() - one.min()).clamp(min=1e-6)
         level = otsu_level(unit[inside][None])[0] if inside.any() else 1.0
         masks.append(((unit > level) & inside).float())

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.data.store import ImageStore, to_signed
+from diffmedseg.data.store import ImageStore, is_tissue, to_signed
 
-_BACKGROUND = -0.999  # of float images in [-1, 1], where MRI's background is -1
 _RIDGE = 1e-3  # keeps the fit finite where labels can be told without error
 
 
@@ -37,11 +36,6 @@ def _measure(image: Tensor) -> list[float]:
     tissue = unit[:, inside] if inside.any() else unit.flatten(1)
     values = torch.stack([tissue.mean(1), tissue.std(1, correction=0)], 1)
     return [float(inside.double().mean()), *values.flatten().tolist()]
-
-
-def is_tissue(image: Tensor) -> Tensor:
-    """Return where an image (C, H, W), as stores give it, is no background: (H, W), bool."""
-    return (to_signed(image) > _BACKGROUND).any(0)
 
 
 def _relative_positions(store: ImageStore) -> NDArray[np.float64]:

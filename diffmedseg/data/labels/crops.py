@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffmedseg.data.labels.balance import is_tissue
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
-from diffmedseg.data.store import DataError, ImageStore, majority, to_unit
+from diffmedseg.data.store import DataError, ImageStore, is_tissue, majority, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.otsu import otsu_level
 

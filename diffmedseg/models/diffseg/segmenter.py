@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffmedseg.calibration import Calibration
 from diffmedseg.conformal import Conformal
-from diffmedseg.data.store import Batch
+from diffmedseg.data.store import Batch, is_tissue
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Condition, Denoiser
@@ -25,7 +25,6 @@ from diffmedseg.segmentation import Drawn
 
 Polarity = Literal["darker", "brighter", "either"]
 
-_BACKGROUND = -0.999  # of MRI, z-scored or not, and of black corners
 _NO_CONDITION = Condition(())  # the image is what is denoised
 _CPU_PIXELS = 2**16  # in a pass: a third faster than four times as many, which leave the cache
 
@@ -202,9 +201,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
 
     def _shown(self, image: Tensor) -> Tensor:
         """Return what is no background, (B, H, W), bool."""
-        return (
-            (image > _BACKGROUND).any(1) if self.ignore_background else torch.ones_like(image[:, 0], dtype=torch.bool)
-        )
+        return is_tissue(image) if self.ignore_background else torch.ones_like(image[:, 0], dtype=torch.bool)
 
     def difference_maps(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
         """Draw raw difference maps: higher where the image looks more diseased.
