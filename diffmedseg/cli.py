@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
 from diffmedseg import dashboard_cli, data_cli, evaluation_cli, predict_cli, zoo_cli
+from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
@@ -181,6 +182,7 @@ def main(args: ArgsType = None) -> None:
     Args:
         args: Arguments; None takes those of the process.
     """
+    keep_freed_memory()
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
         _COMMANDS[arguments[0]](arguments[1:])

@@ -50,6 +50,7 @@ class ProcessTime(Callback):
 
     def __init__(self, minutes: float) -> None:
         self.seconds, self.before = 60 * minutes, 0.0
+        self.began = time.process_time()  # a resumed run ends its epoch before it begins one
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note when the epoch began."""

@@ -1,11 +1,13 @@
 """Time and memory of sampling over side, S, steps and parameters, and how far it is from the machine's limit.
 
-``python experiments/benchmarks/scaling.py table`` prints the table and draws ``figures/scaling.png``. Each setting runs
-in a process of its own, for its peak of memory. *Limit* is the counted floating-point operations (of convolutions and
-products; no FFT) over the time that a large matrix product of as many would take on the same machine, in the same run.
+``python experiments/benchmarks/scaling.py table`` prints the table and draws ``figures/scaling.png``; ``... allocator``
+prints what the allocator does to times. Each setting runs in a process of its own, for its peak of memory. *Limit* is
+the counted floating-point operations (of convolutions and products; no FFT) over the time that a large matrix product
+of as many would take on the same machine, in the same run.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from samples_time import inference, segmenter
 from timing import best_device, hardware, median_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.figures import save_figure
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 
@@ -55,13 +58,16 @@ AXES: dict[str, list[object]] = {
 }
 
 
-def one(setting: Setting, rounds: int = 3) -> None:
+def one(setting: Setting, rounds: int = 3, keep: bool = True) -> None:
     """Measure one setting, and print seconds, MiB, operations and share of the limit as JSON.
 
     Args:
         setting: What is sampled.
         rounds: How often.
+        keep: Keep freed memory, as the command line does.
     """
+    if keep:
+        keep_freed_memory()
     device = best_device()
     model = segmenter(setting.member, setting.size, setting.side).to(device).eval()
     image = torch.rand(1, 3, setting.side, setting.side, device=device) * 2 - 1
@@ -115,9 +121,25 @@ def table(members: list[str] = ["V1", "lite"], figure: Path = FIGURE) -> None:  
     save_figure(draw(found, members), figure)
 
 
-def _measure(setting: Setting) -> dict[str, float]:
+def allocator(members: list[str] = ["V1", "lite"], sides: list[int] = [128, 256, 512], turns: int = 3) -> None:  # noqa: B006
+    """Print the seconds of sampling with the allocator as it is, and with freed memory kept.
+
+    Args:
+        members: Of the family.
+        sides: Of the image, in pixels.
+        turns: Processes of each, in turns, of whose times the median counts.
+    """
+    print(f"{hardware()}; {time.strftime('%Y-%m-%d')}\n")
+    print("| member | side, px | as it is, s | kept, s | ratio |\n|---|---|---|---|---|")
+    for setting in (Setting(member, side=side) for member in members for side in sides):
+        pairs = [[_measure(setting, keep)["seconds"] for keep in (False, True)] for _ in range(turns)]
+        plain, kept = (statistics.median(taken) for taken in zip(*pairs, strict=True))
+        print(f"| {setting.member} | {setting.side} | {plain:.3f} | {kept:.3f} | {kept / plain:.2f} |", flush=True)
+
+
+def _measure(setting: Setting, keep: bool = True) -> dict[str, float]:
     arguments = [part for name, value in asdict(setting).items() for part in (f"--setting.{name}", str(value))]
-    command = [sys.executable, __file__, "one", *arguments]
+    command = [sys.executable, __file__, "one", *arguments, f"--keep={keep}"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(printed.splitlines()[-1])
     return result
@@ -145,4 +167,4 @@ def draw(found: dict[Setting, dict[str, float]], members: list[str]) -> Figure:
 
 
 if __name__ == "__main__":
-    auto_cli([table, one], as_positional=True)
+    auto_cli([table, allocator, one], as_positional=True)
