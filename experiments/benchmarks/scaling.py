@@ -151,7 +151,7 @@ def draw(found: dict[Setting, dict[str, float]], members: list[str]) -> Figure:
     figure = Figure(figsize=(3.2 * len(axes_of), 5), layout="constrained")
     grid = figure.subplots(2, len(axes_of), squeeze=False)
     for column, name in enumerate(axes_of):
-        for row, (score, label) in enumerate((("seconds", "seconds"), ("mib", "MiB more than at rest"))):
+        for row, (score, label) in enumerate((("seconds", "seconds"), ("mib", "MiB above one sample"))):
             axis = grid[row, column]
             for member in members:
                 points = [(v, found[replace(Setting(member), **{name: v})][score]) for v in AXES[name]]  # type: ignore[arg-type]
