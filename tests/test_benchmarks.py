@@ -1,7 +1,9 @@
 """The scripts under experiments/benchmarks, as far as that takes no training."""
 
 import csv
-from types import SimpleNamespace
+import sys
+from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import budget
 import choices
@@ -10,8 +12,11 @@ import isic2017_result
 import pytest
 import shared_noise
 import torch
+from isic_files import write
 from test_cli import instantiate
 from tiny_run import EXPERIMENTS
+
+from diffmedseg.data import ISIC2017DataModule
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,43 @@ def test_training_ends_before_an_epoch_that_would_exceed_its_time(monkeypatch):
     resumed.load_state_dict(first.state_dict())
     resumed.on_train_epoch_end(trainer, None)  # Lightning ends the epoch before which it was stopped
     assert resumed.state_dict()["used"] == 60
+
+
+class Peer(torch.nn.Module):
+    """Stands for the peer's; keeps what it is trained on."""
+
+    seen: list[float] = []  # noqa: RUF012
+
+    def __init__(self, network, **settings):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, mask, image):
+        self.seen.extend(image.double().sum((1, 2, 3)).tolist())
+        return self.weight.square()
+
+    def sample(self, image):
+        return image[:, :1]
+
+
+def test_the_peer_is_trained_on_all_images_each_time_anew(tmp_path, monkeypatch):
+    """Not on those of one epoch, augmented once: neither in its second epoch nor where it goes on."""
+    write(tmp_path, ISIC2017DataModule, training=10, validation=2, test=1)
+    peer = ModuleType("med_seg_diff_pytorch")
+    peer.MedSegDiff, peer.Unet = Peer, lambda **settings: None
+    monkeypatch.setitem(sys.modules, "med_seg_diff_pytorch", peer)
+    monkeypatch.setattr(budget, "ISIC2017DataModule", partial(ISIC2017DataModule, batch_size=2, steps_per_epoch=2))
+    clock = iter(range(1000))
+    monkeypatch.setattr(budget.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(Peer, "seen", [])
+    for minutes in (0.2, 0.4):
+        (tmp_path / "cases.csv").unlink(missing_ok=True)
+        budget._train_peer(tmp_path, tmp_path, minutes, samples=2, steps=2)
+    assert len(Peer.seen) > 12
+    assert len(set(Peer.seen)) == len(Peer.seen)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["step"] == len(Peer.seen) / 2
+    assert state["used"] >= 0.4 * 60
 
 
 def test_table_of_the_budget(tmp_path, capsys):

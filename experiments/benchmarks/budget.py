@@ -4,7 +4,8 @@ In an environment that has both (``python -m venv peer; peer/bin/pip install . m
 ``peer/bin/python experiments/benchmarks/budget.py train /path/to/isic2017`` trains what is not trained yet, going on
 where an earlier call stopped, and scores it on the 150 official validation images; ``... collect`` gathers the scores
 into budget.csv beside this file; ``... table`` prints them. Time is that of the process on all its cores: it does
-not matter what else the machine does. Reading, validation and checkpoints count, the test does not. Ours are the
+not matter what else the machine does (with a GPU it is the clock's, as much of which ``--minutes`` then asks for).
+Reading, validation and checkpoints count, the test does not. Ours are the
 ``cpu`` presets, whose learning rate falls over 8,000 steps, or as many of these as there is time for.
 """
 
@@ -18,6 +19,7 @@ import torch
 from jsonargparse import auto_cli
 from lightning import Callback, LightningModule, Trainer
 from rows import read_rows, write_rows
+from timing import best_device
 from torch import Tensor
 from training import train_run
 
@@ -39,6 +41,12 @@ MODELS: dict[str, list[str]] = {
     CONTROL: ["base.yaml", "supervised/isic2017.yaml", "supervised/cpu.yaml"],
 }
 COLUMNS = ("dice", "dice_prior", "diversity")
+_BEGAN = time.perf_counter()
+
+
+def _used() -> float:
+    """Return the seconds of this process so far: of all its cores, or the clock's where a GPU does the work."""
+    return time.perf_counter() - _BEGAN if torch.cuda.is_available() else time.process_time()
 
 
 class ProcessTime(Callback):
@@ -50,20 +58,20 @@ class ProcessTime(Callback):
 
     def __init__(self, minutes: float) -> None:
         self.seconds, self.before = 60 * minutes, 0.0
-        self.began = time.process_time()  # a resumed run ends its epoch before it begins one
+        self.began = _used()  # a resumed run ends its epoch before it begins one
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note when the epoch began."""
-        self.began = time.process_time()
+        self.began = _used()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop where another epoch like this one takes too long."""
-        now = time.process_time()
+        now = _used()
         trainer.should_stop |= self.before + now + (now - self.began) > self.seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Return the time that was used."""
-        return {"used": self.before + time.process_time()}
+        return {"used": self.before + _used()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the time that was used."""
@@ -111,39 +119,44 @@ def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: i
     if (folder / "cases.csv").is_file():
         return
     torch.manual_seed(0)
+    device = best_device()
     network = Unet(dim=64, image_size=64, dim_mults=(1, 2, 4, 8))
-    peer = MedSegDiff(network, timesteps=1000, sampling_timesteps=steps)
+    peer = MedSegDiff(network, timesteps=1000, sampling_timesteps=steps).to(device)
     optimizer = torch.optim.AdamW(peer.parameters(), 1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     data = ISIC2017DataModule(root, reported="validation", image_size=64)
     data.setup("fit")
     data.setup("test")
     data.serve((), data.info.regions)
-    last, used, step = folder / "last.pt", 0.0, 0
+    last, before, step = folder / "last.pt", 0.0, 0
     folder.mkdir(parents=True, exist_ok=True)
     if last.is_file():
-        state = torch.load(last, weights_only=True)
+        state = torch.load(last, device, weights_only=True)
         peer.load_state_dict(state["peer"])
         optimizer.load_state_dict(state["optimizer"])
-        used, step = state["used"], state["step"]
+        before, step = state["used"], state["step"]
+        torch.manual_seed(step)  # not the noise of the first steps again
+
+    def used() -> float:
+        return before + _used()
 
     def save(temporary: Path) -> None:
-        torch.save(
-            {"peer": peer.state_dict(), "optimizer": optimizer.state_dict(), "used": used, "step": step}, temporary
-        )
+        state = {"peer": peer.state_dict(), "optimizer": optimizer.state_dict(), "used": used(), "step": step}
+        torch.save(state, temporary)
 
-    while used < 60 * minutes:
-        for batch in data.train_dataloader():
-            start = time.process_time()
-            image, mask = _peers(data.on_after_batch_transfer(batch, 0))
+    loader = data.train_dataloader()
+    loader.sampler.draws_before = lambda: step * data.batch_size  # type: ignore[attr-defined]  # no Trainer counts them
+    while used() < 60 * minutes:
+        for batch in loader:
+            image, mask = _peers(data, batch, device)
             optimizer.zero_grad()
             loss = peer(mask, image)
             loss.backward()
             optimizer.step()
-            used, step = used + time.process_time() - start, step + 1
+            step += 1
             if step % 20 == 0:
-                print(f"{PEER}: step {step}, {used / 60:.1f} minutes, loss {loss.item():.4f}", flush=True)
+                print(f"{PEER}: step {step}, {used() / 60:.1f} minutes, loss {loss.item():.4f}", flush=True)
                 write_whole(last, save)
-            if used >= 60 * minutes:
+            if used() >= 60 * minutes:
                 break
     write_whole(last, save)
     write_cases(score_cases(_score_peer(peer.eval(), data, samples), data.info.regions), folder / "cases.csv")
@@ -153,15 +166,16 @@ def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: i
 def _score_peer(peer: torch.nn.Module, data: ISIC2017DataModule, samples: int) -> list:
     scores = []
     for batch in data.test_dataloader():
-        image, _ = _peers(data.on_after_batch_transfer(batch, 0))
-        drawn = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples))
+        image, _ = _peers(data, batch, best_device())
+        drawn = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples)).cpu()
         for i, case in enumerate(batch["case"]):
             scores.append(score_image(case, drawn[i].mean(0), drawn[i], batch["reference"][i], 0.5, 0.0))
     return scores
 
 
-def _peers(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return images and masks in [0, 1], as the peer takes them."""
+def _peers(data: ISIC2017DataModule, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images and masks in [0, 1] on the device, as the peer takes them."""
+    batch = data.on_after_batch_transfer(data.transfer_batch_to_device({**batch}, device, 0), 0)
     return (batch["image"] + 1) / 2, batch["mask"]
 
 
