@@ -7,6 +7,8 @@ from types import ModuleType, SimpleNamespace
 
 import budget
 import choices
+import diffusers
+import distil
 import folds
 import isic2017_result
 import pytest
@@ -17,6 +19,8 @@ from test_cli import instantiate
 from tiny_run import EXPERIMENTS
 
 from diffmedseg.data import ISIC2017DataModule
+from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
+from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,30 @@ def test_the_peer_is_trained_on_all_images_each_time_anew(tmp_path, monkeypatch)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert state["step"] == len(Peer.seen) / 2
     assert state["used"] >= 0.4 * 60
+
+
+def seen_by(segmenter, run):
+    """Return the levels and the noisy masks that the network is given."""
+    seen = []
+    handle = segmenter.denoiser.register_forward_pre_hook(lambda _, given: seen.append((int(given[1][0]), given[0])))
+    run()
+    handle.remove()
+    return seen
+
+
+def test_a_student_learns_at_the_levels_where_it_will_be_asked():
+    """Whatever the spacing of its sampler, which is UniPC where lite's is meant."""
+    torch.manual_seed(0)
+    reverse = ReverseProcess(diffusers.UniPCMultistepScheduler(), spacing=1.5)
+    segmenter = MedSegDiffSegmenter(MedSegDiffLite(3, 1, "tiny"), image_size=(32, 32), reverse=reverse).eval()
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    noise = keyed_normal((1, 32, 32), [keyed_generator(segmenter.seed, "a", 0)], image.device)
+    condition = segmenter.denoiser.encode(image)
+    learned = seen_by(segmenter, lambda: distil._loss(segmenter, noise, condition, torch.zeros(1, 1, 32, 32)))
+    asked = seen_by(segmenter, lambda: segmenter.sample(image, 1, 2, keys=["a"]))
+    assert [t for t, _ in learned] == [t for t, _ in asked]
+    for (_, x_t), (_, other) in zip(learned, asked, strict=True):
+        torch.testing.assert_close(x_t, other, atol=1e-4, rtol=0)
 
 
 def test_table_of_the_budget(tmp_path, capsys):

@@ -1,8 +1,9 @@
 """Distils the chains of a trained MedSegDiff into one or two steps, and says what of Dice and GED is left.
 
-The teacher's DDIM is a function of its first noise (Song et al. 2021, arXiv 2010.02502, section 4.2), so a student can
-learn where chains end (Luhman & Luhman 2021, arXiv 2101.02388): at its first step from the noise alone, at its second
-from what its own first step made of it. The condition network is the teacher's and stays as it is.
+A deterministic chain is a function of its first noise (Song et al. 2021, arXiv 2010.02502, section 4.2), so a student
+can learn where the teacher's end (Luhman & Luhman 2021, arXiv 2101.02388): at its first step from the noise alone, at
+its second, which is where the teacher's sampler has it, from what its own first step made of it. The condition network
+is the teacher's and stays as it is.
 
 ``python experiments/benchmarks/distil.py runs/medsegdiff-lite-synthetic/version_0`` trains and prints the table.
 """
@@ -31,7 +32,7 @@ def main(
     """Distil and print the table.
 
     Args:
-        run: The teacher's run, with DDIM and eta 0.
+        run: The teacher's run, with DDIM of eta 0, UniPC, or DPM-Solver++.
         iterations: Training steps of the student.
         chains: Chains of each image at a training step.
         teacher_steps: Steps of the teacher's chains.
@@ -62,7 +63,7 @@ def _distil(
     data.steps_per_epoch = iterations
     student = copy.deepcopy(teacher).train()
     average, ema = copy.deepcopy(teacher).eval(), WarmupEMA(0.995)
-    student.denoiser.condition.requires_grad_(False)  # type: ignore[union-attr]  # members that have one
+    student.denoiser.condition.requires_grad_(False).eval()  # type: ignore[union-attr]  # members that have one
     parameters = [p for p in student.denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
@@ -92,14 +93,14 @@ def _distil(
 def _loss(student: MedSegDiffSegmenter, x_T: Tensor, condition: Condition, end: Tensor) -> Tensor:
     """Cross-entropy with where the teacher's chains end, of the first step and of the second."""
     process = student.process
-    first, middle = process.num_train_steps - 1, process.num_train_steps // 2 - 1  # DDIM's trailing spacing of two
+    first, middle = student.reverse.levels(process, 2)  # of two steps every such sampler takes the first as DDIM does
     loss, x_t = x_T.new_zeros(()), x_T
     for t in (first, middle):
-        logits = student.denoiser(x_t, torch.full((len(x_t),), t), condition)
+        logits = student.denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device), condition)
         loss = loss + F.binary_cross_entropy_with_logits(logits, end)
         x_0 = process.to_x_0(logits, x_t, t).detach()
         signal, noise = process.signal_and_noise(t)
-        x_t = process.add_noise(x_0, (x_t - signal * x_0) / noise, torch.full((len(x_t),), middle))
+        x_t = process.add_noise(x_0, (x_t - signal * x_0) / noise, torch.full((len(x_t),), middle, device=x_t.device))
     return loss
 
 
