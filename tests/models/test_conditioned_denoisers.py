@@ -101,6 +101,39 @@ def test_weights_of_an_encoder_from_a_file(suffix, tmp_path):
         SMPNetwork(3, 1, encoder="resnet18", encoder_weights=str(file))
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_weights_for_colours_serve_other_channels(channels, tmp_path):
+    """As those of the hub do: a grey image is to one channel what it is to three alike."""
+    torch.manual_seed(0)
+    first, file = SMPNetwork(3, 1, encoder="resnet18"), tmp_path / "encoder.safetensors"
+    save_file(first.network.encoder.state_dict(), file)
+    again = SMPNetwork(channels, 1, encoder="resnet18", encoder_weights=str(file)).network.encoder
+    kernels, own = first.network.encoder.conv1.weight, again.conv1.weight
+    expected = kernels.sum(1, keepdim=True) if channels == 1 else kernels[:, [0, 1, 2, 0]] * 3 / 4
+    torch.testing.assert_close(own, expected)
+    assert torch.equal(first.network.encoder.layer1[0].conv1.weight, again.layer1[0].conv1.weight)
+    save_file(again.state_dict(), file)
+    same = SMPNetwork(channels, 1, encoder="resnet18", encoder_weights=str(file)).network.encoder
+    assert torch.equal(same.conv1.weight, own)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_a_missing_file_of_weights_is_said_to_be_missing(encoder):
+    """And is no reason to fetch others."""
+    with pytest.raises(ValueError, match=r"no file weights/mine\.pth"):
+        SMPNetwork(3, 1, encoder=encoder, encoder_weights="weights/mine.pth")
+
+
+@pytest.mark.parametrize("encoder", ["efficientnet-b0", "timm-efficientnet-b0"])
+def test_nothing_of_an_encoder_waits_for_gradients_that_never_come(encoder):
+    """Processes of many would wait for them. EfficientNets have layers beyond their last map."""
+    torch.manual_seed(0)
+    network = MedSegDiffLite(3, 1, encoder=encoder)
+    condition = network.encode(IMAGE)
+    (network(x_t(), T, condition).square().mean() + condition.prior.square().mean()).backward()
+    assert not [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+
+
 # MedSegDiff-V2.
 
 

@@ -16,6 +16,9 @@ from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 
+#: What tells a file of weights from the name of some on the hub.
+_FILE = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin|ckpt)$")
+
 
 @dataclass(frozen=True)
 class ImageMaps:
@@ -97,10 +100,11 @@ class SMPNetwork(DirectNetwork):
         architecture: Its name there, such as ``unet``, ``unetplusplus``, ``fpn``, ``segformer``.
         encoder: Name of its encoder, such as ``resnet34``, ``mit_b2`` or ``tu-<timm name>``.
         encoder_weights: ``imagenet`` loads weights from the hub, which needs a network; a file's name loads a state
-            dict of the encoder (safetensors, or of ``torch.save``); None starts at random.
+            dict of the encoder (safetensors, or of ``torch.save``); None starts at random. Weights for three channels
+            are spread over others.
 
     Raises:
-        ValueError: If there is no such architecture or encoder, or if the weights are not of this encoder.
+        ValueError: If there is no such architecture, encoder or file, or if the weights are not of this encoder.
     """
 
     divisor = 32
@@ -120,6 +124,10 @@ class SMPNetwork(DirectNetwork):
             raise ValueError(f"{encoder!r} is not a name of an encoder: names that point to a hub are not taken.")
 
         file = Path(encoder_weights) if encoder_weights and Path(encoder_weights).is_file() else None
+        if encoder_weights and not file and _FILE.search(encoder_weights):
+            raise ValueError(
+                f"There is no file {encoder_weights} with weights of {encoder}: give another, imagenet, or none."
+            )
         try:
             network = smp.create_model(
                 architecture,
@@ -133,7 +141,8 @@ class SMPNetwork(DirectNetwork):
                 f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}"
             ) from error
         if file:
-            _load_encoder(network.encoder, file)
+            _load_encoder(network.encoder, encoder, file)
+        _freeze_what_no_map_needs(network.encoder)
         self.network: smp.base.SegmentationModel = network
         if not isinstance(network.segmentation_head, nn.Sequential):
             raise ValueError(f"{architecture} gives no map before its mask: use another architecture, such as unet.")
@@ -148,15 +157,31 @@ class SMPNetwork(DirectNetwork):
         return ImageMaps(features[-1], decoded, self.network.segmentation_head(decoded))
 
 
-def _load_encoder(encoder: nn.Module, file: Path) -> None:
+def _load_encoder(encoder: nn.Module, name: str, file: Path) -> None:
     """Load an encoder's weights from a file."""
+    import segmentation_models_pytorch as smp
     from safetensors.torch import load_file
 
+    stem = next(f"{place}.weight" for place, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+    own = encoder.state_dict()[stem].shape[1]
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        if stem in state and state[stem].shape[1] == 3 != own:
+            of_colours = smp.encoders.get_encoder(name)
+            of_colours.load_state_dict(state)
+            of_colours.set_in_channels(own)
+            state = of_colours.state_dict()
         encoder.load_state_dict(state)
     except Exception as error:  # a file can be anything
         raise ValueError(f"{file} does not hold the weights of this encoder: {error}") from error
+
+
+def _freeze_what_no_map_needs(encoder: nn.Module) -> None:
+    """Freeze the layers of EfficientNets beyond their last map: with DDP, all that learns has to have a gradient."""
+    for first, second in (("_conv_head", "_bn1"), ("conv_head", "bn2")):  # two implementations
+        if hasattr(encoder, first):
+            getattr(encoder, first).requires_grad_(False)
+            getattr(encoder, second).requires_grad_(False)
 
 
 def condition_network(
