@@ -10,9 +10,12 @@ import choices
 import diffusers
 import distil
 import folds
+import ged_time
 import isic2017_result
+import peer_time
 import pytest
 import shared_noise
+import timing
 import torch
 from isic_files import write
 from test_cli import instantiate
@@ -21,6 +24,7 @@ from tiny_run import EXPERIMENTS
 from diffmedseg.data import ISIC2017DataModule
 from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
+from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 
 
 @pytest.mark.parametrize(
@@ -147,6 +151,52 @@ def test_the_peer_is_trained_on_all_images_each_time_anew(tmp_path, monkeypatch)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert state["step"] == len(Peer.seen) / 2
     assert state["used"] >= 0.4 * 60
+
+
+def test_the_peer_is_timed_with_the_channels_last_too(monkeypatch, capsys):
+    """In training as in sampling, its weights as well: ours have both."""
+    formats = set()
+
+    class Network(torch.nn.Conv2d):
+        def forward(self, x, t, image):
+            last = self.weight.is_contiguous(memory_format=torch.channels_last)
+            formats.add((torch.is_grad_enabled(), last, image.is_contiguous(memory_format=torch.channels_last)))
+            return super().forward(torch.cat([x, image], 1))
+
+    class Whole(torch.nn.Module):
+        def __init__(self, network, timesteps):
+            super().__init__()
+            self.model = network
+
+        def forward(self, mask, image):
+            return self.model(mask, 0, image).square().mean()
+
+    peer = ModuleType("med_seg_diff_pytorch")
+    peer.MedSegDiff, peer.Unet = Whole, lambda **settings: Network(4, 1, 3, padding=1)
+    monkeypatch.setitem(sys.modules, "med_seg_diff_pytorch", peer)
+    monkeypatch.setattr(peer_time, "_EQUAL", SIZES["tiny"])
+
+    def once(work, rounds):
+        for (name, _), piece in work.items():
+            if name in peer_time._FORMATS:
+                piece()
+        return dict.fromkeys(work, 1.0)
+
+    monkeypatch.setattr(peer_time, "median_seconds", once)
+    peer_time.main(side=16, samples=2, batch=1)
+    assert formats == {(training, last, last) for training in (False, True) for last in (False, True)}
+    printed = capsys.readouterr().out
+    training, sampling = printed.split("samples of one image")
+    assert "| peer, channels_last | 0.0 M |" in training
+    assert "| peer, channels_last, 1000 steps |" in sampling
+
+
+def test_times_stand_beside_the_day_and_the_processor(tmp_path, capsys):
+    ged_time.main(images=1, samples=2, raters=2, side=8)
+    assert timing.hardware() in capsys.readouterr().out
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\ncache size\t: 1\n")
+    assert timing.processor(tmp_path / "cpuinfo") == "Some CPU @ 2 GHz"
+    assert timing.processor(tmp_path / "elsewhere")
 
 
 def seen_by(segmenter, run):

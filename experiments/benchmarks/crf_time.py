@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from jsonargparse import auto_cli
-from timing import median_seconds
+from timing import hardware, median_seconds
 
 from diffmedseg.crf import CRFSettings, crf_marginals
 
@@ -30,6 +30,7 @@ def main(sides: list[int] = [64, 128, 256, 512], rounds: int = 5) -> None:  # no
         },
         rounds,
     )
+    print(f"{hardware()}\n")
     print("| side, px | seconds, 5 iterations | 10 iterations |\n|---|---|---|")
     for side in sides:
         print(f"| {side} | {taken[side, 5]:.3f} | {taken[side, 10]:.3f} |")

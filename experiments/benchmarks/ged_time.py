@@ -7,6 +7,7 @@ import time
 
 import torch
 from jsonargparse import auto_cli
+from timing import hardware
 
 from diffmedseg.metrics import generalized_energy_distance
 from diffmedseg.metrics.images import score_image
@@ -32,7 +33,7 @@ def main(images: int = 64, samples: int = 100, raters: int = 4, side: int = 128)
     for one in masks:
         drawn = one[:samples, None].float()
         score_image("", drawn.mean(0), drawn, one[samples:, None].to(torch.uint8), 0.5, 0.0)
-    print(f"{images} images, {samples} samples, {raters} raters, {side} x {side}, {torch.get_num_threads()} threads:")
+    print(f"{images} images, {samples} samples, {raters} raters, {side} x {side}; {hardware()}:")
     print(f"GED {energy:.1f} s; all scores of an image {time.perf_counter() - start:.1f} s")
 
 

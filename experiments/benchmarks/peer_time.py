@@ -2,10 +2,13 @@
 
 In an environment that has both (``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``):
 ``peer/bin/python experiments/benchmarks/peer_time.py``. The peer is as its README has it: 1,000 steps of DDPM, float32.
-Its chains are timed by some of their steps, which all cost the same, and multiplied.
+Its chains are timed by some of their steps, which all cost the same, and multiplied. It is timed in bfloat16 and with
+the channels last in memory, too, which ours have throughout.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jsonargparse import auto_cli
@@ -18,6 +21,7 @@ from diffmedseg.models.medsegdiff import denoiser_v1
 #: Widths at which V1 has the peer's number of parameters, 51.3 million.
 _EQUAL = denoiser_v1.SizeSpec((80, 160, 320, 640), 1, (1, 2))
 _PEER_STEPS = 1000
+_FORMATS = {"peer": torch.contiguous_format, "peer, channels_last": torch.channels_last}
 
 
 def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, batch: int = 2, rounds: int = 2) -> None:
@@ -35,10 +39,11 @@ def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, ba
 
     device = best_device()
     peer = MedSegDiff(Unet(dim=64, image_size=side, dim_mults=(1, 2, 4, 8)), timesteps=_PEER_STEPS).to(device)
+    peers = {name: copy.deepcopy(peer).to(memory_format=form) for name, form in _FORMATS.items()}
     equal = _v1_of_equal_size().to(device, memory_format=torch.channels_last)
     print(f"{hardware()}; {side} px\n")
-    _training(peer, equal, side, batch, rounds)
-    _sampling(peer, equal, side, samples, steps, timed, rounds)
+    _training(peers, equal, side, batch, rounds)
+    _sampling(peers, equal, side, samples, steps, timed, rounds)
 
 
 def _v1_of_equal_size() -> MedSegDiffV1:
@@ -50,7 +55,7 @@ def _v1_of_equal_size() -> MedSegDiffV1:
         rows["base"] = kept
 
 
-def _training(peer: nn.Module, equal: MedSegDiffV1, side: int, batch: int, rounds: int) -> None:
+def _training(peers: Mapping[str, nn.Module], equal: MedSegDiffV1, side: int, batch: int, rounds: int) -> None:
     device = best_device()
     image, mask = torch.rand(batch, 3, side, side, device=device), torch.ones(batch, 1, side, side, device=device)
     segmenter = MedSegDiffSegmenter(equal, image_size=(side, side)).to(device)
@@ -70,13 +75,15 @@ def _training(peer: nn.Module, equal: MedSegDiffV1, side: int, batch: int, round
 
     work = {}
     for bf16 in (False, True):
-        work["peer", bf16] = step(peer, lambda: peer(mask, image), bf16)
+        for name, peer in peers.items():
+            given = [one.contiguous(memory_format=_FORMATS[name]) for one in (mask, image)]
+            work[name, bf16] = step(peer, partial(peer, *given), bf16)
         work["V1", bf16] = step(equal, lambda: segmenter.training_loss(data), bf16)
     taken = median_seconds(work, rounds)
     unit = taken["peer", False]
     print(f"Training step, batch {batch}\n\n| network | parameters | float32, s | over the peer's | bfloat16, s | "
           "over the peer's float32 | over its bfloat16 |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for name, network in (("peer", peer), ("V1", equal)):
+    for name, network in {**peers, "V1": equal}.items():
         full, half = taken[name, False], taken[name, True]
         cells = [f"{full:.2f}", f"{full / unit:.2f}", f"{half:.2f}", f"{half / unit:.2f}",
                  f"{half / taken['peer', True]:.2f}"]  # fmt: skip
@@ -84,7 +91,13 @@ def _training(peer: nn.Module, equal: MedSegDiffV1, side: int, batch: int, round
 
 
 def _sampling(
-    peer: nn.Module, equal: MedSegDiffV1, side: int, samples: int, steps: int, timed: int, rounds: int
+    peers: Mapping[str, nn.Module],
+    equal: MedSegDiffV1,
+    side: int,
+    samples: int,
+    steps: int,
+    timed: int,
+    rounds: int,
 ) -> None:
     """Time samples of one image; the peer's rows are all samples of it."""
     device = best_device()
@@ -102,9 +115,10 @@ def _sampling(
         name: MedSegDiffSegmenter(network, image_size=(side, side)).to(device).eval() for name, network in ours.items()
     }
 
-    def chain(form: torch.memory_format) -> None:
+    def chain(name: str) -> None:
+        form = _FORMATS[name]
         for _ in range(timed):
-            peer.model(x_t.contiguous(memory_format=form), t, rows.contiguous(memory_format=form))
+            peers[name].model(x_t.contiguous(memory_format=form), t, rows.contiguous(memory_format=form))
 
     def run(work: Callable[[], object], bf16: bool) -> Callable[[], None]:
         def inference() -> None:
@@ -115,12 +129,12 @@ def _sampling(
 
     work: dict[tuple[str, bool], Callable[[], None]] = {}
     for bf16 in (False, True):
-        work["peer", bf16] = run(lambda: chain(torch.contiguous_format), bf16)
-        work["peer, channels_last", bf16] = run(lambda: chain(torch.channels_last), bf16)
+        for name in peers:
+            work[name, bf16] = run(partial(chain, name), bf16)
         for name, model in segmenters.items():
             work[name, bf16] = run(lambda model=model: model.sample(image, samples, steps, keys=["a"]), bf16)
     taken = median_seconds(work, rounds)
-    for name in ("peer", "peer, channels_last"):
+    for name in peers:
         for bf16 in (False, True):
             one = taken[name, bf16] / timed
             taken[f"{name}, {_PEER_STEPS} steps", bf16], taken[name, bf16] = one * _PEER_STEPS, one * steps

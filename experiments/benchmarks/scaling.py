@@ -10,7 +10,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +68,8 @@ def one(setting: Setting, rounds: int = 3, keep: bool = True) -> None:
     if keep:
         keep_freed_memory()
     device = best_device()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have by default
     model = segmenter(setting.member, setting.size, setting.side).to(device).eval()
     image = torch.rand(1, 3, setting.side, setting.side, device=device) * 2 - 1
     a, b = torch.rand(2, _PRODUCT, _PRODUCT, device=device)
@@ -104,7 +105,7 @@ def table(members: list[str] = ["V1", "lite"], figure: Path = FIGURE) -> None:  
         figure: The PNG.
     """
     found: dict[Setting, dict[str, float]] = {}
-    print(f"{hardware()}; {time.strftime('%Y-%m-%d')}\n")
+    print(f"{hardware()}\n")
     print("| member | size | side, px | S | steps | seconds | MiB more | GFLOP | of the limit |")
     print("|---|---|---|---|---|---|---|---|---|")
     for member in members:
@@ -129,7 +130,7 @@ def allocator(members: list[str] = ["V1", "lite"], sides: list[int] = [128, 256,
         sides: Of the image, in pixels.
         turns: Processes of each, in turns, of whose times the median counts.
     """
-    print(f"{hardware()}; {time.strftime('%Y-%m-%d')}\n")
+    print(f"{hardware()}\n")
     print("| member | side, px | as it is, s | kept, s | ratio |\n|---|---|---|---|---|")
     for setting in (Setting(member, side=side) for member in members for side in sides):
         pairs = [[_measure(setting, keep)["seconds"] for keep in (False, True)] for _ in range(turns)]

@@ -1,9 +1,12 @@
 """Times side by side in one run: machines are noisy, so the settings take turns, and the median counts."""
 
 import gc
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -44,7 +47,14 @@ def _now() -> float:
 
 
 def hardware() -> str:
-    """Name what a benchmark ran on, for the line above its table."""
+    """Name what a benchmark ran on, and the day, for the line above its table."""
+    where = f"{processor()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        where = torch.cuda.get_device_name()
+    return f"{time.strftime('%Y-%m-%d')}; {where}, torch {torch.__version__}"
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name the processor; Python knows no more than its architecture on Linux."""
+    named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return named[1] if named else platform.processor() or platform.machine()

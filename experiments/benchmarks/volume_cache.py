@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from jsonargparse import auto_cli
+from timing import hardware
 
 from diffmedseg.data.configured import build_data
 
@@ -26,6 +27,7 @@ def main(data_yaml: Path, root: Path, slices: int = 2000, decoded: int = 8) -> N
     settings = yaml.safe_load(data_yaml.read_text())
     settings["init_args"] |= {"root": str(root), "folds": 2}
     data = build_data(settings)
+    print(hardware())
     start = time.perf_counter()
     data.prepare_data()
     print(f"decoding {len(data.cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
