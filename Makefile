@@ -60,6 +60,9 @@ endif
 ifneq ($(filter-out last $(wildcard $(CKPT)),$(CKPT)),)
 	$(error There is no file $(CKPT). CKPT=last goes on with the newest run; there are: $(wildcard runs/*/*/checkpoints/last.ckpt))
 endif
+ifneq ($(and $(filter paper,$(PRESET)),$(filter-out %/v1.yaml,$(MEMBER))),)
+	$(error $(PRESET_FILE) is MedSegDiff-V1 as it was published, whatever MODEL says: MODEL=medsegdiff-v1. For the size alone: ARGS='--model.denoiser.size paper')
+endif
 ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
 	$(error There is no $(PRESET_FILE). Presets of $(FAMILY): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(FAMILY)/*.yaml)))))
 endif

@@ -78,6 +78,7 @@ def test_data_dir_defaults_to_the_environments():
         (["train", "DATA=mnist"], "supervised/isic2017"),
         (["train", "MODEL=medsegdiff-v9"], "There are: medsegdiff medsegdiff-lite medsegdiff-v1 medsegdiff-v2"),
         (["train", "PRESET=huge"], "cpu"),
+        (["train", "MODEL=medsegdiff-v2", "PRESET=paper"], "paper.yaml is MedSegDiff-V1"),
         (["train", "LOGGER=paper"], "There are: csv tensorboard wandb"),
         (["train", "CKPT=/no/last.ckpt"], "There is no file /no/last.ckpt"),
         (["evaluate"], "Say which checkpoint"),
