@@ -13,7 +13,7 @@ from diffmedseg.metrics.table import read_cases
 from diffmedseg.runs import newest_run
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
-from diffmedseg.zoo.registry import CASES, RUN
+from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
 
 
 def list_entries() -> None:
@@ -92,6 +92,8 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
     entry = zoo.export(run, name, folder, half, notes)
     log_zoo_entry(run, entry)
     print(f"Wrote {entry}")
+    if not (entry / PICTURE).is_file():
+        print(f"{entry / CARD} says why it has no picture of its worst cases.")
 
 
 def recipe(settings: Path, *, name: str, folder: Path | None = None, notes: str = "") -> None:

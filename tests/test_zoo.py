@@ -58,7 +58,7 @@ def test_half_precision_halves_the_file(own_zoo, run):
     assert next(load_pretrained("x_y.half").denoiser.parameters()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv", "example.safetensors"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv", "example.safetensors", "cases.png"])
 def test_a_changed_file_is_refused(own_zoo, file):
     path = own_zoo / "medsegdiff-v1_synthetic.test" / file
     path.write_bytes(path.read_bytes()[:-1])

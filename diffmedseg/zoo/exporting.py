@@ -25,6 +25,7 @@ from diffmedseg.zoo.registry import (
     CONFIG,
     EXAMPLE,
     METRICS,
+    PICTURE,
     REGISTRY,
     RUN,
     WEIGHTS,
@@ -33,6 +34,7 @@ from diffmedseg.zoo.registry import (
     Metrics,
     write_registry,
 )
+from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source, file_sha256
 
 RUN_CONFIG = "config.yaml"  # of a run
@@ -66,7 +68,9 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
             if not path.is_file():
                 raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
         checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
-        config, settings = checkpoint_config(checkpoint), _portable(yaml.safe_load((run / RUN_CONFIG).read_text()))
+        config, settings = checkpoint_config(checkpoint), yaml.safe_load((run / RUN_CONFIG).read_text())
+        data = build_data(settings["data"])
+        settings = _portable(settings)
         dtype = torch.float16 if half else torch.float32
         weights = {
             key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
@@ -85,10 +89,12 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
         write_example(model.eval(), folder / EXAMPLE)
-        metrics = _metrics(read_cases(folder / CASES), settings)
+        rows = read_cases(folder / CASES)
+        unseen = show_cases(model, data, rows, folder / PICTURE)
+        metrics = _metrics(rows, settings)
         learned_from = checkpoint.get("learned_from", "masks")
         entry = _describe(folder, config["init_args"], settings["data"], learned_from, metrics)
-        write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes)
+        write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes, unseen)
         return register(entry)
 
 

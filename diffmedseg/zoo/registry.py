@@ -14,8 +14,8 @@ from diffmedseg.zoo.building import ZooError
 REGISTRY = "registry.yaml"
 REGISTRY_VERSION = 2
 CARD = "README.md"
-CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE = (
-    "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors",
+CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE, PICTURE = (
+    "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors", "cases.png",
 )  # fmt: skip
 
 
