@@ -165,7 +165,7 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
         image = np.array(image.convert("L" if channels == 1 else "RGB"))
     if isinstance(image, str | Path):
         raise ValueError(f"{image} is a path: open it first, with PIL.Image.open.")
-    tensor = torch.as_tensor(image)
+    tensor = image if isinstance(image, Tensor) else _as_tensor(image)
     shape = tuple(tensor.shape)
     eight_bit = tensor.dtype == torch.uint8
     if eight_bit:
@@ -200,3 +200,15 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
             stacklevel=3,
         )
     return tensor
+
+
+def _as_tensor(array: object) -> Tensor:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(
+            f"{type(array).__name__} is no image: pass a PIL image, an array or a tensor; several images one after the "
+            "other, or as one tensor (B, C, H, W)."
+        )
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"The image's dtype is {array.dtype}; pass uint8 in [0, 255] or float in [-1, 1].")
+    # A copy: torch takes neither reversed axes nor another machine's order of bytes, and warns of memory of others.
+    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))

@@ -1,5 +1,6 @@
 """``diffmedseg zoo``: list, show, verify, export and reproduce pretrained models."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from diffmedseg.metrics.table import read_cases
 from diffmedseg.runs import newest_run
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
-from diffmedseg.zoo.registry import CASES, RUN
+from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
 
 
 def list_entries() -> None:
@@ -41,7 +42,7 @@ def verify(names: list[str] = []) -> None:  # noqa: B006
     """Check hashes, load entries, and segment their stored inputs again.
 
     Args:
-        names: Names of entries; all when empty.
+        names: Names of entries, as in `zoo verify A B`; all when empty.
     """
     source = zoo.current_source()
     failed = 0
@@ -72,7 +73,8 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
     command = [sys.executable, "-m", "diffmedseg", "fit", "-c", str(folder / RUN), "--runs", str(runs),
                "--experiment", experiment, *place]  # fmt: skip
     print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    if subprocess.run(command).returncode:
+        sys.exit(f"error: the training of {name} did not come to its end; what it said stands above.")
     found, (mean, low, high), within = agrees(entry, read_cases(newest_run(runs / experiment) / CASES))
     print(f"Dice {found:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
     if not within:
@@ -92,6 +94,8 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
     entry = zoo.export(run, name, folder, half, notes)
     log_zoo_entry(run, entry)
     print(f"Wrote {entry}")
+    if not (entry / PICTURE).is_file():
+        print(f"{entry / CARD} says why it has no picture of its worst cases.")
 
 
 def recipe(settings: Path, *, name: str, folder: Path | None = None, notes: str = "") -> None:
@@ -108,6 +112,8 @@ def recipe(settings: Path, *, name: str, folder: Path | None = None, notes: str 
 
 def main(args: list[str]) -> None:
     """Run ``diffmedseg zoo`` with these arguments."""
+    if args[:1] == ["verify"] and not any(name.startswith("-") for name in args):
+        args = ["verify", f"--names={json.dumps(args[1:])}"]  # jsonargparse takes what may be left out by option alone
     commands: dict[str, Any] = {
         "list": list_entries,
         "table": table,

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -58,7 +60,7 @@ def test_half_precision_halves_the_file(own_zoo, run):
     assert next(load_pretrained("x_y.half").denoiser.parameters()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv", "example.safetensors"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv", "example.safetensors", "cases.png"])
 def test_a_changed_file_is_refused(own_zoo, file):
     path = own_zoo / "medsegdiff-v1_synthetic.test" / file
     path.write_bytes(path.read_bytes()[:-1])
@@ -124,6 +126,54 @@ def test_names_are_not_reused_and_unfinished_runs_refused(own_zoo, run, tmp_path
     with pytest.raises(ZooError, match="not a finished run"):
         zoo.export(tmp_path, "a_b.c")
     assert {path.name for path in own_zoo.iterdir()} == {"registry.yaml", "medsegdiff-v1_synthetic.test"}
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def test_scores_of_another_checkpoint_than_the_one_that_would_be_shipped_are_refused(own_run, tmp_path):
+    """A run that went on, and was stopped before its new best checkpoint was tested."""
+    shutil.copy(own_run / "checkpoints" / "last.ckpt", own_run / "checkpoints" / "best.ckpt")
+    with pytest.raises(ZooError, match=r"scores of another checkpoint than .*best\.ckpt.*CKPT=last"):
+        zoo.export(own_run, "x_y.z", tmp_path / "zoo")
+    assert not list_pretrained_in(tmp_path / "zoo")
+
+
+def test_scores_of_masks_that_a_callback_changed_are_refused(own_run, tmp_path):
+    """The entry would give other masks than those that were scored."""
+    path = own_run / "metrics.json"
+    content = json.loads(path.read_text())
+    content["policy"]["changed_by"] = ["MultiSampleEnsemble"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ZooError, match="MultiSampleEnsemble"):
+        zoo.export(own_run, "x_y.z", tmp_path / "zoo")
+
+
+def list_pretrained_in(folder):
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
+
+
+def test_two_exports_at_the_same_time_are_both_registered(own_run, tmp_path, monkeypatch):
+    first = True
+
+    def meanwhile(*arguments):
+        nonlocal first
+        if first:
+            first = False
+            zoo.export(own_run, "other_entry.a", tmp_path / "zoo")
+        return "not drawn"
+
+    monkeypatch.setattr("diffmedseg.zoo.exporting.show_cases", meanwhile)
+    zoo.export(own_run, "x_y.z", tmp_path / "zoo")
+    assert set(zoo.Source(tmp_path / "zoo").entries()) == {"other_entry.a", "x_y.z"}
+
+
+@pytest.mark.parametrize("name", ["plain", "model.tag", "model_data", "model_.tag"])
+def test_a_name_says_model_data_and_tag(run, tmp_path, name):
+    with pytest.raises(ZooError, match=r"model_data\.tag"):
+        zoo.export(run, name, tmp_path / "zoo")
 
 
 def test_the_command_line_exports_and_lists(run, tmp_path, monkeypatch, capsys):

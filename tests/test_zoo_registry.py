@@ -21,7 +21,8 @@ from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.zoo import Source, ZooError, add_recipe, file_sha256
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
-from diffmedseg.zoo.registry import read_registry
+from diffmedseg.zoo.registry import PICTURE, read_registry
+from diffmedseg.zoo.showing import PICTURE_BYTES
 
 ROOT = Path(__file__).parents[1]
 NAME = "medsegdiff-v1_synthetic.test"
@@ -284,6 +285,10 @@ def test_shipped_entries_keep_the_schema_and_the_budget():
     sizes = {name: sum(f.stat().st_size for f in (ROOT / "zoo" / name).iterdir()) for name in entries}
     assert max(sizes.values()) <= 6e6
     assert sum(sizes.values()) <= 30e6
+    for name, entry in entries.items():
+        files = {path.name for path in (ROOT / "zoo" / name).iterdir()}
+        assert files == entry.sha256.keys() | {"README.md"}
+        assert PICTURE not in files or (ROOT / "zoo" / name / PICTURE).stat().st_size <= PICTURE_BYTES
 
 
 @pytest.mark.parametrize("name", read_registry(ROOT / "zoo" / "registry.yaml"))

@@ -26,6 +26,7 @@ from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scor
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.refinement import Refinement
+from diffmedseg.zoo import file_sha256
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -132,6 +133,9 @@ class CaseMetrics(SegmentationCallback):
             pl_module.log(name, summary.mean, rank_zero_only=True)
         folder = run_folder(trainer)
         if trainer.is_global_zero:
+            tested = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
+            # Whoever takes these scores for those of a checkpoint can tell whether they are.
+            self.summary["checkpoint"] = file_sha256(tested) if tested is not None and tested.is_file() else None
             write_cases(rows, folder / "cases.csv")
             content = json.dumps(self.summary, indent=1)
             write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content))

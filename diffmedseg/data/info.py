@@ -1,6 +1,10 @@
 """The facts of a data set, in one place."""
 
+import re
 from dataclasses import dataclass
+
+#: Licences that let everybody hand on copies of images, with no more asked than to name their source.
+_OPEN = r"(CC0|CC BY \d|Apache-2\.0)"
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,8 @@ class DatasetInfo:
     tubular: bool = False
     cropped: bool = False
     trained: bool = False
+
+    @property
+    def may_be_shown(self) -> bool:
+        """Whether copies of its images may be given away: the licence is CC0, CC BY or Apache-2.0, and no other."""
+        return re.match(_OPEN, self.licence) is not None

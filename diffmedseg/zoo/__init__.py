@@ -1,10 +1,11 @@
 """Pretrained models: listing, loading, exporting, verifying.
 
 An entry is a folder with ``config.yaml`` (what rebuilds the model), ``model.safetensors`` (averaged weights),
-``run.yaml`` (what trains it again), ``cases.csv`` and, of newer runs, ``metrics.json`` (what it reached),
-``example.safetensors`` (an input and what the model made of it) and ``README.md`` (the card). ``registry.yaml`` names
-the entries and the hash of each file but the card. A recipe, which nobody has trained yet, has ``run.yaml`` and a card
-alone. Nothing is ever unpickled, hashes are checked first, and only named classes are built.
+``run.yaml`` (what trains it again), ``cases.csv`` and, of newer runs, ``metrics.json`` (what it reached), where the
+data's licence allows it ``cases.png`` (its worst, median and best cases), ``example.safetensors`` (an input and what
+the model made of it) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each file but
+the card. A recipe, which nobody has trained yet, has ``run.yaml`` and a card alone. Nothing is ever unpickled, hashes
+are checked first, and only named classes are built.
 """
 
 from diffmedseg.zoo.building import ALLOWED, ZooError, build, checkpoint_config

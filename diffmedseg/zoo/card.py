@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from diffmedseg.metrics.table import read_cases
-from diffmedseg.zoo.registry import CARD, CASES, Entry
+from diffmedseg.zoo.registry import CARD, CASES, PICTURE, Entry
 
 
 def write_card(
-    folder: Path, name: str, entry: Entry, model: dict[str, Any], run: dict[str, Any], steps: int, notes: str
+    folder: Path,
+    name: str,
+    entry: Entry,
+    model: dict[str, Any],
+    run: dict[str, Any],
+    steps: int,
+    notes: str,
+    unseen: str,
 ) -> None:
     """Write ``README.md`` of a trained entry.
 
@@ -21,6 +28,7 @@ def write_card(
         run: The run's resolved config.
         steps: Optimiser steps of the chosen checkpoint.
         notes: What else to say.
+        unseen: Why there is no picture of cases; empty where there is one.
     """
     init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
     scores = "\n".join(
@@ -45,6 +53,14 @@ def write_card(
     rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:5]
     worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
     cases = f"{entry.metrics.cases} cases, {entry.metrics.split}" if entry.metrics else ""
+    shown = (
+        f"It has no pictures of them: {unseen}."
+        if unseen
+        else f"![its worst, median and best cases]({PICTURE})\n\n"
+        f"By {entry.regions[0]}; cases without anything in which nothing was found are left out. Dice is that of the "
+        f"run, at native resolution; the maps are those of the weights as they are here. Images: {entry.data}, "
+        f"{entry.licences['data']}."
+    )
     (folder / CARD).write_text(
         f"""# {name}
 
@@ -72,7 +88,11 @@ resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. A
 |---|---|---|---|
 {scores}
 
-Where it fails, by Dice: {worst}.
+## Where it fails
+
+The lowest Dice: {worst}.
+
+{shown}
 
 {_licence(entry)}
 """

@@ -12,7 +12,8 @@ from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError
 from diffmedseg.zoo.loading import load_verified
-from diffmedseg.zoo.registry import EXAMPLE, Entry
+from diffmedseg.zoo.registry import EXAMPLE, PICTURE, Entry
+from diffmedseg.zoo.showing import check_picture
 from diffmedseg.zoo.source import Source
 
 #: Mean difference of a probability: convolutions differ in their last digits between machines, and chains amplify that.
@@ -50,6 +51,8 @@ def verify_entry(source: Source, name: str) -> float | None:
     if entry.status == "recipe":
         return None
     model = load_verified(name, folder, entry)
+    if PICTURE in entry.sha256:
+        check_picture(folder / PICTURE)
     if not (folder / EXAMPLE).is_file():
         raise ZooError(f"{folder / EXAMPLE} is missing: export the entry again.")
     try:

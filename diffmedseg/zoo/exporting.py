@@ -1,6 +1,8 @@
 """Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from diffmedseg.zoo.registry import (
     CONFIG,
     EXAMPLE,
     METRICS,
+    PICTURE,
     REGISTRY,
     RUN,
     WEIGHTS,
@@ -33,6 +36,7 @@ from diffmedseg.zoo.registry import (
     Metrics,
     write_registry,
 )
+from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source, file_sha256
 
 RUN_CONFIG = "config.yaml"  # of a run
@@ -57,7 +61,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         The entry's folder.
 
     Raises:
-        ZooError: If the run is not complete, the name is taken, or the zoo is not a folder.
+        ZooError: If the run is not complete, its scores are not those of its model, the name is taken, or the zoo is
+            not a folder.
     """
     run = Path(run)
     with _new_entry(name, zoo) as (folder, register):
@@ -65,8 +70,11 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         for path in (weights_path, run / RUN_CONFIG, run / CASES):
             if not path.is_file():
                 raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
+        _check_scores(run)
         checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
-        config, settings = checkpoint_config(checkpoint), _portable(yaml.safe_load((run / RUN_CONFIG).read_text()))
+        config, settings = checkpoint_config(checkpoint), yaml.safe_load((run / RUN_CONFIG).read_text())
+        data = build_data(settings["data"])
+        settings = _portable(settings)
         dtype = torch.float16 if half else torch.float32
         weights = {
             key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
@@ -85,11 +93,34 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
         write_example(model.eval(), folder / EXAMPLE)
-        metrics = _metrics(read_cases(folder / CASES), settings)
+        rows = read_cases(folder / CASES)
+        unseen = show_cases(model, data, rows, folder / PICTURE)
+        metrics = _metrics(rows, settings)
         learned_from = checkpoint.get("learned_from", "masks")
         entry = _describe(folder, config["init_args"], settings["data"], learned_from, metrics)
-        write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes)
+        write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes, unseen)
         return register(entry)
+
+
+def _check_scores(run: Path) -> None:
+    """Refuse scores that are not those of what would be shipped.
+
+    Raises:
+        ZooError: Saying whose they are.
+    """
+    if not (run / METRICS).is_file():
+        return  # a run of before
+    said, best = json.loads((run / METRICS).read_text()), run / "checkpoints" / "best.ckpt"
+    if said.get("checkpoint") not in {None, file_sha256(best)}:
+        raise ZooError(
+            f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
+            "come to its end, where it is tested again: make train ... CKPT=last."
+        )
+    if changing := said["policy"].get("changed_by"):
+        raise ZooError(
+            f"{run / METRICS} has scores of masks that were changed by {', '.join(changing)}, which an entry does not "
+            "have: give the fusion or refinement to the model (--model.fusion, --model.refinement) and train with that."
+        )
 
 
 def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = "") -> Path:
@@ -133,7 +164,12 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
     source = current_source() if zoo is None else Source(zoo)
     if source.remote:
         raise ZooError(f"{source.location} cannot be written to: name a folder, with --folder.")
-    place, entries = source.entry_folder(name), source.entries()
+    place = source.entry_folder(name)
+    if not re.fullmatch(r"[^_.]+_[^.]+\..+", name):
+        raise ZooError(
+            f"{name!r} does not say what the entry is: model_data.tag, such as medsegdiff-lite_isic2017.mine."
+        )
+    entries = source.entries() if (source.folder / REGISTRY).is_file() else {}
     if name in entries or place.exists():
         raise ZooError(
             f"{source.folder} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its "
@@ -148,7 +184,8 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
             for path in folder.iterdir():
                 path.chmod(0o644)  # safetensors writes for the owner alone
             os.replace(folder, place)
-            write_registry(source.folder / REGISTRY, entries | {name: entry})
+            others = source.entries() if (source.folder / REGISTRY).is_file() else {}  # some may have come meanwhile
+            write_registry(source.folder / REGISTRY, others | {name: entry})
             return place
 
         yield folder, register

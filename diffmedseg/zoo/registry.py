@@ -14,8 +14,8 @@ from diffmedseg.zoo.building import ZooError
 REGISTRY = "registry.yaml"
 REGISTRY_VERSION = 2
 CARD = "README.md"
-CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE = (
-    "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors",
+CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE, PICTURE = (
+    "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors", "cases.png",
 )  # fmt: skip
 
 
@@ -92,22 +92,33 @@ class Entry:
     metrics: Metrics | None = None
 
 
-def read_registry(path: Path) -> dict[str, Entry]:
-    """Read the entries of a registry by name; where there is no file there are none.
+def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
+    """Read the entries of a registry by name.
+
+    Args:
+        path: The file.
+        address: Where it came from, for messages; empty for the file itself.
 
     Raises:
-        ZooError: If the registry is damaged or of another version, or an entry is not of the form of :class:`Entry`.
+        ZooError: If there is no such file, it is damaged or of another version, or an entry is not of the form of
+            :class:`Entry`.
     """
+    place = address or str(path)
     if not path.is_file():
-        return {}
+        raise ZooError(
+            f"There is no {place}. A zoo is a folder with a {REGISTRY}, its address (https://...), or a repository of "
+            "the Hugging Face Hub (hf://owner/name): look at DIFFMEDSEG_ZOO."
+        )
     try:
         content = yaml.safe_load(path.read_text())
         version, entries = content["version"], dict(content["entries"])
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
-        raise ZooError(f"{path} is damaged ({error}): restore it.") from error
+        raise ZooError(f"{place} is damaged ({error}): restore it.") from error
     if version != REGISTRY_VERSION:
-        raise ZooError(f"{path} has version {version}; this diffmedseg reads {REGISTRY_VERSION}: update the older one.")
-    return {str(name): _parse(str(name), entry, path) for name, entry in entries.items()}
+        raise ZooError(
+            f"{place} has version {version}; this diffmedseg reads {REGISTRY_VERSION}: update the older one."
+        )
+    return {str(name): _parse(str(name), entry, place) for name, entry in entries.items()}
 
 
 def write_registry(path: Path, entries: dict[str, Entry]) -> None:
@@ -117,26 +128,26 @@ def write_registry(path: Path, entries: dict[str, Entry]) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text))
 
 
-def _parse(name: str, content: Any, path: Path) -> Entry:  # noqa: ANN401  YAML can hold anything
+def _parse(name: str, content: Any, place: str) -> Entry:  # noqa: ANN401  YAML can hold anything
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("entry", type=Entry)
     try:
         entry: Entry = parser.instantiate(parser.parse_object({"entry": content})).entry
     except Exception as error:  # jsonargparse raises many kinds
         reason = " ".join(str(error).split())
-        raise ZooError(f"{path}: what it says of {name!r} is damaged or of another version: {reason}") from error
+        raise ZooError(f"{place}: what it says of {name!r} is damaged or of another version: {reason}") from error
     for file in entry.sha256:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", file):
-            raise ZooError(f"{path}: {name!r} names the file {file!r}, which leaves the entry.")
+            raise ZooError(f"{place}: {name!r} names the file {file!r}, which leaves the entry.")
     trained = {CONFIG, WEIGHTS} <= entry.sha256.keys() and entry.metrics is not None
     if entry.status == "trained" and not trained:
         raise ZooError(
-            f"{path}: {name!r} lacks metrics, or the sha256 of {CONFIG} or {WEIGHTS}: it cannot be verified."
+            f"{place}: {name!r} lacks metrics, or the sha256 of {CONFIG} or {WEIGHTS}: it cannot be verified."
         )
     if not entry.regions or (
         entry.metrics and any("dice" not in entry.metrics.scores.get(r, {}) for r in entry.regions)
     ):
-        raise ZooError(f"{path}: {name!r} has no regions, or one without Dice.")
+        raise ZooError(f"{place}: {name!r} has no regions, or one without Dice.")
     if entry.status == "recipe" and (entry.metrics is not None or entry.bytes):
-        raise ZooError(f"{path}: {name!r} is a recipe, and a recipe has neither weights nor numbers.")
+        raise ZooError(f"{place}: {name!r} is a recipe, and a recipe has neither weights nor numbers.")
     return entry

@@ -42,13 +42,13 @@ class Source:
         """Read the registry; of a zoo elsewhere the newest, or the last one fetched where it cannot be reached.
 
         Raises:
-            ZooError: If the registry is damaged, or is elsewhere and was never fetched.
+            ZooError: If there is no registry, it is damaged, or it is elsewhere and was never fetched.
         """
         path = self.folder / REGISTRY
         if self.remote:
             try:
-                fetched = self._fetch(REGISTRY)
-                write_whole(path, lambda temporary: (temporary.write_bytes(fetched), read_registry(temporary)))
+                fetched, address = self._fetch(REGISTRY), self._address(REGISTRY)
+                write_whole(path, lambda temporary: (temporary.write_bytes(fetched), read_registry(temporary, address)))
             except ZooError as error:
                 if not path.is_file():
                     raise
@@ -74,11 +74,8 @@ class Source:
         Raises:
             ZooError: If there is no such entry, a file is missing or its hash is wrong.
         """
-        entries = self.entries()
-        if name not in entries:
-            raise ZooError(f"{self.location} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
-        folder = self.entry_folder(name)
-        for file, expected in entries[name].sha256.items():
+        entry, folder = self._entry(name), self.entry_folder(name)
+        for file, expected in entry.sha256.items():
             path = folder / file
             if self.remote and not (path.is_file() and file_sha256(path) == expected):
                 fetched = self._fetch(f"{name}/{file}")
@@ -87,7 +84,13 @@ class Source:
             if not path.is_file():
                 raise ZooError(f"{path} is missing: restore the entry or export it again.")
             _check(str(path), file_sha256(path), expected)
-        return folder, entries[name]
+        return folder, entry
+
+    def _entry(self, name: str) -> Entry:
+        entries = self.entries()
+        if name not in entries:
+            raise ZooError(f"{self.location} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
+        return entries[name]
 
     def card(self, name: str) -> str:
         """Return the card of an entry; it is for people, and has no hash.
@@ -95,15 +98,19 @@ class Source:
         Raises:
             ZooError: If there is no such entry, or it has no card.
         """
-        folder, _ = self.verified(name)
+        self._entry(name)
+        folder = self.entry_folder(name)
         if self.remote:
             return self._fetch(f"{name}/{CARD}").decode(errors="replace")
         if not (folder / CARD).is_file():
             raise ZooError(f"{folder / CARD} is missing: export the entry again.")
         return (folder / CARD).read_text()
 
+    def _address(self, file: str) -> str:
+        return f"{self.location.rstrip('/')}/{file}"
+
     def _fetch(self, file: str) -> bytes:
-        address = f"{self.location.rstrip('/')}/{file}"
+        address = self._address(file)
         try:
             with fsspec.open(address, "rb") as opened:
                 content: bytes = opened.read()
@@ -123,8 +130,8 @@ def _check(file: str, found: str, expected: str) -> None:
 
 def current_source() -> Source:
     """Return the zoo: ``$DIFFMEDSEG_ZOO``, else the one in the installed package or in the repository."""
-    if "DIFFMEDSEG_ZOO" in os.environ:
-        return Source(os.environ["DIFFMEDSEG_ZOO"])
+    if location := os.environ.get("DIFFMEDSEG_ZOO"):
+        return Source(location)
     package = Path(__file__).parents[1]
     installed = package / "_zoo"
     return Source(installed if installed.is_dir() else package.parent / "zoo")

@@ -148,6 +148,7 @@ def test_an_export_and_a_run_that_goes_on_are_the_same_w_and_b_run(trained):
         *(
             "README.md",
             "cases.csv",
+            "cases.png",
             "config.yaml",
             "example.safetensors",
             "metrics.json",

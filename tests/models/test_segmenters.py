@@ -1,5 +1,6 @@
 import gc
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -144,10 +145,16 @@ def test_frozen_parts_stay_frozen(segmenter):
 def test_picture_array_and_tensor_agree(any_segmenter):
     array = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    results = [
-        any_segmenter.segment(image, keys=["k"]).samples
-        for image in (Image.fromarray(array), array, tensor, tensor[None], tensor.float() / 127.5 - 1)
-    ]
+    turned = array[..., ::-1].copy()[..., ::-1]  # as whoever read it by OpenCV makes RGB of it
+    of_pillow = np.asarray(Image.fromarray(array))  # may not be written to
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = [
+            any_segmenter.segment(image, keys=["k"]).samples
+            for image in (
+                Image.fromarray(array), array, turned, of_pillow, tensor, tensor[None], tensor.float() / 127.5 - 1
+            )
+        ]  # fmt: skip
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], atol=1e-5, rtol=0)
 
@@ -161,6 +168,9 @@ def test_picture_array_and_tensor_agree(any_segmenter):
         (torch.zeros(3, 32, 32, dtype=torch.int64), "uint8"),
         (torch.zeros(5), "shape"),
         ("lesion.jpg", "open it first"),
+        (None, "NoneType is no image"),
+        ([Image.new("RGB", (32, 32))] * 2, "list is no image"),
+        (np.array([None]), "dtype is object"),
         (torch.zeros(0, 3, 32, 32), "nothing to segment"),
     ],
 )

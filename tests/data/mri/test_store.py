@@ -267,8 +267,10 @@ def test_make_train_trains_tests_and_scores_volumes(name, tmp_path, capsys):
         assert 0 <= float(row["nsd"]) <= 1
         assert int(row["num_slices"]) == brain().any((1, 2)).sum()
     assert "HD95, mm" in capsys.readouterr().out
-    zoo.export(run, "mri", tmp_path / "zoo")
-    assert "Menze" in (card := (tmp_path / "zoo" / "mri" / "README.md").read_text()) or "Buda" in card
+    card = (zoo.export(run, "medsegdiff_mri.test", tmp_path / "zoo") / "README.md").read_text()
+    assert "Menze" in card or "Buda" in card
+    assert "CC BY-NC-SA" in card
+    assert "has no pictures" in card
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert list(checkpoint["hyper_parameters"]["channels"]) == (
         ["t1", "flair", "t1ce"] if name == "lgg" else ["flair", "t1ce"]

@@ -1,0 +1,102 @@
+"""The picture of an entry: its worst cases, and for comparison the median and the best one."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.store import DataError, collate
+from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples
+from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.segmentation import resize_soft
+from diffmedseg.zoo.building import ZooError
+
+_WORST = 3  # cases
+PICTURE_BYTES = 150_000  # at most: an entry has to stay small
+_DPI = (110, 75, 55, 40, 30)  # the first that is small enough
+
+
+def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Sequence[CaseScore], path: Path) -> str:
+    """Draw a model's worst, median and best test cases, by the Dice of the first region.
+
+    Cases without anything in which nothing was found are left out. Of a volume the slice with the most reference is
+    shown; where there is none, the one in which most is found.
+
+    Args:
+        model: Segments them, as users of the entry will.
+        data: The data module that they were scored on.
+        rows: Scores of all test cases.
+        path: The PNG that is written, of ``PICTURE_BYTES`` at most.
+
+    Returns:
+        Why nothing was written; empty where the picture was.
+    """
+    if not data.info.may_be_shown:
+        return f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
+    own = [row for row in rows if row.region == model.regions[0]]
+    own = [row for row in own if not row.both_empty] or own
+    chosen = {"worst": choose_examples(own, _WORST)["worst"]} | {
+        name: group for name, group in choose_examples(own, 1).items() if name != "worst"
+    }
+    try:
+        data.prepare_data()
+        data.setup("test")
+        data.serve((), model.regions)
+    except (DataError, OSError) as error:
+        return f"the data was not there when the entry was made ({str(error).splitlines()[0][:200]})"
+    known = set(data.stores["test"].cases)
+    gone = [row.case for group in chosen.values() for row in group if row.case not in known]
+    if gone:
+        return f"the data that was there when the entry was made has no case {', '.join(gone)}"
+    drawn = [
+        (f"{name}: {row.case}\nDice {row.dice:.2f}", _segmented(model, data, row.case))
+        for name, group in chosen.items()
+        for row in group
+    ]
+    _save_small(draw_examples(drawn, model.regions), path)
+    return ""
+
+
+def _segmented(model: DiffusionSegmenter, data: SegmentationDataModule, case: str) -> Example:
+    """Segment the slice of a case that is shown."""
+    view = data.test_dataloader().dataset
+    items = [view[index] for index, name in enumerate(data.stores["test"].cases) if name == case]
+    areas = [int(item["raters"].sum()) for item in items]
+    found = []
+    for item in (item for item, area in zip(items, areas, strict=True) if area == max(areas)):
+        batch = data.on_after_batch_transfer(collate([item]), 0)
+        result = model.segment(batch["image"], keys=batch["case"])
+        raters = item["raters"]
+        size = (int(raters.shape[-2]), int(raters.shape[-1]))
+        soft, doubt = (resize_soft(maps, size)[0] for maps in (result.probability, result.uncertainty))
+        found.append(Example(batch["image"][0], raters, soft, doubt, soft > model.threshold))
+    return max(found, key=lambda example: int(example.mask.sum()))
+
+
+def _save_small(figure: Figure, path: Path) -> None:
+    """Write a PNG of few colours, as finely as the bytes allow."""
+    for dpi in _DPI:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi)
+        small = io.BytesIO()
+        Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        if len(small.getvalue()) <= PICTURE_BYTES:
+            break
+    path.write_bytes(small.getvalue())
+
+
+def check_picture(path: Path) -> None:
+    """Refuse what is no whole picture.
+
+    Raises:
+        ZooError: Naming the file.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            picture.load()
+    except Exception as error:  # a file can be anything
+        raise ZooError(f"{path} is no picture ({error}): export the entry again.") from error
