@@ -85,7 +85,8 @@ class DiffusionLoss(nn.Module):
 class PriorLoss(nn.Module):
     """The loss of the condition network's own mask, cross-entropy and soft Dice, in float32 whatever the autocast.
 
-    MedSegDiff-V2 (arXiv 2301.11798, section 3.4): Dice + beta CE where t = 0 mod alpha, beta 10, alpha 5.
+    The anchor loss of MedSegDiff-V2 (arXiv 2301.11798, section 3.4): Dice + beta CE where t = 0 mod alpha; by
+    second-hand accounts beta is 10 and alpha 5.
 
     Args:
         bce: Weight of the binary cross-entropy.

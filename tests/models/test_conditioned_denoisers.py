@@ -14,7 +14,7 @@ from diffmedseg.metrics.cases import score_cases, score_image
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2, ResidualUNet, SMPNetwork
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v2 import SpatialAnchor
-from diffmedseg.models.medsegdiff.ss_former import SpectralCrossAttention, SpectrumFilter
+from diffmedseg.models.medsegdiff.ss_former import SpectralCrossAttention, SpectrumFilter, SSFormer
 
 CONDITIONED = [MedSegDiffV2, MedSegDiffLite]
 IMAGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -146,6 +146,34 @@ def test_the_anchor_is_the_papers_formula():
     blurred = F.conv2d(f, kernel, padding=2, groups=3)
     expected = F.conv2d(torch.maximum(blurred, f), anchor.project.weight, anchor.project.bias).sigmoid()
     torch.testing.assert_close(anchor(f), expected)
+
+
+def test_the_anchor_gates_the_first_map_and_leaves_it_what_it_was():
+    network, seen = small(MedSegDiffV2), []
+    network.stages[0].register_forward_hook(lambda *given: seen.append(given[2]))
+    network.decoder.register_forward_pre_hook(lambda _, given: seen.append(given[1][0]))
+    with torch.no_grad():
+        condition = network.encode(IMAGE)
+        network(x_t(), T, condition)
+    before, after = seen
+    torch.testing.assert_close(after, before * (1 + condition.features[0]))
+
+
+@pytest.mark.parametrize(("layers", "filtered"), [(2, True), (2, False), (0, True)])
+def test_ss_former_lets_both_maps_answer_and_heeds_time_in_its_filters_alone(layers, filtered):
+    torch.manual_seed(0)
+    former = SSFormer(8, 6, layers, filtered)
+    for parameter in former.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+
+    def answer(c, e, time):
+        return former(c, e, time) - c - e
+
+    c, e, time = torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4), torch.randn(1, 6)
+    found = answer(c, e, time)
+    others = answer(c, e, -time), answer(-c, e, time), answer(c, -e, time)
+    differs = [bool((found - other).abs().max() > 1e-3) for other in others]
+    assert differs == [filtered and layers > 0, layers > 0, layers > 0]
 
 
 def attention(filtered=True):

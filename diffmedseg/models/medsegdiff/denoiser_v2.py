@@ -4,16 +4,22 @@ A condition network on the image alone; a spatial anchor condition (section 3.2)
 the diffusion network, and a semantic condition (section 3.3) lets the deepest maps look at each other. The released
 code that is called V2 has neither. Since nothing of the condition depends on x_t, ``encode`` runs once per image.
 
-Not in the public record, and inferred:
+The formulas are those of second-hand accounts of the paper, whose full text was not at hand. Known from such accounts
+without a formula, or from nowhere, and inferred:
 
 ====================  ========================================================================================
 trunks                those of our V1: residual blocks, self-attention at the bottleneck. The condition network is
                       the supervised control, or a network of segmentation-models-pytorch.
-anchor                the Gaussian is 5 x 5 per channel and starts with a deviation of 1.5 pixels.
+anchor                the Gaussian is 5 x 5 per channel and starts with a deviation of 1.5 pixels; what is gated is the
+                      map that the first stage ends with.
+SS-Former's layers    two attentions, each with an MLP behind it, and how many layers there are.
 affinity              normalised maps, no softmax; see ``ss_former.py``, also for what the filter acts on.
+filter                three layers on the coordinates of the spectrum, scaled and shifted by time; it is *twice* a
+                      sigmoid, so that at first all passes.
 end of SS-Former      its result is added to the deepest map of the diffusion network.
 one part switched     the map that it would have used is added through a 1 x 1 convolution, so that the image always
 off                   conditions.
+anchor loss           beta 10 and alpha 5 (``PriorLoss``; medsegdiff/member/v2.yaml).
 ====================  ========================================================================================
 """
 
@@ -60,6 +66,8 @@ class SpatialAnchor(nn.Module):
 
 class MedSegDiffV2(Denoiser):
     """A condition network on the image, and a U-Net on x_t that it steers at its first and its deepest map.
+
+    What of it is inferred is listed at the head of this module.
 
     Args:
         image_channels: C.
