@@ -14,6 +14,15 @@ from diffmedseg.diffusion.noise import keyed_normal
 from diffmedseg.diffusion.process import NoiseProcess
 
 _MAX_BETA = 1 - 2**-20  # in float32 more is 1, and a signal of nothing has no logarithm
+#: Options by which schedulers would move x_t to noise levels other than those the network is told.
+_OTHER_LEVELS: dict[str, object] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_flow_sigmas": False,
+    "use_lu_lambdas": False,
+    "rescale_betas_zero_snr": False,
+}
 
 
 class ReverseProcess:
@@ -26,7 +35,8 @@ class ReverseProcess:
 
     Args:
         scheduler: Any diffusers scheduler that takes ``trained_betas`` and ``prediction_type="sample"`` (DDPM, DDIM,
-            DPMSolverMultistep, UniPCMultistep). None stands for DDIM. Its own choice of time steps is not used.
+            DPMSolverMultistep, UniPCMultistep). None stands for DDIM. Its own choice of time steps and noise levels,
+            such as Karras', is not used.
         eta: Stochasticity of DDIM: 0 is deterministic given the first noise, 1 is like DDPM (Song et al. 2021,
             arXiv 2010.02502, eq. 16). Other schedulers ignore it.
         start: Share of the T noise levels to begin at. Below 1 chains begin with a noisy guess of x_0 in place of noise
@@ -78,8 +88,10 @@ class ReverseProcess:
         """Make a fresh scheduler of a process that has these levels alone; its time step i is the i-th least."""
         alpha_bar = np.cumprod(1 - np.asarray(process.betas))[sorted(levels)]
         betas = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+        accepted = inspect.signature(type(self.scheduler).__init__).parameters
         scheduler = type(self.scheduler).from_config(
             self.scheduler.config,
+            **{name: value for name, value in _OTHER_LEVELS.items() if name in accepted},
             num_train_timesteps=len(levels),
             trained_betas=betas.clip(max=_MAX_BETA).tolist(),
             prediction_type="sample",

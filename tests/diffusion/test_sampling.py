@@ -1,3 +1,4 @@
+import inspect
 import itertools
 
 import diffusers
@@ -137,6 +138,35 @@ def test_even_levels_are_those_of_diffusers(scheduler, steps):
         x_t = theirs.step(x_0, t, x_t, **options).prev_sample
     ours = ReverseProcess(scheduler())(predict, process, modes.shape[1:], generators(4), steps)
     torch.testing.assert_close(ours, x_0, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "option"),
+    [
+        (scheduler, option)
+        for scheduler in SCHEDULERS
+        for option in (
+            {"use_karras_sigmas": True},
+            {"use_exponential_sigmas": True},
+            {"use_beta_sigmas": True},
+            {"use_lu_lambdas": True},
+            {"rescale_betas_zero_snr": True},
+        )
+        if next(iter(option)) in inspect.signature(scheduler).parameters
+    ],
+)
+def test_noise_is_that_of_the_levels_the_network_is_told(scheduler, option):
+    """Whatever noise levels a scheduler would choose by itself: the network would be given others than it is told."""
+    process, modes = NoiseProcess(input_scale=0.3), two_modes()
+
+    def predict(x_t, t):
+        return posterior_mean(x_t, t, process, modes)
+
+    plain, other = (
+        ReverseProcess(scheduler(**options))(predict, process, modes.shape[1:], generators(3), 5)
+        for options in ({}, option)
+    )
+    torch.testing.assert_close(other, plain, atol=1e-5, rtol=0)
 
 
 def test_a_scheduler_that_takes_no_schedule_is_refused():
