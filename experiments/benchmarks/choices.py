@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from rows import read_rows, write_rows
+from training import EVEN_DDIM
 
 from diffmedseg.metrics import bootstrap_interval
 
@@ -38,16 +39,12 @@ SQUARED = [LOSS, f"{MODEL}loss.init_args.bce=0", f"{MODEL}loss.init_args.mse=1"]
 DICE = [LOSS, f"{MODEL}loss.init_args.dice=1"]
 
 #: Where V1's search started, whatever the yaml says now; lite's starts from what V1's found for each kind of data.
-_DDIM = [
-    f"{MODEL}reverse=diffmedseg.diffusion.ReverseProcess",
-    f"{MODEL}reverse.init_args.scheduler=diffusers.DDIMScheduler",
-]
-_V1_FIRST = [*_DDIM, f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"]
+_V1_FIRST = [*EVEN_DDIM, f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"]
 _LITE_FIRST = [f"{MODEL}noise_levels=4", f"{MODEL}prior_share=0"]  # of the samples alone
 FIRST: dict[Member, dict[Data, list[str]]] = {
     "v1": {"isic2017": _V1_FIRST, "synthetic": _V1_FIRST},
     "lite": {
-        "isic2017": [*_DDIM, f"{MODEL}process.init_args.input_scale=0.1", *DICE, *_LITE_FIRST],
+        "isic2017": [*EVEN_DDIM, f"{MODEL}process.init_args.input_scale=0.1", *DICE, *_LITE_FIRST],
         "synthetic": [*_V1_FIRST, *_LITE_FIRST],
     },
 }

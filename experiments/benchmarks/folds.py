@@ -14,7 +14,7 @@ import torch
 import yaml
 from jsonargparse import auto_cli
 from rows import read_rows, write_rows
-from training import train_run
+from training import EVEN_DDIM, train_run
 
 from diffmedseg.data.configured import build_data
 from diffmedseg.metrics import generalized_energy_distance
@@ -25,11 +25,11 @@ Data = Literal["brats2015", "lgg", "chase", "lidc"]
 
 FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
 SETTINGS = {"chase": ["--data.split_by=folds"]}
-#: By model the family, whose pair with the data is taken, and overlays.
-MODELS: dict[str, tuple[str, list[str]]] = {
-    "medsegdiff": ("medsegdiff", ["medsegdiff/member/v1.yaml"]),
-    "medsegdiff-lite": ("medsegdiff", ["medsegdiff/member/lite.yaml"]),
-    "supervised": ("supervised", []),
+#: By model the family, whose pair with the data is taken, overlays and settings.
+MODELS: dict[str, tuple[str, list[str], list[str]]] = {
+    "medsegdiff": ("medsegdiff", ["medsegdiff/member/v1.yaml"], EVEN_DDIM),
+    "medsegdiff-lite": ("medsegdiff", ["medsegdiff/member/lite.yaml"], []),
+    "supervised": ("supervised", [], []),
 }
 HUMANS = "raters"
 SCORES = Path(__file__).with_suffix(".csv")
@@ -56,12 +56,12 @@ def train(
         only: Keys of MODELS; all when empty.
     """
     for fold in folds or range(FOLDS[data]):
-        for model, (family, overlays) in MODELS.items():
+        for model, (family, overlays, own) in MODELS.items():
             if only and model not in only:
                 continue
             settings = [
                 "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
-                f"--trainer.max_steps={steps}", *SETTINGS.get(data, []),
+                f"--trainer.max_steps={steps}", *SETTINGS.get(data, []), *own,
             ]  # fmt: skip
             files = ["base.yaml", f"{family}/{data}.yaml", *overlays, f"{family}/cpu.yaml"]
             train_run(runs, f"{data}.{model}.{fold}", files, settings)

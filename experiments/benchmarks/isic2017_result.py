@@ -12,7 +12,7 @@ import torch
 from jsonargparse import auto_cli
 from rows import read_rows, write_rows
 from torchmetrics.functional import spearman_corrcoef
-from training import train_run
+from training import EVEN_DDIM, train_run
 
 from diffmedseg import load_checkpoint
 from diffmedseg.data import ISIC2017DataModule
@@ -23,6 +23,7 @@ from diffmedseg.models import DiffusionSegmenter
 SCORES = Path(__file__).with_suffix(".csv")
 MODELS, BOTH, SEEDS = ("medsegdiff", "supervised"), "mean of both", [0, 1, 2]
 OVERLAYS = {"medsegdiff": ["medsegdiff/member/v1.yaml"], "supervised": []}
+SAMPLER = {"medsegdiff": EVEN_DDIM, "supervised": []}
 COLUMNS = ("dice", "iou", "uncertainty", "diversity")
 
 
@@ -39,7 +40,7 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
         for model in MODELS:
             settings = [
                 "--seed_everything", str(seed), "--data.root", str(root), "--data.reported=validation",
-                f"--trainer.max_steps={steps}",
+                f"--trainer.max_steps={steps}", *SAMPLER[model],
             ]  # fmt: skip
             files = ["base.yaml", f"{model}/isic2017.yaml", *OVERLAYS[model], f"{model}/cpu.yaml"]
             train_run(runs, f"{model}.{seed}", files, settings)

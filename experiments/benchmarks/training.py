@@ -4,6 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+#: Even steps of DDIM, by which V1's reported tables were sampled; the default is another by now.
+EVEN_DDIM = [
+    "--model.init_args.reverse=diffmedseg.diffusion.ReverseProcess",
+    "--model.init_args.reverse.init_args.scheduler=diffusers.DDIMScheduler",
+    "--model.init_args.reverse.init_args.spacing=1",
+]
+
 
 def train_run(runs: Path, name: str, files: list[str], settings: list[str]) -> None:
     """Train and test a run that has no scores yet.
