@@ -1,6 +1,7 @@
 """``diffmedseg dashboard``: arrange what runs log to W&B."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -16,14 +17,17 @@ def main(args: list[str]) -> None:
         description="Build the W&B workspace that arranges a project's curves, pictures, scores and tables. It is "
         "saved as a new view of the project, and its address printed; with --out it is written to a file instead.",
     )
-    parser.add_argument("--entity", required=True, help="User or team that the project belongs to.")
-    parser.add_argument("--project", default="diffmedseg", help="The project. Default: diffmedseg.")
+    entity, project = os.environ.get("WANDB_ENTITY"), os.environ.get("WANDB_PROJECT") or "diffmedseg"
+    parser.add_argument("--entity", default=entity, help="User or team of the project. Default: $WANDB_ENTITY.")
+    parser.add_argument("--project", default=project, help="The project. Default: $WANDB_PROJECT, else diffmedseg.")
     parser.add_argument("--name", default="diffmedseg", help="Name of the workspace. Default: diffmedseg.")
     parser.add_argument(
         "--regions", nargs="+", default=[], help="Of data with several regions: their names, such as disc cup."
     )
     parser.add_argument("--out", type=Path, metavar="JSON", help="Write the workspace to a file; takes no login.")
     options = parser.parse_args(args)
+    if not options.entity:
+        sys.exit("error: say which user or team the project belongs to, by --entity NAME or in WANDB_ENTITY.")
     try:
         workspace = build_workspace(options.entity, options.project, options.name, options.regions)
     except ModuleNotFoundError as error:

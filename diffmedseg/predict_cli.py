@@ -24,7 +24,7 @@ from diffmedseg.prediction import (
     predict_volumes,
     takes_pictures,
 )
-from diffmedseg.zoo import ZooError, list_pretrained, load_checkpoint, load_pretrained
+from diffmedseg.zoo import ZooError, current_source, list_pretrained, load_checkpoint, load_pretrained
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,7 +184,7 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
 def _load(ckpt: str) -> DiffusionSegmenter:
     if ckpt and Path(ckpt).expanduser().exists():
         return load_checkpoint(ckpt)
-    if ckpt in list_pretrained():
+    if ckpt in current_source().entries():
         return load_pretrained(ckpt)
     raise ZooError(f"{ckpt} is no file, no run's folder and no entry of the zoo ({', '.join(list_pretrained())}).")
 

@@ -60,6 +60,9 @@ def test_an_entry_says_what_it_takes_and_reached(own_zoo, run):
     assert set(entry.sha256) == {path.name for path in (own_zoo / NAME).iterdir()} - {"README.md"}
     assert set(entry.licences) == {"code", "weights", "data"}
     assert "Not for diagnosis" in entry.intended_use
+    assert entry.input.range == [-1.0, 1.0]
+    assert [paper for paper in entry.papers if "arXiv 2301.11798" in paper]
+    assert all(paper in (own_zoo / NAME / "README.md").read_text() for paper in entry.papers)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,7 @@ def test_a_recipe_is_listed_but_has_no_weights(own_zoo, tmp_path, capsys):
     assert "somebody" not in (own_zoo / "a_b.recipe" / "run.yaml").read_text()
     entry = Source(own_zoo).entries()["a_b.recipe"]
     assert (entry.status, entry.bytes, entry.metrics, list(entry.sha256)) == ("recipe", 0, None, ["run.yaml"])
+    assert entry.papers
     with pytest.raises(ZooError, match="already"):
         add_recipe(config, "a_b.recipe")
     config.write_text("model: {}")

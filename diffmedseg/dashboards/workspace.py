@@ -19,7 +19,8 @@ _PICTURES = {"Validation": "val/panels", "Test": "test/panels"}
 _SCORES = {
     "Dice": "test/dice",
     "GED, unbiased (lower is better)": "test/ged_unbiased",
-    "HD95 in mm (lower is better)": "test/hd95",
+    "HD95 in mm, of volumes (lower is better)": "test/hd95",
+    "HD95 in pixels, of pictures (lower is better)": "test/hd95_pixels",
     "Seconds per case": "test/seconds",
 }
 _TRUST = {"Reliability": "test/reliability", "Risk and coverage": "test/risk_coverage"}

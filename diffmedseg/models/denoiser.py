@@ -31,6 +31,8 @@ class Denoiser(nn.Module, ABC):
         mask_channels: K, regions of the mask.
     """
 
+    #: What describes its method, for whoever cites a model.
+    papers: tuple[str, ...] = ()
     divisor: int = 1
     #: Whether the condition comes with a mask of its own.
     has_prior: bool = False

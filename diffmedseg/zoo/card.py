@@ -147,7 +147,7 @@ def _licence(entry: Entry) -> str:
     return f"""## Licence
 
 Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {entry.licences["data"]}.
-Please cite: {entry.citation}"""
+Please cite: {"; ".join([entry.citation, *entry.papers])}"""
 
 
 def markdown_table(entries: Mapping[str, Entry]) -> str:

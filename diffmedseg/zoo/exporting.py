@@ -214,6 +214,7 @@ def _describe(
         weights.stat().st_size if weights.is_file() else 0,
         {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         metrics,
+        list(getattr(ALLOWED.get(init["denoiser"]["class_path"]), "papers", ())),
     )
 
 

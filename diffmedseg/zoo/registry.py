@@ -26,12 +26,14 @@ class Input:
     Attributes:
         channels: Names, in order.
         size: Height and width of its grid, in pixels, to which images are resized.
-        normalisation: How values came to [-1, 1].
+        normalisation: How values came to the range.
+        range: The least and the largest value.
     """
 
     channels: list[str]
     size: list[int]
     normalisation: str
+    range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Entry:
         bytes: Of the weights; 0 for a recipe.
         sha256: Of each file but the card, by its name.
         metrics: What it reached; None for a recipe.
+        papers: What describes its method; empty where none does, or the entry was made before they were named.
     """
 
     status: Literal["trained", "recipe"]
@@ -90,6 +93,7 @@ class Entry:
     bytes: int = 0
     sha256: dict[str, str] = field(default_factory=dict)
     metrics: Metrics | None = None
+    papers: list[str] = field(default_factory=list)
 
 
 def read_registry(path: Path, address: str = "") -> dict[str, Entry]:

@@ -28,3 +28,26 @@ def test_without_login_it_says_what_to_do(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit, match="wandb login"):
         main(["dashboard", "--entity", "someone"])
+
+
+def test_project_and_team_are_those_that_runs_are_logged_to(tmp_path, monkeypatch):
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    out = tmp_path / "w.json"
+    with pytest.raises(SystemExit, match="WANDB_ENTITY"):
+        main(["dashboard", "--out", str(out)])
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    built = []
+    monkeypatch.setattr("diffmedseg.dashboard_cli.build_workspace", lambda *given: built.append(given[:2]))
+    monkeypatch.setattr("diffmedseg.dashboard_cli.workspace_json", str)
+    main(["dashboard", "--out", str(out)])
+    main(["dashboard", "--entity", "me", "--project", "mine", "--out", str(out)])
+    assert built == [("team", "ours"), ("me", "mine")]
+
+
+def test_pictures_have_distances_in_pixels_and_volumes_in_mm(tmp_path):
+    main(["dashboard", "--entity", "someone", "--out", str(tmp_path / "w.json")])
+    text = (tmp_path / "w.json").read_text()
+    for key in ("test/hd95", "test/hd95_pixels"):
+        assert f'"{key}"' in text

@@ -68,6 +68,7 @@ class ImageDenoiser(Denoiser):
         knows_no_label: Whether it can be asked without a label.
     """
 
+    papers = ("Shuai et al. 2024: DiffSeg (diffusion difference), arXiv 2404.16474",)
     knows_no_label = True
 
     @property

@@ -53,6 +53,10 @@ class MedSegDiffLite(Denoiser):
         dropout: Dropout of the condition network's residual blocks.
     """
 
+    papers = (
+        "Wu et al. 2023: MedSegDiff-V2, arXiv 2301.11798",
+        "Hoogeboom et al. 2023: simple diffusion, arXiv 2301.11093",
+    )
     has_prior = True
     patch = 4  # pixels
 

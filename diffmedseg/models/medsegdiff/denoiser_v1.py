@@ -91,6 +91,8 @@ class MedSegDiffV1(Denoiser):
         dropout: Dropout of the residual blocks.
     """
 
+    papers = ("Wu et al. 2022: MedSegDiff, arXiv 2211.00611",)
+
     def __init__(
         self,
         image_channels: int,

@@ -82,6 +82,7 @@ class MedSegDiffV2(Denoiser):
         dropout: Dropout of the residual blocks.
     """
 
+    papers = ("Wu et al. 2023: MedSegDiff-V2, arXiv 2301.11798",)
     has_prior = True
 
     def __init__(
