@@ -1,4 +1,4 @@
-"""``diffmedseg zoo``: list, show, verify, export and reproduce pretrained models."""
+"""``diffmedseg zoo``: list, show, verify, draw, export and reproduce pretrained models."""
 
 import json
 import subprocess
@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import auto_cli
 
 from diffmedseg import zoo
 from diffmedseg.dashboards.artifacts import log_zoo_entry
+from diffmedseg.data.configured import build_data
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.runs import newest_run
 from diffmedseg.zoo.card import markdown_table
 from diffmedseg.zoo.checking import agrees, verify_entry
+from diffmedseg.zoo.loading import load_verified
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
+from diffmedseg.zoo.showing import show_cases
 
 
 def list_entries() -> None:
@@ -81,7 +85,27 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
         sys.exit("error: the run's Dice lies outside of the stated interval.")
 
 
-def export(run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "") -> None:
+def cases(name: str, *, root: Path | None = None, out: Path = Path("cases.png")) -> None:
+    """Draw the worst, median and best of the cases that an entry was tested on.
+
+    Args:
+        name: Name of the entry.
+        root: Folder that holds the data; by default as its run.yaml says.
+        out: The PNG that is written.
+    """
+    source = zoo.current_source()
+    folder, entry = source.verified(name)
+    model, settings = load_verified(name, folder, entry), yaml.safe_load((folder / RUN).read_text())
+    if root is not None:
+        settings["data"]["init_args"]["root"] = str(root)
+    if reason := show_cases(model, build_data(settings["data"]), read_cases(folder / CASES), out):
+        raise zoo.ZooError(f"Nothing is drawn: {reason}.")
+    print(f"Wrote {out}")
+
+
+def export(
+    run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "", pictures: bool = True
+) -> None:
     """Make a zoo entry of a finished run; where that was logged to W&B, an artifact, too.
 
     Args:
@@ -90,8 +114,9 @@ def export(run: Path, *, name: str, folder: Path | None = None, half: bool = Tru
         folder: The zoo; by default $DIFFMEDSEG_ZOO, else the repository's.
         half: Store float16.
         notes: What the card should say besides.
+        pictures: Show its worst cases, where the data's licence lets everybody hand images on.
     """
-    entry = zoo.export(run, name, folder, half, notes)
+    entry = zoo.export(run, name, folder, half, notes, pictures)
     log_zoo_entry(run, entry)
     print(f"Wrote {entry}")
     if not (entry / PICTURE).is_file():
@@ -119,6 +144,7 @@ def main(args: list[str]) -> None:
         "table": table,
         "show": show,
         "verify": verify,
+        "cases": cases,
         "export": export,
         "recipe": recipe,
         "reproduce": reproduce,

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_run import tiny_data, tiny_model
 
 from diffmedseg import zoo
+from diffmedseg.cli import main
 from diffmedseg.data import SyntheticDataModule
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError, ImageStore
@@ -90,6 +91,26 @@ def test_an_entry_is_made_without_a_picture_where_its_data_is_not_there(run, tmp
     folder = zoo.export(run, NAME, tmp_path / "zoo")
     assert "data/x holds nothing" in (folder / "README.md").read_text()
     assert not (folder / PICTURE).exists()
+
+
+def test_whoever_has_the_data_draws_what_an_entry_left_out(run, tmp_path, monkeypatch, capsys):
+    folder = zoo.export(run, NAME, tmp_path / "zoo", pictures=False)
+    assert not (folder / PICTURE).exists()
+    assert f"zoo cases {NAME} --root" in (folder / "README.md").read_text()
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
+    command = ["zoo", "cases", NAME, "--out", str(tmp_path / "drawn" / "cases.png")]
+    main(command)
+    check_picture(tmp_path / "drawn" / "cases.png")
+    assert "Wrote" in capsys.readouterr().out
+
+    def load(self, split):
+        raise DataError("data/x holds nothing: download it.")
+
+    monkeypatch.setattr(SyntheticDataModule, "load", load)
+    command[-1] = str(tmp_path / "none.png")
+    with pytest.raises(SystemExit, match="data/x holds nothing"):
+        main(command)
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_other_data_than_was_scored_is_not_shown(tmp_path):

@@ -54,7 +54,8 @@ def write_card(
     worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
     cases = f"{entry.metrics.cases} cases, {entry.metrics.split}" if entry.metrics else ""
     shown = (
-        f"It has no pictures of them: {unseen}."
+        f"It has no pictures of them: {unseen}. Where the data is,\n\n"
+        f"    python -m diffmedseg zoo cases {name} --root /path/to/the/data\n\ndraws its worst, median and best cases."
         if unseen
         else f"![its worst, median and best cases]({PICTURE})\n\n"
         f"By {entry.regions[0]}; cases without anything in which nothing was found are left out. Dice is that of the "

@@ -47,7 +47,9 @@ _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dic
 _SPLITS = ("reported", "split_by", "splits", "folds", "fold")
 
 
-def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, notes: str = "") -> Path:
+def export(
+    run: Path, name: str, zoo: Path | None = None, half: bool = True, notes: str = "", pictures: bool = True
+) -> Path:
     """Make a zoo entry of a finished run.
 
     Args:
@@ -56,6 +58,8 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
         zoo: The zoo's folder; None for the current one.
         half: Store float16, half the size.
         notes: What the card should say besides, such as the hardware, and where the model fails.
+        pictures: Show its worst cases where the data's licence lets everybody hand images on. Else whoever has the data
+            can draw them (`diffmedseg zoo cases`).
 
     Returns:
         The entry's folder.
@@ -94,7 +98,12 @@ def export(run: Path, name: str, zoo: Path | None = None, half: bool = True, not
                 shutil.copy(run / file, folder / file)
         write_example(model.eval(), folder / EXAMPLE)
         rows = read_cases(folder / CASES)
-        unseen = show_cases(model, data, rows, folder / PICTURE)
+        if not pictures:
+            unseen = "who made the entry left them out"
+        elif not data.info.may_be_shown:
+            unseen = f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
+        else:
+            unseen = show_cases(model, data, rows, folder / PICTURE)
         metrics = _metrics(rows, settings)
         learned_from = checkpoint.get("learned_from", "masks")
         entry = _describe(folder, config["init_args"], settings["data"], learned_from, metrics)

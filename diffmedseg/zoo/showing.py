@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
+from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError, collate
 from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples
@@ -35,8 +36,6 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
     Returns:
         Why nothing was written; empty where the picture was.
     """
-    if not data.info.may_be_shown:
-        return f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
     own = [row for row in rows if row.region == model.regions[0]]
     own = [row for row in own if not row.both_empty] or own
     chosen = {"worst": choose_examples(own, _WORST)["worst"]} | {
@@ -47,11 +46,11 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
         data.setup("test")
         data.serve((), model.regions)
     except (DataError, OSError) as error:
-        return f"the data was not there when the entry was made ({str(error).splitlines()[0][:200]})"
+        return f"the data is not there ({str(error).splitlines()[0][:200]})"
     known = set(data.stores["test"].cases)
     gone = [row.case for group in chosen.values() for row in group if row.case not in known]
     if gone:
-        return f"the data that was there when the entry was made has no case {', '.join(gone)}"
+        return f"the data that is there has no case {', '.join(gone)}"
     drawn = [
         (f"{name}: {row.case}\nDice {row.dice:.2f}", _segmented(model, data, row.case))
         for name, group in chosen.items()
@@ -86,7 +85,7 @@ def _save_small(figure: Figure, path: Path) -> None:
         Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
         if len(small.getvalue()) <= PICTURE_BYTES:
             break
-    path.write_bytes(small.getvalue())
+    write_whole(path, lambda temporary: temporary.write_bytes(small.getvalue()))
 
 
 def check_picture(path: Path) -> None:
