@@ -13,7 +13,7 @@ PYTHON ?= python3
 
 # What `make demo` shows: of a sample, and of a picture.
 DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
-DEMO := $(if $(IN),medsegdiff-v1_isic2017.cpu64,medsegdiff-lite_synthetic.tiny)
+DEMO := $(if $(IN),medsegdiff-lite_isic2017.cpu64,medsegdiff-lite_synthetic.tiny)
 
 BIN := .venv/bin
 RUN := $(BIN)/python -m diffmedseg
@@ -75,7 +75,7 @@ endif
 	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(addprefix -c ,$(LOGGER_FILE)) $(ARGS)
 
 predict: setup ## segment pictures or volumes: CKPT=<checkpoint, run or zoo entry> IN=<file, folder or 'pattern'> OUT=<folder>
-	$(if $(and $(CKPT),$(IN),$(OUT)),,$(error Say CKPT=..., IN=... and OUT=...: make predict CKPT=medsegdiff-v1_isic2017.cpu64 IN=photos OUT=masks))
+	$(if $(and $(CKPT),$(IN),$(OUT)),,$(error Say CKPT=..., IN=... and OUT=...: make predict CKPT=medsegdiff-lite_isic2017.cpu64 IN=photos OUT=masks))
 	$(RUN) predict "$(CKPT)" "$(IN)" --out "$(OUT)" $(ARGS)
 
 augment-preview: setup ## draw images and masks of DATA after augmentation
