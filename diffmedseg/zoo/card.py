@@ -59,9 +59,8 @@ def write_card(
         if unseen
         else f"![its worst, median and best cases]({PICTURE})\n\n"
         f"By {entry.regions[0]}; cases without anything in which nothing was found are left out. Dice is that of the "
-        f"run, at native resolution, of two raters against the first, of more against their majority, which may be empty; "
-        f"the maps are those of the weights as they are here. Images: {entry.data}, "
-        f"{entry.licences['data']}."
+        f"run, at native resolution, of two raters against the first, of more against their majority, which may be "
+        f"empty; the maps are those of the weights as they are here. Images: {entry.data}, {entry.licences['data']}."
     )
     (folder / CARD).write_text(
         f"""# {name}
