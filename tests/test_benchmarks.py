@@ -21,6 +21,7 @@ from isic_files import write
 from test_cli import instantiate
 from tiny_run import EXPERIMENTS
 
+from diffmedseg import load_checkpoint
 from diffmedseg.data import ISIC2017DataModule
 from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
@@ -221,6 +222,19 @@ def test_a_student_learns_at_the_levels_where_it_will_be_asked():
     assert [t for t, _ in learned] == [t for t, _ in asked]
     for (_, x_t), (_, other) in zip(learned, asked, strict=True):
         torch.testing.assert_close(x_t, other, atol=1e-4, rtol=0)
+
+
+def test_a_student_is_written_as_a_checkpoint_of_one_step(run, tmp_path):
+    student = load_checkpoint(run)
+    with torch.no_grad():
+        for weight in student.denoiser.parameters():
+            weight.add_(0.1)
+    distil._save(student, run, tmp_path / "student.ckpt")
+    loaded = load_checkpoint(tmp_path / "student.ckpt")
+    assert loaded.num_steps == 1
+    image = torch.zeros(1, 3, *student.image_size)
+    expected = student.segment(image, num_steps=1).probability
+    torch.testing.assert_close(loaded.segment(image).probability, expected)
 
 
 def test_table_of_the_budget(tmp_path, capsys):

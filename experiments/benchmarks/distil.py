@@ -5,10 +5,12 @@ can learn where the teacher's end (Luhman & Luhman 2021, arXiv 2101.02388): at i
 its second, which is where the teacher's sampler has it, from what its own first step made of it. The condition network
 is the teacher's and stays as it is.
 
-``python experiments/benchmarks/distil.py runs/medsegdiff-lite-synthetic/version_0`` trains and prints the table.
+``python experiments/benchmarks/distil.py runs/medsegdiff-synthetic/version_0 --out one_step.ckpt`` trains, prints the
+table and writes the student, which ``predict``, ``make evaluate`` and ``load_checkpoint`` take like any checkpoint.
 """
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from jsonargparse import auto_cli
 from samples_and_steps import load_run
 from torch import Tensor
 
+from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.diffusion import keyed_generator, keyed_normal
@@ -27,7 +30,13 @@ SHOWN = ("dice", "ged_unbiased", "diversity")
 
 
 def main(
-    run: Path, iterations: int = 1500, chains: int = 4, teacher_steps: int = 10, samples: int = 16, seed: int = 0
+    run: Path,
+    iterations: int = 800,
+    chains: int = 4,
+    teacher_steps: int = 10,
+    samples: int = 16,
+    seed: int = 0,
+    out: Path | None = None,
 ) -> None:
     """Distil and print the table.
 
@@ -38,16 +47,27 @@ def main(
         teacher_steps: Steps of the teacher's chains.
         samples: S of the table.
         seed: Of the student's noise.
+        out: The student's checkpoint, of one step; None for none.
     """
     model, data = load_run(run)
     assert isinstance(model, MedSegDiffSegmenter)
     assert model.reverse.eta == 0
     student = _distil(model, data, iterations, chains, teacher_steps, seed)
+    if out is not None:
+        _save(student, run, out)
     print(f"{run}: {len(data.stores['test'])} images, {samples} samples; {iterations} steps of distillation\n")
     print(f"| network | steps | {' | '.join(SHOWN)} |\n|---|---|{'---|' * len(SHOWN)}")
     for name, network in (("teacher", model), ("student", student)):
         for steps in (1, 2) if name == "student" else (1, 2, 4, teacher_steps):
             print(f"| {name} | {steps} | {' | '.join(_score(network, data, samples, steps))} |", flush=True)
+
+
+def _save(student: MedSegDiffSegmenter, run: Path, path: Path) -> None:
+    """Write the teacher's checkpoint with the student's weights and number of steps."""
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    checkpoint["state_dict"] = student.state_dict()
+    checkpoint["hyper_parameters"] |= {"num_steps": 1, "val_num_steps": 1}
+    write_whole(path, partial(torch.save, checkpoint))
 
 
 def _distil(
