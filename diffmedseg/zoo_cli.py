@@ -1,6 +1,7 @@
 """``diffmedseg zoo``: list, show, verify, draw, export and reproduce pretrained models."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,9 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
     if subprocess.run(command).returncode:
         sys.exit(f"error: the training of {name} did not come to its end; what it said stands above.")
     found, (mean, low, high), within = agrees(entry, read_cases(newest_run(runs / experiment) / CASES))
+    if math.isnan(low):
+        print(f"Dice {found:.4f}; the entry states {mean:.4f}, of one case: there is no interval to hold it against.")
+        return
     print(f"Dice {found:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
     if not within:
         sys.exit("error: the run's Dice lies outside of the stated interval.")

@@ -1,5 +1,6 @@
 """The commands of the zoo, and zoos that are not there."""
 
+import math
 import shutil
 import sys
 
@@ -57,6 +58,15 @@ def test_a_training_that_fails_says_so_once(own_zoo, monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(SystemExit, match="did not come to its end"):
         main(["zoo", "reproduce", NAMES[0]])
+
+
+def test_a_score_of_one_case_is_held_against_nothing(own_zoo, tmp_path, monkeypatch, capsys):
+    """Its interval is not known, and its run not wrong."""
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    monkeypatch.setattr("diffmedseg.zoo_cli.newest_run", lambda folder: own_zoo / NAMES[0])
+    monkeypatch.setattr("diffmedseg.zoo_cli.agrees", lambda entry, rows: (0.8, [0.9, math.nan, math.nan], False))
+    main(["zoo", "reproduce", NAMES[0]])
+    assert "Dice 0.8000; the entry states 0.9000, of one case" in capsys.readouterr().out
 
 
 def test_a_card_from_afar_takes_no_weights(own_zoo, tmp_path, monkeypatch):

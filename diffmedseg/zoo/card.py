@@ -1,5 +1,6 @@
 """The cards of entries, and the table of all of them."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def write_card(
     """
     init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
     scores = "\n".join(
-        f"| {region} | {score} | {mean:.4f} | {low:.4f} to {high:.4f} |"
+        f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
         for region, found in (entry.metrics.scores if entry.metrics else {}).items()
         for score, (mean, low, high) in found.items()
     )
@@ -151,6 +152,10 @@ Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {ent
 Please cite: {"; ".join([entry.citation, *entry.papers])}"""
 
 
+def _interval(low: float, high: float, digits: int) -> str:
+    return "one case" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
 def markdown_table(entries: Mapping[str, Entry]) -> str:
     """Return entries as a Markdown table, with Dice of the first region; GED where there are several raters."""
     heads = ("entry", "data", "Dice, 95 % interval", "GED (unbiased)", "cases", "samples x steps")
@@ -160,7 +165,7 @@ def markdown_table(entries: Mapping[str, Entry]) -> str:
         if entry.metrics:
             scores = entry.metrics.scores[entry.regions[0]]
             mean, low, high = scores["dice"]
-            dice, cases = f"{mean:.3f} ({low:.3f} to {high:.3f})", str(entry.metrics.cases)
+            dice, cases = f"{mean:.3f} ({_interval(low, high, 3)})", str(entry.metrics.cases)
             ged = f"{scores['ged_unbiased'][0]:.3f}" if "ged_unbiased" in scores else ""
         drawn = f"{entry.num_samples} x {entry.num_steps}"
         lines.append(f"| `{name}` | {entry.data} | {dice or 'recipe: not trained'} | {ged} | {cases} | {drawn} |")

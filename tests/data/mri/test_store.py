@@ -271,6 +271,8 @@ def test_make_train_trains_tests_and_scores_volumes(name, tmp_path, capsys):
     assert "Menze" in card or "Buda" in card
     assert "CC BY-NC-SA" in card
     assert "has no pictures" in card
+    assert "nan" not in card  # of one case there is no interval
+    assert "| one case |" in card
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert list(checkpoint["hyper_parameters"]["channels"]) == (
         ["t1", "flair", "t1ce"] if name == "lgg" else ["flair", "t1ce"]
