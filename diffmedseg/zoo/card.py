@@ -53,7 +53,8 @@ def write_card(
         )
     rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:5]
     worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
-    cases = f"{entry.metrics.cases} cases, {entry.metrics.split}" if entry.metrics else ""
+    n = entry.metrics.cases if entry.metrics else 0
+    cases = f"{n} case{'s' * (n != 1)}, {entry.metrics.split}" if entry.metrics else ""
     shown = (
         f"It has no pictures of them: {unseen}. Where the data is,\n\n"
         f"    python -m diffmedseg zoo cases {name} --root /path/to/the/data\n\ndraws its worst, median and best cases."
