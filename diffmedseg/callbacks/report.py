@@ -9,10 +9,9 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.case_metrics import CaseMetrics, run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.evaluation.figures import Example
+from diffmedseg.evaluation.figures import Example, example_of
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.segmentation import resize_soft
 
 
 class TestReport(SegmentationCallback):
@@ -50,15 +49,10 @@ class TestReport(SegmentationCallback):
         """Keep of each case the slice with the most foreground."""
         s = outputs["segmentation"]
         for i, case in enumerate(batch["case"]):
-            raters = batch["raters"][i][batch["rater_valid"][i]].cpu()
+            raters = batch["raters"][i][batch["rater_valid"][i]]
             area = float(raters.sum()) + 1e-3 * float(s.probability[i].sum())
             if case not in self.examples or area > self.examples[case][0]:
-                size = (int(raters.shape[-2]), int(raters.shape[-1]))
-                soft, doubt = (
-                    resize_soft(one[i : i + 1].float().cpu(), size)[0] for one in (s.probability, s.uncertainty)
-                )
-                mask = soft > cast(DiffusionSegmenter, pl_module).threshold
-                self.examples[case] = area, Example(batch["image"][i].float().cpu(), raters, soft, doubt, mask)
+                self.examples[case] = area, example_of(batch, s, i, cast(DiffusionSegmenter, pl_module).threshold)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write."""

@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffmedseg.data.store import Batch
 from diffmedseg.figures import COLOURS, outline, show
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.segmentation import Segmentation, resize_soft
 
 _TRUTH = "#56B4E9"
 
@@ -33,6 +35,22 @@ class Example:
     probability: Tensor
     uncertainty: Tensor
     mask: Tensor
+
+
+def example_of(batch: Batch, segmentation: Segmentation, i: int, threshold: float) -> Example:
+    """Take an image of a batch with its raters and what was found in it, at the raters' size.
+
+    Args:
+        batch: What was segmented.
+        segmentation: What came of it.
+        i: Which image.
+        threshold: Foreground is where the probability exceeds it.
+    """
+    raters = batch["raters"][i][batch["rater_valid"][i]].cpu()
+    size = (int(raters.shape[-2]), int(raters.shape[-1]))
+    maps = segmentation.probability, segmentation.uncertainty
+    soft, doubt = (resize_soft(one[i : i + 1].float().cpu(), size)[0] for one in maps)
+    return Example(batch["image"][i].float().cpu(), raters, soft, doubt, soft > threshold)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.metrics.cases import CaseScore, summarise
@@ -106,7 +107,7 @@ def export(
             unseen = show_cases(model, data, rows, folder / PICTURE)
         metrics = _metrics(rows, settings)
         learned_from = checkpoint.get("learned_from", "masks")
-        entry = _describe(folder, config["init_args"], settings["data"], learned_from, metrics)
+        entry = _describe(folder, config["init_args"], data, learned_from, metrics)
         write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes, unseen)
         return register(entry)
 
@@ -158,7 +159,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
                 f"({type(error).__name__}: {error})."
             ) from error
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
-        entry = _describe(folder, init, data, learned_from, None)
+        entry = _describe(folder, init, build_data(data), learned_from, None)
         write_recipe_card(folder, name, entry, settings, notes)
         return register(entry)
 
@@ -178,8 +179,11 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
         raise ZooError(
             f"{name!r} does not say what the entry is: model_data.tag, such as medsegdiff-lite_isic2017.mine."
         )
-    entries = source.entries() if (source.folder / REGISTRY).is_file() else {}
-    if name in entries or place.exists():
+
+    def entries() -> dict[str, Entry]:
+        return source.entries() if (source.folder / REGISTRY).is_file() else {}
+
+    if name in entries() or place.exists():
         raise ZooError(
             f"{source.folder} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its "
             f"export was interrupted: delete {place}.)"
@@ -193,23 +197,21 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
             for path in folder.iterdir():
                 path.chmod(0o644)  # safetensors writes for the owner alone
             os.replace(folder, place)
-            others = source.entries() if (source.folder / REGISTRY).is_file() else {}  # some may have come meanwhile
-            write_registry(source.folder / REGISTRY, others | {name: entry})
+            write_registry(source.folder / REGISTRY, entries() | {name: entry})  # some may have come meanwhile
             return place
 
         yield folder, register
 
 
 def _describe(
-    folder: Path, init: dict[str, Any], data: dict[str, Any], learned_from: str, metrics: Metrics | None
+    folder: Path, init: dict[str, Any], data: SegmentationDataModule, learned_from: str, metrics: Metrics | None
 ) -> Entry:
-    """Say what the registry says of an entry, from its model's settings, its data's, and its files."""
-    module = build_data(data)
-    info, fusion = module.info, init.get("fusion") or {"class_path": "MeanFusion"}
+    """Say what the registry says of an entry, from its model's settings, its data, and its files."""
+    info, fusion = data.info, init.get("fusion") or {"class_path": "MeanFusion"}
     weights = folder / WEIGHTS
     return Entry(
         "trained" if metrics else "recipe",
-        Input(list(info.channels), list(module.image_size), info.normalisation),
+        Input(list(info.channels), list(data.image_size), info.normalisation),
         list(metrics.scores if metrics else info.regions),
         init["threshold"],
         init["num_samples"],

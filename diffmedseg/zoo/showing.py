@@ -10,10 +10,9 @@ from PIL import Image
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError, collate
-from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples
+from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples, example_of
 from diffmedseg.metrics.cases import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.segmentation import resize_soft
 from diffmedseg.zoo.building import ZooError
 
 _WORST = 3  # cases
@@ -68,11 +67,7 @@ def _segmented(model: DiffusionSegmenter, data: SegmentationDataModule, case: st
     found = []
     for item in (item for item, area in zip(items, areas, strict=True) if area == max(areas)):
         batch = data.on_after_batch_transfer(collate([item]), 0)
-        result = model.segment(batch["image"], keys=batch["case"])
-        raters = item["raters"]
-        size = (int(raters.shape[-2]), int(raters.shape[-1]))
-        soft, doubt = (resize_soft(maps, size)[0] for maps in (result.probability, result.uncertainty))
-        found.append(Example(batch["image"][0], raters, soft, doubt, soft > model.threshold))
+        found.append(example_of(batch, model.segment(batch["image"], keys=batch["case"]), 0, model.threshold))
     return max(found, key=lambda example: int(example.mask.sum()))
 
 

@@ -21,9 +21,12 @@ from diffmedseg.metrics.cases import score_cases, score_image
 from diffmedseg.models import DiffusionSegmenter
 
 SCORES = Path(__file__).with_suffix(".csv")
-MODELS, BOTH, SEEDS = ("medsegdiff", "supervised"), "mean of both", [0, 1, 2]
-OVERLAYS = {"medsegdiff": ["medsegdiff/member/v1.yaml"], "supervised": []}
-SAMPLER = {"medsegdiff": EVEN_DDIM, "supervised": []}
+BOTH, SEEDS = "mean of both", [0, 1, 2]
+#: By family overlays and settings.
+MODELS: dict[str, tuple[list[str], list[str]]] = {
+    "medsegdiff": (["medsegdiff/member/v1.yaml"], EVEN_DDIM),
+    "supervised": ([], []),
+}
 COLUMNS = ("dice", "iou", "uncertainty", "diversity")
 
 
@@ -37,12 +40,12 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
         seeds: Seeds.
     """
     for seed in seeds:
-        for model in MODELS:
+        for model, (overlays, own) in MODELS.items():
             settings = [
                 "--seed_everything", str(seed), "--data.root", str(root), "--data.reported=validation",
-                f"--trainer.max_steps={steps}", *SAMPLER[model],
+                f"--trainer.max_steps={steps}", *own,
             ]  # fmt: skip
-            files = ["base.yaml", f"{model}/isic2017.yaml", *OVERLAYS[model], f"{model}/cpu.yaml"]
+            files = ["base.yaml", f"{model}/isic2017.yaml", *overlays, f"{model}/cpu.yaml"]
             train_run(runs, f"{model}.{seed}", files, settings)
 
 
@@ -111,13 +114,14 @@ def table(scores: Path = SCORES) -> None:
         by_seed = ", ".join(f"{mean:.3f}" for mean in dice.mean(1))
         print(f"| {name} | {dice.mean():.4f} | {_interval(dice)} | {by_seed} | {iou.mean():.4f} |")
     print("\n| difference in Dice | mean | 95 % interval | by seed |\n|---|---|---|---|")
-    for a, b in ((MODELS[0], MODELS[1]), (BOTH, MODELS[0]), (BOTH, MODELS[1])):
+    diffusion, control = MODELS
+    for a, b in ((diffusion, control), (BOTH, diffusion), (BOTH, control)):
         difference = values[a, "dice"] - values[b, "dice"]
         by_seed = ", ".join(f"{mean:+.3f}" for mean in difference.mean(1))
         print(f"| {a} less {b} | {difference.mean():+.4f} | {_interval(difference)} | {by_seed} |")
     print("\n| model | doubt | rank correlation with Dice, by seed | Dice of the surer half | of the other |")
     print("|---|---|---|---|---|")
-    for name, column in [(name, "uncertainty") for name in (*MODELS, BOTH)] + [(MODELS[0], "diversity")]:
+    for name, column in [(name, "uncertainty") for name in (*MODELS, BOTH)] + [(diffusion, "diversity")]:
         doubt, dice = values[name, column], values[name, "dice"]
         pairs = zip(torch.from_numpy(doubt), torch.from_numpy(dice), strict=True)
         ranks = ", ".join(f"{float(spearman_corrcoef(d, q)):+.2f}" for d, q in pairs)
