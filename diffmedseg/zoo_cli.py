@@ -100,8 +100,11 @@ def cases(name: str, *, root: Path | None = None, out: Path = Path("cases.png"))
     source = zoo.current_source()
     folder, entry = source.verified(name)
     model, settings = load_verified(name, folder, entry), yaml.safe_load((folder / RUN).read_text())
+    init = settings["data"]["init_args"]
     if root is not None:
-        settings["data"]["init_args"]["root"] = str(root)
+        if "root" not in init:
+            raise zoo.ZooError(f"{entry.data} are made, not read: leave --root out.")
+        init["root"] = str(root)
     if reason := show_cases(model, build_data(settings["data"]), read_cases(folder / CASES), out):
         raise zoo.ZooError(f"Nothing is drawn: {reason}.")
     print(f"Wrote {out}")

@@ -102,6 +102,8 @@ def test_whoever_has_the_data_draws_what_an_entry_left_out(run, tmp_path, monkey
     main(command)
     check_picture(tmp_path / "drawn" / "cases.png")
     assert "Wrote" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="leave --root out"):
+        main([*command, "--root", str(tmp_path)])
 
     def load(self, split):
         raise DataError("data/x holds nothing: download it.")
