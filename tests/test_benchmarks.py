@@ -1,6 +1,7 @@
 """The scripts under experiments/benchmarks, as far as that takes no training."""
 
 import csv
+import shutil
 import sys
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -18,6 +19,7 @@ import shared_noise
 import timing
 import torch
 from isic_files import write
+from rows import read_rows
 from test_cli import instantiate
 from tiny_run import EXPERIMENTS
 
@@ -85,6 +87,23 @@ def test_scores_and_table_of_the_folds(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| tumour | p1 | 0.600 | 0.850 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
     assert "| tumour | mean of 2 | 0.550 | 0.800 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
+
+
+def test_runs_that_are_not_here_keep_their_scores(tmp_path, monkeypatch):
+    """Runs are not in the repository; a table takes them from several machines."""
+    values = {name: "0.5" for name in ("dice", "ged_unbiased", "diversity", *folds.COLUMNS)}
+    header, cells = ",".join(["case", "region", *values]), ",".join(values.values())
+    monkeypatch.setattr(choices, "__file__", str(tmp_path / "choices.py"))
+    for run in ("lgg.medsegdiff.0", "lgg.medsegdiff.1", "lgg.medsegdiff.1"):
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        for folder in (tmp_path / "runs" / run, tmp_path / "runs" / "synthetic" / run):
+            (folder / "version_0").mkdir(parents=True)
+            (folder / "version_0" / "cases.csv").write_text(f"{header}\na,tumour,{cells}\n")
+        folds.collect(tmp_path / "runs", tmp_path / "scores.csv")
+        choices.collect("synthetic", tmp_path / "runs")
+    assert [row["fold"] for row in read_rows(tmp_path / "scores.csv")] == ["0", "1"]
+    (row,) = read_rows(tmp_path / "choices_synthetic.csv")
+    assert {name.rsplit(".", 1)[0] for name in row} == {"case", "lgg.medsegdiff.0", "lgg.medsegdiff.1"}
 
 
 def test_roughness_is_what_changes_between_slices():

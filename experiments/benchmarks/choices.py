@@ -146,21 +146,23 @@ def _scores(data: Data, member: Member) -> Path:
 
 
 def collect(data: Data, runs: Path = Path("runs/choices"), member: Member = "v1") -> None:
-    """Gather the scores of every image, a column for each variant, seed and score.
+    """Gather the scores of every image, a column for each variant, seed and score; runs that are not here keep theirs.
 
     Args:
         data: The data set.
         runs: Where runs were written.
         member: Whose search.
     """
-    columns: dict[str, dict[str, str]] = {}
+    output = _scores(data, member)
+    earlier = read_rows(output) if output.is_file() else [{"case": ""}]
+    columns = {name: {row["case"]: row[name] for row in earlier} for name in earlier[0] if name != "case"}
     for path in sorted(_runs(runs, data, member).glob("*/*/cases.csv")):
         rows = [row for row in read_rows(path) if row["case"] not in REPORTED_SYNTHETIC]
         for score in (*SCORES[data], PRIOR):
             if rows[0].get(score):
                 values = {row["case"]: f"{float(row[score]):.4f}" for row in rows}
                 columns[f"{path.parent.parent.name}.{score}"] = values
-    cases, output = sorted(next(iter(columns.values()))), _scores(data, member)
+    cases = sorted(next(iter(columns.values())))
     write_rows([{"case": case, **{name: column[case] for name, column in columns.items()}} for case in cases], output)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import auto_cli
-from rows import read_rows, write_rows
+from rows import read_rows, with_earlier, write_rows
 from training import EVEN_DDIM, train_run
 
 from diffmedseg.data.configured import build_data
@@ -105,7 +105,7 @@ def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
 
 
 def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
-    """Gather the scores of every case.
+    """Gather the scores of every case; folds that were not run here keep theirs.
 
     Args:
         runs: Where runs were written.
@@ -119,7 +119,7 @@ def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
             rows.append(
                 {"data": data, "model": model, "fold": fold, "case": row["case"], "region": row["region"], **scores}
             )
-    write_rows(rows, output)
+    write_rows(with_earlier(rows, output, run=["data", "model", "fold"]), output)
 
 
 def table(scores: Path = SCORES) -> None:

@@ -13,6 +13,19 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def with_earlier(rows: Sequence[Mapping[str, object]], path: Path, run: Sequence[str]) -> list[Mapping[str, object]]:
+    """Return the rows in front of which stand those of a table that come from runs which are not here.
+
+    Args:
+        rows: Of the runs that are here.
+        path: The table as it was, if there is one.
+        run: The columns that tell which run a row comes from.
+    """
+    here = {tuple(str(row[column]) for column in run) for row in rows}
+    earlier = read_rows(path) if path.is_file() else []
+    return [*(row for row in earlier if tuple(row[column] for column in run) not in here), *rows]
+
+
 def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Write rows that all have the first one's columns."""
 
