@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -216,6 +218,8 @@ def main(args: ArgsType = None) -> None:
         )
     except (DataError, NoRunError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
     finally:
         folder = Path(os.environ.get(_RUN_FOLDER, "."))
         if _RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):

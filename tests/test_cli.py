@@ -195,6 +195,15 @@ def test_last_continues_in_the_newest_runs_folder_and_keeps_its_csv(tmp_path, mo
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
+def test_a_run_that_is_terminated_does_not_count_as_done(tmp_path, monkeypatch):
+    """As where a scheduler takes its machine away; what comes after it must not start."""
+    monkeypatch.setattr(Trainer, "received_sigterm", property(lambda trainer: trainer.global_step == 1))
+    with pytest.raises(SystemExit) as found:
+        main(tiny_fit(tmp_path))
+    assert found.value.code == 143
+    assert not list(tmp_path.rglob("cases.csv"))
+
+
 def test_last_without_a_run_says_so(tmp_path):
     with pytest.raises(SystemExit, match="no run to continue"):
         main(tiny_fit(tmp_path, "--ckpt_path=last"))
