@@ -27,6 +27,7 @@ from diffmedseg import load_checkpoint
 from diffmedseg.data import ISIC2017DataModule
 from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
+from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 
 
@@ -194,7 +195,8 @@ def test_the_peer_is_timed_with_the_channels_last_too(monkeypatch, capsys):
     peer = ModuleType("med_seg_diff_pytorch")
     peer.MedSegDiff, peer.Unet = Whole, lambda **settings: Network(4, 1, 3, padding=1)
     monkeypatch.setitem(sys.modules, "med_seg_diff_pytorch", peer)
-    monkeypatch.setattr(peer_time, "_EQUAL", SIZES["tiny"])
+    monkeypatch.setattr(peer_time, "_EQUAL_V1", SIZES["tiny"])
+    monkeypatch.setattr(peer_time, "_EQUAL_LITE", (SIZES["tiny"], LITE_SIZES["tiny"]))
 
     def once(work, rounds):
         for (name, _), piece in work.items():

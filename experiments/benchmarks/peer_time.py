@@ -9,6 +9,7 @@ the channels last in memory, too, which ours have throughout.
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from jsonargparse import auto_cli
@@ -16,10 +17,12 @@ from timing import best_device, hardware, median_seconds
 from torch import Tensor, nn
 
 from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2
-from diffmedseg.models.medsegdiff import denoiser_v1
+from diffmedseg.models.medsegdiff import denoiser_lite, denoiser_v1
 
-#: Widths at which V1 has the peer's number of parameters, 51.3 million.
-_EQUAL = denoiser_v1.SizeSpec((80, 160, 320, 640), 1, (1, 2))
+#: Widths at which ours have the peer's number of parameters, 51.3 million: V1's, lite's condition and step networks'.
+_EQUAL_V1 = denoiser_v1.SizeSpec((80, 160, 320, 640), 1, (1, 2))
+_EQUAL_LITE = denoiser_v1.SizeSpec((88, 176, 352, 704), 1, (1, 2)), denoiser_lite.LiteSpec(128, 3)
+_NOISE_LEVELS = {"V1": 1, "lite": 4}  # of an image in a training step, as their yaml files have it
 _PEER_STEPS = 1000
 _FORMATS = {"peer": torch.contiguous_format, "peer, channels_last": torch.channels_last}
 
@@ -40,25 +43,31 @@ def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, ba
     device = best_device()
     peer = MedSegDiff(Unet(dim=64, image_size=side, dim_mults=(1, 2, 4, 8)), timesteps=_PEER_STEPS).to(device)
     peers = {name: copy.deepcopy(peer).to(memory_format=form) for name, form in _FORMATS.items()}
-    equal = _v1_of_equal_size().to(device, memory_format=torch.channels_last)
+    equal = {name: network.to(device, memory_format=torch.channels_last) for name, network in _of_equal_size().items()}
     print(f"{hardware()}; {side} px\n")
     _training(peers, equal, side, batch, rounds)
     _sampling(peers, equal, side, samples, steps, timed, rounds)
 
 
-def _v1_of_equal_size() -> MedSegDiffV1:
-    rows = denoiser_v1.SIZES
-    kept, rows["base"] = rows["base"], _EQUAL
-    try:
-        return MedSegDiffV1(3, 1, "base")
-    finally:
-        rows["base"] = kept
+def _of_equal_size() -> dict[str, Denoiser]:
+    with patch.dict(denoiser_v1.SIZES, base=_EQUAL_V1):
+        v1 = MedSegDiffV1(3, 1, "base")
+    with (
+        patch.dict(denoiser_v1.SIZES, base=_EQUAL_LITE[0]),
+        patch.dict(denoiser_lite.LITE_SIZES, base=_EQUAL_LITE[1]),
+    ):
+        return {"V1": v1, "lite": MedSegDiffLite(3, 1, "base")}
 
 
-def _training(peers: Mapping[str, nn.Module], equal: MedSegDiffV1, side: int, batch: int, rounds: int) -> None:
+def _training(
+    peers: Mapping[str, nn.Module], equal: Mapping[str, Denoiser], side: int, batch: int, rounds: int
+) -> None:
     device = best_device()
     image, mask = torch.rand(batch, 3, side, side, device=device), torch.ones(batch, 1, side, side, device=device)
-    segmenter = MedSegDiffSegmenter(equal, image_size=(side, side)).to(device)
+    segmenters = {
+        name: MedSegDiffSegmenter(network, image_size=(side, side), noise_levels=_NOISE_LEVELS[name]).to(device)
+        for name, network in equal.items()
+    }
     data = {"image": image.contiguous(memory_format=torch.channels_last), "mask": mask, "draw": list(range(batch))}
 
     def step(parameters: nn.Module, loss: Callable[[], Tensor], bf16: bool) -> Callable[[], None]:
@@ -78,12 +87,13 @@ def _training(peers: Mapping[str, nn.Module], equal: MedSegDiffV1, side: int, ba
         for name, peer in peers.items():
             given = [one.contiguous(memory_format=_FORMATS[name]) for one in (mask, image)]
             work[name, bf16] = step(peer, partial(peer, *given), bf16)
-        work["V1", bf16] = step(equal, lambda: segmenter.training_loss(data), bf16)
+        for name, segmenter in segmenters.items():
+            work[name, bf16] = step(segmenter, partial(segmenter.training_loss, data), bf16)
     taken = median_seconds(work, rounds)
     unit = taken["peer", False]
     print(f"Training step, batch {batch}\n\n| network | parameters | float32, s | over the peer's | bfloat16, s | "
           "over the peer's float32 | over its bfloat16 |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for name, network in {**peers, "V1": equal}.items():
+    for name, network in {**peers, **equal}.items():
         full, half = taken[name, False], taken[name, True]
         cells = [f"{full:.2f}", f"{full / unit:.2f}", f"{half:.2f}", f"{half / unit:.2f}",
                  f"{half / taken['peer', True]:.2f}"]  # fmt: skip
@@ -92,7 +102,7 @@ def _training(peers: Mapping[str, nn.Module], equal: MedSegDiffV1, side: int, ba
 
 def _sampling(
     peers: Mapping[str, nn.Module],
-    equal: MedSegDiffV1,
+    equal: Mapping[str, Denoiser],
     side: int,
     samples: int,
     steps: int,
@@ -105,7 +115,7 @@ def _sampling(
     rows, t = image.expand(samples, -1, -1, -1), torch.zeros(samples, dtype=torch.int64, device=device)
     x_t = torch.randn(samples, 1, side, side, device=device)
     ours: dict[str, Denoiser] = {
-        "V1 of the peer's size": equal,
+        **{f"{name} of the peer's size": network for name, network in equal.items()},
         "V1, base": MedSegDiffV1(3, 1, "base"),
         "V2, base": MedSegDiffV2(3, 1, "base"),
         "lite, base": MedSegDiffLite(3, 1, "base"),
