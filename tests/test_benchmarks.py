@@ -32,13 +32,14 @@ from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 
 
 @pytest.mark.parametrize(
-    ("member", "variant"), [(member, variant) for member, own in choices.VARIANTS.items() for variant in own]
+    ("member", "data", "variant"),
+    [(member, data, one) for member, own in choices.VARIANTS.items() for data, ones in own.items() for one in ones],
 )
-def test_every_variant_changes_something(member, variant):
+def test_every_variant_changes_something(member, data, variant):
     family = EXPERIMENTS / "medsegdiff"
-    files = [EXPERIMENTS / "base.yaml", family / "isic2017.yaml", family / "member" / f"{member}.yaml"]
-    options = choices.VARIANTS[member][variant]
-    changed, first = (instantiate(files, *choices.FIRST[member]["isic2017"], *changes) for changes in (options, []))
+    files = [EXPERIMENTS / "base.yaml", family / f"{data}.yaml", family / "member" / f"{member}.yaml"]
+    options = choices.VARIANTS[member][data][variant]
+    changed, first = (instantiate(files, *choices.FIRST[member][data], *changes) for changes in (options, []))
     same = str(changed.config.model) == str(first.config.model)
     assert same == (variant in {choices.START, choices.CONTROL})
 

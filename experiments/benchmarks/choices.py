@@ -69,12 +69,29 @@ LITE: dict[str, list[str]] = {
     "residual=false": [f"{MODEL}denoiser.init_args.residual=false"],
     "noise_levels=1": [f"{MODEL}noise_levels=1"],
     "stratified": [f"{MODEL}stratified=true"],
-    "dice=0": [LOSS, f"{MODEL}loss.init_args.dice=0"],
-    "input_scale=0.3": [f"{MODEL}process.init_args.input_scale=0.3"],
-    "V2": [f"{MODEL}denoiser=diffmedseg.models.MedSegDiffV2", f"{MODEL}denoiser.init_args.size=tiny"],
+    # At one level, as V1 is trained: its steps are whole networks.
+    "V2": [
+        f"{MODEL}denoiser=diffmedseg.models.MedSegDiffV2",
+        f"{MODEL}denoiser.init_args.size=tiny",
+        f"{MODEL}noise_levels=1",
+    ],
     CONTROL: [],
 }
-VARIANTS: dict[Member, dict[str, list[str]]] = {"v1": V1, "lite": LITE}
+VARIANTS: dict[Member, dict[Data, dict[str, list[str]]]] = {
+    "v1": {"isic2017": V1, "synthetic": V1},
+    "lite": {
+        "isic2017": {
+            **LITE,
+            "dice=0": [LOSS, f"{MODEL}loss.init_args.dice=0"],
+            "input_scale=0.3": [f"{MODEL}process.init_args.input_scale=0.3"],
+        },
+        "synthetic": {
+            **LITE,
+            "dice=1": DICE,
+            "weighting=snr_plus_one": V1["weighting=snr_plus_one"],
+        },
+    },
+}
 
 
 def train(
@@ -98,7 +115,7 @@ def train(
     runs, steps = _runs(runs, data, member), STEPS[data]
     runs.mkdir(parents=True, exist_ok=True)
     place = [f"--data.root={root}", "--data.reported=tenth"] if data == "isic2017" else ["--data.num_test=256"]
-    for variant, changes in VARIANTS[member].items():
+    for variant, changes in VARIANTS[member][data].items():
         for seed in seeds:
             name = f"{variant}.{seed}"
             if (only and variant not in only) or list((runs / name).glob("*/cases.csv")):
@@ -179,7 +196,7 @@ def table(data: Data, member: Member = "v1") -> None:
     others = [diversity, *([PRIOR] if f"{START}.0.{PRIOR}" in columns else [])]
     heads = [f"{score} | less the start's | 95 % interval | by seed" for score in compared]
     print(f"| setting | {' | '.join([*heads, *others])} |\n|---|{'---|' * (4 * len(compared) + len(others))}")
-    for variant in (*VARIANTS[member], WITHOUT_EMA):
+    for variant in (*VARIANTS[member][data], WITHOUT_EMA):
         seeds = [seed for seed in range(10) if f"{variant}.{seed}.dice" in columns]
         if not seeds:
             continue
