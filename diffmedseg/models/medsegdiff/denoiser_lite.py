@@ -81,7 +81,6 @@ class MedSegDiffLite(Denoiser):
         self.deepest = nn.Conv2d(self.condition.deepest_channels, spec.width, 1)
         self.time = TimeEmbedding(time_channels)
         self.stem = nn.Conv2d(patched, spec.width, 1)
-        self.earlier = zero_init(nn.Conv2d(patched, spec.width, 1))
         self.blocks = nn.ModuleList(ResBlock(spec.width, spec.width, time_channels) for _ in range(spec.blocks))
         self.down = downsample(spec.width)
         self.middle = ResBlock(spec.width, spec.width, time_channels)
@@ -100,12 +99,10 @@ class MedSegDiffLite(Denoiser):
         coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
         return Condition((coarse,), maps.prior)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None, estimate: Tensor | None = None) -> Tensor:
-        """Predict; see the base class. The estimate is x_0 as the step before found it (Chen et al. 2022)."""
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        """Predict; see the base class."""
         time, [coarse], rows = self.time(t), condition.features, len(x_t)
         m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
-        given = torch.zeros_like(x_t) if estimate is None else estimate
-        m = m + self.earlier(F.pixel_unshuffle(given, self.patch))
         half = len(self.blocks) // 2
         for block in self.blocks[:half]:
             m = block(m, time)

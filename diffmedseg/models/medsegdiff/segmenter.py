@@ -135,10 +135,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
         x_t = self.process.add_noise(x_0, eps, t)
         condition = self.denoiser.encode(batch["image"])
-        with torch.no_grad():
-            first = self.process.to_x_0(self.denoiser(x_t, t, condition).float(), x_t, t)
-        known = torch.tensor([draw % 2 for draw in batch["draw"] for _ in levels], device=x_t.device)
-        output = self.denoiser(x_t, t, condition, estimate=first * known[:, None, None, None])
+        output = self.denoiser(x_t, t, condition)
         loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps)
         if condition.prior is None:
             return loss
@@ -174,17 +171,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
     ) -> Tensor:
         parts = self.tiling.parts()
 
-        earlier: list[Tensor] = []
-
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
-            known = earlier[-1] if earlier else torch.zeros_like(x_t)
-            earlier.append(with_earlier(x_t, step, known))
-            return earlier[-1]
-
-        def with_earlier(x_t: Tensor, step: int, known: Tensor) -> Tensor:
             t = torch.full((len(x_t),), step, device=x_t.device)
             found = (
-                self.process.to_x_0(self.denoiser(x_t[part], t, condition, estimate=known[part]).float(), x_t[part], step)
+                self.process.to_x_0(self.denoiser(x_t[part], t, condition).float(), x_t[part], step)
                 for part, condition in zip(parts, conditions, strict=True)
             )
             return blend(parts, found, self.image_size)
