@@ -196,7 +196,8 @@ def table(data: Data, member: Member = "v1") -> None:
     others = [diversity, *([PRIOR] if f"{START}.0.{PRIOR}" in columns else [])]
     heads = [f"{score} | less the start's | 95 % interval | by seed" for score in compared]
     print(f"| setting | {' | '.join([*heads, *others])} |\n|---|{'---|' * (4 * len(compared) + len(others))}")
-    for variant in (*VARIANTS[member][data], WITHOUT_EMA):
+    measured = (name.rsplit(".", 2)[0] for name in columns)  # forms that were not kept, too, whose code is gone
+    for variant in dict.fromkeys([*VARIANTS[member][data], *measured]):
         seeds = [seed for seed in range(10) if f"{variant}.{seed}.dice" in columns]
         if not seeds:
             continue
