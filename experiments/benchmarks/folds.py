@@ -27,7 +27,7 @@ FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many a
 SETTINGS = {"chase": ["--data.split_by=folds"]}
 #: By model the family, whose pair with the data is taken, overlays and settings.
 MODELS: dict[str, tuple[str, list[str], list[str]]] = {
-    "medsegdiff": ("medsegdiff", ["medsegdiff/member/v1.yaml"], EVEN_DDIM),
+    "medsegdiff-v1": ("medsegdiff", ["medsegdiff/member/v1.yaml"], EVEN_DDIM),
     "medsegdiff-lite": ("medsegdiff", ["medsegdiff/member/lite.yaml"], []),
     "supervised": ("supervised", [], []),
 }
