@@ -33,7 +33,7 @@ class LiteSpec:
 
 LITE_SIZES: dict[Size, LiteSpec] = {
     "tiny": LiteSpec(24, 2),
-    "base": LiteSpec(48, 3),
+    "base": LiteSpec(48, 2),
     "paper": LiteSpec(128, 4),
 }
 
