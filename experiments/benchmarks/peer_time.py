@@ -27,7 +27,15 @@ _PEER_STEPS = 1000
 _FORMATS = {"peer": torch.contiguous_format, "peer, channels_last": torch.channels_last}
 
 
-def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, batch: int = 2, rounds: int = 2) -> None:
+def main(
+    side: int = 128,
+    samples: int = 16,
+    steps: int = 10,
+    timed: int = 1,
+    batch: int = 2,
+    training_rounds: int = 7,
+    sampling_rounds: int = 2,
+) -> None:
     """Print both tables.
 
     Args:
@@ -36,7 +44,8 @@ def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, ba
         steps: Of our samplers, and of the peer's DDIM at equal steps.
         timed: Steps of a chain of the peer that are timed.
         batch: Images of a training step.
-        rounds: How often each is timed.
+        training_rounds: How often each training step is timed; none where 0.
+        sampling_rounds: How often samples are, which take minutes; none where 0.
     """
     from med_seg_diff_pytorch import MedSegDiff, Unet
 
@@ -45,8 +54,10 @@ def main(side: int = 128, samples: int = 16, steps: int = 10, timed: int = 1, ba
     peers = {name: copy.deepcopy(peer).to(memory_format=form) for name, form in _FORMATS.items()}
     equal = {name: network.to(device, memory_format=torch.channels_last) for name, network in _of_equal_size().items()}
     print(f"{hardware()}; {side} px\n")
-    _training(peers, equal, side, batch, rounds)
-    _sampling(peers, equal, side, samples, steps, timed, rounds)
+    if training_rounds:
+        _training(peers, equal, side, batch, training_rounds)
+    if sampling_rounds:
+        _sampling(peers, equal, side, samples, steps, timed, sampling_rounds)
 
 
 def _of_equal_size() -> dict[str, Denoiser]:
