@@ -140,7 +140,9 @@ class DiffMedSegCLI(LightningCLI):
         if self.config[self.subcommand].trainer.fast_dev_run:
             return
         last = self.run_folder / "checkpoints" / "last.ckpt"
-        self._steps_before = torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0
+        self._steps_before = 0
+        if last.is_file():  # which may have been written with a GPU
+            self._steps_before = torch.load(last, map_location="cpu", mmap=True, weights_only=True)["global_step"]
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say what was written."""

@@ -76,8 +76,8 @@ def test_table_of_the_result(tmp_path, capsys):
 
 
 def test_scores_and_table_of_the_folds(tmp_path, capsys):
-    for model, dice in (("medsegdiff", 0.5), ("supervised", 0.75)):
-        for fold in range(2):
+    for model, dice, done in (("medsegdiff-v1", 0.5, 2), ("medsegdiff-lite", 0.625, 1), ("supervised", 0.75, 2)):
+        for fold in range(done):
             run = tmp_path / f"lgg.{model}.{fold}" / "version_0"
             run.mkdir(parents=True)
             values = {"dice": dice + fold / 10, "hd95": 3, "nsd": 0.5, "uncertainty": 0.1}
@@ -87,8 +87,9 @@ def test_scores_and_table_of_the_folds(tmp_path, capsys):
     folds.collect(tmp_path, tmp_path / "scores.csv")
     folds.table(tmp_path / "scores.csv")
     printed = capsys.readouterr().out
-    assert "| tumour | p1 | 0.600 | 0.850 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
-    assert "| tumour | mean of 2 | 0.550 | 0.800 | 3.000 | 3.000 | 0.500 | 0.500 |" in printed
+    assert "| tumour | p0 | 0.500 | 0.625 | 0.750 | 3.000 | 3.000 | 3.000 | 0.500 | 0.500 | 0.500 |" in printed
+    assert "| tumour | p1 | 0.600 |  | 0.850 | 3.000 |  | 3.000 | 0.500 |  | 0.500 |" in printed
+    assert "| tumour | mean of 2 | 0.550 |  | 0.800 | 3.000 |  | 3.000 | 0.500 |  | 0.500 |" in printed
 
 
 def test_runs_that_are_not_here_keep_their_scores(tmp_path, monkeypatch):

@@ -76,8 +76,15 @@ class Denoiser(nn.Module, ABC):
         """Refuse an image that the network cannot take, saying what would fit.
 
         Raises:
-            ValueError: If the number of channels or the size does not fit.
+            ValueError: If the number of channels or the size does not fit, or the weights are of half precision, which
+                cannot tell the lowest noise levels from none.
         """
+        halves = {p.dtype for p in self.parameters()} & {torch.float16, torch.bfloat16}
+        if halves:
+            raise ValueError(
+                f"The weights are {', '.join(map(str, halves))}; they have to stay float32. For speed: "
+                "--trainer.precision bf16-mixed, in Python torch.autocast around segment()."
+            )
         channels, height, width = image.shape[-3:]
         if channels != self.image_channels:
             raise ValueError(f"The image has {channels} channels; this network was built for {self.image_channels}.")

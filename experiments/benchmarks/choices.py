@@ -179,6 +179,8 @@ def collect(data: Data, runs: Path = Path("runs/choices"), member: Member = "v1"
             if rows[0].get(score):
                 values = {row["case"]: f"{float(row[score]):.4f}" for row in rows}
                 columns[f"{path.parent.parent.name}.{score}"] = values
+    if not columns:
+        raise FileNotFoundError(f"{_runs(runs, data, member)} holds no runs that were tested: train first.")
     cases = sorted(next(iter(columns.values())))
     write_rows([{"case": case, **{name: column[case] for name, column in columns.items()}} for case in cases], output)
 

@@ -50,8 +50,10 @@ def main(
         out: The student's checkpoint, of one step; None for none.
     """
     model, data = load_run(run)
-    assert isinstance(model, MedSegDiffSegmenter)
-    assert model.reverse.eta == 0
+    if not (isinstance(model, MedSegDiffSegmenter) and model.denoiser.has_prior and model.process.prediction == "x_0"):
+        raise ValueError(f"{run} cannot be distilled: of MedSegDiff, -v2 and -lite that predict x_0 can.")
+    if model.reverse.eta or len(model.tiling.parts()) > 1:
+        raise ValueError(f"{run} draws noise at each step (eta), or looks through windows: neither can be distilled.")
     student = _distil(model, data, iterations, chains, teacher_steps, seed)
     if out is not None:
         _save(student, run, out)

@@ -142,12 +142,13 @@ def table(scores: Path = SCORES) -> None:
         heads = [f"{TITLES[score]}, {model}" for score, model in shown]
         print(f"| {data} | case | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
         for region in dict.fromkeys(row["region"] for row in own):
-            tested = [{row["case"] for row in own if (row["region"], row["model"]) == (region, m)} for m in models]
-            cases = sorted(set.intersection(*tested))
-            texts = [[cells[data, region, case, model][score] for score, model in shown] for case in cases]
-            values = np.array([[float(text or "nan") for text in line] for line in texts])
+            cases = sorted({row["case"] for row in own if row["region"] == region})
+            found = [[cells.get((data, region, case, m), {}).get(score) for score, m in shown] for case in cases]
+            values = np.array([[float(text or "nan") for text in line] for line in found])
+            # A mean over some of the cases would not compare: it is left out.
             for case, line in zip([*cases, f"mean of {len(cases)}"], [*values, values.mean(0)], strict=True):
-                print(f"| {region} | {case} | {' | '.join(f'{value:.3f}' for value in line)} |")
+                texts = ["" if np.isnan(value) else f"{value:.3f}" for value in line]
+                print(f"| {region} | {case} | {' | '.join(texts)} |")
         print()
 
 

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from diffusers import UniPCMultistepScheduler
 from jsonargparse import auto_cli
 from timing import best_device, hardware, median_seconds
 
+from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.models import (
     DiffusionSegmenter,
     MedSegDiffLite,
@@ -64,8 +66,9 @@ def main(
 
 
 def segmenter(member: str, size: Size, side: int) -> DiffusionSegmenter:
-    """Build a member with untrained weights, which take as long as trained ones."""
-    return MedSegDiffSegmenter(MEMBERS[member](3, 1, size), image_size=(side, side))
+    """Build a member, sampled as its yaml files have it, with untrained weights, which take as long as trained ones."""
+    reverse = ReverseProcess(UniPCMultistepScheduler())
+    return MedSegDiffSegmenter(MEMBERS[member](3, 1, size), image_size=(side, side), reverse=reverse)
 
 
 def one_pass(network: ResidualUNet, image: torch.Tensor, precision: torch.dtype) -> None:

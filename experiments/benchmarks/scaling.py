@@ -141,7 +141,7 @@ def allocator(members: list[str] = ["V1", "lite"], sides: list[int] = [128, 256,
 def _measure(setting: Setting, keep: bool = True) -> dict[str, float]:
     arguments = [part for name, value in asdict(setting).items() for part in (f"--setting.{name}", str(value))]
     command = [sys.executable, __file__, "one", *arguments, f"--keep={keep}"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(printed.splitlines()[-1])
     return result
 

@@ -7,7 +7,7 @@ from small_networks import concrete_denoisers, small
 from diffmedseg.models import MedSegDiffV1
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
-from diffmedseg.models.medsegdiff.ff_parser import FFParser
+from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_spectrum
 
 DENOISERS = concrete_denoisers()
 
@@ -166,6 +166,26 @@ def test_filter_treats_positive_and_negative_row_frequencies_apart():
     assert response[10:15, 1:].max() < 1e-6
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (8, 9), (2, 2), (1, 1)])
+def test_filtering_leaves_nothing_to_how_a_device_reads_half_spectra(size, monkeypatch):
+    """A transform that reads one of two frequencies that stand for each other (cuFFT), and one that averages, agree."""
+    torch.manual_seed(0)
+    averaging, height = torch.fft.irfft2, size[0]
+
+    def reading_one(spectrum, s, norm):
+        spectrum = spectrum.clone()
+        for column in (0, -1)[: 2 - s[1] % 2]:
+            for row in range(height // 2 + 1):
+                spectrum[..., -row % height, column] = spectrum[..., row, column].conj()
+        return averaging(spectrum, s, norm=norm)
+
+    m, response = torch.randn(3, *size), torch.randn(3, height, size[1] // 2 + 1, dtype=torch.complex64)
+    plain = averaging(torch.fft.rfft2(m) * response, size)
+    torch.testing.assert_close(filter_spectrum(m, response), plain)  # weights from before mean what they meant
+    monkeypatch.setattr(torch.fft, "irfft2", reading_one)
+    torch.testing.assert_close(filter_spectrum(m, response), plain)
+
+
 def test_filter_keeps_the_dtype_and_runs_in_float32():
     m = torch.randn(1, 2, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
@@ -176,3 +196,9 @@ def test_filter_keeps_the_dtype_and_runs_in_float32():
 def test_filter_needs_a_grid_point_at_zero_frequency():
     with pytest.raises(ValueError, match="odd"):
         FFParser(2, grid=8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_refused(dtype):
+    with pytest.raises(ValueError, match=rf"{dtype}; they have to stay float32.*bf16-mixed"):
+        MedSegDiffV1(3, 1, "tiny").to(dtype).encode(torch.zeros(1, 3, 32, 32, dtype=dtype))

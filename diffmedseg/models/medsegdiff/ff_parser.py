@@ -38,11 +38,30 @@ class FFParser(nn.Module):
 
     def forward(self, m: Tensor) -> Tensor:
         """Filter a map (B, C, H, W); the same shape and dtype come back. The transform runs in float32."""
-        height, width = m.shape[-2:]
         with torch.autocast(m.device.type, enabled=False):
-            spectrum = torch.fft.rfft2(m.float(), norm="ortho")
-            filtered: Tensor = torch.fft.irfft2(spectrum * self.response(height, width), (height, width), norm="ortho")
-        return filtered.to(m.dtype)
+            return filter_spectrum(m.float(), self.response(*m.shape[-2:])).to(m.dtype)
+
+
+def filter_spectrum(m: Tensor, response: Tensor) -> Tensor:
+    """Multiply the spectrum of a real map by a filter.
+
+    Of the half-spectrum the column of frequency 0, and of even widths the last, hold frequencies together with their
+    opposites, which in a real map are conjugate. What a filter makes unlike there the transform back averages on a CPU,
+    while cuFFT reads one of the two; so the filter is averaged first, and devices agree.
+
+    Args:
+        m: (..., H, W), float32.
+        response: The filter, real or complex, broadcast to (..., H, W // 2 + 1).
+
+    Returns:
+        The filtered map, as ``m``.
+    """
+    columns = [0] if m.shape[-1] % 2 else [0, -1]
+    shared = response[..., columns]
+    response = response.clone()
+    response[..., columns] = (shared + shared.flip(-2).roll(1, -2).conj()) / 2
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(m, norm="ortho") * response, m.shape[-2:], norm="ortho")
+    return filtered
 
 
 def _interpolation(position: Tensor, points: int) -> Tensor:

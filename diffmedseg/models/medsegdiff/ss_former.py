@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.layers import layer_norm, zero_init
+from diffmedseg.models.medsegdiff.ff_parser import filter_spectrum
 
 
 class SpectrumFilter(nn.Module):
@@ -67,8 +68,7 @@ class SpectralCrossAttention(nn.Module):
         if self.filter is not None:
             with torch.autocast(query.device.type, enabled=False):
                 response = self.filter(height, width, time.float())
-                spectrum = torch.fft.rfft2(q.float(), norm="ortho") * response
-                q = torch.fft.irfft2(spectrum, (height, width), norm="ortho")
+                q = filter_spectrum(q.float(), response)
         scale = 1 / (height * width * math.sqrt(q.shape[1]))
         summary = torch.einsum("bkhw,bvhw->bkv", k * scale, v)
         out: Tensor = self.out(torch.einsum("bkhw,bkv->bvhw", q.to(v.dtype), summary.to(v.dtype)))
