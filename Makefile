@@ -89,7 +89,7 @@ bench: setup ## print ratios of time on this machine; PEER=<a python that has me
 	$(if $(PEER),$(PEER) experiments/benchmarks/peer_time.py)
 
 test: setup ## pass the project's own tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-real: setup ## run on the real data sets in $DIFFMEDSEG_DATA
 	$(if $(DIFFMEDSEG_DATA),,$(error Set DIFFMEDSEG_DATA to the folder that holds isic2017, isic2016, ...))

@@ -7,6 +7,7 @@ and lite run the condition network once.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Literal
 
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -34,6 +35,7 @@ def main(
     steps: list[int] = [1, 4, 10],  # noqa: B006
     members: list[str] = list(MEMBERS),  # noqa: B006
     rounds: int = 5,
+    compiled: Literal["default", "reduce-overhead"] | None = None,
 ) -> None:
     """Print the table.
 
@@ -44,18 +46,23 @@ def main(
         steps: Network evaluations per sample.
         members: Of the family.
         rounds: How often each is timed.
+        compiled: Mode of ``torch.compile`` in which the step is timed a second time, beside itself; "reduce-overhead"
+            records CUDA graphs. The control's pass stays as it is.
     """
     device = best_device()
-    heads = [f"{member}, {n} step{'s' * (n > 1)}" for member in members for n in steps]
+    named = [*members, *(f"{member} compiled" for member in members if compiled)]
+    heads = [f"{name}, {n} step{'s' * (n > 1)}" for name in named for n in steps]
     print(f"{hardware()}; {size}; {samples} samples of one image over one pass of the control\n")
     print(f"| side, px | precision | control, ms | {' | '.join(heads)} |\n|---|---|---|{'---|' * len(heads)}")
     for side in sides:
         image = torch.rand(1, 3, side, side, device=device) * 2 - 1
         control = ResidualUNet(3, 1, size).to(device, memory_format=torch.channels_last).eval()
-        segmenters = {name: segmenter(name, size, side).to(device).eval() for name in members}
+        segmenters = {name: segmenter(name.split()[0], size, side).to(device).eval() for name in named}
+        for name in named[len(members) :]:
+            segmenters[name].denoiser.compile(mode=compiled)
         for precision in (torch.float32, torch.bfloat16):
             work: dict[str, Callable[[], object]] = {"control": partial(one_pass, control, image, precision)}
-            for name in members:
+            for name in named:
                 for n in steps:
                     work[f"{name} {n}"] = partial(sample, segmenters[name], image, samples, n, precision)
             taken = median_seconds(work, rounds)

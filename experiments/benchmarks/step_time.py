@@ -1,4 +1,4 @@
-"""Time of a training step of MedSegDiff-V1 by precision and memory format, side by side in one run.
+"""Time of a training step of MedSegDiff-V1 by precision, memory format and compiling, side by side in one run.
 
 Run ``python experiments/benchmarks/step_time.py``.
 """
@@ -12,20 +12,23 @@ from timing import best_device, hardware, median_seconds
 from diffmedseg.models import MedSegDiffV1
 
 
-def main(size: int = 64, batch: int = 16, rounds: int = 10) -> None:
+def main(size: int = 64, batch: int = 16, rounds: int = 10, compiled: bool = False) -> None:
     """Print the table, on the GPU where there is one.
 
     Args:
         size: Side of the images, in pixels.
         batch: Images.
         rounds: How often each setting is timed.
+        compiled: Whether channels_last is timed compiled, too (``torch.compile``, a minute or more each).
     """
     device = best_device()
     image = torch.randn(batch, 3, size, size, device=device)
     x_t, t = torch.randn(batch, 1, size, size, device=device), torch.randint(1000, (batch,), device=device)
 
-    def step(precision: torch.dtype, form: torch.memory_format) -> Callable[[], None]:
+    def step(precision: torch.dtype, form: torch.memory_format, compile_step: bool) -> Callable[[], None]:
         network, own = MedSegDiffV1(3, 1, "base").to(device, memory_format=form), image.contiguous(memory_format=form)
+        if compile_step:
+            network.compile()
 
         def run() -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
@@ -34,16 +37,15 @@ def main(size: int = 64, batch: int = 16, rounds: int = 10) -> None:
 
         return run
 
-    settings = [
-        (precision, form)
-        for precision in (torch.float32, torch.bfloat16)
-        for form in (torch.contiguous_format, torch.channels_last)
-    ]
+    forms = [(torch.contiguous_format, False), (torch.channels_last, False)]
+    forms += [(torch.channels_last, True)] if compiled else []
+    settings = [(precision, *form) for precision in (torch.float32, torch.bfloat16) for form in forms]
     taken = median_seconds({setting: step(*setting) for setting in settings}, rounds)
     print(f"{hardware()}; base, batch {batch}, {size} px\n")
     print("| precision | memory format | ms per step | speed-up |\n|---|---|---|---|")
     for setting, seconds in taken.items():
-        names = [str(x).removeprefix("torch.").removesuffix("_format") for x in setting]
+        names = [str(x).removeprefix("torch.").removesuffix("_format") for x in setting[:2]]
+        names[1] += ", compiled" if setting[2] else ""
         print(f"| {names[0]} | {names[1]} | {seconds * 1e3:.0f} | {taken[settings[0]] / seconds:.2f} |")
 
 

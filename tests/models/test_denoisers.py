@@ -1,10 +1,12 @@
 import inspect
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 import torch
 from small_networks import concrete_denoisers, small
 
-from diffmedseg.models import MedSegDiffV1
+from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_spectrum
@@ -69,6 +71,28 @@ def test_rows_do_not_touch_each_other(cls):
         ]
     assert rows in (1, 2)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def compile_a_step(cls):
+    network = small(cls)
+    names = list(network.state_dict())
+    image, x_t, t, _ = inputs_of(network, 2, 2)
+    with torch.inference_mode():
+        condition = network.encode(image)
+        before = network(x_t, t, condition)
+        network.compile(backend="eager", fullgraph=True)
+        torch.testing.assert_close(network(x_t, t, condition), before)
+    assert list(network.state_dict()) == names
+
+
+@pytest.mark.parametrize("cls", [MedSegDiffV1, MedSegDiffV2, MedSegDiffLite])
+def test_a_step_is_one_graph_when_compiled(cls):
+    """Nothing in it falls back to Python or waits for a GPU; weights keep their names.
+
+    In a process of its own: one that has compiled cannot fork and train, as tests of several processes do.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        pool.submit(compile_a_step, cls).result()
 
 
 @pytest.mark.parametrize("cls", DENOISERS)
