@@ -137,7 +137,7 @@ class ReverseProcess:
             if guess is None:
                 raise ValueError(f"start is {self.start}: chains need a guess to begin with.")
             x_t = process.add_noise(guess, x_t, torch.full((len(x_t),), levels[0], device=x_t.device))
-        for step, t in zip(scheduler.timesteps[:-1].tolist(), levels, strict=False):
+        for step, t in zip(scheduler.timesteps[:-1].tolist(), levels[:-1], strict=True):
             x_0 = predict_x_0(x_t, t).float()
             x_t = scheduler.step(x_0, step, x_t, **options).prev_sample
         return predict_x_0(x_t, levels[-1]).float().clamp(-1, 1)  # what a last step would go to

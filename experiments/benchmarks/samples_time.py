@@ -50,19 +50,22 @@ def main(
             records CUDA graphs. The control's pass stays as it is.
     """
     device = best_device()
-    named = [*members, *(f"{member} compiled" for member in members if compiled)]
-    heads = [f"{name}, {n} step{'s' * (n > 1)}" for name in named for n in steps]
+    modes: dict[str, tuple[str, str | None]] = {name: (name, None) for name in members}
+    if compiled:
+        modes |= {f"{name} compiled": (name, compiled) for name in members}
+    heads = [f"{name}, {n} step{'s' * (n > 1)}" for name in modes for n in steps]
     print(f"{hardware()}; {size}; {samples} samples of one image over one pass of the control\n")
     print(f"| side, px | precision | control, ms | {' | '.join(heads)} |\n|---|---|---|{'---|' * len(heads)}")
     for side in sides:
         image = torch.rand(1, 3, side, side, device=device) * 2 - 1
         control = ResidualUNet(3, 1, size).to(device, memory_format=torch.channels_last).eval()
-        segmenters = {name: segmenter(name.split()[0], size, side).to(device).eval() for name in named}
-        for name in named[len(members) :]:
-            segmenters[name].denoiser.compile(mode=compiled)
+        segmenters = {name: segmenter(member, size, side).to(device).eval() for name, (member, _) in modes.items()}
+        for name, (_, mode) in modes.items():
+            if mode is not None:
+                segmenters[name].denoiser.compile(mode=mode)
         for precision in (torch.float32, torch.bfloat16):
             work: dict[str, Callable[[], object]] = {"control": partial(one_pass, control, image, precision)}
-            for name in named:
+            for name in modes:
                 for n in steps:
                     work[f"{name} {n}"] = partial(sample, segmenters[name], image, samples, n, precision)
             taken = median_seconds(work, rounds)

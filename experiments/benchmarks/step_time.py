@@ -43,9 +43,9 @@ def main(size: int = 64, batch: int = 16, rounds: int = 10, compiled: bool = Fal
     taken = median_seconds({setting: step(*setting) for setting in settings}, rounds)
     print(f"{hardware()}; base, batch {batch}, {size} px\n")
     print("| precision | memory format | ms per step | speed-up |\n|---|---|---|---|")
-    for setting, seconds in taken.items():
-        names = [str(x).removeprefix("torch.").removesuffix("_format") for x in setting[:2]]
-        names[1] += ", compiled" if setting[2] else ""
+    for (precision, form, compile_step), seconds in taken.items():
+        names = [str(x).removeprefix("torch.").removesuffix("_format") for x in (precision, form)]
+        names[1] += ", compiled" if compile_step else ""
         print(f"| {names[0]} | {names[1]} | {seconds * 1e3:.0f} | {taken[settings[0]] / seconds:.2f} |")
 
 

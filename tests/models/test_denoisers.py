@@ -87,7 +87,7 @@ def compile_a_step(cls):
 
 @pytest.mark.parametrize("cls", [MedSegDiffV1, MedSegDiffV2, MedSegDiffLite])
 def test_a_step_is_one_graph_when_compiled(cls):
-    """Nothing in it falls back to Python or waits for a GPU; weights keep their names.
+    """Nothing in it falls back to Python, as reading a value off a GPU would; weights keep their names.
 
     In a process of its own: one that has compiled cannot fork and train, as tests of several processes do.
     """

@@ -56,7 +56,8 @@ def filter_spectrum(m: Tensor, response: Tensor) -> Tensor:
     Returns:
         The filtered map, as ``m``.
     """
-    columns = [0] if m.shape[-1] % 2 else [0, -1]
+    width = m.shape[-1]
+    columns = slice(0, 1) if width % 2 else slice(0, None, width // 2)  # as a list they would be copied to a GPU
     shared = response[..., columns]
     response = response.clone()
     response[..., columns] = (shared + shared.flip(-2).roll(1, -2).conj()) / 2
