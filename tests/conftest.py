@@ -42,4 +42,4 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
         main(tiny_fit(runs))
-    return runs / "medsegdiff-synthetic" / "version_0"
+    return runs / "medsegdiff-lite-synthetic" / "version_0"

@@ -20,8 +20,7 @@ import timing
 import torch
 from isic_files import write
 from rows import read_rows
-from test_cli import instantiate
-from tiny_run import EXPERIMENTS
+from test_recipes import instantiate
 
 from diffmedseg import load_checkpoint
 from diffmedseg.data import ISIC2017DataModule
@@ -29,6 +28,7 @@ from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
+from diffmedseg.recipes import recipe
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,7 @@ from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
     [(member, data, one) for member, own in choices.VARIANTS.items() for data, ones in own.items() for one in ones],
 )
 def test_every_variant_changes_something(member, data, variant):
-    family = EXPERIMENTS / "medsegdiff"
-    files = [EXPERIMENTS / "base.yaml", family / f"{data}.yaml", family / "member" / f"{member}.yaml"]
+    files = recipe(choices.MODELS[member], data).files
     options = choices.VARIANTS[member][data][variant]
     changed, first = (instantiate(files, *choices.FIRST[member][data], *changes) for changes in (options, []))
     same = str(changed.config.model) == str(first.config.model)

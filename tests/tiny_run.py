@@ -20,9 +20,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def tiny_fit(runs, *options, model="medsegdiff"):
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "synthetic.yaml")]
-    return ["fit", *files, *TINY, f"--runs={runs}", *options]
+def tiny_fit(runs, *options, model="medsegdiff-lite"):
+    return ["train", model, "synthetic", *TINY, f"--runs={runs}", *options]
 
 
 def tiny_data(**options):

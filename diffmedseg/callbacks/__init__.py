@@ -6,6 +6,7 @@ from diffmedseg.callbacks.ema import WarmupEMA
 from diffmedseg.callbacks.ensemble import MultiSampleEnsemble
 from diffmedseg.callbacks.ged import GeneralizedEnergyDistance
 from diffmedseg.callbacks.panels import SamplePanels
+from diffmedseg.callbacks.progress import EpochProgressBar
 from diffmedseg.callbacks.report import TestReport
 from diffmedseg.callbacks.steps import StepStatistics
 from diffmedseg.callbacks.wandb import WandbDashboard
@@ -13,6 +14,7 @@ from diffmedseg.callbacks.wandb import WandbDashboard
 __all__ = [
     "CaseMetrics",
     "DenseCRFRefinement",
+    "EpochProgressBar",
     "GeneralizedEnergyDistance",
     "MultiSampleEnsemble",
     "SamplePanels",

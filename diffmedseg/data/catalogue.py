@@ -1,4 +1,4 @@
-"""The data sets that experiments/data holds a configuration of."""
+"""The data sets that have a name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,31 +8,25 @@ import yaml
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
-from diffmedseg.data.store import DataError
+from diffmedseg.recipes import data_config, list_datasets
 
-_PLACES = (Path("experiments/data"), Path(__file__).parents[2] / "experiments" / "data")
 #: Not data sets, but what reads those of users.
 _OWN = ("folder", "volumes")
 
 
-def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> SegmentationDataModule:
+def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]) -> SegmentationDataModule:
     """Build a data module.
 
     Args:
-        name: Its yaml, or the name of one in experiments/data.
-        folder: The folder that holds it.
+        name: Name of a data set, or a yaml file of one's own.
+        folder: The folder that holds it; None for what its yaml says.
         settings: Others than those of the yaml; dots stand between outer and inner ones.
 
     Raises:
-        DataError: If there is no such yaml.
+        RecipeError: If there is no such data set.
     """
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = next((place / f"{name}.yaml" for place in _PLACES if (place / f"{name}.yaml").is_file()), path)
-    if not path.is_file():
-        raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if "root" in config["init_args"]:
+    config = data_config(name)
+    if folder is not None and "root" in config["init_args"]:
         config["init_args"]["root"] = str(folder)
     for key, value in settings.items():
         *outer, last = key.split(".")
@@ -45,15 +39,15 @@ def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> Se
 
 
 def markdown_table() -> str:
-    """Return the data sets of experiments/data as a Markdown table."""
+    """Return the data sets that have a name as a Markdown table."""
     heads = ("`DATA`", "data set", "regions", "raters", "licence", "here")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for path in sorted(_PLACES[1].glob("*.yaml")):
-        info = configured(str(path), ".", {}).info
+    for name in list_datasets():
+        info = configured(name, None, {}).info
         title = f"[{info.title}]({info.url})" if info.url else info.title
-        own = path.stem in _OWN
+        own = name in _OWN
         raters, status = ("any", "") if own else (str(info.raters), "trained" if info.trained else "layout-tested")
-        lines.append(f"| `{path.stem}` | {title} | {', '.join(info.regions)} | {raters} | {info.licence} | {status} |")
+        lines.append(f"| `{name}` | {title} | {', '.join(info.regions)} | {raters} | {info.licence} | {status} |")
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def trained(tmp_path_factory, home):
         for name in ("DIFFMEDSEG_RUN_FOLDER", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
             patch.delenv(name, raising=False)
         main(tiny_fit(runs))
-        run = runs / "medsegdiff-synthetic" / "version_0"
+        run = runs / "medsegdiff-lite-synthetic" / "version_0"
         fit = read(run)
         patch.delenv("DIFFMEDSEG_RUN_FOLDER")
         main(["test", "-c", str(run / "config.yaml"), f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"])

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_cli import instantiate
+from test_recipes import instantiate
 from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import WandbDashboard
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.dashboards.logger import wandb_id
+from diffmedseg.recipes import recipe
 
-PAIR = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "synthetic.yaml"]
+PAIR = recipe("medsegdiff-lite", "synthetic").files
 CONFIG = {"class_path": "diffmedseg.dashboards.WandbRunLogger"}
 
 
@@ -118,6 +119,6 @@ def test_the_dashboard_does_nothing_where_nothing_is_logged(disabled, tmp_path, 
 
 def test_the_command_line_starts_without_w_and_b_installed():
     hidden = "import sys; sys.modules |= {'wandb': None, 'wandb_workspaces': None}"
-    command = [sys.executable, "-c", f"{hidden}; import diffmedseg.cli; print(len(diffmedseg.cli._COMMANDS))"]
+    command = [sys.executable, "-c", f"{hidden}; import diffmedseg.cli.training"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

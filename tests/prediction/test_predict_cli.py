@@ -9,8 +9,8 @@ from dark_disc import bright_segmenter, picture
 from mri_files import write_brats
 from PIL import Image
 
-from diffmedseg import load_checkpoint, predict_cli, zoo
-from diffmedseg.cli import main
+from diffmedseg import load_checkpoint, zoo
+from diffmedseg.cli import main, predicting
 
 ROOT = Path(__file__).parents[2]
 ENTRY = "medsegdiff-v1_synthetic.tiny"
@@ -110,7 +110,7 @@ def test_wrong_options(option, photos, tmp_path):
 
 @pytest.fixture
 def brain_model(monkeypatch):
-    monkeypatch.setattr(predict_cli, "_load", lambda ckpt: bright_segmenter(("flair", "t1ce")))
+    monkeypatch.setattr(predicting, "load", lambda ckpt: bright_segmenter(("flair", "t1ce")))
 
 
 def test_volumes(brain_model, tmp_path, capsys):

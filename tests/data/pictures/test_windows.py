@@ -7,7 +7,7 @@ import pytest
 import torch
 from picture_files import SIZE, lesion, save, write_refuge, yaml_module
 from PIL import Image
-from tiny_run import EXPERIMENTS, TINY, tiny_model, tiny_trainer
+from tiny_run import TINY, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint
 from diffmedseg.callbacks import CaseMetrics
@@ -166,10 +166,19 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     with pytest.raises(SystemExit, match="isic2017 takes no windows"):
         main(["windows", str(run), str(root), "--data", "isic2017", "--out", str(tmp_path / "other.csv")])
     write_windows(file, MIDDLES)
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / "medsegdiff" / "refuge.yaml")]
     tiny = [option for option in TINY if not option.startswith("--data.num_")]
-    main(["fit", *files, *tiny, f"--data.root={root}", f"--data.windows={file}", f"--runs={tmp_path}"])
-    second = tmp_path / "medsegdiff-refuge" / "version_0"
+    main(
+        [
+            "train",
+            "medsegdiff-lite",
+            "refuge",
+            *tiny,
+            f"--data.root={root}",
+            f"--data.windows={file}",
+            f"--runs={tmp_path}",
+        ]
+    )
+    second = tmp_path / "medsegdiff-lite-refuge" / "version_0"
     assert load_checkpoint(second).cropped
     assert {row["case"] for row in csv.DictReader((second / "cases.csv").open())} == {"T0001", "T0002"}
     with Image.open(root / "Test400" / "T0001.jpg") as photo:
