@@ -19,15 +19,16 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import diffmedseg.data
-import diffmedseg.models  # noqa: F401  makes the classes known by their short names
+import diffmedseg.models
 from diffmedseg import dashboard_cli, data_cli, evaluation_cli, predict_cli, zoo_cli
 from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError, NoRunError
+from diffmedseg.lazy import import_names
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.runs import NoRunError, RunLogger, new_run, newest_run
+from diffmedseg.runs import RunLogger, new_run, newest_run
 
 # Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
 _RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
@@ -191,6 +192,8 @@ def main(args: ArgsType = None) -> None:
     if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
         _COMMANDS[arguments[0]](arguments[1:])
         return
+    import_names(diffmedseg.data)
+    import_names(diffmedseg.models)
     log = logging.getLogger("diffmedseg")
     if not log.handlers and "LOCAL_RANK" not in os.environ:  # once, by the first process
         log.addHandler(RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False))
