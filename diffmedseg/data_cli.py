@@ -13,7 +13,7 @@ from rich.table import Table
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.base import cache_folder
 from diffmedseg.data.cache import cache_entries
-from diffmedseg.data.catalogue import configured, described, markdown_table
+from diffmedseg.data.catalogue import configured, dataset_info, described, markdown_table, read_config
 from diffmedseg.data.checking import AREA_EDGES, Check, check_data
 from diffmedseg.data.files import first_names
 from diffmedseg.data.labels import OwnLabels
@@ -127,7 +127,7 @@ def list_data(args: list[str]) -> None:
     parser = argparse.ArgumentParser("diffmedseg data list", description=list_data.__doc__)
     parser.add_argument("name", nargs="?", help="One of them.")
     name = parser.parse_args(args).name
-    print(markdown_table() if name is None else described(configured(name, ".", {}).info))
+    print(markdown_table() if name is None else described(dataset_info(read_config(name))))
 
 
 def _print_check(found: Check) -> None:

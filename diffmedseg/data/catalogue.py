@@ -1,21 +1,38 @@
 """The data sets that experiments/data holds a configuration of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.configured import build_data
+from diffmedseg.data import facts
 from diffmedseg.data.info import DatasetInfo
-from diffmedseg.data.store import DataError
+from diffmedseg.data.source import Source
+from diffmedseg.errors import DataError
+from diffmedseg.files import read_yaml
+
+if TYPE_CHECKING:
+    from diffmedseg.data.base import SegmentationDataModule
 
 _PLACES = (Path("experiments/data"), Path(__file__).parents[2] / "experiments" / "data")
 #: Not data sets, but what reads those of users.
 _OWN = ("folder", "volumes")
 
+# What makes the facts of each data module's data from its arguments, without torch.
+_FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
+    "diffmedseg.data.BrainMRIDataModule": facts.brain_info,
+    "diffmedseg.data.ISIC2016DataModule": lambda **_: facts.ISIC_2016,
+    "diffmedseg.data.ISIC2017DataModule": lambda **_: facts.ISIC_2017,
+    "diffmedseg.data.ISIC2018DataModule": lambda **_: facts.ISIC_2018,
+    "diffmedseg.data.PictureDataModule": facts.picture_info,
+    "diffmedseg.data.SyntheticDataModule": facts.synthetic_info,
+}
+_LAYOUTS = tuple(f"diffmedseg.data.{name}" for name in ("CaseFolders", "FileNames", "FourDimensional", "SliceFolders"))
 
-def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> SegmentationDataModule:
+
+def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> "SegmentationDataModule":
     """Build a data module.
 
     Args:
@@ -26,12 +43,9 @@ def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> Se
     Raises:
         DataError: If there is no such yaml.
     """
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = next((place / f"{name}.yaml" for place in _PLACES if (place / f"{name}.yaml").is_file()), path)
-    if not path.is_file():
-        raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    from diffmedseg.data.configured import build_data
+
+    config = read_config(name)
     if "root" in config["init_args"]:
         config["init_args"]["root"] = str(folder)
     for key, value in settings.items():
@@ -44,12 +58,56 @@ def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> Se
     return build_data(config)
 
 
+def read_config(name: str) -> dict[str, Any]:
+    """Read the configuration of a data set: ``class_path`` and ``init_args``.
+
+    Args:
+        name: Its yaml, or the name of one in experiments/data.
+
+    Raises:
+        DataError: If there is no such yaml.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = next((place / f"{name}.yaml" for place in _PLACES if (place / f"{name}.yaml").is_file()), path)
+    if not path.is_file():
+        raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
+    content = read_yaml(path)
+    config: dict[str, Any] = content.get("data", content)
+    return config
+
+
+def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
+    """Return the facts of a data set; for the project's own classes this needs neither torch nor the data.
+
+    Args:
+        config: ``class_path`` and ``init_args``, as under ``data`` of a run's configuration.
+    """
+    arguments = dict(config.get("init_args", {}))
+    try:
+        make = _FACTS[config["class_path"]]
+        if "source" in arguments:
+            arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
+        return make(**arguments)
+    except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
+        from diffmedseg.data.configured import build_data
+
+        return build_data(dict(config)).info
+
+
+def _layout(config: Mapping[str, Any]) -> object:
+    if config["class_path"] not in _LAYOUTS:
+        raise ValueError(f"{config['class_path']} is not a layout of this project")
+    module, _, name = config["class_path"].rpartition(".")
+    return getattr(import_module(module), name)(**config["init_args"])
+
+
 def markdown_table() -> str:
     """Return the data sets of experiments/data as a Markdown table."""
     heads = ("`DATA`", "data set", "regions", "raters", "licence", "here")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for path in sorted(_PLACES[1].glob("*.yaml")):
-        info = configured(str(path), ".", {}).info
+        info = dataset_info(read_config(str(path)))
         title = f"[{info.title}]({info.url})" if info.url else info.title
         own = path.stem in _OWN
         raters, status = ("any", "") if own else (str(info.raters), "trained" if info.trained else "layout-tested")
