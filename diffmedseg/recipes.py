@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from diffmedseg.errors import RecipeError
+from diffmedseg.files import read_yaml
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -233,7 +234,7 @@ def _own_file(name: str | Path) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

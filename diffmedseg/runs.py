@@ -9,9 +9,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-
-class NoRunError(RuntimeError):
-    """There is no run to continue."""
+from diffmedseg.errors import NoRunError as NoRunError
 
 
 def new_run(folder: Path, kind: str) -> Path:

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts

@@ -11,7 +11,7 @@ from tiny_run import tiny_data, tiny_model
 
 from diffmedseg import zoo
 from diffmedseg.cli import main
-from diffmedseg.data import SyntheticDataModule
+from diffmedseg.data import SyntheticDataModule, facts
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError, ImageStore
 from diffmedseg.metrics.cases import CaseScore
@@ -55,7 +55,7 @@ def test_the_worst_the_median_and_the_best_case_are_shown_without_those_that_sho
 
 
 def test_images_that_may_not_be_handed_on_are_not_shown_and_the_card_says_so(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(SyntheticDataModule, "info", replace(SyntheticDataModule.info, licence="CC BY-NC-SA 4.0"))
+    monkeypatch.setattr(facts, "SYNTHETIC", replace(facts.SYNTHETIC, licence="CC BY-NC-SA 4.0"))
     folder = zoo.export(run, NAME, tmp_path / "zoo")
     assert not (folder / PICTURE).exists()
     card = (folder / "README.md").read_text()
@@ -80,7 +80,7 @@ def test_images_that_may_not_be_handed_on_are_not_shown_and_the_card_says_so(run
     ],
 )
 def test_only_licences_that_ask_for_no_more_than_a_name_let_images_be_shown(licence, shown):
-    assert replace(SyntheticDataModule.info, licence=licence).may_be_shown is shown
+    assert replace(facts.SYNTHETIC, licence=licence).may_be_shown is shown
 
 
 def test_an_entry_is_made_without_a_picture_where_its_data_is_not_there(run, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ class Volume(ImageStore):
 
 
 class VolumeData(SegmentationDataModule):
-    info = SyntheticDataModule.info
+    info = facts.SYNTHETIC
 
     def __init__(self, rows):
         super().__init__(16)

@@ -18,6 +18,7 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
+from diffmedseg.files import file_sha256
 from diffmedseg.fusion import Fusion
 from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
@@ -26,7 +27,6 @@ from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scor
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.refinement import Refinement
-from diffmedseg.zoo import file_sha256
 
 
 def run_folder(trainer: Trainer) -> Path:

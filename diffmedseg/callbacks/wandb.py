@@ -15,9 +15,9 @@ from diffmedseg.dashboards.logger import wandb_id
 from diffmedseg.dashboards.media import Picture, case_table, overlay
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.evaluation.figures import draw_reliability, draw_risk_coverage
+from diffmedseg.files import file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.segmentation import Segmentation
-from diffmedseg.zoo import file_sha256
 
 _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmedseg.cli.parsing import Parser, png_file, positive_integer, report_errors
-from diffmedseg.recipes import data_root
+from diffmedseg.recipes import data_config, data_root
 
 if TYPE_CHECKING:
     from diffmedseg.data import SegmentationDataModule
@@ -93,9 +93,9 @@ def _data(options: argparse.Namespace) -> "SegmentationDataModule":
 
 
 def _list(options: argparse.Namespace) -> None:
-    from diffmedseg.data.catalogue import configured, described, markdown_table
+    from diffmedseg.data.catalogue import dataset_info, described, markdown_table
 
-    print(markdown_table() if options.name is None else described(configured(options.name, None, {}).info))
+    print(markdown_table() if options.name is None else described(dataset_info(data_config(options.name))))
 
 
 def _check(options: argparse.Namespace) -> None:

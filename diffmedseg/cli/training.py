@@ -19,15 +19,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import diffmedseg.data
-import diffmedseg.models  # noqa: F401  makes the classes known by their short names
+import diffmedseg.models
 from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.cli.console import quieten
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError, NoRunError
+from diffmedseg.lazy import import_names
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.runs import NoRunError, RunLogger, new_run, newest_run
+from diffmedseg.runs import RunLogger, new_run, newest_run
 
 # Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
 _RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
@@ -209,6 +210,8 @@ def build(args: list[str]) -> tuple[DiffusionSegmenter, SegmentationDataModule, 
 
 
 def _cli(args: list[str], run: bool) -> DiffMedSegCLI:
+    for package in (diffmedseg.data, diffmedseg.models):
+        import_names(package)  # makes the classes known by their short names
     return DiffMedSegCLI(
         DiffusionSegmenter,
         SegmentationDataModule,

@@ -1,28 +1,43 @@
-"""Data sets."""
+"""Data sets. Each name is imported when it is first used: reading the facts of a data set needs no torch."""
 
-from diffmedseg.data.augmentation import Augmentation
-from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.info import DatasetInfo
-from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule
-from diffmedseg.data.mri import BrainMRIDataModule, CaseFolders, FourDimensional, SliceFolders
-from diffmedseg.data.pictures import FileNames, PictureDataModule
-from diffmedseg.data.store import DataError, ImageStore
-from diffmedseg.data.synthetic import SyntheticDataModule
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Augmentation",
-    "BrainMRIDataModule",
-    "CaseFolders",
-    "DataError",
-    "DatasetInfo",
-    "FileNames",
-    "FourDimensional",
-    "ISIC2016DataModule",
-    "ISIC2017DataModule",
-    "ISIC2018DataModule",
-    "ImageStore",
-    "PictureDataModule",
-    "SegmentationDataModule",
-    "SliceFolders",
-    "SyntheticDataModule",
-]
+from diffmedseg.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from diffmedseg.data.augmentation import Augmentation as Augmentation
+    from diffmedseg.data.base import SegmentationDataModule as SegmentationDataModule
+    from diffmedseg.data.info import DatasetInfo as DatasetInfo
+    from diffmedseg.data.isic import (
+        ISIC2016DataModule as ISIC2016DataModule,
+        ISIC2017DataModule as ISIC2017DataModule,
+        ISIC2018DataModule as ISIC2018DataModule,
+    )
+    from diffmedseg.data.mri.datamodule import BrainMRIDataModule as BrainMRIDataModule
+    from diffmedseg.data.mri.layouts import (
+        CaseFolders as CaseFolders,
+        FourDimensional as FourDimensional,
+        SliceFolders as SliceFolders,
+    )
+    from diffmedseg.data.pictures.datamodule import PictureDataModule as PictureDataModule
+    from diffmedseg.data.pictures.layout import FileNames as FileNames
+    from diffmedseg.data.store import ImageStore as ImageStore
+    from diffmedseg.data.synthetic import SyntheticDataModule as SyntheticDataModule
+    from diffmedseg.errors import DataError as DataError
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "diffmedseg.data.augmentation": ["Augmentation"],
+        "diffmedseg.data.base": ["SegmentationDataModule"],
+        "diffmedseg.data.info": ["DatasetInfo"],
+        "diffmedseg.data.isic": ["ISIC2016DataModule", "ISIC2017DataModule", "ISIC2018DataModule"],
+        "diffmedseg.data.mri.datamodule": ["BrainMRIDataModule"],
+        "diffmedseg.data.mri.layouts": ["CaseFolders", "FourDimensional", "SliceFolders"],
+        "diffmedseg.data.pictures.datamodule": ["PictureDataModule"],
+        "diffmedseg.data.pictures.layout": ["FileNames"],
+        "diffmedseg.data.store": ["ImageStore"],
+        "diffmedseg.data.synthetic": ["SyntheticDataModule"],
+        "diffmedseg.errors": ["DataError"],
+    },
+)

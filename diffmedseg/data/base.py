@@ -1,10 +1,8 @@
 """The base of all data modules."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,15 +19,11 @@ from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
 from diffmedseg.data.store import Batch, DataError, EvaluationView, ImageStore, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.files import cache_folder as cache_folder
 
 Split = Literal["train", "val", "test"]
 
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Return where decoded data is kept: ``$DIFFMEDSEG_CACHE``, else ``~/.cache/diffmedseg``."""
-    return Path(os.environ.get("DIFFMEDSEG_CACHE", Path.home() / ".cache" / "diffmedseg"))
 
 
 class SegmentationDataModule(LightningDataModule, ABC):

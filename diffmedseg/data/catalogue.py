@@ -1,20 +1,36 @@
 """The data sets that have a name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.configured import build_data
+from diffmedseg.data import facts
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.source import Source
 from diffmedseg.recipes import data_config, list_datasets
+
+if TYPE_CHECKING:
+    from diffmedseg.data.base import SegmentationDataModule
 
 #: Not data sets, but what reads those of users.
 _OWN = ("folder", "volumes")
 
+# What makes the facts of each data module's data from its arguments, without torch.
+_FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
+    "diffmedseg.data.BrainMRIDataModule": facts.brain_info,
+    "diffmedseg.data.ISIC2016DataModule": lambda **_: facts.ISIC_2016,
+    "diffmedseg.data.ISIC2017DataModule": lambda **_: facts.ISIC_2017,
+    "diffmedseg.data.ISIC2018DataModule": lambda **_: facts.ISIC_2018,
+    "diffmedseg.data.PictureDataModule": facts.picture_info,
+    "diffmedseg.data.SyntheticDataModule": facts.synthetic_info,
+}
+_LAYOUTS = tuple(f"diffmedseg.data.{name}" for name in ("CaseFolders", "FileNames", "FourDimensional", "SliceFolders"))
 
-def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]) -> SegmentationDataModule:
+
+def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]) -> "SegmentationDataModule":
     """Build a data module.
 
     Args:
@@ -25,6 +41,8 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
     Raises:
         RecipeError: If there is no such data set.
     """
+    from diffmedseg.data.configured import build_data
+
     config = data_config(name)
     if folder is not None and "root" in config["init_args"]:
         config["init_args"]["root"] = str(folder)
@@ -38,12 +56,37 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
     return build_data(config)
 
 
+def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
+    """Return the facts of a data set; for the project's own classes this needs neither torch nor the data.
+
+    Args:
+        config: ``class_path`` and ``init_args``, as under ``data`` of a run's configuration.
+    """
+    arguments = dict(config.get("init_args", {}))
+    try:
+        make = _FACTS[config["class_path"]]
+        if "source" in arguments:
+            arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
+        return make(**arguments)
+    except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
+        from diffmedseg.data.configured import build_data
+
+        return build_data(dict(config)).info
+
+
+def _layout(config: Mapping[str, Any]) -> object:
+    if config["class_path"] not in _LAYOUTS:
+        raise ValueError(f"{config['class_path']} is not a layout of this project")
+    module, _, name = config["class_path"].rpartition(".")
+    return getattr(import_module(module), name)(**config["init_args"])
+
+
 def markdown_table() -> str:
     """Return the data sets that have a name as a Markdown table."""
     heads = ("`DATA`", "data set", "regions", "raters", "licence", "here")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in list_datasets():
-        info = configured(name, None, {}).info
+        info = dataset_info(data_config(name))
         title = f"[{info.title}]({info.url})" if info.url else info.title
         own = name in _OWN
         raters, status = ("any", "") if own else (str(info.raters), "trained" if info.trained else "layout-tested")

@@ -4,7 +4,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+import diffmedseg.data
 from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.lazy import import_names
 
 
 def build_data(config: dict[str, Any]) -> SegmentationDataModule:
@@ -13,6 +15,7 @@ def build_data(config: dict[str, Any]) -> SegmentationDataModule:
     Args:
         config: ``class_path`` and ``init_args``, as under ``data`` of a run's config.yaml or in experiments/data.
     """
+    import_names(diffmedseg.data)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data")
     data: SegmentationDataModule = parser.instantiate(parser.parse_object({"data": config})).data

@@ -6,13 +6,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from diffmedseg.data.store import DataError
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.errors import DataError
+
+if TYPE_CHECKING:
+    from diffmedseg.segmentation import CropWindow
 
 # What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
 # announces an absurd size.
@@ -46,7 +49,7 @@ class Item:
     id: str
     image: Path
     masks: tuple[Path, ...]
-    window: CropWindow | None = None
+    window: "CropWindow | None" = None
 
 
 def first_names(names: Collection[str], most: int = 3) -> str:

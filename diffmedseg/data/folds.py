@@ -3,7 +3,6 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -11,7 +10,6 @@ from typing import Generic, Literal, TypeVar
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.files import first_names
-from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
@@ -92,12 +90,6 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             raise ValueError(f"split_by is {split_by!r}; it may be {first_names(['folds', *self.published], 9)}.")
         self._drawn: dict[str, float | str] = {"val_fraction": val_fraction, "split_seed": split_seed}
         self._drawn |= {"folds": folds, "fold": fold} if split_by == "folds" else {"split_by": split_by}
-
-    def describe(self, channels: Sequence[str], regions: Sequence[str], nested: bool, raters: int) -> DatasetInfo:
-        """Put the facts of the source and those of the configuration together."""
-        return DatasetInfo(
-            **asdict(self.source), channels=tuple(channels), regions=tuple(regions), nested=nested, raters=raters
-        )
 
     @abstractmethod
     def find_cases(self) -> Sequence[AnyCase]:

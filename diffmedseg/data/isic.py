@@ -16,8 +16,8 @@ from torch import Tensor
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
+from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
 from diffmedseg.data.files import Item, find_folders, first_names, image_size, index_files, pair, read_binary_mask
-from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import DataError, ImageStore
 from diffmedseg.diffusion import keyed_generator
@@ -232,21 +232,7 @@ def _read_masks(item: Item) -> NDArray[np.uint8]:
 class ISIC2016DataModule(ISICDataModule):
     """ISIC 2016, Part 1: 900 training and 379 test images."""
 
-    info = DatasetInfo(
-        name="isic2016",
-        title="ISIC 2016",
-        channels=("red", "green", "blue"),
-        regions=("lesion",),
-        nested=False,
-        raters=1,
-        licence="CC0",
-        citation="Gutman et al.: Skin Lesion Analysis toward Melanoma Detection: A Challenge at the International "
-        "Symposium on Biomedical Imaging (ISBI) 2016, arXiv 1605.01397",
-        url="https://challenge.isic-archive.com/data/#2016",
-        download="From https://challenge.isic-archive.com/data/#2016 (no registration, 0.8 GB) download "
-        "ISBI2016_ISIC_Part1_{Training,Test}_{Data,GroundTruth}.zip and unpack them into one folder, where they give "
-        "four folders of the same names.",
-    )
+    info = ISIC_2016
 
     @staticmethod
     def folders() -> dict[Part, tuple[str, str]]:
@@ -260,23 +246,7 @@ class ISIC2016DataModule(ISICDataModule):
 class ISIC2017DataModule(ISICDataModule):
     """ISIC 2017, Part 1: 2,000 training, 150 validation and 600 test images."""
 
-    info = DatasetInfo(
-        name="isic2017",
-        title="ISIC 2017",
-        trained=True,
-        channels=("red", "green", "blue"),
-        regions=("lesion",),
-        nested=False,
-        raters=1,
-        licence="CC0",
-        citation="Codella et al.: Skin Lesion Analysis Toward Melanoma Detection: A Challenge at the 2017 "
-        "International Symposium on Biomedical Imaging (ISBI), arXiv 1710.05006",
-        url="https://challenge.isic-archive.com/data/#2017",
-        download="From https://challenge.isic-archive.com/data/#2017 (no registration, 12 GB) download "
-        "ISIC-2017_{Training,Validation,Test_v2}_Data.zip and "
-        "ISIC-2017_{Training,Validation,Test_v2}_Part1_GroundTruth.zip and unpack them "
-        "into one folder, where they give six folders of the same names.",
-    )
+    info = ISIC_2017
 
     @staticmethod
     def folders() -> dict[Part, tuple[str, str]]:
@@ -291,22 +261,7 @@ class ISIC2017DataModule(ISICDataModule):
 class ISIC2018DataModule(ISICDataModule):
     """ISIC 2018, Task 1: 2,594 training, 100 validation and 1,000 test images."""
 
-    info = DatasetInfo(
-        name="isic2018",
-        title="ISIC 2018",
-        channels=("red", "green", "blue"),
-        regions=("lesion",),
-        nested=False,
-        raters=1,
-        licence="CC0 (Tasks 1 and 2, which this is; mirrors that include Task 3 are CC BY-NC)",
-        citation="Codella et al.: Skin Lesion Analysis Toward Melanoma Detection 2018: A Challenge Hosted by the "
-        "International Skin Imaging Collaboration (ISIC), arXiv 1902.03368",
-        url="https://challenge.isic-archive.com/data/#2018",
-        download="From https://challenge.isic-archive.com/data/#2018 (no registration, 13 GB) download "
-        "ISIC2018_Task1-2_{Training,Validation,Test}_Input.zip and "
-        "ISIC2018_Task1_{Training,Validation,Test}_GroundTruth.zip and unpack them into "
-        "one folder, where they give six folders of the same names.",
-    )
+    info = ISIC_2018
 
     @staticmethod
     def folders() -> dict[Part, tuple[str, str]]:

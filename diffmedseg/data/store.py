@@ -1,7 +1,7 @@
 """Stores, which know how to read a split; and the views of a store that training and evaluation take."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,24 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import DataError as DataError
 from diffmedseg.segmentation import CropWindow
 
 Batch = dict[str, Any]
 
 _BACKGROUND = -0.999  # less is -1, but for rounding
-
-
-class DataError(RuntimeError):
-    """Data that is missing, unpaired or unreadable; the message says what was found and what to do.
-
-    Args:
-        message: The message.
-        names: All items that it is about, of which the message may name the first.
-    """
-
-    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
-        super().__init__(message)
-        self.names = sorted(names)
 
 
 class ImageStore(ABC):

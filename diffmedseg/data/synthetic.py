@@ -1,6 +1,5 @@
 """Procedural lesions with several raters: no download, and every metric has a right answer."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule, Split
-from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.facts import synthetic_info
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
@@ -129,20 +128,6 @@ class SyntheticDataModule(SegmentationDataModule):
         label_recipe: Where image-level labels come from, for models that learn from them.
     """
 
-    info = DatasetInfo(
-        name="synthetic",
-        title="Synthetic lesions",
-        trained=True,
-        channels=("red", "green", "blue"),
-        regions=("lesion",),
-        nested=False,
-        raters=4,
-        licence="Apache-2.0",
-        citation="diffmedseg",
-        url="",
-        download="Nothing to download: the images are generated.",
-    )
-
     def __init__(
         self,
         nested: bool = False,
@@ -164,8 +149,7 @@ class SyntheticDataModule(SegmentationDataModule):
         )
         if min(raters, num_train, num_val, num_test) < 1:
             raise ValueError("raters, num_train, num_val and num_test have to be at least 1.")
-        if nested:
-            self.info = replace(type(self).info, regions=("lesion", "nucleus"), nested=True)
+        self.info = synthetic_info(nested, raters)
         self.nested, self.raters = nested, raters
         self.sizes: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
 

@@ -20,10 +20,11 @@ from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
 from diffmedseg.data.store import DataError
 from diffmedseg.evaluation.summary import plain
+from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.zoo import ZooError, file_sha256, load_checkpoint
+from diffmedseg.zoo import ZooError, load_checkpoint
 
 METHODS: dict[str, Callable[[Tensor], Calibration]] = {
     "temperature": TemperatureScaling.fit,

@@ -6,27 +6,40 @@ data's licence allows it ``cases.png`` (its worst, median and best cases), ``exa
 the model made of it) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each file but
 the card. A recipe, which nobody has trained yet, has ``run.yaml`` and a card alone. Nothing is ever unpickled, hashes
 are checked first, and only named classes are built.
+
+Each name is imported when it is first used: listing a zoo needs no torch.
 """
 
-from diffmedseg.zoo.building import ALLOWED, ZooError, build, checkpoint_config
-from diffmedseg.zoo.exporting import add_recipe, export
-from diffmedseg.zoo.loading import list_pretrained, load_checkpoint, load_entry, load_pretrained
-from diffmedseg.zoo.registry import Entry
-from diffmedseg.zoo.source import Source, current_source, file_sha256
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ALLOWED",
-    "Entry",
-    "Source",
-    "ZooError",
-    "add_recipe",
-    "build",
-    "checkpoint_config",
-    "current_source",
-    "export",
-    "file_sha256",
-    "list_pretrained",
-    "load_checkpoint",
-    "load_entry",
-    "load_pretrained",
-]
+from diffmedseg.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from diffmedseg.errors import ZooError as ZooError
+    from diffmedseg.files import file_sha256 as file_sha256
+    from diffmedseg.zoo.building import ALLOWED as ALLOWED, build as build, checkpoint_config as checkpoint_config
+    from diffmedseg.zoo.exporting import add_recipe as add_recipe, export as export
+    from diffmedseg.zoo.loading import (
+        load_checkpoint as load_checkpoint,
+        load_entry as load_entry,
+        load_pretrained as load_pretrained,
+    )
+    from diffmedseg.zoo.registry import Entry as Entry
+    from diffmedseg.zoo.source import (
+        Source as Source,
+        current_source as current_source,
+        list_pretrained as list_pretrained,
+    )
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "diffmedseg.errors": ["ZooError"],
+        "diffmedseg.files": ["file_sha256"],
+        "diffmedseg.zoo.building": ["ALLOWED", "build", "checkpoint_config"],
+        "diffmedseg.zoo.exporting": ["add_recipe", "export"],
+        "diffmedseg.zoo.loading": ["load_checkpoint", "load_entry", "load_pretrained"],
+        "diffmedseg.zoo.registry": ["Entry"],
+        "diffmedseg.zoo.source": ["Source", "current_source", "list_pretrained"],
+    },
+)

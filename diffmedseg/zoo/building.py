@@ -8,6 +8,8 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
+from diffmedseg.errors import ZooError as ZooError
+
 
 def _public(module: str, names: Iterable[str]) -> dict[str, type]:
     return {f"{module}.{name}": getattr(import_module(module), name) for name in names}
@@ -47,10 +49,6 @@ ALLOWED: dict[str, type] = {
     ),
     **_public("torch.optim", ("AdamW", "Adam", "SGD")),
 }
-
-
-class ZooError(RuntimeError):
-    """An entry that is missing, damaged or not to be trusted; the message says which and what to do."""
 
 
 def build(config: Any) -> Any:  # noqa: ANN401

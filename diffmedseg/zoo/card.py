@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.metrics.table import read_cases
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, Entry
 
 
@@ -31,6 +30,8 @@ def write_card(
         notes: What else to say.
         unseen: Why there is no picture of cases; empty where there is one.
     """
+    from diffmedseg.metrics.table import read_cases  # needs torch, which the table below does without
+
     init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
     scores = "\n".join(
         f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.files import file_sha256
 from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.zoo.building import ALLOWED, ZooError, build, checkpoint_config, whole
@@ -38,7 +39,7 @@ from diffmedseg.zoo.registry import (
     write_registry,
 )
 from diffmedseg.zoo.showing import show_cases
-from diffmedseg.zoo.source import Source, current_source, file_sha256
+from diffmedseg.zoo.source import Source, current_source
 
 RUN_CONFIG = "config.yaml"  # of a run
 _CODE_LICENCE = "Apache-2.0"

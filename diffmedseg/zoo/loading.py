@@ -11,25 +11,21 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffmedseg.files import file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
-from diffmedseg.zoo.source import Source, current_source, file_sha256
+from diffmedseg.zoo.source import Source, current_source
 
 #: Config, weights, and what supervision these took, where that is known.
 _Parts = tuple[Any, dict[str, torch.Tensor], str | None]
-
-
-def list_pretrained() -> list[str]:
-    """Return the names of the entries that have weights."""
-    return sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")
 
 
 def load_pretrained(name: str) -> DiffusionSegmenter:
     """Load an entry: verified, with its averaged weights, in evaluation mode, on the CPU.
 
     Args:
-        name: Name of the entry, see :func:`list_pretrained`.
+        name: Name of the entry, see :func:`~diffmedseg.zoo.source.list_pretrained`.
 
     Raises:
         ZooError: If there is no such entry or it is a recipe, a file is missing or its sha256 is wrong, or the config

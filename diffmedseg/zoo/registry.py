@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.zoo.building import ZooError
+from diffmedseg.errors import ZooError
+from diffmedseg.files import read_yaml
+from diffmedseg.zoo.typed import as_type
 
 REGISTRY = "registry.yaml"
 REGISTRY_VERSION = 2
@@ -114,7 +115,7 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
             "the Hugging Face Hub (hf://owner/name): look at DIFFMEDSEG_ZOO."
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
         version, entries = content["version"], dict(content["entries"])
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
         raise ZooError(f"{place} is damaged ({error}): restore it.") from error
@@ -133,13 +134,10 @@ def write_registry(path: Path, entries: dict[str, Entry]) -> None:
 
 
 def _parse(name: str, content: Any, place: str) -> Entry:  # noqa: ANN401  YAML can hold anything
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("entry", type=Entry)
     try:
-        entry: Entry = parser.instantiate(parser.parse_object({"entry": content})).entry
-    except Exception as error:  # jsonargparse raises many kinds
-        reason = " ".join(str(error).split())
-        raise ZooError(f"{place}: what it says of {name!r} is damaged or of another version: {reason}") from error
+        entry: Entry = as_type(Entry, content, "entry")
+    except ValueError as error:
+        raise ZooError(f"{place}: what it says of {name!r} is damaged or of another version: {error}") from error
     for file in entry.sha256:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", file):
             raise ZooError(f"{place}: {name!r} names the file {file!r}, which leaves the entry.")

@@ -6,17 +6,10 @@ import warnings
 from hashlib import sha256
 from pathlib import Path
 
-import fsspec  # type: ignore[import-untyped]
-
 from diffmedseg.atomic import write_whole
-from diffmedseg.data.base import cache_folder
-from diffmedseg.zoo.building import ZooError
+from diffmedseg.errors import ZooError
+from diffmedseg.files import cache_folder, file_sha256
 from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file, as 64 hexadecimal digits."""
-    return sha256(path.read_bytes()).hexdigest()
 
 
 class Source:
@@ -110,6 +103,8 @@ class Source:
         return f"{self.location.rstrip('/')}/{file}"
 
     def _fetch(self, file: str) -> bytes:
+        import fsspec  # type: ignore[import-untyped]
+
         address = self._address(file)
         try:
             with fsspec.open(address, "rb") as opened:
@@ -135,3 +130,8 @@ def current_source() -> Source:
     package = Path(__file__).parents[1]
     installed = package / "_zoo"
     return Source(installed if installed.is_dir() else package.parent / "zoo")
+
+
+def list_pretrained() -> list[str]:
+    """Return the names of the entries that have weights."""
+    return sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")

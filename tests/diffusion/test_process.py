@@ -1,8 +1,7 @@
 import diffusers
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from diffmedseg.diffusion import NoiseProcess, ReverseProcess, keyed_generator, keyed_normal, mask_to_x, x_to_mask
 from diffmedseg.diffusion.process import schedule_alpha_bar, shift_log_snr

@@ -1,15 +1,23 @@
 """Brain MRI in the layouts that people have on disk."""
 
-from diffmedseg.data.mri.datamodule import BrainMRIDataModule
-from diffmedseg.data.mri.layout import Case, Layout, RawCase
-from diffmedseg.data.mri.layouts import CaseFolders, FourDimensional, SliceFolders
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BrainMRIDataModule",
-    "Case",
-    "CaseFolders",
-    "FourDimensional",
-    "Layout",
-    "RawCase",
-    "SliceFolders",
-]
+from diffmedseg.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from diffmedseg.data.mri.datamodule import BrainMRIDataModule as BrainMRIDataModule
+    from diffmedseg.data.mri.layout import Case as Case, Layout as Layout, RawCase as RawCase
+    from diffmedseg.data.mri.layouts import (
+        CaseFolders as CaseFolders,
+        FourDimensional as FourDimensional,
+        SliceFolders as SliceFolders,
+    )
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "diffmedseg.data.mri.datamodule": ["BrainMRIDataModule"],
+        "diffmedseg.data.mri.layout": ["Case", "Layout", "RawCase"],
+        "diffmedseg.data.mri.layouts": ["CaseFolders", "FourDimensional", "SliceFolders"],
+    },
+)

@@ -5,7 +5,6 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +13,12 @@ from rich.progress import track
 
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
+from diffmedseg.data.facts import brain_info
 from diffmedseg.data.files import first_names
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.labels.recipe import LabelRecipe
-from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
-from diffmedseg.data.mri.volumes import NORMALISATION
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.data.store import DataError
@@ -88,13 +86,10 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         )  # fmt: skip
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
-        names = chosen("regions", regions, list(labels))
+        self.info = brain_info(source, layout, labels, regions)
         if not all(0 < value < 256 for values in labels.values() for value in values):
             raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
-        self.labels = [sorted(set(labels[name])) for name in names]
-        nested = all(set(inner) <= set(outer) for outer, inner in zip(self.labels, self.labels[1:], strict=False))
-        info = self.describe(layout.modalities, names, nested and len(names) > 1, raters=1)
-        self.info = replace(info, normalisation=NORMALISATION)
+        self.labels = [sorted(set(labels[name])) for name in self.info.regions]
         self.layout, self.allowed = layout, {value for values in labels.values() for value in values}
         self.train_slices, self.empty_weight = train_slices, empty_weight
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from diffmedseg.data.files import VOLUMES, first_names
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG, ...
 

@@ -22,7 +22,7 @@ from diffmedseg.data.mri.finding import (
 )
 from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
 from diffmedseg.data.mri.volumes import find_brain, read_volume, read_volumes
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

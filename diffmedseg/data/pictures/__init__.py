@@ -1,6 +1,17 @@
 """Pictures with masks, of one rater or several, in any layout that file names can tell."""
 
-from diffmedseg.data.pictures.datamodule import PictureDataModule
-from diffmedseg.data.pictures.layout import FileNames, PictureCase
+from typing import TYPE_CHECKING
 
-__all__ = ["FileNames", "PictureCase", "PictureDataModule"]
+from diffmedseg.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from diffmedseg.data.pictures.datamodule import PictureDataModule as PictureDataModule
+    from diffmedseg.data.pictures.layout import FileNames as FileNames, PictureCase as PictureCase
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "diffmedseg.data.pictures.datamodule": ["PictureDataModule"],
+        "diffmedseg.data.pictures.layout": ["FileNames", "PictureCase"],
+    },
+)

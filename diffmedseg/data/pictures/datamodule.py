@@ -1,7 +1,6 @@
 """Pictures in any layout, split by patient."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ from typing import Literal
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
+from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item, image_size
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.labels.recipe import LabelRecipe
@@ -85,9 +85,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe, patch,
         )  # fmt: skip
         self.layout = layout
-        channels = ("grey",) if grey else ("red", "green", "blue")
-        info = self.describe(channels, layout.regions, nested, max(layout.raters(self.root), 1))
-        self.info = replace(info, tubular=tubular, cropped=windows is not None)
+        self.info = picture_info(source, layout, root, nested=nested, tubular=tubular, grey=grey, windows=windows)
         self._windows_file = None if windows is None else Path(windows).expanduser()
 
     @cached_property

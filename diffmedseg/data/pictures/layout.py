@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.data.files import PICTURES, binarise, first_names, mask_key, open_image
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 #: Stands in a stored mask where a rater did not outline the picture.
 MISSING = 255
