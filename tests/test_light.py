@@ -51,6 +51,22 @@ def test_listing_does_not_import_torch(script, also):
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "--version", "zoo list", "zoo table", "data list", "data list chase", "info --json", "train --help",
+     "predict --help", "data --help", "zoo --help", "score --help", "evaluate --help"],
+)  # fmt: skip
+def test_these_commands_do_not_import_torch(command):
+    script = (
+        "import sys\nfrom diffmedseg.cli.main import main\n"
+        f"try:\n    main({command.split()})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_the_facts_of_a_data_set_are_those_of_its_module(name):
     config = data_config(name)

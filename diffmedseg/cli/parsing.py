@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from diffmedseg.errors import DataError, ZooError
 from diffmedseg.recipes import unknown
 
 
@@ -55,9 +56,6 @@ def refuse(reason: object) -> NoReturn:
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Turn errors that a user can act on into a line, and end with exit code 1."""
-    from diffmedseg.data.store import DataError
-    from diffmedseg.zoo.building import ZooError
-
     try:
         yield
     except (DataError, ZooError, OSError, ValueError) as error:
