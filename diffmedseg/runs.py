@@ -33,7 +33,7 @@ def newest_run(folder: Path) -> Path:
     if not runs:
         raise NoRunError(
             f"There is no run to continue under {folder}: no version_*/checkpoints/last.ckpt. "
-            "Train without CKPT=last first."
+            "Train without --ckpt_path last first."
         )
     return runs[-1]
 

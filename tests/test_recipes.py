@@ -1,6 +1,7 @@
 """Runs by name: what a model, a data set and a preset compose to."""
 
 import json
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def instantiate(files, *options):
         return training._cli([*arguments, *options], run=False)
 
 
+@cache
 def compose(model, data, *options):
     """Build the run of ``diffmedseg train`` with these arguments, but those that only the command knows."""
     own = dict(option[2:].split("=", 1) for option in options if option.startswith(("--preset=", "--name=")))

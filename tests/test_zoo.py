@@ -136,7 +136,7 @@ def own_run(run, tmp_path):
 def test_scores_of_another_checkpoint_than_the_one_that_would_be_shipped_are_refused(own_run, tmp_path):
     """A run that went on, and was stopped before its new best checkpoint was tested."""
     shutil.copy(own_run / "checkpoints" / "last.ckpt", own_run / "checkpoints" / "best.ckpt")
-    with pytest.raises(ZooError, match=r"scores of another checkpoint than .*best\.ckpt.*CKPT=last"):
+    with pytest.raises(ZooError, match=r"scores of another checkpoint than .*best\.ckpt.*--ckpt_path last"):
         zoo.export(own_run, "x_y.z", tmp_path / "zoo")
     assert not list_pretrained_in(tmp_path / "zoo")
 

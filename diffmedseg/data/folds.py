@@ -116,8 +116,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             return {case.id: case for case in self.find_cases()}
         except DataError as error:
             raise DataError(
-                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: make train "
-                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python.",
+                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: "
+                "--data.root FOLDER, or root= in Python.",
                 error.names,
             ) from error
 

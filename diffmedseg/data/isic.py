@@ -208,7 +208,7 @@ class ISICDataModule(SegmentationDataModule):
         return DataError(
             f"No {part} set of {self.info.title} in {self.root}: {there}; expected {images} with ISIC_<7 digits>.jpg "
             f"and {masks} with ISIC_<7 digits>_segmentation.png.\n{self.info.download}\nThen name the folder they are "
-            f"in: make train DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
+            "in: --data.root FOLDER, or root= in Python."
         )
 
     def _apart(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:

@@ -125,7 +125,7 @@ def _check_scores(run: Path) -> None:
     if said.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
             f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
-            "come to its end, where it is tested again: make train ... CKPT=last."
+            "come to its end, where it is tested again: train with --ckpt_path last."
         )
     if changing := said["policy"].get("changed_by"):
         raise ZooError(

@@ -222,7 +222,7 @@ class FileNames:
         unread = [f"{ending} ({count})" for ending, count in endings.most_common() if ending not in PICTURES]
         hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(PICTURES)} are." if unread else ""
         hint += (
-            " NIfTI volumes are: DATA=volumes."
+            " NIfTI volumes are: the data set volumes takes them."
             if any(path.name.endswith((".nii", ".nii.gz")) for path in paths)
             else ""
         )

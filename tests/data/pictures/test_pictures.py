@@ -217,7 +217,7 @@ def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, t
         (lambda root: [path.rename(path.with_suffix(".heic")) for path in (root / "images").iterdir()],
          r"No picture in .* Files in \.heic \(10\) are not read; .*\.png"),
         (lambda root: [path.rename(path.with_suffix(".nii.gz")) for path in (root / "images").iterdir()],
-         r"Files in \.gz \(10\) are not read; .* NIfTI volumes are: DATA=volumes"),
+         r"Files in \.gz \(10\) are not read; .* NIfTI volumes are: the data set volumes"),
         (lambda root: [path.rename(path.with_suffix(".npy")) for path in (root / "masks").iterdir()],
          r"None of the 10 pictures .* Files in \.npy \(10\) are not read; .*\.png"),
         (lambda root: (root / "images").rename(root / "pictures"), r"No picture in .*expected images/.*there is masks"),
