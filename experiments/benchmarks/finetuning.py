@@ -1,0 +1,206 @@
+"""Fine-tuning against training from scratch with the same few steps, at 64 px.
+
+``python experiments/benchmarks/finetuning.py train --data /path/to/data`` trains and tests what has no scores yet;
+``... collect`` gathers the scores of every case into finetuning.csv beside this file; ``... table`` prints them. The
+data folder holds ``isic2016``, ``isic2017`` and ``chase`` under their official names.
+
+Nearly all images of ISIC 2016 are in ISIC 2017 as well, so the zoo's entry has seen them. The source for ISIC 2016 is
+therefore a run of its own: the entry's recipe on ISIC 2017 without these images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jsonargparse import auto_cli
+from lightning import Trainer, seed_everything
+from rows import read_rows, with_earlier, write_rows
+from safetensors.torch import load_file, save_file
+
+from diffmedseg.callbacks import CaseMetrics, WarmupEMA
+from diffmedseg.data import FileNames, PictureDataModule, SegmentationDataModule
+from diffmedseg.data.configured import build_data
+from diffmedseg.data.source import Source
+from diffmedseg.metrics import bootstrap_interval
+from diffmedseg.metrics.table import read_cases
+
+from diffmedseg.models.finetuning import initialise
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.zoo import build, current_source, load_pretrained
+
+SCORES = Path(__file__).with_suffix(".csv")
+ISIC, CHASE = "medsegdiff-lite_isic2017.cpu64", "medsegdiff-lite_chase.cpu64"
+APART = "isic2017-apart"  # the entry's recipe without the images of ISIC 2016
+APART_STEPS = 2000
+STEPS = (100, 300)
+WARMUP = 20  # steps; the recipe's 100 would leave the shorter runs with nothing but a warm-up
+COLUMNS = ("dice", "dice_prior", "cl_dice", "diversity")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A source and a target.
+
+    Attributes:
+        source: The entry or run whose weights are taken.
+        recipe: The entry whose model settings are trained.
+        target: Make the data of a fold from the data folder and the fold's number.
+        folds: Number of folds.
+        untrained: Whether the source is also tested as it is: it has the target's regions.
+        scratch: Whether to train from scratch as well; not where another transfer has done so.
+    """
+
+    source: str
+    recipe: str
+    target: Callable[[Path, int], SegmentationDataModule]
+    folds: int
+    untrained: bool = True
+    scratch: bool = True
+
+
+def _isic(root: Path, part: str, masks: str, **settings: Any) -> PictureDataModule:  # noqa: ANN401
+    layout = FileNames(f"{part}/(?P<id>ISIC_\\d{{7}})", {"lesion": [masks + "/{id}_Segmentation"]})
+    facts = Source(root.name, root.name, "CC0", "", "", "")
+    return PictureDataModule(root, facts, layout, val_fraction=0, eval_batch_size=10, **settings)
+
+
+def isic2016(data: Path, fold: int) -> SegmentationDataModule:
+    """Deal the pairs of ISIC 2016's training set to four folds."""
+    return _isic(
+        data / "isic2016", "ISBI2016_ISIC_Part1_Training_Data", "ISBI2016_ISIC_Part1_Training_GroundTruth",
+        folds=4, fold=fold,
+    )  # fmt: skip
+
+
+def isic2017_apart(data: Path) -> SegmentationDataModule:
+    """Train on ISIC 2017's training set without the images of ISIC 2016."""
+    shared = "|".join(path.stem for path in sorted((data / "isic2016").glob("*_Data/*.jpg")))
+    splits = {"apart": {"train": f"(?!{shared}).*", "test": f"({shared})"}}
+    return _isic(
+        data / "isic2017", "ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth",
+        published=splits, split_by="apart",
+    )  # fmt: skip
+
+
+def _chase(data: Path, **settings: Any) -> SegmentationDataModule:  # noqa: ANN401
+    config = yaml.safe_load((current_source().entry_folder(CHASE) / "run.yaml").read_text())["data"]
+    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **settings}
+    return build_data(config)
+
+
+def chase(data: Path, fold: int) -> SegmentationDataModule:
+    """Deal the ten children of CHASE to five folds, as folds.py does."""
+    return _chase(data, fold=fold)
+
+
+def chase_unseen(data: Path, fold: int) -> SegmentationDataModule:
+    """Train on one of the two children that the entry has not seen, and test the other."""
+    train, test = ("02", "06") if fold == 0 else ("06", "02")
+    splits = {"unseen": {"train": f"Image_{train}.", "test": f"Image_{test}."}}
+    return _chase(data, published=splits, split_by="unseen")
+
+
+TRANSFERS = {
+    "ISIC 2017 to 2016": Transfer(APART, ISIC, isic2016, 4),
+    "ISIC 2017 to 2016, seen": Transfer(ISIC, ISIC, isic2016, 4, scratch=False),
+    "ISIC 2017 to CHASE": Transfer(ISIC, CHASE, chase, 5, untrained=False),
+    "CHASE to another child": Transfer(CHASE, CHASE, chase_unseen, 2),
+}
+
+
+def train(
+    data: Path,
+    runs: Path = Path("runs/finetuning"),
+    seeds: list[int] = [0, 1],  # noqa: B006
+    only: list[str] = [],  # noqa: B006
+    starts: list[str] = ["scratch", "pretrained"],  # noqa: B006
+    steps: list[int] = [0, *STEPS],  # noqa: B006
+) -> None:
+    """Train and test what has no scores yet.
+
+    Args:
+        data: Folder that holds the data sets.
+        runs: Where runs are written.
+        seeds: Of the initial weights, the order and the noise.
+        only: Names of TRANSFERS; all when empty.
+        starts: What training starts from.
+        steps: Numbers of training steps.
+    """
+    for seed in seeds:
+        for name, transfer in TRANSFERS.items():
+            if only and name not in only:
+                continue
+            for fold in range(transfer.folds):
+                for start in starts:
+                    for count in steps:
+                        if start == "scratch" and (count == 0 or not transfer.scratch):
+                            continue
+                        if count == 0 and (not transfer.untrained or seed != seeds[0]):
+                            continue
+                        folder = runs / name.replace(", ", "_").replace(" ", "-") / f"{start}.{count}.{seed}.{fold}"
+                        if not (folder / "cases.csv").is_file():
+                            source = _source(transfer.source, data, runs) if start == "pretrained" else None
+                            print(folder, flush=True)
+                            _train(
+                                transfer.recipe,
+                                transfer.target(data, fold),
+                                source,
+                                transfer.source,
+                                count,
+                                seed,
+                                folder,
+                            )
+
+
+def _train(
+    recipe: str,
+    data: SegmentationDataModule,
+    source: DiffusionSegmenter | None,
+    name: str,
+    steps: int,
+    seed: int,
+    folder: Path,
+) -> DiffusionSegmenter:
+    """Train a run of a recipe, and test it with its last averaged weights."""
+    seed_everything(seed, verbose=False)
+    data.seed = seed
+    model = _model(recipe, data, seed)
+    if source is not None:
+        print(initialise(model, source, name), flush=True)
+    trainer = Trainer(
+        accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=steps, use_distributed_sampler=False,
+        callbacks=[WarmupEMA(), CaseMetrics()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, default_root_dir=folder,
+    )  # fmt: skip
+    if steps:
+        trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+    return model
+
+
+def _model(recipe: str, data: SegmentationDataModule, seed: int) -> DiffusionSegmenter:
+    """Build an entry's model with new weights, at the data's size."""
+    config = yaml.safe_load((current_source().entry_folder(recipe) / "config.yaml").read_text())
+    config["init_args"] |= {"image_size": data.image_size, "warmup_steps": WARMUP, "seed": seed}
+    model: DiffusionSegmenter = build(config)
+    return model
+
+
+def _source(name: str, data: Path, runs: Path) -> DiffusionSegmenter:
+    """Load a source, or train it."""
+    if name != APART:
+        return load_pretrained(name)
+    weights = runs / f"{APART}.safetensors"
+    if not weights.is_file():
+        trained = _train(ISIC, isic2017_apart(data), None, "", APART_STEPS, 0, runs / APART)
+        save_file({key: value.contiguous() for key, value in trained.state_dict().items()}, weights)
+    model = _model(ISIC, isic2017_apart(data), 0)
+    model.load_state_dict(load_file(weights))
+    return model
+
+
+if __name__ == "__main__":
+    auto_cli([train], as_positional=True)
