@@ -59,9 +59,9 @@ class Initialisation:
         parts = [f"{self.network} starts from {self.source}. {self._counted('taken')} taken as they are."]
         if self.adapted:
             parts.append(f"{self._counted('adapted')} fitted ({', '.join(self.adapted)}).")
-            for noun, source, target in self._pairs():
-                if source != target:
-                    parts.append(f"{noun}: {', '.join(source)} to {', '.join(target)}{_rule(source, target)}.")
+        for noun, source, target in self._pairs():
+            if source != target:
+                parts.append(f"{noun}: {', '.join(source)} to {', '.join(target)}, {_rule(source, target)}.")
         if self.left:
             parts.append(f"{self._counted('left')} new ({', '.join(self.left)}).")
         return " ".join(parts)
@@ -89,7 +89,7 @@ class Initialisation:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data to store: the fields, and the shares of the parameters."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return plain | {"shares": self.shares}
+        return plain | {"shares": {name: round(share, 4) for name, share in self.shares.items()}}
 
 
 @torch.no_grad()
@@ -185,9 +185,11 @@ def _rule(source: Sequence[str], target: Sequence[str]) -> str:
     """Say in words how the target's names were fitted."""
     rows = _rows(source, target)
     if all(row is None for row in rows):
-        return ", each the mean of the source's"
+        return "each the mean of the source's"
+    if not _known(source, target):
+        return "in this order"
     new = [name for name, row in zip(target, rows, strict=True) if row is None]
-    return f", by name; new: {', '.join(new)}" if new else ", by name" if _known(source, target) else ", in this order"
+    return f"by name; new: {', '.join(new)}" if new else "by name"
 
 
 def _fit(value: Tensor, axis: ChannelAxis, rows: Sequence[int | None], source: int) -> Tensor:

@@ -11,6 +11,7 @@ are checked first, and only named classes are built.
 from diffmedseg.zoo.building import ALLOWED, ZooError, build, checkpoint_config
 from diffmedseg.zoo.exporting import add_recipe, export
 from diffmedseg.zoo.loading import list_pretrained, load_checkpoint, load_entry, load_pretrained
+from diffmedseg.zoo.pretrained import initialise_from, pretrained_config, pretrained_denoiser, write_initialisation
 from diffmedseg.zoo.registry import Entry
 from diffmedseg.zoo.source import Source, current_source, file_sha256
 
@@ -25,8 +26,12 @@ __all__ = [
     "current_source",
     "export",
     "file_sha256",
+    "initialise_from",
     "list_pretrained",
     "load_checkpoint",
     "load_entry",
     "load_pretrained",
+    "pretrained_config",
+    "pretrained_denoiser",
+    "write_initialisation",
 ]

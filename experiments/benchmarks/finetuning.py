@@ -8,8 +8,10 @@ Nearly all images of ISIC 2016 are in ISIC 2017 as well, so the zoo's entry has 
 therefore a run of its own: the entry's recipe on ISIC 2017 without these images.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,6 @@ from diffmedseg.data import FileNames, PictureDataModule, SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.source import Source
 from diffmedseg.metrics import bootstrap_interval
-from diffmedseg.metrics.table import read_cases
-
 from diffmedseg.models.finetuning import initialise
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import build, current_source, load_pretrained
@@ -37,7 +37,9 @@ APART = "isic2017-apart"  # the entry's recipe without the images of ISIC 2016
 APART_STEPS = 2000
 STEPS = (100, 300)
 WARMUP = 20  # steps; the recipe's 100 would leave the shorter runs with nothing but a warm-up
+SEEN = ", seen"  # by the source
 COLUMNS = ("dice", "dice_prior", "cl_dice", "diversity")
+SCRATCH, PRETRAINED = "scratch", "pretrained"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def chase_unseen(data: Path, fold: int) -> SegmentationDataModule:
 
 TRANSFERS = {
     "ISIC 2017 to 2016": Transfer(APART, ISIC, isic2016, 4),
-    "ISIC 2017 to 2016, seen": Transfer(ISIC, ISIC, isic2016, 4, scratch=False),
+    f"ISIC 2017 to 2016{SEEN}": Transfer(ISIC, ISIC, isic2016, 4, scratch=False),
     "ISIC 2017 to CHASE": Transfer(ISIC, CHASE, chase, 5, untrained=False),
     "CHASE to another child": Transfer(CHASE, CHASE, chase_unseen, 2),
 }
@@ -116,7 +118,7 @@ def train(
     runs: Path = Path("runs/finetuning"),
     seeds: list[int] = [0, 1],  # noqa: B006
     only: list[str] = [],  # noqa: B006
-    starts: list[str] = ["scratch", "pretrained"],  # noqa: B006
+    starts: list[str] = [SCRATCH, PRETRAINED],  # noqa: B006
     steps: list[int] = [0, *STEPS],  # noqa: B006
 ) -> None:
     """Train and test what has no scores yet.
@@ -129,30 +131,41 @@ def train(
         starts: What training starts from.
         steps: Numbers of training steps.
     """
-    for seed in seeds:
-        for name, transfer in TRANSFERS.items():
-            if only and name not in only:
-                continue
-            for fold in range(transfer.folds):
-                for start in starts:
-                    for count in steps:
-                        if start == "scratch" and (count == 0 or not transfer.scratch):
-                            continue
-                        if count == 0 and (not transfer.untrained or seed != seeds[0]):
-                            continue
-                        folder = runs / name.replace(", ", "_").replace(" ", "-") / f"{start}.{count}.{seed}.{fold}"
-                        if not (folder / "cases.csv").is_file():
-                            source = _source(transfer.source, data, runs) if start == "pretrained" else None
-                            print(folder, flush=True)
-                            _train(
-                                transfer.recipe,
-                                transfer.target(data, fold),
-                                source,
-                                transfer.source,
-                                count,
-                                seed,
-                                folder,
-                            )
+    for run in _plan(seeds, only, starts, steps):
+        folder = runs / run.folder
+        if (folder / "cases.csv").is_file():
+            continue
+        print(folder, flush=True)
+        transfer = TRANSFERS[run.transfer]
+        source = _source(transfer.source, data, runs) if run.start == PRETRAINED else None
+        _train(transfer.recipe, transfer.target(data, run.fold), source, transfer.source, run.steps, run.seed, folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its test: a row of the plan, whose fields are also columns of the table of scores."""
+
+    transfer: str
+    start: str
+    steps: int
+    seed: int
+    fold: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it is written, below the folder of all runs."""
+        transfer = self.transfer.replace(", ", "_").replace(" ", "-")
+        return Path(transfer) / f"{self.start}.{self.steps}.{self.seed}.{self.fold}"
+
+
+def _plan(seeds: list[int], only: list[str], starts: list[str], steps: list[int]) -> Iterator[Run]:
+    for seed, name, start, count in product(seeds, only or TRANSFERS, starts, steps):
+        transfer = TRANSFERS[name]
+        if start == SCRATCH and (count == 0 or not transfer.scratch):
+            continue
+        if count == 0 and (seed != seeds[0] or not transfer.untrained):
+            continue  # no seed plays a part before training, but that of the samples' noise
+        yield from (Run(name, start, count, seed, fold) for fold in range(transfer.folds))
 
 
 def _train(
@@ -171,9 +184,9 @@ def _train(
     if source is not None:
         print(initialise(model, source, name), flush=True)
     trainer = Trainer(
-        accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=steps, use_distributed_sampler=False,
-        callbacks=[WarmupEMA(), CaseMetrics()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, default_root_dir=folder,
+        accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=steps, limit_val_batches=0,
+        callbacks=[WarmupEMA(), CaseMetrics()], use_distributed_sampler=False, default_root_dir=folder, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     if steps:
         trainer.fit(model, data)
@@ -202,5 +215,75 @@ def _source(name: str, data: Path, runs: Path) -> DiffusionSegmenter:
     return model
 
 
+def collect(runs: Path = Path("runs/finetuning"), output: Path = SCORES) -> None:
+    """Gather the scores of every case; runs that are not here keep theirs.
+
+    Args:
+        runs: Where runs were written.
+        output: The table of scores.
+    """
+    rows = []
+    for run in _plan([*range(10)], [], [SCRATCH, PRETRAINED], [0, *STEPS]):
+        path = runs / run.folder / "cases.csv"
+        for case in read_rows(path) if path.is_file() else []:
+            scores = {name: f"{float(case[name]):.4f}" if case[name] else "" for name in COLUMNS}
+            rows.append({**asdict(run), "case": case["case"], "region": case["region"], **scores})
+    write_rows(with_earlier(rows, output, run=[field.name for field in fields(Run)]), output)
+
+
+def table(scores: Path = SCORES) -> None:
+    """Print mean Dice by number of steps, and the paired difference of fine-tuning from training from scratch.
+
+    Seeds are averaged first; the 95 % intervals are bootstrapped over patients, since both eyes of a child are alike.
+
+    Args:
+        scores: The table of scores.
+    """
+    heads = ["transfer", "steps", "patients (cases)", "seeds", "from scratch", "fine-tuned", "difference", "by seed"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    rows = read_rows(scores)
+    for name, steps in dict.fromkeys((row["transfer"], int(row["steps"])) for row in rows):
+        # What starts from a source that has seen the cases is compared with the same training from scratch.
+        twin = name if TRANSFERS[name].scratch else name.removesuffix(SEEN)
+        tuned = _dice(rows, name, PRETRAINED, steps)
+        scratch = _dice(rows, twin, SCRATCH, steps)
+        shared = sorted(tuned.keys() & scratch.keys())
+        by_seed = [_by_patient(tuned[seed]) - _by_patient(scratch[seed]) for seed in shared]
+        some = next(iter((tuned or scratch).values()))
+        cells = [name, str(steps), f"{len(_by_patient(some))} ({len(some)})", str(len(shared) or len(tuned))]
+        cells += [_mean(list(scratch.values())), _mean(list(tuned.values()))]
+        cells += [_with_interval(np.mean(by_seed, 0)) if by_seed else ""]
+        cells += [", ".join(f"{one.mean():+.3f}" for one in by_seed)]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _dice(rows: Sequence[Mapping[str, str]], transfer: str, start: str, steps: int) -> dict[int, dict[str, float]]:
+    """Return the Dice of every case, by seed."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if (row["transfer"], row["start"], int(row["steps"])) == (transfer, start, steps):
+            found[int(row["seed"])][row["case"]] = float(row["dice"])
+    return dict(found)
+
+
+def _by_patient(dice: Mapping[str, float]) -> np.ndarray:
+    """Average the two eyes of a child, ``Image_01L`` and ``Image_01R``; other images are of a patient each."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for case in sorted(dice):
+        groups[case.rstrip("LR")].append(dice[case])
+    return np.array([np.mean(group) for group in groups.values()])
+
+
+def _mean(by_seed: Sequence[Mapping[str, float]]) -> str:
+    if not by_seed:
+        return ""
+    return _with_interval(np.mean([_by_patient(one) for one in by_seed], 0), sign="")
+
+
+def _with_interval(values: np.ndarray, sign: str = "+") -> str:
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
 if __name__ == "__main__":
-    auto_cli([train], as_positional=True)
+    auto_cli([train, collect, table], as_positional=True)
