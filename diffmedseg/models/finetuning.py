@@ -1,5 +1,6 @@
 """Fine-tuning: start a model from the weights of another, fitted to other image channels, regions or image size."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -75,17 +76,6 @@ class Initialisation:
         channels = ("Image channels", self.source_channels, self.channels)
         return channels, ("Regions", self.source_regions, self.regions)
 
-    @property
-    def warning(self) -> str | None:
-        """What may be wrong: no image channel of the source is among the model's, so values may mean something else."""
-        if _known(self.source_channels, self.channels):
-            return None
-        return (
-            f"The source {self.source} takes {', '.join(self.source_channels)}; this model takes "
-            f"{', '.join(self.channels)}. Their values may be normalised in different ways: compare with training from "
-            "scratch."
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """Return plain data to store: the fields, and the shares of the parameters."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -117,7 +107,7 @@ def initialise(
         sha256: Hash of the source's file.
 
     Returns:
-        What was taken, adapted and left.
+        What was taken, adapted and left. A warning says where none of the source's image channels is the model's.
 
     Raises:
         MisfitError: If less than half of the parameters can be taken or adapted: the model is then unchanged.
@@ -137,6 +127,13 @@ def initialise(
     )  # fmt: skip
     if found.shares["left"] > 1 - LEAST_SHARE:
         raise MisfitError(_misfit(model.denoiser, source.denoiser, found))
+    if not _known(source.channels, model.channels):
+        warnings.warn(
+            f"{name} takes the image channels {', '.join(source.channels)}; this model takes "
+            f"{', '.join(model.channels)}. Their values may be normalised in different ways: compare with training "
+            "from scratch.",
+            stacklevel=3,  # of the caller: no_grad is between
+        )
     for key, value in fitted.items():
         own[key].copy_(value)
     model.initialisation = found.as_dict()

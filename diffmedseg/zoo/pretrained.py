@@ -55,12 +55,14 @@ def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
         config: Of :func:`pretrained_config`.
 
     Returns:
-        ``{class_path, init_args}`` without the numbers of channels and regions, which come from the data, and without
-        the encoder's weights, which come from the source.
+        ``{class_path, init_args}`` without the numbers of channels and regions, which come from the data. The
+        encoder's weights are None: they come from the source, too.
     """
     denoiser = config["init_args"]["denoiser"]
-    without = {"image_channels", "mask_channels", "encoder_weights"}
-    own = {name: value for name, value in denoiser.get("init_args", {}).items() if name not in without}
+    linked = {"image_channels", "mask_channels"}
+    own = {name: value for name, value in denoiser.get("init_args", {}).items() if name not in linked}
+    if "encoder_weights" in own:
+        own["encoder_weights"] = None
     return {"class_path": denoiser["class_path"], "init_args": own}
 
 

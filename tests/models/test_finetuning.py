@@ -41,6 +41,7 @@ def test_the_same_shapes_give_the_same_output_to_the_bit(cls):
     assert found.parameters["taken"] == sum(p.numel() for p in model.denoiser.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*takes the image channels")
 @pytest.mark.parametrize("cls", DENOISERS)
 def test_every_weight_whose_shape_follows_channels_and_regions_is_fitted(cls):
     """Each denoiser names all of them: none is left, and every other one is taken."""
@@ -83,6 +84,7 @@ def test_what_is_new_changes_nothing_of_what_the_source_knows(cls):
     torch.testing.assert_close(predict(model, image, x_t)[0][:, :1], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*takes the image channels")
 @pytest.mark.parametrize("cls", [MedSegDiffLite, MedSegDiffV1, ResidualUNet])
 def test_unknown_channels_and_regions_keep_the_response(cls):
     """A grey image in place of three equal colours, or the reverse, and three equal regions in place of one."""
@@ -142,6 +144,10 @@ def test_what_does_not_fit_is_left_and_named():
 
 
 def test_foreign_channels_are_doubted():
-    model = segmenter(channels=("ct",), seed=2)
-    assert "red, green, blue" in initialise(model, segmenter()).warning
-    assert initialise(segmenter(channels=("red",), seed=2), segmenter()).warning is None
+    with pytest.warns(UserWarning, match="an entry takes the image channels red, green, blue; this model takes ct"):
+        initialise(segmenter(channels=("ct",), seed=2), segmenter(), "an entry")
+
+
+def test_known_channels_are_not(recwarn):
+    initialise(segmenter(channels=("red",), seed=2), segmenter())
+    assert not recwarn

@@ -37,9 +37,13 @@ def tuned_from(model, source):
 
 
 def test_the_network_of_a_source_comes_without_what_the_data_says(run):
-    denoiser = zoo.pretrained_denoiser(zoo.pretrained_config(run))
+    """And without the encoder's weights: nothing is fetched."""
+    config = zoo.pretrained_config(run)
+    own = {"size": "tiny", "residual": True, "encoder": "resnet18", "dropout": 0.0}
+    config["init_args"]["denoiser"]["init_args"] |= own | {"encoder_weights": "imagenet"}
+    denoiser = zoo.pretrained_denoiser(config)
     assert denoiser["class_path"] == "diffmedseg.models.MedSegDiffLite"
-    assert denoiser["init_args"] == {"size": "tiny", "residual": True, "encoder": None, "dropout": 0.0}
+    assert denoiser["init_args"] == own | {"encoder_weights": None}
 
 
 def test_a_run_its_checkpoint_and_its_entry_give_the_same_weights(run, model, tmp_path, monkeypatch):
