@@ -15,8 +15,9 @@ Each file is an ordinary LightningCLI configuration. Importing this module takes
 """
 
 import difflib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,7 @@ class Recipe:
         name: Name of the experiment, such as ``medsegdiff-lite-chase``: its runs lie in ``runs/<name>``.
         files: Configuration files; later ones override earlier ones.
         settings: Settings that override the files, as on the command line.
+        network: The network of ``pretrained``, which takes the place of the recipe's; None for the recipe's own.
         pretrained: What the weights start from: a zoo entry, a run or a file; None for new weights.
         trust: Packages of one's own whose classes may be loaded for ``pretrained``.
     """
@@ -116,6 +118,7 @@ class Recipe:
     name: str
     files: tuple[Path, ...]
     settings: tuple[str, ...] = ()
+    network: Mapping[str, Any] | None = None
     pretrained: str | None = None
     trust: tuple[str, ...] = ()
 
@@ -124,6 +127,7 @@ class Recipe:
         """The arguments of LightningCLI that the run takes."""
         configs = [argument for file in self.files for argument in ("-c", str(file))]
         pretrained = [] if self.pretrained is None else [f"--pretrained={self.pretrained}"]
+        pretrained += [] if self.network is None else [f"--model.denoiser={json.dumps(self.network)}"]
         trust = [f"--trust={list(self.trust)}"] if self.trust else []
         return [*configs, f"--experiment={self.name}", *pretrained, *trust, *self.settings]
 
@@ -178,8 +182,9 @@ def recipe(
     folder = _root(root, data_name, content)
     given = [] if folder is None else [f"--data.root={folder}"]
     name = name or f"{model_name}-{data_name}"
+    network = None if pretrained is None else _network(pretrained, model_name, files)
     start = None if pretrained is None else str(pretrained)
-    return Recipe(name, tuple(files), (*given, *settings), start, tuple(trust))
+    return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
 
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:
@@ -193,6 +198,29 @@ def _model_files(model: str | Path) -> tuple[str, list[Path]]:
         return name, [family]
     families = [one for one in _names("model") if name.startswith(f"{one}-")]
     return name, [parts / "model" / f"{max(families, key=len)}.yaml", parts / "member" / f"{name}.yaml"]
+
+
+def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
+    """Return the network of what training starts from: its size and encoder take the place of the recipe's.
+
+    Raises:
+        RecipeError: If the model's network is another one.
+    """
+    from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
+
+    network = pretrained_denoiser(pretrained_config(pretrained))
+    model_settings = [_read(path).get("model", {}).get("init_args", {}) for path in files]
+    own = [
+        settings["denoiser"]["class_path"]
+        for settings in model_settings
+        if "class_path" in settings.get("denoiser", {})
+    ]
+    if own and own[-1] != network["class_path"]:
+        names = (path.rpartition(".")[2] for path in (network["class_path"], own[-1]))
+        raise RecipeError(
+            f"The network of {pretrained} is {next(names)}; that of {model} is {next(names)}. Choose the model that {pretrained} is of."
+        )
+    return network
 
 
 def _preset_files(preset: str, model: str) -> list[Path]:

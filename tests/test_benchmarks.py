@@ -10,6 +10,7 @@ import budget
 import choices
 import diffusers
 import distil
+import finetuning
 import folds
 import ged_time
 import isic2017_result
@@ -269,3 +270,30 @@ def test_table_of_the_budget(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| medsegdiff-lite | 100 | 60 | 0.9000 (0.9000 to 0.9000) | 0.1000 (0.1000 to 0.1000) | 0.8500" in printed
     assert "| supervised | 100 | 60 | 0.8000 (0.8000 to 0.8000) |  |  | 0.1000" in printed
+
+
+def test_fine_tuning_is_compared_with_the_same_training_from_scratch(tmp_path, capsys):
+    """By hand: two children, whose two eyes are averaged first, over two seeds."""
+    rows = [
+        {"transfer": name, "start": start, "steps": "100", "seed": seed, "case": f"Image_0{child}{eye}", "dice": dice}
+        for name, start, dices in (
+            ("CHASE to another child", "scratch", {"1L": 0.2, "1R": 0.4, "2L": 0.5, "2R": 0.5}),
+            ("CHASE to another child", "pretrained", {"1L": 0.6, "1R": 0.6, "2L": 0.6, "2R": 0.8}),
+        )
+        for seed in (0, 1)
+        for (child, eye), dice in dices.items()
+    ]
+    with (tmp_path / "scores.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    finetuning.table(tmp_path / "scores.csv")
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed.startswith("| CHASE to another child | 100 | 2 (4) | 2 | 0.400 (0.300 to 0.500) | 0.650 (0.600")
+    assert "| +0.250 (+0.200 to +0.300) | +0.250, +0.250 |" in printed
+
+
+def test_no_two_runs_of_fine_tuning_share_a_folder():
+    runs = list(finetuning._plan([0, 1], [], ["scratch", "pretrained"], [0, 100, 300]))
+    assert len({run.folder for run in runs}) == len(runs) > 40
+    assert not any(run.steps == 0 and run.start == "scratch" for run in runs)

@@ -158,6 +158,7 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     changed, conformal = [type(one).__name__ for one in changing], model.conformal
     return {
         "learned_from": model.learned_from,
+        "pretrained": _pretrained(model.initialisation),
         "fusion": settings(rules["fusion"]),
         "refinement": settings(rules["refinement"]) if refined else None,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
@@ -166,6 +167,13 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
         "num_steps": model.num_steps,
         "seed": model.seed,
     }
+
+
+def _pretrained(initialisation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Say what a fine-tuned model started from, without the names of all weights."""
+    if initialisation is None:
+        return None
+    return {name: initialisation[name] for name in ("source", "sha256", "shares")}
 
 
 def settings(rule: object) -> Any:  # noqa: ANN401

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffmedseg.cli.parsing import Parser, refuse
-from diffmedseg.errors import RecipeError
+from diffmedseg.cli.parsing import Parser, refuse, report_errors
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -25,7 +24,7 @@ def train(args: list[str]) -> None:
     names = _leading(args, 2)
     options, settings = parser.parse_known_args(args[len(names) :])
     model, data = [*names, *(_MODEL, _DATA)[len(names) :]]
-    try:
+    with report_errors():
         run = recipe(
             model,
             data,
@@ -36,8 +35,6 @@ def train(args: list[str]) -> None:
             trust=options.trust,
             settings=[*_logger(options.logger), *settings],
         )
-    except RecipeError as error:
-        refuse(error)
     _say(run, model, data, options.preset)
     from diffmedseg.cli.training import run as run_lightning
 

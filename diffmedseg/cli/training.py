@@ -25,10 +25,11 @@ from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.cli.console import quieten
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.errors import DataError, NoRunError
+from diffmedseg.errors import DataError, NoRunError, ZooError
 from diffmedseg.lazy import import_names
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.runs import RunLogger, new_run, newest_run
+from diffmedseg.zoo.pretrained import initialise_from, write_initialisation
 
 # Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
 _RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
@@ -62,6 +63,15 @@ class DiffMedSegCLI(LightningCLI):
         )
         parser.add_argument(
             "--tags", type=list[str], default=[], help="Facts of the data that chose the recipe's settings."
+        )
+        parser.add_argument(
+            "--pretrained",
+            type=str | None,
+            default=None,
+            help="Zoo entry, run or checkpoint whose weights it starts from.",
+        )
+        parser.add_argument(
+            "--trust", type=list[str], default=[], help="Packages of your own whose classes may be loaded."
         )
         parser.add_lightning_class_args(WarmupEMA, "ema")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
@@ -146,10 +156,19 @@ class DiffMedSegCLI(LightningCLI):
         _log.info("%s with %.1f M parameters, on %s.", type(denoiser).__name__, millions, info.title)
         if self._settings.trainer.fast_dev_run:
             return
+        if self._settings.get("pretrained") and not self._settings.get("ckpt_path"):
+            self._initialise()
         last = self.run_folder / "checkpoints" / "last.ckpt"
         self._steps_before = 0
         if last.is_file():  # which may have been written with a GPU
             self._steps_before = torch.load(last, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+
+    def _initialise(self) -> None:
+        """Start from the weights of another model, and say which."""
+        found = initialise_from(self.model, self._settings.pretrained)
+        if self.trainer.is_global_zero:
+            _log.info("%s", found)
+            write_initialisation(self.model, self.run_folder)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say what was written."""
@@ -192,7 +211,7 @@ def run(args: list[str]) -> None:
     quieten()
     try:
         _cli(args, run=True)
-    except (DataError, NoRunError) as error:
+    except (DataError, NoRunError, ZooError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done

@@ -68,6 +68,8 @@ class DiffusionSegmenter(LightningModule, ABC):
     needs: tuple[str, ...] = ("mask",)
     #: What supervision that took, in words.
     learned_from: str = "masks"
+    #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
+    initialisation: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -339,12 +341,14 @@ class DiffusionSegmenter(LightningModule, ABC):
             self.learned_from = learned_from or self.learned_from
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was learned from."""
+        """Keep what was learned from, and where the first weights came from."""
         checkpoint["learned_from"] = self.learned_from
+        checkpoint["initialisation"] = self.initialisation
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back, to stand beside results."""
+        """Take both back, to stand beside results."""
         self.learned_from = checkpoint.get("learned_from", self.learned_from)
+        self.initialisation = checkpoint.get("initialisation", self.initialisation)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""

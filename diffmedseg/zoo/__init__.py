@@ -24,6 +24,12 @@ if TYPE_CHECKING:
         load_entry as load_entry,
         load_pretrained as load_pretrained,
     )
+    from diffmedseg.zoo.pretrained import (
+        initialise_from as initialise_from,
+        pretrained_config as pretrained_config,
+        pretrained_denoiser as pretrained_denoiser,
+        write_initialisation as write_initialisation,
+    )
     from diffmedseg.zoo.registry import Entry as Entry
     from diffmedseg.zoo.source import (
         Source as Source,
@@ -39,6 +45,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.zoo.building": ["ALLOWED", "build", "checkpoint_config"],
         "diffmedseg.zoo.exporting": ["add_recipe", "export"],
         "diffmedseg.zoo.loading": ["load_checkpoint", "load_entry", "load_pretrained"],
+        "diffmedseg.zoo.pretrained": [
+            "initialise_from",
+            "pretrained_config",
+            "pretrained_denoiser",
+            "write_initialisation",
+        ],
         "diffmedseg.zoo.registry": ["Entry"],
         "diffmedseg.zoo.source": ["Source", "current_source", "list_pretrained"],
     },

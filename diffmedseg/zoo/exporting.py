@@ -108,6 +108,8 @@ def export(
             unseen = show_cases(model, data, rows, folder / PICTURE)
         metrics = _metrics(rows, settings)
         learned_from = checkpoint.get("learned_from", "masks")
+        if start := checkpoint.get("initialisation"):
+            notes = f"{notes} Fine-tuned from {start['source']}.".strip()
         entry = _describe(folder, config["init_args"], data, learned_from, metrics)
         write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes, unseen)
         return register(entry)

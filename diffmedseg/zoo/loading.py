@@ -17,8 +17,8 @@ from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
 from diffmedseg.zoo.source import Source, current_source
 
-#: Config, weights, and what supervision these took, where that is known.
-_Parts = tuple[Any, dict[str, torch.Tensor], str | None]
+#: Config, weights, what supervision these took, where that is known, and what a fine-tuned model started from.
+_Parts = tuple[Any, dict[str, torch.Tensor], str | None, dict[str, Any] | None]
 
 
 def load_pretrained(name: str) -> DiffusionSegmenter:
@@ -49,7 +49,7 @@ def load_verified(name: str, folder: Path, entry: Entry) -> DiffusionSegmenter:
 
 
 def _entry_parts(folder: Path, entry: Entry) -> _Parts:
-    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS)), entry.learned_from
+    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS)), entry.learned_from, None
 
 
 def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
@@ -73,7 +73,8 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
 
 def _checkpoint_parts(path: Path) -> _Parts:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    return checkpoint_config(checkpoint), checkpoint["state_dict"], checkpoint.get("learned_from")
+    history = checkpoint.get("learned_from"), checkpoint.get("initialisation")
+    return checkpoint_config(checkpoint), checkpoint["state_dict"], *history
 
 
 def _load(path: Path, parts: Callable[[], _Parts]) -> DiffusionSegmenter:
@@ -84,11 +85,11 @@ def _load(path: Path, parts: Callable[[], _Parts]) -> DiffusionSegmenter:
         parts: Reads them.
     """
     try:
-        config, weights, learned_from = parts()
+        config, weights, learned_from, initialisation = parts()
         model = build(config)
         if isinstance(model, DiffusionSegmenter):
             model.load_state_dict(weights)
-            model.learned_from = learned_from or model.learned_from
+            model.learned_from, model.initialisation = learned_from or model.learned_from, initialisation
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
 from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, resize, zero_init
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.supervised.networks import condition_network
@@ -89,6 +89,15 @@ class MedSegDiffLite(Denoiser):
             nn.SiLU(),
             zero_init(nn.Conv2d(spec.width, patched, 1)),
         )
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return those of the condition network, and of all that takes or gives masks; see the base class."""
+        own = {
+            "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
+            "stem": ChannelAxis("regions", each=self.patch**2),
+            "head.2": ChannelAxis("regions", "output", each=self.patch**2),
+        }
+        return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encode(self, image: Tensor) -> Condition:
         """Run the condition network, and project what the steps need; see the base class."""

@@ -26,7 +26,7 @@ anchor loss           beta 10 and alpha 5 (``PriorLoss``; medsegdiff/member/v2.y
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
 from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
@@ -117,6 +117,11 @@ class MedSegDiffV2(Denoiser):
         self.semantic = SSFormer(widths[-1], time_channels, _LAYERS[size] if semantic else 0, spectrum_filter)
         self.bottleneck = Bottleneck(widths[-1], time_channels, dropout)
         self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return those of the condition network, the stem and the head; see the base class."""
+        own = {"stem": ChannelAxis("regions"), "decoder.head.2": ChannelAxis("regions", "output")}
+        return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encode(self, image: Tensor) -> Condition:
         """Run the condition network; see the base class."""

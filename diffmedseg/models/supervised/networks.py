@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
 from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 
@@ -78,6 +78,10 @@ class ResidualUNet(DirectNetwork):
         self.bottleneck = Bottleneck(widths[-1], 0, dropout)
         self.decoder = UNetDecoder(widths, mask_channels, blocks, 0, dropout)
         self.deepest_channels, self.decoded_channels = widths[-1], widths[0]
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the stem and the head; see the base class."""
+        return {"stem": ChannelAxis("channels"), "decoder.head.2": ChannelAxis("regions", "output")}
 
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
@@ -149,6 +153,13 @@ class SMPNetwork(DirectNetwork):
         self.deepest_channels = network.encoder.out_channels[-1]
         self.decoded_channels = int(network.segmentation_head[0].in_channels)  # type: ignore[arg-type]  # a number
 
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the encoder's first convolution and the head; see the base class."""
+        return {
+            f"network.encoder.{_first_convolution(self.network.encoder)}": ChannelAxis("channels"),
+            "network.segmentation_head.0": ChannelAxis("regions", "output"),
+        }
+
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
         self.check_image(image)
@@ -157,12 +168,17 @@ class SMPNetwork(DirectNetwork):
         return ImageMaps(features[-1], decoded, self.network.segmentation_head(decoded))
 
 
+def _first_convolution(encoder: nn.Module) -> str:
+    """Return the name of the convolution that takes the image."""
+    return next(str(name) for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+
+
 def _load_encoder(encoder: nn.Module, name: str, file: Path) -> None:
     """Load an encoder's weights from a file."""
     import segmentation_models_pytorch as smp
     from safetensors.torch import load_file
 
-    stem = next(f"{place}.weight" for place, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+    stem = f"{_first_convolution(encoder)}.weight"
     own = encoder.state_dict()[stem].shape[1]
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
