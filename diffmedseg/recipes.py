@@ -45,19 +45,23 @@ def experiments_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "experiments"
 
 
-def _names(part: str) -> list[str]:
-    """Return the names of the files of a part that stand for themselves and not for a combination."""
+def list_parts(part: str) -> list[str]:
+    """Return the names of the files of a part: those that stand for themselves and not for a combination.
+
+    Args:
+        part: ``model``, ``member``, ``data``, ``preset``, ``logger`` or ``callbacks``.
+    """
     return sorted(path.stem for path in (experiments_folder() / part).glob("*.yaml") if "+" not in path.stem)
 
 
 def list_models() -> list[str]:
     """Return the names of all models, such as ``medsegdiff-lite``."""
-    return sorted([*_names("model"), *_names("member")])
+    return sorted([*list_parts("model"), *list_parts("member")])
 
 
 def list_datasets() -> list[str]:
     """Return the names of all data sets, such as ``isic2017``."""
-    return _names("data")
+    return list_parts("data")
 
 
 def list_presets(model: str | None = None) -> list[str]:
@@ -68,12 +72,7 @@ def list_presets(model: str | None = None) -> list[str]:
     """
     combined = [path.stem.partition("+") for path in (experiments_folder() / "preset").glob("*+*.yaml")]
     own = [preset for preset, _, name in combined if model is None or name == model]
-    return sorted({*_names("preset"), *own})
-
-
-def list_loggers() -> list[str]:
-    """Return the names of the loggers, such as ``wandb``."""
-    return _names("logger")
+    return sorted({*list_parts("preset"), *own})
 
 
 def data_file(name: str | Path) -> Path:
@@ -196,7 +195,7 @@ def _model_files(model: str | Path) -> tuple[str, list[Path]]:
     family = parts / "model" / f"{name}.yaml"
     if family.is_file():
         return name, [family]
-    families = [one for one in _names("model") if name.startswith(f"{one}-")]
+    families = [one for one in list_parts("model") if name.startswith(f"{one}-")]
     return name, [parts / "model" / f"{max(families, key=len)}.yaml", parts / "member" / f"{name}.yaml"]
 
 
@@ -209,16 +208,12 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
     network = pretrained_denoiser(pretrained_config(pretrained))
-    model_settings = [_read(path).get("model", {}).get("init_args", {}) for path in files]
-    own = [
-        settings["denoiser"]["class_path"]
-        for settings in model_settings
-        if "class_path" in settings.get("denoiser", {})
-    ]
+    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
+    own = [denoiser["class_path"] for denoiser in denoisers if "class_path" in denoiser]
     if own and own[-1] != network["class_path"]:
-        names = (path.rpartition(".")[2] for path in (network["class_path"], own[-1]))
+        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own[-1]))
         raise RecipeError(
-            f"The network of {pretrained} is {next(names)}; that of {model} is {next(names)}. Choose the model that {pretrained} is of."
+            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train the model that {theirs} is of."
         )
     return network
 

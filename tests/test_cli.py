@@ -1,8 +1,10 @@
 import csv
+import json
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from lightning import Trainer
 from tiny_run import tiny_fit
 from wandb_offline import history
 
+import diffmedseg
 from diffmedseg.cli import main
+from diffmedseg.cli.main import COMMANDS
 
 
 @pytest.mark.parametrize("model", ["medsegdiff-lite", "diffseg", "supervised"])
@@ -34,6 +38,73 @@ def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, ca
     assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["denoiser"]["init_args"]["mask_channels"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["trian"], 2, "no command 'trian'. Did you mean train"),
+        (["train", "medsegdif"], 1, "no model 'medsegdif'. Did you mean medsegdiff"),
+        (["train", "supervised", "isic17"], 1, "no data set 'isic17'. Did you mean isic2017"),
+        (["train", "supervised", "synthetic", "--preset", "cup"], 1, "Did you mean cpu"),
+        (["train", "--pretrained", "medsegdiff-lite_isic2017"], 1, "Did you mean medsegdiff-lite_isic2017.cpu64"),
+        (
+            ["train", "supervised", "--pretrained", "medsegdiff-lite_isic2017.cpu64"],
+            1,
+            "has the network MedSegDiffLite",
+        ),
+        (["predict", "medsegdiff-lite_isic2018.cpu64", "x", "--out", "y"], 1, "Did you mean medsegdiff-lite_isic2017"),
+        (["zoo", "lst"], 2, "no command 'lst'. Did you mean list"),
+        (["evaluate", "runs/none"], 1, "no run or checkpoint runs/none"),
+    ],
+)
+def test_a_typo_suggests_what_was_meant(arguments, code, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr().err + str(end.value.code)
+    assert message in said
+    assert len(said) < 700  # not sixty names
+    assert (2 if code == 2 else 1) == (end.value.code if isinstance(end.value.code, int) else 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_and_overview(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"diffmedseg {diffmedseg.__version__}\n"
+    main([])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in COMMANDS)
+
+
+def test_info_is_for_programs(capsys):
+    main(["info", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["diffmedseg"] == version("diffmedseg")
+    assert set(found["presets"]) == set(found["models"])
+    assert "isic2017" in found["datasets"]
+    assert found["entries"]["medsegdiff-lite_isic2017.cpu64"] == "trained"
+    assert found["devices"][0].startswith("cpu")
+    main(["info"])
+    assert "medsegdiff-lite: cpu, gpu" in capsys.readouterr().out
+
+
+def test_the_console_shows_no_noise(tmp_path):
+    """In a process of its own: pytest catches what Lightning's loggers print."""
+    command = [sys.executable, "-m", "diffmedseg", *tiny_fit(tmp_path, "--trainer.enable_progress_bar=false")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = done.stdout + done.stderr
+    for noise in ("Tip:", "litlogger", "TPU", "FLOPs", "/-2", "GPU available", "Warning", "1 cases", "1 empty masks"):
+        assert noise not in printed
+    assert "MedSegDiff-Lite" in printed
+    assert "Epoch" not in printed  # no progress bar
+
+
+def test_other_callbacks_and_loggers_are_named(run, tmp_path):
+    main(["evaluate", str(run), "--callbacks", "staple", "--logger", "csv", f"--runs={tmp_path}"])
+    policy = json.loads((tmp_path / "medsegdiff-lite-synthetic" / "test_0" / "metrics.json").read_text())["policy"]
+    assert policy["changed_by"] == ["MultiSampleEnsemble"]
 
 
 def test_a_saved_config_runs_again_into_a_new_folder(run):

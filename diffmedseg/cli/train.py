@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from diffmedseg.cli.parsing import Parser, refuse, report_errors
@@ -9,8 +10,8 @@ from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
     list_datasets,
-    list_loggers,
     list_models,
+    list_parts,
     list_presets,
     recipe,
 )
@@ -33,7 +34,7 @@ def train(args: list[str]) -> None:
             name=options.name,
             pretrained=options.pretrained,
             trust=options.trust,
-            settings=[*_logger(options.logger), *settings],
+            settings=[*_parts(options), *settings],
         )
     _say(run, model, data, options.preset)
     from diffmedseg.cli.training import run as run_lightning
@@ -54,7 +55,7 @@ def evaluate(args: list[str]) -> None:
         epilog="Any setting of the run may be given, such as --model.num_steps 4: `diffmedseg test --help` lists them.",
     )
     parser.add_argument("run", help="A run's folder, or a checkpoint in it.")
-    parser.add_argument("--logger", help=f"{', '.join(list_loggers())}, or a logger's class.")
+    _add_parts(parser)
     options, settings = parser.parse_known_args(args)
     path = Path(options.run).expanduser()
     run = path if path.is_dir() else path.parent.parent
@@ -69,7 +70,7 @@ def evaluate(args: list[str]) -> None:
     calibrated = checkpoint.name == "calibrated.ckpt"
     configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
     files = [argument for config in configs for argument in ("-c", str(config))]
-    command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_logger(options.logger), *settings]
+    command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
     run_lightning(command)
 
 
@@ -80,8 +81,7 @@ def _train_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train MODEL on DATA, test the best checkpoint, and write weights, scores and pictures to\n"
         f"runs/<name>/version_<n>. Without names: {_MODEL} on {_DATA}.\n\n"
-        f"  MODEL  {', '.join(list_models())}; or a yaml file with model: of your own\n"
-        f"  DATA   {', '.join(list_datasets())};\n         or a yaml file with data: of your own\n\n"
+        f"{_listed('MODEL', list_models())}\n{_listed('DATA', list_datasets())}\n\n"
         "  diffmedseg train medsegdiff-lite isic2017 --data.root /data/isic2017 --preset cpu\n"
         "  diffmedseg train medsegdiff-lite folder --data.root mine --pretrained medsegdiff-lite_isic2017.cpu64",
         epilog="Any LightningCLI setting may follow, such as --trainer.max_steps 100, --data.image_size 128 or\n"
@@ -94,8 +94,29 @@ def _train_parser() -> Parser:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="Package of your own that --pretrained needs."
     )
-    parser.add_argument("--logger", help=f"{', '.join(list_loggers())}, or a logger's class.")
+    _add_parts(parser)
     return parser
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    """Return names as lines of a help text."""
+    text = f"{', '.join(names)}; or a yaml file of your own with {kind.lower()}:"
+    return textwrap.fill(text, 100, initial_indent=f"  {kind:<7}", subsequent_indent=" " * 9, break_on_hyphens=False)
+
+
+def _add_parts(parser: Parser) -> None:
+    parser.add_argument("--logger", help=f"{', '.join(list_parts('logger'))}, or a logger's class.")
+    parser.add_argument(
+        "--callbacks", choices=list_parts("callbacks"), help="Other callbacks of a test, which fuse or refine masks."
+    )
+
+
+def _parts(options: argparse.Namespace) -> list[str]:
+    """Return the files that the options name, and a logger's class as the setting that it is."""
+    given = {"logger": options.logger, "callbacks": options.callbacks}
+    files = [experiments_folder() / part / f"{name}.yaml" for part, name in given.items() if name in list_parts(part)]
+    own = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
+    return [*(argument for file in files for argument in ("-c", str(file))), *own]
 
 
 def _leading(args: list[str], most: int) -> list[str]:
@@ -117,13 +138,6 @@ def _setting(settings: list[str], name: str) -> str | None:
         elif argument == name and index + 1 < len(settings):
             found = settings[index + 1]
     return found
-
-
-def _logger(name: str | None) -> list[str]:
-    if name is None:
-        return []
-    file = experiments_folder() / "logger" / f"{name}.yaml"
-    return ["-c", str(file)] if name in list_loggers() else [f"--logger={name}"]
 
 
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:

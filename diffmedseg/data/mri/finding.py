@@ -28,8 +28,8 @@ _KNOWN = {
 # What no yaml reads, by what its files or folders are called: what it is, and what to do.
 _UNREAD = {
     r"VSD\.Brain.*": "These are cases of BraTS 2012 to 2015 as published, with a folder for each .mha file. "
-    "The data set brats2015 reads them as DeepMedic prepares them: copy the .mha files of MR_Flair, MR_T1c and OT into the "
-    "case's folder, as Flair_subtrMeanDivStd.mha, T1c_subtrMeanDivStd.mha and OTMultiClass.mha, and, as there is no "
+    "The data set brats2015 reads them as DeepMedic prepares them: copy the .mha files of MR_Flair, MR_T1c and OT into "
+    "the case's folder, as Flair_subtrMeanDivStd.mha, T1c_subtrMeanDivStd.mha and OTMultiClass.mha; as there is no "
     "brain mask, set --data.layout.brain_mask null.",
     r"BraTS20_Validation_\d{3}": "BraTS20_Validation_<number> has no segmentation: use the training set, "
     "BraTS20_Training_<number>.",
