@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import netrc
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,13 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger
 
+from diffmedseg.atomic import write_whole
+
 _log = logging.getLogger(__name__)
 
 # Where W&B keeps copies of artifacts and logs of its own, unless the user said another place.
 _PLACES = [name for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name not in os.environ]
+_ID_FILE = "run_id.txt"  # beside them in the run's folder
 
 
 def default_logger() -> dict[str, Any] | None:
@@ -49,10 +51,14 @@ def logged_in() -> bool:
 
 
 def wandb_id(folder: Path) -> str | None:
-    """Return the id of the W&B run that was logged from a run's folder; None where there is none."""
-    names = [path.name for path in (folder / "wandb").glob("*run-*")]
-    found = [match.groups() for name in names if (match := re.fullmatch(r"(?:offline-)?run-(\d+_\d+)-(.+)", name))]
-    return min(found)[1] if found else None
+    """Return the id of the W&B run that a run's folder is logged to; None where there is none yet."""
+    stored = folder / "wandb" / _ID_FILE
+    if stored.is_file():
+        return stored.read_text().strip()
+    # Runs from before the id was stored. W&B appends numbers to names of folders, not to those of the files in them.
+    files = (folder / "wandb").glob("*run-*/run-*.wandb")
+    first = min(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
+    return None if first is None else first.stem.removeprefix("run-")
 
 
 class WandbRunLogger(WandbLogger):
@@ -109,6 +115,10 @@ class WandbRunLogger(WandbLogger):
                 os.environ[name] = str((self.folder / "wandb").absolute())
             if self.is_kept:
                 _log.info("No W&B API key: the run is kept in %s. Send it by: wandb sync <folder>", self.folder)
+            started = super().experiment
+            if not started.disabled:
+                path, run_id = self.folder / "wandb" / _ID_FILE, str(started.id)
+                write_whole(path, lambda temporary: temporary.write_text(run_id))
         return super().experiment
 
     @rank_zero_only

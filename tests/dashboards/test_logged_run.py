@@ -137,12 +137,17 @@ def test_lineage_leads_from_the_data_to_the_evaluation(trained):
         assert len(facts["checkpoint"]) == 64
 
 
+def entries(folder):
+    return [one for one in records(folder, "artifact") if one["type"] == "zoo-entry"]
+
+
 def test_an_export_and_a_run_that_goes_on_are_the_same_w_and_b_run(trained):
     run, fit = trained
-    first, export, resumed = sorted((run / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_ctime_ns)
-    assert first == fit["folder"]
-    assert len({path.name.rsplit("-", 1)[1] for path in (first, export, resumed)}) == 1
-    [entry] = [one for one in records(export, "artifact") if one["type"] == "zoo-entry"]
+    folders = set((run / "wandb").glob("offline-run-*"))
+    [export] = [folder for folder in folders if entries(folder)]
+    first, [resumed] = fit["folder"], folders - {fit["folder"], export}
+    assert len({record["run_id"] for folder in folders for record in records(folder, "run")}) == 1
+    [entry] = entries(export)
     assert entry["name"] == "a_b.c"
     assert {file["path"] for file in entry["manifest"]["contents"]} == {
         *(

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from test_recipes import instantiate
 from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
+from wandb_offline import records
 
 from diffmedseg.callbacks import WandbDashboard
 from diffmedseg.dashboards import WandbRunLogger, default_logger
@@ -101,10 +103,38 @@ def test_the_overlays_choose_the_logger(monkeypatch, tmp_path):
 
 def test_a_runs_id_is_that_of_its_first_w_and_b_run(tmp_path):
     assert wandb_id(tmp_path) is None
-    for name in ("run-20260102_000000-b", "offline-run-20260101_000000-a-c", "latest-run", "run-x"):
+    for name, run_id in (("run-20260102_000000-b", "b"), ("offline-run-20260101_000000-a-1-1", "a-1"), ("run-x", None)):
         (tmp_path / "wandb" / name).mkdir(parents=True)
-    assert wandb_id(tmp_path) == "a-c"
-    assert WandbRunLogger(tmp_path).version == "a-c"
+        if run_id:
+            (tmp_path / "wandb" / name / f"run-{run_id}.wandb").touch()
+    (tmp_path / "wandb" / "latest-run").symlink_to("run-20260102_000000-b")
+    assert wandb_id(tmp_path) == "a-1"
+    assert WandbRunLogger(tmp_path).version == "a-1"
+
+
+def test_a_run_that_goes_on_within_a_second_is_the_same_w_and_b_run(nobody, monkeypatch):
+    """W&B then numbers its folders, and users delete the folders that were sent."""
+    monkeypatch.setattr("wandb.Settings._start_datetime", "20260101_000000")
+    kept = nobody / "run" / "wandb"
+
+    def log(step):
+        before = set(kept.glob("offline-run-*"))
+        logger = WandbRunLogger(nobody / "run")
+        logger.log_metrics({"a": 1.0}, step)
+        logger.finish()
+        [new] = set(kept.glob("offline-run-*")) - before
+        [record] = records(new, "run")
+        return new, record["run_id"]
+
+    first, run_id = log(0)
+    second, second_id = log(1)
+    assert second.name == f"{first.name}-1"
+    shutil.rmtree(first)
+    _, third_id = log(2)
+    assert {second_id, third_id} == {run_id}
+    shutil.rmtree(first)
+    (kept / "run_id.txt").unlink()  # as an earlier version left it
+    assert wandb_id(nobody / "run") == run_id
 
 
 @pytest.mark.parametrize("disabled", [False, True], ids=["no logger", "disabled"])
