@@ -1,6 +1,7 @@
 """The errors that say what a user can do; the command line prints their message without a traceback."""
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class DataError(RuntimeError):
@@ -26,3 +27,12 @@ class RecipeError(ValueError):
 
 class ZooError(RuntimeError):
     """An entry that is missing, damaged or not to be trusted; the message says which and what to do."""
+
+
+def unknown(kind: str, name: str, names: Sequence[str]) -> str:
+    """Say that a name is not known, and what may have been meant."""
+    alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    if alike:
+        return f"There is no {kind} {name!r}. Did you mean {' or '.join(alike)}?"
+    some = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
+    return f"There is no {kind} {name!r}. There are: {some}."

@@ -14,7 +14,6 @@ following that exist; later files override earlier ones::
 Each file is an ordinary LightningCLI configuration. Importing this module takes no torch.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from diffmedseg.errors import RecipeError
+from diffmedseg.errors import RecipeError, unknown
 from diffmedseg.files import read_yaml
 
 if TYPE_CHECKING:
@@ -274,12 +273,3 @@ def _known(kind: str, name: str, names: Sequence[str]) -> str:
     if name not in names:
         raise RecipeError(unknown(kind, name, names))
     return name
-
-
-def unknown(kind: str, name: str, names: Sequence[str]) -> str:
-    """Say that a name is not known, and what may have been meant."""
-    alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    if alike:
-        return f"There is no {kind} {name!r}. Did you mean {' or '.join(alike)}?"
-    some = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
-    return f"There is no {kind} {name!r}. There are: {some}."

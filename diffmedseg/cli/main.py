@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from diffmedseg.recipes import unknown
+from diffmedseg.errors import unknown
 
 
 @dataclass(frozen=True)

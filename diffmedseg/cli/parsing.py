@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffmedseg.errors import DataError, ZooError
-from diffmedseg.recipes import unknown
+from diffmedseg.errors import DataError, ZooError, unknown
 
 
 class Parser(argparse.ArgumentParser):

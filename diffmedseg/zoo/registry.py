@@ -76,6 +76,8 @@ class Entry:
         bytes: Of the weights; 0 for a recipe.
         sha256: Of each file but the card, by its name.
         metrics: What it reached; None for a recipe.
+        network: Title of its network; empty of an entry that was made before titles were stored.
+        formerly: Names that it had before.
         papers: What describes its method; empty where none does, or the entry was made before they were named.
     """
 
@@ -95,6 +97,8 @@ class Entry:
     sha256: dict[str, str] = field(default_factory=dict)
     metrics: Metrics | None = None
     papers: list[str] = field(default_factory=list)
+    network: str = ""
+    formerly: list[str] = field(default_factory=list)
 
 
 def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
