@@ -31,7 +31,7 @@ class ZooError(RuntimeError):
 
 def unknown(kind: str, name: str, names: Sequence[str]) -> str:
     """Say that a name is not known, and what may have been meant."""
-    alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     if alike:
         return f"There is no {kind} {name!r}. Did you mean {' or '.join(alike)}?"
     some = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"

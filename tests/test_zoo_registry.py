@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_cli import instantiate
+from test_recipes import instantiate
 
 from diffmedseg import list_pretrained, load_pretrained, zoo
 from diffmedseg.cli import main
@@ -24,7 +24,7 @@ from diffmedseg.zoo.registry import PICTURE, read_registry
 from diffmedseg.zoo.showing import PICTURE_BYTES
 
 ROOT = Path(__file__).parents[1]
-NAME = "medsegdiff-v1_synthetic.test"
+NAME = "medsegdiff-lite_synthetic.test"
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_without_w_and_b_installed_the_default_is_the_csv_and_the_error_says_wha
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert default_logger() is None
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'diffmedseg\[wandb\]'.*LOGGER=csv"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'diffmedseg\[wandb\]'.*--logger csv"):
         WandbRunLogger(tmp_path)
 
 

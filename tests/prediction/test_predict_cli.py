@@ -13,7 +13,7 @@ from diffmedseg import load_checkpoint, zoo
 from diffmedseg.cli import main, predicting
 
 ROOT = Path(__file__).parents[2]
-ENTRY = "medsegdiff-v1_synthetic.tiny"
+ENTRY = "medsegdiff_synthetic.tiny"
 QUICK = ["--num_samples=2", "--num_steps=1"]
 
 
