@@ -92,7 +92,7 @@ class DiffMedSegCLI(LightningCLI):
         for name, fact in facts.items():
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  LightningCLI's signature
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder."""
         config = self.config[self.subcommand]
         if config.trainer.fast_dev_run:

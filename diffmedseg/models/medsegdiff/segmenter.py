@@ -1,13 +1,11 @@
 """MedSegDiff: diffusion over masks, conditioned on the image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from diffmedseg.calibration import Calibration
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.store import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
@@ -20,11 +18,9 @@ from diffmedseg.diffusion import (
     mask_to_x,
     x_to_mask,
 )
-from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
-from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn
 
 
@@ -43,26 +39,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
-        image_size: See the base class, as for all that follow.
-        channels: Names of the image's channels.
-        regions: Names of the mask's regions.
-        nested: Whether regions nest.
-        fusion: Turns samples into a probability.
-        threshold: Foreground is where the probability exceeds it.
-        num_samples: S when testing.
-        num_steps: Steps when testing.
-        val_num_samples: S when validating.
-        val_num_steps: Steps when validating.
-        optimizer: Makes the optimiser.
-        warmup_steps: Length of the warm-up.
-        cosine_decay: Whether the learning rate then falls.
-        seed: Keys the noise.
-        pixels_per_pass: Memory budget of sampling.
-        channels_last: Keep maps with the channels last in memory.
-        calibration: Maps the fused probability.
-        refinement: Refines it by the image.
-        conformal: Gives contours and intervals of areas.
-        cropped: Whether images are windows of pictures.
+        kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
 
     name = "medsegdiff"
@@ -77,32 +54,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         noise_levels: int = 1,
         stratified: bool = False,
         prior_share: float = 0.0,
-        image_size: tuple[int, int] = (64, 64),
-        channels: Sequence[str] = ("red", "green", "blue"),
-        regions: Sequence[str] = ("lesion",),
-        nested: bool = False,
-        fusion: Fusion | None = None,
-        threshold: float = 0.5,
-        num_samples: int = 8,
-        num_steps: int = 10,
-        val_num_samples: int = 2,
-        val_num_steps: int = 4,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup_steps: int = 100,
-        cosine_decay: bool = True,
-        seed: int = 0,
-        pixels_per_pass: int = 2**20,
-        channels_last: bool = True,
-        calibration: Calibration | None = None,
-        refinement: Refinement | None = None,
-        conformal: Conformal | None = None,
-        cropped: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
-            val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement, conformal, cropped,
-        )  # fmt: skip
+        super().__init__(denoiser, **kwargs)
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
         if not 0 <= prior_share < 1:
