@@ -21,6 +21,7 @@ from diffmedseg.evaluation.mask_folders import Pairs, pair_masks, score_pairs
 from diffmedseg.evaluation.summary import POLICY, plain
 from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES, CaseScore, summarise
 from diffmedseg.metrics.table import read_cases, write_cases
+from diffmedseg.predict_cli import add_trust
 from diffmedseg.zoo import ZooError
 
 _DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
@@ -144,11 +145,13 @@ def calibrate(args: list[str]) -> None:
     parser.add_argument(
         "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
     )
+    add_trust(parser)
     options = parser.parse_args(args)
     if options.nothing is not None and not 0 < options.nothing < 1:
         parser.error(f"--nothing is {options.nothing}; it has to lie between 0 and 1.")
     with _said():
-        found = calibrate_run(options.run, options.method, options.share, options.coverage, options.nothing)
+        fitting = options.method, options.share, options.coverage, options.nothing
+        found = calibrate_run(options.run, *fitting, options.trust)
     if "presence" in found:
         presence = found["presence"]
         print(

@@ -24,7 +24,7 @@ from diffmedseg.prediction import (
     predict_volumes,
     takes_pictures,
 )
-from diffmedseg.zoo import ZooError, current_source, list_pretrained, load_checkpoint, load_pretrained
+from diffmedseg.zoo import ZooError, load_model
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +79,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="Volumes: what the volumes of four-dimensional files are, in their order.",
     )
+    add_trust(parser)
     return parser
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE",
+        help="Import and build classes of this package, too, where the model or its data names them. Can be repeated.",
+    )  # fmt: skip
 
 
 def positive_integer(text: str) -> int:
@@ -110,7 +119,7 @@ def main(args: list[str]) -> None:
         tuple(options.range) if options.range else None,
     )
     try:
-        report = _predict(_load(options.ckpt).to(_device(options.device)), options, settings)
+        report = _predict(load_model(options.ckpt, options.trust).to(_device(options.device)), options, settings)
     except (DataError, ZooError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -154,13 +163,14 @@ def windows(args: list[str]) -> None:
     parser.add_argument(
         "--margin", type=float, default=2.0, help="Side of the square, as a multiple of the mask's. Default: 2."
     )
+    add_trust(parser)
     parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
     options = parser.parse_args(args)
     try:
         if options.out.exists():
             raise DataError(f"{options.out} is there already: name a new file.")
-        model = _load(options.ckpt).to(_device(options.device))
+        model = load_model(options.ckpt, options.trust).to(_device(options.device))
         pictures = find_pictures(options.images) if options.data is None else _of_data(options.data, options.images)
         found, report = find_windows(model, pictures, options.margin, options.batch_size)
         write_windows(options.out, found)
@@ -179,14 +189,6 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
     if not isinstance(data, PictureDataModule):
         raise DataError(f"{name} takes no windows: only data sets of diffmedseg.data.PictureDataModule do.")
     return [PictureFile(case.image, case.id) for case in data.cases.values()]
-
-
-def _load(ckpt: str) -> DiffusionSegmenter:
-    if ckpt and Path(ckpt).expanduser().exists():
-        return load_checkpoint(ckpt)
-    if ckpt in current_source().entries():
-        return load_pretrained(ckpt)
-    raise ZooError(f"{ckpt} is no file, no run's folder and no entry of the zoo ({', '.join(list_pretrained())}).")
 
 
 def _device(name: str) -> torch.device:

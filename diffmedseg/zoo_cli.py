@@ -89,29 +89,38 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
         sys.exit("error: the run's Dice lies outside of the stated interval.")
 
 
-def cases(name: str, *, root: Path | None = None, out: Path = Path("cases.png")) -> None:
+def cases(name: str, *, root: Path | None = None, out: Path = Path("cases.png"), trust: str = "") -> None:
     """Draw the worst, median and best of the cases that an entry was tested on.
 
     Args:
         name: Name of the entry.
         root: Folder that holds the data; by default as its run.yaml says.
         out: The PNG that is written.
+        trust: Packages whose classes may be imported, too, separated by commas.
     """
     source = zoo.current_source()
     folder, entry = source.verified(name)
-    model, settings = load_verified(name, folder, entry), yaml.safe_load((folder / RUN).read_text())
+    packages = trust.split(",") if trust else []
+    model, settings = load_verified(name, folder, entry, packages), yaml.safe_load((folder / RUN).read_text())
     init = settings["data"]["init_args"]
     if root is not None:
         if "root" not in init:
             raise zoo.ZooError(f"{entry.data} are made, not read: leave --root out.")
         init["root"] = str(root)
-    if reason := show_cases(model, build_data(settings["data"]), read_cases(folder / CASES), out):
+    if reason := show_cases(model, build_data(settings["data"], packages), read_cases(folder / CASES), out):
         raise zoo.ZooError(f"Nothing is drawn: {reason}.")
     print(f"Wrote {out}")
 
 
 def export(
-    run: Path, *, name: str, folder: Path | None = None, half: bool = True, notes: str = "", pictures: bool = True
+    run: Path,
+    *,
+    name: str,
+    folder: Path | None = None,
+    half: bool = True,
+    notes: str = "",
+    pictures: bool = True,
+    trust: str = "",
 ) -> None:
     """Make a zoo entry of a finished run; where that was logged to W&B, an artifact, too.
 
@@ -122,8 +131,9 @@ def export(
         half: Store float16.
         notes: What the card should say besides.
         pictures: Show its worst cases, where the data's licence lets everybody hand images on.
+        trust: Packages whose classes may be imported, too, separated by commas.
     """
-    entry = zoo.export(run, name, folder, half, notes, pictures)
+    entry = zoo.export(run, name, folder, half, notes, pictures, trust.split(",") if trust else ())
     log_zoo_entry(run, entry)
     print(f"Wrote {entry}")
     if not (entry / PICTURE).is_file():

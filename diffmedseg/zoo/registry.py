@@ -76,6 +76,7 @@ class Entry:
         sha256: Of each file but the card, by its name.
         metrics: What it reached; None for a recipe.
         papers: What describes its method; empty where none does, or the entry was made before they were named.
+        packages: Packages besides diffmedseg that it needs, and that have to be trusted.
     """
 
     status: Literal["trained", "recipe"]
@@ -94,6 +95,7 @@ class Entry:
     sha256: dict[str, str] = field(default_factory=dict)
     metrics: Metrics | None = None
     papers: list[str] = field(default_factory=list)
+    packages: list[str] = field(default_factory=list)
 
 
 def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
@@ -127,7 +129,11 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
 
 def write_registry(path: Path, entries: dict[str, Entry]) -> None:
     """Write a registry, whole or not at all."""
-    content = {"version": REGISTRY_VERSION, "entries": {name: asdict(entry) for name, entry in entries.items()}}
+    said = {name: asdict(entry) for name, entry in entries.items()}
+    for one in said.values():
+        if not one["packages"]:  # older versions, which know no packages, read the others
+            del one["packages"]
+    content = {"version": REGISTRY_VERSION, "entries": said}
     text = yaml.safe_dump(content, sort_keys=False, width=120)
     write_whole(path, lambda temporary: temporary.write_text(text))
 

@@ -3,6 +3,8 @@
 import os
 import re
 import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,8 +12,17 @@ import fsspec  # type: ignore[import-untyped]
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import cache_folder
+from diffmedseg.data.files import first_names
 from diffmedseg.zoo.building import ZooError
 from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
+
+
+def suggest_names(name: str, names: Iterable[str]) -> str:
+    """Say which of some names may have been meant; where none is like it, which there are."""
+    known = sorted(names)
+    if close := get_close_matches(name, known, 3, 0.5):
+        return f"Did you mean {' or '.join(close)}?"
+    return f"It has: {first_names(known, 3) or 'none'}."
 
 
 def file_sha256(path: Path) -> str:
@@ -89,7 +100,7 @@ class Source:
     def _entry(self, name: str) -> Entry:
         entries = self.entries()
         if name not in entries:
-            raise ZooError(f"{self.location} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
+            raise ZooError(f"{self.location} has no entry {name!r}. {suggest_names(name, entries)}")
         return entries[name]
 
     def card(self, name: str) -> str:

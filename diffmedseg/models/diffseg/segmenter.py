@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffmedseg.data.store import Batch, is_tissue
+from diffmedseg.data.batch import Batch
+from diffmedseg.data.store import is_tissue
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
@@ -70,10 +71,9 @@ class DiffSegSegmenter(DiffusionSegmenter):
         supervision: Literal["labels", "pairs"] = "labels",
         label_dropout: float = 0.1,
         noise_range: tuple[int, int] | None = None,
-        num_steps: int = 4,
         **kwargs: Any,
     ) -> None:
-        super().__init__(denoiser, num_steps=num_steps, **kwargs)
+        super().__init__(denoiser, **kwargs)
         if len(self.regions) > 1 and not self.nested:
             raise ValueError(
                 f"DiffSeg finds one region, what tells diseased from healthy; the data has {len(self.regions)} that do "
@@ -99,6 +99,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.label_dropout = label_dropout
         self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
         self.loss = DiffusionLoss(mse=1.0, bce=0.0)
+        self._settle(process=self.process, difference=self.difference, decision=self.decision)
         self.difference.check(self.process, len(self.channels), label_dropout > 0)
         if label_dropout and not getattr(denoiser, "knows_no_label", True):
             raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")

@@ -1,12 +1,12 @@
 """MedSegDiff: diffusion over masks, conditioned on the image."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
     NoiseProcess,
@@ -31,10 +31,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     Args:
         denoiser: The network.
-        process: The noise process; None for its defaults.
-        reverse: The sampler; None for DDIM with trailing spacing.
-        loss: The training loss; None for cross-entropy on x_0.
-        prior_loss: That of the condition network's own mask, for networks that have one; None for its defaults.
+        process: The noise process. Here and below None takes what the network recommends.
+        reverse: The sampler.
+        loss: The training loss. On data with several raters, its Dice term costs fidelity to what they draw.
+        prior_loss: The loss of the condition network's own mask, for networks that have one.
         noise_levels: Noise levels at which each encoded image is trained per step.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
@@ -43,6 +43,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
     """
 
     name = "medsegdiff"
+    stored_none: ClassVar[dict[str, Callable[[], object]]] = DiffusionSegmenter.stored_none | {
+        "process": NoiseProcess,
+        "reverse": ReverseProcess,
+        "loss": DiffusionLoss,
+        "prior_loss": PriorLoss,
+    }
 
     def __init__(
         self,
@@ -51,18 +57,20 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         reverse: ReverseProcess | None = None,
         loss: DiffusionLoss | None = None,
         prior_loss: PriorLoss | None = None,
-        noise_levels: int = 1,
+        noise_levels: int | None = None,
         stratified: bool = False,
-        prior_share: float = 0.0,
+        prior_share: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(denoiser, **kwargs)
+        advice = denoiser.recommended
+        noise_levels = advice.noise_levels if noise_levels is None else noise_levels
+        prior_share = advice.prior_share if prior_share is None else prior_share
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
         if not 0 <= prior_share < 1:
             raise ValueError(f"prior_share is {prior_share}; it has to be in [0, 1).")
-        self.process = process or NoiseProcess()
-        self.reverse = reverse or ReverseProcess()
+        self.process, self.reverse = process or advice.process(), reverse or advice.reverse()
         if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
                 f"{type(denoiser).__name__} has no mask of its own to begin with or to vote: set start to 1 and "
@@ -73,8 +81,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
                 f"A network that is residual to the logits of its own mask predicts x_0, not "
                 f"{self.process.prediction}: change the prediction, or set residual to false."
             )
-        self.loss, self.prior_loss = loss or DiffusionLoss(), prior_loss or PriorLoss()
+        self.loss, self.prior_loss = loss or advice.loss(), prior_loss or advice.prior_loss()
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
+        parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
+        self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
@@ -95,7 +105,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             return loss
         prior_loss: Tensor = self.prior_loss(condition.prior, batch["mask"], t.reshape(-1, self.noise_levels))
         if self._trainer is not None:
-            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["id"]))
+            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["image"]))
         return loss + prior_loss
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
