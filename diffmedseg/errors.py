@@ -31,8 +31,13 @@ class ZooError(RuntimeError):
 
 def unknown(kind: str, name: str, names: Sequence[str]) -> str:
     """Say that a name is not known, and what may have been meant."""
+    return f"There is no {kind} {name!r}. {suggest(name, names)}"
+
+
+def suggest(name: str, names: Sequence[str]) -> str:
+    """Say which of the names may have been meant; where none is alike, which there are."""
     alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     if alike:
-        return f"There is no {kind} {name!r}. Did you mean {' or '.join(alike)}?"
+        return f"Did you mean {' or '.join(alike)}?"
     some = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
-    return f"There is no {kind} {name!r}. There are: {some}."
+    return f"There are: {some or 'none'}."

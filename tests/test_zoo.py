@@ -226,5 +226,5 @@ def test_the_wheel_holds_the_zoo_and_works(tmp_path):
 def test_public_names():
     assert set(diffmedseg.__all__) == {
         *("Recipe", "recipe", "list_datasets", "list_models", "list_presets"),
-        *("Segmentation", "list_pretrained", "load_checkpoint", "load_pretrained"),
+        *("Segmentation", "list_pretrained", "load_checkpoint", "load_model", "load_pretrained"),
     }

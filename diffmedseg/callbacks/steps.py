@@ -32,6 +32,6 @@ class StepStatistics(Callback):
         batch_idx: int,
     ) -> None:
         """Log the images of all processes over the time."""
-        self._images += len(batch["id"]) * trainer.world_size
+        self._images += len(batch["image"]) * trainer.world_size
         rate = self._images / (time.perf_counter() - self._start)
-        pl_module.log("train/images_per_second", rate, batch_size=len(batch["id"]))
+        pl_module.log("train/images_per_second", rate, batch_size=len(batch["image"]))

@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
         settings: Further settings of argparse's parser.
     """
 
-    def __init__(self, command: str | None = None, description: str | None = None, **settings: Any) -> None:  # noqa: ANN401
+    def __init__(self, command: str | None = None, description: str | None = None, **settings: Any) -> None:
         settings = {"prog": command, "allow_abbrev": False} | settings
         super().__init__(description=description, **settings)
 
@@ -45,6 +45,17 @@ def positive_integer(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="Package of your own whose classes may be imported. Can be repeated.",
+    )
 
 
 def refuse(reason: object) -> NoReturn:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffmedseg.cli.parsing import Parser, positive_integer, refuse, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, refuse, report_errors
 
 
 def _parser() -> Parser:
@@ -59,6 +59,7 @@ def _parser() -> Parser:
         metavar="A,B,...",
         help="Volumes: what the volumes of four-dimensional files are, in their order.",
     )
+    add_trust(parser)
     return parser
 
 
@@ -75,7 +76,7 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if options.range and not options.range[0] < options.range[1]:
         parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
-    from diffmedseg.cli.predicting import Settings, load, on_device, predict, say
+    from diffmedseg.cli.predicting import Settings, load_model, on_device, predict, say
 
     settings = Settings(
         options.num_samples,
@@ -86,7 +87,7 @@ def main(args: list[str]) -> None:
     )
     try:
         with report_errors():
-            report = predict(load(options.ckpt).to(on_device(options.device)), options, settings)
+            report = predict(load_model(options.ckpt, options.trust).to(on_device(options.device)), options, settings)
     except KeyboardInterrupt:
         print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
         sys.exit(130)
@@ -112,13 +113,14 @@ def windows(args: list[str]) -> None:
     )
     parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    add_trust(parser)
     options = parser.parse_args(args)
     if options.out.exists():
         refuse(f"{options.out} is there already: name a new file.")
-    from diffmedseg.cli.predicting import find, load, on_device, say
+    from diffmedseg.cli.predicting import find, load_model, on_device, say
 
     with report_errors():
-        report = find(load(options.ckpt).to(on_device(options.device)), options)
+        report = find(load_model(options.ckpt, options.trust).to(on_device(options.device)), options)
     say(report, options.out)
     if report.failed:
         sys.exit(1)

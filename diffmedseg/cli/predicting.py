@@ -23,9 +23,9 @@ from diffmedseg.prediction import (
     predict_volumes,
     takes_pictures,
 )
-from diffmedseg.zoo import ZooError, current_source, list_pretrained, load_checkpoint, load_pretrained
+from diffmedseg.zoo import load_model
 
-__all__ = ["Settings", "find", "load", "on_device", "predict", "say"]
+__all__ = ["Settings", "find", "load_model", "on_device", "predict", "say"]
 
 
 def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Settings) -> Report:
@@ -62,15 +62,6 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
     if not isinstance(data, PictureDataModule):
         raise DataError(f"{name} takes no windows: only data sets of diffmedseg.data.PictureDataModule do.")
     return [PictureFile(case.image, case.id) for case in data.cases.values()]
-
-
-def load(ckpt: str) -> DiffusionSegmenter:
-    """Load a checkpoint, a run or a zoo entry."""
-    if ckpt and Path(ckpt).expanduser().exists():
-        return load_checkpoint(ckpt)
-    if ckpt in current_source().entries():
-        return load_pretrained(ckpt)
-    raise ZooError(f"{ckpt} is no file, no run's folder and no entry of the zoo ({', '.join(list_pretrained())}).")
 
 
 def on_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmedseg.cli.parsing import Parser, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, report_errors
 
 if TYPE_CHECKING:
     from diffmedseg.evaluation.mask_folders import Pairs
@@ -153,13 +153,16 @@ def calibrate(args: list[str]) -> None:
     parser.add_argument(
         "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
     )
+    add_trust(parser)
+    add_trust(parser)
     options = parser.parse_args(args)
     if options.nothing is not None and not 0 < options.nothing < 1:
         parser.error(f"--nothing is {options.nothing}; it has to lie between 0 and 1.")
     from diffmedseg.evaluation.calibrating import calibrate_run
 
     with report_errors():
-        found = calibrate_run(options.run, options.method, options.share, options.coverage, options.nothing)
+        fitting = options.method, options.share, options.coverage, options.nothing
+        found = calibrate_run(options.run, *fitting, options.trust)
     if "presence" in found:
         presence = found["presence"]
         print(

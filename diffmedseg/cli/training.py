@@ -95,7 +95,7 @@ class DiffMedSegCLI(LightningCLI):
         for name, fact in facts.items():
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  LightningCLI's signature
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder."""
         config = self._settings
         if config.trainer.fast_dev_run:
@@ -153,7 +153,7 @@ class DiffMedSegCLI(LightningCLI):
         """Say what is trained, and remember how far a run that goes on had come."""
         denoiser, info = self.model.denoiser, self.datamodule.info
         millions = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
-        _log.info("%s with %.1f M parameters, on %s.", type(denoiser).__name__, millions, info.title)
+        _log.info("%s with %.1f M parameters, on %s.", denoiser.title, millions, info.title)
         if self._settings.trainer.fast_dev_run:
             return
         if self._settings.get("pretrained") and not self._settings.get("ckpt_path"):
@@ -165,7 +165,7 @@ class DiffMedSegCLI(LightningCLI):
 
     def _initialise(self) -> None:
         """Start from the weights of another model, and say which."""
-        found = initialise_from(self.model, self._settings.pretrained)
+        found = initialise_from(self.model, self._settings.pretrained, self._settings.trust)
         if self.trainer.is_global_zero:
             _log.info("%s", found)
             write_initialisation(self.model, self.run_folder)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffmedseg.cli.parsing import Parser, png_file, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, png_file, report_errors
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
 from diffmedseg.zoo.source import current_source
 
@@ -50,6 +50,7 @@ def _parser() -> Parser:
     one.add_argument("name", help="Name of the entry.")
     one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
     one.add_argument("--out", type=png_file, default=Path("cases.png"), help="PNG to write. Default: cases.png.")
+    add_trust(one)
 
     one = add("reproduce", _reproduce, "Train an entry again, and compare its Dice with the interval that is stated.")
     one.add_argument("name", help="Name of the entry.")
@@ -77,6 +78,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures", type=_boolean, default=True, help="Show its worst cases where the data's licence allows it."
     )
+    add_trust(parser)
 
 
 def _boolean(text: str) -> bool:
@@ -153,13 +155,18 @@ def _cases(options: argparse.Namespace) -> None:
     from diffmedseg.zoo.showing import show_cases
 
     folder, entry = current_source().verified(options.name)
-    model, settings = load_verified(options.name, folder, entry), yaml.safe_load((folder / RUN).read_text())
+    model, settings = (
+        load_verified(options.name, folder, entry, options.trust),
+        yaml.safe_load((folder / RUN).read_text()),
+    )
     init = settings["data"]["init_args"]
     if options.root is not None:
         if "root" not in init:
             raise ZooError(f"{entry.data} are made, not read: leave --root out.")
         init["root"] = str(options.root)
-    if reason := show_cases(model, build_data(settings["data"]), read_cases(folder / CASES), options.out):
+    if reason := show_cases(
+        model, build_data(settings["data"], options.trust), read_cases(folder / CASES), options.out
+    ):
         raise ZooError(f"Nothing is drawn: {reason}.")
     print(f"Wrote {options.out}")
 
@@ -168,7 +175,9 @@ def _export(options: argparse.Namespace) -> None:
     from diffmedseg.dashboards.artifacts import log_zoo_entry
     from diffmedseg.zoo.exporting import export
 
-    entry = export(options.run_folder, options.name, options.folder, options.half, options.notes, options.pictures)
+    entry = export(
+        options.run_folder, options.name, options.folder, options.half, options.notes, options.pictures, options.trust
+    )
     log_zoo_entry(options.run_folder, entry)
     print(f"Wrote {entry}")
     if not (entry / PICTURE).is_file():

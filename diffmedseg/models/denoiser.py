@@ -8,6 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffmedseg.configurable import Configurable
+from diffmedseg.models.recommended import Recommended
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -41,7 +44,7 @@ class ChannelAxis:
     offset: int = 0
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(Configurable, nn.Module, ABC):
     """A network that predicts x_0, v or epsilon of a noisy mask, given an image.
 
     Every concrete denoiser takes ``image_channels`` and ``mask_channels``, which the command line fills in from the
@@ -52,8 +55,12 @@ class Denoiser(nn.Module, ABC):
         mask_channels: K, regions of the mask.
     """
 
+    #: What people call it, with its paper.
+    title: str = ""
     #: What describes its method, for whoever cites a model.
     papers: tuple[str, ...] = ()
+    #: What segmenters take for it where they are told nothing.
+    recommended: Recommended = Recommended()
     divisor: int = 1
     #: Whether the condition comes with a mask of its own.
     has_prior: bool = False

@@ -82,7 +82,7 @@ Research software: **not for diagnosis**.
 
 {_contract(entry)}
 - **Sampling**: samples: {entry.num_samples}; steps of each: {entry.num_steps}; fused by {entry.fusion}.
-{cropped}{calibrated}
+{_packages(name, entry)}{cropped}{calibrated}
 ## Scores
 
 Of the run, before the weights were stored as they are here: means over {cases}, at native
@@ -145,6 +145,15 @@ def _contract(entry: Entry) -> str:
   taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
 - **Learned from**: {entry.learned_from}.
 - **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}."""
+
+
+def _packages(name: str, entry: Entry) -> str:
+    if not entry.packages:
+        return ""
+    return (
+        f"- **Needs** the package{'s' * (len(entry.packages) > 1)} {', '.join(entry.packages)}, whose code is not part "
+        f"of this entry: `load_pretrained({name!r}, trust={entry.packages})`.\n"
+    )
 
 
 def _licence(entry: Entry) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,13 @@ def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": denoiser["class_path"], "init_args": own}
 
 
-def initialise_from(model: DiffusionSegmenter, source: str | Path) -> Initialisation:
+def initialise_from(model: DiffusionSegmenter, source: str | Path, trust: Collection[str] = ()) -> Initialisation:
     """Copy a source's weights into a model, before training; see :func:`diffmedseg.models.finetuning.initialise`.
 
     Args:
         model: The model to train; changed in place. Its checkpoints say what it started from.
         source: Name of a zoo entry, a run's folder (its best checkpoint) or a checkpoint.
+        trust: Packages besides diffmedseg whose classes may be imported and built.
 
     Raises:
         ZooError: If there is no such source, it cannot be loaded, or its network is another one.
@@ -81,10 +83,10 @@ def initialise_from(model: DiffusionSegmenter, source: str | Path) -> Initialisa
     from diffmedseg.zoo.loading import load_checkpoint, load_pretrained
 
     if _is_entry(source):
-        loaded, digest = load_pretrained(str(source)), current_source().entries()[str(source)].sha256[WEIGHTS]
+        loaded, digest = load_pretrained(str(source), trust), current_source().entries()[str(source)].sha256[WEIGHTS]
     else:
         path = _checkpoint(source)
-        loaded, digest = load_checkpoint(path), file_sha256(path)
+        loaded, digest = load_checkpoint(path, trust), file_sha256(path)
     try:
         return initialise(model, loaded, str(source), digest)
     except MisfitError as error:

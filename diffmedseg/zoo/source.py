@@ -80,6 +80,11 @@ class Source:
             _check(str(path), file_sha256(path), expected)
         return folder, entry
 
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of this name, or one that had it before."""
+        entries = self.entries()
+        return name in entries or any(name in entry.formerly for entry in entries.values())
+
     def find(self, name: str) -> tuple[str, Entry]:
         """Return an entry by its name, or by one that it had before, with the name that it has now.
 

@@ -62,7 +62,7 @@ class Transfer:
     scratch: bool = True
 
 
-def _isic(root: Path, part: str, masks: str, **settings: Any) -> PictureDataModule:  # noqa: ANN401
+def _isic(root: Path, part: str, masks: str, **settings: Any) -> PictureDataModule:
     layout = FileNames(f"{part}/(?P<id>ISIC_\\d{{7}})", {"lesion": [masks + "/{id}_Segmentation"]})
     facts = Source(root.name, root.name, "CC0", "", "", "")
     return PictureDataModule(root, facts, layout, val_fraction=0, eval_batch_size=10, **settings)
@@ -86,7 +86,7 @@ def isic2017_apart(data: Path) -> SegmentationDataModule:
     )  # fmt: skip
 
 
-def _chase(data: Path, **settings: Any) -> SegmentationDataModule:  # noqa: ANN401
+def _chase(data: Path, **settings: Any) -> SegmentationDataModule:
     config = yaml.safe_load((current_source().entry_folder(CHASE) / "run.yaml").read_text())["data"]
     config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **settings}
     return build_data(config)

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from tiny_run import tiny_data
 from diffmedseg.cli import main
 from diffmedseg.data.preview import draw_augmentation
 
-SYNTHETIC = ["--data=diffmedseg.data.SyntheticDataModule", "--data.num_train=6", "--data.image_size=16"]
+SYNTHETIC = ["synthetic", "--set", "num_train=6", "--set", "image_size=16"]
 
 
 def pictures(figure):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes
+from diffmedseg.models.recommended import IMAGES
 
 Size = Literal["tiny", "base", "released"]
 
@@ -72,8 +73,10 @@ class ImageDenoiser(Denoiser):
         knows_no_label: Whether it can be asked without a label.
     """
 
+    title = "DiffSeg (Shuai et al. 2024)"
     papers = ("Shuai et al. 2024: DiffSeg (diffusion difference), arXiv 2404.16474",)
     knows_no_label = True
+    recommended = IMAGES
 
     @property
     def x_channels(self) -> int:

@@ -91,6 +91,7 @@ class MedSegDiffV1(Denoiser):
         dropout: Dropout of the residual blocks.
     """
 
+    title = "MedSegDiff (Wu et al. 2022)"
     papers = ("Wu et al. 2022: MedSegDiff, arXiv 2211.00611",)
 
     def __init__(

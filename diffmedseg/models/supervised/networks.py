@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
 from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
+from diffmedseg.models.recommended import DIRECT
 
 #: What tells a file of weights from the name of some on the hub.
 _FILE = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin|ckpt)$")
@@ -38,7 +39,9 @@ class ImageMaps:
 class DirectNetwork(Denoiser):
     """A network without noise or time: all depends on the image alone."""
 
+    title = "Supervised baseline"
     has_prior = True
+    recommended = DIRECT
     deepest_channels: int
     decoded_channels: int
 
@@ -66,6 +69,8 @@ class ResidualUNet(DirectNetwork):
         size: A row of MedSegDiff-V1's ``SIZES``: the same widths and depth.
         dropout: Dropout of the residual blocks.
     """
+
+    title = "Supervised baseline (the trunk of MedSegDiff trained directly)"
 
     def __init__(self, image_channels: int, mask_channels: int, size: Size = "base", dropout: float = 0.0) -> None:
         super().__init__(image_channels, mask_channels)
@@ -111,6 +116,7 @@ class SMPNetwork(DirectNetwork):
         ValueError: If there is no such architecture, encoder or file, or if the weights are not of this encoder.
     """
 
+    title = "Supervised baseline (segmentation-models-pytorch)"
     divisor = 32
 
     def __init__(
