@@ -41,7 +41,7 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
     Raises:
         RecipeError: If there is no such data set.
     """
-    from diffmedseg.data.configured import build_data
+    from diffmedseg.data.configured import build_data, named_packages
 
     config = data_config(name)
     if folder is not None and "root" in config["init_args"]:
@@ -53,7 +53,7 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
             place = place.setdefault(name, {})
             place = place.get("init_args", place)
         place[last] = yaml.safe_load(value)
-    return build_data(config)
+    return build_data(config, named_packages(config))
 
 
 def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
@@ -69,9 +69,9 @@ def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
         return make(**arguments)
     except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
-        from diffmedseg.data.configured import build_data
+        from diffmedseg.data.configured import build_data, named_packages
 
-        return build_data(dict(config)).info
+        return build_data(dict(config), named_packages(dict(config))).info
 
 
 def _layout(config: Mapping[str, Any]) -> object:

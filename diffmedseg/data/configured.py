@@ -41,6 +41,11 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
     return data
 
 
+def named_packages(config: dict[str, Any]) -> set[str]:
+    """Return the packages, besides diffmedseg, whose classes a config names: those that its author trusts."""
+    return {path.partition(".")[0] for path in _class_names(config)}
+
+
 def _class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterator[str]:  # noqa: ANN401
     """Yield the classes of other packages that jsonargparse would import for a config.
 

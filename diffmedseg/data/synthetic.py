@@ -120,6 +120,8 @@ class SyntheticDataModule(SegmentationDataModule):
             ``image_size``.
     """
 
+    info = synthetic_info()
+
     def __init__(
         self,
         nested: bool = False,

@@ -13,6 +13,7 @@ from torch import nn
 
 from diffmedseg.configurable import Configurable, init_types, public_path, unrecorded
 from diffmedseg.errors import ZooError as ZooError
+from diffmedseg.lazy import import_names
 from diffmedseg.plugins import PluginError, check_trusted, load_class
 
 #: Schedulers of diffusers that sample by a schedule of ours; see ReverseProcess.
@@ -27,7 +28,9 @@ def allowed_classes() -> Mapping[str, type]:
     These are all parts of models in diffmedseg, the schedulers that sample, and the optimisers of torch.optim.
     """
     import diffmedseg.crf
-    import diffmedseg.models  # together these import all parts
+    import diffmedseg.models
+
+    import_names(diffmedseg.models)  # together with the CRF these import all parts
 
     def below(cls: type) -> Iterable[type]:
         derived: list[type] = cls.__subclasses__()

@@ -110,7 +110,7 @@ def test_wrong_options(option, photos, tmp_path):
 
 @pytest.fixture
 def brain_model(monkeypatch):
-    monkeypatch.setattr(predicting, "load", lambda ckpt: bright_segmenter(("flair", "t1ce")))
+    monkeypatch.setattr(predicting, "load_model", lambda *_: bright_segmenter(("flair", "t1ce")))
 
 
 def test_volumes(brain_model, tmp_path, capsys):
@@ -161,10 +161,10 @@ def test_interruption(photos, tmp_path, monkeypatch, capsys):
 
 
 def test_help_names_the_other_commands(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "diffmedseg predict, windows, zoo, data, score, compare, calibrate" in said
+    main(["--help"])
+    said = capsys.readouterr().out
+    for name in ("predict", "windows", "zoo", "data", "score", "compare", "calibrate"):
+        assert f"\n  {name} " in said
 
 
 @pytest.mark.parametrize(
