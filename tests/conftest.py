@@ -1,45 +1,83 @@
 import os
+import random
+from collections import defaultdict
+from pathlib import Path
 
 import hypothesis
 import pytest
+from process_state import forget_the_user, kept_process_state
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+forget_the_user()
 
-# One thread: the suite's tensors are small, and processes of a test must not fight over cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The same examples in every run, and a busy machine is no failure.
+hypothesis.settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("steady")
 
-# Whoever runs the tests may be logged in to W&B: they log nothing there, and tests of W&B are offline.
-os.environ |= {"WANDB_MODE": "disabled", "WANDB_ERROR_REPORTING": "false"}
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory):
+    """Fixtures of more than one test do not read or write the user's cache either."""
+    os.environ["DIFFMEDSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path_factory, monkeypatch):
-    """No test reads or writes the user's cache, zoo or running job."""
-    monkeypatch.setenv("DIFFMEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for name in ("DIFFMEDSEG_ZOO", "DIFFMEDSEG_RUN_FOLDER", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
+def _alone(tmp_path_factory):
+    """Every test starts alike, whatever ran before it."""
+    with kept_process_state():
+        os.environ["DIFFMEDSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+        yield
+
+
+def pytest_report_header():
+    """Say how the order came about, so that it can be had again."""
+    seed = os.environ.get("DIFFMEDSEG_TEST_ORDER")
+    return f"random order: DIFFMEDSEG_TEST_ORDER={seed}" if seed else None
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests on real data run with ``-m real`` alone."""
+    """Tests on real data run with ``-m real`` alone. DIFFMEDSEG_TEST_ORDER is the seed of a random order."""
     if "real" not in config.getoption("-m"):
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(pytest.mark.skip(reason="needs the real data: make test-real"))
+    if seed := os.environ.get("DIFFMEDSEG_TEST_ORDER"):
+        _shuffle(items, seed)
+
+
+def _shuffle(items, seed):
+    """Shuffle the files, and the tests within each: fixtures of a file are made once."""
+    chooser, files = random.Random(seed), defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    order = list(files)
+    chooser.shuffle(order)
+    for path in order:
+        chooser.shuffle(files[path])
+    items[:] = [item for path in order for item in files[path]]
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """The folder of a finished run of the command line."""
+def finished_run(tmp_path_factory) -> Path:
+    """The folder of a finished run of the command line, which no test may change."""
     from tiny_run import tiny_fit
 
     from diffmedseg.cli import main
 
     runs = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+    with kept_process_state():
         main(tiny_fit(runs))
     return runs / "medsegdiff-lite-synthetic" / "version_0"
+
+
+@pytest.fixture
+def run(finished_run, tmp_path_factory) -> Path:
+    """The folder of a finished run, and the only one of its experiment."""
+    from tiny_run import copy_run
+
+    return copy_run(finished_run, tmp_path_factory.mktemp("runs"))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from isic_files import write as write_isic
 from mri_files import write_layout
-from tiny_run import EXPERIMENTS, TINY
+from process_state import kept_process_state
+from tiny_run import EXPERIMENTS, TINY, copy_run
 
 from diffmedseg.cli import main
 from diffmedseg.data import DataError, ISIC2018DataModule
@@ -62,15 +63,19 @@ def test_every_callback_takes_every_model(model, callbacks, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def diffseg_run(tmp_path_factory):
+def finished_diffseg_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diffseg")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+    with kept_process_state():
         main(arguments("diffseg", "brats", folder))
     return folder / "runs" / "diffseg-brats" / "version_0"
 
 
-def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, tmp_path):
+@pytest.fixture
+def diffseg_run(finished_diffseg_run, tmp_path_factory):
+    return copy_run(finished_diffseg_run, tmp_path_factory.mktemp("runs"))
+
+
+def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, finished_diffseg_run, tmp_path):
     """On data with regions of which it finds the outermost alone."""
     model = load_checkpoint(diffseg_run)
     assert isinstance(model, DiffSegSegmenter)
@@ -79,7 +84,7 @@ def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, tmp_path):
     found = calibrate_run(diffseg_run, "isotonic")
     assert found["regions"] == ["whole_tumour"]
     assert "cases are too few for a coverage" in found["without_contours"]
-    data = diffseg_run.parents[2] / "data"
+    data = finished_diffseg_run.parents[2] / "data"
     case = sorted(path for path in data.iterdir() if path.is_dir())[0]
     main(["predict", str(diffseg_run), str(case), "--out", str(tmp_path / "out"), "--num_samples=2"])
     written = [path.name for path in (tmp_path / "out").iterdir()]

@@ -128,45 +128,40 @@ def test_names_are_not_reused_and_unfinished_runs_refused(own_zoo, run, tmp_path
     assert {path.name for path in own_zoo.iterdir()} == {"registry.yaml", "medsegdiff-lite_synthetic.test"}
 
 
-@pytest.fixture
-def own_run(run, tmp_path):
-    return Path(shutil.copytree(run, tmp_path / "run"))
-
-
-def test_scores_of_another_checkpoint_than_the_one_that_would_be_shipped_are_refused(own_run, tmp_path):
+def test_scores_of_another_checkpoint_than_the_one_that_would_be_shipped_are_refused(run, tmp_path):
     """A run that went on, and was stopped before its new best checkpoint was tested."""
-    shutil.copy(own_run / "checkpoints" / "last.ckpt", own_run / "checkpoints" / "best.ckpt")
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
     with pytest.raises(ZooError, match=r"scores of another checkpoint than .*best\.ckpt.*--ckpt_path last"):
-        zoo.export(own_run, "x_y.z", tmp_path / "zoo")
+        zoo.export(run, "x_y.z", tmp_path / "zoo")
     assert not list_pretrained_in(tmp_path / "zoo")
 
 
-def test_scores_of_masks_that_a_callback_changed_are_refused(own_run, tmp_path):
+def test_scores_of_masks_that_a_callback_changed_are_refused(run, tmp_path):
     """The entry would give other masks than those that were scored."""
-    path = own_run / "metrics.json"
+    path = run / "metrics.json"
     content = json.loads(path.read_text())
     content["policy"]["changed_by"] = ["MultiSampleEnsemble"]
     path.write_text(json.dumps(content))
     with pytest.raises(ZooError, match="MultiSampleEnsemble"):
-        zoo.export(own_run, "x_y.z", tmp_path / "zoo")
+        zoo.export(run, "x_y.z", tmp_path / "zoo")
 
 
 def list_pretrained_in(folder):
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
 
 
-def test_two_exports_at_the_same_time_are_both_registered(own_run, tmp_path, monkeypatch):
+def test_two_exports_at_the_same_time_are_both_registered(run, tmp_path, monkeypatch):
     first = True
 
     def meanwhile(*arguments):
         nonlocal first
         if first:
             first = False
-            zoo.export(own_run, "other_entry.a", tmp_path / "zoo")
+            zoo.export(run, "other_entry.a", tmp_path / "zoo")
         return "not drawn"
 
     monkeypatch.setattr("diffmedseg.zoo.exporting.show_cases", meanwhile)
-    zoo.export(own_run, "x_y.z", tmp_path / "zoo")
+    zoo.export(run, "x_y.z", tmp_path / "zoo")
     assert set(zoo.Source(tmp_path / "zoo").entries()) == {"other_entry.a", "x_y.z"}
 
 

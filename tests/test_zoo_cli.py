@@ -15,10 +15,10 @@ NAMES = ("medsegdiff_synthetic.one", "medsegdiff_synthetic.two")
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
+def exported(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "zoo"
     for name in NAMES:
-        zoo.export(run, name, folder)
+        zoo.export(finished_run, name, folder)
     return folder
 
 

@@ -28,9 +28,9 @@ NAME = "medsegdiff-lite_synthetic.test"
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
+def exported(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "zoo"
-    zoo.export(run, NAME, folder)
+    zoo.export(finished_run, NAME, folder)
     return folder
 
 

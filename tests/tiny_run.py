@@ -1,5 +1,6 @@
 """A training run small enough for tests."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -22,6 +23,15 @@ TINY = [
 
 def tiny_fit(runs, *options, model="medsegdiff-lite"):
     return ["train", model, "synthetic", *TINY, f"--runs={runs}", *options]
+
+
+def copy_run(run, runs):
+    """Copy a run into another folder of runs; what starts from its config writes there, too."""
+    copy = runs / run.parent.name / run.name
+    shutil.copytree(run, copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.parents[1]), str(runs)))
+    return copy
 
 
 def tiny_data(**options):

@@ -1,7 +1,6 @@
 """A run of the command line with W&B offline, read back."""
 
 import json
-import os
 import socket
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from process_state import kept_process_state
 from tiny_run import EXPERIMENTS, tiny_fit
 from wandb_offline import history, records
 
@@ -35,25 +35,26 @@ def artifacts(logged):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
+def elsewhere(tmp_path_factory):
+    """The user's home, and the folder in which the command is run."""
+    return tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, home):
+def trained(tmp_path_factory, elsewhere):
     """The folder of a run that W&B logged offline, and what it logged; then of a test of its checkpoint."""
     runs = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
+    home, work = elsewhere
+    with kept_process_state(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("HOME", str(home))
-        for name in ("DIFFMEDSEG_RUN_FOLDER", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        patch.chdir(work)
+        for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
             patch.delenv(name, raising=False)
         main(tiny_fit(runs))
         run = runs / "medsegdiff-lite-synthetic" / "version_0"
         fit = read(run)
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER")
         main(["test", "-c", str(run / "config.yaml"), f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"])
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER")
         main(["zoo", "export", str(run), "--name", "a_b.c", "--folder", str(runs / "zoo")])
         main(tiny_fit(runs, "--trainer.max_steps=3", "--ckpt_path=last"))
     return run, fit
@@ -165,7 +166,7 @@ def test_an_export_and_a_run_that_goes_on_are_the_same_w_and_b_run(trained):
     assert max(steps[0]) < min(steps[1])
 
 
-def test_the_config_is_logged_and_nothing_of_the_machine(trained):
+def test_the_config_is_logged_and_nothing_of_the_machine(trained, elsewhere):
     run, fit = trained
     config = next(one["update"] for one in fit["config"] if "experiment" in one["update"])
     saved = yaml.safe_load((run / "config.yaml").read_text())
@@ -176,12 +177,13 @@ def test_the_config_is_logged_and_nothing_of_the_machine(trained):
     text = json.dumps({kind: fit[kind] for kind in ("config", "history", "run")})
     assert str(Path(torch.__file__).parents[1]) not in text
     assert json.dumps(socket.gethostname()) not in text
-    assert os.getcwd() not in text
+    assert str(elsewhere[1]) not in text
 
 
-def test_an_offline_run_leaves_nothing_outside_its_folder(trained, home):
+def test_an_offline_run_leaves_nothing_outside_its_folder(trained, elsewhere):
+    home, work = elsewhere
     assert not [path for path in home.rglob("*") if "wandb" in path.parts]
-    assert not (Path.cwd() / "wandb").exists()
+    assert not list(work.iterdir())
 
 
 def test_what_was_written_is_listed_without_w_and_bs_own(trained, run, tmp_path, capsys, monkeypatch):

@@ -179,7 +179,7 @@ def test_masks_of_too_few_raters_are_not_repeated(items, shrink):
 
 def test_racing_builds_agree(items, tmp_path):
     """Both builds are under way before either ends; one result is kept and both are given it."""
-    barrier, results = threading.Barrier(2, timeout=30), []
+    barrier, results = threading.Barrier(2, timeout=300), []
 
     def read(item):
         if item.id == "a":

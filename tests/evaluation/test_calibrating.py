@@ -23,38 +23,32 @@ from diffmedseg.segmentation import Drawn
 from diffmedseg.zoo import export
 
 
-@pytest.fixture
-def own_run(run, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    return tmp_path / "run"
-
-
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_a_run_is_calibrated_and_its_masks_stay(method, own_run, tmp_path, capsys):
-    main(["calibrate", str(own_run), "--method", method])
+def test_a_run_is_calibrated_and_its_masks_stay(method, run, tmp_path, capsys):
+    main(["calibrate", str(run), "--method", method])
     said = capsys.readouterr().out
     assert "Fitted to 2 validation cases" in said
     assert "2 cases are too few for a coverage of 0.9: 9 are needed" in said
-    plain, calibrated = (load_checkpoint(own_run / "checkpoints" / f"{name}.ckpt") for name in ("best", "calibrated"))
+    plain, calibrated = (load_checkpoint(run / "checkpoints" / f"{name}.ckpt") for name in ("best", "calibrated"))
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, after = plain.segment(image), calibrated.segment(image)
     assert not torch.equal(before.probability, after.probability)
     assert torch.equal(before.samples, after.samples)
     if method == "temperature":
         assert torch.equal(before.mask, after.mask)
-    found = json.loads((own_run / "calibration.json").read_text())
+    found = json.loads((run / "calibration.json").read_text())
     assert found["cases"] == 2
     assert "conformal" not in found
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
-def test_a_test_takes_it_and_scores_the_same_masks(method, own_run, tmp_path):
-    main(["calibrate", str(own_run), "--method", method])
-    config = own_run / "calibration.yaml"
-    best = str(own_run / "checkpoints" / "best.ckpt")
+def test_a_test_takes_it_and_scores_the_same_masks(method, run, tmp_path):
+    main(["calibrate", str(run), "--method", method])
+    config = run / "calibration.yaml"
+    best = str(run / "checkpoints" / "best.ckpt")
     rows = []
     for name, files in (("plain", []), ("calibrated", ["-c", str(config)])):
-        main(["test", "-c", str(own_run / "config.yaml"), *files, f"--runs={tmp_path}", f"--experiment={name}",
+        main(["test", "-c", str(run / "config.yaml"), *files, f"--runs={tmp_path}", f"--experiment={name}",
               f"--ckpt_path={best}"])  # fmt: skip
         with (tmp_path / name / "test_0" / "cases.csv").open(newline="") as file:
             rows.append(list(csv.DictReader(file)))
@@ -65,24 +59,24 @@ def test_a_test_takes_it_and_scores_the_same_masks(method, own_run, tmp_path):
     assert (threshold == pytest.approx(0.5)) == (method == "temperature")
 
 
-def test_calibration_is_neither_forgotten_nor_mixed(own_run, tmp_path):
-    main(["calibrate", str(own_run)])
-    calibrated = str(own_run / "checkpoints" / "calibrated.ckpt")
-    common = ["test", "-c", str(own_run / "config.yaml"), f"--runs={tmp_path}", "--experiment=x"]
+def test_calibration_is_neither_forgotten_nor_mixed(run, tmp_path):
+    main(["calibrate", str(run)])
+    calibrated = str(run / "checkpoints" / "calibrated.ckpt")
+    common = ["test", "-c", str(run / "config.yaml"), f"--runs={tmp_path}", "--experiment=x"]
     with pytest.raises(SystemExit, match=r"is calibrated: add -c .*calibration\.yaml"):
         main([*common, f"--ckpt_path={calibrated}"])
     staple = str(EXPERIMENTS / "callbacks" / "staple.yaml")
     with pytest.raises(ValueError, match="what the model's calibration was fitted to"):
-        main([*common, "-c", str(own_run / "calibration.yaml"), "-c", staple, f"--ckpt_path={calibrated}"])
+        main([*common, "-c", str(run / "calibration.yaml"), "-c", staple, f"--ckpt_path={calibrated}"])
 
 
-def test_what_cannot_be_calibrated(own_run, tmp_path):
+def test_what_cannot_be_calibrated(run, tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*config\.yaml is missing"):
         main(["calibrate", str(tmp_path / "nothing")])
-    main(["calibrate", str(own_run)])
-    shutil.copy(own_run / "checkpoints" / "calibrated.ckpt", own_run / "checkpoints" / "best.ckpt")
+    main(["calibrate", str(run)])
+    shutil.copy(run / "checkpoints" / "calibrated.ckpt", run / "checkpoints" / "best.ckpt")
     with pytest.raises(SystemExit, match="has a calibration already"):
-        main(["calibrate", str(own_run)])
+        main(["calibrate", str(run)])
 
 
 @pytest.fixture
@@ -92,12 +86,12 @@ def with_contours(monkeypatch):
     monkeypatch.setattr(Conformal, "fit", lambda *_: fitted)
 
 
-def test_contours_come_with_the_model(with_contours, own_run, monkeypatch, capsys):
-    main(["calibrate", str(own_run)])
+def test_contours_come_with_the_model(with_contours, run, monkeypatch, capsys):
+    main(["calibrate", str(run)])
     said = capsys.readouterr().out
     assert "inner contour at probability" in said
     assert "areas from least / 1.50 to most x 1.50" in said
-    plain, model = load_checkpoint(own_run / "checkpoints" / "best.ckpt"), load_checkpoint(own_run)
+    plain, model = load_checkpoint(run / "checkpoints" / "best.ckpt"), load_checkpoint(run)
     assert plain.calibration is None
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with warnings.catch_warnings():
@@ -107,20 +101,20 @@ def test_contours_come_with_the_model(with_contours, own_run, monkeypatch, capsy
     assert torch.equal(after.outer, before.probability >= 0.55)
     with pytest.warns(UserWarning, match="fitted with 2 samples of 2 steps, and need not hold with 3 of 2"):
         model.segment(image, 3, 2)
-    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(own_run / "zoo"))
-    entry = export(own_run, "a_b.c", half=False)
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(run / "zoo"))
+    entry = export(run, "a_b.c", half=False)
     assert "**Calibrated**" in (entry / "README.md").read_text()
     assert vars(load_pretrained("a_b.c").conformal) == vars(model.conformal)
 
 
-def test_a_test_counts_how_often_they_held(with_contours, own_run, tmp_path):
+def test_a_test_counts_how_often_they_held(with_contours, run, tmp_path):
     """At native resolution, from the calibrated probability there; and the report says so."""
-    main(["calibrate", str(own_run)])
-    main(["test", "-c", str(own_run / "config.yaml"), "-c", str(own_run / "calibration.yaml"), f"--runs={tmp_path}",
-          "--experiment=x", f"--ckpt_path={own_run / 'checkpoints' / 'calibrated.ckpt'}"])  # fmt: skip
+    main(["calibrate", str(run)])
+    main(["test", "-c", str(run / "config.yaml"), "-c", str(run / "calibration.yaml"), f"--runs={tmp_path}",
+          "--experiment=x", f"--ckpt_path={run / 'checkpoints' / 'calibrated.ckpt'}"])  # fmt: skip
     with (tmp_path / "x" / "test_0" / "cases.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
-    model, data = load_checkpoint(own_run), build_data(yaml.safe_load((own_run / "config.yaml").read_text())["data"])
+    model, data = load_checkpoint(run), build_data(yaml.safe_load((run / "config.yaml").read_text())["data"])
     data.setup("test")
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
@@ -136,29 +130,29 @@ def test_a_test_counts_how_often_they_held(with_contours, own_run, tmp_path):
     assert "fitted on 20 cases to hold in 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
 
 
-def test_a_calibration_of_another_checkpoint_is_not_taken(own_run, tmp_path):
+def test_a_calibration_of_another_checkpoint_is_not_taken(run, tmp_path):
     """Whatever the times of the files say, which copying changes."""
-    main(["calibrate", str(own_run)])
-    best = own_run / "checkpoints" / "best.ckpt"
+    main(["calibrate", str(run)])
+    best = run / "checkpoints" / "best.ckpt"
     os.utime(best)
-    shutil.copytree(own_run, tmp_path / "copy")
-    assert load_checkpoint(own_run).calibration is not None
+    shutil.copytree(run, tmp_path / "copy")
+    assert load_checkpoint(run).calibration is not None
     assert load_checkpoint(tmp_path / "copy").calibration is not None
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"global_step": checkpoint["global_step"] + 1}, best)
     os.utime(best, (0, 0))
     with pytest.warns(UserWarning, match=r"calibrated\.ckpt was not made of best\.ckpt as it is"):
-        assert load_checkpoint(own_run).calibration is None
+        assert load_checkpoint(run).calibration is None
 
 
 @pytest.mark.parametrize("wrong", ["--share=1.5", "--coverage=90"])
-def test_settings_that_cannot_be_change_nothing(wrong, with_contours, own_run):
-    main(["calibrate", str(own_run)])
-    before = (own_run / "calibration.json").read_text()
+def test_settings_that_cannot_be_change_nothing(wrong, with_contours, run):
+    main(["calibrate", str(run)])
+    before = (run / "calibration.json").read_text()
     with pytest.raises(SystemExit, match="has to lie"):
-        main(["calibrate", str(own_run), wrong])
-    assert (own_run / "calibration.json").read_text() == before
-    assert load_checkpoint(own_run).conformal is not None
+        main(["calibrate", str(run), wrong])
+    assert (run / "calibration.json").read_text() == before
+    assert load_checkpoint(run).conformal is not None
 
 
 class Identity(Refinement):
@@ -200,17 +194,17 @@ def test_contours_need_no_calibration():
     assert torch.equal(result.outer, result.probability >= 0.4)
 
 
-def test_contours_that_say_nothing_are_said_to(own_run, monkeypatch, capsys):
+def test_contours_that_say_nothing_are_said_to(run, monkeypatch, capsys):
     monkeypatch.setattr(Conformal, "fit", lambda *_: Conformal([float("inf")], [0.0], [1.0], 0.95, 0.9, 9, 2, 2))
-    main(["calibrate", str(own_run)])
+    main(["calibrate", str(run)])
     said = capsys.readouterr().out
     assert "an empty inner contour, the whole image as outer one" in said
     assert "lower --coverage or --share" in said
-    model = load_checkpoint(own_run)
+    model = load_checkpoint(run)
     result = model.segment(torch.zeros(1, 3, 16, 16), 2, 2)
     assert not result.inner.any()
     assert result.outer.all()
-    assert json.loads((own_run / "calibration.json").read_text())["conformal"]["init_args"]["inner"] == [None]
+    assert json.loads((run / "calibration.json").read_text())["conformal"]["init_args"]["inner"] == [None]
 
 
 def test_counts_are_mapped_as_pixels_are():
