@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.zoo.building import ZooError, checkpoint_config
+from diffmedseg.zoo.building import ZooError
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS
 from diffmedseg.zoo.source import current_source, file_sha256
 
@@ -38,6 +38,8 @@ def pretrained_config(source: str | Path) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text())
         return config
     import torch
+
+    from diffmedseg.zoo.building import checkpoint_config
 
     path = _checkpoint(source)
     try:
