@@ -288,12 +288,14 @@ def test_fine_tuning_is_compared_with_the_same_training_from_scratch(tmp_path, c
         writer.writeheader()
         writer.writerows(rows)
     finetuning.table(tmp_path / "scores.csv")
-    printed = capsys.readouterr().out.splitlines()[-1]
-    assert printed.startswith("| CHASE to another child | 100 | 2 (4) | 2 | 0.400 (0.300 to 0.500) | 0.650 (0.600")
-    assert "| +0.250 (+0.200 to +0.300) | +0.250, +0.250 |" in printed
+    printed = next(line for line in capsys.readouterr().out.splitlines() if "| pretrained |" in line)
+    assert printed == (
+        "| CHASE to another child | 100 | pretrained | 2 (4) | 2 | 0.650 (0.600 to 0.700) | +0.250 (+0.200 to +0.300) "
+        "| +0.250, +0.250 |"
+    )
 
 
 def test_no_two_runs_of_fine_tuning_share_a_folder():
-    runs = list(finetuning._plan([0, 1], [], ["scratch", "pretrained"], [0, 100, 300]))
+    runs = list(finetuning._plan([0, 1], [], [*finetuning.RATES], [0, 100, 300]))
     assert len({run.folder for run in runs}) == len(runs) > 40
     assert not any(run.steps == 0 and run.start == "scratch" for run in runs)

@@ -40,7 +40,9 @@ FOLDS = 2  # half of the patients is trained on, the other half tested, and the 
 WARMUP = 20  # steps; the recipe's 100 would leave the shorter runs with nothing but a warm-up
 SEEN = ", seen"  # by the source
 COLUMNS = ("dice", "dice_prior", "cl_dice", "diversity")
-SCRATCH, PRETRAINED = "scratch", "pretrained"
+SCRATCH, PRETRAINED, SLOW = "scratch", "pretrained", "pretrained-slow"
+#: By what training starts from, the factor on the recipe's learning rate.
+RATES = {SCRATCH: 1.0, PRETRAINED: 1.0, SLOW: 0.1}
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def train(
     runs: Path = Path("runs/finetuning"),
     seeds: list[int] = [0, 1],  # noqa: B006
     only: list[str] = [],  # noqa: B006
-    starts: list[str] = [SCRATCH, PRETRAINED],  # noqa: B006
+    starts: list[str] = [*RATES],  # noqa: B006
     steps: list[int] = [0, *STEPS],  # noqa: B006
 ) -> None:
     """Train and test what has no scores yet.
@@ -127,7 +129,7 @@ def train(
         runs: Where runs are written.
         seeds: Of the initial weights, the order and the noise.
         only: Names of TRANSFERS; all when empty.
-        starts: What training starts from.
+        starts: Keys of RATES: what training starts from, and how fast it learns.
         steps: Numbers of training steps.
     """
     for run in _plan(seeds, only, starts, steps):
@@ -136,8 +138,11 @@ def train(
             continue
         print(folder, flush=True)
         transfer = TRANSFERS[run.transfer]
-        source = _source(transfer.source, data, runs) if run.start == PRETRAINED else None
-        _train(transfer.recipe, transfer.target(data, run.fold), source, transfer.source, run.steps, run.seed, folder)
+        target = transfer.target(data, run.fold)
+        model = _model(transfer.recipe, target, run.seed, RATES[run.start])
+        if run.start != SCRATCH:
+            print(initialise(model, _source(transfer.source, data, runs), transfer.source), flush=True)
+        _fit_and_test(model, target, run.steps, folder)
 
 
 @dataclass(frozen=True)
@@ -162,26 +167,31 @@ def _plan(seeds: list[int], only: list[str], starts: list[str], steps: list[int]
         transfer = TRANSFERS[name]
         if start == SCRATCH and (count == 0 or not transfer.scratch):
             continue
-        if count == 0 and (seed != seeds[0] or not transfer.untrained):
-            continue  # no seed plays a part before training, but that of the samples' noise
+        if count == 0 and (start, seed, transfer.untrained) != (PRETRAINED, seeds[0], True):
+            continue  # before training there is no rate, and no seed but that of the samples' noise
         yield from (Run(name, start, count, seed, fold) for fold in range(FOLDS))
 
 
-def _train(
-    recipe: str,
-    data: SegmentationDataModule,
-    source: DiffusionSegmenter | None,
-    name: str,
-    steps: int,
-    seed: int,
-    folder: Path,
-) -> DiffusionSegmenter:
-    """Train a run of a recipe, and test it with its last averaged weights."""
+def _model(recipe: str, data: SegmentationDataModule, seed: int, rate: float = 1.0) -> DiffusionSegmenter:
+    """Build an entry's model with new weights, for the data's image size.
+
+    Args:
+        recipe: Name of the entry.
+        data: The data to train on.
+        seed: Seed of the weights, of the noise and of the data's order.
+        rate: Factor on the learning rate.
+    """
     seed_everything(seed, verbose=False)
     data.seed = seed
-    model = _model(recipe, data, seed)
-    if source is not None:
-        print(initialise(model, source, name), flush=True)
+    config = yaml.safe_load((current_source().entry_folder(recipe) / "config.yaml").read_text())
+    config["init_args"] |= {"image_size": data.image_size, "warmup_steps": WARMUP, "seed": seed}
+    config["init_args"]["optimizer"]["init_args"]["lr"] *= rate
+    model: DiffusionSegmenter = build(config)
+    return model
+
+
+def _fit_and_test(model: DiffusionSegmenter, data: SegmentationDataModule, steps: int, folder: Path) -> None:
+    """Train, and test with the last averaged weights: no checkpoint is chosen, so that no case is held out for it."""
     trainer = Trainer(
         accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=steps, limit_val_batches=0,
         callbacks=[WarmupEMA(), CaseMetrics()], use_distributed_sampler=False, default_root_dir=folder, logger=False,
@@ -190,26 +200,17 @@ def _train(
     if steps:
         trainer.fit(model, data)
     trainer.test(model, data, verbose=False)
-    return model
-
-
-def _model(recipe: str, data: SegmentationDataModule, seed: int) -> DiffusionSegmenter:
-    """Build an entry's model with new weights, at the data's size."""
-    config = yaml.safe_load((current_source().entry_folder(recipe) / "config.yaml").read_text())
-    config["init_args"] |= {"image_size": data.image_size, "warmup_steps": WARMUP, "seed": seed}
-    model: DiffusionSegmenter = build(config)
-    return model
 
 
 def _source(name: str, data: Path, runs: Path) -> DiffusionSegmenter:
     """Load a source, or train it."""
     if name != APART:
         return load_pretrained(name)
-    weights = runs / f"{APART}.safetensors"
+    weights, target = runs / f"{APART}.safetensors", isic2017_apart(data)
+    model = _model(ISIC, target, 0)
     if not weights.is_file():
-        trained = _train(ISIC, isic2017_apart(data), None, "", APART_STEPS, 0, runs / APART)
-        save_file({key: value.contiguous() for key, value in trained.state_dict().items()}, weights)
-    model = _model(ISIC, isic2017_apart(data), 0)
+        _fit_and_test(model, target, APART_STEPS, runs / APART)
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     model.load_state_dict(load_file(weights))
     return model
 
@@ -222,7 +223,7 @@ def collect(runs: Path = Path("runs/finetuning"), output: Path = SCORES) -> None
         output: The table of scores.
     """
     rows = []
-    for run in _plan([*range(10)], [], [SCRATCH, PRETRAINED], [0, *STEPS]):
+    for run in _plan([*range(10)], [], [*RATES], [0, *STEPS]):
         path = runs / run.folder / "cases.csv"
         for case in read_rows(path) if path.is_file() else []:
             scores = {name: f"{float(case[name]):.4f}" if case[name] else "" for name in COLUMNS}
@@ -231,37 +232,41 @@ def collect(runs: Path = Path("runs/finetuning"), output: Path = SCORES) -> None
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print mean Dice by number of steps, and the paired difference of fine-tuning from training from scratch.
+    """Print mean Dice by start and number of steps, and the paired difference from training from scratch.
 
     Seeds are averaged first; the 95 % intervals are bootstrapped over patients, since both eyes of a child are alike.
 
     Args:
         scores: The table of scores.
     """
-    heads = ["transfer", "steps", "patients (cases)", "seeds", "from scratch", "fine-tuned", "difference", "by seed"]
+    heads = ["transfer", "steps", "start", "patients (cases)", "seeds", "Dice", "less scratch", "by seed"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     rows = read_rows(scores)
-    for name, steps in dict.fromkeys((row["transfer"], int(row["steps"])) for row in rows):
-        # What starts from a source that has seen the cases is compared with the same training from scratch.
-        twin = name if TRANSFERS[name].scratch else name.removesuffix(SEEN)
-        tuned = _dice(rows, name, PRETRAINED, steps)
-        scratch = _dice(rows, twin, SCRATCH, steps)
-        shared = sorted(tuned.keys() & scratch.keys())
-        by_seed = [_by_patient(tuned[seed]) - _by_patient(scratch[seed]) for seed in shared]
-        some = next(iter((tuned or scratch).values()))
-        cells = [name, str(steps), f"{len(_by_patient(some))} ({len(some)})", str(len(shared) or len(tuned))]
-        cells += [_mean(list(scratch.values())), _mean(list(tuned.values()))]
-        cells += [_with_interval(np.mean(by_seed, 0)) if by_seed else ""]
-        cells += [", ".join(f"{one.mean():+.3f}" for one in by_seed)]
+    keys = {(row["transfer"], int(row["steps"]), row["start"]) for row in rows}
+    for name, steps, start in sorted(keys, key=lambda key: (list(TRANSFERS).index(key[0]), key[1], key[2])):
+        own = _dice(rows, name, start, steps)
+        scratch = {} if start == SCRATCH else _dice(rows, name, SCRATCH, steps)
+        less = [_by_patient(own[seed]) - _by_patient(scratch[seed]) for seed in own if seed in scratch]
+        first = next(iter(own.values()))
+        cells = [name, str(steps), start, f"{len(_by_patient(first))} ({len(first)})", str(len(own))]
+        cells += [_with_interval(np.mean([_by_patient(dice) for dice in own.values()], 0), sign="")]
+        cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.3f}" for one in less)]
         print(f"| {' | '.join(cells)} |")
 
 
 def _dice(rows: Sequence[Mapping[str, str]], transfer: str, start: str, steps: int) -> dict[int, dict[str, float]]:
-    """Return the Dice of every case, by seed."""
+    """Return the Dice of every case, by seed.
+
+    Raises:
+        ValueError: If a seed lacks a case, so that nothing could be paired.
+    """
     found: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if (row["transfer"], row["start"], int(row["steps"])) == (transfer, start, steps):
             found[int(row["seed"])][row["case"]] = float(row["dice"])
+    cases = {row["case"] for row in rows if row["transfer"] == transfer}
+    if short := [seed for seed, dice in found.items() if dice.keys() != cases]:
+        raise ValueError(f"{transfer}, {start}, {steps} steps: folds of seeds {short} are missing; train them first.")
     return dict(found)
 
 
@@ -271,12 +276,6 @@ def _by_patient(dice: Mapping[str, float]) -> np.ndarray:
     for case in sorted(dice):
         groups[case.rstrip("LR")].append(dice[case])
     return np.array([np.mean(group) for group in groups.values()])
-
-
-def _mean(by_seed: Sequence[Mapping[str, float]]) -> str:
-    if not by_seed:
-        return ""
-    return _with_interval(np.mean([_by_patient(one) for one in by_seed], 0), sign="")
 
 
 def _with_interval(values: np.ndarray, sign: str = "+") -> str:
