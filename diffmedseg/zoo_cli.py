@@ -74,6 +74,8 @@ def reproduce(name: str, *, root: Path | None = None, runs: Path = Path("runs"))
     folder, entry = zoo.current_source().verified(name)
     if entry.metrics is None:
         raise zoo.ZooError(f"{name} is a recipe: there is nothing to compare with.")
+    if not entry.metrics.command:
+        raise zoo.ZooError(f"{name} was trained by a script of its author: no command trains it again.")
     experiment, place = f"reproduce-{name}", [] if root is None else ["--data.root", str(root)]
     command = [sys.executable, "-m", "diffmedseg", "fit", "-c", str(folder / RUN), "--runs", str(runs),
                "--experiment", experiment, *place]  # fmt: skip

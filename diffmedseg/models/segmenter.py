@@ -372,8 +372,10 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
             self.learned_from = learned_from or self.learned_from
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was learned from."""
+        """Keep what was learned from, and how."""
         checkpoint["learned_from"] = self.learned_from
+        if self._trainer is not None:
+            checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back, to stand beside results."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmedseg.metrics.table import read_cases
+from diffmedseg.zoo.building import allowed_classes
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, Entry
 
 
@@ -31,6 +32,9 @@ def write_card(
         notes: What else to say.
         unseen: Why there is no picture of cases; empty where there is one.
     """
+    command = "a script of its author; run.yaml beside this card has the settings of model and data"
+    if entry.metrics and entry.metrics.command:
+        command = f"`{entry.metrics.command}`, where run.yaml lies beside this card"
     init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
     scores = "\n".join(
         f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
@@ -69,7 +73,7 @@ def write_card(
 
 {_network(init)}, trained on {entry.data}
 for {steps} steps (batch {batch}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
-and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
+and scored by {command}.
 {notes}
 
 Research software: **not for diagnosis**.
@@ -133,8 +137,9 @@ A recipe: {_network(run["model"]["init_args"])}, for {entry.data}; all settings:
 
 
 def _network(init: Mapping[str, Any]) -> str:
-    denoiser = init["denoiser"]
-    return f"{denoiser['class_path'].rsplit('.', 1)[1]} ({denoiser['init_args'].get('size', '')})"
+    denoiser, size = init["denoiser"], init["denoiser"]["init_args"].get("size")
+    title = getattr(allowed_classes().get(denoiser["class_path"]), "title", "") or denoiser["class_path"].split(".")[-1]
+    return f"{title}, size {size}" if size else title
 
 
 def _contract(entry: Entry) -> str:
