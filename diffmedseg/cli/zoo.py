@@ -130,6 +130,8 @@ def _reproduce(options: argparse.Namespace) -> None:
     folder, entry = current_source().verified(name)
     if entry.metrics is None:
         raise ZooError(f"{name} is a recipe: there is nothing to compare with.")
+    if not entry.metrics.command:
+        raise ZooError(f"{name} was trained by a script of its author: no command trains it again.")
     experiment, place = f"reproduce-{name}", [] if options.root is None else ["--data.root", str(options.root)]
     command = [sys.executable, "-m", "diffmedseg", "fit", "-c", str(folder / RUN), "--runs", str(runs),
                "--experiment", experiment, *place]  # fmt: skip

@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
 
+from diffmedseg.configurable import Configurable, to_config
 from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.batch import Batch
 from diffmedseg.data.info import DatasetInfo
@@ -27,7 +28,7 @@ Split = Literal["train", "val", "test"]
 _log = logging.getLogger(__name__)
 
 
-class SegmentationDataModule(LightningDataModule, ABC):
+class SegmentationDataModule(Configurable, LightningDataModule, ABC):
     """Feeds the splits of one data set; a data set says only how to read a split.
 
     Images reach the model as float32 in [-1, 1]. They travel to the device as they are stored; augmentation and
@@ -62,6 +63,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         patch: int | None = None,
     ) -> None:
         super().__init__()
+        config = to_config(self)  # stored in every checkpoint, so that whoever has one can build the data again
+        self.save_hyperparameters({"_class_path": config["class_path"]} | config["init_args"], logger=False)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size: tuple[int, int] = (height, width)
         if min(self.image_size) < 8 or batch_size < 1 or eval_batch_size < 1 or steps_per_epoch < 1:

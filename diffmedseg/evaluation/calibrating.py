@@ -26,6 +26,7 @@ from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import ZooError, load_checkpoint
+from diffmedseg.zoo.loading import chosen_checkpoint, read_run
 
 METHODS: dict[str, Callable[[Tensor], Calibration]] = {
     "temperature": TemperatureScaling.fit,
@@ -64,11 +65,8 @@ def calibrate_run(
         DataError: If its data is not there, or has no healthy images where these are needed.
     """
     check_share(share, coverage)
-    config_path = run / "config.yaml"
-    if not config_path.is_file():
-        raise ZooError(f"{config_path} is missing: {run} is no run's folder.")
-    config = yaml.safe_load(config_path.read_text())
-    model, data = load_checkpoint(run / "checkpoints" / "best.ckpt", trust), build_data(config["data"], trust)
+    config = read_run(run)
+    model, data = load_checkpoint(chosen_checkpoint(run), trust), build_data(config["data"], trust)
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
@@ -183,7 +181,7 @@ def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:
 
 
 def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
-    best = run / "checkpoints" / "best.ckpt"
+    best = chosen_checkpoint(run)
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     checkpoint["hyper_parameters"] |= settings
     found = found | {"checkpoint": file_sha256(best)}

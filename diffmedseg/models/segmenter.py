@@ -374,9 +374,11 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
             self.learned_from = learned_from or self.learned_from
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was learned from, and where the first weights came from."""
+        """Keep what was learned from, how, and where the first weights came from."""
         checkpoint["learned_from"] = self.learned_from
         checkpoint["initialisation"] = self.initialisation
+        if self._trainer is not None:
+            checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take both back, to stand beside results."""

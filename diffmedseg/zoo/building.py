@@ -39,12 +39,17 @@ def allowed_classes() -> Mapping[str, type]:
             yield from below(sub)
 
     found = {public_path(cls): cls for cls in below(Configurable)
-             if cls.__module__.startswith("diffmedseg.") and not inspect.isabstract(cls)}  # fmt: skip
+             if _is_ours(cls.__module__) and not inspect.isabstract(cls)}  # fmt: skip
     found["diffmedseg.crf.CRFSettings"] = diffmedseg.crf.CRFSettings  # a dataclass, which older configs may name
     diffusers = import_module("diffusers")
     found |= {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
     optimizers = {name: cls for name, cls in vars(torch.optim).items() if _is_optimizer(cls)}
     return found | {f"torch.optim.{name}": cls for name, cls in optimizers.items()}
+
+
+def _is_ours(path: str) -> bool:
+    """Tell whether a class is of a model in diffmedseg; models hold no data."""
+    return path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
 
 
 def _is_optimizer(thing: object) -> bool:
@@ -169,13 +174,35 @@ def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ZooError: If the checkpoint does not say how its model was built.
     """
-    hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
-    if "_class_path" not in hparams:
+    hparams = _as_config(checkpoint["hyper_parameters"])
+    if hparams is None:
         raise ZooError(
             "The checkpoint does not say how its model was built: an older version wrote it, from Python. Build the "
             "model as then, and give it the checkpoint's state_dict."
         )
-    return {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+    return hparams
+
+
+def checkpoint_run(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint knows of its run, as far as config.yaml of the command line's runs says the same.
+
+    Raises:
+        ZooError: If the checkpoint does not say how its data was built.
+    """
+    data = _as_config(checkpoint.get("datamodule_hyper_parameters", {}))
+    if data is None:
+        raise ZooError(
+            "neither a config.yaml nor the checkpoint says how the data was built: derive the data module from "
+            "diffmedseg.data.SegmentationDataModule, and train again"
+        )
+    model = checkpoint_config(checkpoint)
+    run = {"seed_everything": model["init_args"]["seed"], "trainer": checkpoint["trainer"]}
+    return run | {"model": model, "data": data}
+
+
+def _as_config(hparams: dict[str, Any]) -> dict[str, Any] | None:
+    kept = {key: value for key, value in hparams.items() if key != "_instantiator"}
+    return {"class_path": kept.pop("_class_path"), "init_args": kept} if "_class_path" in kept else None
 
 
 def whole(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -185,7 +212,8 @@ def whole(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def foreign_packages(config: Any) -> list[str]:  # noqa: ANN401
     """Return the packages, besides diffmedseg, that a config needs, and that have to be trusted."""
-    return sorted({path.partition(".")[0] for path in class_paths(config) if path not in allowed_classes()})
+    paths = [path for path in class_paths(config) if "." in path and path not in allowed_classes()]
+    return sorted({path.partition(".")[0] for path in paths} - {"diffmedseg"})
 
 
 def find_obstacle(config: Any) -> str | None:  # noqa: ANN401

@@ -24,7 +24,7 @@ from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages, whole
 from diffmedseg.zoo.card import write_card, write_recipe_card
 from diffmedseg.zoo.checking import write_example
-from diffmedseg.zoo.loading import best_checkpoint
+from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run
 from diffmedseg.zoo.registry import (
     CASES,
     CONFIG,
@@ -42,7 +42,6 @@ from diffmedseg.zoo.registry import (
 from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source
 
-RUN_CONFIG = "config.yaml"  # of a run
 _CODE_LICENCE = "Apache-2.0"
 #: Scores that the registry names; an entry's own files have all.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
@@ -82,12 +81,12 @@ def export(
     run = Path(run)
     with _new_entry(name, zoo) as (folder, register):
         weights_path = best_checkpoint(run)
-        for path in (weights_path, run / RUN_CONFIG, run / CASES):
+        for path in (weights_path, run / CASES):
             if not path.is_file():
                 raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
         _check_scores(run)
         checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
-        config, settings = checkpoint_config(checkpoint), yaml.safe_load((run / RUN_CONFIG).read_text())
+        config, settings = checkpoint_config(checkpoint), read_run(run)
         model, data = build(config, trust), build_data(settings["data"], trust)  # refuses what no one could load
         settings = _portable(settings, data)
         dtype = torch.float16 if half else torch.float32
@@ -114,7 +113,8 @@ def export(
             unseen = f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
         else:
             unseen = show_cases(model, data, rows, folder / PICTURE)
-        metrics = _metrics(rows, settings)
+        by_command = (run / RUN_CONFIG).is_file()
+        metrics = _metrics(rows, settings, "diffmedseg fit -c run.yaml" if by_command else "")
         learned_from = checkpoint.get("learned_from", "masks")
         if start := checkpoint.get("initialisation"):
             notes = f"{notes} Fine-tuned from {start['source']}.".strip()
@@ -132,7 +132,7 @@ def _check_scores(run: Path) -> None:
     """
     if not (run / METRICS).is_file():
         return  # a run of before
-    said, best = json.loads((run / METRICS).read_text()), run / "checkpoints" / "best.ckpt"
+    said, best = json.loads((run / METRICS).read_text()), chosen_checkpoint(run)
     if said.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
             f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
@@ -255,8 +255,8 @@ def _describe(
     )
 
 
-def _metrics(rows: list[CaseScore], settings: dict[str, Any]) -> Metrics:
-    """Say what a run reached."""
+def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str) -> Metrics:
+    """Say what a run reached, and by what command."""
     scores: dict[str, dict[str, list[float]]] = {}
     for one in summarise(rows):
         if one.score in _HEADLINES:
@@ -267,7 +267,7 @@ def _metrics(rows: list[CaseScore], settings: dict[str, Any]) -> Metrics:
         f"test{f' ({said})' if said else ''}",
         len({row.case for row in rows}),
         int(settings["seed_everything"]),
-        "python -m diffmedseg fit -c run.yaml",
+        command,
         scores,
     )
 

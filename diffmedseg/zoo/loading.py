@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from diffmedseg.errors import suggest
 from diffmedseg.files import file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
+from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
 from diffmedseg.zoo.source import Source, current_source
 
 #: Config, weights, what supervision these took, where that is known, and what a fine-tuned model started from.
 _Parts = tuple[Any, dict[str, torch.Tensor], str | None, dict[str, Any] | None]
+RUN_CONFIG = "config.yaml"  # of a run of the command line
 
 
 def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
@@ -131,11 +132,37 @@ def _load(path: Path, parts: Callable[[], _Parts], trust: Collection[str]) -> Di
 
 def best_checkpoint(run: Path) -> Path:
     """Return the best checkpoint of a run: the calibrated one, where ``diffmedseg calibrate`` made it of the best."""
-    best, calibrated = (run / "checkpoints" / name for name in ("best.ckpt", "calibrated.ckpt"))
+    best, calibrated = chosen_checkpoint(run), run / "checkpoints" / "calibrated.ckpt"
     said = run / "calibration.json"
     if not (calibrated.is_file() and best.is_file()):
         return best
     if said.is_file() and json.loads(said.read_text()).get("checkpoint") == file_sha256(best):
         return calibrated
-    warnings.warn(f"{calibrated} was not made of best.ckpt as it is, and is left out: calibrate again.", stacklevel=3)
+    warnings.warn(f"{calibrated} was not made of {best.name} as it is, and is left out: calibrate again.", stacklevel=3)
     return best
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """Return the checkpoint that a run chose: best.ckpt, or the only one there is besides last.ckpt."""
+    folder = run / "checkpoints"
+    best = folder / "best.ckpt"
+    others = [path for path in folder.glob("*.ckpt") if path.stem not in {"last", "calibrated"}]
+    return others[0] if len(others) == 1 and not best.is_file() else best
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Return the settings of a run: its config.yaml, or what its checkpoint says where a script trained it.
+
+    Raises:
+        ZooError: If there is neither.
+    """
+    config, checkpoint = run / RUN_CONFIG, chosen_checkpoint(run)
+    if config.is_file():
+        settings: dict[str, Any] = yaml.safe_load(config.read_text())
+        return settings
+    if not checkpoint.is_file():
+        raise ZooError(f"{config} is missing: {run} is no run's folder.")
+    try:
+        return checkpoint_run(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except ZooError as error:
+        raise ZooError(f"{run}: {error}.") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.data.files import PICTURES, binarise, first_names, mask_key, open_image
 from diffmedseg.errors import DataError
 
@@ -53,7 +54,7 @@ class Found:
     without_picture: list[str]
 
 
-class FileNames:
+class FileNames(Configurable):
     """Finds pictures and masks by their paths below the root.
 
     Args:
