@@ -22,15 +22,22 @@ import diffmedseg.data
 import diffmedseg.models  # noqa: F401  makes the classes known by their short names
 from diffmedseg import dashboard_cli, data_cli, evaluation_cli, predict_cli, zoo_cli
 from diffmedseg.allocator import keep_freed_memory
-from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
+from diffmedseg.checkpoints import TO_TEST, CheckpointError, check_weights, read_checkpoint
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.runs import NoRunError, RunLogger, new_run, newest_run
-
-# Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
-_RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
+from diffmedseg.runs import (
+    RUN_FOLDER,
+    NoRunError,
+    RunLogger,
+    last_checkpoint,
+    refuse_spawned_processes,
+    remove_leftovers,
+    shared_run,
+    starting_checkpoint,
+)
 
 # Commands that need no Trainer.
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -59,6 +66,16 @@ class DiffMedSegCLI(LightningCLI):
 
     model: DiffusionSegmenter
     datamodule: SegmentationDataModule
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line, which tells the commands of one job apart."""
+        return list(self._arguments) if isinstance(self._arguments, list) else sys.argv[1:]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Keep the command line."""
+        self._arguments = args
+        super().parse_arguments(parser, args)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -93,28 +110,48 @@ class DiffMedSegCLI(LightningCLI):
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  LightningCLI's signature
-        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder."""
+        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing, damaged, or of another model; then no folder is made.
+            NoRunError: If there is no run to continue, or the strategy's processes cannot be stopped and continued.
+        """
         config = self.config[self.subcommand]
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(**kwargs)
-        self.run_folder = self._run_folder(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        self._steps_before = 0
+        if checkpoint is not None:
+            self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
+            content = read_checkpoint(checkpoint, TO_TEST)
+            check_weights(checkpoint, content, self.model)
+            self._steps_before = content["global_step"]
         chosen = self._get(self.config_init, "trainer").get("logger")
         others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
         make = self._get(self.config_init, "logger")
         if make is not None:
             others.append(make(self.run_folder))
-        logger = False if chosen is False else [RunLogger(self.run_folder), *others]
-        return super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
+        logger = False if chosen is False else [RunLogger(self.run_folder, self._steps_before), *others]
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
+        refuse_spawned_processes(trainer)
+        return trainer
 
-    def _run_folder(self, experiment: Path, ckpt_path: str | None) -> Path:
-        if _RUN_FOLDER in os.environ and "LOCAL_RANK" in os.environ:
-            return Path(os.environ[_RUN_FOLDER])
-        if self.subcommand == "fit":
-            folder = newest_run(experiment) if ckpt_path == "last" else new_run(experiment, "version")
+    def _open_run(self, experiment: Path, ckpt_path: str | None) -> tuple[Path, Path | None]:
+        """Return the run's folder, and the checkpoint from which it goes on or which it tests."""
+        kind = str(self.subcommand)
+        checkpoint = starting_checkpoint(ckpt_path, kind, experiment)
+        if kind != "fit":
+            return shared_run(experiment, kind, self.arguments), checkpoint
+        if checkpoint is not None and ckpt_path == "last":
+            folder = checkpoint.parents[1]
+            os.environ[RUN_FOLDER] = str(folder)
         else:
-            folder = new_run(experiment, str(self.subcommand))
-        os.environ[_RUN_FOLDER] = str(folder)
-        return folder
+            folder = shared_run(experiment, "version", self.arguments)
+        own = last_checkpoint(folder)
+        if own.is_file():  # a job that was requeued, or processes that torchrun started again
+            checkpoint = starting_checkpoint(str(own), kind, experiment)
+        remove_leftovers(folder)
+        return folder, checkpoint
 
     def _parse_ckpt_path(self) -> None:
         """Keep the settings of the command line.
@@ -135,15 +172,6 @@ class DiffMedSegCLI(LightningCLI):
             if hparams.get("calibration"):
                 raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
 
-    def before_fit(self) -> None:
-        """Remember how far a run that goes on had come."""
-        if self.config[self.subcommand].trainer.fast_dev_run:
-            return
-        last = self.run_folder / "checkpoints" / "last.ckpt"
-        self._steps_before = 0
-        if last.is_file():  # which may have been written with a GPU
-            self._steps_before = torch.load(last, map_location="cpu", mmap=True, weights_only=True)["global_step"]
-
     def after_fit(self) -> None:
         """Test the best checkpoint, and say what was written."""
         if self.config[self.subcommand].trainer.fast_dev_run:
@@ -152,9 +180,9 @@ class DiffMedSegCLI(LightningCLI):
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
             Console().print(
-                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time. "
-                "Both count from its first start: raise the one that stopped it, as by ARGS='--trainer.max_time "
-                "00:01:00:00'."
+                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time, "
+                "or early stopping had ended it. All count from its first start: raise the one that stopped it, as by "
+                "ARGS='--trainer.max_time 00:01:00:00'."
             )
         self._say_what_was_written()
 
@@ -200,29 +228,33 @@ def main(args: ArgsType = None) -> None:
         ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint
         ".*LeafSpec.*",  # Lightning's own use of torch
         ".*exists and is not empty.*",  # RunLogger deletes nothing
+        ".*checkpoint that ended before the epoch ended.*",  # ExactResume and the sampler go on where it ended
     ):
         warnings.filterwarnings("ignore", expected)
+    stop = StopSafely()
     try:
-        DiffMedSegCLI(
-            DiffusionSegmenter,
-            SegmentationDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=LoggedConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={
-                "description": "Train and test segmenters. Besides these commands there are: "
-                "diffmedseg predict, windows, zoo, data, score, compare, calibrate, dashboard (each with --help)."
-            },
-            args=args,
-        )
-    except (DataError, NoRunError) as error:
+        with stop.listening():
+            DiffMedSegCLI(
+                DiffusionSegmenter,
+                SegmentationDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=LoggedConfig,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={"callbacks": [ExactResume(), stop]},
+                parser_kwargs={
+                    "description": "Train and test segmenters. Besides these commands there are: "
+                    "diffmedseg predict, windows, zoo, data, score, compare, calibrate, dashboard (each with --help)."
+                },
+                args=args,
+            )
+    except (CheckpointError, DataError, NoRunError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
     finally:
-        folder = Path(os.environ.get(_RUN_FOLDER, "."))
-        if _RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
+        folder = Path(os.environ.get(RUN_FOLDER, "."))
+        if RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # a start that failed takes no number
