@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, or cannot be used; the message says why."""
+
+
 class DataError(RuntimeError):
     """Data that is missing, unpaired or unreadable; the message says what was found and what to do.
 
@@ -18,7 +22,11 @@ class DataError(RuntimeError):
 
 
 class NoRunError(RuntimeError):
-    """There is no run to continue."""
+    """There is no run to continue, or no folder for one."""
+
+
+class PluginError(RuntimeError):
+    """A class that may not be loaded, or cannot be; the message says why and what to do."""
 
 
 class RecipeError(ValueError):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffmedseg.errors import DataError, ZooError, unknown
+from diffmedseg.errors import CheckpointError, DataError, NoRunError, PluginError, ZooError, unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,5 +68,5 @@ def report_errors() -> Iterator[None]:
     """Turn errors that a user can act on into a line, and end with exit code 1."""
     try:
         yield
-    except (DataError, ZooError, OSError, ValueError) as error:
+    except (CheckpointError, DataError, NoRunError, PluginError, ZooError, OSError, ValueError) as error:
         refuse(error)

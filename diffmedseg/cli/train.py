@@ -5,7 +5,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from diffmedseg.cli.parsing import Parser, refuse, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
+from diffmedseg.files import read_yaml
+from diffmedseg.plugins import check_classes
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -55,6 +57,7 @@ def evaluate(args: list[str]) -> None:
         epilog="Any setting of the run may be given, such as --model.num_steps 4: `diffmedseg test --help` lists them.",
     )
     parser.add_argument("run", help="A run's folder, or a checkpoint in it.")
+    add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
     path = Path(options.run).expanduser()
@@ -63,6 +66,8 @@ def evaluate(args: list[str]) -> None:
         refuse(f"There is no run or checkpoint {path}.")
     if not (run / "config.yaml").is_file():
         refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
+    with report_errors():
+        check_classes(read_yaml(run / "config.yaml"), options.trust)
     from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.zoo.loading import best_checkpoint
 
@@ -91,9 +96,7 @@ def _train_parser() -> Parser:
     parser.add_argument("--preset", help=f"{', '.join(list_presets())}. Default: a quick look.")
     parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
     parser.add_argument("--pretrained", help="Zoo entry, run or checkpoint whose weights training starts from.")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="Package of your own that --pretrained needs."
-    )
+    add_trust(parser)
     _add_parts(parser)
     return parser
 

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
@@ -21,18 +21,25 @@ from rich.console import Console
 import diffmedseg.data
 import diffmedseg.models
 from diffmedseg.allocator import keep_freed_memory
-from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
+from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.errors import DataError, NoRunError, ZooError
+from diffmedseg.errors import CheckpointError, DataError, NoRunError, ZooError
 from diffmedseg.lazy import import_names
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.runs import RunLogger, new_run, newest_run
+from diffmedseg.runs import (
+    RUN_FOLDER,
+    RunLogger,
+    last_checkpoint,
+    refuse_spawned_processes,
+    remove_leftovers,
+    shared_run,
+    starting_checkpoint,
+)
 from diffmedseg.zoo.pretrained import initialise_from, write_initialisation
 
-# Processes that Lightning starts for DDP run the same command; they find their parent's folder here.
-_RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +57,16 @@ class DiffMedSegCLI(LightningCLI):
 
     model: DiffusionSegmenter
     datamodule: SegmentationDataModule
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line, which tells the commands of one job apart."""
+        return list(self._arguments) if isinstance(self._arguments, list) else sys.argv[1:]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Keep the command line."""
+        self._arguments = args
+        super().parse_arguments(parser, args)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -96,23 +113,36 @@ class DiffMedSegCLI(LightningCLI):
             parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder."""
+        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing, damaged, or of another model; then no folder is made.
+            NoRunError: If there is no run to continue, or the strategy's processes cannot be stopped and continued.
+        """
         config = self._settings
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(**kwargs)
-        self.run_folder = self._run_folder(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        self._steps_before = 0
+        if checkpoint is not None and self.subcommand is not None:  # in Python fit is given its checkpoint
+            self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
+            content = read_checkpoint(checkpoint, TO_TEST)
+            check_weights(checkpoint, content, self.model)
+            self._steps_before = content["global_step"]
         chosen = self._get(self.config_init, "trainer").get("logger")
         others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
         make = self._get(self.config_init, "logger")
         if make is not None:
             others.append(make(self.run_folder))
-        logger = False if chosen is False else [RunLogger(self.run_folder), *others]
-        trainer = self._get(self.config_init, "trainer")
+        logger = False if chosen is False else [RunLogger(self.run_folder, self._steps_before), *others]
+        settings = self._get(self.config_init, "trainer")
         if config.trainer.enable_progress_bar is False:
-            trainer["callbacks"] = [one for one in trainer["callbacks"] or () if not isinstance(one, ProgressBar)]
+            settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, ProgressBar)]
         if config.trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False  # a table of the denoiser alone; a line says as much
-        return super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
+        refuse_spawned_processes(trainer)
+        return trainer
 
     @property
     def _settings(self) -> Namespace:
@@ -120,15 +150,22 @@ class DiffMedSegCLI(LightningCLI):
         settings: Namespace = self.config.get(str(self.subcommand), self.config)
         return settings
 
-    def _run_folder(self, experiment: Path, ckpt_path: str | None) -> Path:
-        if _RUN_FOLDER in os.environ and "LOCAL_RANK" in os.environ:
-            return Path(os.environ[_RUN_FOLDER])
-        if self.subcommand in {None, "fit"}:
-            folder = newest_run(experiment) if ckpt_path == "last" else new_run(experiment, "version")
+    def _open_run(self, experiment: Path, ckpt_path: str | None) -> tuple[Path, Path | None]:
+        """Return the run's folder, and the checkpoint from which it goes on or which it tests."""
+        kind = str(self.subcommand or "fit")
+        checkpoint = starting_checkpoint(ckpt_path, kind, experiment)
+        if kind != "fit":
+            return shared_run(experiment, kind, self.arguments), checkpoint
+        if checkpoint is not None and ckpt_path == "last":
+            folder = checkpoint.parents[1]
+            os.environ[RUN_FOLDER] = str(folder)
         else:
-            folder = new_run(experiment, str(self.subcommand))
-        os.environ[_RUN_FOLDER] = str(folder)
-        return folder
+            folder = shared_run(experiment, "version", self.arguments)
+        own = last_checkpoint(folder)
+        if own.is_file():  # a job that was requeued, or processes that torchrun started again
+            checkpoint = starting_checkpoint(str(own), kind, experiment)
+        remove_leftovers(folder)
+        return folder, checkpoint
 
     def _parse_ckpt_path(self) -> None:
         """Keep the settings of the command line.
@@ -150,25 +187,22 @@ class DiffMedSegCLI(LightningCLI):
                 raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
 
     def before_fit(self) -> None:
-        """Say what is trained, and remember how far a run that goes on had come."""
+        """Say what is trained, and start from the weights of another model where one is named."""
         denoiser, info = self.model.denoiser, self.datamodule.info
         millions = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
         _log.info("%s with %.1f M parameters, on %s.", denoiser.title, millions, info.title)
-        if self._settings.trainer.fast_dev_run:
-            return
-        if self._settings.get("pretrained") and not self._settings.get("ckpt_path"):
-            self._initialise()
-        last = self.run_folder / "checkpoints" / "last.ckpt"
-        self._steps_before = 0
-        if last.is_file():  # which may have been written with a GPU
-            self._steps_before = torch.load(last, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+        self._initialise()
 
     def _initialise(self) -> None:
-        """Start from the weights of another model, and say which."""
-        found = initialise_from(self.model, self._settings.pretrained, self._settings.trust)
+        """Start from the weights of another model, and say which; a run that goes on has its own."""
+        config = self._settings
+        if not config.get("pretrained") or config.get("ckpt_path") or getattr(self, "_steps_before", 0):
+            return
+        found = initialise_from(self.model, config.pretrained, config.trust)
         if self.trainer.is_global_zero:
             _log.info("%s", found)
-            write_initialisation(self.model, self.run_folder)
+            if not config.trainer.fast_dev_run:
+                write_initialisation(self.model, self.run_folder)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, and say what was written."""
@@ -178,8 +212,9 @@ class DiffMedSegCLI(LightningCLI):
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
             Console().print(
-                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time. "
-                "Both count from its first start: raise the one that stopped it (--trainer.max_time 00:01:00:00)."
+                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time, "
+                "or early stopping had ended it. All count from its first start: raise the one that stopped it, such "
+                "as --trainer.max_time 00:01:00:00."
             )
         self._say_what_was_written()
 
@@ -209,15 +244,17 @@ def run(args: list[str]) -> None:
     """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``."""
     keep_freed_memory()
     quieten()
+    stop = StopSafely()
     try:
-        _cli(args, run=True)
-    except (DataError, NoRunError, ZooError) as error:
+        with stop.listening():
+            _cli(args, run=True, stop=stop)
+    except (CheckpointError, DataError, NoRunError, ZooError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
     finally:
-        folder = Path(os.environ.get(_RUN_FOLDER, "."))
-        if _RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
+        folder = Path(os.environ.get(RUN_FOLDER, "."))
+        if RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # a start that failed takes no number
 
 
@@ -225,10 +262,11 @@ def build(args: list[str]) -> tuple[DiffusionSegmenter, SegmentationDataModule, 
     """Build what a configuration describes, and run nothing; see :meth:`diffmedseg.recipes.Recipe.build`."""
     quieten()
     cli = _cli(args, run=False)
+    cli._initialise()
     return cli.model, cli.datamodule, cli.trainer
 
 
-def _cli(args: list[str], run: bool) -> DiffMedSegCLI:
+def _cli(args: list[str], run: bool, stop: StopSafely | None = None) -> DiffMedSegCLI:
     for package in (diffmedseg.data, diffmedseg.models):
         import_names(package)  # makes the classes known by their short names
     return DiffMedSegCLI(
@@ -240,6 +278,7 @@ def _cli(args: list[str], run: bool) -> DiffMedSegCLI:
         seed_everything_default=0,
         save_config_callback=LoggedConfig,
         save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [ExactResume(), stop or StopSafely()]},
         parser_kwargs={"description": "Train and test segmenters by configuration files."},
         args=args,
         run=run,

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffmedseg.checkpoints import cannot_be_loaded
 from diffmedseg.errors import suggest
 from diffmedseg.files import file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
@@ -119,12 +120,7 @@ def _load(path: Path, parts: Callable[[], _Parts], trust: Collection[str]) -> Di
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything
-        # Of torch's complaint of pickles the second sentence advises to unpickle without care.
-        said = " ".join(str(error).split()).split(". ")[0]
-        reason = f"{type(error).__name__}: {said[:300]}"
-        raise ZooError(
-            f"{path} cannot be loaded: it is damaged, of another version, or no model of this project ({reason})."
-        ) from error
+        raise ZooError(cannot_be_loaded(path, error)) from error
     if not isinstance(model, DiffusionSegmenter):
         raise ZooError(f"{path} describes a {type(model).__name__}, not a segmenter.")
     return model.eval()
