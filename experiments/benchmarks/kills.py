@@ -23,9 +23,7 @@ from jsonargparse import auto_cli
 
 from diffmedseg.runs import last_checkpoint, read_whole_rows
 
-_EXPERIMENTS = Path(__file__).parents[1]
 _SETTINGS = [
-    *("-c", str(_EXPERIMENTS / "base.yaml"), "-c", str(_EXPERIMENTS / "medsegdiff" / "synthetic.yaml")),
     *(
         "--trainer.accelerator=cpu",
         "--trainer.log_every_n_steps=1",
@@ -78,7 +76,14 @@ class Run:
     def start(self) -> ForkServerProcess:
         """Start the command line, or go on where a checkpoint is."""
         goes_on = any(last_checkpoint(path).is_file() for path in self.folders)
-        arguments = ["fit", *self.settings, f"--runs={self.runs}", *(["--ckpt_path=last"] if goes_on else [])]
+        arguments = [
+            "train",
+            "medsegdiff-lite",
+            "synthetic",
+            *self.settings,
+            f"--runs={self.runs}",
+            *(["--ckpt_path=last"] if goes_on else []),
+        ]
         process = multiprocessing.get_context("forkserver").Process(
             target=command_line, args=(arguments, self.runs / "log.txt")
         )
