@@ -15,6 +15,7 @@ from torch import Tensor
 from diffmedseg.configurable import Configurable
 from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
+from diffmedseg.wording import count
 
 
 class TooFewCasesError(ValueError):
@@ -210,7 +211,7 @@ def _conformal_quantile(scores: NDArray[np.float64], coverage: float) -> float:
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     if rank > len(scores):
         raise TooFewCasesError(
-            f"{len(scores)} cases are too few for a coverage of {coverage:g}: "
+            f"{count(len(scores), 'case')} cannot give a coverage of {coverage:g}: "
             f"{math.ceil(coverage / (1 - coverage) - 1e-9)} are needed."
         )
     return float(np.sort(scores)[rank - 1])

@@ -27,6 +27,7 @@ from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scor
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.refinement import Refinement
+from diffmedseg.wording import count
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -208,14 +209,14 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
     policy = (
-        f"mean over {len({row.case for row in rows})} cases at native resolution"
+        f"mean over {count(len({row.case for row in rows}), 'case')} at native resolution"
         f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
     if max(row.num_raters for row in rows) > 1:
         policy += "; masks are compared with a reference: of two raters the first, of more their majority"
     if empty:
-        policy += f"; {empty} empty masks predicted empty count 1"
+        policy += f"; {count(empty, 'empty mask')} predicted empty, which counts 1"
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmedseg.cli.parsing import Parser, add_trust, report_errors
+from diffmedseg.wording import count
 
 if TYPE_CHECKING:
     from diffmedseg.evaluation.mask_folders import Pairs
@@ -76,7 +77,8 @@ def _print_scores(rows: Sequence["CaseScore"], pairs: "Pairs") -> None:
     from diffmedseg.metrics.cases import TITLES, summarise
 
     empty = sum(row.both_empty for row in rows)
-    caption = f"mean over {len(rows)} cases" + (f"; {empty} empty masks predicted empty count 1" if empty else "")
+    caption = f"mean over {count(len(rows), 'case')}"
+    caption += f"; {count(empty, 'empty mask')} predicted empty, which counts 1" if empty else ""
     for names, what in (
         (pairs.missing, "true masks without prediction"),
         (pairs.extra, "predictions without true mask"),
@@ -186,7 +188,7 @@ def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
     print(
         f"Of new cases like these, {coverage} or more will have {share} of the inner contour within the truth, {share} "
         "of the truth within the outer contour, and the true area within its interval, with "
-        f"{fitted['num_samples']} samples of {fitted['num_steps']} steps (probabilities before calibration):"
+        f"{count(fitted['num_samples'], 'sample')} of {fitted['num_steps']} steps (probabilities before calibration):"
     )
     for region, inner, outer, factor in zip(
         regions, fitted["inner"], fitted["outer"], fitted["area_factor"], strict=True

@@ -22,6 +22,7 @@ from diffmedseg.data.sampler import CaseSampler, TrainingSampler
 from diffmedseg.data.store import DataError, EvaluationView, ImageStore, Item, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.files import cache_folder as cache_folder
+from diffmedseg.wording import count
 
 Split = Literal["train", "val", "test"]
 
@@ -167,7 +168,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         store, (rank, world_size) = self.stores[split], self._ranks()
         if len(set(store.cases)) < world_size:
             raise ValueError(
-                f"{len(set(store.cases))} cases of the {split} split cannot be shared by {world_size} "
+                f"{count(len(set(store.cases)), 'case')} of the {split} split cannot be shared by {world_size} "
                 "processes: use fewer devices."
             )
         return DataLoader(

@@ -16,6 +16,7 @@ from diffmedseg.data.duplicates import fingerprint, nearly_same, same
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.store import DataError, ImageStore, majority
 from diffmedseg.metrics.functional import dice_from_counts
+from diffmedseg.wording import count
 
 #: Edges of the histogram of areas, of the image.
 AREA_EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -131,7 +132,7 @@ def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
     patients = {one.split: {data.patient(case) for case in one.cases} for one in prints}
     shared = patients.get("test", set()) & (patients.get("train", set()) | patients.get("val", set()))
     if shared:
-        text = f"{len(shared)} patients are both in the test set and among those that are trained or chosen on."
+        text = f"{count(len(shared), 'patient')} in the test set and also among those trained or chosen on."
         found.problems.append(Problem("patient split apart", text, sorted(shared)))
     return prints
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from diffmedseg.errors import DataError
+from diffmedseg.wording import count
 
 if TYPE_CHECKING:
     from diffmedseg.segmentation import CropWindow
@@ -109,10 +110,10 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Pa
         DataError: If an image has no mask, or a mask no image.
     """
     unpaired = [
-        f"{len(alone)} {what} have no {other} in {folder}: {first_names(alone)}"
+        f"{count(len(alone), what)} without {other} in {folder}: {first_names(alone)}"
         for what, alone, other, folder in (
-            ("images", images.keys() - masks.keys(), "mask", mask_folder),
-            ("masks", masks.keys() - images.keys(), "image", image_folder),
+            ("image", images.keys() - masks.keys(), "a mask", mask_folder),
+            ("mask", masks.keys() - images.keys(), "an image", image_folder),
         )
         if alone
     ]

@@ -19,6 +19,7 @@ from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
 from diffmedseg.data.files import Item, find_folders, first_names, image_size, index_files, pair, read_binary_mask
 from diffmedseg.data.store import DataError, ImageStore
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.wording import count
 
 Part = Literal["training", "validation", "test"]
 
@@ -192,7 +193,7 @@ class ISICDataModule(SegmentationDataModule):
         if shared:
             images, reported = (self.root / self.folders()[p][0] for p in ("training", part))
             raise DataError(
-                f"{len(shared)} images are both in {images} and in {reported}: {first_names(shared)}. Results on "
+                f"{count(len(shared), 'image')} in {images} and in {reported}: {first_names(shared)}. Results on "
                 "images that were trained on mean nothing: unpack the official archives again, each in its own folder.",
                 shared,
             )

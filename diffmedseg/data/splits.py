@@ -13,6 +13,7 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.wording import count
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
         n = len(patients)
         how = f"--data.folds {n}; for data check --set folds={n}"
         advice = f"set folds to {n} ({how})" if n > 1 else "one to train on and one to test are needed"
-        raise DataError(f"{n} patients cannot be dealt to {folds} folds: {advice}.")
+        raise DataError(f"{count(n, 'patient')} cannot be dealt to {folds} folds: {advice}.")
     order = [patients[i] for i in torch.randperm(len(patients), generator=keyed_generator(seed, "patients")).tolist()]
     test, others = order[fold::folds], [patient for n, patient in enumerate(order) if n % folds != fold]
     number = round(val_fraction * len(others))
@@ -118,7 +119,7 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
     missing = [case for ids in splits.values() for case in ids if case not in patients]
     if missing:
         raise DataError(
-            f"{path} names {len(missing)} cases that are not there: {first_names(missing)}. Download them, or delete "
+            f"{path} names {count(len(missing), 'case')} not there: {first_names(missing)}. Download them, or delete "
             "the file to draw splits of what is there."
         )
     if not splits["test"] or not splits["train"]:

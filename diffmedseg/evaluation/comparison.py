@@ -9,6 +9,7 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.store import DataError
 from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.cases import TITLES, CaseScore
+from diffmedseg.wording import count
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def compare_cases(a: Sequence[CaseScore], b: Sequence[CaseScore], common: bool =
     both = sorted(first.keys() & second.keys())
     if not both or (alone and not common):
         remedy = "--common compares the others." if both else "Are these tests of the same data?"
-        raise DataError(f"{len(alone)} cases are in one table alone: {first_names(alone)}. {remedy}")
+        raise DataError(f"{count(len(alone), 'case')} in one table alone: {first_names(alone)}. {remedy}")
     differences = []
     for region in dict.fromkeys(row.region for row in a):
         for score in TITLES:

@@ -18,6 +18,7 @@ from diffmedseg.evaluation.figures import (
 )
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.cases import JACCARD_THRESHOLD, TITLES, CaseScore
+from diffmedseg.wording import count
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 62rem; padding: 1rem; }
@@ -105,13 +106,13 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Map
     dice = scores["dice"]
     lines = [
         f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
-        f"{dice['cases']} cases; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
+        f"{count(dice['cases'], 'case')}; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
     ]
     if of_set["without_lesion"]:
         alarms = of_set["without_lesion"] - of_set["both_empty"]
         lines.append(
-            f"{of_set['without_lesion']} cases have no lesion: in {alarms} of them something is found, which counts as "
-            "Dice 0, and nothing as 1."
+            f"{count(of_set['without_lesion'], 'case')} without a lesion: in {alarms} of them something is found, "
+            "which counts as Dice 0, and nothing as 1."
         )
     if len(rows) >= 10:
         coverage, risk = risk_coverage([row.uncertainty for row in rows], [row.dice for row in rows])
@@ -129,7 +130,7 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Map
         lines.append(
             f"{contours['share']:.0%} of its inner contour was true in {inner} of cases, {contours['share']:.0%} of "
             f"the truth was in its outer contour in {outer}, and the true area in its interval in {area}; fitted on "
-            f"{contours['cases']} cases to hold in {contours['coverage']:.0%}."
+            f"{count(contours['cases'], 'case')} to hold in {contours['coverage']:.0%}."
         )
     return "<p>" + "<br>\n".join(lines) + "</p>"
 

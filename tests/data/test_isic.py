@@ -154,19 +154,19 @@ def test_images_without_mask(tmp_path):
     for number in range(2, 7):
         (folders(tmp_path)[1] / f"ISIC_{number:07d}_segmentation.png").unlink()
     names = "ISIC_0000002, ISIC_0000003, ISIC_0000004 and 2 more"
-    expect(tmp_path, "5 images have no mask", names, str(folders(tmp_path)[1]), "Unpack both")
+    expect(tmp_path, "5 images without a mask", names, str(folders(tmp_path)[1]), "Unpack both")
 
 
 def test_masks_without_image(tmp_path):
     write(tmp_path, ISIC2018DataModule, training=10)
     (folders(tmp_path)[0] / "ISIC_0000009.jpg").unlink()
-    expect(tmp_path, "1 masks have no image", "ISIC_0000009", str(folders(tmp_path)[0]), "of 9 images and 10 masks")
+    expect(tmp_path, "1 mask without an image", "ISIC_0000009", str(folders(tmp_path)[0]), "of 9 images and 10 masks")
 
 
 def test_unpaired_reported_set_is_found_before_training(tmp_path):
     write(tmp_path, ISIC2018DataModule, training=10, test=3)
     (folders(tmp_path, part="test")[1] / "ISIC_0010001_segmentation.png").unlink()
-    expect(tmp_path, "1 images have no mask", "ISIC_0010001")
+    expect(tmp_path, "1 image without a mask", "ISIC_0010001")
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -206,7 +206,7 @@ def test_folders_without_any_image(tmp_path):
 def test_image_in_training_and_test_set(tmp_path):
     write(tmp_path, ISIC2018DataModule, training=10, test=3)
     write_pair(*folders(tmp_path, part="test"), 3)
-    expect(tmp_path, "1 images are both in", "ISIC_0000003")
+    expect(tmp_path, "1 image in", "ISIC_0000003")
 
 
 def test_too_few_images(tmp_path):

@@ -65,7 +65,7 @@ def test_a_file_of_splits(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [("train: [p00-0]", "is damaged"), ("- a", "is damaged"), (": :", "is damaged"),
-     ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 cases that are not there: p99-0"),
+     ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 case not there: p99-0"),
      ("train: [p00-0]\nval: []\ntest: [p00-1]", "tests patients that it also trains or chooses on: p00"),
      ("train: [p00-0]\nval: []\ntest: []", "has no case to test")],
 )  # fmt: skip

@@ -35,7 +35,7 @@ def test_order_does_not_matter_and_ties_count_half():
 
 def test_cases_that_are_in_one_alone():
     a, b = rows([0.5, 0.6, 0.9]), rows([0.5, 0.6])
-    with pytest.raises(DataError, match=r"1 cases are in one table alone: c2 \(lesion\)\. --common"):
+    with pytest.raises(DataError, match=r"1 case in one table alone: c2 \(lesion\)\. --common"):
         compare_cases(a, b)
     assert compare_cases(a, b, common=True)[0].cases == 2
     with pytest.raises(DataError, match="Are these tests of the same data"):

@@ -100,7 +100,7 @@ def test_false_alarms_are_counted_where_there_is_nothing_to_find():
     assert (of_set["without_lesion"], of_set["false_alarms"]) == (2, 0.5)
     rows = score_cases(pooled.values(), ["r"])
     page = render_report("t", summed_up(pooled, ["r"]), rows, {}, ["r"])
-    assert "2 cases have no lesion: in 1 of them something is found" in page
+    assert "2 cases without a lesion: in 1 of them something is found" in page
     of_set = summed_up(images(), ["r"])["regions"]["r"]["set"]
     assert (of_set["without_lesion"], of_set["false_alarms"]) == (0, None)
 

@@ -16,6 +16,7 @@ from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.segmentation import CropWindow
+from diffmedseg.wording import count
 
 
 class PictureDataModule(FoldsDataModule[PictureCase]):
@@ -75,10 +76,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         found = self.layout.search(self.root)
         problems = []
         if found.without_mask:
-            text = f"{len(found.without_mask)} pictures have no mask, and are left out."
+            text = f"{count(len(found.without_mask), 'picture')} without a mask: left out."
             problems.append(Problem("picture without mask", text, found.without_mask, serious=False))
         if found.without_picture:
-            text = f"{len(found.without_picture)} masks have no picture: add the pictures, or remove these masks."
+            text = f"{count(len(found.without_picture), 'mask')} without a picture: add pictures or remove masks."
             problems.append(Problem("mask without picture", text, found.without_picture))
         return problems
 

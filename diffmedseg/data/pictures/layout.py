@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from diffmedseg.configurable import Configurable
 from diffmedseg.data.files import PICTURES, binarise, first_names, mask_key, open_image
 from diffmedseg.errors import DataError
+from diffmedseg.wording import count
 
 #: Stands in a stored mask where a rater did not outline the picture.
 MISSING = 255
@@ -119,10 +120,12 @@ class FileNames(Configurable):
         found = self.search(root)
         if found.without_mask:
             some = first_names(found.without_mask)
-            _log.warning("%d pictures in %s have no mask, and are left out: %s.", len(found.without_mask), root, some)
+            _log.warning(
+                "%s without a mask in %s: left out: %s.", count(len(found.without_mask), "picture"), root, some
+            )
         if found.without_picture:
             some = first_names(found.without_picture)
-            _log.warning("%d masks in %s have no picture: %s.", len(found.without_picture), root, some)
+            _log.warning("%s without a picture in %s: %s.", count(len(found.without_picture), "mask"), root, some)
         return found.cases
 
     def search(self, root: Path) -> Found:

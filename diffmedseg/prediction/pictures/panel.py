@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffmedseg.figures import COLOURS, outline
 from diffmedseg.segmentation import Segmentation, resize_soft
+from diffmedseg.wording import count
 
 
 def draw_overlay(
@@ -34,7 +35,9 @@ def draw_overlay(
     names = [f"{region}, {share:.1%} of the {what}" for region, share in zip(regions, shares, strict=True)]
     lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
     mask_axis.legend(lines, names, fontsize=7, loc="upper right")
-    mask_axis.set_title("mask" + (f", and {len(samples)} samples (thin)" if len(samples) > 1 else ""), fontsize=9)
+    mask_axis.set_title(
+        "mask" + (f", and {count(len(samples), 'sample')} (thin)" if len(samples) > 1 else ""), fontsize=9
+    )
     contours = [one[0, :1] for one in (segmentation.inner, segmentation.outer) if one is not None]
     for contour in contours:
         outline(probability_axis, contour, linewidth=1.2, linestyle="dashed")

@@ -13,6 +13,7 @@ from diffmedseg.figures import COLOURS, outline
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.segmentation import resize_soft
+from diffmedseg.wording import count
 
 AnyType = TypeVar("AnyType", bound=np.generic)
 _PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of (D, H, W) that each cuts
@@ -61,7 +62,7 @@ def draw_planes(
         axes[0].set_ylabel(plane, fontsize=9)
     names = [f"{region}, {size:.1f} ml" for region, size in zip(regions, millilitres, strict=True)]
     lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
-    thin = f"\nthin: {len(result.samples)} samples of {regions[0]}" if len(result.samples) > 1 else ""
+    thin = f"\nthin: {count(len(result.samples), 'sample')} of {regions[0]}" if len(result.samples) > 1 else ""
     figure.legend(
         lines,
         names,
