@@ -1,5 +1,5 @@
-# Thin aliases: each prints the command that it runs.
-MODEL ?= medsegdiff
+# Thin aliases: each prints the command that it runs. `diffmedseg` itself does all the work.
+MODEL ?= medsegdiff-lite
 DATA ?= synthetic
 DATA_DIR ?=
 PRESET ?=
@@ -11,31 +11,20 @@ PEER ?=
 ARGS ?=
 PYTHON ?= python3
 
-# What `make demo` shows: of a sample, and of a picture.
-DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
-DEMO := $(if $(IN),medsegdiff-lite_isic2017.cpu64,medsegdiff-lite_synthetic.tiny)
-
 BIN := .venv/bin
-RUN := $(BIN)/python -m diffmedseg
-# MODEL=medsegdiff-lite is the member lite of medsegdiff.
-FAMILY := $(firstword $(subst -, ,$(MODEL)))
-MEMBER := $(patsubst $(FAMILY)-%,experiments/$(FAMILY)/member/%.yaml,$(filter $(FAMILY)-%,$(MODEL)))
-PAIR := experiments/$(FAMILY)/$(DATA).yaml
-PRESET_FILE := $(if $(PRESET),experiments/$(FAMILY)/$(PRESET).yaml)
-LOGGER_FILE = $(if $(LOGGER),$(or $(wildcard experiments/logger/$(LOGGER).yaml),$(error There is no experiments/logger/$(LOGGER).yaml. There are: $(basename $(notdir $(wildcard experiments/logger/*.yaml))))))
-PAIRS := $(foreach data,$(basename $(notdir $(wildcard experiments/data/*.yaml))),$(wildcard experiments/*/$(data).yaml))
-# Where the official folders are: DATA_DIR, else $DIFFMEDSEG_DATA/<data>, else what the data's yaml says (data/<data>).
-HAS_ROOT := $(shell grep -s 'root:' experiments/data/$(DATA).yaml)
-ROOT := $(or $(DATA_DIR),$(if $(and $(DIFFMEDSEG_DATA),$(HAS_ROOT)),$(DIFFMEDSEG_DATA)/$(DATA)))
+RUN := $(BIN)/diffmedseg
+given = $(if $(2),--$(1) "$(2)")
+DEMO := $(if $(IN),medsegdiff-lite_isic2017.cpu64,medsegdiff-lite_synthetic.tiny)
+DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train evaluate predict augment-preview bench test test-real lint
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 	@echo
 	@echo "make train takes MODEL DATA DATA_DIR PRESET LOGGER CKPT=last ARGS, for example"
-	@echo "  make train MODEL=medsegdiff DATA=isic2017 DATA_DIR=/path/to/isic2017 PRESET=cpu ARGS='--trainer.max_steps 100'"
+	@echo "  make train MODEL=medsegdiff-lite DATA=isic2017 DATA_DIR=/path/to/isic2017 PRESET=cpu ARGS='--trainer.max_steps 100'"
 
 setup: .venv/installed ## make the environment in .venv
 
@@ -47,40 +36,21 @@ setup: .venv/installed ## make the environment in .venv
 	touch $@
 
 demo: setup ## segment a sample with a model of the zoo, or a picture of yours: IN=<file>
-	$(RUN) predict $(or $(CKPT),$(DEMO)) "$(or $(IN),zoo/sample.png)" --out "$(DEMO_OUT)" --panel --resume $(ARGS)
+	$(RUN) predict "$(or $(CKPT),$(DEMO))" "$(or $(IN),zoo/sample.png)" --out "$(DEMO_OUT)" --panel --resume $(ARGS)
 	@echo "Look at:"; ls "$(DEMO_OUT)"/*_panel.png
 
-train: setup ## train, test the best checkpoint, draw pictures
-ifeq ($(wildcard $(PAIR)),)
-	$(error There is no $(PAIR). There are: $(patsubst experiments/%.yaml,%,$(filter-out experiments/data/% experiments/model/%,$(PAIRS))))
-endif
-ifneq ($(MEMBER),$(wildcard $(MEMBER)))
-	$(error There is no $(MEMBER). There are: $(FAMILY) $(patsubst experiments/$(FAMILY)/member/%.yaml,$(FAMILY)-%,$(wildcard experiments/$(FAMILY)/member/*.yaml)))
-endif
-ifneq ($(filter-out last $(wildcard $(CKPT)),$(CKPT)),)
-	$(error There is no file $(CKPT). CKPT=last goes on with the newest run; there are: $(wildcard runs/*/*/checkpoints/last.ckpt))
-endif
-ifneq ($(and $(filter paper,$(PRESET)),$(filter-out %/v1.yaml,$(MEMBER))),)
-	$(error $(PRESET_FILE) is MedSegDiff-V1 as it was published, whatever MODEL says: MODEL=medsegdiff-v1. For the size alone: ARGS='--model.denoiser.size paper')
-endif
-ifneq ($(PRESET_FILE),$(wildcard $(PRESET_FILE)))
-	$(error There is no $(PRESET_FILE). Presets of $(FAMILY): $(basename $(notdir $(filter-out $(PAIRS),$(wildcard experiments/$(FAMILY)/*.yaml)))))
-endif
-	$(RUN) fit -c experiments/base.yaml -c $(PAIR) $(addprefix -c ,$(MEMBER) $(PRESET_FILE) $(LOGGER_FILE))$(if $(MEMBER), --experiment $(MODEL)-$(DATA)) $(if $(ROOT),--data.root "$(ROOT)") $(addprefix --ckpt_path ,$(CKPT)) $(ARGS)
+train: setup ## train MODEL on DATA, test the best checkpoint, draw pictures
+	$(RUN) train "$(MODEL)" "$(DATA)" $(call given,preset,$(PRESET)) $(call given,logger,$(LOGGER)) $(call given,data.root,$(DATA_DIR)) $(call given,ckpt_path,$(CKPT)) $(ARGS)
 
-evaluate: setup ## test a checkpoint: CKPT=runs/.../checkpoints/best.ckpt
-ifeq ($(wildcard $(CKPT)),)
-	$(error $(if $(CKPT),There is no file $(CKPT).,Say which checkpoint: CKPT=...) There are: $(wildcard runs/*/*/checkpoints/best.ckpt))
-endif
-	$(RUN) test -c $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml $(if $(DATA_DIR),--data.root "$(DATA_DIR)") --ckpt_path $(CKPT) --verbose false $(addprefix -c ,$(LOGGER_FILE)) $(ARGS)
+evaluate: setup ## test a run or a checkpoint: CKPT=runs/<experiment>/version_0
+	$(RUN) evaluate "$(or $(CKPT),$(error Say which run or checkpoint: CKPT=runs/<experiment>/version_0))" $(call given,logger,$(LOGGER)) $(call given,data.root,$(DATA_DIR)) $(ARGS)
 
 predict: setup ## segment pictures or volumes: CKPT=<checkpoint, run or zoo entry> IN=<file, folder or 'pattern'> OUT=<folder>
 	$(if $(and $(CKPT),$(IN),$(OUT)),,$(error Say CKPT=..., IN=... and OUT=...: make predict CKPT=medsegdiff-lite_isic2017.cpu64 IN=photos OUT=masks))
 	$(RUN) predict "$(CKPT)" "$(IN)" --out "$(OUT)" $(ARGS)
 
 augment-preview: setup ## draw images and masks of DATA after augmentation
-	$(if $(wildcard experiments/data/$(DATA).yaml),,$(error There is no experiments/data/$(DATA).yaml. There are: $(basename $(notdir $(wildcard experiments/data/*.yaml)))))
-	$(RUN) data augment-preview --data experiments/data/$(DATA).yaml $(if $(ROOT),--data.root "$(ROOT)") --out runs/augment-preview_$(DATA).png $(ARGS)
+	$(RUN) data augment-preview "$(DATA)" $(if $(DATA_DIR),"$(DATA_DIR)") --out runs/augment-preview_$(DATA).png $(ARGS)
 
 bench: setup ## print ratios of time on this machine; PEER=<a python that has med-seg-diff-pytorch, too> adds that
 	$(BIN)/python experiments/benchmarks/samples_time.py

@@ -1,5 +1,6 @@
 """``python -m diffmedseg``."""
 
-from diffmedseg.cli import main
+from diffmedseg.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

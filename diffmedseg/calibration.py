@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
+
 _SLOPE = 1e-3
 _LEAST = 1e-6  # probabilities are kept so far from 0 and 1, where logits end
 
 
-class Calibration(ABC):
+class Calibration(Configurable, ABC):
     """An increasing map of probability to probability."""
 
     @abstractmethod

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
 
@@ -38,7 +39,7 @@ class Held:
     between_contours: float
 
 
-class Conformal:
+class Conformal(Configurable):
     """An inner and an outer contour of each region, and an interval for its area, that hold as often as they say.
 
     Split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511) over cases: for a new

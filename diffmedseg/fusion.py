@@ -5,10 +5,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
+
 _BITS = 31  # votes in a number, beside which there is room for the number of a pixel
 
 
-class Fusion(ABC):
+class Fusion(Configurable, ABC):
     """Fuses the samples of an image into one probability map.
 
     Unanimous samples give that mask, and the order of samples changes nothing.

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.segmentation import nest
 
 
-class Refinement(ABC):
+class Refinement(Configurable, ABC):
     """Gives, from the image and the set of masks, a better probability than the fused one.
 
     Args:

@@ -1,15 +1,32 @@
 """Where runs write: ``<runs>/<experiment>/version_<n>``, found again when a run goes on."""
 
+import csv
 import os
 import re
-from csv import DictReader
+from collections.abc import Sequence
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
+from lightning import Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from diffmedseg.atomic import write_whole
+from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
 from diffmedseg.errors import NoRunError as NoRunError
+
+#: Names the run's folder to processes that were started for it: by Lightning, or by a launcher that nobody here knows.
+RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
+
+
+def last_checkpoint(run: Path) -> Path:
+    """Return where a run keeps the checkpoint from which it goes on."""
+    return run / "checkpoints" / "last.ckpt"
 
 
 def new_run(folder: Path, kind: str) -> Path:
@@ -29,11 +46,14 @@ def newest_run(folder: Path) -> Path:
     Raises:
         NoRunError: If there is none.
     """
-    runs = [path for _, path in sorted(_numbered(folder, "version")) if (path / "checkpoints" / "last.ckpt").is_file()]
+    numbered = [path for _, path in sorted(_numbered(folder, "version")) if last_checkpoint(path).is_file()]
+    jobs = [path for path in folder.glob("version_job*") if last_checkpoint(path).is_file()]
+    # A number tells which run started later, a job's id does not.
+    runs = sorted([*numbered[-1:], *jobs], key=lambda path: last_checkpoint(path).stat().st_mtime_ns)
     if not runs:
         raise NoRunError(
             f"There is no run to continue under {folder}: no version_*/checkpoints/last.ckpt. "
-            "Train without CKPT=last first."
+            "Train without --ckpt_path last first."
         )
     return runs[-1]
 
@@ -43,28 +63,164 @@ def _numbered(folder: Path, kind: str) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for path in paths if (match := re.fullmatch(rf"{kind}_(\d+)", path.name))]
 
 
+def shared_run(folder: Path, kind: str, command: Sequence[str]) -> Path:
+    """Return the folder of a run: one for all its processes, and the same one where the run is started again.
+
+    A SLURM job that is requeued and a torchrun that restarts its processes find the folder in which they left off. Two
+    commands of one job have two folders.
+
+    Args:
+        folder: Of the experiment.
+        kind: Begins the folder's name.
+        command: Arguments of the command line; they tell the commands of one job apart.
+
+    Raises:
+        NoRunError: If several processes were started in a way that gives them no common folder.
+    """
+    if RUN_FOLDER in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    digest = blake2b("\0".join(command).encode(), digest_size=4).hexdigest()
+    if SLURMEnvironment.detect():  # not of an interactive job, whose commands a person types
+        run = folder / f"{kind}_job{slurm_job()}-{digest}"
+        run.mkdir(parents=True, exist_ok=True)
+    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        run = _agreed_run(folder, kind, digest)
+    elif "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise NoRunError(
+            f"A launcher other than Lightning, srun and torchrun started {os.environ['WORLD_SIZE']} processes, which "
+            f"cannot agree on a folder. Set {RUN_FOLDER} to one folder for all of them, or use torchrun."
+        )
+    else:
+        run = new_run(folder, kind)
+    os.environ[RUN_FOLDER] = str(run)
+    return run
+
+
+def slurm_job() -> str:
+    """Return the id of the SLURM job, which stays when it is requeued; of an array that of the task, such as 71_3."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def _agreed_run(folder: Path, kind: str, digest: str) -> Path:
+    """Let torchrun's first process make the folder; its agent keeps the name when it restarts the processes."""
+    import torch.distributed as dist
+
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # exported, not declared
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
+    key = f"diffmedseg/{os.environ['TORCHELASTIC_RUN_ID']}/{kind}/{digest}"
+    if os.environ["RANK"] == "0" and not store.check([key]):
+        store.set(key, str(new_run(folder, kind)))
+    return Path(store.get(key).decode())  # waits for the first process
+
+
+def starting_checkpoint(ckpt_path: str | None, kind: str, experiment: Path) -> Path | None:
+    """Return the checkpoint that a command names, which can be read; ``last`` is that of the experiment's newest run.
+
+    Raises:
+        NoRunError: If no run of the experiment can go on.
+        CheckpointError: If the checkpoint is missing or damaged; the message says what can be done.
+    """
+    if ckpt_path is None or "://" in ckpt_path:
+        return None
+    is_last = ckpt_path == "last"
+    path = last_checkpoint(newest_run(experiment)) if is_last else Path(ckpt_path).expanduser()
+    needs = TO_RESUME if kind == "fit" else TO_TEST
+    try:
+        read_checkpoint(path, needs)
+    except CheckpointError as error:
+        best = path.with_name("best.ckpt")
+        if not is_last:
+            raise
+        remedy = f"Go on from {best}, in a new folder, by --ckpt_path {best}, or train" if best.is_file() else "Train"
+        raise CheckpointError(f"{error} {remedy} anew without --ckpt_path last.") from error
+    return path
+
+
+def refuse_spawned_processes(trainer: Trainer) -> None:
+    """Refuse strategies whose processes are copies of this one.
+
+    Such processes keep their progress to themselves: the first process cannot tell whether and how long they trained,
+    and signals do not reach them.
+
+    Raises:
+        NoRunError: Naming the strategy to take.
+    """
+    method = getattr(trainer.strategy.launcher, "_start_method", None)
+    if method is not None:
+        raise NoRunError(
+            f"A strategy that starts its processes by {method} cannot be stopped and continued: say "
+            "--trainer.strategy ddp."
+        )
+
+
+@rank_zero_only
+def remove_leftovers(run: Path) -> None:
+    """Remove temporary files of checkpoints that a kill left behind."""
+    for path in (run / "checkpoints").glob(".tmp-*"):
+        path.unlink(missing_ok=True)
+
+
 class RunLogger(CSVLogger):
     """Logs to ``metrics.csv`` in a run's folder and, where the run goes on, keeps the rows that are there.
 
+    A kill at any moment costs at most the row that is being written.
+
     Args:
         folder: The run's folder.
+        steps: Steps that the run has behind it where it goes on. Rows of later steps are dropped: the run logs them
+            again. None keeps all rows.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, steps: int | None = None) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=20)
+        self.steps = steps
 
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """Return the writer; Lightning's own deletes what an earlier part of the run logged."""
         if self._experiment is None:
-            metrics, kept = Path(self.log_dir) / "metrics.csv", Path(self.log_dir) / "metrics.csv.kept"
-            if metrics.is_file():
-                os.replace(metrics, kept)
-            writer = ExperimentWriter(log_dir=self.log_dir)
-            if kept.is_file():
-                os.replace(kept, metrics)
-                with metrics.open(newline="") as file:
-                    writer.metrics_keys = list(DictReader(file).fieldnames or [])
-            self._experiment = writer
+            self._experiment = _RunWriter(self.log_dir, self.steps)
         return self._experiment  # type: ignore[return-value]  # Lightning declares the base class
+
+
+class _RunWriter(ExperimentWriter):
+    """Appends rows; where the file has to be written anew, it is replaced as a whole."""
+
+    def __init__(self, log_dir: str, steps: int | None) -> None:
+        self.steps = steps
+        super().__init__(log_dir)
+
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        header, rows = read_whole_rows(path)
+        kept = [row for row in rows if self.steps is None or int(row["step"]) < self.steps]
+        if kept:
+            self.metrics_keys = header
+            self._replace(kept)
+        else:
+            path.unlink()
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._replace(read_whole_rows(Path(self.metrics_file_path))[1])
+
+    def _replace(self, rows: list[dict[str, str]]) -> None:
+        write_whole(Path(self.metrics_file_path), partial(self._write, rows))
+
+    def _write(self, rows: list[dict[str, Any]], path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out."""
+    text = path.read_text()
+    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]

@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,6 +102,14 @@ class Segmentation:
         )
         unrefined, prior = (None if maps is None else maps[i : i + 1].cpu() for maps in (plain.unrefined, plain.prior))
         return Segmentation(samples, probability, uncertainty, mask, unrefined, prior=prior)
+
+    def to(self, device: torch.device | str) -> "Segmentation":
+        """Move all maps to a device; Lightning moves predictions to the CPU by this."""
+
+        def move(value: "Tensor | Segmentation | None") -> Any:  # noqa: ANN401
+            return None if value is None else value.to(device)
+
+        return Segmentation(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
     def placed(self, window: CropWindow, size: tuple[int, int]) -> "Segmentation":
         """Lay the maps of a window over its picture, in which nothing was found outside; samples stay as they are."""

@@ -72,7 +72,7 @@ def finished_run(tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     with kept_process_state():
         main(tiny_fit(runs))
-    return runs / "medsegdiff-synthetic" / "version_0"
+    return runs / "medsegdiff-lite-synthetic" / "version_0"
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import numpy as np
 import SimpleITK as sitk
-import yaml
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
-from tiny_run import EXPERIMENTS
 
 SIZE = (6, 20, 16)  # slices, rows, columns
 SPACING = (2.0, 1.0, 1.5)  # mm, in the same order
@@ -132,8 +130,9 @@ def write_lgg(root, names, noise=0.0):
 def data_module(name, root, **options):
     """What experiments/data/<name>.yaml describes, with other settings."""
     from diffmedseg.data.configured import build_data
+    from diffmedseg.recipes import data_config
 
-    config = yaml.safe_load((EXPERIMENTS / "data" / f"{name}.yaml").read_text())
+    config = data_config(name)
     for setting in {"modalities", "brain_mask"} & options.keys():
         config["init_args"]["layout"]["init_args"][setting] = options.pop(setting)
     config["init_args"] |= {"root": str(root), "image_size": 16, "folds": 2} | options

@@ -1,11 +1,10 @@
 """Pictures and masks on disk."""
 
 import numpy as np
-import yaml
 from PIL import Image
-from tiny_run import EXPERIMENTS
 
 from diffmedseg.data.configured import build_data
+from diffmedseg.recipes import data_config
 
 SIZE = (24, 30)
 
@@ -30,7 +29,7 @@ def save_mask(path, mask):
 
 
 def yaml_module(name, root, **options):
-    config = yaml.safe_load((EXPERIMENTS / "data" / f"{name}.yaml").read_text())
+    config = data_config(name)
     config["init_args"] |= {"root": str(root), "image_size": 16} | options
     return build_data(config)
 

@@ -10,6 +10,7 @@ import budget
 import choices
 import diffusers
 import distil
+import finetuning
 import folds
 import ged_time
 import isic2017_result
@@ -20,8 +21,7 @@ import timing
 import torch
 from isic_files import write
 from rows import read_rows
-from test_cli import instantiate
-from tiny_run import EXPERIMENTS
+from test_recipes import instantiate
 
 from diffmedseg import load_checkpoint
 from diffmedseg.data import ISIC2017DataModule
@@ -29,6 +29,7 @@ from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
+from diffmedseg.recipes import recipe
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,7 @@ from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
     [(member, data, one) for member, own in choices.VARIANTS.items() for data, ones in own.items() for one in ones],
 )
 def test_every_variant_changes_something(member, data, variant):
-    family = EXPERIMENTS / "medsegdiff"
-    files = [EXPERIMENTS / "base.yaml", family / f"{data}.yaml", family / "member" / f"{member}.yaml"]
+    files = recipe(choices.MODELS[member], data).files
     options = choices.VARIANTS[member][data][variant]
     changed, first = (instantiate(files, *choices.FIRST[member][data], *changes) for changes in (options, []))
     same = str(changed.config.model) == str(first.config.model)
@@ -270,3 +270,32 @@ def test_table_of_the_budget(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| medsegdiff-lite | 100 | 60 | 0.9000 (0.9000 to 0.9000) | 0.1000 (0.1000 to 0.1000) | 0.8500" in printed
     assert "| supervised | 100 | 60 | 0.8000 (0.8000 to 0.8000) |  |  | 0.1000" in printed
+
+
+def test_fine_tuning_is_compared_with_the_same_training_from_scratch(tmp_path, capsys):
+    """By hand: two children, whose two eyes are averaged first, over two seeds."""
+    rows = [
+        {"transfer": name, "start": start, "steps": "100", "seed": seed, "case": f"Image_0{child}{eye}", "dice": dice}
+        for name, start, dices in (
+            ("CHASE to another child", "scratch", {"1L": 0.2, "1R": 0.4, "2L": 0.5, "2R": 0.5}),
+            ("CHASE to another child", "pretrained", {"1L": 0.6, "1R": 0.6, "2L": 0.6, "2R": 0.8}),
+        )
+        for seed in (0, 1)
+        for (child, eye), dice in dices.items()
+    ]
+    with (tmp_path / "scores.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    finetuning.table(tmp_path / "scores.csv")
+    printed = next(line for line in capsys.readouterr().out.splitlines() if "| pretrained |" in line)
+    assert printed == (
+        "| CHASE to another child | 100 | pretrained | 2 (4) | 2 | 0.650 (0.600 to 0.700) | +0.250 (+0.200 to +0.300) "
+        "| +0.250, +0.250 |"
+    )
+
+
+def test_no_two_runs_of_fine_tuning_share_a_folder():
+    runs = list(finetuning._plan([0, 1], [], [*finetuning.RATES], [0, 100, 300]))
+    assert len({run.folder for run in runs}) == len(runs) > 40
+    assert not any(run.steps == 0 and run.start == "scratch" for run in runs)

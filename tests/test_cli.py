@@ -1,143 +1,24 @@
 import csv
+import json
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
 import yaml
 from lightning import Trainer
-from tiny_run import EXPERIMENTS, tiny_fit
+from tiny_run import tiny_fit
 from wandb_offline import history
 
-from diffmedseg.callbacks.order import check_order
-from diffmedseg.cli import DiffMedSegCLI, main
-from diffmedseg.data import SegmentationDataModule
-from diffmedseg.models import DiffusionSegmenter
-
-FILES = sorted(
-    path for path in EXPERIMENTS.glob("*/*.yaml") if path.parent.name not in {"model", "data", "logger", "sweeps"}
-)
-PAIRS = [path for path in FILES if "experiment" in yaml.safe_load(path.read_text())]
-CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
-MEMBERS = sorted(EXPERIMENTS.glob("*/member/*.yaml"))
-PRESETS = [path for path in FILES if path not in {*PAIRS, *CALLBACKS}]
+import diffmedseg
+from diffmedseg.cli import main
+from diffmedseg.cli.main import COMMANDS
 
 
-def instantiate(files, *options):
-    """Build everything a config describes without running: what is large, that of the papers, on the meta device."""
-
-    class Quiet(DiffMedSegCLI):
-        def instantiate_trainer(self, **kwargs):
-            return Trainer(logger=False, enable_checkpointing=False)
-
-    arguments = [part for file in files for part in ("-c", str(file))]
-    with torch.device("meta" if any(file.stem == "paper" for file in files) else "cpu"):
-        return Quiet(
-            DiffusionSegmenter,
-            SegmentationDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            run=False,
-            args=[*arguments, *options],
-        )
-
-
-def name(path):
-    return f"{path.parent.name}/{path.stem}"
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=name)
-def test_every_pair_builds_with_what_the_data_knows(pair):
-    cli = instantiate([EXPERIMENTS / "base.yaml", pair])
-    assert cli.config.experiment == f"{pair.parent.name}-{pair.stem}"
-    assert cli.datamodule.info.name == pair.stem
-    info = cli.datamodule.info
-    assert (cli.model.denoiser.image_channels, cli.model.denoiser.mask_channels) == (
-        len(info.channels),
-        len(info.regions),
-    )
-    assert cli.model.image_size == cli.datamodule.image_size
-    assert cli.model.regions == info.regions[: len(cli.model.regions)]  # labels tell nothing of inner regions
-
-
-@pytest.mark.parametrize("preset", PRESETS, ids=name)
-def test_every_preset_builds(preset):
-    pair = preset.parent / "isic2017.yaml"
-    cli = instantiate([EXPERIMENTS / "base.yaml", pair, preset])
-    assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 5e5
-
-
-@pytest.mark.parametrize("member", MEMBERS, ids=name)
-@pytest.mark.parametrize("data", ["isic2017", "chase", "brats"])
-def test_every_member_of_a_family_builds(member, data):
-    family = member.parent.parent
-    cli = instantiate([EXPERIMENTS / "base.yaml", family / f"{data}.yaml", member, family / "gpu.yaml"])
-    assert type(cli.model.denoiser).__name__.lower().endswith(member.stem)
-    assert cli.model.denoiser.mask_channels == len(cli.datamodule.info.regions)
-    chosen = yaml.safe_load(member.read_text())["model"]["init_args"]
-    assert cli.model.noise_levels == chosen.get("noise_levels", 1)
-
-
-@pytest.mark.parametrize("callbacks", CALLBACKS, ids=name)
-def test_callbacks_stand_in_an_order_that_is_accepted(callbacks):
-    pair = EXPERIMENTS / "medsegdiff" / "synthetic.yaml"
-    names = [one["class_path"] for one in yaml.safe_load(callbacks.read_text())["trainer"]["callbacks"]]
-    chosen = instantiate([EXPERIMENTS / "base.yaml", pair, callbacks]).config_init.trainer.callbacks
-    check_order(chosen)
-    assert [f"diffmedseg.callbacks.{type(one).__name__}" for one in chosen] == names
-
-
-def test_every_model_has_every_preset():
-    models = {path.parent.name for path in PAIRS}
-    expected = {f"{model}/{preset}" for model in models for preset in ("cpu", "gpu", "paper")}
-    assert {name(path) for path in PRESETS} >= expected
-
-
-def test_the_paper_preset_is_the_published_configuration():
-    files = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "isic2016.yaml"]
-    cli = instantiate([*files, EXPERIMENTS / "medsegdiff" / "paper.yaml"])
-    assert (cli.model.process.prediction, cli.model.process.num_train_steps) == ("epsilon", 1000)
-    assert torch.allclose(1 - cli.model.process.betas[0] * torch.ones(()), torch.tensor(1 - 1e-4))  # no shift
-    assert (cli.model.num_samples, cli.model.num_steps) == (25, 100)
-    assert (cli.datamodule.image_size, cli.datamodule.batch_size, cli.datamodule.augment) == ((256, 256), 32, None)
-    assert (cli.config.ema.decay, cli.config.trainer.gradient_clip_val) == (0.9999, None)
-    assert (cli.model.warmup_steps, cli.model.cosine_decay) == (0, False)
-    optimizer = cli.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
-    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0)
-
-
-@pytest.mark.parametrize("pair", [path for path in PAIRS if path.parent.name == "medsegdiff"], ids=name)
-def test_fidelity_to_raters_is_not_traded_for_dice(pair):
-    """The Dice term seeks modes: fine where one rater is all there is, and only there."""
-    cli = instantiate([EXPERIMENTS / "base.yaml", pair])
-    assert (cli.model.loss.dice > 0) == (cli.datamodule.info.raters == 1)
-
-
-def test_the_control_has_the_budget_of_what_it_controls():
-    for preset in ("cpu", "gpu", "paper"):
-        settings = []
-        for model in ("medsegdiff", "supervised"):
-            found = yaml.safe_load((EXPERIMENTS / model / f"{preset}.yaml").read_text())
-            init = found["model"]["init_args"]
-            own = {key: init.get(key) for key in ("optimizer", "warmup_steps", "cosine_decay")}
-            settings.append((found["trainer"], found.get("data"), found.get("ema"), init["denoiser"]["init_args"], own))
-        assert settings[0] == settings[1]
-
-
-def test_every_model_and_data_set_has_its_pair():
-    models, data = {p.parent.name for p in PAIRS}, {p.stem for p in (EXPERIMENTS / "data").glob("*.yaml")}
-    assert {name(path) for path in PAIRS} == {f"{m}/{d}" for m in models for d in data}
-
-
-def test_seed_reaches_model_and_data_but_not_the_split():
-    cli = instantiate([EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "isic2017.yaml"], "--seed_everything=3")
-    assert (cli.model.seed, cli.datamodule.seed, cli.datamodule.split_seed) == (3, 3, 0)
-
-
-@pytest.mark.parametrize("model", ["medsegdiff", "diffseg", "supervised"])
+@pytest.mark.parametrize("model", ["medsegdiff-lite", "diffseg", "supervised"])
 def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, capsys):
     main(tiny_fit(tmp_path, model=model))
     run = tmp_path / f"{model}-synthetic" / "version_0"
@@ -151,12 +32,79 @@ def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, ca
     ):
         assert (run / file).stat().st_size > 0
     printed = capsys.readouterr().out
-    for text in ("Dice", "IoU", "GED (unbiased)", "Diversity", "Seconds per case", "make evaluate CKPT=", "cases.csv"):
+    for text in ("Dice", "IoU", "GED (unbiased)", "Diversity", "Seconds per case", "diffmedseg evaluate", "cases.csv"):
         assert text in printed
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["denoiser"]["init_args"]["mask_channels"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["trian"], 2, "no command 'trian'. Did you mean train"),
+        (["train", "medsegdif"], 1, "no model 'medsegdif'. Did you mean medsegdiff"),
+        (["train", "supervised", "isic17"], 1, "no data set 'isic17'. Did you mean isic2017"),
+        (["train", "supervised", "synthetic", "--preset", "cup"], 1, "Did you mean cpu"),
+        (["train", "--pretrained", "medsegdiff-lite_isic2017"], 1, "Did you mean medsegdiff-lite_isic2017.cpu64"),
+        (
+            ["train", "supervised", "--pretrained", "medsegdiff-lite_isic2017.cpu64"],
+            1,
+            "has the network MedSegDiffLite",
+        ),
+        (["predict", "medsegdiff-lite_isic2018.cpu64", "x", "--out", "y"], 1, "Did you mean medsegdiff-lite_isic2017"),
+        (["zoo", "lst"], 2, "no command 'lst'. Did you mean list"),
+        (["evaluate", "runs/none"], 1, "no run or checkpoint runs/none"),
+    ],
+)
+def test_a_typo_suggests_what_was_meant(arguments, code, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr().err + str(end.value.code)
+    assert message in said
+    assert len(said) < 700  # not sixty names
+    assert (2 if code == 2 else 1) == (end.value.code if isinstance(end.value.code, int) else 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_and_overview(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"diffmedseg {diffmedseg.__version__}\n"
+    main([])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in COMMANDS)
+
+
+def test_info_is_for_programs(capsys):
+    main(["info", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["diffmedseg"] == version("diffmedseg")
+    assert set(found["presets"]) == set(found["models"])
+    assert "isic2017" in found["datasets"]
+    assert found["entries"]["medsegdiff-lite_isic2017.cpu64"] == "trained"
+    assert found["devices"][0].startswith("cpu")
+    main(["info"])
+    assert "medsegdiff-lite: cpu, gpu" in capsys.readouterr().out
+
+
+def test_the_console_shows_no_noise(tmp_path):
+    """In a process of its own: pytest catches what Lightning's loggers print."""
+    command = [sys.executable, "-m", "diffmedseg", *tiny_fit(tmp_path, "--trainer.enable_progress_bar=false")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = done.stdout + done.stderr
+    for noise in ("Tip:", "litlogger", "TPU", "FLOPs", "/-2", "GPU available", "Warning", "1 cases", "1 empty masks"):
+        assert noise not in printed
+    assert "MedSegDiff-Lite" in printed
+    assert "Epoch" not in printed  # no progress bar
+
+
+def test_other_callbacks_and_loggers_are_named(run, tmp_path):
+    main(["evaluate", str(run), "--callbacks", "staple", "--logger", "csv", f"--runs={tmp_path}"])
+    policy = json.loads((tmp_path / "medsegdiff-lite-synthetic" / "test_0" / "metrics.json").read_text())["policy"]
+    assert policy["changed_by"] == ["MultiSampleEnsemble"]
 
 
 def test_a_saved_config_runs_again_into_a_new_folder(run):
@@ -183,7 +131,7 @@ def test_a_checkpoint_is_evaluated_with_other_settings(run, capsys):
 
 def test_last_continues_in_the_newest_runs_folder_and_keeps_its_csv(tmp_path, monkeypatch):
     main(tiny_fit(tmp_path))
-    folder = tmp_path / "medsegdiff-synthetic" / "version_0"
+    folder = tmp_path / "medsegdiff-lite-synthetic" / "version_0"
     kept = list(csv.DictReader((folder / "metrics.csv").open()))
     monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER")
     main(tiny_fit(tmp_path, "--trainer.max_steps=4", "--ckpt_path=last"))
@@ -210,10 +158,9 @@ def test_last_without_a_run_says_so(tmp_path):
 
 
 def test_missing_data_says_what_to_download(tmp_path):
-    files = [f"-c={EXPERIMENTS / 'base.yaml'}", f"-c={EXPERIMENTS / 'medsegdiff' / 'isic2018.yaml'}"]
-    with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*_Input\.zip.*DATA_DIR"):
-        main(["fit", *files, f"--runs={tmp_path}", f"--data.root={tmp_path / 'nothing'}"])
-    assert not list((tmp_path / "medsegdiff-isic2018").iterdir())  # a start that failed takes no number
+    with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*_Input\.zip.*--data\.root"):
+        main(["train", "medsegdiff-lite", "isic2018", f"--runs={tmp_path}", f"--data.root={tmp_path / 'nothing'}"])
+    assert not list((tmp_path / "medsegdiff-lite-isic2018").iterdir())  # a start that failed takes no number
 
 
 def test_fast_dev_run_writes_and_tests_nothing(tmp_path):
@@ -241,9 +188,9 @@ def test_two_processes_started_by_the_cli_share_a_folder(tmp_path):
     environment = os.environ | {"WANDB_MODE": "offline"}
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert [path.name for path in (tmp_path / "medsegdiff-synthetic").iterdir()] == ["version_0"]
-    rows = list(csv.DictReader((tmp_path / "medsegdiff-synthetic" / "version_0" / "cases.csv").open()))
+    assert [path.name for path in (tmp_path / "medsegdiff-lite-synthetic").iterdir()] == ["version_0"]
+    rows = list(csv.DictReader((tmp_path / "medsegdiff-lite-synthetic" / "version_0" / "cases.csv").open()))
     assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
-    [logged] = (tmp_path / "medsegdiff-synthetic" / "version_0" / "wandb").glob("offline-run-*")
+    [logged] = (tmp_path / "medsegdiff-lite-synthetic" / "version_0" / "wandb").glob("offline-run-*")
     panels = [record["step"]["num"] for record in history(logged) if "val/panels._type" in record["item"]]
     assert len(panels) == 2  # epochs

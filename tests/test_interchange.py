@@ -33,17 +33,13 @@ def arguments(model, data, tmp_path):
     else:
         write_layout(data, root)
         options += [f"--data.root={root}", "--data.folds=2", "--data.train_slices=all"]
-    family, _, member = model.partition("-")
-    files = [EXPERIMENTS / "base.yaml", EXPERIMENTS / family / f"{data}.yaml"]
-    files += [EXPERIMENTS / family / "member" / f"{member}.yaml"] if member else []
-    configs = [part for file in files for part in ("-c", str(file))]
-    return [*configs, f"--experiment={model}-{data}", f"--runs={tmp_path / 'runs'}", *options]
+    return ["train", model, data, f"--runs={tmp_path / 'runs'}", *options]
 
 
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_runs_on_every_kind_of_data(model, data, tmp_path):
-    main(["fit", *arguments(model, data, tmp_path)])
+    main(arguments(model, data, tmp_path))
     run = tmp_path / "runs" / f"{model}-{data}" / "version_0"
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert rows
@@ -59,7 +55,7 @@ def test_every_model_runs_on_every_kind_of_data(model, data, tmp_path):
 def test_every_callback_takes_every_model(model, callbacks, tmp_path):
     if "crf" in callbacks:
         pytest.importorskip("pydensecrf")
-    main(["fit", *arguments(model, "synthetic", tmp_path), "-c", str(EXPERIMENTS / "callbacks" / f"{callbacks}.yaml")])
+    main([*arguments(model, "synthetic", tmp_path), "-c", str(EXPERIMENTS / "callbacks" / f"{callbacks}.yaml")])
     run = tmp_path / "runs" / f"{model}-synthetic" / "version_0"
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert {row["dice_unrefined"] == "" for row in rows} == {callbacks == "staple"}
@@ -70,7 +66,7 @@ def test_every_callback_takes_every_model(model, callbacks, tmp_path):
 def finished_diffseg_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diffseg")
     with kept_process_state():
-        main(["fit", *arguments("diffseg", "brats", folder)])
+        main(arguments("diffseg", "brats", folder))
     return folder / "runs" / "diffseg-brats" / "version_0"
 
 
@@ -111,7 +107,7 @@ def test_a_run_of_diffseg_becomes_an_entry_of_a_zoo(diffseg_run, tmp_path, monke
 def test_what_counts_as_nothing_is_fitted_to_healthy_images(diffseg_run, run, tmp_path):
     with pytest.raises(DataError, match="0 of 4 validation images are healthy; a share of"):
         calibrate_run(diffseg_run, "isotonic", nothing=0.5)
-    main(["fit", *arguments("diffseg", "synthetic", tmp_path), "--data.num_val=40"])
+    main([*arguments("diffseg", "synthetic", tmp_path), "--data.num_val=40"])
     own = tmp_path / "runs" / "diffseg-synthetic" / "version_0"
     found = calibrate_run(own, "isotonic", nothing=0.5)
     presence = found["presence"]
@@ -127,4 +123,4 @@ def test_data_without_healthy_images_is_refused_by_name(tmp_path):
     options = arguments("diffseg", "isic2018", tmp_path)
     options = [option for option in options if not option.startswith("--data.label_recipe")]
     with pytest.raises(SystemExit, match=r"(?s)all are diseased: OwnLabels needs both\..*\n  BorderCrops"):
-        main(["fit", *options, "--data.label_recipe=null"])
+        main([*options, "--data.label_recipe=null"])

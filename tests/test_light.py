@@ -11,8 +11,9 @@ import diffmedseg
 import diffmedseg.data
 import diffmedseg.models
 import diffmedseg.zoo
-from diffmedseg.data.catalogue import dataset_info, read_config
+from diffmedseg.data.catalogue import dataset_info
 from diffmedseg.data.configured import build_data
+from diffmedseg.recipes import data_config
 from diffmedseg.zoo.registry import Input
 from diffmedseg.zoo.typed import as_type
 
@@ -30,10 +31,11 @@ assert current_source().card(min(entries))
 assert diffmedseg.list_pretrained()
 """
 DATA_FACTS = f"""
-from diffmedseg.data.catalogue import dataset_info, markdown_table, read_config
+from diffmedseg.data.catalogue import dataset_info, markdown_table
+from diffmedseg.recipes import data_config
 assert markdown_table()
 for path in {[str(EXPERIMENTS / "data" / f"{name}.yaml") for name in DATA]}:
-    assert dataset_info(read_config(path)).title
+    assert dataset_info(data_config(path)).title
 """
 
 
@@ -49,9 +51,25 @@ def test_listing_does_not_import_torch(script, also):
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "--version", "zoo list", "zoo table", "data list", "data list chase", "info --json", "train --help",
+     "predict --help", "data --help", "zoo --help", "score --help", "evaluate --help"],
+)  # fmt: skip
+def test_these_commands_do_not_import_torch(command):
+    script = (
+        "import sys\nfrom diffmedseg.cli.main import main\n"
+        f"try:\n    main({command.split()})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_the_facts_of_a_data_set_are_those_of_its_module(name):
-    config = read_config(str(EXPERIMENTS / "data" / f"{name}.yaml"))
+    config = data_config(name)
     assert dataset_info(config) == build_data(config).info
 
 
@@ -64,7 +82,7 @@ def test_settings_change_the_facts(name, tmp_path):
     }[name]
     for rater in "ab":
         (tmp_path / f"masks_{rater}").mkdir()
-    config = read_config(str(EXPERIMENTS / "data" / f"{name}.yaml"))
+    config = data_config(name)
     before = dataset_info(config)
     config["init_args"] |= settings
     info = dataset_info(config)
@@ -86,7 +104,7 @@ def test_a_class_that_is_not_of_the_project_is_built(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert dataset_info({"class_path": "own_data.OwnData", "init_args": {}}).raters == 3
-    config = read_config(str(EXPERIMENTS / "data" / "chase.yaml"))
+    config = data_config("chase")
     config["init_args"]["layout"]["class_path"] = "own_data.OwnNames"
     assert dataset_info(config).regions == ("own",)
 

@@ -36,12 +36,11 @@ def test_splits_of_isic2017_are_the_official_ones():
     assert not ids["test"] & (ids["train"] | ids["val"])
 
 
-@pytest.mark.parametrize("model", ["medsegdiff", "supervised"])
+@pytest.mark.parametrize("model", ["medsegdiff-lite", "medsegdiff", "supervised"])
 def test_a_few_steps_on_isic2017_learn_something(model, tmp_path):
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "isic2017.yaml")]
     options = ["--data.image_size=32", "--data.steps_per_epoch=150", "--trainer.max_steps=150", "--model.num_samples=2"]
     options += ["--model.num_steps=2", "--trainer.limit_test_batches=4", f"--data.root={DATA / 'isic2017'}"]
-    main(["fit", *files, *options, f"--runs={tmp_path}"])
+    main(["train", model, "isic2017", *options, f"--runs={tmp_path}"])
     checkpoint = torch.load(next(tmp_path.rglob("best.ckpt")), weights_only=True)
     scores = [
         state["best_model_score"]

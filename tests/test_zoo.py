@@ -21,13 +21,13 @@ IMAGE = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2
 @pytest.fixture
 def own_zoo(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
-    zoo.export(run, "medsegdiff-v1_synthetic.test", half=False)
+    zoo.export(run, "medsegdiff-lite_synthetic.test", half=False)
     return tmp_path / "zoo"
 
 
 def test_export_and_load_give_the_averaged_model(own_zoo, run):
-    assert list_pretrained() == ["medsegdiff-v1_synthetic.test"]
-    model = load_pretrained("medsegdiff-v1_synthetic.test")
+    assert list_pretrained() == ["medsegdiff-lite_synthetic.test"]
+    model = load_pretrained("medsegdiff-lite_synthetic.test")
     assert not model.training
     trained = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     for name, value in model.state_dict().items():
@@ -40,13 +40,13 @@ def test_export_and_load_give_the_averaged_model(own_zoo, run):
 
 
 def test_a_card_says_what_was_measured(own_zoo):
-    card = (own_zoo / "medsegdiff-v1_synthetic.test" / "README.md").read_text()
+    card = (own_zoo / "medsegdiff-lite_synthetic.test" / "README.md").read_text()
     for text in ("not for diagnosis", "| lesion | dice |", "Apache-2.0", "load_pretrained", "3 cases"):
         assert text in card
 
 
 def test_an_entry_trains_again_and_names_no_place_of_this_machine(own_zoo, run):
-    text = (own_zoo / "medsegdiff-v1_synthetic.test" / "run.yaml").read_text()
+    text = (own_zoo / "medsegdiff-lite_synthetic.test" / "run.yaml").read_text()
     assert str(run.parent.parent) not in text
     settings, original = yaml.safe_load(text), yaml.safe_load((run / "config.yaml").read_text())
     assert settings["model"] == original["model"]
@@ -54,7 +54,7 @@ def test_an_entry_trains_again_and_names_no_place_of_this_machine(own_zoo, run):
 
 
 def test_half_precision_halves_the_file(own_zoo, run):
-    whole, half = (own_zoo / name / "model.safetensors" for name in ("medsegdiff-v1_synthetic.test", "x_y.half"))
+    whole, half = (own_zoo / name / "model.safetensors" for name in ("medsegdiff-lite_synthetic.test", "x_y.half"))
     zoo.export(run, "x_y.half")
     assert half.stat().st_size < 0.55 * whole.stat().st_size
     assert next(load_pretrained("x_y.half").denoiser.parameters()).dtype == torch.float32
@@ -62,17 +62,17 @@ def test_half_precision_halves_the_file(own_zoo, run):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "cases.csv", "example.safetensors", "cases.png"])
 def test_a_changed_file_is_refused(own_zoo, file):
-    path = own_zoo / "medsegdiff-v1_synthetic.test" / file
+    path = own_zoo / "medsegdiff-lite_synthetic.test" / file
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ZooError, match="sha256"):
-        load_pretrained("medsegdiff-v1_synthetic.test")
+        load_pretrained("medsegdiff-lite_synthetic.test")
 
 
 def test_a_missing_file_or_entry_is_named(own_zoo):
-    (own_zoo / "medsegdiff-v1_synthetic.test" / "config.yaml").unlink()
+    (own_zoo / "medsegdiff-lite_synthetic.test" / "config.yaml").unlink()
     with pytest.raises(ZooError, match=r"config\.yaml is missing"):
-        load_pretrained("medsegdiff-v1_synthetic.test")
-    with pytest.raises(ZooError, match=r"It has: medsegdiff-v1_synthetic\.test"):
+        load_pretrained("medsegdiff-lite_synthetic.test")
+    with pytest.raises(ZooError, match=r"There are: medsegdiff-lite_synthetic\.test"):
         load_pretrained("nothing")
 
 
@@ -84,7 +84,7 @@ def registry(folder, change):
 
 
 def test_what_cannot_be_verified_is_refused(own_zoo):
-    name = "medsegdiff-v1_synthetic.test"
+    name = "medsegdiff-lite_synthetic.test"
     registry(own_zoo, lambda content: content["entries"][name]["sha256"].pop("config.yaml"))
     with pytest.raises(ZooError, match="cannot be verified"):
         load_pretrained(name)
@@ -102,7 +102,7 @@ def test_a_registry_of_another_version_or_damaged_is_refused(own_zoo):
 @pytest.mark.parametrize("name", ["../outside", "a/../../outside"])
 def test_a_name_that_leaves_the_zoo_is_refused(own_zoo, name, run):
     registry(
-        own_zoo, lambda content: content["entries"].update({name: content["entries"]["medsegdiff-v1_synthetic.test"]})
+        own_zoo, lambda content: content["entries"].update({name: content["entries"]["medsegdiff-lite_synthetic.test"]})
     )
     with pytest.raises(ZooError, match="leaves"):
         load_pretrained(name)
@@ -122,16 +122,16 @@ def test_classes_outside_the_list_are_never_built(path):
 
 def test_names_are_not_reused_and_unfinished_runs_refused(own_zoo, run, tmp_path):
     with pytest.raises(ZooError, match="already"):
-        zoo.export(run, "medsegdiff-v1_synthetic.test")
+        zoo.export(run, "medsegdiff-lite_synthetic.test")
     with pytest.raises(ZooError, match="not a finished run"):
         zoo.export(tmp_path, "a_b.c")
-    assert {path.name for path in own_zoo.iterdir()} == {"registry.yaml", "medsegdiff-v1_synthetic.test"}
+    assert {path.name for path in own_zoo.iterdir()} == {"registry.yaml", "medsegdiff-lite_synthetic.test"}
 
 
 def test_scores_of_another_checkpoint_than_the_one_that_would_be_shipped_are_refused(run, tmp_path):
     """A run that went on, and was stopped before its new best checkpoint was tested."""
     shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
-    with pytest.raises(ZooError, match=r"scores of another checkpoint than .*best\.ckpt.*CKPT=last"):
+    with pytest.raises(ZooError, match=r"scores of another checkpoint than .*best\.ckpt.*--ckpt_path last"):
         zoo.export(run, "x_y.z", tmp_path / "zoo")
     assert not list_pretrained_in(tmp_path / "zoo")
 
@@ -189,7 +189,7 @@ def test_there_is_a_shipped_entry_and_it_segments_what_it_was_trained_on():
     from diffmedseg.data.synthetic import SyntheticStore
     from diffmedseg.metrics import dice
 
-    name = next(name for name in list_pretrained() if name.startswith("medsegdiff-v1_synthetic"))
+    name = next(name for name in list_pretrained() if name.startswith("medsegdiff_synthetic"))
     store = SyntheticStore("test", 12, (64, 64), 4, False)
     lesions = [i for i in range(12) if store.masks(i).flatten(1).any(1).all()]
     result = load_pretrained(name).segment(torch.stack([store.image(i) for i in lesions]), num_samples=4)
@@ -219,4 +219,7 @@ def test_the_wheel_holds_the_zoo_and_works(tmp_path):
 
 
 def test_public_names():
-    assert set(diffmedseg.__all__) == {"Segmentation", "list_pretrained", "load_checkpoint", "load_pretrained"}
+    assert set(diffmedseg.__all__) == {
+        *("Recipe", "recipe", "list_datasets", "list_models", "list_presets"),
+        *("Segmentation", "list_pretrained", "load_checkpoint", "load_model", "load_pretrained"),
+    }

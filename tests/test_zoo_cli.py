@@ -63,8 +63,8 @@ def test_a_training_that_fails_says_so_once(own_zoo, monkeypatch):
 def test_a_score_of_one_case_is_held_against_nothing(own_zoo, tmp_path, monkeypatch, capsys):
     """Its interval is not known, and its run not wrong."""
     monkeypatch.setattr(sys, "executable", shutil.which("true"))
-    monkeypatch.setattr("diffmedseg.zoo_cli.newest_run", lambda folder: own_zoo / NAMES[0])
-    monkeypatch.setattr("diffmedseg.zoo_cli.agrees", lambda entry, rows: (0.8, [0.9, math.nan, math.nan], False))
+    monkeypatch.setattr("diffmedseg.runs.newest_run", lambda folder: own_zoo / NAMES[0])
+    monkeypatch.setattr("diffmedseg.zoo.checking.agrees", lambda entry, rows: (0.8, [0.9, math.nan, math.nan], False))
     main(["zoo", "reproduce", NAMES[0]])
     assert "Dice 0.8000; the entry states 0.9000, of one case" in capsys.readouterr().out
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_cli import instantiate
-from tiny_run import EXPERIMENTS
+from test_recipes import instantiate
 
 from diffmedseg import list_pretrained, load_pretrained, zoo
 from diffmedseg.cli import main
@@ -25,7 +24,7 @@ from diffmedseg.zoo.registry import PICTURE, read_registry
 from diffmedseg.zoo.showing import PICTURE_BYTES
 
 ROOT = Path(__file__).parents[1]
-NAME = "medsegdiff-v1_synthetic.test"
+NAME = "medsegdiff-lite_synthetic.test"
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +86,9 @@ def test_a_registry_of_another_form_is_refused(own_zoo, edit, message):
 
 
 def test_a_recipe_is_listed_but_has_no_weights(own_zoo, tmp_path, capsys):
-    pair = ["-c", str(EXPERIMENTS / "medsegdiff" / "isic2018.yaml"), "--data.root", "/home/somebody/isic2018"]
+    pair = ["medsegdiff-lite", "isic2018", "--data.root", "/home/somebody/isic2018"]
     with pytest.raises(SystemExit):
-        main(["fit", "-c", str(EXPERIMENTS / "base.yaml"), *pair, "--print_config"])
+        main(["train", *pair, "--print_config"])
     config = tmp_path / "recipe.yaml"
     config.write_text(capsys.readouterr().out)
     main(["zoo", "recipe", str(config), "--name", "a_b.recipe"])

@@ -21,7 +21,7 @@ from diffmedseg.zoo.checking import verify_entry
 from diffmedseg.zoo.registry import PICTURE
 from diffmedseg.zoo.showing import PICTURE_BYTES, check_picture, show_cases
 
-NAME = "medsegdiff-v1_synthetic.test"
+NAME = "medsegdiff-lite_synthetic.test"
 
 
 def row(case, dice, both_empty=False):

@@ -21,9 +21,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def tiny_fit(runs, *options, model="medsegdiff"):
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / model / "synthetic.yaml")]
-    return ["fit", *files, *TINY, f"--runs={runs}", *options]
+def tiny_fit(runs, *options, model="medsegdiff-lite"):
+    return ["train", model, "synthetic", *TINY, f"--runs={runs}", *options]
 
 
 def copy_run(run, runs):
@@ -56,12 +55,12 @@ def checkpoints(folder):
 def tiny_trainer(folder, *, callbacks=None, **options):
     callbacks = [WarmupEMA(), *checkpoints(folder)] if callbacks is None else callbacks
     settings = {"accelerator": "cpu", "max_steps": 9, "logger": False, "enable_progress_bar": False}
+    settings |= {"num_sanity_val_steps": 0}
     return Trainer(
         callbacks=callbacks,
         default_root_dir=folder,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         **settings | options,
     )
 

@@ -60,6 +60,15 @@ class CaseMetrics(SegmentationCallback):
         self.summary: dict[str, Any] = {}
         self._open: list[_Slice] = []  # of the case that is being dealt
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Score in place of the model, which would log its Dice."""
+        super().setup(trainer, pl_module, stage)
+        cast(DiffusionSegmenter, pl_module).scores_its_tests = False
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave scoring to the model again."""
+        cast(DiffusionSegmenter, pl_module).scores_its_tests = True
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
         self.images, self.surfaces, self._open = {}, {}, []
@@ -157,7 +166,10 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     refined = all(image.unrefined is not None for image in images)
     changed, conformal = [type(one).__name__ for one in changing], model.conformal
     return {
+        "network": model.denoiser.title,
+        "papers": list(model.denoiser.papers),
         "learned_from": model.learned_from,
+        "pretrained": _pretrained(model.initialisation),
         "fusion": settings(rules["fusion"]),
         "refinement": settings(rules["refinement"]) if refined else None,
         "calibration": None if model.calibration is None else type(model.calibration).__name__,
@@ -166,6 +178,13 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
         "num_steps": model.num_steps,
         "seed": model.seed,
     }
+
+
+def _pretrained(initialisation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Say what a fine-tuned model started from, without the names of all weights."""
+    if initialisation is None:
+        return None
+    return {name: initialisation[name] for name in ("source", "sha256", "shares")}
 
 
 def settings(rule: object) -> Any:  # noqa: ANN401

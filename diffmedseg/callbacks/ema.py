@@ -58,6 +58,13 @@ class WarmupEMA(WeightAveraging):
         super()._swap_models(pl_module)
         self._swapped = not self._swapped
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save average and raw weights, each in its place, even while a validation has them swapped."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped and self._average_model is not None:
+            raw, average = checkpoint["state_dict"], checkpoint["current_model_state"]
+            checkpoint |= {"state_dict": average, "current_model_state": raw}
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the raw weights back where validation was interrupted, before a checkpoint is written."""
         if self._swapped:

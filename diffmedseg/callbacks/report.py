@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks.case_metrics import CaseMetrics, run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.info import DatasetInfo
 from diffmedseg.evaluation.figures import Example, example_of
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.models.segmenter import DiffusionSegmenter
@@ -56,13 +56,15 @@ class TestReport(SegmentationCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write."""
-        model, data = cast(DiffusionSegmenter, pl_module), cast(SegmentationDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        model = cast(DiffusionSegmenter, pl_module)
+        info: DatasetInfo | None = getattr(getattr(trainer, "datamodule", None), "info", None)  # others have none
         gathered = [self.examples] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.examples)
         examples = {case: example for own in gathered for case, (_, example) in own.items()}
         path = run_folder(trainer) / "report.html"
         if trainer.is_global_zero and self.scorer.rows:
-            title = f"{model.name} on {data.info.title}"
+            method = model.denoiser.title or model.name
+            title = method if info is None else f"{method} on {info.title}"
             text = render_report(title, self.scorer.summary, self.scorer.rows, examples, model.regions)
             write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -14,9 +14,13 @@ class StepStatistics(Callback):
     No step waits for the device. (Lightning's ThroughputMonitor does, at each.)
     """
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock: validation between epochs does not count."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock. A run that goes on within an epoch does not start that epoch again."""
         self._start, self._images = time.perf_counter(), 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock anew: validation between epochs does not count."""
+        self.on_train_start(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log the norm of all gradients in one."""
@@ -32,6 +36,6 @@ class StepStatistics(Callback):
         batch_idx: int,
     ) -> None:
         """Log the images of all processes over the time."""
-        self._images += len(batch["id"]) * trainer.world_size
+        self._images += len(batch["image"]) * trainer.world_size
         rate = self._images / (time.perf_counter() - self._start)
-        pl_module.log("train/images_per_second", rate, batch_size=len(batch["id"]))
+        pl_module.log("train/images_per_second", rate, batch_size=len(batch["image"]))

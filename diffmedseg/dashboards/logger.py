@@ -89,7 +89,7 @@ class WandbRunLogger(WandbLogger):
         tags: Sequence[str] | None = None,
     ) -> None:
         if importlib.util.find_spec("wandb") is None:
-            raise ModuleNotFoundError("W&B is not installed: pip install 'diffmedseg[wandb]', or say LOGGER=csv.")
+            raise ModuleNotFoundError("W&B is not installed: pip install 'diffmedseg[wandb]', or say --logger csv.")
         self.folder = Path(folder)
         mode = os.environ.get("WANDB_MODE")
         self.is_kept = mode in {None, "online"} and not logged_in()

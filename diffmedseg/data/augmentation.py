@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from diffmedseg.configurable import Configurable
 
-class Augmentation(nn.Module):
+
+class Augmentation(Configurable, nn.Module):
     """Flips, a similarity transform and a change of colour; an image's parameters come from its own generator.
 
     So augmentation depends neither on the batch an image is in nor on the number of processes.

@@ -3,21 +3,23 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
 
+from diffmedseg.configurable import Configurable, to_config
 from diffmedseg.data.augmentation import Augmentation
+from diffmedseg.data.batch import Batch
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import Batch, DataError, EvaluationView, ImageStore, TrainingView, collate, to_unit
+from diffmedseg.data.store import DataError, EvaluationView, ImageStore, Item, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.files import cache_folder as cache_folder
 
@@ -26,7 +28,7 @@ Split = Literal["train", "val", "test"]
 _log = logging.getLogger(__name__)
 
 
-class SegmentationDataModule(LightningDataModule, ABC):
+class SegmentationDataModule(Configurable, LightningDataModule, ABC):
     """Feeds the splits of one data set; a data set says only how to read a split.
 
     Images reach the model as float32 in [-1, 1]. They travel to the device as they are stored; augmentation and
@@ -61,6 +63,8 @@ class SegmentationDataModule(LightningDataModule, ABC):
         patch: int | None = None,
     ) -> None:
         super().__init__()
+        config = to_config(self)  # stored in every checkpoint, so that whoever has one can build the data again
+        self.save_hyperparameters({"_class_path": config["class_path"]} | config["init_args"], logger=False)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size: tuple[int, int] = (height, width)
         if min(self.image_size) < 8 or batch_size < 1 or eval_batch_size < 1 or steps_per_epoch < 1:
@@ -138,7 +142,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Item]:
         """Deal training items; an epoch is ``steps_per_epoch`` batches."""
         rank, world_size = self._ranks()
         store, draws_per_batch = self._labelled or self.stores["train"], self.batch_size * world_size
@@ -159,7 +163,7 @@ class SegmentationDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _evaluation_dataloader(self, split: Split, native: bool) -> DataLoader[Batch]:
+    def _evaluation_dataloader(self, split: Split, native: bool) -> DataLoader[Item]:
         store, (rank, world_size) = self.stores[split], self._ranks()
         if len(set(store.cases)) < world_size:
             raise ValueError(
@@ -174,36 +178,38 @@ class SegmentationDataModule(LightningDataModule, ABC):
             collate_fn=collate,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Item]:
         """Deal the items on which settings and checkpoints are chosen, scored on the model's grid."""
         return self._evaluation_dataloader("val", native=False)  # native masks can be large
 
-    def calibration_dataloader(self) -> DataLoader[Batch]:
+    def calibration_dataloader(self) -> DataLoader[Item]:
         """Deal the same items with their native masks, to fit calibration to."""
         return self._evaluation_dataloader("val", native=True)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Item]:
         """Deal the items that are reported."""
         return self._evaluation_dataloader("test", native=True)
 
-    predict_dataloader: Callable[..., DataLoader[Batch]] = test_dataloader
+    predict_dataloader: Callable[..., DataLoader[Item]] = test_dataloader
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch to the device, but leave the native masks, which may be large, on the CPU."""
-        native = {name: batch.pop(name) for name in ("reference", "field_of_view") if name in batch}
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved | native
+        others: Item = dict(batch)
+        native = {name: others.pop(name) for name in ("reference", "field_of_view") if name in others}
+        moved: Item = super().transfer_batch_to_device(others, device, dataloader_idx)
+        return cast(Batch, moved | native)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (training only) and normalise on the device.
 
         Colour changes see [0, 1]; image and mask go through the same geometry. The parameters are keyed by the draw.
         """
-        images = [name for name in ("image", "healthy") if name in batch]
+        names: tuple[Literal["image", "healthy"], ...] = ("image", "healthy")
+        images = [name for name in names if name in batch]
         image = torch.cat([to_unit(batch[name]) for name in images], 1)
         mask = batch["mask"].float() if "mask" in batch else image[:, :0]
         if self.augment is not None and "draw" in batch:
             generators = [keyed_generator(self.seed, "augmentation", draw) for draw in batch["draw"]]
             image, mask = self.augment(image, mask, generators)
         changed = dict(zip(images, torch.chunk(image * 2 - 1, len(images), 1), strict=True))
-        return batch | changed | ({"mask": mask} if "mask" in batch else {})
+        return cast(Batch, dict(batch) | changed | ({"mask": mask} if "mask" in batch else {}))

@@ -1,4 +1,4 @@
-"""The data sets that experiments/data holds a configuration of."""
+"""The data sets that have a name."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -10,13 +10,11 @@ import yaml
 from diffmedseg.data import facts
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.source import Source
-from diffmedseg.errors import DataError
-from diffmedseg.files import read_yaml
+from diffmedseg.recipes import data_config, list_datasets
 
 if TYPE_CHECKING:
     from diffmedseg.data.base import SegmentationDataModule
 
-_PLACES = (Path("experiments/data"), Path(__file__).parents[2] / "experiments" / "data")
 #: Not data sets, but what reads those of users.
 _OWN = ("folder", "volumes")
 
@@ -32,21 +30,21 @@ _FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
 _LAYOUTS = tuple(f"diffmedseg.data.{name}" for name in ("CaseFolders", "FileNames", "FourDimensional", "SliceFolders"))
 
 
-def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> "SegmentationDataModule":
+def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]) -> "SegmentationDataModule":
     """Build a data module.
 
     Args:
-        name: Its yaml, or the name of one in experiments/data.
-        folder: The folder that holds it.
+        name: Name of a data set, or a yaml file of one's own.
+        folder: The folder that holds it; None for what its yaml says.
         settings: Others than those of the yaml; dots stand between outer and inner ones.
 
     Raises:
-        DataError: If there is no such yaml.
+        RecipeError: If there is no such data set.
     """
-    from diffmedseg.data.configured import build_data
+    from diffmedseg.data.configured import build_data, named_packages
 
-    config = read_config(name)
-    if "root" in config["init_args"]:
+    config = data_config(name)
+    if folder is not None and "root" in config["init_args"]:
         config["init_args"]["root"] = str(folder)
     for key, value in settings.items():
         *outer, last = key.split(".")
@@ -55,26 +53,7 @@ def configured(name: str, folder: str | Path, settings: Mapping[str, str]) -> "S
             place = place.setdefault(name, {})
             place = place.get("init_args", place)
         place[last] = yaml.safe_load(value)
-    return build_data(config)
-
-
-def read_config(name: str) -> dict[str, Any]:
-    """Read the configuration of a data set: ``class_path`` and ``init_args``.
-
-    Args:
-        name: Its yaml, or the name of one in experiments/data.
-
-    Raises:
-        DataError: If there is no such yaml.
-    """
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = next((place / f"{name}.yaml" for place in _PLACES if (place / f"{name}.yaml").is_file()), path)
-    if not path.is_file():
-        raise DataError(f"There is no {name}: name a yaml file, or run this where experiments/data/{name}.yaml is.")
-    content = read_yaml(path)
-    config: dict[str, Any] = content.get("data", content)
-    return config
+    return build_data(config, named_packages(config))
 
 
 def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
@@ -90,9 +69,9 @@ def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
         return make(**arguments)
     except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
-        from diffmedseg.data.configured import build_data
+        from diffmedseg.data.configured import build_data, named_packages
 
-        return build_data(dict(config)).info
+        return build_data(dict(config), named_packages(dict(config))).info
 
 
 def _layout(config: Mapping[str, Any]) -> object:
@@ -103,15 +82,15 @@ def _layout(config: Mapping[str, Any]) -> object:
 
 
 def markdown_table() -> str:
-    """Return the data sets of experiments/data as a Markdown table."""
+    """Return the data sets that have a name as a Markdown table."""
     heads = ("`DATA`", "data set", "regions", "raters", "licence", "here")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for path in sorted(_PLACES[1].glob("*.yaml")):
-        info = dataset_info(read_config(str(path)))
+    for name in list_datasets():
+        info = dataset_info(data_config(name))
         title = f"[{info.title}]({info.url})" if info.url else info.title
-        own = path.stem in _OWN
+        own = name in _OWN
         raters, status = ("any", "") if own else (str(info.raters), "trained" if info.trained else "layout-tested")
-        lines.append(f"| `{path.stem}` | {title} | {', '.join(info.regions)} | {raters} | {info.licence} | {status} |")
+        lines.append(f"| `{name}` | {title} | {', '.join(info.regions)} | {raters} | {info.licence} | {status} |")
     return "\n".join(lines)
 
 

@@ -5,12 +5,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.files import first_names
-from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
@@ -35,15 +33,7 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             always alike.
         published: Published splits by name: for each of their sets the regular expression of its cases' ids.
         split_by: ``folds``, or the name of a published split.
-        image_size: See the base class, as for all that follow.
-        batch_size: Images per training step and process.
-        eval_batch_size: Images per evaluation step and process.
-        steps_per_epoch: Batches in a training epoch.
-        num_workers: Processes that load data.
-        augment: Augmentation of training batches.
-        seed: Seed of order and augmentation.
-        label_recipe: Where image-level labels come from, for models that learn from them.
-        patch: Size of the patches that are trained on.
+        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name.
     """
 
     def __init__(
@@ -57,27 +47,9 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         splits: str | Path | None = None,
         published: Mapping[str, Mapping[str, str]] | None = None,
         split_by: str = "folds",
-        image_size: int | tuple[int, int] = 64,
-        batch_size: int = 16,
-        eval_batch_size: int = 8,
-        steps_per_epoch: int = 100,
-        num_workers: int = 0,
-        augment: Augmentation | Literal[False] | None = None,
-        seed: int = 0,
-        label_recipe: LabelRecipe | None = None,
-        patch: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_size,
-            batch_size,
-            eval_batch_size,
-            steps_per_epoch,
-            num_workers,
-            augment,
-            seed,
-            label_recipe,
-            patch,
-        )
+        super().__init__(**kwargs)
         if not 0 <= fold < folds or folds < 2:
             raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
         if not 0 <= val_fraction < 1:
@@ -116,8 +88,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             return {case.id: case for case in self.find_cases()}
         except DataError as error:
             raise DataError(
-                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: make train "
-                f"DATA={self.info.name} DATA_DIR=<folder>, or root= in Python.",
+                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: "
+                "--data.root FOLDER, or root= in Python.",
                 error.names,
             ) from error
 

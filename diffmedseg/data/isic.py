@@ -6,19 +6,17 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
 from diffmedseg.data.files import Item, find_folders, first_names, image_size, index_files, pair, read_binary_mask
-from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import DataError, ImageStore
 from diffmedseg.diffusion import keyed_generator
 
@@ -78,14 +76,7 @@ class ISICDataModule(SegmentationDataModule):
             set, or, with a warning, a second tenth of the training set. With ``tenth`` it is ``val`` itself, scored as
             a test is: to compare settings, not to report results.
         split_seed: Seed of the tenth, apart from ``seed`` so that runs of several seeds share their splits.
-        image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
-        batch_size: Images per training step and process.
-        eval_batch_size: Images per evaluation step and process.
-        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
-        num_workers: Processes that load data; 0 loads in the main process.
-        augment: Augmentation of training batches; None for the standard one, False for none.
-        seed: Seed of order, augmentation and the choice of rater.
-        label_recipe: Where image-level labels come from, for models that learn from them.
+        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name.
     """
 
     def __init__(
@@ -93,25 +84,9 @@ class ISICDataModule(SegmentationDataModule):
         root: str | Path,
         reported: Literal["test", "validation", "tenth", "auto"] = "auto",
         split_seed: int = 0,
-        image_size: int | tuple[int, int] = 64,
-        batch_size: int = 16,
-        eval_batch_size: int = 8,
-        steps_per_epoch: int = 100,
-        num_workers: int = 0,
-        augment: Augmentation | Literal[False] | None = None,
-        seed: int = 0,
-        label_recipe: LabelRecipe | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            steps_per_epoch=steps_per_epoch,
-            num_workers=num_workers,
-            augment=augment,
-            seed=seed,
-            label_recipe=label_recipe,
-        )
+        super().__init__(**kwargs)
         self.split_seed = split_seed
         allowed = ["auto", "tenth", *(self.folders().keys() - {"training"})]
         if reported not in allowed:
@@ -208,7 +183,7 @@ class ISICDataModule(SegmentationDataModule):
         return DataError(
             f"No {part} set of {self.info.title} in {self.root}: {there}; expected {images} with ISIC_<7 digits>.jpg "
             f"and {masks} with ISIC_<7 digits>_segmentation.png.\n{self.info.download}\nThen name the folder they are "
-            f"in: make train DATA={self.info.name} DATA_DIR=<folder>, or root= in Python."
+            "in: --data.root FOLDER, or root= in Python."
         )
 
     def _apart(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:

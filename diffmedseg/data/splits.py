@@ -83,7 +83,7 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
     patients = sorted({case.patient for case in cases})
     if len(patients) < folds:
         n = len(patients)
-        how = f"with make ARGS='--data.folds {n}', else --data.folds {n}; for data check --set folds={n}"
+        how = f"--data.folds {n}; for data check --set folds={n}"
         advice = f"set folds to {n} ({how})" if n > 1 else "one to train on and one to test are needed"
         raise DataError(f"{n} patients cannot be dealt to {folds} folds: {advice}.")
     order = [patients[i] for i in torch.randperm(len(patients), generator=keyed_generator(seed, "patients")).tolist()]

@@ -1,18 +1,19 @@
 """Stores, which know how to read a split; and the views of a store that training and evaluation take."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError as DataError
 from diffmedseg.segmentation import CropWindow
 
-Batch = dict[str, Any]
+Item = dict[str, Any]
 
 _BACKGROUND = -0.999  # less is -1, but for rounding
 
@@ -104,13 +105,13 @@ def majority(masks: Tensor) -> Tensor:
     return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
 
 
-def _common(store: ImageStore, index: int) -> Batch:
-    item: Batch = {"image": store.image(index), "id": store.ids[index], "case": store.cases[index]}
+def _common(store: ImageStore, index: int) -> Item:
+    item: Item = {"image": store.image(index), "id": store.ids[index], "case": store.cases[index]}
     label = store.label(index)
     return item if label is None else item | {"label": label}
 
 
-class TrainingView(Dataset[Batch]):
+class TrainingView(Dataset[Item]):
     """Items for training: the mask is that of one rater, drawn anew each time.
 
     Items are addressed by (index, draw) as :class:`~diffmedseg.data.sampler.TrainingSampler` yields them; ``draw``
@@ -135,7 +136,7 @@ class TrainingView(Dataset[Batch]):
         self.store, self.seed, self.with_masks, self.patch = store, seed, with_masks, patch
         self.regions = slice(None) if regions is None else list(regions)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return image (C, H, W), id, case and draw; mask (K, H, W) in {0, 1}, or healthy (C, H, W) where there is one.
 
         Healthy images are their own counterparts.
@@ -149,7 +150,7 @@ class TrainingView(Dataset[Batch]):
         healthy = self.store.healthy(index)
         return item if healthy is None else item | {"healthy": healthy}
 
-    def _cut(self, item: Batch, draw: int) -> Batch:
+    def _cut(self, item: Item, draw: int) -> Item:
         """Cut the same patch from image and mask."""
         if self.patch is None:
             return item
@@ -159,7 +160,7 @@ class TrainingView(Dataset[Batch]):
         return item | {name: item[name][window] for name in ("image", "mask")}
 
 
-class EvaluationView(Dataset[Batch]):
+class EvaluationView(Dataset[Item]):
     """Items for evaluation: the mask is the raters' majority, and every rater's own mask comes along.
 
     Args:
@@ -172,7 +173,7 @@ class EvaluationView(Dataset[Batch]):
         self.store, self.native = store, native
         self.regions = slice(None) if regions is None else list(regions)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Item:
         """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing.
 
         With ``native`` also reference (R, K, h, w), field_of_view (h, w) or None, and window or None.
@@ -194,14 +195,14 @@ class EvaluationView(Dataset[Batch]):
 _LISTS = {"reference", "field_of_view", "window", "id", "case", "index", "draw", "spacing"}
 
 
-def collate(items: Sequence[Batch]) -> Batch:
+def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     """Stack items into a batch.
 
     ``raters`` are padded to the most raters in the batch, with ``rater_valid`` (B, R) telling which are real;
     What is native, names and numbers stay lists.
     """
     lists = {name: [item[name] for item in items] for name in items[0]}
-    batch: Batch = {}
+    batch: Item = {}
     for name, values in lists.items():
         if name in _LISTS:
             batch[name] = values
@@ -211,4 +212,4 @@ def collate(items: Sequence[Batch]) -> Batch:
             batch["rater_valid"] = torch.tensor([[r < len(m) for r in range(most)] for m in values])
         else:
             batch[name] = default_collate(values)
-    return batch
+    return cast(Batch, batch)

@@ -1,15 +1,13 @@
 """Procedural lesions with several raters: no download, and every metric has a right answer."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.facts import synthetic_info
-from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
 
@@ -118,15 +116,11 @@ class SyntheticDataModule(SegmentationDataModule):
         num_train: Images to train on.
         num_val: Images to choose on.
         num_test: Images to report.
-        image_size: See the base class, as for all that follow.
-        batch_size: Images per training step.
-        eval_batch_size: Images per evaluation step.
-        steps_per_epoch: Batches per epoch.
-        num_workers: Loader processes.
-        augment: Augmentation.
-        seed: Seed of order, augmentation and choice of rater; the images do not depend on it.
-        label_recipe: Where image-level labels come from, for models that learn from them.
+        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name; images depend on none but
+            ``image_size``.
     """
+
+    info = synthetic_info()
 
     def __init__(
         self,
@@ -135,18 +129,9 @@ class SyntheticDataModule(SegmentationDataModule):
         num_train: int = 512,
         num_val: int = 32,
         num_test: int = 64,
-        image_size: int | tuple[int, int] = 64,
-        batch_size: int = 16,
-        eval_batch_size: int = 8,
-        steps_per_epoch: int = 100,
-        num_workers: int = 0,
-        augment: Augmentation | Literal[False] | None = None,
-        seed: int = 0,
-        label_recipe: LabelRecipe | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_size, batch_size, eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe
-        )
+        super().__init__(**kwargs)
         if min(raters, num_train, num_val, num_test) < 1:
             raise ValueError("raters, num_train, num_val and num_test have to be at least 1.")
         self.info = synthetic_info(nested, raters)

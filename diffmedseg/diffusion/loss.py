@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion.encoding import x_to_mask
 from diffmedseg.diffusion.process import NoiseProcess
 
@@ -26,7 +27,7 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     return 1 - (2 * intersection + 1) / (probability.sum((-2, -1)) + mask.sum((-2, -1)) + 1)
 
 
-class DiffusionLoss(nn.Module):
+class DiffusionLoss(Configurable, nn.Module):
     """A weighted sum of losses on a denoiser's prediction, in float32 whatever the autocast.
 
     Args:
@@ -82,7 +83,7 @@ class DiffusionLoss(nn.Module):
             return loss.mean()
 
 
-class PriorLoss(nn.Module):
+class PriorLoss(Configurable, nn.Module):
     """The loss of the condition network's own mask, cross-entropy and soft Dice, in float32 whatever the autocast.
 
     The anchor loss of MedSegDiff-V2 (arXiv 2301.11798, section 3.4): Dice + beta CE where t = 0 mod alpha; by

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffmedseg.configurable import Configurable
+
 Prediction = Literal["x_0", "v", "epsilon"]
 Schedule = Literal["cosine", "linear"]
 
@@ -62,7 +64,7 @@ def shift_log_snr(alpha_bar: Tensor, input_scale: float) -> Tensor:
     return signal / (1 - alpha_bar + signal)
 
 
-class NoiseProcess(nn.Module):
+class NoiseProcess(Configurable, nn.Module):
     """A discrete Gaussian noise process, with its schedule as buffers.
 
     Masks are so redundant that at ordinary noise a network reads the mask off x_t and ignores the image; hence

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion.noise import keyed_normal
 from diffmedseg.diffusion.process import NoiseProcess
 
@@ -25,7 +26,7 @@ _OTHER_LEVELS: dict[str, object] = {
 }
 
 
-class ReverseProcess:
+class ReverseProcess(Configurable):
     """Runs a diffusers scheduler from noise to x_0.
 
     The scheduler is used as a recipe: for every call it is made anew, for a noise process of only those levels that are

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
+from diffmedseg.configurable import to_config
 from diffmedseg.conformal import Conformal, TooFewCasesError, check_share
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
@@ -25,6 +26,7 @@ from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import ZooError, load_checkpoint
+from diffmedseg.zoo.loading import chosen_checkpoint, read_run
 
 METHODS: dict[str, Callable[[Tensor], Calibration]] = {
     "temperature": TemperatureScaling.fit,
@@ -33,7 +35,12 @@ METHODS: dict[str, Callable[[Tensor], Calibration]] = {
 
 
 def calibrate_run(
-    run: Path, method: str, share: float = 0.95, coverage: float = 0.9, nothing: float | None = None
+    run: Path,
+    method: str,
+    share: float = 0.95,
+    coverage: float = 0.9,
+    nothing: float | None = None,
+    trust: Collection[str] = (),
 ) -> dict[str, Any]:
     """Fit a run's best checkpoint to its validation cases, and write what was found into its folder.
 
@@ -50,6 +57,7 @@ def calibrate_run(
         coverage: How often contours and areas have to hold.
         nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
             these as they are.
+        trust: Packages besides diffmedseg whose classes the run may name; see :mod:`diffmedseg.plugins`.
 
     Raises:
         ValueError: If share or coverage are out of range.
@@ -57,11 +65,8 @@ def calibrate_run(
         DataError: If its data is not there, or has no healthy images where these are needed.
     """
     check_share(share, coverage)
-    config_path = run / "config.yaml"
-    if not config_path.is_file():
-        raise ZooError(f"{config_path} is missing: {run} is no run's folder.")
-    config = yaml.safe_load(config_path.read_text())
-    model, data = load_checkpoint(run / "checkpoints" / "best.ckpt"), build_data(config["data"])
+    config = read_run(run)
+    model, data = load_checkpoint(chosen_checkpoint(run), trust), build_data(config["data"], trust)
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
@@ -77,10 +82,10 @@ def calibrate_run(
     counts = torch.stack([image.reliability[:2] for image in images.values()]).sum((0, 2))
     calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else
     threshold = float(calibration(torch.tensor([model.threshold]))[0])
-    settings |= {"calibration": _as_config(calibration), "threshold": threshold}
+    settings |= {"calibration": to_config(calibration), "threshold": threshold}
     try:
         conformal = Conformal.fit(images.values(), model.num_steps, model.threshold, share, coverage)
-        settings["conformal"] = _as_config(conformal)
+        settings["conformal"] = to_config(conformal)
     except TooFewCasesError as error:
         found["without_contours"] = str(error)
     found |= {"cases": len(images), "regions": list(model.regions), **settings}
@@ -175,12 +180,8 @@ def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:
     return torch.zeros_like(counts).index_add_(1, index, torch.stack([there[0], p * there[0], there[2]]))
 
 
-def _as_config(fitted: Calibration | Conformal) -> dict[str, Any]:
-    return {"class_path": f"{type(fitted).__module__}.{type(fitted).__name__}", "init_args": vars(fitted)}
-
-
 def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
-    best = run / "checkpoints" / "best.ckpt"
+    best = chosen_checkpoint(run)
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     checkpoint["hyper_parameters"] |= settings
     found = found | {"checkpoint": file_sha256(best)}

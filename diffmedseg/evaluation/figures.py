@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch
 from diffmedseg.figures import COLOURS, outline, show
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.cases import CaseScore

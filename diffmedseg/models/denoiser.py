@@ -1,10 +1,15 @@
 """The contract between networks, which know only torch, and segmenters, which know Lightning."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from diffmedseg.configurable import Configurable
+from diffmedseg.models.recommended import Recommended
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,26 @@ class Condition:
     prior: Tensor | None = None
 
 
-class Denoiser(nn.Module, ABC):
+@dataclass(frozen=True)
+class ChannelAxis:
+    """Where a convolution has one or more channels for each image channel or each region.
+
+    Fine-tuning reads it to fit the weights to other image channels or regions.
+
+    Attributes:
+        of: What the convolution's channels stand for: ``channels`` of the image or ``regions`` of the mask.
+        side: Whether these are its input channels or its output channels.
+        each: Number of channels per image channel or region; those of one image channel or region are adjacent.
+        offset: Number of other channels before them.
+    """
+
+    of: Literal["channels", "regions"]
+    side: Literal["input", "output"] = "input"
+    each: int = 1
+    offset: int = 0
+
+
+class Denoiser(Configurable, nn.Module, ABC):
     """A network that predicts x_0, v or epsilon of a noisy mask, given an image.
 
     Every concrete denoiser takes ``image_channels`` and ``mask_channels``, which the command line fills in from the
@@ -31,8 +55,12 @@ class Denoiser(nn.Module, ABC):
         mask_channels: K, regions of the mask.
     """
 
+    #: What people call it, with its paper.
+    title: str = ""
     #: What describes its method, for whoever cites a model.
     papers: tuple[str, ...] = ()
+    #: What segmenters take for it where they are told nothing.
+    recommended: Recommended = Recommended()
     divisor: int = 1
     #: Whether the condition comes with a mask of its own.
     has_prior: bool = False
@@ -72,6 +100,13 @@ class Denoiser(nn.Module, ABC):
             (B * S, x_channels, H, W): what the noise process's ``prediction`` says.
         """
 
+    def channel_axes(self) -> Mapping[str, ChannelAxis]:
+        """Return the convolutions, by name, that depend on the number of image channels or regions.
+
+        Without them fine-tuning leaves such weights as they are initialised where these numbers change.
+        """
+        return {}
+
     def check_image(self, image: Tensor) -> None:
         """Refuse an image that the network cannot take, saying what would fit.
 
@@ -94,6 +129,11 @@ class Denoiser(nn.Module, ABC):
                 f"The image is {height} x {width}; both sides have to be divisible by {self.divisor}: "
                 f"resize or pad it to {fit[0]} x {fit[1]}."
             )
+
+
+def nested_axes(prefix: str, axes: Mapping[str, ChannelAxis]) -> dict[str, ChannelAxis]:
+    """Return the axes of a network that is part of another under the name ``prefix``."""
+    return {f"{prefix}.{name}": axis for name, axis in axes.items()}
 
 
 def repeat_for_samples(feature: Tensor, rows: int) -> Tensor:

@@ -1,39 +1,51 @@
 """The base of all segmenters: sampling, fusion, optimiser, steps and logged names."""
 
+import logging
 import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL.Image import Image
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
+from diffmedseg.configurable import Configurable, is_unrecorded, public_path, to_config
 from diffmedseg.conformal import Conformal
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch, check_batch, complete_batch, complete_draws, complete_reference
+from diffmedseg.data.store import majority, to_signed
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
 from diffmedseg.models.tiling import Tiling
+from diffmedseg.plugins import trusted_packages
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, nest, resize_soft, to_model_range
+
+_log = logging.getLogger(__name__)
+
+_CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+_REGIONS = {1: ("lesion",)}
+_DRAW_BITS = 20  # images in a step of all processes, at most
 
 Generators = Sequence[Sequence[torch.Generator]]
 
 
-class DiffusionSegmenter(LightningModule, ABC):
+class DiffusionSegmenter(Configurable, LightningModule, ABC):
     """Gives, for an image, a set of plausible masks, one fused mask, and a map of where the set disagrees.
 
     A method says only how its training loss comes about for a batch and how it draws samples for an image.
@@ -41,12 +53,12 @@ class DiffusionSegmenter(LightningModule, ABC):
     Args:
         denoiser: The network.
         image_size: Height and width of the model's grid.
-        channels: Names of the image's channels, in order.
-        regions: Names of the mask's regions, in order.
+        channels: Names of the image's channels, in order; None for names that fit their number.
+        regions: Names of the mask's regions, in order; None for names that fit their number.
         nested: Whether each region lies within the one before it.
         fusion: Turns samples into a probability; None for their mean.
         threshold: Foreground is where the probability exceeds it.
-        num_samples: S when testing and predicting.
+        num_samples: S when testing and predicting. Here and in the next three None takes what the network recommends.
         num_steps: Network evaluations per sample when testing and predicting.
         val_num_samples: S when validating.
         val_num_steps: Network evaluations per sample when validating.
@@ -57,7 +69,8 @@ class DiffusionSegmenter(LightningModule, ABC):
         pixels_per_pass: Memory budget of sampling: the pixels (rows x H x W) in one pass through the network.
         channels_last: Keep maps with the channels last in memory: faster on most hardware.
         calibration: Maps the fused probability; ``threshold`` applies to what it gives.
-        refinement: Refines the fused probability by the image, before it is calibrated.
+        refinement: Refines the fused probability by the image, before it is calibrated; ``recommended`` takes what the
+            network recommends, None refines nothing.
         conformal: Gives contours that hold the truth as often as it says.
         cropped: Whether images are windows of pictures, as those around an optic disc: :meth:`segment` has to be given
             such windows.
@@ -68,20 +81,24 @@ class DiffusionSegmenter(LightningModule, ABC):
     needs: tuple[str, ...] = ("mask",)
     #: What supervision that took, in words.
     learned_from: str = "masks"
+    #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
+    initialisation: dict[str, Any] | None = None
+    #: What arguments that are None, or missing, stood for in configs of before networks recommended them.
+    stored_none: ClassVar[dict[str, Callable[[], object]]] = {"refinement": lambda: None}
 
     def __init__(
         self,
         denoiser: Denoiser,
         image_size: tuple[int, int] = (64, 64),
-        channels: Sequence[str] = ("red", "green", "blue"),
-        regions: Sequence[str] = ("lesion",),
+        channels: Sequence[str] | None = None,
+        regions: Sequence[str] | None = None,
         nested: bool = False,
         fusion: Fusion | None = None,
         threshold: float = 0.5,
-        num_samples: int = 8,
-        num_steps: int = 10,
-        val_num_samples: int = 2,
-        val_num_steps: int = 4,
+        num_samples: int | None = None,
+        num_steps: int | None = None,
+        val_num_samples: int | None = None,
+        val_num_steps: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 100,
         cosine_decay: bool = True,
@@ -89,15 +106,22 @@ class DiffusionSegmenter(LightningModule, ABC):
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
         calibration: Calibration | None = None,
-        refinement: Refinement | None = None,
+        refinement: Refinement | Literal["recommended"] | None = "recommended",
         conformal: Conformal | None = None,
         cropped: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}; it has to lie between 0 and 1.")
-        if min(num_samples, num_steps, val_num_samples, val_num_steps) < 1:
+        advice = denoiser.recommended
+        self.num_samples = advice.num_samples if num_samples is None else num_samples
+        self.num_steps = advice.num_steps if num_steps is None else num_steps
+        self.val_num_samples = advice.val_num_samples if val_num_samples is None else val_num_samples
+        self.val_num_steps = advice.val_num_steps if val_num_steps is None else val_num_steps
+        if min(self.num_samples, self.num_steps, self.val_num_samples, self.val_num_steps) < 1:
             raise ValueError("num_samples, num_steps, val_num_samples and val_num_steps have to be at least 1.")
+        channels = _names("channel", denoiser.image_channels, _CHANNELS) if channels is None else channels
+        regions = _names("region", denoiser.mask_channels, _REGIONS) if regions is None else regions
         if (denoiser.image_channels, denoiser.mask_channels) != (len(channels), len(regions)):
             raise ValueError(
                 f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
@@ -107,27 +131,32 @@ class DiffusionSegmenter(LightningModule, ABC):
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
-        self.threshold, self.calibration, self.refinement = threshold, calibration, refinement
+        self.threshold, self.calibration = threshold, calibration
+        self.refinement = advice.refinement() if refinement == "recommended" else refinement
         self.conformal, self.cropped = conformal, cropped
-        self.num_samples, self.num_steps = num_samples, num_steps
-        self.val_num_samples, self.val_num_steps = val_num_samples, val_num_steps
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
-        self.val_dice = Dice()
+        self.val_dice, self.test_dice = Dice(), torch.nn.ModuleList(Dice() for _ in self.regions)
+        self._images_before, self._said_size = 0, False
         self.tiling = Tiling(self.image_size, denoiser.divisor)
-        self._keep_plain_hyperparameters()
+        sampling = ("num_samples", "num_steps", "val_num_samples", "val_num_steps")
+        settled = (*sampling, "channels", "regions", "fusion", "refinement")
+        self._settle(**{name: getattr(self, name) for name in settled})
 
-    def _keep_plain_hyperparameters(self) -> None:
-        """Store hyper-parameters without built objects.
+    def _settle(self, **values: Any) -> None:
+        """Record what arguments came to; checkpoints store all of them, with the path of the class.
 
-        From the command line they are plain nested data that rebuild the model. From Python some are objects, which
-        a checkpoint could only pickle and a safe loader would refuse.
+        They are plain data, which rebuild the model and which a safe loader takes. An argument that does not record how
+        it was built is stored as the command line has it, where the model comes from there.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")  # they go in a moment
-            self.save_hyperparameters(logger=False)
-        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
-            self.hparams.pop(name)
+        super()._settle(**values)
+        config, given = to_config(self), _given_hyperparameters.get() or {}
+        stored = {name: given[name] if is_unrecorded(value) and name in given else value
+                  for name, value in config["init_args"].items()}  # fmt: skip
+        if is_unrecorded(stored.get("optimizer")):  # such as a lambda; no model needs its optimiser to be loaded
+            del stored["optimizer"]
+        self.hparams.clear()
+        self.save_hyperparameters({"_class_path": config["class_path"]} | stored, logger=False)
 
     # What a method has to say.
 
@@ -162,7 +191,14 @@ class DiffusionSegmenter(LightningModule, ABC):
         """
         return None
 
+    #: Whether a test logs Dice by itself; a callback that scores more sets it to False for its time.
+    scores_its_tests: bool = True
+
     # Segmenting.
+
+    def forward(self, image: Tensor | np.ndarray | Image, **options: Any) -> Segmentation:
+        """Segment; see :meth:`segment`, which takes the same."""
+        return self.segment(image, **options)
 
     @torch.inference_mode()
     def segment(
@@ -234,8 +270,7 @@ class DiffusionSegmenter(LightningModule, ABC):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
         image = image.to(self.device)
         if size != self.image_size:
-            unit = torch.nn.functional.interpolate(image, self.image_size, mode="bilinear", antialias=True)
-            image = unit.clamp(-1, 1)
+            image = self._to_grid(image)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -339,20 +374,132 @@ class DiffusionSegmenter(LightningModule, ABC):
             self.learned_from = learned_from or self.learned_from
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was learned from."""
+        """Keep what was learned from, how, and where the first weights came from."""
         checkpoint["learned_from"] = self.learned_from
+        checkpoint["initialisation"] = self.initialisation
+        if self._trainer is not None:
+            checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back, to stand beside results."""
+        """Take both back, to stand beside results."""
         self.learned_from = checkpoint.get("learned_from", self.learned_from)
+        self.initialisation = checkpoint.get("initialisation", self.initialisation)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes what it would unpickle
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,  # noqa: ANN401  as of torch.load
+        strict: bool = True,
+        trust: Collection[str] = (),
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint as Lightning does: in training mode, with arguments of the constructor to change.
+
+        Args:
+            checkpoint_path: The checkpoint, of any Trainer.
+            map_location: Where weights go; None for the device that they were on.
+            strict: Whether the weights have to be exactly those of the model.
+            trust: Packages besides diffmedseg whose classes may be built; see :mod:`diffmedseg.plugins`.
+            weights_only: Nothing is ever unpickled, whatever this says.
+            kwargs: Arguments of the constructor that take the place of those in the checkpoint, as values or objects.
+
+        Raises:
+            ZooError: If the checkpoint does not say how its model was built, or names a class of no trusted package.
+            TypeError: If it holds a model of another class.
+        """
+        from diffmedseg.zoo.building import build, checkpoint_config  # above this module
+
+        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        stored = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
+        model = build(checkpoint_config({"hyper_parameters": stored}), trust, **kwargs)
+        if not isinstance(model, cls):
+            raise TypeError(f"{checkpoint_path} holds a {type(model).__name__}, which is no {cls.__name__}.")
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"], strict=strict)
+        return model.to(next(iter(checkpoint["state_dict"].values())).device)
+
+    def on_fit_start(self) -> None:
+        """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
+        from diffmedseg.zoo.building import find_obstacle, foreign_packages  # above this module
+
+        config = {"class_path": self.hparams["_class_path"], "init_args": dict(self.hparams)}
+        if not self.trainer.is_global_zero:
+            return
+        if obstacle := find_obstacle(config):
+            _log.warning("The checkpoints of this run will not load again by themselves: %s.", obstacle)
+        elif packages := sorted(set(foreign_packages(config)) - trusted_packages()):
+            flags = " ".join(f"--trust {package}" for package in packages)
+            _log.warning("To load the checkpoints of this run: %s, or trust=%s in Python.", flags, packages)
+
+    # Batches are checked and completed in these hooks: callbacks get the same object, where a step may get a copy.
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Check a batch, and complete it."""
+        check_batch(batch, ("image", *self.needs), len(self.channels), self.denoiser.mask_channels, batch_idx == 0)
+        trainer, size = self.trainer, len(batch["image"])
+        batches = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
+        complete_draws(batch, batches << _DRAW_BITS, [self.global_rank * size + i for i in range(size)])
+
+    def on_validation_epoch_start(self) -> None:
+        """Count images anew."""
+        self._images_before = 0
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Check a batch, and complete it."""
+        self._complete(batch, ("image", "mask"), batch_idx)
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Check a batch, and complete it."""
+        self._complete(batch, ("image",) if "reference" in batch else ("image", "mask"), batch_idx)
+        complete_reference(batch)
+
+    def _complete(self, batch: Batch, needs: Sequence[str], batch_idx: int) -> None:
+        check_batch(batch, needs, len(self.channels), len(self.regions), batch_idx == 0)
+        first, ranks = self._images_before, self.trainer.world_size
+        complete_batch(batch, [(first + i) * ranks + self.global_rank for i in range(len(batch["image"]))])
+        self._images_before += len(batch["image"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""
+        self._fit_to_grid(batch)
         batch["image"] = self._memory_format(batch["image"])
-        self.tiling.remember(batch["image"].shape[-2:])
+        self.tiling.remember((int(batch["image"].shape[-2]), int(batch["image"].shape[-1])))
         loss = self.training_loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["id"]))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def _fit_to_grid(self, batch: Batch) -> None:
+        """Bring training images in [-1, 1] and their masks to the model's grid, as :meth:`segment` brings images.
+
+        Our data modules deal what belongs on the grid, and so do others that have a ``patch``: the size of the parts of
+        images that they deal.
+        """
+        batch["image"] = to_signed(batch["image"])
+        if "mask" in batch:
+            batch["mask"] = batch["mask"].float()
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
+        if self._trainer is None or size == self.image_size or hasattr(data, "serve") or getattr(data, "patch", None):
+            return
+        if not self._said_size:
+            self._said_size = True
+            _log.warning(
+                "Training images of %d x %d are resized to the model's grid, %d x %d: image_size sets the grid.",
+                *size, *self.image_size,
+            )  # fmt: skip
+        batch["image"] = self._to_grid(batch["image"])
+        if "healthy" in batch:
+            batch["healthy"] = self._to_grid(to_signed(batch["healthy"]))
+        if "mask" in batch:
+            batch["mask"] = torch.nn.functional.interpolate(batch["mask"], self.image_size, mode="nearest-exact")
+
+    def _to_grid(self, image: Tensor) -> Tensor:
+        unit = torch.nn.functional.interpolate(image, self.image_size, mode="bilinear", antialias=True)
+        return unit.clamp(-1, 1)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Ask to stop at the last step: Lightning then validates once more, even if the epoch is not over."""
@@ -363,16 +510,47 @@ class DiffusionSegmenter(LightningModule, ABC):
         """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
         segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["case"])
         self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
-        self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["id"]))
+        self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return {"segmentation": segmentation}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image."""
+        """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image.
+
+        Without a callback that scores them, the Dice of cases at native resolution is logged: ``test/dice``, or one for
+        each region.
+        """
         start = time.perf_counter()
         segmentation = self.segment(batch["image"], keys=batch["case"])
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return {"segmentation": segmentation, "seconds": (time.perf_counter() - start) / len(batch["id"])}
+        seconds = (time.perf_counter() - start) / len(batch["image"])
+        if self.scores_its_tests:
+            self._score(segmentation, batch)
+        return {"segmentation": segmentation, "seconds": seconds}
+
+    def _score(self, segmentation: Segmentation, batch: Batch) -> None:
+        """Log the Dice of a test, of cases of which each may have a size of its own."""
+        scores = cast(Sequence[Dice], self.test_dice)
+        for i, case in enumerate(batch["case"]):
+            reference, window, seen = batch["reference"][i], batch["window"][i], batch["field_of_view"][i]
+            size = (int(reference.shape[-2]), int(reference.shape[-1]))
+            mask = self.at_size(segmentation.only(i), size if window is None else window.size).mask
+            mask = mask if window is None else window.place(mask, size)
+            truth = majority(reference).bool()
+            if seen is not None:
+                mask, truth = mask & seen, truth & seen
+            for k, score in enumerate(scores):
+                score.update(mask[:, k : k + 1], truth[None, k : k + 1], [case])
+        for region, score in zip(self.regions, scores, strict=True):
+            name = f"test/{region}/dice" if len(self.regions) > 1 else "test/dice"
+            self.log(name, score, on_epoch=True, batch_size=len(batch["image"]))
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Segmentation:
+        """Segment the images of a batch; a batch of images alone will do."""
+        if isinstance(batch, Tensor):
+            return self.segment(batch)
+        check_batch(batch, ("image",), len(self.channels), len(self.regions), False)
+        return self.segment(batch["image"], keys=batch.get("case"))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay."""
@@ -390,9 +568,6 @@ def sample_generators(seed: int, keys: Sequence[str], num_samples: int) -> Gener
     return [[keyed_generator(seed, key, s) for s in range(num_samples)] for key in keys]
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_is_plain(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
+def _names(kind: str, number: int, usual: Mapping[int, tuple[str, ...]]) -> tuple[str, ...]:
+    """Name channels or regions that nobody named."""
+    return usual.get(number) or tuple(f"{kind}_{i + 1}" for i in range(number))

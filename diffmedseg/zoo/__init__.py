@@ -5,7 +5,7 @@ An entry is a folder with ``config.yaml`` (what rebuilds the model), ``model.saf
 data's licence allows it ``cases.png`` (its worst, median and best cases), ``example.safetensors`` (an input and what
 the model made of it) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each file but
 the card. A recipe, which nobody has trained yet, has ``run.yaml`` and a card alone. Nothing is ever unpickled, hashes
-are checked first, and only named classes are built.
+are checked first, and only classes of diffmedseg, and of packages that the user trusts by name, are built.
 
 Each name is imported when it is first used: listing a zoo needs no torch.
 """
@@ -17,12 +17,23 @@ from diffmedseg.lazy import lazy_names
 if TYPE_CHECKING:
     from diffmedseg.errors import ZooError as ZooError
     from diffmedseg.files import file_sha256 as file_sha256
-    from diffmedseg.zoo.building import ALLOWED as ALLOWED, build as build, checkpoint_config as checkpoint_config
+    from diffmedseg.zoo.building import (
+        allowed_classes as allowed_classes,
+        build as build,
+        checkpoint_config as checkpoint_config,
+    )
     from diffmedseg.zoo.exporting import add_recipe as add_recipe, export as export
     from diffmedseg.zoo.loading import (
         load_checkpoint as load_checkpoint,
         load_entry as load_entry,
+        load_model as load_model,
         load_pretrained as load_pretrained,
+    )
+    from diffmedseg.zoo.pretrained import (
+        initialise_from as initialise_from,
+        pretrained_config as pretrained_config,
+        pretrained_denoiser as pretrained_denoiser,
+        write_initialisation as write_initialisation,
     )
     from diffmedseg.zoo.registry import Entry as Entry
     from diffmedseg.zoo.source import (
@@ -36,9 +47,15 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "diffmedseg.errors": ["ZooError"],
         "diffmedseg.files": ["file_sha256"],
-        "diffmedseg.zoo.building": ["ALLOWED", "build", "checkpoint_config"],
+        "diffmedseg.zoo.building": ["allowed_classes", "build", "checkpoint_config"],
         "diffmedseg.zoo.exporting": ["add_recipe", "export"],
-        "diffmedseg.zoo.loading": ["load_checkpoint", "load_entry", "load_pretrained"],
+        "diffmedseg.zoo.loading": ["load_checkpoint", "load_entry", "load_model", "load_pretrained"],
+        "diffmedseg.zoo.pretrained": [
+            "initialise_from",
+            "pretrained_config",
+            "pretrained_denoiser",
+            "write_initialisation",
+        ],
         "diffmedseg.zoo.registry": ["Entry"],
         "diffmedseg.zoo.source": ["Source", "current_source", "list_pretrained"],
     },

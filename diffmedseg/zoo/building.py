@@ -1,102 +1,232 @@
-"""From a config to a model: only the classes named here are built, and nothing is ever unpickled."""
+"""From a config to a model: only classes that are allowed or trusted are built, and nothing is ever unpickled."""
 
 import functools
-from collections.abc import Iterable
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import torch
+from torch import nn
 
+from diffmedseg.configurable import Configurable, init_types, public_path, unrecorded
 from diffmedseg.errors import ZooError as ZooError
+from diffmedseg.lazy import import_names
+from diffmedseg.plugins import PluginError, check_trusted, load_class
+
+#: Schedulers of diffusers that sample by a schedule of ours; see ReverseProcess.
+_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+_OPTIMIZER = "optimizer"
 
 
-def _public(module: str, names: Iterable[str]) -> dict[str, type]:
-    return {f"{module}.{name}": getattr(import_module(module), name) for name in names}
+@functools.cache
+def allowed_classes() -> Mapping[str, type]:
+    """Return the classes that every config may name, by their public path.
+
+    These are all parts of models in diffmedseg, the schedulers that sample, and the optimisers of torch.optim.
+    """
+    import diffmedseg.crf
+    import diffmedseg.models
+
+    import_names(diffmedseg.models)  # together with the CRF these import all parts
+
+    def below(cls: type) -> Iterable[type]:
+        derived: list[type] = cls.__subclasses__()
+        for sub in derived:
+            yield sub
+            yield from below(sub)
+
+    found = {public_path(cls): cls for cls in below(Configurable)
+             if _is_ours(cls.__module__) and not inspect.isabstract(cls)}  # fmt: skip
+    found["diffmedseg.crf.CRFSettings"] = diffmedseg.crf.CRFSettings  # a dataclass, which older configs may name
+    diffusers = import_module("diffusers")
+    found |= {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
+    optimizers = {name: cls for name, cls in vars(torch.optim).items() if _is_optimizer(cls)}
+    return found | {f"torch.optim.{name}": cls for name, cls in optimizers.items()}
 
 
-#: The classes that a config may name, by their exact public path.
-ALLOWED: dict[str, type] = {
-    **_public(
-        "diffmedseg.models",
-        (
-            "ClassConditionalUNet",
-            "DiffSegSegmenter",
-            "MedSegDiffLite",
-            "MedSegDiffSegmenter",
-            "MedSegDiffV1",
-            "MedSegDiffV2",
-            "ResidualUNet",
-            "SMPNetwork",
-            "SupervisedSegmenter",
-            "TwoTowerUNet",
-        ),
-    ),
-    **_public("diffmedseg.models.diffseg.decision", ("FixedLevel", "MultipleOfMean", "Otsu")),
-    **_public(
-        "diffmedseg.models.diffseg.difference",
-        ("NoisePredictionDifference", "PartialDenoisingDifference", "ReleasedDifference"),
-    ),
-    **_public("diffmedseg.crf", ("CRFSettings", "DenseCRF", "RandomSubsetCRF")),
-    **_public("diffmedseg.refinement", ("LargestComponent",)),
-    **_public("diffmedseg.diffusion", ("NoiseProcess", "ReverseProcess", "DiffusionLoss", "PriorLoss")),
-    **_public("diffmedseg.calibration", ("IsotonicCalibration", "TemperatureScaling")),
-    **_public("diffmedseg.conformal", ("Conformal",)),
-    **_public("diffmedseg.fusion", ("MajorityFusion", "MeanFusion", "STAPLEFusion")),
-    **_public(
-        "diffusers",
-        ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"),
-    ),
-    **_public("torch.optim", ("AdamW", "Adam", "SGD")),
-}
+def _is_ours(path: str) -> bool:
+    """Tell whether a class is of a model in diffmedseg; models hold no data."""
+    return path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
 
 
-def build(config: Any) -> Any:  # noqa: ANN401
-    """Build what a resolved config describes, from allowed classes alone.
+def _is_optimizer(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer) and thing is not torch.optim.Optimizer
 
-    An optimiser becomes what makes it from parameters. Pretrained encoders are not fetched: the entry has the weights.
+
+def build(config: Any, trust: Collection[str] = (), **changes: Any) -> Any:  # noqa: ANN401
+    """Build what a config describes.
+
+    An optimiser becomes what makes it from parameters; where its class is neither of torch.optim nor trusted, the
+    model is built, and refuses to be trained. Pretrained encoders are not fetched: the weights follow.
+
+    Args:
+        config: ``class_path`` and ``init_args``; see :mod:`diffmedseg.configurable`.
+        trust: Packages besides diffmedseg whose classes may be built.
+        changes: Arguments of the outermost class that take the place of those in the config.
 
     Raises:
-        ZooError: If a class is not allowed.
+        ZooError: If the config names a class of no trusted package, or one that is no part of a model. Then nothing
+            was imported.
     """
+    if isinstance(config, Mapping) and changes:
+        config = {**config, "init_args": {**config.get("init_args", {}), **changes}}
+    _check(config, trust)
+    return _build(config, trust)
+
+
+def _check(config: Any, trust: Collection[str]) -> None:  # noqa: ANN401
+    """Refuse a config before anything of it is imported."""
+    if missing := unrecorded(_without_optimizers(config)):
+        place, what = next(iter(missing.items()))
+        raise ZooError(f"The config does not say how {place or 'the model'} was built: it was {what}.")
+    try:
+        for path in class_paths(config):
+            if path not in allowed_classes():
+                check_trusted(path, trust)
+    except PluginError as error:
+        raise ZooError(str(error)) from error
+
+
+def class_paths(config: Any) -> list[str]:  # noqa: ANN401
+    """Return the classes that a config names, but for those of optimisers, which no model needs."""
     if isinstance(config, list):
-        return [build(item) for item in config]
+        return [path for item in config for path in class_paths(item)]
+    if not isinstance(config, Mapping):
+        return []
+    own = [config["class_path"]] if "class_path" in config else []
+    return own + [path for item in _without_optimizers(config).values() for path in class_paths(item)]
+
+
+def _without_optimizers(config: Any) -> Any:  # noqa: ANN401
+    if isinstance(config, list):
+        return [_without_optimizers(item) for item in config]
+    if not isinstance(config, Mapping):
+        return config
+    return {key: _without_optimizers(item) for key, item in config.items() if key != _OPTIMIZER}
+
+
+def _build(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
+    if isinstance(config, list):
+        return [_build(item, trust) for item in config]
     if not isinstance(config, dict):
         return config
+    arguments = {key: _make_optimizer(value, trust) if key == _OPTIMIZER else _build(value, trust)
+                 for key, value in config.get("init_args", config).items()}  # fmt: skip
     if "class_path" not in config:
-        return {key: build(value) for key, value in config.items()}
-    path = config["class_path"]
-    if path not in ALLOWED:
-        raise ZooError(f"The config names the class {path!r}, which the zoo does not build.")
-    arguments = {key: build(value) for key, value in config.get("init_args", {}).items()}
+        return arguments
+    cls = find_class(config["class_path"], trust)
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None
-    cls = ALLOWED[path]
+    for key, meant in getattr(cls, "stored_none", {}).items():
+        if arguments.get(key) is None:
+            arguments[key] = meant()
     arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
-    return functools.partial(cls, **arguments) if issubclass(cls, torch.optim.Optimizer) else cls(**arguments)
+    return functools.partial(cls, **arguments) if _is_optimizer(cls) else cls(**arguments)
+
+
+def find_class(path: str, trust: Collection[str] = ()) -> Any:  # noqa: ANN401  of any part of a model
+    """Return a class that a config names: one of ours, or of a package that is trusted.
+
+    Raises:
+        ZooError: If it is neither; the message says what to do.
+    """
+    if path in allowed_classes():
+        return allowed_classes()[path]
+    try:
+        return load_class(path, trust, (Configurable, nn.Module, torch.optim.Optimizer))
+    except PluginError as error:
+        raise ZooError(str(error)) from error
+
+
+def _make_optimizer(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
+    """Build what makes an optimiser; of an unknown class, what refuses to."""
+    if not isinstance(config, dict) or "class_path" not in config:
+        return config
+    try:
+        return _build(config, trust)
+    except Exception as error:  # importing what a user wrote can bring about anything
+        return functools.partial(_refuse, f"{config['class_path']} ({error})")
+
+
+def _refuse(optimizer: str, parameters: object) -> torch.optim.Optimizer:
+    raise ZooError(
+        f"The model was trained by an optimiser that cannot be built here: {optimizer} To train it further, load it "
+        "with optimizer=torch.optim.AdamW, or another one."
+    )
 
 
 def _as_declared(cls: type, name: str, value: Any) -> Any:  # noqa: ANN401
     """Turn a dict into the dataclass that a constructor declares in its place: configs name no class for these."""
     if not isinstance(value, dict):
         return value
-    declared = get_type_hints(cls.__init__).get(name)  # type: ignore[misc]  # of a class, not of an instance
+    declared = init_types(cls).get(name)
     found = [one for one in (declared, *get_args(declared)) if isinstance(one, type) and is_dataclass(one)]
-    return found[0](**value) if found else value
+    make: Callable[..., Any] = found[0] if found else dict
+    return make(**value)
 
 
 def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what rebuilds the model of a checkpoint, for :func:`build`.
 
     Raises:
-        ZooError: If the checkpoint was not trained from the command line.
+        ZooError: If the checkpoint does not say how its model was built.
     """
-    hparams = {key: value for key, value in checkpoint["hyper_parameters"].items() if key != "_instantiator"}
-    if "_class_path" not in hparams:
-        raise ZooError("The checkpoint was not trained from the command line: it lacks its model's config.")
-    return {"class_path": hparams.pop("_class_path"), "init_args": hparams}
+    hparams = _as_config(checkpoint["hyper_parameters"])
+    if hparams is None:
+        raise ZooError(
+            "The checkpoint does not say how its model was built: an older version wrote it, from Python. Build the "
+            "model as then, and give it the checkpoint's state_dict."
+        )
+    return hparams
+
+
+def checkpoint_run(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint knows of its run, as far as config.yaml of the command line's runs says the same.
+
+    Raises:
+        ZooError: If the checkpoint does not say how its data was built.
+    """
+    data = _as_config(checkpoint.get("datamodule_hyper_parameters", {}))
+    if data is None:
+        raise ZooError(
+            "neither a config.yaml nor the checkpoint says how the data was built: derive the data module from "
+            "diffmedseg.data.SegmentationDataModule, and train again"
+        )
+    model = checkpoint_config(checkpoint)
+    run = {"seed_everything": model["init_args"]["seed"], "trainer": checkpoint["trainer"]}
+    return run | {"model": model, "data": data}
+
+
+def _as_config(hparams: dict[str, Any]) -> dict[str, Any] | None:
+    kept = {key: value for key, value in hparams.items() if key != "_instantiator"}
+    return {"class_path": kept.pop("_class_path"), "init_args": kept} if "_class_path" in kept else None
 
 
 def whole(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return weights in float32, whatever they are stored as."""
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def foreign_packages(config: Any) -> list[str]:  # noqa: ANN401
+    """Return the packages, besides diffmedseg, that a config needs, and that have to be trusted."""
+    paths = [path for path in class_paths(config) if "." in path and path not in allowed_classes()]
+    return sorted({path.partition(".")[0] for path in paths} - {"diffmedseg"})
+
+
+def find_obstacle(config: Any) -> str | None:  # noqa: ANN401
+    """Say why a model that is built by this process could not be built by another; None where it can.
+
+    Nothing is imported: the classes are here already.
+    """
+    for place, what in unrecorded(_without_optimizers(config)).items():
+        return f"{place} is {what}, which does not record its arguments (diffmedseg.configurable.Configurable does)"
+    for path in class_paths(config):
+        module, _, name = path.rpartition(".")
+        if module == "__main__":
+            return f"{name} is defined in the script that runs: move it into a module, and import it from there"
+        if "<locals>" in path or not isinstance(getattr(sys.modules.get(module), name, None), type):
+            return f"{path} cannot be imported by its name: define the class at the top level of a module"
+    return None

@@ -32,6 +32,9 @@ def write_card(
     """
     from diffmedseg.metrics.table import read_cases  # needs torch, which the table below does without
 
+    command = "a script of its author; run.yaml beside this card has the settings of model and data"
+    if entry.metrics and entry.metrics.command:
+        command = f"`{entry.metrics.command}`, where run.yaml lies beside this card"
     init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
     scores = "\n".join(
         f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
@@ -58,7 +61,7 @@ def write_card(
     cases = f"{n} case{'s' * (n != 1)}, {entry.metrics.split}" if entry.metrics else ""
     shown = (
         f"It has no pictures of them: {unseen}. Where the data is,\n\n"
-        f"    python -m diffmedseg zoo cases {name} --root /path/to/the/data\n\ndraws its worst, median and best cases."
+        f"    diffmedseg zoo cases {name} --root /path/to/the/data\n\ndraws its worst, median and best cases."
         if unseen
         else f"![its worst, median and best cases]({PICTURE})\n\n"
         f"By {entry.regions[0]}; cases without anything in which nothing was found are left out. Dice is that of the "
@@ -68,9 +71,9 @@ def write_card(
     (folder / CARD).write_text(
         f"""# {name}
 
-{_network(init)}, trained on {entry.data}
+{_network(entry, init)}, trained on {entry.data}
 for {steps} steps (batch {batch}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
-and scored by `python -m diffmedseg fit -c run.yaml`, where run.yaml lies beside this card.
+and scored by {command}.
 {notes}
 
 Research software: **not for diagnosis**.
@@ -82,7 +85,7 @@ Research software: **not for diagnosis**.
 
 {_contract(entry)}
 - **Sampling**: samples: {entry.num_samples}; steps of each: {entry.num_steps}; fused by {entry.fusion}.
-{cropped}{calibrated}
+{_packages(name, entry)}{cropped}{calibrated}
 ## Scores
 
 Of the run, before the weights were stored as they are here: means over {cases}, at native
@@ -117,12 +120,12 @@ def write_recipe_card(folder: Path, name: str, entry: Entry, run: dict[str, Any]
     (folder / CARD).write_text(
         f"""# {name}
 
-A recipe: {_network(run["model"]["init_args"])}, for {entry.data}; all settings: run.yaml beside this card.
+A recipe: {_network(entry, run["model"]["init_args"])}, for {entry.data}; all settings: run.yaml beside this card.
 **Nobody has trained it yet**: it has no weights, and no numbers.
 {notes}
 
-    python -m diffmedseg fit -c run.yaml --data.root /path/to/the/data
-    python -m diffmedseg zoo export runs/{run["experiment"]}/version_0 --name {name.rpartition(".")[0]}.mine
+    diffmedseg fit -c run.yaml --data.root /path/to/the/data
+    diffmedseg export runs/{run["experiment"]}/version_0 --name {name.rpartition(".")[0]}.mine
 
 - **Training**: {trainer["max_steps"]} steps at most, batch {run["data"]["init_args"]["batch_size"]}, precision \
 {trainer["precision"]}, seed {run["seed_everything"]}.
@@ -133,9 +136,10 @@ A recipe: {_network(run["model"]["init_args"])}, for {entry.data}; all settings:
     )
 
 
-def _network(init: Mapping[str, Any]) -> str:
-    denoiser = init["denoiser"]
-    return f"{denoiser['class_path'].rsplit('.', 1)[1]} ({denoiser['init_args'].get('size', '')})"
+def _network(entry: Entry, init: Mapping[str, Any]) -> str:
+    size = init["denoiser"]["init_args"].get("size")
+    title = entry.network or init["denoiser"]["class_path"].rpartition(".")[2]
+    return f"{title}, size {size}" if size else title
 
 
 def _contract(entry: Entry) -> str:
@@ -145,6 +149,15 @@ def _contract(entry: Entry) -> str:
   taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
 - **Learned from**: {entry.learned_from}.
 - **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}."""
+
+
+def _packages(name: str, entry: Entry) -> str:
+    if not entry.packages:
+        return ""
+    return (
+        f"- **Needs** the package{'s' * (len(entry.packages) > 1)} {', '.join(entry.packages)}, whose code is not part "
+        f"of this entry: `load_pretrained({name!r}, trust={entry.packages})`.\n"
+    )
 
 
 def _licence(entry: Entry) -> str:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from diffmedseg.data.info import DatasetInfo
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.metrics.table import read_cases
-from diffmedseg.zoo.building import ALLOWED, ZooError, build, checkpoint_config, whole
+from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages, whole
 from diffmedseg.zoo.card import write_card, write_recipe_card
 from diffmedseg.zoo.checking import write_example
-from diffmedseg.zoo.loading import best_checkpoint
+from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run
 from diffmedseg.zoo.registry import (
     CASES,
     CONFIG,
@@ -41,7 +42,6 @@ from diffmedseg.zoo.registry import (
 from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source
 
-RUN_CONFIG = "config.yaml"  # of a run
 _CODE_LICENCE = "Apache-2.0"
 #: Scores that the registry names; an entry's own files have all.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
@@ -50,7 +50,13 @@ _SPLITS = ("reported", "split_by", "splits", "folds", "fold")
 
 
 def export(
-    run: Path, name: str, zoo: Path | None = None, half: bool = True, notes: str = "", pictures: bool = True
+    run: Path,
+    name: str,
+    zoo: Path | None = None,
+    half: bool = True,
+    notes: str = "",
+    pictures: bool = True,
+    trust: Collection[str] = (),
 ) -> Path:
     """Make a zoo entry of a finished run.
 
@@ -62,6 +68,8 @@ def export(
         notes: What the card should say besides, such as the hardware, and where the model fails.
         pictures: Show its worst cases where the data's licence lets everybody hand images on. Else whoever has the data
             can draw them (`diffmedseg zoo cases`).
+        trust: Packages besides diffmedseg whose classes may be built. The registry and the card name those that the
+            model needs; their code is not part of the entry.
 
     Returns:
         The entry's folder.
@@ -73,14 +81,14 @@ def export(
     run = Path(run)
     with _new_entry(name, zoo) as (folder, register):
         weights_path = best_checkpoint(run)
-        for path in (weights_path, run / RUN_CONFIG, run / CASES):
+        for path in (weights_path, run / CASES):
             if not path.is_file():
                 raise ZooError(f"{path} is missing: {run} is not a finished run of this project.")
         _check_scores(run)
         checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
-        config, settings = checkpoint_config(checkpoint), yaml.safe_load((run / RUN_CONFIG).read_text())
-        data = build_data(settings["data"])
-        settings = _portable(settings)
+        config, settings = checkpoint_config(checkpoint), read_run(run)
+        model, data = build(config, trust), build_data(settings["data"], trust)  # refuses what no one could load
+        settings = _portable(settings, data)
         dtype = torch.float16 if half else torch.float32
         weights = {
             key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
@@ -90,7 +98,6 @@ def export(
             raise ZooError(
                 f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run."
             )
-        model = build(config)  # refuses what could not be loaded again
         model.load_state_dict(whole(weights))
         save_file(weights, folder / WEIGHTS)
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
@@ -106,9 +113,13 @@ def export(
             unseen = f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
         else:
             unseen = show_cases(model, data, rows, folder / PICTURE)
-        metrics = _metrics(rows, settings)
+        by_command = (run / RUN_CONFIG).is_file()
+        metrics = _metrics(rows, settings, "diffmedseg fit -c run.yaml" if by_command else "")
         learned_from = checkpoint.get("learned_from", "masks")
-        entry = _describe(folder, config["init_args"], data, learned_from, metrics)
+        if start := checkpoint.get("initialisation"):
+            notes = f"{notes} Fine-tuned from {start['source']}.".strip()
+        packages = sorted({*foreign_packages(config), *foreign_packages(settings["data"])})
+        entry = _describe(folder, config["init_args"], data, learned_from, metrics, type(model.denoiser), packages)
         write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes, unseen)
         return register(entry)
 
@@ -121,11 +132,11 @@ def _check_scores(run: Path) -> None:
     """
     if not (run / METRICS).is_file():
         return  # a run of before
-    said, best = json.loads((run / METRICS).read_text()), run / "checkpoints" / "best.ckpt"
+    said, best = json.loads((run / METRICS).read_text()), chosen_checkpoint(run)
     if said.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
             f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
-            "come to its end, where it is tested again: make train ... CKPT=last."
+            "come to its end, where it is tested again: train with --ckpt_path last."
         )
     if changing := said["policy"].get("changed_by"):
         raise ZooError(
@@ -134,7 +145,7 @@ def _check_scores(run: Path) -> None:
         )
 
 
-def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = "") -> Path:
+def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = "", trust: Collection[str] = ()) -> Path:
     """Make a zoo entry of a configuration that nobody has run yet: without weights, and without numbers.
 
     Args:
@@ -142,6 +153,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
         name: Name of the entry: model_data.tag.
         zoo: The zoo's folder; None for the current one.
         notes: What the card should say besides.
+        trust: Packages besides diffmedseg whose classes may be imported.
 
     Returns:
         The entry's folder.
@@ -151,16 +163,21 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
     """
     with _new_entry(name, zoo) as (folder, register):
         try:
-            settings = _portable(yaml.safe_load(Path(config).read_text()))
-            learned_from: str = ALLOWED[settings["model"]["class_path"]].learned_from  # type: ignore[attr-defined]
-            init, data = settings["model"]["init_args"], settings["data"]
+            settings = yaml.safe_load(Path(config).read_text())
+            init, data = settings["model"]["init_args"], build_data(settings["data"], trust)
+            settings = _portable(settings, data)
+            learned_from: str = find_class(settings["model"]["class_path"], trust).learned_from
+            denoiser = find_class(init["denoiser"]["class_path"], trust)
+            unsaid = [name for name in ("num_samples", "num_steps") if init[name] is None]
+            init = init | {name: getattr(denoiser.recommended, name) for name in unsaid}
         except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise ZooError(
                 f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
                 f"({type(error).__name__}: {error})."
             ) from error
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
-        entry = _describe(folder, init, build_data(data), learned_from, None)
+        packages = sorted({*foreign_packages(settings["model"]), *foreign_packages(settings["data"])})
+        entry = _describe(folder, init, data, learned_from, None, denoiser, packages)
         write_recipe_card(folder, name, entry, settings, notes)
         return register(entry)
 
@@ -205,7 +222,13 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
 
 
 def _describe(
-    folder: Path, init: dict[str, Any], data: SegmentationDataModule, learned_from: str, metrics: Metrics | None
+    folder: Path,
+    init: dict[str, Any],
+    data: SegmentationDataModule,
+    learned_from: str,
+    metrics: Metrics | None,
+    denoiser: type[Denoiser],
+    packages: list[str],
 ) -> Entry:
     """Say what the registry says of an entry, from its model's settings, its data, and its files."""
     info, fusion = data.info, init.get("fusion") or {"class_path": "MeanFusion"}
@@ -226,12 +249,14 @@ def _describe(
         weights.stat().st_size if weights.is_file() else 0,
         {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         metrics,
-        list(getattr(ALLOWED.get(init["denoiser"]["class_path"]), "papers", ())),
+        list(denoiser.papers),
+        network=denoiser.title,
+        packages=packages,
     )
 
 
-def _metrics(rows: list[CaseScore], settings: dict[str, Any]) -> Metrics:
-    """Say what a run reached."""
+def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str) -> Metrics:
+    """Say what a run reached, and by what command."""
     scores: dict[str, dict[str, list[float]]] = {}
     for one in summarise(rows):
         if one.score in _HEADLINES:
@@ -242,7 +267,7 @@ def _metrics(rows: list[CaseScore], settings: dict[str, Any]) -> Metrics:
         f"test{f' ({said})' if said else ''}",
         len({row.case for row in rows}),
         int(settings["seed_everything"]),
-        "python -m diffmedseg fit -c run.yaml",
+        command,
         scores,
     )
 
@@ -253,12 +278,12 @@ def _licences(info: DatasetInfo) -> dict[str, str]:
     return {"code": _CODE_LICENCE, "weights": weights, "data": info.licence}
 
 
-def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+def _portable(settings: dict[str, Any], data: SegmentationDataModule) -> dict[str, Any]:
     """Take the places of one machine, and who used it, out of a run's settings."""
-    data = settings["data"]["init_args"]
-    if "root" in data:
-        data["root"] = f"data/{build_data(settings['data']).info.name}"
-    if data.get("windows"):
-        data["windows"] = Path(data["windows"]).name
+    init = settings["data"]["init_args"]
+    if "root" in init:
+        init["root"] = f"data/{data.info.name}"
+    if init.get("windows"):
+        init["windows"] = Path(init["windows"]).name
     kept = {name: value for name, value in settings.items() if name != "logger"}
     return kept | {"runs": "runs", "ckpt_path": None}

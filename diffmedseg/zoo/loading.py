@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,56 +11,82 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffmedseg.checkpoints import cannot_be_loaded
+from diffmedseg.errors import suggest
 from diffmedseg.files import file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.zoo.building import ZooError, build, checkpoint_config, whole
+from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
 from diffmedseg.zoo.source import Source, current_source
 
-#: Config, weights, and what supervision these took, where that is known.
-_Parts = tuple[Any, dict[str, torch.Tensor], str | None]
+#: Config, weights, what supervision these took, where that is known, and what a fine-tuned model started from.
+_Parts = tuple[Any, dict[str, torch.Tensor], str | None, dict[str, Any] | None]
+RUN_CONFIG = "config.yaml"  # of a run of the command line
 
 
-def load_pretrained(name: str) -> DiffusionSegmenter:
+def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
+    """Load a model from wherever it is: a checkpoint, a run's folder or an entry of the zoo.
+
+    Args:
+        name: The file, the folder, or the name of the entry; a file or folder of that name comes first.
+        trust: See :func:`load_pretrained`.
+
+    Raises:
+        ZooError: If there is nothing of that name, with similar names, or the model cannot be loaded.
+    """
+    if str(name) and Path(name).expanduser().exists():
+        return load_checkpoint(name, trust)
+    source = current_source()
+    if source.has(str(name)):
+        return load_pretrained(str(name), trust)
+    said = suggest(str(name), sorted(source.entries()))
+    raise ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {said}")
+
+
+def load_pretrained(name: str, trust: Collection[str] = ()) -> DiffusionSegmenter:
     """Load an entry: verified, with its averaged weights, in evaluation mode, on the CPU.
 
     Args:
         name: Name of the entry, see :func:`~diffmedseg.zoo.source.list_pretrained`.
+        trust: Names of packages besides diffmedseg whose classes may be imported and built; see
+            :mod:`diffmedseg.plugins`.
 
     Raises:
         ZooError: If there is no such entry or it is a recipe, a file is missing or its sha256 is wrong, or the config
-            names a class outside ``ALLOWED``.
+            names a class that is not ours and whose package is not trusted.
     """
-    return load_entry(current_source(), name)
+    return load_entry(current_source(), name, trust)
 
 
-def load_entry(source: Source, name: str) -> DiffusionSegmenter:
+def load_entry(source: Source, name: str, trust: Collection[str] = ()) -> DiffusionSegmenter:
     """Load an entry of a zoo; see :func:`load_pretrained`."""
-    return load_verified(name, *source.verified(name))
+    return load_verified(name, *source.verified(name), trust)
 
 
-def load_verified(name: str, folder: Path, entry: Entry) -> DiffusionSegmenter:
+def load_verified(name: str, folder: Path, entry: Entry, trust: Collection[str] = ()) -> DiffusionSegmenter:
     """Load an entry from its folder, whose files were checked already."""
     if entry.status == "recipe":
         raise ZooError(
             f"{name} is a recipe: nobody has trained it yet. `diffmedseg fit -c {folder / 'run.yaml'}` does."
         )
-    return _load(folder / CONFIG, partial(_entry_parts, folder, entry))
+    return _load(folder / CONFIG, partial(_entry_parts, folder, entry), trust)
 
 
 def _entry_parts(folder: Path, entry: Entry) -> _Parts:
-    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS)), entry.learned_from
+    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS)), entry.learned_from, None
 
 
-def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
-    """Load what a run trained: with its averaged weights, in evaluation mode, on the CPU.
+def load_checkpoint(path: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
+    """Load what a Trainer trained: with averaged weights where there are any, in evaluation mode, on the CPU.
 
     Args:
         path: A checkpoint, or a run's folder: its best checkpoint, with its calibration where it has one. Nothing is
             unpickled.
+        trust: See :func:`load_pretrained`.
 
     Raises:
-        ZooError: If there is no such file, or it is not a checkpoint of this project's command line.
+        ZooError: If there is no such file, it is not a checkpoint of a segmenter, or it names a class whose package is
+            not trusted.
     """
     path = Path(path).expanduser()
     if (path / WEIGHTS).is_file():
@@ -68,36 +94,33 @@ def load_checkpoint(path: str | Path) -> DiffusionSegmenter:
     path = best_checkpoint(path) if path.is_dir() else path
     if not path.is_file():
         raise ZooError(f"There is no checkpoint {path}.")
-    return _load(path, partial(_checkpoint_parts, path))
+    return _load(path, partial(_checkpoint_parts, path), trust)
 
 
 def _checkpoint_parts(path: Path) -> _Parts:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    return checkpoint_config(checkpoint), checkpoint["state_dict"], checkpoint.get("learned_from")
+    history = checkpoint.get("learned_from"), checkpoint.get("initialisation")
+    return checkpoint_config(checkpoint), checkpoint["state_dict"], *history
 
 
-def _load(path: Path, parts: Callable[[], _Parts]) -> DiffusionSegmenter:
+def _load(path: Path, parts: Callable[[], _Parts], trust: Collection[str]) -> DiffusionSegmenter:
     """Build a model from a config and weights, whatever is wrong with them.
 
     Args:
         path: The file that is named where something is.
         parts: Reads them.
+        trust: Packages whose classes may be built.
     """
     try:
-        config, weights, learned_from = parts()
-        model = build(config)
+        config, weights, learned_from, initialisation = parts()
+        model = build(config, trust)
         if isinstance(model, DiffusionSegmenter):
             model.load_state_dict(weights)
-            model.learned_from = learned_from or model.learned_from
+            model.learned_from, model.initialisation = learned_from or model.learned_from, initialisation
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything
-        # Of torch's complaint of pickles the second sentence advises to unpickle without care.
-        said = " ".join(str(error).split()).split(". ")[0]
-        reason = f"{type(error).__name__}: {said[:300]}"
-        raise ZooError(
-            f"{path} cannot be loaded: it is damaged, of another version, or no model of this project ({reason})."
-        ) from error
+        raise ZooError(cannot_be_loaded(path, error)) from error
     if not isinstance(model, DiffusionSegmenter):
         raise ZooError(f"{path} describes a {type(model).__name__}, not a segmenter.")
     return model.eval()
@@ -105,11 +128,37 @@ def _load(path: Path, parts: Callable[[], _Parts]) -> DiffusionSegmenter:
 
 def best_checkpoint(run: Path) -> Path:
     """Return the best checkpoint of a run: the calibrated one, where ``diffmedseg calibrate`` made it of the best."""
-    best, calibrated = (run / "checkpoints" / name for name in ("best.ckpt", "calibrated.ckpt"))
+    best, calibrated = chosen_checkpoint(run), run / "checkpoints" / "calibrated.ckpt"
     said = run / "calibration.json"
     if not (calibrated.is_file() and best.is_file()):
         return best
     if said.is_file() and json.loads(said.read_text()).get("checkpoint") == file_sha256(best):
         return calibrated
-    warnings.warn(f"{calibrated} was not made of best.ckpt as it is, and is left out: calibrate again.", stacklevel=3)
+    warnings.warn(f"{calibrated} was not made of {best.name} as it is, and is left out: calibrate again.", stacklevel=3)
     return best
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """Return the checkpoint that a run chose: best.ckpt, or the only one there is besides last.ckpt."""
+    folder = run / "checkpoints"
+    best = folder / "best.ckpt"
+    others = [path for path in folder.glob("*.ckpt") if path.stem not in {"last", "calibrated"}]
+    return others[0] if len(others) == 1 and not best.is_file() else best
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Return the settings of a run: its config.yaml, or what its checkpoint says where a script trained it.
+
+    Raises:
+        ZooError: If there is neither.
+    """
+    config, checkpoint = run / RUN_CONFIG, chosen_checkpoint(run)
+    if config.is_file():
+        settings: dict[str, Any] = yaml.safe_load(config.read_text())
+        return settings
+    if not checkpoint.is_file():
+        raise ZooError(f"{config} is missing: {run} is no run's folder.")
+    try:
+        return checkpoint_run(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except ZooError as error:
+        raise ZooError(f"{run}: {error}.") from error

@@ -45,7 +45,7 @@ class Metrics:
         split: The cases that were scored.
         cases: How many.
         seed: Of the training.
-        command: What trains and scores it again, in the entry's folder.
+        command: What trains and scores it again, in the entry's folder; empty where a script of its author did.
         scores: By region and score: mean, and the ends of its 95 % bootstrap interval over cases.
     """
 
@@ -76,7 +76,10 @@ class Entry:
         bytes: Of the weights; 0 for a recipe.
         sha256: Of each file but the card, by its name.
         metrics: What it reached; None for a recipe.
+        network: Title of its network; empty of an entry that was made before titles were stored.
+        formerly: Names that it had before.
         papers: What describes its method; empty where none does, or the entry was made before they were named.
+        packages: Packages besides diffmedseg that it needs, and that have to be trusted.
     """
 
     status: Literal["trained", "recipe"]
@@ -95,6 +98,9 @@ class Entry:
     sha256: dict[str, str] = field(default_factory=dict)
     metrics: Metrics | None = None
     papers: list[str] = field(default_factory=list)
+    network: str = ""
+    formerly: list[str] = field(default_factory=list)
+    packages: list[str] = field(default_factory=list)
 
 
 def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
@@ -128,7 +134,11 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
 
 def write_registry(path: Path, entries: dict[str, Entry]) -> None:
     """Write a registry, whole or not at all."""
-    content = {"version": REGISTRY_VERSION, "entries": {name: asdict(entry) for name, entry in entries.items()}}
+    said = {name: asdict(entry) for name, entry in entries.items()}
+    for one in said.values():
+        if not one["packages"]:  # older versions, which know no packages, read the others
+            del one["packages"]
+    content = {"version": REGISTRY_VERSION, "entries": said}
     text = yaml.safe_dump(content, sort_keys=False, width=120)
     write_whole(path, lambda temporary: temporary.write_text(text))
 

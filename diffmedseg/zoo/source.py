@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.errors import ZooError
+from diffmedseg.errors import ZooError, unknown
 from diffmedseg.files import cache_folder, file_sha256
 from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
 
@@ -67,7 +67,8 @@ class Source:
         Raises:
             ZooError: If there is no such entry, a file is missing or its hash is wrong.
         """
-        entry, folder = self._entry(name), self.entry_folder(name)
+        name, entry = self.find(name)
+        folder = self.entry_folder(name)
         for file, expected in entry.sha256.items():
             path = folder / file
             if self.remote and not (path.is_file() and file_sha256(path) == expected):
@@ -79,11 +80,25 @@ class Source:
             _check(str(path), file_sha256(path), expected)
         return folder, entry
 
-    def _entry(self, name: str) -> Entry:
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of this name, or one that had it before."""
         entries = self.entries()
-        if name not in entries:
-            raise ZooError(f"{self.location} has no entry {name!r}. It has: {', '.join(sorted(entries)) or 'none'}.")
-        return entries[name]
+        return name in entries or any(name in entry.formerly for entry in entries.values())
+
+    def find(self, name: str) -> tuple[str, Entry]:
+        """Return an entry by its name, or by one that it had before, with the name that it has now.
+
+        Raises:
+            ZooError: If there is none; the message suggests what is alike.
+        """
+        entries = self.entries()
+        if name in entries:
+            return name, entries[name]
+        for now, entry in entries.items():
+            if name in entry.formerly:
+                warnings.warn(f"The entry {name} is called {now} now.", FutureWarning, stacklevel=4)
+                return now, entry
+        raise ZooError(f"{unknown('entry', name, sorted(entries))} The zoo is {self.location}.")
 
     def card(self, name: str) -> str:
         """Return the card of an entry; it is for people, and has no hash.
@@ -91,7 +106,7 @@ class Source:
         Raises:
             ZooError: If there is no such entry, or it has no card.
         """
-        self._entry(name)
+        name, _ = self.find(name)
         folder = self.entry_folder(name)
         if self.remote:
             return self._fetch(f"{name}/{CARD}").decode(errors="replace")

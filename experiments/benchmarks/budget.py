@@ -32,14 +32,7 @@ from diffmedseg.metrics.table import read_cases, write_cases
 
 SCORES = Path(__file__).with_suffix(".csv")
 PEER, CONTROL = "peer", "supervised"
-_PAIR = ["base.yaml", "medsegdiff/isic2017.yaml"]
-MODELS: dict[str, list[str]] = {
-    PEER: [],
-    "medsegdiff-v1": [*_PAIR, "medsegdiff/member/v1.yaml", "medsegdiff/cpu.yaml"],
-    "medsegdiff-v2": [*_PAIR, "medsegdiff/member/v2.yaml", "medsegdiff/cpu.yaml"],
-    "medsegdiff-lite": [*_PAIR, "medsegdiff/member/lite.yaml", "medsegdiff/cpu.yaml"],
-    CONTROL: ["base.yaml", "supervised/isic2017.yaml", "supervised/cpu.yaml"],
-}
+MODELS = (PEER, "medsegdiff-v1", "medsegdiff-v2", "medsegdiff-lite", CONTROL)
 #: Steps of which an hour of one core is just enough, where it is not for the preset's 8,000: the learning rate has to
 #: reach zero.
 STEPS = {"medsegdiff-v1": 5750, "medsegdiff-v2": 3500}
@@ -101,7 +94,7 @@ def train(
     """
     places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]  # where runs find ProcessTime
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-    for name, files in MODELS.items():
+    for name in MODELS:
         if only and name not in only:
             continue
         if name == PEER:
@@ -113,7 +106,9 @@ def train(
             f"--trainer.callbacks.minutes={minutes}",
         ]  # fmt: skip
         settings += [f"--trainer.max_steps={STEPS[name]}"] if name in STEPS else []
-        train_run(runs, name, files, [one for one in settings if name != CONTROL or not one.startswith("--model")])
+        train_run(
+            runs, name, name, "isic2017", [one for one in settings if name != CONTROL or not one.startswith("--model")]
+        )
 
 
 def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: int) -> None:

@@ -25,6 +25,7 @@ from diffmedseg.metrics import bootstrap_interval
 
 Data = Literal["isic2017", "synthetic"]
 Member = Literal["v1", "lite"]
+MODELS: dict[Member, str] = {"v1": "medsegdiff", "lite": "medsegdiff-lite"}
 STEPS = {"isic2017": 2000, "synthetic": 800}
 SCORES = {"isic2017": ("dice", "diversity"), "synthetic": ("dice", "ged_unbiased", "diversity")}
 PRIOR = "dice_prior"  # of members that have one
@@ -121,15 +122,14 @@ def train(
             if (only and variant not in only) or list((runs / name).glob("*/cases.csv")):
                 continue
             print(name, flush=True)
-            log, model = runs / f"{name}.log", CONTROL if variant == CONTROL else "medsegdiff"
-            overlay = [] if variant == CONTROL else ["-c", f"experiments/medsegdiff/member/{member}.yaml"]
+            log, model = runs / f"{name}.log", CONTROL if variant == CONTROL else MODELS[member]
             first = [] if variant == CONTROL else FIRST[member][data]
             common = ["--runs", str(runs), "--seed_everything", str(seed), *place]
             # One epoch: the last weights are scored, none are chosen.
             # fmt: off
             _run([
-                "fit", "-c", "experiments/base.yaml", "-c", f"experiments/{model}/{data}.yaml", *overlay, *common,
-                "--experiment", name, f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
+                "train", model, data, *common, "--name", name,
+                f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
                 "--trainer.max_time=null", "--trainer.precision=bf16-mixed",
                 "--model.num_samples=4", "--model.num_steps=10", *first, *changes,
             ], log)

@@ -81,8 +81,8 @@ def train(
         place = [] if root is None else ["--data.root", str(root)]
         reported = ["--data.reported=validation"] if data.startswith("isic") else []
         general = [f"--trainer.max_steps={steps}", f"--model.num_samples={samples}"]
-        files = ["base.yaml", f"diffseg/{data}.yaml", "diffseg/cpu.yaml"]
-        train_run(runs, f"{data}.{variant.replace(' ', '_')}", files, [*place, *reported, *general, *settings])
+        name = f"{data}.{variant.replace(' ', '_')}"
+        train_run(runs, name, "diffseg", data, [*place, *reported, *general, *settings])
 
 
 def choose(run: Path, samples: int = 4, images: int = 40) -> None:

@@ -5,7 +5,7 @@ can learn where the teacher's end (Luhman & Luhman 2021, arXiv 2101.02388): at i
 its second, which is where the teacher's sampler has it, from what its own first step made of it. The condition network
 is the teacher's and stays as it is.
 
-``python experiments/benchmarks/distil.py runs/medsegdiff-synthetic/version_0 --out one_step.ckpt`` trains, prints the
+``python experiments/benchmarks/distil.py runs/medsegdiff-lite-synthetic/version_0 --out one_step.ckpt`` trains, prints the
 table and writes the student, which ``predict``, ``make evaluate`` and ``load_checkpoint`` take like any checkpoint.
 """
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import yaml
 from jsonargparse import auto_cli
 from rows import read_rows, with_earlier, write_rows
 from training import EVEN_DDIM, train_run
@@ -20,17 +19,14 @@ from diffmedseg.data.configured import build_data
 from diffmedseg.metrics import generalized_energy_distance
 from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.functional import dice_from_counts
+from diffmedseg.recipes import data_config
 
 Data = Literal["brats2015", "lgg", "chase", "lidc"]
 
 FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
 SETTINGS = {"chase": ["--data.split_by=folds"]}
-#: By model the family, whose pair with the data is taken, overlays and settings.
-MODELS: dict[str, tuple[str, list[str], list[str]]] = {
-    "medsegdiff-v1": ("medsegdiff", ["medsegdiff/member/v1.yaml"], EVEN_DDIM),
-    "medsegdiff-lite": ("medsegdiff", ["medsegdiff/member/lite.yaml"], []),
-    "supervised": ("supervised", [], []),
-}
+#: By model its settings.
+MODELS: dict[str, list[str]] = {"medsegdiff-v1": EVEN_DDIM, "medsegdiff-lite": [], "supervised": []}
 HUMANS = "raters"
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("dice", "hd95", "nsd", "cl_dice", "ged_unbiased", "uncertainty", "diversity")
@@ -56,15 +52,14 @@ def train(
         only: Keys of MODELS; all when empty.
     """
     for fold in folds or range(FOLDS[data]):
-        for model, (family, overlays, own) in MODELS.items():
+        for model, own in MODELS.items():
             if only and model not in only:
                 continue
             settings = [
                 "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
                 f"--trainer.max_steps={steps}", *SETTINGS.get(data, []), *own,
             ]  # fmt: skip
-            files = ["base.yaml", f"{family}/{data}.yaml", *overlays, f"{family}/cpu.yaml"]
-            train_run(runs, f"{data}.{model}.{fold}", files, settings)
+            train_run(runs, f"{data}.{model}.{fold}", model, data, settings)
 
 
 def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
@@ -78,7 +73,7 @@ def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
         root: Folder that holds its cases.
         runs: Where runs are written.
     """
-    config = yaml.safe_load(Path(f"experiments/data/{data}.yaml").read_text())
+    config = data_config(data)
     config["init_args"] |= {"root": str(root), "folds": FOLDS[data], "split_by": "folds"}
     module = build_data(config)
     rows = []

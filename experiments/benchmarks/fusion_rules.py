@@ -2,7 +2,7 @@
 
 Each image's samples are drawn once: the first S of them are those of S. With a control, its one mask is scored too, and
 as one voter more; else the prior of a member that has one. Run ``python experiments/benchmarks/fusion_rules.py
-runs/medsegdiff-synthetic/version_0 --control runs/supervised-synthetic/version_0 --plot ged.png``.
+runs/medsegdiff-lite-synthetic/version_0 --control runs/supervised-synthetic/version_0 --plot ged.png``.
 """
 
 from collections import defaultdict

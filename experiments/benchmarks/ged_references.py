@@ -2,7 +2,7 @@
 
 The raters of synthetic lesions are drawn from a known distribution; the perfect sampler draws from the same. What is
 not zero in its line is the measure's, and no training can mend it. The first S samples of an image are those of S.
-``python experiments/benchmarks/ged_references.py runs/medsegdiff-synthetic/version_0
+``python experiments/benchmarks/ged_references.py runs/medsegdiff-lite-synthetic/version_0
 runs/supervised-synthetic/version_0`` prints the table.
 """
 

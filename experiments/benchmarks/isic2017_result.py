@@ -22,11 +22,8 @@ from diffmedseg.models import DiffusionSegmenter
 
 SCORES = Path(__file__).with_suffix(".csv")
 BOTH, SEEDS = "mean of both", [0, 1, 2]
-#: By family overlays and settings.
-MODELS: dict[str, tuple[list[str], list[str]]] = {
-    "medsegdiff": (["medsegdiff/member/v1.yaml"], EVEN_DDIM),
-    "supervised": ([], []),
-}
+#: By model its settings.
+MODELS: dict[str, list[str]] = {"medsegdiff": EVEN_DDIM, "supervised": []}
 COLUMNS = ("dice", "iou", "uncertainty", "diversity")
 
 
@@ -40,13 +37,12 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
         seeds: Seeds.
     """
     for seed in seeds:
-        for model, (overlays, own) in MODELS.items():
+        for model, own in MODELS.items():
             settings = [
                 "--seed_everything", str(seed), "--data.root", str(root), "--data.reported=validation",
                 f"--trainer.max_steps={steps}", *own,
             ]  # fmt: skip
-            files = ["base.yaml", f"{model}/isic2017.yaml", *overlays, f"{model}/cpu.yaml"]
-            train_run(runs, f"{model}.{seed}", files, settings)
+            train_run(runs, f"{model}.{seed}", model, "isic2017", settings)
 
 
 def score(

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections import defaultdict
 from itertools import pairwise
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
@@ -18,8 +17,6 @@ from timing import hardware
 
 from diffmedseg.callbacks import WandbDashboard
 from diffmedseg.cli import main as run
-
-_EXPERIMENTS = Path(__file__).parents[1]
 
 
 class TakeTurns(Callback):
@@ -46,17 +43,17 @@ class TakeTurns(Callback):
         trainer.loggers, self.dashboard.logger = self.loggers, self.logger
 
 
-def main(epochs: int = 12, steps: int = 25, pair: str = "medsegdiff/synthetic") -> None:
+def main(epochs: int = 12, steps: int = 25, model: str = "medsegdiff-lite", data: str = "synthetic") -> None:
     """Print the median epoch of both kinds, by the clock and by the processor time of the training process.
 
     Args:
         epochs: Epochs; the first two warm up and do not count.
         steps: Training steps of an epoch; few make logging look dear.
-        pair: Model and data, a yaml below experiments.
+        model: Name of the model.
+        data: Name of the data set.
     """
     os.environ["WANDB_MODE"] = "offline"
     with TemporaryDirectory() as folder:
-        files = [_EXPERIMENTS / name for name in ("base.yaml", f"{pair}.yaml", "logger/wandb.yaml")]
         settings = [
             f"--runs={folder}",
             # One step more, so that there is an end of the last epoch that counts.
@@ -64,7 +61,7 @@ def main(epochs: int = 12, steps: int = 25, pair: str = "medsegdiff/synthetic") 
             f"--data.steps_per_epoch={steps}",
             f"--trainer.callbacks+={TakeTurns.__module__}.TakeTurns",
         ]
-        run(["fit", *(f"-c={file}" for file in files), *settings])
+        run(["train", model, data, "--logger=wandb", *settings])
     found = defaultdict(list)
     for number, (start, end) in enumerate(pairwise(TakeTurns.starts)):
         if number >= 2:

@@ -12,23 +12,31 @@ EVEN_DDIM = [
 ]
 
 
-def train_run(runs: Path, name: str, files: list[str], settings: list[str]) -> None:
+def train_run(runs: Path, name: str, model: str, data: str, settings: list[str], preset: str | None = "cpu") -> None:
     """Train and test a run that has no scores yet.
 
     Args:
         runs: Where runs are written.
         name: Name of the run; its log is ``<name>.log``.
-        files: Yaml files below experiments.
+        model: Name of the model.
+        data: Name of the data set.
         settings: Further arguments.
+        preset: Name of the preset; None for none.
     """
     folder = runs / name / "version_0"
     if (folder / "cases.csv").is_file():
         return
     print(name, flush=True)
-    configs = [argument for file in files for argument in ("-c", f"experiments/{file}")]
     began = (folder / "checkpoints" / "last.ckpt").is_file()
-    place = ["--runs", str(runs), "--experiment", name, *(["--ckpt_path=last"] if began else [])]
+    place = [
+        "--runs",
+        str(runs),
+        "--name",
+        name,
+        *([] if preset is None else ["--preset", preset]),
+        *(["--ckpt_path=last"] if began else []),
+    ]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{name}.log").open("a") as log:
-        command = [sys.executable, "-m", "diffmedseg", "fit", *configs, *place, *settings]
+        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *place, *settings]
         subprocess.run(command, check=True, stdout=log, stderr=log)

@@ -1,6 +1,6 @@
 """Slices per second from the cache of decoded volumes, against decoding NIfTI for each slice, in one run.
 
-Run ``python experiments/benchmarks/volume_cache.py experiments/data/brats2015.yaml /path/to/brats2015``.
+Run ``python experiments/benchmarks/volume_cache.py brats2015 /path/to/brats2015``.
 """
 
 import resource
@@ -8,30 +8,30 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 from jsonargparse import auto_cli
 from timing import hardware
 
 from diffmedseg.data.configured import build_data
+from diffmedseg.recipes import data_config
 
 
-def main(data_yaml: Path, root: Path, slices: int = 2000, decoded: int = 8) -> None:
+def main(data: str, root: Path, slices: int = 2000, decoded: int = 8) -> None:
     """Print both rates, the decoding's own time, and how much memory grew while iterating.
 
     Args:
-        data_yaml: The data's yaml.
+        data: Name of the data set.
         root: Folder that holds the cases.
         slices: Slices read from the cache.
         decoded: Slices for each of which a case is decoded.
     """
-    settings = yaml.safe_load(data_yaml.read_text())
+    settings = data_config(data)
     settings["init_args"] |= {"root": str(root), "folds": 2}
-    data = build_data(settings)
+    module = build_data(settings)
     print(hardware())
     start = time.perf_counter()
-    data.prepare_data()
-    print(f"decoding {len(data.cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
-    store, cases = data.load("train"), list(data.cases.values())
+    module.prepare_data()
+    print(f"decoding {len(module.cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
+    store, cases = module.load("train"), list(module.cases.values())
     order = torch.randint(len(store), (slices,), generator=torch.Generator().manual_seed(0)).tolist()
     for index in range(len(store)):  # every page of the map once
         store.image(index), store.masks(index)

@@ -39,8 +39,8 @@ def test_project_and_team_are_those_that_runs_are_logged_to(tmp_path, monkeypatc
     monkeypatch.setenv("WANDB_PROJECT", "ours")
     monkeypatch.setenv("WANDB_ENTITY", "team")
     built = []
-    monkeypatch.setattr("diffmedseg.dashboard_cli.build_workspace", lambda *given: built.append(given[:2]))
-    monkeypatch.setattr("diffmedseg.dashboard_cli.workspace_json", str)
+    monkeypatch.setattr("diffmedseg.cli.dashboard.build_workspace", lambda *given: built.append(given[:2]))
+    monkeypatch.setattr("diffmedseg.cli.dashboard.workspace_json", str)
     main(["dashboard", "--out", str(out)])
     main(["dashboard", "--entity", "me", "--project", "mine", "--out", str(out)])
     assert built == [("team", "ours"), ("me", "mine")]

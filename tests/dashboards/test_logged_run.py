@@ -52,7 +52,7 @@ def trained(tmp_path_factory, elsewhere):
         for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
             patch.delenv(name, raising=False)
         main(tiny_fit(runs))
-        run = runs / "medsegdiff-synthetic" / "version_0"
+        run = runs / "medsegdiff-lite-synthetic" / "version_0"
         fit = read(run)
         main(["test", "-c", str(run / "config.yaml"), f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"])
         main(["zoo", "export", str(run), "--name", "a_b.c", "--folder", str(runs / "zoo")])

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from test_cli import instantiate, name
+from test_recipes import compose, name
 from tiny_run import EXPERIMENTS
 
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
@@ -17,10 +17,10 @@ def ends(parameter):
 def test_a_sweep_is_understood(sweep, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
     settings = yaml.safe_load(sweep.read_text())
-    start, words = settings["command"][:5], settings["command"][5:]
-    assert start == ["${env}", "${interpreter}", "-m", "diffmedseg", "fit"]
+    start, (model, data, *words) = settings["command"][:5], settings["command"][5:]
+    assert start == ["${env}", "${interpreter}", "-m", "diffmedseg", "train"]
     assert words.count("${args}") == 1
-    assert "-c=experiments/logger/wandb.yaml" in words
+    assert "--logger=wandb" in words
     assert settings["metric"]["name"] in {"val/dice", "test/dice"}
     assert settings["method"] in {"grid", "random", "bayes"}
     seen = []
@@ -28,6 +28,7 @@ def test_a_sweep_is_understood(sweep, monkeypatch):
         values = {key: ends(one)[number % len(ends(one))] for key, one in settings["parameters"].items()}
         swept = [f"--{key}={value}" for key, value in values.items()]
         arguments = [part for word in words for part in (swept if word == "${args}" else [word])]
-        cli = instantiate([], *(word.replace("${envvar:DIFFMEDSEG_DATA}", "/data") for word in arguments))
+        words_set = [word.replace("${envvar:DIFFMEDSEG_DATA}", "/data") for word in arguments]
+        cli = compose(model.replace("${envvar:MODEL}", "supervised"), data, *words_set)
         seen.append(str(cli.config))
     assert len({*seen}) == len(seen)  # each value changes something

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_cli import instantiate
+from test_recipes import instantiate
 from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
 from wandb_offline import records
 
 from diffmedseg.callbacks import WandbDashboard
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.dashboards.logger import wandb_id
+from diffmedseg.recipes import recipe
 
-PAIR = [EXPERIMENTS / "base.yaml", EXPERIMENTS / "medsegdiff" / "synthetic.yaml"]
+PAIR = recipe("medsegdiff-lite", "synthetic").files
 CONFIG = {"class_path": "diffmedseg.dashboards.WandbRunLogger"}
 
 
@@ -68,7 +69,7 @@ def test_without_w_and_b_installed_the_default_is_the_csv_and_the_error_says_wha
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert default_logger() is None
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'diffmedseg\[wandb\]'.*LOGGER=csv"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'diffmedseg\[wandb\]'.*--logger csv"):
         WandbRunLogger(tmp_path)
 
 
@@ -148,6 +149,6 @@ def test_the_dashboard_does_nothing_where_nothing_is_logged(disabled, tmp_path, 
 
 def test_the_command_line_starts_without_w_and_b_installed():
     hidden = "import sys; sys.modules |= {'wandb': None, 'wandb_workspaces': None}"
-    command = [sys.executable, "-c", f"{hidden}; import diffmedseg.cli; print(len(diffmedseg.cli._COMMANDS))"]
+    command = [sys.executable, "-c", f"{hidden}; import diffmedseg.cli.training"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

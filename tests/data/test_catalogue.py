@@ -5,7 +5,7 @@ from tiny_run import EXPERIMENTS
 
 from diffmedseg.cli import main
 from diffmedseg.data.catalogue import configured, markdown_table
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import RecipeError
 
 
 def test_readme_has_the_table_of_all_data_sets():
@@ -20,16 +20,14 @@ def test_one_data_set_says_where_to_get_it_and_what_to_cite(capsys):
     printed = capsys.readouterr().out
     for said in ("CHASE_DB1: vessels", "raters: 2", "CC BY 4.0", "Fraz et al.", "CHASEDB1.zip"):
         assert said in printed
-    with pytest.raises(SystemExit, match="no nonesuch"):
+    with pytest.raises(SystemExit, match="no data set 'nonesuch'"):
         main(["data", "list", "nonesuch"])
 
 
-def test_a_configuration_where_one_is_comes_before_that_of_the_project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments" / "data").mkdir(parents=True)
-    own = (EXPERIMENTS / "data" / "chase.yaml").read_text().replace("title: CHASE_DB1", "title: Mine")
-    (tmp_path / "experiments" / "data" / "chase.yaml").write_text(own)
-    assert configured("chase", ".", {}).info.title == "Mine"
-    assert configured("drive", ".", {"image_size": "32"}).image_size == (32, 32)  # of the project
-    with pytest.raises(DataError, match="no other"):
+def test_a_yaml_file_of_ones_own_is_a_data_set(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text((EXPERIMENTS / "data" / "chase.yaml").read_text().replace("title: CHASE_DB1", "title: Mine"))
+    assert configured(str(own), tmp_path, {}).info.title == "Mine"
+    assert configured("drive", ".", {"image_size": "32"}).image_size == (32, 32)
+    with pytest.raises(RecipeError, match="no data set 'other'"):
         configured("other", ".", {})

@@ -172,7 +172,7 @@ def test_the_table_and_the_sheet(tmp_path, capsys):
     assert "Passed." in printed
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.width > 500
-    with pytest.raises(SystemExit, match="There is no nothing: name a yaml file"):
+    with pytest.raises(SystemExit, match="There is no data set 'nothing'"):
         main(["data", "check", "nothing", str(tmp_path)])
 
 

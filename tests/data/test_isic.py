@@ -190,7 +190,7 @@ def test_mask_truncated_after_the_cache_was_written(tmp_path):
 @pytest.mark.parametrize("year", YEARS)
 def test_missing_or_empty_root(tmp_path, year):
     images, masks = year.folders()["training"]
-    remedy = (images, masks, year.info.download, f"make train DATA={year.info.name} DATA_DIR=")
+    remedy = (images, masks, year.info.download, "--data.root FOLDER")
     expect(tmp_path / "nowhere", "no such folder", *remedy, year=year)
     expect(tmp_path, "it holds nothing", *remedy, year=year)
     (tmp_path / "photos").mkdir()

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from tiny_run import tiny_data
 from diffmedseg.cli import main
 from diffmedseg.data.preview import draw_augmentation
 
-SYNTHETIC = ["--data=diffmedseg.data.SyntheticDataModule", "--data.num_train=6", "--data.image_size=16"]
+SYNTHETIC = ["synthetic", "--set", "num_train=6", "--set", "image_size=16"]
 
 
 def pictures(figure):
@@ -36,13 +38,14 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", ["--out=a.jpg", "--num_images=0", "--num_variants=0"])
-def test_wrong_options(wrong, tmp_path, monkeypatch):
+def test_wrong_options(wrong, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="error: num_images"):
+    with pytest.raises(SystemExit, match="2"):
         main(["data", "augment-preview", *SYNTHETIC, "--out=a.png", wrong])
+    assert re.search("a.jpg is not a .png|'0' is not a whole number of at least 1", capsys.readouterr().err)
 
 
 def test_missing_data(tmp_path):
-    options = ["--data=diffmedseg.data.ISIC2018DataModule", f"--data.root={tmp_path}", "--out=a.png"]
+    options = ["isic2018", str(tmp_path), "--out=a.png"]
     with pytest.raises(SystemExit, match="error: No training set of ISIC 2018"):
         main(["data", "augment-preview", *options])

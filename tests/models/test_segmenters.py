@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from small_networks import small
 
+from diffmedseg.configurable import to_config
 from diffmedseg.fusion import MajorityFusion
 from diffmedseg.models import (
     Condition,
@@ -18,6 +19,7 @@ from diffmedseg.models import (
     ResidualUNet,
     SupervisedSegmenter,
 )
+from diffmedseg.zoo import build, checkpoint_config
 
 IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 KEYS = [f"case-{i}" for i in range(8)]
@@ -197,7 +199,10 @@ def test_nested_regions_nest_in_samples_probability_and_mask():
 
 def test_channels_and_regions_have_to_fit_the_network():
     with pytest.raises(ValueError, match="2 regions; the data has"):
-        MedSegDiffSegmenter(small(MedSegDiffV1, 3, 2))
+        MedSegDiffSegmenter(small(MedSegDiffV1, 3, 2), regions=("lesion",))
+    named_by_number = MedSegDiffSegmenter(small(MedSegDiffV1, 4, 2))
+    assert named_by_number.channels == ("channel_1", "channel_2", "channel_3", "channel_4")
+    assert named_by_number.regions == ("region_1", "region_2")
 
 
 @pytest.mark.parametrize("arguments", [{"threshold": 1.0}, {"num_samples": 0}, {"val_num_steps": 0}])
@@ -257,10 +262,14 @@ def test_training_noise_is_keyed_by_draw(v1):
 )
 def test_a_checkpoint_made_in_python_loads_safely(make):
     """Built networks among the hyper-parameters would have to be pickled."""
-    buffer = io.BytesIO()
-    torch.save(dict(make().hparams), buffer)
+    buffer, model = io.BytesIO(), make()
+    torch.save(dict(model.hparams), buffer)
     buffer.seek(0)
-    assert "denoiser" not in torch.load(buffer, weights_only=True)
+    stored = torch.load(buffer, weights_only=True)
+    again = build(checkpoint_config({"hyper_parameters": stored}))
+    again.load_state_dict(model.state_dict())
+    assert to_config(again) == to_config(model)
+    assert torch.equal(again.segment(IMAGES[:1], 2, 1).samples, model.segment(IMAGES[:1], 2, 1).samples)
 
 
 def test_fusion_is_the_models_own(v1):

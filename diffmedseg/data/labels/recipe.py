@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.data.store import ImageStore
 
 
-class LabelRecipe(ABC):
+class LabelRecipe(Configurable, ABC):
     """Turns the training images of a data set into images with a label, healthy or diseased.
 
     Attributes:

@@ -6,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import track
 
-from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.facts import brain_info
 from diffmedseg.data.files import first_names
 from diffmedseg.data.folds import FoldsDataModule
-from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.problem import Problem
@@ -38,23 +36,9 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         layout: How cases lie on disk, and the modalities.
         labels: The label scheme: by region the values that belong to it, from the outermost region in.
         regions: The regions that are learned, in order; None for all.
-        folds: Patients are dealt to so many folds.
-        fold: The fold that is tested, from 0.
-        val_fraction: Fraction of the other patients on which checkpoints are chosen. Where it rounds to none, these are
-            chosen on the training patients.
-        split_seed: Seed of the folds, apart from ``seed``.
-        splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
-            always alike.
         train_slices: Train on all slices, those with brain, or those with a tumour.
         empty_weight: How often a slice without tumour is drawn for each draw of one with.
-        image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
-        batch_size: Slices per training step and process.
-        eval_batch_size: Slices per evaluation step and process.
-        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
-        num_workers: Processes that load data; 0 loads in the main process.
-        augment: Augmentation of training batches; None for the standard one, False for none.
-        seed: Seed of order and augmentation.
-        label_recipe: Where image-level labels come from, for models that learn from them.
+        kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
     def __init__(
@@ -64,26 +48,11 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         layout: Layout,
         labels: Mapping[str, Sequence[int]],
         regions: Sequence[str] | None = None,
-        folds: int = 5,
-        fold: int = 0,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        splits: str | Path | None = None,
         train_slices: Literal["all", "brain", "tumour"] = "brain",
         empty_weight: float = 1.0,
-        image_size: int | tuple[int, int] = 64,
-        batch_size: int = 16,
-        eval_batch_size: int = 8,
-        steps_per_epoch: int = 100,
-        num_workers: int = 0,
-        augment: Augmentation | Literal[False] | None = None,
-        seed: int = 0,
-        label_recipe: LabelRecipe | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root, source, folds, fold, val_fraction, split_seed, splits, None, "folds", image_size, batch_size,
-            eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe,
-        )  # fmt: skip
+        super().__init__(root, source, **kwargs)
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
         self.info = brain_info(source, layout, labels, regions)

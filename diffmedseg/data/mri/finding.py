@@ -28,14 +28,14 @@ _KNOWN = {
 # What no yaml reads, by what its files or folders are called: what it is, and what to do.
 _UNREAD = {
     r"VSD\.Brain.*": "These are cases of BraTS 2012 to 2015 as published, with a folder for each .mha file. "
-    "DATA=brats2015 reads them as DeepMedic prepares them: copy the .mha files of MR_Flair, MR_T1c and OT into the "
-    "case's folder, as Flair_subtrMeanDivStd.mha, T1c_subtrMeanDivStd.mha and OTMultiClass.mha, and, as there is no "
+    "The data set brats2015 reads them as DeepMedic prepares them: copy the .mha files of MR_Flair, MR_T1c and OT into "
+    "the case's folder, as Flair_subtrMeanDivStd.mha, T1c_subtrMeanDivStd.mha and OTMultiClass.mha; as there is no "
     "brain mask, set --data.layout.brain_mask null.",
     r"BraTS20_Validation_\d{3}": "BraTS20_Validation_<number> has no segmentation: use the training set, "
     "BraTS20_Training_<number>.",
     r"(?i).+_(t1|t1ce|t1n|t1c|t2|t2w|t2f|flair|seg)_\d+(_w)?\.nii(\.gz)?": "These are 2-D slices exported from BraTS, "
     "as MedSegDiff's own code takes them. Volumes are read here: name the folder of those that the slices were made "
-    "from, with the DATA of their year (brats is 2021).",
+    "from, with the data set of their year (brats is 2021).",
 }
 _SOME, _MOST = 100, 2000  # folders that are looked into: of each folder, and in all
 
@@ -177,7 +177,7 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path]) -> str:
     if any(case.fullmatch(name) or case.fullmatch(stem(Path(name))) for name in names):
         return "There are some elsewhere in it: name a folder nearer to them, or the one above."
     fits = [yaml for yaml, known in _KNOWN.items() if any(re.fullmatch(known, name) for name in names)]
-    return f"This looks like DATA={' or '.join(fits)}." if fits else _unread(names)
+    return f"This looks like the data set {' or '.join(fits)}." if fits else _unread(names)
 
 
 def _unread(names: Collection[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.data.mri.volumes import check_same_grid, find_brain, read_volume, to_labels
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class RawCase:
     spacing: tuple[float, float, float]
 
 
-class Layout(ABC):
+class Layout(Configurable, ABC):
     """Finds and reads the cases of a data set.
 
     Attributes:

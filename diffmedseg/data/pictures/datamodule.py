@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item, image_size
 from diffmedseg.data.folds import FoldsDataModule
-from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.pictures.layout import FileNames, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
@@ -30,28 +28,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         nested: Whether each region lies within the one before it.
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         grey: Whether pictures are taken as grey, one channel instead of three.
-        folds: Patients are dealt to so many folds.
-        fold: The fold that is tested, from 0.
-        val_fraction: Fraction of the other patients on which checkpoints are chosen. Where it rounds to none, these are
-            chosen on the training patients.
-        split_seed: Seed of the folds, apart from ``seed``.
-        splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
-            always alike.
-        published: Published splits by name: for each of their sets the regular expression of its pictures' ids.
-        split_by: ``folds``, or the name of a published split.
-        image_size: Height and width of the model's grid, or one number for a square; the aspect is not kept.
-        batch_size: Pictures per training step and process.
-        eval_batch_size: Pictures per evaluation step and process.
-        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
-        num_workers: Processes that load data; 0 loads in the main process.
-        augment: Augmentation of training batches; None for the standard one, False for none.
-        seed: Seed of order, augmentation and the choice of rater.
-        label_recipe: Where image-level labels come from, for models that learn from them.
-        patch: Height and width of the patches that models which learn from masks are trained on, in pixels of the grid;
-            they then see as much at once of the images that they segment. None for whole images.
         windows: CSV file with the window of each picture that models are shown in place of the whole, such as one
             around the optic disc; see :func:`~diffmedseg.data.pictures.windows.read_windows`. Scores stay those of
             whole pictures, outside of whose windows nothing is found. None for whole pictures.
+        kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
     def __init__(
@@ -62,28 +42,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         nested: bool = False,
         tubular: bool = False,
         grey: bool = False,
-        folds: int = 5,
-        fold: int = 0,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        splits: str | Path | None = None,
-        published: Mapping[str, Mapping[str, str]] | None = None,
-        split_by: str = "folds",
-        image_size: int | tuple[int, int] = 64,
-        batch_size: int = 16,
-        eval_batch_size: int = 8,
-        steps_per_epoch: int = 100,
-        num_workers: int = 0,
-        augment: Augmentation | Literal[False] | None = None,
-        seed: int = 0,
-        label_recipe: LabelRecipe | None = None,
-        patch: int | None = None,
         windows: str | Path | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root, source, folds, fold, val_fraction, split_seed, splits, published, split_by, image_size, batch_size,
-            eval_batch_size, steps_per_epoch, num_workers, augment, seed, label_recipe, patch,
-        )  # fmt: skip
+        super().__init__(root, source, **kwargs)
         self.layout = layout
         self.info = picture_info(source, layout, root, nested=nested, tubular=tubular, grey=grey, windows=windows)
         self._windows_file = None if windows is None else Path(windows).expanduser()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.data.files import PICTURES, binarise, first_names, mask_key, open_image
 from diffmedseg.errors import DataError
 
@@ -53,7 +54,7 @@ class Found:
     without_picture: list[str]
 
 
-class FileNames:
+class FileNames(Configurable):
     """Finds pictures and masks by their paths below the root.
 
     Args:
@@ -222,7 +223,7 @@ class FileNames:
         unread = [f"{ending} ({count})" for ending, count in endings.most_common() if ending not in PICTURES]
         hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(PICTURES)} are." if unread else ""
         hint += (
-            " NIfTI volumes are: DATA=volumes."
+            " NIfTI volumes are: the data set volumes takes them."
             if any(path.name.endswith((".nii", ".nii.gz")) for path in paths)
             else ""
         )

@@ -5,10 +5,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.otsu import otsu_level
 
 
-class Decision(ABC):
+class Decision(Configurable, ABC):
     """Finds the level of each map above which it is foreground."""
 
     @abstractmethod

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes
+from diffmedseg.models.recommended import IMAGES
 
 Size = Literal["tiny", "base", "released"]
 
@@ -61,6 +62,10 @@ def _unet(channels: int, spec: SizeSpec, labels: int | None) -> nn.Module:
     return network
 
 
+#: Of diffusers' U-Net, which denoises images.
+_AXES = {"conv_in": ChannelAxis("channels"), "conv_out": ChannelAxis("channels", "output")}
+
+
 class ImageDenoiser(Denoiser):
     """A network that denoises images.
 
@@ -68,8 +73,10 @@ class ImageDenoiser(Denoiser):
         knows_no_label: Whether it can be asked without a label.
     """
 
+    title = "DiffSeg (Shuai et al. 2024)"
     papers = ("Shuai et al. 2024: DiffSeg (diffusion difference), arXiv 2404.16474",)
     knows_no_label = True
+    recommended = IMAGES
 
     @property
     def x_channels(self) -> int:
@@ -97,6 +104,10 @@ class ClassConditionalUNet(ImageDenoiser):
         self.divisor = 2 ** (len(spec.widths) - 1)
         self.unet = _unet(image_channels, spec, labels=3)
 
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the first and the last convolution; see the base class."""
+        return nested_axes("unet", _AXES)
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict for noisy images (B, C, H, W); without ``label`` (B,) for none."""
         label = t.new_full((len(x_t),), NO_LABEL) if label is None else label
@@ -120,6 +131,10 @@ class TwoTowerUNet(ImageDenoiser):
         spec = SIZES[size]
         self.divisor = 2 ** (len(spec.widths) - 1)
         self.towers = nn.ModuleList(_unet(image_channels, spec, labels=None) for _ in (HEALTHY, DISEASED))
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the first and the last convolution of each network; see the base class."""
+        return nested_axes("towers.0", _AXES) | nested_axes("towers.1", _AXES)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict for noisy images (B, C, H, W), each by the network of its ``label`` (B,).

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion import NoiseProcess, keyed_integers, keyed_normal
 from diffmedseg.models.diffseg.denoiser import DISEASED, HEALTHY, NO_LABEL
 
@@ -18,7 +19,7 @@ class PredictX0(Protocol):
     def __call__(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor: ...  # noqa: D102
 
 
-class Difference(ABC):
+class Difference(Configurable, ABC):
     """Takes, from images and keyed noise, a healthy reconstruction less a diseased one."""
 
     @abstractmethod

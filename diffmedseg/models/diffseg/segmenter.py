@@ -3,24 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from diffmedseg.calibration import Calibration
-from diffmedseg.conformal import Conformal
-from diffmedseg.data.store import Batch, is_tissue
+from diffmedseg.data.batch import Batch
+from diffmedseg.data.store import is_tissue
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
-from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators, sample_generators
 from diffmedseg.models.tiling import Window, blend
-from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn
 
 Polarity = Literal["darker", "brighter", "either"]
@@ -33,7 +29,9 @@ class DiffSegSegmenter(DiffusionSegmenter):
     """Denoises images under the labels healthy and diseased (Shuai et al. 2024, arXiv 2404.16474).
 
     Not to be confused with Diffuse, Attend and Segment (arXiv 2308.12469), which bears the same name. It learns from
-    images and their labels, no masks. One sample is one difference map: the same noise, two labels.
+    images and their labels, no masks. One sample is one difference map: the same noise, two labels. ``num_steps`` is
+    the number of comparisons that make up one sample, each of two network evaluations. Of the data's regions only the
+    first is found: labels tell nothing of regions that lie within it.
 
     Args:
         denoiser: A network that denoises images given a label.
@@ -53,27 +51,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
         label_dropout: How often training hides the label.
         noise_range: The levels that are trained, from and below, of T; None for all.
-        image_size: See the base class, as for all that follow.
-        channels: Names of the image's channels.
-        regions: Names of the data's regions. Only the first is found: where others lie within it, labels tell nothing
-            of them.
-        nested: Whether regions nest.
-        fusion: Turns samples into a probability.
-        threshold: Foreground is where the probability exceeds it.
-        num_samples: S when testing.
-        num_steps: Comparisons that make up one sample when testing: two network evaluations each.
-        val_num_samples: S when validating.
-        val_num_steps: Comparisons when validating.
-        optimizer: Makes the optimiser.
-        warmup_steps: Length of the warm-up.
-        cosine_decay: Whether the learning rate then falls.
-        seed: Keys the noise.
-        pixels_per_pass: Memory budget of sampling.
-        channels_last: Keep maps with the channels last in memory.
-        calibration: Maps the fused probability.
-        refinement: Refines it by the image.
-        conformal: Gives contours and intervals of areas.
-        cropped: Whether images are windows of pictures.
+        kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
 
     name = "diffseg"
@@ -93,41 +71,18 @@ class DiffSegSegmenter(DiffusionSegmenter):
         supervision: Literal["labels", "pairs"] = "labels",
         label_dropout: float = 0.1,
         noise_range: tuple[int, int] | None = None,
-        image_size: tuple[int, int] = (64, 64),
-        channels: Sequence[str] = ("red", "green", "blue"),
-        regions: Sequence[str] = ("lesion",),
-        nested: bool = False,
-        fusion: Fusion | None = None,
-        threshold: float = 0.5,
-        num_samples: int = 8,
-        num_steps: int = 4,
-        val_num_samples: int = 2,
-        val_num_steps: int = 4,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup_steps: int = 100,
-        cosine_decay: bool = True,
-        seed: int = 0,
-        pixels_per_pass: int = 2**20,
-        channels_last: bool = True,
-        calibration: Calibration | None = None,
-        refinement: Refinement | None = None,
-        conformal: Conformal | None = None,
-        cropped: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
-            val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement, conformal, cropped,
-        )  # fmt: skip
-        if len(regions) > 1 and not nested:
+        super().__init__(denoiser, **kwargs)
+        if len(self.regions) > 1 and not self.nested:
             raise ValueError(
-                f"DiffSeg finds one region, what tells diseased from healthy; the data has {len(regions)} that do not "
-                f"lie within each other: {', '.join(regions)}."
+                f"DiffSeg finds one region, what tells diseased from healthy; the data has {len(self.regions)} that do "
+                f"not lie within each other: {', '.join(self.regions)}."
             )
         self.regions, self.nested = self.regions[:1], False
-        unknown = set(channel_weights or ()) - set(channels)
+        unknown = set(channel_weights or ()) - set(self.channels)
         if unknown or (channel_weights is not None and not any(channel_weights.values())):
-            raise ValueError(f"channel_weights are {dict(channel_weights or {})}; the channels are {tuple(channels)}.")
+            raise ValueError(f"channel_weights are {dict(channel_weights or {})}; the channels are {self.channels}.")
         self.process = process or NoiseProcess(schedule="linear", input_scale=1.0, prediction="x_0")
         low, high = noise_range or (0, self.process.num_train_steps)
         if not 0 <= low < high <= self.process.num_train_steps:
@@ -144,6 +99,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.label_dropout = label_dropout
         self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
         self.loss = DiffusionLoss(mse=1.0, bce=0.0)
+        self._settle(process=self.process, difference=self.difference, decision=self.decision)
         self.difference.check(self.process, len(self.channels), label_dropout > 0)
         if label_dropout and not getattr(denoiser, "knows_no_label", True):
             raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
 from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, resize, zero_init
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.supervised.networks import condition_network
 
 
@@ -53,11 +54,15 @@ class MedSegDiffLite(Denoiser):
         dropout: Dropout of the condition network's residual blocks.
     """
 
+    title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
     papers = (
         "Wu et al. 2023: MedSegDiff-V2, arXiv 2301.11798",
         "Hoogeboom et al. 2023: simple diffusion, arXiv 2301.11093",
     )
     has_prior = True
+    #: Several noise levels of an encoded image are nearly free. At half of the votes, the mask of the condition network
+    #: gives a better NLL than the samples alone. Four steps come as near to the raters as ten of DDIM.
+    recommended = Recommended(num_steps=4, noise_levels=4, prior_share=0.5)
     patch = 4  # pixels
 
     def __init__(
@@ -89,6 +94,15 @@ class MedSegDiffLite(Denoiser):
             nn.SiLU(),
             zero_init(nn.Conv2d(spec.width, patched, 1)),
         )
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return those of the condition network, and of all that takes or gives masks; see the base class."""
+        own = {
+            "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
+            "stem": ChannelAxis("regions", each=self.patch**2),
+            "head.2": ChannelAxis("regions", "output", each=self.patch**2),
+        }
+        return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encode(self, image: Tensor) -> Condition:
         """Run the condition network, and project what the steps need; see the base class."""

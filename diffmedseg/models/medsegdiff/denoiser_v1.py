@@ -25,7 +25,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, layer_norm
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 
@@ -91,6 +91,7 @@ class MedSegDiffV1(Denoiser):
         dropout: Dropout of the residual blocks.
     """
 
+    title = "MedSegDiff (Wu et al. 2022)"
     papers = ("Wu et al. 2022: MedSegDiff, arXiv 2211.00611",)
 
     def __init__(
@@ -124,6 +125,14 @@ class MedSegDiffV1(Denoiser):
         self.first_dynamic = min(levels, default=len(widths))
         self.bottleneck = Bottleneck(widths[-1], time_channels, dropout)
         self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the stems of x_t and image, and the head; see the base class."""
+        return {
+            "x_stem": ChannelAxis("regions"),
+            "image_stem": ChannelAxis("channels"),
+            "decoder.head.2": ChannelAxis("regions", "output"),
+        }
 
     def _image_level(self, level: int, m_i: Tensor) -> Tensor:
         out: Tensor = self.image_stages[level](m_i if level == 0 else self.image_down[level - 1](m_i))

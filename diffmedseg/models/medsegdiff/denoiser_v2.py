@@ -23,13 +23,17 @@ anchor loss           beta 10 and alpha 5 (``PriorLoss``; medsegdiff/member/v2.y
 ====================  ========================================================================================
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.diffusion import PriorLoss
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
 from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
+from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.supervised.networks import condition_network
 
 #: Layers of SS-Former; the paper says several.
@@ -82,8 +86,11 @@ class MedSegDiffV2(Denoiser):
         dropout: Dropout of the residual blocks.
     """
 
+    title = "MedSegDiff-V2 (Wu et al. 2023)"
     papers = ("Wu et al. 2023: MedSegDiff-V2, arXiv 2301.11798",)
     has_prior = True
+    #: Beta and alpha of the paper, by second-hand accounts.
+    recommended = Recommended(prior_loss=partial(PriorLoss, dice=1.0, bce=10.0, every=5))
 
     def __init__(
         self,
@@ -117,6 +124,11 @@ class MedSegDiffV2(Denoiser):
         self.semantic = SSFormer(widths[-1], time_channels, _LAYERS[size] if semantic else 0, spectrum_filter)
         self.bottleneck = Bottleneck(widths[-1], time_channels, dropout)
         self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return those of the condition network, the stem and the head; see the base class."""
+        own = {"stem": ChannelAxis("regions"), "decoder.head.2": ChannelAxis("regions", "output")}
+        return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encode(self, image: Tensor) -> Condition:
         """Run the condition network; see the base class."""

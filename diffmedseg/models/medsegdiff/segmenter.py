@@ -1,14 +1,12 @@
 """MedSegDiff: diffusion over masks, conditioned on the image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from diffmedseg.calibration import Calibration
-from diffmedseg.conformal import Conformal
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import (
     DiffusionLoss,
     NoiseProcess,
@@ -20,11 +18,9 @@ from diffmedseg.diffusion import (
     mask_to_x,
     x_to_mask,
 )
-from diffmedseg.fusion import Fusion
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
-from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn
 
 
@@ -35,37 +31,24 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     Args:
         denoiser: The network.
-        process: The noise process; None for its defaults.
-        reverse: The sampler; None for DDIM with trailing spacing.
-        loss: The training loss; None for cross-entropy on x_0.
-        prior_loss: That of the condition network's own mask, for networks that have one; None for its defaults.
+        process: The noise process. Here and below None takes what the network recommends.
+        reverse: The sampler.
+        loss: The training loss. On data with several raters, its Dice term costs fidelity to what they draw.
+        prior_loss: The loss of the condition network's own mask, for networks that have one.
         noise_levels: Noise levels at which each encoded image is trained per step.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
-        image_size: See the base class, as for all that follow.
-        channels: Names of the image's channels.
-        regions: Names of the mask's regions.
-        nested: Whether regions nest.
-        fusion: Turns samples into a probability.
-        threshold: Foreground is where the probability exceeds it.
-        num_samples: S when testing.
-        num_steps: Steps when testing.
-        val_num_samples: S when validating.
-        val_num_steps: Steps when validating.
-        optimizer: Makes the optimiser.
-        warmup_steps: Length of the warm-up.
-        cosine_decay: Whether the learning rate then falls.
-        seed: Keys the noise.
-        pixels_per_pass: Memory budget of sampling.
-        channels_last: Keep maps with the channels last in memory.
-        calibration: Maps the fused probability.
-        refinement: Refines it by the image.
-        conformal: Gives contours and intervals of areas.
-        cropped: Whether images are windows of pictures.
+        kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
 
     name = "medsegdiff"
+    stored_none: ClassVar[dict[str, Callable[[], object]]] = DiffusionSegmenter.stored_none | {
+        "process": NoiseProcess,
+        "reverse": ReverseProcess,
+        "loss": DiffusionLoss,
+        "prior_loss": PriorLoss,
+    }
 
     def __init__(
         self,
@@ -74,41 +57,20 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         reverse: ReverseProcess | None = None,
         loss: DiffusionLoss | None = None,
         prior_loss: PriorLoss | None = None,
-        noise_levels: int = 1,
+        noise_levels: int | None = None,
         stratified: bool = False,
-        prior_share: float = 0.0,
-        image_size: tuple[int, int] = (64, 64),
-        channels: Sequence[str] = ("red", "green", "blue"),
-        regions: Sequence[str] = ("lesion",),
-        nested: bool = False,
-        fusion: Fusion | None = None,
-        threshold: float = 0.5,
-        num_samples: int = 8,
-        num_steps: int = 10,
-        val_num_samples: int = 2,
-        val_num_steps: int = 4,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup_steps: int = 100,
-        cosine_decay: bool = True,
-        seed: int = 0,
-        pixels_per_pass: int = 2**20,
-        channels_last: bool = True,
-        calibration: Calibration | None = None,
-        refinement: Refinement | None = None,
-        conformal: Conformal | None = None,
-        cropped: bool = False,
+        prior_share: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            denoiser, image_size, channels, regions, nested, fusion, threshold, num_samples, num_steps,
-            val_num_samples, val_num_steps, optimizer, warmup_steps, cosine_decay, seed, pixels_per_pass,
-            channels_last, calibration, refinement, conformal, cropped,
-        )  # fmt: skip
+        super().__init__(denoiser, **kwargs)
+        advice = denoiser.recommended
+        noise_levels = advice.noise_levels if noise_levels is None else noise_levels
+        prior_share = advice.prior_share if prior_share is None else prior_share
         if noise_levels < 1:
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
         if not 0 <= prior_share < 1:
             raise ValueError(f"prior_share is {prior_share}; it has to be in [0, 1).")
-        self.process = process or NoiseProcess()
-        self.reverse = reverse or ReverseProcess()
+        self.process, self.reverse = process or advice.process(), reverse or advice.reverse()
         if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
                 f"{type(denoiser).__name__} has no mask of its own to begin with or to vote: set start to 1 and "
@@ -119,8 +81,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
                 f"A network that is residual to the logits of its own mask predicts x_0, not "
                 f"{self.process.prediction}: change the prediction, or set residual to false."
             )
-        self.loss, self.prior_loss = loss or DiffusionLoss(), prior_loss or PriorLoss()
+        self.loss, self.prior_loss = loss or advice.loss(), prior_loss or advice.prior_loss()
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
+        parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
+        self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
@@ -141,7 +105,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             return loss
         prior_loss: Tensor = self.prior_loss(condition.prior, batch["mask"], t.reshape(-1, self.noise_levels))
         if self._trainer is not None:
-            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["id"]))
+            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["image"]))
         return loss + prior_loss
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:

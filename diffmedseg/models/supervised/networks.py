@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
 from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
+from diffmedseg.models.recommended import DIRECT
 
 #: What tells a file of weights from the name of some on the hub.
 _FILE = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin|ckpt)$")
@@ -38,7 +39,9 @@ class ImageMaps:
 class DirectNetwork(Denoiser):
     """A network without noise or time: all depends on the image alone."""
 
+    title = "Supervised baseline"
     has_prior = True
+    recommended = DIRECT
     deepest_channels: int
     decoded_channels: int
 
@@ -67,6 +70,8 @@ class ResidualUNet(DirectNetwork):
         dropout: Dropout of the residual blocks.
     """
 
+    title = "Supervised baseline (the trunk of MedSegDiff trained directly)"
+
     def __init__(self, image_channels: int, mask_channels: int, size: Size = "base", dropout: float = 0.0) -> None:
         super().__init__(image_channels, mask_channels)
         widths, blocks = SIZES[size].widths, SIZES[size].blocks
@@ -78,6 +83,10 @@ class ResidualUNet(DirectNetwork):
         self.bottleneck = Bottleneck(widths[-1], 0, dropout)
         self.decoder = UNetDecoder(widths, mask_channels, blocks, 0, dropout)
         self.deepest_channels, self.decoded_channels = widths[-1], widths[0]
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the stem and the head; see the base class."""
+        return {"stem": ChannelAxis("channels"), "decoder.head.2": ChannelAxis("regions", "output")}
 
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
@@ -107,6 +116,7 @@ class SMPNetwork(DirectNetwork):
         ValueError: If there is no such architecture, encoder or file, or if the weights are not of this encoder.
     """
 
+    title = "Supervised baseline (segmentation-models-pytorch)"
     divisor = 32
 
     def __init__(
@@ -149,6 +159,13 @@ class SMPNetwork(DirectNetwork):
         self.deepest_channels = network.encoder.out_channels[-1]
         self.decoded_channels = int(network.segmentation_head[0].in_channels)  # type: ignore[arg-type]  # a number
 
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the encoder's first convolution and the head; see the base class."""
+        return {
+            f"network.encoder.{_first_convolution(self.network.encoder)}": ChannelAxis("channels"),
+            "network.segmentation_head.0": ChannelAxis("regions", "output"),
+        }
+
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
         self.check_image(image)
@@ -157,12 +174,17 @@ class SMPNetwork(DirectNetwork):
         return ImageMaps(features[-1], decoded, self.network.segmentation_head(decoded))
 
 
+def _first_convolution(encoder: nn.Module) -> str:
+    """Return the name of the convolution that takes the image."""
+    return next(str(name) for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+
+
 def _load_encoder(encoder: nn.Module, name: str, file: Path) -> None:
     """Load an encoder's weights from a file."""
     import segmentation_models_pytorch as smp
     from safetensors.torch import load_file
 
-    stem = next(f"{place}.weight" for place, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+    stem = f"{_first_convolution(encoder)}.weight"
     own = encoder.state_dict()[stem].shape[1]
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)

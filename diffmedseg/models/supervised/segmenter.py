@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion.loss import soft_dice_loss
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend

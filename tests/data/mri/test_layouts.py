@@ -175,10 +175,10 @@ def test_visits_of_a_patient_stay_together(tmp_path):
 def test_another_layout_is_refused_naming_the_yaml_that_fits(there, asked, tmp_path):
     write_layout(there, tmp_path)
     with pytest.raises(
-        DataError, match=rf"(?s)No case in .*expected .*there is .*This looks like DATA={there}\."
+        DataError, match=rf"(?s)No case in .*expected .*there is .*This looks like the data set {there}\."
     ) as error:
         data_module(asked, tmp_path).prepare_data()
-    assert f"make train DATA={asked} DATA_DIR=<folder>" in str(error.value)
+    assert "--data.root FOLDER" in str(error.value)
 
 
 def write_vsd(root):
@@ -210,7 +210,7 @@ def write_hollow(root):
 @pytest.mark.parametrize(
     ("writer", "asked", "message"),
     [(write_vsd, "brats2015", r"pat0001_1 holds no files, only VSD.* as published.*OTMultiClass\.mha.*brain_mask null"),
-     (write_vsd, "brats", r"there is HGG \(HGG/.*\.mha\)\. .* as published.*DATA=brats2015 reads"),
+     (write_vsd, "brats", r"there is HGG \(HGG/.*\.mha\)\. .* as published.*data set brats2015 reads"),
      (write_slices, "brats", r"there is training \(training/0000/brats.*_w\.nii\.gz\)\. These are 2-D slices"),
      (write_validation, "brats2020", r"BraTS20_Validation_<number> has no segmentation: use the training set"),
      (write_hollow, "brats", r"BraTS2021_00000 holds no files, only BraTS2021_00000_t1\. .* directly into its folder")],

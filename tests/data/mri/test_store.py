@@ -253,13 +253,14 @@ def test_normal_values():
 @pytest.mark.parametrize("name", ["brats2015", "lgg"])
 def test_make_train_trains_tests_and_scores_volumes(name, tmp_path, capsys):
     write_layout(name, tmp_path / "data")
-    files = [f"-c=experiments/{part}" for part in ("base.yaml", f"medsegdiff/{name}.yaml")]
     options = [
         "--trainer.max_steps=2", "--trainer.accelerator=cpu", "--data.image_size=16", "--data.batch_size=2",
         "--data.steps_per_epoch=1", "--data.folds=3", "--model.num_samples=2", "--model.num_steps=2",
     ]  # fmt: skip
-    main(["fit", *files, *options, f"--data.root={tmp_path / 'data'}", f"--runs={tmp_path / 'runs'}"])
-    run = tmp_path / "runs" / f"medsegdiff-{name}" / "version_0"
+    main(
+        ["train", "medsegdiff-lite", name, *options, f"--data.root={tmp_path / 'data'}", f"--runs={tmp_path / 'runs'}"]
+    )
+    run = tmp_path / "runs" / f"medsegdiff-lite-{name}" / "version_0"
     lines = (run / "cases.csv").read_text().splitlines()
     assert len(lines) == 1 + (1 if name == "lgg" else 3)
     for row in csv.DictReader(lines):

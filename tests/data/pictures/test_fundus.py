@@ -7,7 +7,7 @@ import pytest
 import torch
 from picture_files import SIZE, lesion, photo, save, save_mask, write_refuge, yaml_module
 from PIL import Image
-from tiny_run import EXPERIMENTS, TINY
+from tiny_run import TINY
 
 from diffmedseg import load_checkpoint
 from diffmedseg.cli import main
@@ -164,10 +164,10 @@ def test_make_train_on_vessels(name, tmp_path):
     """From patches to whole images, scored by their centrelines, too."""
     root = tmp_path / "data"
     write_chase(root, range(1, 15)) if name == "chase" else write_drive(root)
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / "medsegdiff" / f"{name}.yaml")]
     tiny = [option for option in TINY if not option.startswith("--data.num_")]
-    main(["fit", *files, *tiny, f"--data.root={root}", f"--runs={tmp_path}", "--data.image_size=32", "--data.patch=16"])
-    run = tmp_path / f"medsegdiff-{name}" / "version_0"
+    options = [f"--data.root={root}", f"--runs={tmp_path}", "--data.image_size=32", "--data.patch=16"]
+    main(["train", "medsegdiff-lite", name, *tiny, *options])
+    run = tmp_path / f"medsegdiff-lite-{name}" / "version_0"
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert all(0 <= float(row["cl_dice"]) <= 1 for row in rows)
     assert {row["num_raters"] for row in rows} == {"2"}

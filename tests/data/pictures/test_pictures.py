@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from picture_files import SIZE, lesion, save, save_mask, yaml_module
 from PIL import Image, features
-from tiny_run import EXPERIMENTS
 
 from diffmedseg.cli import main
 from diffmedseg.data import FileNames, PictureDataModule
@@ -218,7 +217,7 @@ def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, t
         (lambda root: [path.rename(path.with_suffix(".heic")) for path in (root / "images").iterdir()],
          r"No picture in .* Files in \.heic \(10\) are not read; .*\.png"),
         (lambda root: [path.rename(path.with_suffix(".nii.gz")) for path in (root / "images").iterdir()],
-         r"Files in \.gz \(10\) are not read; .* NIfTI volumes are: DATA=volumes"),
+         r"Files in \.gz \(10\) are not read; .* NIfTI volumes are: the data set volumes"),
         (lambda root: [path.rename(path.with_suffix(".npy")) for path in (root / "masks").iterdir()],
          r"None of the 10 pictures .* Files in \.npy \(10\) are not read; .*\.png"),
         (lambda root: (root / "images").rename(root / "pictures"), r"No picture in .*expected images/.*there is masks"),
@@ -249,9 +248,10 @@ def test_layouts_that_cannot_be():
 
 def test_make_train_on_a_folder(tmp_path, capsys):
     write_folder(tmp_path / "data", raters=("masks_a", "masks_b"))
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / "medsegdiff" / "folder.yaml")]
-    main(["fit", *files, f"--data.root={tmp_path / 'data'}", f"--runs={tmp_path}", "--data.image_size=16",
-          "--data.batch_size=2", "--data.steps_per_epoch=2", "--trainer.max_steps=2", "--trainer.accelerator=cpu",
-          "--model.num_samples=2", "--model.num_steps=2"])  # fmt: skip
+    options = [
+        "--data.image_size=16", "--data.batch_size=2", "--data.steps_per_epoch=2", "--trainer.max_steps=2",
+        "--trainer.accelerator=cpu", "--model.num_samples=2", "--model.num_steps=2",
+    ]  # fmt: skip
+    main(["train", "medsegdiff-lite", "folder", f"--data.root={tmp_path / 'data'}", f"--runs={tmp_path}", *options])
     assert "GED (unbiased)" in capsys.readouterr().out
-    assert (tmp_path / "medsegdiff-folder" / "version_0" / "report.html").is_file()
+    assert (tmp_path / "medsegdiff-lite-folder" / "version_0" / "report.html").is_file()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from picture_files import SIZE, lesion, save, write_refuge, yaml_module
 from PIL import Image
-from tiny_run import EXPERIMENTS, TINY, tiny_model, tiny_trainer
+from tiny_run import TINY, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint
 from diffmedseg.callbacks import CaseMetrics
@@ -166,10 +166,19 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     with pytest.raises(SystemExit, match="isic2017 takes no windows"):
         main(["windows", str(run), str(root), "--data", "isic2017", "--out", str(tmp_path / "other.csv")])
     write_windows(file, MIDDLES)
-    files = ["-c", str(EXPERIMENTS / "base.yaml"), "-c", str(EXPERIMENTS / "medsegdiff" / "refuge.yaml")]
     tiny = [option for option in TINY if not option.startswith("--data.num_")]
-    main(["fit", *files, *tiny, f"--data.root={root}", f"--data.windows={file}", f"--runs={tmp_path}"])
-    second = tmp_path / "medsegdiff-refuge" / "version_0"
+    main(
+        [
+            "train",
+            "medsegdiff-lite",
+            "refuge",
+            *tiny,
+            f"--data.root={root}",
+            f"--data.windows={file}",
+            f"--runs={tmp_path}",
+        ]
+    )
+    second = tmp_path / "medsegdiff-lite-refuge" / "version_0"
     assert load_checkpoint(second).cropped
     assert {row["case"] for row in csv.DictReader((second / "cases.csv").open())} == {"T0001", "T0002"}
     with Image.open(root / "Test400" / "T0001.jpg") as photo:
@@ -181,7 +190,7 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     assert probability.shape == SIZE
     assert probability[4:20, 3:19].any()
     assert not np.delete(np.delete(probability, np.s_[4:20], 0), np.s_[3:19], 1).any()
-    entry = export(second, "medsegdiff-v1_refuge.crops", tmp_path / "zoo")
+    entry = export(second, "medsegdiff-lite_refuge.crops", tmp_path / "zoo")
     assert "names the file of its own (windows.csv)" in (entry / "README.md").read_text()
     with pytest.raises(SystemExit, match="Windows are found by a model of whole pictures"):
         main(["windows", str(second), str(photos), "--out", str(tmp_path / "other.csv")])

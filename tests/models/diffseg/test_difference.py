@@ -211,10 +211,10 @@ def test_evidence_is_normalised_map_by_map():
     torch.testing.assert_close(evidence, to_evidence(3 * maps - 7, 1e-4, (0, 100)), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("settings", ["diffseg_bright", "diffseg_mri"])
+@pytest.mark.parametrize("settings", ["diffseg+bright"])
 def test_what_is_small_in_its_images_is_found(settings):
     """Nodules and the ends of tumours fill less than a percent of an image."""
-    options = yaml.safe_load((EXPERIMENTS / "model" / f"{settings}.yaml").read_text())["init_args"]
+    options = yaml.safe_load((EXPERIMENTS / "model" / f"{settings}.yaml").read_text())["model"]["init_args"]
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     mask = (y - 30) ** 2 + (x - 33) ** 2 < 9
     maps = mask + torch.randn(20, 64, 64, generator=torch.Generator().manual_seed(0)) / 32

@@ -1,0 +1,86 @@
+"""Checkpoints on disk: written whole, and checked before a run starts."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.errors import CheckpointError as CheckpointError
+
+#: What a checkpoint has to hold, by what is done with it.
+TO_TEST = ("state_dict", "pytorch-lightning_version")
+TO_RESUME = (*TO_TEST, "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Write a checkpoint whole or not at all, at whatever moment the process is killed.
+
+    Lightning writes to the system's temporary folder and moves the file. Between two file systems that is a copy, and
+    a kill during the copy leaves half a checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401  Lightning's signature
+        """Write to a temporary file beside ``path``, then rename it."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_whole(Path(path), partial(_save, checkpoint))
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a crash of the machine could keep the name and lose the content
+
+
+def cannot_be_loaded(path: Path, error: Exception) -> str:
+    """Say that a file is no usable checkpoint, and why."""
+    # Of torch's complaint of pickles the second sentence advises to unpickle without care.
+    first = " ".join(str(error).split()).split(". ")[0]
+    reason = f"{type(error).__name__}: {first[:300]}"
+    return f"{path} cannot be loaded: it is damaged, of another version, or no model of this project ({reason})."
+
+
+def read_checkpoint(path: Path, needs: Sequence[str]) -> dict[str, Any]:
+    """Read a checkpoint; its tensors stay in the file until they are used. Nothing is unpickled.
+
+    Args:
+        path: The file.
+        needs: Keys that it has to hold, such as ``TO_RESUME``.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is damaged, or lacks a key.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if missing := [key for key in needs if key not in checkpoint]:
+            raise KeyError(f"no {', '.join(missing)}")
+    except Exception as error:  # a file can be anything
+        raise CheckpointError(cannot_be_loaded(path, error)) from error
+    return checkpoint
+
+
+def check_weights(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Check that the weights of a checkpoint are those of a model.
+
+    Raises:
+        CheckpointError: Naming one weight that differs.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            shapes = (
+                f"{found.get(name, 'nothing')}, and the model of this configuration {expected.get(name, 'nothing')}"
+            )
+            error = ValueError(f"for {name} it has {shapes}")
+            raise CheckpointError(cannot_be_loaded(path, error))

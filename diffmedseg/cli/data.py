@@ -1,0 +1,214 @@
+"""``diffmedseg data``: look at data sets, and at what is kept of them."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffmedseg.cli.parsing import Parser, png_file, positive_integer, report_errors
+from diffmedseg.recipes import data_config, data_root
+
+if TYPE_CHECKING:
+    from diffmedseg.data import SegmentationDataModule
+    from diffmedseg.data.checking import Check
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg data``."""
+    options = _parser().parse_args(args)
+    with report_errors():
+        options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("diffmedseg data", "Inspect data sets.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: object, summary: str) -> argparse.ArgumentParser:
+        own: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+        own.set_defaults(run=run)
+        return own
+
+    one = add("list", _list, "List the data sets; of one, say where to get it and what to cite.")
+    one.add_argument("name", nargs="?", help="Name of a data set.")
+
+    one = add(
+        "check",
+        _check,
+        "Look at a data set before training: what is there, and what is unreadable, unpaired, twice there, or in two "
+        "splits. Exit with 1 where something serious was found.",
+    )
+    _add_data(one)
+    one.add_argument("--against", nargs=2, metavar=("NAME", "DIR"), help="Data set that must share no image with it.")
+    one.add_argument("--json", action="store_true", help="Print everything, with all names, for programs.")
+    one.add_argument("--sheet", type=png_file, help="Draw a contact sheet, a PNG.")
+
+    one = add("augment-preview", _augment_preview, "Draw images and masks as stored and as training gets them.")
+    _add_data(one)
+    one.add_argument("--out", type=png_file, required=True, help="PNG to write.")
+    one.add_argument("--num_images", type=positive_integer, default=4, help="Rows. Default: 4.")
+    one.add_argument("--num_variants", type=positive_integer, default=6, help="Augmented variants of each. Default: 6.")
+
+    one = add("labels", _labels, "Count image-level labels, say where they come from, and what gives them away.")
+    _add_data(one)
+    one.add_argument("--out", type=png_file, help="PNG of healthy and diseased items to write.")
+    one.add_argument("--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8.")
+
+    one = add("convert-lidc", _convert_lidc, "Turn data_lidc.pickle into pictures, for lidc_pickle.")
+    one.add_argument("source", type=Path, help="The file; nothing in it is run.")
+    one.add_argument("out", type=Path, help="A new folder.")
+
+    one = add("cache", _cache, "Show the size of the cache of decoded images by data set, or delete it.")
+    one.add_argument("--clear", action="store_true", help="Delete it; it is made again where needed.")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="Name of a data set (`diffmedseg data list`), or a yaml file of your own.")
+    parser.add_argument(
+        "dir",
+        nargs="?",
+        type=Path,
+        help="Folder that holds it. Default: $DIFFMEDSEG_DATA/NAME, else that of its yaml.",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="KEY=VALUE", help="Setting, such as folds=3."
+    )
+    parser.add_argument("--data.root", dest="dir", type=Path, help="The same as DIR.")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not (key and found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _data(options: argparse.Namespace) -> "SegmentationDataModule":
+    from diffmedseg.data.catalogue import configured
+
+    return configured(options.name, data_root(options.name, options.dir), dict(options.set))
+
+
+def _list(options: argparse.Namespace) -> None:
+    from diffmedseg.data.catalogue import dataset_info, described, markdown_table
+
+    print(markdown_table() if options.name is None else described(dataset_info(data_config(options.name))))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from diffmedseg.data.catalogue import configured
+    from diffmedseg.data.checking import check_data
+    from diffmedseg.data.preview import draw_sheet
+    from diffmedseg.figures import save_figure
+
+    data = _data(options)
+    against = configured(options.against[0], options.against[1], {}) if options.against else None
+    found = check_data(data, against)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        _print_check(found)
+    if options.sheet is not None and data.stores:
+        save_figure(draw_sheet({str(split): store for split, store in data.stores.items()}), options.sheet)
+        print(f"Wrote {options.sheet}", file=sys.stderr)
+    sys.exit(0 if found.passed else 1)
+
+
+def _augment_preview(options: argparse.Namespace) -> None:
+    from diffmedseg.data.preview import draw_augmentation
+    from diffmedseg.figures import save_figure
+
+    data = _data(options)
+    data.prepare_data()
+    data.setup("fit")
+    save_figure(draw_augmentation(data, options.num_images, options.num_variants), options.out)
+    print(f"Wrote {options.out}")
+
+
+def _labels(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffmedseg.data.labels import OwnLabels
+    from diffmedseg.data.labels.applying import label_split
+    from diffmedseg.data.labels.worth import label_worth
+    from diffmedseg.data.preview import draw_labels
+    from diffmedseg.figures import save_figure
+
+    data = _data(options)
+    data.prepare_data()
+    data.setup("fit")
+    recipe = data.label_recipe or OwnLabels()
+    store = label_split(recipe, data.stores["train"])
+    worth = label_worth(store)
+    print(f"{type(recipe).__name__}: learned from: {recipe.supervision}.")
+    print(f"{worth.healthy} healthy items, of which the masks mark something in {worth.healthy_with_mask:.1%};")
+    print(f"{worth.diseased} diseased items, of which they mark nothing in {worth.diseased_without_mask:.1%}.")
+    table = Table("Tells the label", "as items are", "as they are drawn", title="Area under the ROC curve")
+    for name, (plain, drawn) in worth.separations.items():
+        table.add_row(name, f"{plain:.2f}", f"{drawn:.2f}")
+    Console().print(table)
+    if options.out is not None:
+        save_figure(draw_labels(store, options.num_images, data.seed), options.out)
+        print(f"Wrote {options.out}")
+
+
+def _convert_lidc(options: argparse.Namespace) -> None:
+    from diffmedseg.data.lidc_pickle import convert_lidc
+
+    print(f"Wrote {convert_lidc(options.source, options.out)} slices to {options.out}")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from diffmedseg.data.base import cache_folder
+    from diffmedseg.data.cache import cache_entries
+
+    folder = cache_folder()
+    sizes: dict[str, int] = {}
+    for entry in cache_entries(folder):
+        name = entry.name.lstrip(".").split("-")[0]
+        sizes[name] = sizes.get(name, 0) + sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+        if options.clear:
+            shutil.rmtree(entry)
+    for name, size in sorted(sizes.items()):
+        print(f"{name:<12} {size / 1e6:8.1f} MB")
+    print(f"{'Deleted' if options.clear else 'Holds'} {sum(sizes.values()) / 1e6:.1f} MB in {folder}.")
+
+
+def _print_check(found: "Check") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffmedseg.data.checking import AREA_EDGES
+    from diffmedseg.data.files import first_names
+
+    console = Console(soft_wrap=True)
+    table = Table("Split", "Items", "Cases", "Sizes", "Raters", "Empty", "Raters' Dice", title=found.title)
+    for split, facts in found.splits.items():
+        sizes = ", ".join(list(facts.sizes)[:2]) + (f" and {len(facts.sizes) - 2} more" if len(facts.sizes) > 2 else "")
+        table.add_row(
+            split,
+            str(len(facts.ids)),
+            str(len(set(facts.cases))),
+            sizes,
+            ", ".join(map(str, facts.raters)),
+            ", ".join(f"{region} {share:.1%}" for region, share in facts.empty.items()),
+            ", ".join(f"{region} {dice:.3f}" for region, dice in facts.agreement.items() if dice is not None),
+        )
+    console.print(table)
+    for split, facts in found.splits.items():
+        for region, counts in facts.areas.items():
+            parts = (f"{high:.1%}: {count}" for high, count in zip(AREA_EDGES[1:], counts, strict=True) if count)
+            console.print(f"{split}, area of {region}, up to: {', '.join(parts)}", highlight=False)
+        for channel, values in facts.channels.items():
+            text = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            console.print(f"{split}, {channel}: {text}", highlight=False)
+    for problem in found.problems:
+        some = f" {first_names(problem.names, 5)}" if problem.names else ""
+        console.print(
+            f"{'PROBLEM' if problem.serious else 'note'}: {problem.text}{some}", highlight=False, markup=False
+        )
+    console.print("Passed." if found.passed else "Not fit to train on as it is.")

@@ -1,0 +1,66 @@
+"""``diffmedseg info``: what is installed and what can be named, for people and programs."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from diffmedseg.cli.parsing import Parser
+from diffmedseg.recipes import list_datasets, list_models, list_presets
+from diffmedseg.zoo.source import current_source
+
+_PACKAGES = ("diffmedseg", "torch", "lightning", "diffusers", "torchmetrics", "monai", "segmentation-models-pytorch")
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg info``."""
+    parser = Parser("diffmedseg info", "Show what is installed and what can be named.")
+    parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+    found = collect()
+    if parser.parse_args(args).json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, value in found.items():
+        print(f"{name}:")
+        for item in value:
+            print(f"  {item}{_beside(value[item]) if isinstance(value, dict) else ''}")
+
+
+def _beside(value: str | list[str] | None) -> str:
+    return f": {', '.join(value) if isinstance(value, list) else value or 'not installed'}"
+
+
+def collect() -> dict[str, Any]:
+    """Return versions, models, data sets, presets by model, zoo entries and devices. Importing no torch."""
+    entries = {name: entry.status for name, entry in sorted(current_source().entries().items())}
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "models": list_models(),
+        "datasets": list_datasets(),
+        "presets": {model: list_presets(model) for model in list_models()},
+        "entries": entries,
+        "devices": _devices(),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _devices() -> list[str]:
+    """Name the devices as ``--device`` does: cpu, and the GPUs that the NVIDIA driver knows."""
+    devices = [f"cpu ({os.cpu_count()} cores)"]
+    if tool := shutil.which("nvidia-smi"):
+        printed = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
+        names = printed.stdout.split("\n") if printed.returncode == 0 else []
+        devices += [f"cuda:{number} ({name})" for number, name in enumerate(filter(None, names))]
+    return devices

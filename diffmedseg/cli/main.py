@@ -1,0 +1,81 @@
+"""The table of commands; a command is imported when it is called, so that help is quick."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from diffmedseg.errors import unknown
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``diffmedseg``.
+
+    Attributes:
+        place: Module and function that run it, as ``module:function``; the function takes the arguments.
+        summary: What it does, in a line.
+        listed: Whether ``--help`` lists it among the commands for everyday work.
+    """
+
+    place: str
+    summary: str
+    listed: bool = True
+
+
+COMMANDS = {
+    "train": Command("train:train", "Train a model on a data set, then test its best checkpoint."),
+    "evaluate": Command("train:evaluate", "Test a run or a checkpoint, with other settings or data."),
+    "predict": Command("predict:main", "Segment pictures or volumes with a run, a checkpoint or a zoo entry."),
+    "calibrate": Command("scoring:calibrate", "Fit a run's probabilities and contours to its validation cases."),
+    "score": Command("scoring:score", "Score a folder of masks against a folder of reference masks."),
+    "compare": Command("scoring:compare", "Compare two tests of the same cases, paired, with intervals."),
+    "windows": Command("predict:windows", "Find where another model should look closely, such as the optic disc."),
+    "data": Command("data:main", "Inspect data sets: list, check, preview, manage the cache."),
+    "zoo": Command("zoo:main", "List, show, verify, draw and reproduce pretrained models."),
+    "export": Command("zoo:export_command", "Make a zoo entry of a finished run."),
+    "dashboard": Command("dashboard:main", "Build the W&B workspace for logged runs."),
+    "info": Command("info:main", "Show versions, models, data sets, presets, entries and devices."),
+    "fit": Command("training:run", "Train by LightningCLI configuration files: fit -c FILE.", listed=False),
+    "validate": Command("training:run", "Validate by LightningCLI configuration files.", listed=False),
+    "test": Command("training:run", "Test by LightningCLI configuration files: test -c FILE.", listed=False),
+}
+
+
+def overview() -> str:
+    """Return what ``--help`` prints."""
+    listed, others = ([(name, one) for name, one in COMMANDS.items() if one.listed is kind] for kind in (True, False))
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in listed)
+    below = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in others)
+    return (
+        "usage: diffmedseg [--help] [--version] COMMAND ...\n\n"
+        "Diffusion-based medical image segmentation: train, test, predict. Not for diagnosis.\n\n"
+        f"commands (each with --help):\n{lines}\n\n"
+        f"LightningCLI, for configuration files of your own:\n{below}\n\n"
+        "Start with:  diffmedseg train      (trains medsegdiff-lite on synthetic lesions; no download)"
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments; None takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(overview())
+        return
+    name = arguments[0]
+    if name == "--version":
+        from diffmedseg import __version__
+
+        print(f"diffmedseg {__version__}")
+        return
+    if name not in COMMANDS:
+        print(f"error: {unknown('command', name, list(COMMANDS))} `diffmedseg --help` lists them.", file=sys.stderr)
+        sys.exit(2)
+    module, function = COMMANDS[name].place.split(":")
+    run = getattr(import_module(f"diffmedseg.cli.{module}"), function)
+    run(arguments if module == "training" else arguments[1:])

@@ -1,0 +1,72 @@
+"""What the parsers of all commands share."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from diffmedseg.errors import CheckpointError, DataError, NoRunError, PluginError, ZooError, unknown
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and suggests what may have been meant.
+
+    Args:
+        command: What the user types, such as ``diffmedseg zoo``.
+        description: What it does.
+        settings: Further settings of argparse's parser.
+    """
+
+    def __init__(self, command: str | None = None, description: str | None = None, **settings: Any) -> None:
+        settings = {"prog": command, "allow_abbrev": False} | settings
+        super().__init__(description=description, **settings)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401  argparse's signature
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if isinstance(action, argparse._SubParsersAction) else action.dest
+            self.error(unknown(kind, str(value), list(map(str, action.choices))))
+
+
+def png_file(text: str) -> Path:
+    """Read the path of a PNG to write."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text} is not a .png")
+    return Path(text)
+
+
+def positive_integer(text: str) -> int:
+    """Read a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="Package of your own whose classes may be imported. Can be repeated.",
+    )
+
+
+def refuse(reason: object) -> NoReturn:
+    """End with exit code 1, saying why."""
+    sys.exit(f"error: {reason}")
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Turn errors that a user can act on into a line, and end with exit code 1."""
+    try:
+        yield
+    except (CheckpointError, DataError, NoRunError, PluginError, ZooError, OSError, ValueError) as error:
+        refuse(error)

@@ -1,0 +1,126 @@
+"""``diffmedseg predict`` and ``windows``: segment, or look where to look, with a checkpoint or a zoo entry."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, refuse, report_errors
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "diffmedseg predict",
+        "Segment pictures or volumes, whatever the model was trained on. Writes predictions.csv "
+        "and, in the size and orientation of each picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to "
+        "255), NAME_disagreement.png (255: the samples are evenly split). Of volumes the same as .nii.gz (0 or 1; 0 to "
+        "1; 0 to 0.5) on the grid of the input, and volumes in millilitres.",
+    )
+    parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="Pictures, folders, or patterns such as 'photos/**/*.jpg'; for a model of volumes: folders with a file "
+        "(or a folder of DICOM slices) for each modality, and folders of these.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")
+    parser.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
+    parser.add_argument("--panel", action="store_true", help="Draw each result over its input, NAME_panel.png.")
+    parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
+    parser.add_argument(
+        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
+    )
+    parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
+    parser.add_argument(
+        "--batch_size", type=positive_integer, default=8, help="Pictures or slices segmented together. Default: 8."
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
+    parser.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Pictures: what is black and white beyond 8 bits."
+    )
+    parser.add_argument(
+        "--windows",
+        type=Path,
+        metavar="CSV",
+        help="Pictures, for a model of windows: the window of each, as `diffmedseg windows` finds them.",
+    )
+    parser.add_argument(
+        "--modality",
+        type=_named,
+        action="append",
+        default=[],
+        metavar="CHANNEL=NAME",
+        help="Volumes: what the file (without suffix) or folder of a modality is called, such as t1ce='*_GD'.",
+    )
+    parser.add_argument("--brain_mask", metavar="NAME", help="Volumes: the same for the brain mask.")
+    parser.add_argument(
+        "--volumes",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="Volumes: what the volumes of four-dimensional files are, in their order.",
+    )
+    add_trust(parser)
+    return parser
+
+
+def _named(text: str) -> tuple[str, str]:
+    channel, found, name = text.partition("=")
+    if not (channel and found and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=NAME")
+    return channel, name
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg predict``; exits with 1 where an input failed."""
+    parser = _parser()
+    options = parser.parse_args(args)
+    if options.range and not options.range[0] < options.range[1]:
+        parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
+    from diffmedseg.cli.predicting import Settings, load_model, on_device, predict, say
+
+    settings = Settings(
+        options.num_samples,
+        options.num_steps,
+        options.seed,
+        options.bf16,
+        tuple(options.range) if options.range else None,
+    )
+    try:
+        with report_errors():
+            report = predict(load_model(options.ckpt, options.trust).to(on_device(options.device)), options, settings)
+    except KeyboardInterrupt:
+        print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
+        sys.exit(130)
+    say(report, options.out / "predictions.csv")
+    if report.failed:
+        sys.exit(1)
+
+
+def windows(args: list[str]) -> None:
+    """Run ``diffmedseg windows``; exits with 1 where a picture failed."""
+    parser = Parser(
+        "diffmedseg windows",
+        "Find in whole pictures where another model should look closely, as the optic disc: a square "
+        "around the largest part of the fused mask. Writes id,left,top,width,height, in pixels, for --data.windows and "
+        "`predict --windows`; such a file may as well be written by hand.",
+    )
+    parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry; of whole pictures.")
+    parser.add_argument("images", nargs="+", help="Pictures, as `predict` takes them; with --data the data's folder.")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="File to write.")
+    parser.add_argument("--data", help="Name of a data set of pictures, or a yaml file of your own.")
+    parser.add_argument(
+        "--margin", type=float, default=2.0, help="Side of the square, as a multiple of the mask's. Default: 2."
+    )
+    parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    add_trust(parser)
+    options = parser.parse_args(args)
+    if options.out.exists():
+        refuse(f"{options.out} is there already: name a new file.")
+    from diffmedseg.cli.predicting import find, load_model, on_device, say
+
+    with report_errors():
+        report = find(load_model(options.ckpt, options.trust).to(on_device(options.device)), options)
+    say(report, options.out)
+    if report.failed:
+        sys.exit(1)

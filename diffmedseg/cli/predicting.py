@@ -1,0 +1,87 @@
+"""What ``diffmedseg predict`` and ``windows`` run; :mod:`diffmedseg.cli.predict` has their parsers."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from diffmedseg.data.catalogue import configured
+from diffmedseg.data.pictures import PictureDataModule
+from diffmedseg.data.pictures.windows import read_windows, write_windows
+from diffmedseg.data.store import DataError
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.prediction import (
+    Naming,
+    PictureFile,
+    Report,
+    Settings,
+    find_cases,
+    find_pictures,
+    find_windows,
+    predict_pictures,
+    predict_volumes,
+    takes_pictures,
+)
+from diffmedseg.zoo import load_model
+
+__all__ = ["Settings", "find", "load_model", "on_device", "predict", "say"]
+
+
+def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Settings) -> Report:
+    """Segment what the model takes."""
+    how = options.out, settings, options.batch_size, options.panel, options.resume
+    if takes_pictures(model):
+        if options.modality or options.volumes or options.brain_mask:
+            takes = ", ".join(model.channels)
+            raise DataError(
+                f"--modality, --volumes and --brain_mask are for models of volumes; this one takes {takes}."
+            )
+        windows = None if options.windows is None else read_windows(options.windows)
+        return predict_pictures(model, find_pictures(options.images), *how, windows)
+    if options.range or options.windows:
+        given = "--range" if options.range else "--windows"
+        raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+    naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
+    return predict_volumes(model, find_cases(options.images, naming), *how)
+
+
+def find(model: DiffusionSegmenter, options: argparse.Namespace) -> Report:
+    """Find windows, and write them."""
+    pictures = find_pictures(options.images) if options.data is None else _of_data(options.data, options.images)
+    found, report = find_windows(model, pictures, options.margin, options.batch_size)
+    write_windows(options.out, found)
+    return report
+
+
+def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
+    """Name the pictures of a data set by their ids."""
+    if len(folders) > 1:
+        raise DataError(f"With --data name one folder, that of the data set; there are {len(folders)}.")
+    data = configured(name, folders[0], {})
+    if not isinstance(data, PictureDataModule):
+        raise DataError(f"{name} takes no windows: only data sets of diffmedseg.data.PictureDataModule do.")
+    return [PictureFile(case.image, case.id) for case in data.cases.values()]
+
+
+def on_device(name: str) -> torch.device:
+    """Return a device that can be used; ``auto`` is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DataError(f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}).") from error
+    return torch.device(name)
+
+
+def say(report: Report, out: Path) -> None:
+    """Say what became of the inputs."""
+    console = Console(soft_wrap=True, highlight=False, stderr=True, emoji=False)
+    for path, note in report.notes.items():
+        console.print(f"note: {path}: {note}", markup=False)
+    for path, reason in report.failed.items():
+        console.print(f"failed: {path}: {reason}", markup=False)
+    kept = f", kept {len(report.kept)}" if report.kept else ""
+    failed = f", failed {len(report.failed)}" if report.failed else ""
+    console.print(f"Segmented {len(report.done)}{kept}{failed}. Results: {out}", markup=False)

@@ -1,0 +1,198 @@
+"""``diffmedseg score``, ``compare`` and ``calibrate``: mask folders, two tests case by case, a run's probabilities."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffmedseg.cli.parsing import Parser, add_trust, report_errors
+
+if TYPE_CHECKING:
+    from diffmedseg.evaluation.mask_folders import Pairs
+    from diffmedseg.metrics.cases import CaseScore
+
+_DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
+_OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
+_POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
+
+
+def score(args: list[str]) -> None:
+    """Run ``diffmedseg score``."""
+    parser = Parser(
+        "diffmedseg score",
+        "Score a folder of masks against a folder of true ones, whatever wrote them: pictures or volumes, "
+        "paired by name without endings such as _segmentation, _prediction or _mask; foreground is above half of the "
+        "range.",
+    )
+    parser.add_argument("predictions", type=Path, help="Folder of masks.")
+    parser.add_argument("truths", type=Path, help="Folder of true masks.")
+    parser.add_argument("--json", action="store_true", help="Print JSON: means, cases and policy.")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="Write the scores of every case.")
+    parser.add_argument("--common", action="store_true", help="Leave out true masks that have no prediction.")
+    parser.add_argument(
+        "--spacing", type=float, nargs=2, metavar=("ROW", "COLUMN"),
+        help="Size of a pixel in mm, for distances between the surfaces of masks in pictures; else they are in pixels; "
+        "volumes say theirs.",
+    )  # fmt: skip
+    options = parser.parse_args(args)
+    from diffmedseg.evaluation.mask_folders import pair_masks, score_pairs
+    from diffmedseg.metrics.table import write_cases
+
+    with report_errors():
+        pairs = pair_masks(options.predictions, options.truths, options.common)
+        rows = score_pairs(pairs, options.spacing)
+        if options.out:
+            write_cases(rows, options.out)
+    if options.json:
+        print(json.dumps(_as_json(rows, pairs), indent=1))
+    else:
+        _print_scores(rows, pairs)
+
+
+def _as_json(rows: Sequence["CaseScore"], pairs: "Pairs") -> dict[str, Any]:
+    from diffmedseg.evaluation.summary import POLICY, plain
+    from diffmedseg.metrics.cases import summarise
+
+    means = {
+        s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases}
+        for s in summarise(rows)
+        if s.score in _OVERLAP
+    }
+    cases = {row.case: {name: getattr(row, name) for name in (*_OVERLAP, "both_empty")} for row in rows}
+    policy = {name: POLICY[name] for name in _POLICIES}
+    policy |= {"foreground": "above half of the range of the folder's masks"}
+    left_out = {"true_masks_without_prediction": pairs.missing, "predictions_without_true_mask": pairs.extra}
+    summary: dict[str, Any] = plain(means | {"cases": cases, "left_out": left_out, "policy": policy})
+    return summary
+
+
+def _print_scores(rows: Sequence["CaseScore"], pairs: "Pairs") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffmedseg.data.files import first_names
+    from diffmedseg.metrics.cases import TITLES, summarise
+
+    empty = sum(row.both_empty for row in rows)
+    caption = f"mean over {len(rows)} cases" + (f"; {empty} empty masks predicted empty count 1" if empty else "")
+    for names, what in (
+        (pairs.missing, "true masks without prediction"),
+        (pairs.extra, "predictions without true mask"),
+    ):
+        caption += f"; left out: {len(names)} {what} ({first_names(names)})" if names else ""
+    table = Table(caption=caption, caption_justify="left")
+    for name in ("Score", "Mean", "95 % interval"):
+        table.add_column(name, justify="left" if name == "Score" else "right")
+    for s in summarise(rows):
+        if s.score in _OVERLAP:
+            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+            table.add_row(TITLES[s.score], f"{s.mean:.4f}", interval)
+    Console().print(table)
+
+
+def compare(args: list[str]) -> None:
+    """Run ``diffmedseg compare``."""
+    parser = Parser(
+        "diffmedseg compare",
+        "Compare two tests of the same cases, paired: means of a - b with 95 % intervals.",
+    )
+    for name in ("a", "b"):
+        parser.add_argument(name, type=Path, help="A cases.csv, or the folder of a run or test.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.add_argument("--common", action="store_true", help="Compare the cases that are in both.")
+    options = parser.parse_args(args)
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffmedseg.evaluation.comparison import compare_cases
+    from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES
+    from diffmedseg.metrics.table import read_cases
+
+    with report_errors():
+        a, b = (read_cases(path / "cases.csv" if path.is_dir() else path) for path in (options.a, options.b))
+        differences = compare_cases(a, b, options.common)
+    if options.json:
+        print(json.dumps([asdict(one) for one in differences], indent=1))
+        return
+    regions = {difference.region for difference in differences}
+    table = Table(caption="a above b: share of cases, ties count half", caption_justify="left")
+    for name in (
+        *(["Region"] if len(regions) > 1 else []),
+        "Score",
+        "a",
+        "b",
+        "a - b",
+        "95 % interval",
+        "a > b",
+        "Cases",
+    ):
+        table.add_column(name, justify="left" if name in {"Region", "Score"} else "right", no_wrap=True)
+    for d in differences:
+        if d.score != "seconds":
+            place = [d.region] if len(regions) > 1 else []
+            values = [f"{d.a:.4f}", f"{d.b:.4f}", f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.above:.0%}"]
+            better = " (lower is better)" if d.score in LOWER_IS_BETTER else ""
+            table.add_row(*place, TITLES[d.score] + better, *values, str(d.cases))
+    Console(width=max(Console().width, 100)).print(table)
+
+
+def calibrate(args: list[str]) -> None:
+    """Run ``diffmedseg calibrate``."""
+    parser = Parser(
+        "diffmedseg calibrate",
+        "Fit a run's probabilities to its validation cases, and contours and areas that hold the truth as "
+        "often as they say. Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
+        "config.yaml, and calibration.json.",
+    )
+    parser.add_argument("run", type=Path, help="The run's folder.")
+    parser.add_argument("--method", choices=("isotonic", "temperature"), default="isotonic", help="Default: isotonic.")
+    parser.add_argument("--share", type=float, default=0.95, help="Of a contour's pixels that have to be right.")
+    parser.add_argument("--coverage", type=float, default=0.9, help="How often contours and areas have to hold.")
+    parser.add_argument(
+        "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
+    )
+    add_trust(parser)
+    add_trust(parser)
+    options = parser.parse_args(args)
+    if options.nothing is not None and not 0 < options.nothing < 1:
+        parser.error(f"--nothing is {options.nothing}; it has to lie between 0 and 1.")
+    from diffmedseg.evaluation.calibrating import calibrate_run
+
+    with report_errors():
+        fitting = options.method, options.share, options.coverage, options.nothing
+        found = calibrate_run(options.run, *fitting, options.trust)
+    if "presence" in found:
+        presence = found["presence"]
+        print(
+            f"Up to a contrast of {presence['least_contrast']:.4f} nothing is found. Of the images that this was "
+            f"fitted to, something is in {presence['false_positives']:.1%} of {presence['healthy']} healthy and in "
+            f"{presence['found']:.1%} of {presence['diseased']} diseased ones (area under the ROC curve "
+            f"{presence['auc']:.3f}). It holds for {presence['num_steps']} steps."
+        )
+    print(f"Fitted to {found['cases']} validation cases. Calibration error on these, before and after:")
+    for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
+        print(f"  {name:<13} {found['ece']['before'][place]:.4f}  {found['ece']['after'][place]:.4f}")
+    if "without_contours" in found:
+        print(f"No contours and no intervals of area: {found['without_contours']}")
+    else:
+        _say_contours(found["regions"], found["conformal"]["init_args"])
+    print(f"Wrote {options.run / 'calibration.yaml'}, calibration.json and checkpoints/calibrated.ckpt.")
+
+
+def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
+    share, coverage = f"{fitted['share']:.0%}", f"{fitted['coverage']:.0%}"
+    print(
+        f"Of new cases like these, {coverage} or more will have {share} of the inner contour within the truth, {share} "
+        "of the truth within the outer contour, and the true area within its interval, with "
+        f"{fitted['num_samples']} samples of {fitted['num_steps']} steps (probabilities before calibration):"
+    )
+    for region, inner, outer, factor in zip(
+        regions, fitted["inner"], fitted["outer"], fitted["area_factor"], strict=True
+    ):
+        inside = "an empty inner contour" if math.isinf(inner) else f"inner contour at probability {inner:.3f}"
+        around = "the whole image as outer one" if outer <= 0 else f"outer one at {outer:.3f}"
+        print(f"  {region}: {inside}, {around}; areas from least / {factor:.2f} to most x {factor:.2f}")
+    if any(map(math.isinf, fitted["inner"])) or min(fitted["outer"]) <= 0:
+        print("  A contour that is empty or the whole image says nothing: lower --coverage or --share.")

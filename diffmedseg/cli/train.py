@@ -1,0 +1,148 @@
+"""``diffmedseg train`` and ``evaluate``: runs by name, passed on to LightningCLI."""
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+
+from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
+from diffmedseg.files import read_yaml
+from diffmedseg.plugins import check_classes
+from diffmedseg.recipes import (
+    Recipe,
+    experiments_folder,
+    list_datasets,
+    list_models,
+    list_parts,
+    list_presets,
+    recipe,
+)
+
+_MODEL, _DATA = "medsegdiff-lite", "synthetic"
+
+
+def train(args: list[str]) -> None:
+    """Run ``diffmedseg train``."""
+    parser = _train_parser()
+    names = _leading(args, 2)
+    options, settings = parser.parse_known_args(args[len(names) :])
+    model, data = [*names, *(_MODEL, _DATA)[len(names) :]]
+    with report_errors():
+        run = recipe(
+            model,
+            data,
+            root=_setting(settings, "--data.root"),
+            preset=options.preset,
+            name=options.name,
+            pretrained=options.pretrained,
+            trust=options.trust,
+            settings=[*_parts(options), *settings],
+        )
+    _say(run, model, data, options.preset)
+    from diffmedseg.cli.training import run as run_lightning
+
+    run_lightning(["fit", *run.arguments])
+
+
+def evaluate(args: list[str]) -> None:
+    """Run ``diffmedseg evaluate``."""
+    parser = Parser(
+        "diffmedseg evaluate",
+        usage="diffmedseg evaluate RUN [settings]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Test a run again: its best checkpoint (calibrated where `diffmedseg calibrate` made one), or the\n"
+        "checkpoint that is named. Results go to runs/<experiment>/test_<n>.\n\n"
+        "  diffmedseg evaluate runs/medsegdiff-lite-synthetic/version_0 --model.num_samples 16\n"
+        "  diffmedseg evaluate runs/medsegdiff-lite-chase/version_0/checkpoints/last.ckpt --data.root /data/chase",
+        epilog="Any setting of the run may be given, such as --model.num_steps 4: `diffmedseg test --help` lists them.",
+    )
+    parser.add_argument("run", help="A run's folder, or a checkpoint in it.")
+    add_trust(parser)
+    _add_parts(parser)
+    options, settings = parser.parse_known_args(args)
+    path = Path(options.run).expanduser()
+    run = path if path.is_dir() else path.parent.parent
+    if not path.exists():
+        refuse(f"There is no run or checkpoint {path}.")
+    if not (run / "config.yaml").is_file():
+        refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
+    with report_errors():
+        check_classes(read_yaml(run / "config.yaml"), options.trust)
+    from diffmedseg.cli.training import run as run_lightning
+    from diffmedseg.zoo.loading import best_checkpoint
+
+    checkpoint = best_checkpoint(run) if path.is_dir() else path
+    calibrated = checkpoint.name == "calibrated.ckpt"
+    configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
+    files = [argument for config in configs for argument in ("-c", str(config))]
+    command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
+    run_lightning(command)
+
+
+def _train_parser() -> Parser:
+    parser = Parser(
+        "diffmedseg train",
+        usage="diffmedseg train [MODEL] [DATA] [--preset P] [--name N] [--pretrained X] [settings]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train MODEL on DATA, test the best checkpoint, and write weights, scores and pictures to\n"
+        f"runs/<name>/version_<n>. Without names: {_MODEL} on {_DATA}.\n\n"
+        f"{_listed('MODEL', list_models())}\n{_listed('DATA', list_datasets())}\n\n"
+        "  diffmedseg train medsegdiff-lite isic2017 --data.root /data/isic2017 --preset cpu\n"
+        "  diffmedseg train medsegdiff-lite folder --data.root mine --pretrained medsegdiff-lite_isic2017.cpu64",
+        epilog="Any LightningCLI setting may follow, such as --trainer.max_steps 100, --data.image_size 128 or\n"
+        "-c FILE: `diffmedseg fit --help` lists them, --print_config prints the run's. --ckpt_path last goes on\n"
+        "with the newest run of that name. --data.root defaults to $DIFFMEDSEG_DATA/DATA where that is set.",
+    )
+    parser.add_argument("--preset", help=f"{', '.join(list_presets())}. Default: a quick look.")
+    parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
+    parser.add_argument("--pretrained", help="Zoo entry, run or checkpoint whose weights training starts from.")
+    add_trust(parser)
+    _add_parts(parser)
+    return parser
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    """Return names as lines of a help text."""
+    text = f"{', '.join(names)}; or a yaml file of your own with {kind.lower()}:"
+    return textwrap.fill(text, 100, initial_indent=f"  {kind:<7}", subsequent_indent=" " * 9, break_on_hyphens=False)
+
+
+def _add_parts(parser: Parser) -> None:
+    parser.add_argument("--logger", help=f"{', '.join(list_parts('logger'))}, or a logger's class.")
+    parser.add_argument(
+        "--callbacks", choices=list_parts("callbacks"), help="Other callbacks of a test, which fuse or refine masks."
+    )
+
+
+def _parts(options: argparse.Namespace) -> list[str]:
+    """Return the files that the options name, and a logger's class as the setting that it is."""
+    given = {"logger": options.logger, "callbacks": options.callbacks}
+    files = [experiments_folder() / part / f"{name}.yaml" for part, name in given.items() if name in list_parts(part)]
+    own = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
+    return [*(argument for file in files for argument in ("-c", str(file))), *own]
+
+
+def _leading(args: list[str], most: int) -> list[str]:
+    """Return the arguments before the first option."""
+    names: list[str] = []
+    for argument in args[:most]:
+        if argument.startswith("-"):
+            break
+        names.append(argument)
+    return names
+
+
+def _setting(settings: list[str], name: str) -> str | None:
+    """Return the last value that the settings give to an option, as ``--name value`` or ``--name=value``."""
+    found = None
+    for index, argument in enumerate(settings):
+        if argument.startswith(f"{name}="):
+            found = argument.partition("=")[2]
+        elif argument == name and index + 1 < len(settings):
+            found = settings[index + 1]
+    return found
+
+
+def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:
+    with_preset = f" with the preset {preset}" if preset else ""
+    print(f"Training {model} on {data}{with_preset}: runs/{run.name}", file=sys.stderr, flush=True)

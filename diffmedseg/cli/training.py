@@ -1,0 +1,285 @@
+"""LightningCLI over any segmenter and any data module: ``fit``, ``validate`` and ``test``."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+
+import diffmedseg.data
+import diffmedseg.models
+from diffmedseg.allocator import keep_freed_memory
+from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
+from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
+from diffmedseg.cli.console import quieten
+from diffmedseg.dashboards import WandbRunLogger, default_logger
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.errors import CheckpointError, DataError, NoRunError, ZooError
+from diffmedseg.lazy import import_names
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.runs import (
+    RUN_FOLDER,
+    RunLogger,
+    last_checkpoint,
+    refuse_spawned_processes,
+    remove_leftovers,
+    shared_run,
+    starting_checkpoint,
+)
+from diffmedseg.zoo.pretrained import initialise_from, write_initialisation
+
+_log = logging.getLogger(__name__)
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the config, and gives it to all loggers but the CSV, beside which it lies."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log; only the first process is asked."""
+        for logger in trainer.loggers[1:]:
+            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
+
+
+class DiffMedSegCLI(LightningCLI):
+    """Links what the data knows into the model, gives every run a folder, and tests the best checkpoint after fit."""
+
+    model: DiffusionSegmenter
+    datamodule: SegmentationDataModule
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line, which tells the commands of one job apart."""
+        return list(self._arguments) if isinstance(self._arguments, list) else sys.argv[1:]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Keep the command line."""
+        self._arguments = args
+        super().parse_arguments(parser, args)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Name the Trainer's commands; predicting is a command of its own, which needs no data set."""
+        return {name: hidden for name, hidden in LightningCLI.subcommands().items() if name != "predict"}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's place, and the links."""
+        parser.add_argument(
+            "--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017."
+        )
+        parser.add_argument(
+            "--tags", type=list[str], default=[], help="Facts of the data that chose the recipe's settings."
+        )
+        parser.add_argument(
+            "--pretrained",
+            type=str | None,
+            default=None,
+            help="Zoo entry, run or checkpoint whose weights it starts from.",
+        )
+        parser.add_argument(
+            "--trust", type=list[str], default=[], help="Packages of your own whose classes may be loaded."
+        )
+        parser.add_lightning_class_args(WarmupEMA, "ema")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--logger",
+            type=Callable[[Path], Logger] | None,
+            default=default_logger(),
+            help="Logger besides the CSV, made for the run's folder. Default: W&B where it is set up.",
+        )
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        facts = {
+            "denoiser.init_args.image_channels": lambda data: len(data.info.channels),
+            "denoiser.init_args.mask_channels": lambda data: len(data.info.regions),
+            "channels": lambda data: list(data.info.channels),
+            "regions": lambda data: list(data.info.regions),
+            "nested": lambda data: data.info.nested,
+            "cropped": lambda data: data.info.cropped,
+            "image_size": lambda data: list(data.image_size),
+        }
+        for name, fact in facts.items():
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing, damaged, or of another model; then no folder is made.
+            NoRunError: If there is no run to continue, or the strategy's processes cannot be stopped and continued.
+        """
+        config = self._settings
+        if config.trainer.fast_dev_run:
+            return super().instantiate_trainer(**kwargs)
+        self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        self._steps_before = 0
+        if checkpoint is not None and self.subcommand is not None:  # in Python fit is given its checkpoint
+            self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
+            content = read_checkpoint(checkpoint, TO_TEST)
+            check_weights(checkpoint, content, self.model)
+            self._steps_before = content["global_step"]
+        chosen = self._get(self.config_init, "trainer").get("logger")
+        others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
+        make = self._get(self.config_init, "logger")
+        if make is not None:
+            others.append(make(self.run_folder))
+        logger = False if chosen is False else [RunLogger(self.run_folder, self._steps_before), *others]
+        settings = self._get(self.config_init, "trainer")
+        if config.trainer.enable_progress_bar is False:
+            settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, ProgressBar)]
+        if config.trainer.enable_model_summary is None:
+            kwargs["enable_model_summary"] = False  # a table of the denoiser alone; a line says as much
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
+        refuse_spawned_processes(trainer)
+        return trainer
+
+    @property
+    def _settings(self) -> Namespace:
+        """The settings of the command; those of all where there is none."""
+        settings: Namespace = self.config.get(str(self.subcommand), self.config)
+        return settings
+
+    def _open_run(self, experiment: Path, ckpt_path: str | None) -> tuple[Path, Path | None]:
+        """Return the run's folder, and the checkpoint from which it goes on or which it tests."""
+        kind = str(self.subcommand or "fit")
+        checkpoint = starting_checkpoint(ckpt_path, kind, experiment)
+        if kind != "fit":
+            return shared_run(experiment, kind, self.arguments), checkpoint
+        if checkpoint is not None and ckpt_path == "last":
+            folder = checkpoint.parents[1]
+            os.environ[RUN_FOLDER] = str(folder)
+        else:
+            folder = shared_run(experiment, "version", self.arguments)
+        own = last_checkpoint(folder)
+        if own.is_file():  # a job that was requeued, or processes that torchrun started again
+            checkpoint = starting_checkpoint(str(own), kind, experiment)
+        remove_leftovers(folder)
+        return folder, checkpoint
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the settings of the command line.
+
+        Lightning would replace them by the checkpoint's, so that ``--model.num_samples 16`` changed nothing. Whoever
+        evaluates a checkpoint gives the config of its run, which lies beside it.
+        """
+
+    def before_test(self) -> None:
+        """Refuse a calibrated checkpoint with a configuration that knows nothing of it.
+
+        Raises:
+            DataError: Naming the file that is missing.
+        """
+        path = self._settings.get("ckpt_path")
+        if path and Path(path).is_file() and self.model.calibration is None:
+            hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+            if hparams.get("calibration"):
+                raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
+
+    def before_fit(self) -> None:
+        """Say what is trained, and start from the weights of another model where one is named."""
+        denoiser, info = self.model.denoiser, self.datamodule.info
+        millions = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
+        _log.info("%s with %.1f M parameters, on %s.", denoiser.title, millions, info.title)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start from the weights of another model, and say which; a run that goes on has its own."""
+        config = self._settings
+        if not config.get("pretrained") or config.get("ckpt_path") or getattr(self, "_steps_before", 0):
+            return
+        found = initialise_from(self.model, config.pretrained, config.trust)
+        if self.trainer.is_global_zero:
+            _log.info("%s", found)
+            if not config.trainer.fast_dev_run:
+                write_initialisation(self.model, self.run_folder)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, and say what was written."""
+        if self._settings.trainer.fast_dev_run:
+            return
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or "best"
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
+            Console().print(
+                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time, "
+                "or early stopping had ended it. All count from its first start: raise the one that stopped it, such "
+                "as --trainer.max_time 00:01:00:00."
+            )
+        self._say_what_was_written()
+
+    def after_test(self) -> None:
+        """Say what was written."""
+        if self._settings.trainer.fast_dev_run:
+            return
+        self._say_what_was_written()
+
+    def _say_what_was_written(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbRunLogger):
+                logger.finish()
+        if not self.trainer.is_global_zero:
+            return
+        console = Console(soft_wrap=True)
+        console.print(f"\nWrote to {self.run_folder}:")
+        for path in sorted(path.relative_to(self.run_folder) for path in self.run_folder.rglob("*") if path.is_file()):
+            if path.parts[0] != "wandb":  # its own: W&B has said where it is
+                console.print(f"  {path}", highlight=False)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if self.subcommand == "fit" and best and self.model.num_samples > 1:
+            console.print(f"\nNext: diffmedseg evaluate {os.path.relpath(self.run_folder)} --model.num_steps 4")
+
+
+def run(args: list[str]) -> None:
+    """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``."""
+    keep_freed_memory()
+    quieten()
+    stop = StopSafely()
+    try:
+        with stop.listening():
+            _cli(args, run=True, stop=stop)
+    except (CheckpointError, DataError, NoRunError, ZooError) as error:
+        sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
+    finally:
+        folder = Path(os.environ.get(RUN_FOLDER, "."))
+        if RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # a start that failed takes no number
+
+
+def build(args: list[str]) -> tuple[DiffusionSegmenter, SegmentationDataModule, Trainer]:
+    """Build what a configuration describes, and run nothing; see :meth:`diffmedseg.recipes.Recipe.build`."""
+    quieten()
+    cli = _cli(args, run=False)
+    cli._initialise()
+    return cli.model, cli.datamodule, cli.trainer
+
+
+def _cli(args: list[str], run: bool, stop: StopSafely | None = None) -> DiffMedSegCLI:
+    for package in (diffmedseg.data, diffmedseg.models):
+        import_names(package)  # makes the classes known by their short names
+    return DiffMedSegCLI(
+        DiffusionSegmenter,
+        SegmentationDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=LoggedConfig,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [ExactResume(), stop or StopSafely()]},
+        parser_kwargs={"description": "Train and test segmenters by configuration files."},
+        args=args,
+        run=run,
+    )

@@ -1,0 +1,192 @@
+"""``diffmedseg zoo`` and ``export``: pretrained models."""
+
+import argparse
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from diffmedseg.cli.parsing import Parser, add_trust, png_file, report_errors
+from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
+from diffmedseg.zoo.source import current_source
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg zoo``."""
+    options = _parser().parse_args(args)
+    with report_errors():
+        options.run(options)
+
+
+def export_command(args: list[str]) -> None:
+    """Run ``diffmedseg export``."""
+    parser = Parser("diffmedseg export", _EXPORT)
+    _add_export(parser)
+    options = parser.parse_args(args)
+    with report_errors():
+        _export(options)
+
+
+_EXPORT = "Make a zoo entry of a finished run; where the run was logged to W&B, an artifact as well."
+
+
+def _parser() -> Parser:
+    parser = Parser("diffmedseg zoo", "Pretrained models. DIFFMEDSEG_ZOO names another zoo: a folder or an address.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: object, summary: str) -> argparse.ArgumentParser:
+        own: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+        own.set_defaults(run=run)
+        return own
+
+    add("list", _list, "List the names of the entries.")
+    add("table", _table, "Print the entries and their scores as a Markdown table.")
+    add("show", _show, "Print the card of an entry.").add_argument("name", help="Name of the entry.")
+
+    one = add("verify", _verify, "Check hashes, load entries, and segment their stored inputs again.")
+    one.add_argument("names", nargs="*", help="Names of entries. Default: all.")
+
+    one = add("cases", _cases, "Draw the worst, median and best of the cases that an entry was tested on.")
+    one.add_argument("name", help="Name of the entry.")
+    one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
+    one.add_argument("--out", type=png_file, default=Path("cases.png"), help="PNG to write. Default: cases.png.")
+    add_trust(one)
+
+    one = add("reproduce", _reproduce, "Train an entry again, and compare its Dice with the interval that is stated.")
+    one.add_argument("name", help="Name of the entry.")
+    one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
+    one.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of the run. Default: runs.")
+
+    _add_export(add("export", _export, _EXPORT))
+
+    one = add("recipe", _recipe, "Make an entry of a configuration that nobody has run yet: no weights, no numbers.")
+    one.add_argument("settings", type=Path, help="All settings of a run, as `train ... --print_config` prints them.")
+    _add_name(one)
+    return parser
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", required=True, help="Name of the entry: model_data.tag.")
+    parser.add_argument("--folder", type=Path, help="The zoo. Default: $DIFFMEDSEG_ZOO, else the repository's.")
+    parser.add_argument("--notes", default="", help="What the card should say besides.")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="The run's folder.")
+    _add_name(parser)
+    parser.add_argument("--half", type=_boolean, default=True, help="Store float16. Default: true.")
+    parser.add_argument(
+        "--pictures", type=_boolean, default=True, help="Show its worst cases where the data's licence allows it."
+    )
+    add_trust(parser)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() == "true"
+
+
+def _list(options: argparse.Namespace) -> None:
+    source = current_source()
+    lines = [f"{name}{' (recipe)' * (entry.status == 'recipe')}" for name, entry in sorted(source.entries().items())]
+    print("\n".join(lines) or f"{source.location} has no entries.")
+
+
+def _table(options: argparse.Namespace) -> None:
+    from diffmedseg.zoo.card import markdown_table
+
+    print(markdown_table(current_source().entries()))
+
+
+def _show(options: argparse.Namespace) -> None:
+    print(current_source().card(options.name))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from diffmedseg.zoo.building import ZooError
+    from diffmedseg.zoo.checking import verify_entry
+
+    source, failed = current_source(), 0
+    for name in options.names or sorted(source.entries()):
+        try:
+            difference = verify_entry(source, name)
+        except ZooError as error:
+            failed += 1
+            print(f"{name}: {error}")
+        else:
+            print(f"{name}: {'a recipe' if difference is None else f'as stored (difference {difference:.1e})'}")
+    if failed:
+        sys.exit(f"error: {failed} of the entries are not what they say.")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from diffmedseg.metrics.table import read_cases
+    from diffmedseg.runs import newest_run
+    from diffmedseg.zoo.building import ZooError
+    from diffmedseg.zoo.checking import agrees
+
+    name, runs = options.name, options.runs
+    folder, entry = current_source().verified(name)
+    if entry.metrics is None:
+        raise ZooError(f"{name} is a recipe: there is nothing to compare with.")
+    if not entry.metrics.command:
+        raise ZooError(f"{name} was trained by a script of its author: no command trains it again.")
+    experiment, place = f"reproduce-{name}", [] if options.root is None else ["--data.root", str(options.root)]
+    command = [sys.executable, "-m", "diffmedseg", "fit", "-c", str(folder / RUN), "--runs", str(runs),
+               "--experiment", experiment, *place]  # fmt: skip
+    print(" ".join(command), flush=True)
+    if subprocess.run(command).returncode:
+        sys.exit(f"error: the training of {name} did not come to its end; what it said stands above.")
+    found, (mean, low, high), within = agrees(entry, read_cases(newest_run(runs / experiment) / CASES))
+    if math.isnan(low):
+        print(f"Dice {found:.4f}; the entry states {mean:.4f}, of one case: there is no interval to hold it against.")
+        return
+    print(f"Dice {found:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
+    if not within:
+        sys.exit("error: the run's Dice lies outside of the stated interval.")
+
+
+def _cases(options: argparse.Namespace) -> None:
+    import yaml
+
+    from diffmedseg.data.configured import build_data
+    from diffmedseg.metrics.table import read_cases
+    from diffmedseg.zoo.building import ZooError
+    from diffmedseg.zoo.loading import load_verified
+    from diffmedseg.zoo.showing import show_cases
+
+    folder, entry = current_source().verified(options.name)
+    model, settings = (
+        load_verified(options.name, folder, entry, options.trust),
+        yaml.safe_load((folder / RUN).read_text()),
+    )
+    init = settings["data"]["init_args"]
+    if options.root is not None:
+        if "root" not in init:
+            raise ZooError(f"{entry.data} are made, not read: leave --root out.")
+        init["root"] = str(options.root)
+    if reason := show_cases(
+        model, build_data(settings["data"], options.trust), read_cases(folder / CASES), options.out
+    ):
+        raise ZooError(f"Nothing is drawn: {reason}.")
+    print(f"Wrote {options.out}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from diffmedseg.dashboards.artifacts import log_zoo_entry
+    from diffmedseg.zoo.exporting import export
+
+    entry = export(
+        options.run_folder, options.name, options.folder, options.half, options.notes, options.pictures, options.trust
+    )
+    log_zoo_entry(options.run_folder, entry)
+    print(f"Wrote {entry}")
+    if not (entry / PICTURE).is_file():
+        print(f"{entry / CARD} says why it has no picture of its worst cases.")
+
+
+def _recipe(options: argparse.Namespace) -> None:
+    from diffmedseg.zoo.exporting import add_recipe
+
+    print(f"Wrote {add_recipe(options.settings, options.name, options.folder, options.notes)}")

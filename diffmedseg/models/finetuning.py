@@ -1,0 +1,225 @@
+"""Fine-tuning: start a model from the weights of another, fitted to other image channels, regions or image size."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffmedseg.models.denoiser import ChannelAxis, Denoiser
+from diffmedseg.models.segmenter import DiffusionSegmenter
+
+#: Least share of a network's parameters that have to come from the source.
+LEAST_SHARE = 0.5
+
+
+class MisfitError(ValueError):
+    """The source's network is another one; the message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Where the weights of a network came from.
+
+    Attributes:
+        source: Name of the source.
+        sha256: Hash of the source's file of weights; None where it has no file.
+        network: Class of the network.
+        source_channels: Names of the image channels of the source.
+        source_regions: Names of the regions of the source.
+        channels: Names of the image channels of the model.
+        regions: Names of the regions of the model.
+        taken: Names of the weights that were copied as they are.
+        adapted: Names of the weights that were fitted to other image channels or regions.
+        left: Names of the weights that keep their new initialisation.
+        parameters: Number of parameters by ``taken``, ``adapted`` and ``left``.
+    """
+
+    source: str
+    sha256: str | None
+    network: str
+    source_channels: tuple[str, ...]
+    source_regions: tuple[str, ...]
+    channels: tuple[str, ...]
+    regions: tuple[str, ...]
+    taken: tuple[str, ...]
+    adapted: tuple[str, ...]
+    left: tuple[str, ...]
+    parameters: Mapping[str, int]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the parameters by ``taken``, ``adapted`` and ``left``, each in [0, 1]."""
+        total = sum(self.parameters.values())
+        return {name: count / total for name, count in self.parameters.items()}
+
+    def __str__(self) -> str:
+        """Return a paragraph for people."""
+        parts = [f"{self.network} starts from {self.source}. {self._counted('taken')} taken as they are."]
+        if self.adapted:
+            parts.append(f"{self._counted('adapted')} fitted ({', '.join(self.adapted)}).")
+        for noun, source, target in self._pairs():
+            if source != target:
+                parts.append(f"{noun}: {', '.join(source)} to {', '.join(target)}, {_rule(source, target)}.")
+        if self.left:
+            parts.append(f"{self._counted('left')} new ({', '.join(self.left)}).")
+        return " ".join(parts)
+
+    def _counted(self, name: str) -> str:
+        return (
+            f"{self.parameters[name]:,} of {sum(self.parameters.values()):,} parameters ({self.shares[name]:.1%}) are"
+        )
+
+    def _pairs(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        channels = ("Image channels", self.source_channels, self.channels)
+        return channels, ("Regions", self.source_regions, self.regions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data to store: the fields, and the shares of the parameters."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return plain | {"shares": {name: round(share, 4) for name, share in self.shares.items()}}
+
+
+@torch.no_grad()
+def initialise(
+    model: DiffusionSegmenter, source: DiffusionSegmenter, name: str = "another model", sha256: str | None = None
+) -> Initialisation:
+    """Copy the weights of a source's network into a model, fitted to the model's image channels and regions.
+
+    - Weights of the same name and shape are taken.
+    - Convolutions that depend on the number of image channels or regions are fitted by name. An *input* that the
+      source does not know starts at zero: what was learned for the known inputs still holds. An *output* that the
+      source does not know starts as the mean of the source's outputs.
+    - Where no name is known and the numbers are equal, the source's order is kept. Where the numbers differ, each
+      channel starts as the mean of the source's, and inputs are scaled to keep the response to equal channels.
+    - All else keeps its new initialisation.
+
+    The image size may differ: the networks are convolutional. The FF-Parser of MedSegDiff-V1 stores its filter over
+    frequencies, which do not depend on the size. Noise process, loss, sampler and optimiser stay the model's own. Call
+    it before training: the average of the weights starts with the first update.
+
+    Args:
+        model: The model to train; changed in place, and ``model.initialisation`` is set.
+        source: The model whose weights are taken.
+        name: Name of the source, for people.
+        sha256: Hash of the source's file.
+
+    Returns:
+        What was taken, adapted and left. A warning says where none of the source's image channels is the model's.
+
+    Raises:
+        MisfitError: If less than half of the parameters can be taken or adapted: the model is then unchanged.
+    """
+    fitted, adapted = _fit_all(model, source)
+    own = model.denoiser.state_dict()
+    parts = {
+        "taken": tuple(key for key in own if key in fitted and key not in adapted),
+        "adapted": tuple(key for key in own if key in adapted),
+        "left": tuple(key for key in own if key not in fitted),
+    }
+    sizes = {key: parameter.numel() for key, parameter in model.denoiser.named_parameters()}
+    counts = {part: sum(sizes.get(key, 0) for key in keys) for part, keys in parts.items()}
+    found = Initialisation(
+        name, sha256, type(model.denoiser).__name__, source.channels, source.regions, model.channels, model.regions,
+        **parts, parameters=counts,
+    )  # fmt: skip
+    if found.shares["left"] > 1 - LEAST_SHARE:
+        raise MisfitError(_misfit(model.denoiser, source.denoiser, found))
+    if not _known(source.channels, model.channels):
+        warnings.warn(
+            f"{name} takes the image channels {', '.join(source.channels)}; this model takes "
+            f"{', '.join(model.channels)}. Their values may be normalised in different ways: compare with training "
+            "from scratch.",
+            stacklevel=3,  # of the caller: no_grad is between
+        )
+    for key, value in fitted.items():
+        own[key].copy_(value)
+    model.initialisation = found.as_dict()
+    return found
+
+
+def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dict[str, Tensor], set[str]]:
+    """Return the weights that fit the model's network, by name, and the names of those that had to be changed."""
+    axes = _weights_of(source.denoiser.channel_axes())
+    names = {"channels": (source.channels, model.channels), "regions": (source.regions, model.regions)}
+    theirs, fitted, adapted = source.denoiser.state_dict(), {}, set()
+    for key, own in model.denoiser.state_dict().items():
+        if key not in theirs:
+            continue
+        value, axis = theirs[key], axes.get(key)
+        if axis is not None and not (key.endswith(".bias") and axis.side == "input"):
+            rows = _rows(*names[axis.of])
+            if rows != list(range(len(names[axis.of][0]))):
+                value = _fit(value, axis, rows, len(names[axis.of][0]))
+                adapted.add(key)
+        if value.shape == own.shape:
+            fitted[key] = value
+    return fitted, adapted & fitted.keys()
+
+
+def _weights_of(axes: Mapping[str, ChannelAxis]) -> dict[str, ChannelAxis]:
+    return {f"{module}.{name}": axis for module, axis in axes.items() for name in ("weight", "bias")}
+
+
+def _known(source: Sequence[str], target: Sequence[str]) -> set[str]:
+    return {name.casefold() for name in source} & {name.casefold() for name in target}
+
+
+def _rows(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """Return, for each name of the target, its place in the source; None where that does not know it.
+
+    As many names of which none is known are taken in their order: a lesion for a nodule.
+    """
+    if len(source) == len(target) and not _known(source, target):
+        return list(range(len(source)))
+    places = {name.casefold(): place for place, name in enumerate(source)}
+    return [places.get(name.casefold()) for name in target]
+
+
+def _rule(source: Sequence[str], target: Sequence[str]) -> str:
+    """Say in words how the target's names were fitted."""
+    rows = _rows(source, target)
+    if all(row is None for row in rows):
+        return "each the mean of the source's"
+    if not _known(source, target):
+        return "in this order"
+    new = [name for name, row in zip(target, rows, strict=True) if row is None]
+    return f"by name; new: {', '.join(new)}" if new else "by name"
+
+
+def _fit(value: Tensor, axis: ChannelAxis, rows: Sequence[int | None], source: int) -> Tensor:
+    """Fit one weight.
+
+    Args:
+        value: The source's weight or bias.
+        axis: Where its channels stand.
+        rows: Of :func:`_rows`.
+        source: Number of names of the source.
+    """
+    inputs = axis.side == "input"
+    dim = 1 if inputs else 0
+    before, body = value.tensor_split([axis.offset], dim)
+    body = body.reshape(*body.shape[:dim], source, axis.each, *body.shape[dim + 1 :])
+    mean = body.mean(dim)
+    if not inputs:
+        new = mean
+    elif all(row is None for row in rows):
+        new = mean * source / len(rows)
+    else:
+        new = torch.zeros_like(mean)
+    parts = [new if row is None else body.select(dim, row) for row in rows]
+    return torch.cat([before, torch.stack(parts, dim).flatten(dim, dim + 1)], dim)
+
+
+def _misfit(own: Denoiser, theirs: Denoiser, found: Initialisation) -> str:
+    """Say that a source's network is another one."""
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in (theirs, own)]
+    same, name = type(own) is type(theirs), type(theirs).__name__
+    remedy = "its size and encoder (--model.denoiser)" if same else f"the MODEL whose network is {name}"
+    return (
+        f"The network of {found.source} is {name} with {sizes[0]:.2f} million parameters; this model's is "
+        f"{found.network} with {sizes[1]:.2f} million, of which only {1 - found.shares['left']:.0%} would fit. "
+        f"Choose {remedy}, or another source."
+    )

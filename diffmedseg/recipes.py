@@ -1,0 +1,275 @@
+"""Runs by name: a run composes from a model, a data set and a preset.
+
+The configuration files lie in ``experiments/`` of the repository and in the installed package. A run reads those of the
+following that exist; later files override earlier ones::
+
+    base.yaml
+    data/<data>.yaml
+    model/<family>.yaml            medsegdiff-lite is of the family medsegdiff
+    model/<family>+<tag>.yaml      for each tag of the data (its yaml says them), and for the data's own name
+    member/<model>.yaml            where the model is not the family itself
+    preset/<preset>.yaml
+    preset/<preset>+<model>.yaml
+
+Each file is an ordinary LightningCLI configuration. Importing this module takes no torch.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from diffmedseg.errors import RecipeError, unknown
+from diffmedseg.files import read_yaml
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from diffmedseg.data import SegmentationDataModule
+    from diffmedseg.models import DiffusionSegmenter
+
+#: Names of before, and what they are called now.
+RENAMED = {"medsegdiff-v1": "medsegdiff"}
+_YAML = (".yaml", ".yml")
+
+
+def experiments_folder() -> Path:
+    """Return the folder of the configuration files: in the installed package, else in the repository."""
+    package = Path(__file__).parent
+    installed = package / "_experiments"
+    return installed if installed.is_dir() else package.parent / "experiments"
+
+
+def list_parts(part: str) -> list[str]:
+    """Return the names of the files of a part: those that stand for themselves and not for a combination.
+
+    Args:
+        part: ``model``, ``member``, ``data``, ``preset``, ``logger`` or ``callbacks``.
+    """
+    return sorted(path.stem for path in (experiments_folder() / part).glob("*.yaml") if "+" not in path.stem)
+
+
+def list_models() -> list[str]:
+    """Return the names of all models, such as ``medsegdiff-lite``."""
+    return sorted([*list_parts("model"), *list_parts("member")])
+
+
+def list_datasets() -> list[str]:
+    """Return the names of all data sets, such as ``isic2017``."""
+    return list_parts("data")
+
+
+def list_presets(model: str | None = None) -> list[str]:
+    """Return the names of the presets, such as ``cpu``.
+
+    Args:
+        model: Only those that this model has; None for those of any model.
+    """
+    combined = [path.stem.partition("+") for path in (experiments_folder() / "preset").glob("*+*.yaml")]
+    own = [preset for preset, _, name in combined if model is None or name == model]
+    return sorted({*list_parts("preset"), *own})
+
+
+def data_file(name: str | Path) -> Path:
+    """Return the yaml of a data set.
+
+    Args:
+        name: Its name, or the path of a yaml file of one's own.
+
+    Raises:
+        RecipeError: If there is none; the message suggests what is alike.
+    """
+    return _own_file(name) or experiments_folder() / "data" / f"{_known('data set', str(name), list_datasets())}.yaml"
+
+
+def data_config(name: str | Path) -> dict[str, Any]:
+    """Return the configuration of a data set's data module: ``class_path`` and ``init_args``.
+
+    Raises:
+        RecipeError: If there is no such data set, or the file describes none.
+    """
+    path = data_file(name)
+    content = _read(path)
+    config = content.get("data", content)
+    if not (isinstance(config, dict) and "class_path" in config):
+        raise RecipeError(f"{path} describes no data set: expected a class_path under data.")
+    return {"init_args": {}, **config}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run that can be built: what :func:`recipe` returns.
+
+    Attributes:
+        name: Name of the experiment, such as ``medsegdiff-lite-chase``: its runs lie in ``runs/<name>``.
+        files: Configuration files; later ones override earlier ones.
+        settings: Settings that override the files, as on the command line.
+        network: The network of ``pretrained``, which takes the place of the recipe's; None for the recipe's own.
+        pretrained: What the weights start from: a zoo entry, a run or a file; None for new weights.
+        trust: Packages of one's own whose classes may be loaded for ``pretrained``.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    settings: tuple[str, ...] = ()
+    network: Mapping[str, Any] | None = None
+    pretrained: str | None = None
+    trust: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of LightningCLI that the run takes."""
+        configs = [argument for file in self.files for argument in ("-c", str(file))]
+        pretrained = [] if self.pretrained is None else [f"--pretrained={self.pretrained}"]
+        pretrained += [] if self.network is None else [f"--model.denoiser={json.dumps(self.network)}"]
+        trust = [f"--trust={list(self.trust)}"] if self.trust else []
+        return [*configs, f"--experiment={self.name}", *pretrained, *trust, *self.settings]
+
+    def build(self) -> "tuple[DiffusionSegmenter, SegmentationDataModule, Trainer]":
+        """Build model, data and Trainer, linked as on the command line; this makes the run's folder.
+
+        Raises:
+            RecipeError: If a setting does not exist or has a wrong value.
+        """
+        from diffmedseg.cli.training import build
+
+        return build(self.arguments)
+
+
+def recipe(
+    model: str | Path = "medsegdiff-lite",
+    data: str | Path = "synthetic",
+    *,
+    root: str | Path | None = None,
+    preset: str | None = None,
+    name: str | None = None,
+    pretrained: str | Path | None = None,
+    trust: Sequence[str] = (),
+    settings: Iterable[str] = (),
+) -> Recipe:
+    """Compose a run from a model, a data set and a preset.
+
+    Args:
+        model: Name of a model (:func:`list_models`), or the path of a yaml file with ``model:`` of one's own.
+        data: Name of a data set (:func:`list_datasets`), or the path of a yaml file with ``data:`` of one's own.
+        root: Folder that holds the data. None for ``$DIFFMEDSEG_DATA/<data>`` where that variable is set, else for what
+            the data set's yaml says.
+        preset: Name of a preset (:func:`list_presets`); None for a quick look.
+        name: Name of the experiment; None for ``<model>-<data>``.
+        pretrained: A zoo entry, the folder of a run, or a checkpoint whose weights training starts from.
+        trust: Packages of one's own whose classes ``pretrained`` may load.
+        settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
+
+    Raises:
+        RecipeError: If a name does not exist; the message suggests what is alike.
+    """
+    model_name, model_files = _model_files(model)
+    data_path = data_file(data)
+    data_name = Path(data_path).stem
+    parts = experiments_folder()
+    content = _read(data_path)
+    tags = [*content.get("tags", []), data_name]
+    family = model_files[0]
+    combined = [family.with_name(f"{family.stem}+{tag}.yaml") for tag in tags]
+    files = [parts / "base.yaml", data_path, family, *(path for path in combined if path.is_file()), *model_files[1:]]
+    files += [] if preset is None else _preset_files(preset, model_name)
+    folder = _root(root, data_name, content)
+    given = [] if folder is None else [f"--data.root={folder}"]
+    name = name or f"{model_name}-{data_name}"
+    network = None if pretrained is None else _network(pretrained, model_name, files)
+    start = None if pretrained is None else str(pretrained)
+    return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
+
+
+def _model_files(model: str | Path) -> tuple[str, list[Path]]:
+    """Return a model's name, and the files of its family and, where it is a member, of the member."""
+    if own := _own_file(model):
+        return own.stem, [own]
+    parts = experiments_folder()
+    name = _known("model", RENAMED.get(str(model), str(model)), list_models())
+    family = parts / "model" / f"{name}.yaml"
+    if family.is_file():
+        return name, [family]
+    families = [one for one in list_parts("model") if name.startswith(f"{one}-")]
+    return name, [parts / "model" / f"{max(families, key=len)}.yaml", parts / "member" / f"{name}.yaml"]
+
+
+def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
+    """Return the network of what training starts from: its size and encoder take the place of the recipe's.
+
+    Raises:
+        RecipeError: If the model's network is another one.
+    """
+    from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
+
+    network = pretrained_denoiser(pretrained_config(pretrained))
+    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
+    own = [denoiser["class_path"] for denoiser in denoisers if "class_path" in denoiser]
+    if own and own[-1] != network["class_path"]:
+        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own[-1]))
+        raise RecipeError(
+            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train the model that {theirs} is of."
+        )
+    return network
+
+
+def _preset_files(preset: str, model: str) -> list[Path]:
+    if own := _own_file(preset):
+        return [own]
+    _known(f"preset of {model}", preset, list_presets(model))
+    folder = experiments_folder() / "preset"
+    return [path for path in (folder / f"{preset}.yaml", folder / f"{preset}+{model}.yaml") if path.is_file()]
+
+
+def data_root(data: str | Path, root: str | Path | None = None) -> Path | None:
+    """Return where a data set is; None for what its yaml says.
+
+    Args:
+        data: Its name, or a yaml file.
+        root: Where the user says it is; None for ``$DIFFMEDSEG_DATA/<data>`` where that variable is set.
+    """
+    path = data_file(data)
+    return _root(root, path.stem, _read(path))
+
+
+def _root(root: str | Path | None, data: str, content: dict[str, Any]) -> Path | None:
+    if root is not None:
+        return Path(root)
+    everything = os.environ.get("DIFFMEDSEG_DATA")
+    has_root = "root" in content.get("data", {}).get("init_args", {})
+    return Path(everything) / data if everything and has_root else None
+
+
+def _own_file(name: str | Path) -> Path | None:
+    """Return the path where a name is that of a yaml file of the user's own."""
+    path = Path(name).expanduser()
+    if path.suffix not in _YAML:
+        return None
+    if not path.is_file():
+        raise RecipeError(f"There is no file {path}.")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds no settings: expected a mapping with model: or data:.")
+    return content
+
+
+def _known(kind: str, name: str, names: Sequence[str]) -> str:
+    """Return the name if it is known.
+
+    Raises:
+        RecipeError: Suggesting names that are alike, else naming all.
+    """
+    if name not in names:
+        raise RecipeError(unknown(kind, name, names))
+    return name

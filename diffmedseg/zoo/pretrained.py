@@ -1,0 +1,120 @@
+"""Fine-tuning from a source by its name: a zoo entry, a run's folder or a checkpoint.
+
+What needs torch imports it where it is used: a command line reads the configuration of an entry without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.errors import ZooError
+from diffmedseg.files import file_sha256, read_yaml
+from diffmedseg.zoo.registry import CONFIG, WEIGHTS
+from diffmedseg.zoo.source import current_source
+
+if TYPE_CHECKING:
+    from diffmedseg.models.finetuning import Initialisation
+    from diffmedseg.models.segmenter import DiffusionSegmenter
+
+INITIALISATION = "initialisation.json"
+
+
+def pretrained_config(source: str | Path) -> dict[str, Any]:
+    """Return the configuration of a source's model, ``{class_path, init_args}``; no class in it is imported.
+
+    Args:
+        source: Name of a zoo entry, a run's folder or a checkpoint.
+
+    Raises:
+        ZooError: If there is no such source, or it has no weights or is damaged.
+    """
+    if _is_entry(source):
+        folder, _ = current_source().verified(str(source))
+        config: dict[str, Any] = read_yaml(folder / CONFIG)
+        return config
+    import torch
+
+    from diffmedseg.zoo.building import checkpoint_config
+
+    path = _checkpoint(source)
+    try:
+        return checkpoint_config(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except ZooError as error:
+        raise ZooError(f"{path}: {error}") from error
+    except Exception as error:  # a file can be anything
+        raise ZooError(f"{path} is no checkpoint of this project, or it is damaged: choose another file.") from error
+
+
+def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the network of a source for the configuration of a run that is fine-tuned from it.
+
+    Args:
+        config: Of :func:`pretrained_config`.
+
+    Returns:
+        ``{class_path, init_args}`` without the numbers of channels and regions, which come from the data. The
+        encoder's weights are None: they come from the source, too.
+    """
+    denoiser = config["init_args"]["denoiser"]
+    linked = {"image_channels", "mask_channels"}
+    own = {name: value for name, value in denoiser.get("init_args", {}).items() if name not in linked}
+    if "encoder_weights" in own:
+        own["encoder_weights"] = None
+    return {"class_path": denoiser["class_path"], "init_args": own}
+
+
+def initialise_from(model: DiffusionSegmenter, source: str | Path, trust: Collection[str] = ()) -> Initialisation:
+    """Copy a source's weights into a model, before training; see :func:`diffmedseg.models.finetuning.initialise`.
+
+    Args:
+        model: The model to train; changed in place. Its checkpoints say what it started from.
+        source: Name of a zoo entry, a run's folder (its best checkpoint) or a checkpoint.
+        trust: Packages besides diffmedseg whose classes may be imported and built.
+
+    Raises:
+        ZooError: If there is no such source, it cannot be loaded, or its network is another one.
+    """
+    from diffmedseg.models.finetuning import MisfitError, initialise
+    from diffmedseg.zoo.loading import load_checkpoint, load_pretrained
+
+    if _is_entry(source):
+        loaded, digest = load_pretrained(str(source), trust), current_source().entries()[str(source)].sha256[WEIGHTS]
+    else:
+        path = _checkpoint(source)
+        loaded, digest = load_checkpoint(path, trust), file_sha256(path)
+    try:
+        return initialise(model, loaded, str(source), digest)
+    except MisfitError as error:
+        raise ZooError(str(error)) from error
+
+
+def write_initialisation(model: DiffusionSegmenter, folder: Path) -> None:
+    """Write what a fine-tuned model started from to ``initialisation.json`` in a run's folder."""
+    if model.initialisation is not None:
+        text = json.dumps(model.initialisation, indent=1)
+        write_whole(folder / INITIALISATION, lambda temporary: temporary.write_text(text))
+
+
+def _is_entry(source: str | Path) -> bool:
+    """Whether a source is the name of an entry; a file or folder that exists comes first."""
+    return not Path(source).expanduser().exists() and str(source) in current_source().entries()
+
+
+def _checkpoint(source: str | Path) -> Path:
+    """Return the checkpoint of a run's folder, or the file itself."""
+    from diffmedseg.zoo.loading import best_checkpoint
+
+    path = Path(source).expanduser()
+    if not path.exists():
+        trained = sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")
+        near = difflib.get_close_matches(str(source), trained, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"The entries are {', '.join(trained) or 'none'}."
+        raise ZooError(f"{source} is no file, no run's folder and no entry of the zoo. {hint}")
+    if path.is_dir() and not best_checkpoint(path).is_file():
+        raise ZooError(f"{path} has no checkpoints/best.ckpt: give a run's folder, a checkpoint or an entry's name.")
+    return best_checkpoint(path) if path.is_dir() else path

@@ -1,0 +1,189 @@
+"""Runs by name: what a model, a data set and a preset compose to."""
+
+import json
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from effective import effective
+from lightning import Trainer
+from tiny_run import EXPERIMENTS
+
+from diffmedseg.callbacks.order import check_order
+from diffmedseg.cli import main, training
+from diffmedseg.errors import RecipeError
+from diffmedseg.recipes import list_datasets, list_models, list_presets, recipe
+
+CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
+#: By model, preset and data set: a digest of what the configuration builds.
+DIGESTS = json.loads(Path(__file__).with_name("recipe_digests.json").read_text())
+
+
+class Quiet(training.DiffMedSegCLI):
+    """Build everything a configuration describes, without a run's folder."""
+
+    def instantiate_trainer(self, **kwargs):
+        return Trainer(logger=False, enable_checkpointing=False)
+
+
+def instantiate(files, *options):
+    arguments = [part for file in files for part in ("-c", str(file))]
+    large = any("paper" in Path(file).stem for file in files)
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta" if large else "cpu"):
+        patch.setattr(training, "DiffMedSegCLI", Quiet)
+        return training._cli([*arguments, *options], run=False)
+
+
+@cache
+def compose(model, data, *options):
+    """Build the run of ``diffmedseg train`` with these arguments, but those that only the command knows."""
+    own = dict(option[2:].split("=", 1) for option in options if option.startswith(("--preset=", "--name=")))
+    rest = [option for option in options if not option.startswith(("--preset=", "--name=", "--logger="))]
+    run = recipe(model, data, **own)
+    return instantiate(run.files, f"--experiment={run.name}", *run.settings, *rest)
+
+
+def name(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def digest(cli):
+    content = effective(cli)
+    content["data"].pop("__path__", None)
+    return blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+
+
+def test_every_combination_has_a_digest():
+    for model in list_models():
+        presets = {"None", *list_presets(model)}
+        assert set(DIGESTS[model]) == presets
+        for preset in presets - {"paper"}:
+            assert set(DIGESTS[model][preset]) == set(list_datasets())
+
+
+@pytest.mark.parametrize("data", list_datasets())
+@pytest.mark.parametrize("model", list_models())
+def test_every_model_composes_with_every_data_set_as_before(model, data):
+    cli = compose(model, data)
+    assert cli.config.experiment == f"{model}-{data}"
+    info = cli.datamodule.info
+    assert info.name == data
+    denoiser = cli.model.denoiser
+    assert (denoiser.image_channels, denoiser.mask_channels) == (len(info.channels), len(info.regions))
+    assert cli.model.image_size == cli.datamodule.image_size
+    assert cli.model.regions == info.regions[: len(cli.model.regions)]  # labels tell nothing of inner regions
+    assert digest(cli) == DIGESTS[model]["None"][data]
+
+
+@pytest.mark.parametrize("model", list_models())
+@pytest.mark.parametrize("preset", list_presets())
+def test_every_preset_composes_as_before(model, preset):
+    if preset not in list_presets(model):
+        with pytest.raises(RecipeError, match=f"There is no preset of {model} '{preset}'"):
+            recipe(model, "isic2017", preset=preset)
+        return
+    for data in ("isic2017", "chase"):
+        cli = compose(model, data, f"--preset={preset}")
+        assert sum(p.numel() for p in cli.model.denoiser.parameters()) > 5e5
+        assert digest(cli) == DIGESTS[model][preset][data]
+
+
+@pytest.mark.parametrize("callbacks", CALLBACKS, ids=name)
+def test_callbacks_stand_in_an_order_that_is_accepted(callbacks):
+    names = [one["class_path"] for one in yaml.safe_load(callbacks.read_text())["trainer"]["callbacks"]]
+    chosen = compose("medsegdiff-lite", "synthetic", f"-c={callbacks}").config_init.trainer.callbacks
+    check_order(chosen)
+    assert [f"diffmedseg.callbacks.{type(one).__name__}" for one in chosen] == names
+
+
+def test_the_paper_preset_is_the_published_configuration():
+    cli = compose("medsegdiff", "isic2016", "--preset=paper")
+    assert (cli.model.process.prediction, cli.model.process.num_train_steps) == ("epsilon", 1000)
+    assert torch.allclose(1 - cli.model.process.betas[0] * torch.ones(()), torch.tensor(1 - 1e-4))  # no shift
+    assert (cli.model.num_samples, cli.model.num_steps) == (25, 100)
+    assert (cli.datamodule.image_size, cli.datamodule.batch_size, cli.datamodule.augment) == ((256, 256), 32, None)
+    assert (cli.config.ema.decay, cli.config.trainer.gradient_clip_val) == (0.9999, None)
+    assert (cli.model.warmup_steps, cli.model.cosine_decay) == (0, False)
+    optimizer = cli.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0)
+
+
+@pytest.mark.parametrize("data", list_datasets())
+def test_fidelity_to_raters_is_not_traded_for_dice(data):
+    """The Dice term seeks modes: fine where one rater is all there is, and only there."""
+    for model in ("medsegdiff", "medsegdiff-lite", "medsegdiff-v2"):
+        cli = compose(model, data)
+        assert (cli.model.loss.dice > 0) == (cli.datamodule.info.raters == 1)
+
+
+def test_the_supervised_baseline_has_the_budget_of_what_it_is_compared_with():
+    for preset in ("cpu", "gpu", "paper"):
+        first, second = (
+            compose(model, "isic2017", f"--preset={preset}").config for model in ("medsegdiff", "supervised")
+        )
+        for part in ("trainer", "ema", "data"):
+            assert first[part] == second[part]
+        for setting in ("optimizer", "warmup_steps", "cosine_decay", "denoiser.init_args.size"):
+            assert first.model.init_args[setting] == second.model.init_args[setting]
+
+
+def test_seed_reaches_model_and_data_but_not_the_split():
+    cli = compose("medsegdiff-lite", "isic2017", "--seed_everything=3")
+    assert (cli.model.seed, cli.datamodule.seed, cli.datamodule.split_seed) == (3, 3, 0)
+
+
+def test_names_of_before_are_understood():
+    assert recipe("medsegdiff-v1", "chase") == recipe("medsegdiff", "chase")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"model": "medsegdif-lite"}, "no model 'medsegdif-lite'. Did you mean medsegdiff-lite"),
+        ({"data": "isic17"}, "no data set 'isic17'. Did you mean isic2017"),
+        ({"preset": "cup"}, "no preset of medsegdiff-lite 'cup'. Did you mean cpu"),
+        ({"model": "xyz"}, "There are: diffseg, medsegdiff, medsegdiff-lite"),
+        ({"data": "nowhere/own.yaml"}, "no file nowhere/own.yaml"),
+    ],
+)
+def test_a_name_that_does_not_exist_suggests_one_that_does(names, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(**names)
+
+
+def test_where_the_data_is(monkeypatch):
+    monkeypatch.delenv("DIFFMEDSEG_DATA", raising=False)
+    assert recipe(data="isic2017").settings == ()
+    monkeypatch.setenv("DIFFMEDSEG_DATA", "/all")
+    assert recipe(data="isic2017").settings == ("--data.root=/all/isic2017",)
+    assert recipe(data="isic2017", root="/my data").settings == ("--data.root=/my data",)
+    assert recipe(data="synthetic").settings == ()  # it is made, not read
+
+
+def test_yaml_files_of_ones_own_take_the_place_of_names(tmp_path):
+    model = tmp_path / "mine.yaml"
+    model.write_text((EXPERIMENTS / "model" / "supervised.yaml").read_text())
+    data = tmp_path / "eyes.yaml"
+    data.write_text((EXPERIMENTS / "data" / "chase.yaml").read_text().replace("title: CHASE_DB1", "title: Eyes"))
+    run = recipe(model, data)
+    assert run.name == "mine-eyes"
+    cli = instantiate(run.files)
+    assert (cli.datamodule.info.title, cli.model.name) == ("Eyes", "supervised")
+
+
+def test_four_statements_train_and_test(tmp_path):
+    settings = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--data.image_size=16", "--data.num_train=4",
+                "--data.num_val=1", "--data.num_test=2", "--data.steps_per_epoch=1", f"--runs={tmp_path}"]  # fmt: skip
+    run = recipe("supervised", "synthetic", settings=settings)
+    model, data, trainer = run.build()
+    trainer.fit(model, data)
+    [scores] = trainer.test(model, data, verbose=False)
+    assert 0 <= scores["test/dice"] <= 1
+    folder = tmp_path / "supervised-synthetic" / "version_0"
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert (folder / "config.yaml").is_file()
+    main(["evaluate", str(folder), f"--runs={tmp_path}"])
+    assert (tmp_path / "supervised-synthetic" / "test_0" / "cases.csv").is_file()
