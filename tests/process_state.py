@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import random
+import sys
 from unittest import mock
 
 # Settings of the user, of a scheduler or of a terminal that change what the tests see.
@@ -29,7 +30,7 @@ def forget_the_user() -> None:
 
 @contextlib.contextmanager
 def kept_process_state():
-    """Start with known random numbers; undo what the project changes in its process: environment and logging."""
+    """Start with known random numbers; undo what the project changes in its process."""
     import numpy as np
     import torch
 
@@ -39,7 +40,11 @@ def kept_process_state():
     torch.manual_seed(0)
     log = logging.getLogger("diffmedseg")
     handlers, level = log.handlers[:], log.level
-    with mock.patch.dict(os.environ):
-        yield
-    log.handlers[:] = handlers
-    log.setLevel(level)
+    try:
+        with mock.patch.dict(os.environ):
+            yield
+    finally:
+        log.handlers[:] = handlers
+        log.setLevel(level)
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # Lightning's logger takes a run that is under way for its own
