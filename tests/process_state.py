@@ -4,10 +4,8 @@ import contextlib
 import logging
 import os
 import random
+import sys
 from unittest import mock
-
-import numpy as np
-import torch
 
 # Settings of the user, of a scheduler or of a terminal that change what the tests see.
 _FOREIGN = ("DIFFMEDSEG_", "WANDB_", "SLURM_", "TORCHELASTIC_", "PL_", "MASTER_", "TTY_")
@@ -23,7 +21,7 @@ _SET = {
 
 
 def forget_the_user() -> None:
-    """Set the environment that all tests start from; once, before the project is imported."""
+    """Set the environment that all tests start from; once, before torch is imported, which reads it then."""
     for name in set(os.environ) - _OF_THE_SUITE:
         if name.startswith(_FOREIGN) or name in _FOREIGN_NAMES:
             del os.environ[name]
@@ -32,13 +30,21 @@ def forget_the_user() -> None:
 
 @contextlib.contextmanager
 def kept_process_state():
-    """Start with known random numbers; undo what the project changes in its process: environment and logging."""
+    """Start with known random numbers; undo what the project changes in its process."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)  # a process that has computed with more hangs after a fork
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  libraries draw from it
     torch.manual_seed(0)
     log = logging.getLogger("diffmedseg")
     handlers, level = log.handlers[:], log.level
-    with mock.patch.dict(os.environ):
-        yield
-    log.handlers[:] = handlers
-    log.setLevel(level)
+    try:
+        with mock.patch.dict(os.environ):
+            yield
+    finally:
+        log.handlers[:] = handlers
+        log.setLevel(level)
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # Lightning's logger takes a run that is under way for its own
