@@ -39,10 +39,10 @@ def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmen
     """
     if str(name) and Path(name).expanduser().exists():
         return load_checkpoint(name, trust)
-    entries = current_source().entries()
-    if str(name) in entries:
+    if str(name) in current_source().entries():
         return load_pretrained(str(name), trust)
-    raise ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {suggest_names(str(name), entries)}")
+    meant = suggest_names(str(name), list_pretrained())
+    raise ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {meant}")
 
 
 def load_pretrained(name: str, trust: Collection[str] = ()) -> DiffusionSegmenter:

@@ -73,8 +73,9 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
     [
         (
             ["nothing", "IN", "--out=OUT"],
-            rf"nothing is no file, no run's folder and no entry of the zoo \(.*{ENTRY}.*\)",
+            r"nothing is no file, no run's folder and no entry of the zoo\. It has: \S+, \S+, \S+ and \d+ more\.$",
         ),
+        (["medsegdif-v1_synthetic.tiny", "IN", "--out=OUT"], rf"Did you mean {ENTRY}"),
         (["medsegdiff-lite_isic2018.gpu128", "IN", "--out=OUT"], "is a recipe: nobody has trained it yet"),
         (
             ["IN/a.jpg", "IN", "--out=OUT"],
@@ -110,7 +111,7 @@ def test_wrong_options(option, photos, tmp_path):
 
 @pytest.fixture
 def brain_model(monkeypatch):
-    monkeypatch.setattr(predict_cli, "_load", lambda ckpt: bright_segmenter(("flair", "t1ce")))
+    monkeypatch.setattr(predict_cli, "load_model", lambda ckpt, trust: bright_segmenter(("flair", "t1ce")))
 
 
 def test_volumes(brain_model, tmp_path, capsys):
