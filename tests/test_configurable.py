@@ -161,8 +161,7 @@ def test_every_part_of_a_model_may_be_named_and_nothing_abstract():
 def test_what_none_meant_in_older_configs_it_means_still():
     """A checkpoint that was trained at the noise of the process's own defaults must not be sampled at another."""
     stored = to_config(MedSegDiffSegmenter(MedSegDiffLite(3, 1)))
-    stored["init_args"] |= {"process": None, "loss": None}
-    del stored["init_args"]["refinement"]
+    stored["init_args"] |= {"process": None, "loss": None, "refinement": None}
     again = build(stored)
     assert to_config(again.process) == to_config(NoiseProcess())
     assert to_config(again.loss) == to_config(DiffusionLoss())

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
+from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
 from diffmedseg.refinement import Refinement
@@ -91,7 +92,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
         calibration: Calibration | None = None,
-        refinement: Refinement | Literal["recommended"] | None = "recommended",
+        refinement: Refinement | Recommend | None = "recommended",
         conformal: Conformal | None = None,
         cropped: bool = False,
     ) -> None:

@@ -1,9 +1,9 @@
 """What a checkpoint knows of its model, and how it becomes one again."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
@@ -20,8 +20,6 @@ class StoredModule(Configurable, LightningModule):
 
     #: What supervision its weights took, in words.
     learned_from: str = "masks"
-    #: What arguments that are None, or missing, stood for in configs of before networks recommended them.
-    stored_none: ClassVar[dict[str, Callable[[], object]]] = {"refinement": lambda: None}
 
     def _settle(self, **values: Any) -> None:
         """Record what arguments came to; checkpoints store all of them, with the path of the class.

@@ -121,9 +121,6 @@ def _build(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
     cls = find_class(config["class_path"], trust)
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None
-    for key, meant in getattr(cls, "stored_none", {}).items():
-        if arguments.get(key) is None:
-            arguments[key] = meant()
     arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
     return functools.partial(cls, **arguments) if _is_optimizer(cls) else cls(**arguments)
 
