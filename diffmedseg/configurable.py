@@ -28,6 +28,8 @@ class Configurable:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the arguments; ``__init__`` gets the same."""
         self = super().__new__(cls)
+        if cls.__init__ is object.__init__ and (args or kwargs):  # which takes anything beside a __new__ of one's own
+            raise TypeError(f"{cls.__name__}() takes no arguments")
         try:
             given = bind_arguments(cls, args, kwargs)
         except TypeError:  # __init__ refuses them as well, and says why; copies and pickles come without arguments

@@ -16,6 +16,7 @@ from diffmedseg.configurable import UNRECORDED, Configurable, public_path, to_co
 from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF
 from diffmedseg.data.catalogue import configured
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, ReverseProcess
+from diffmedseg.fusion import MeanFusion
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.refinement import LargestComponent
 from diffmedseg.zoo import allowed_classes, build
@@ -67,6 +68,8 @@ def test_arguments_are_gathered_over_all_constructors_that_pass_them_on():
 
 
 def test_a_wrong_argument_is_refused_by_the_constructor_itself():
+    with pytest.raises(TypeError, match="takes no arguments"):
+        MeanFusion(samples=3)
     with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
         Last(a=1, z=2)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
@@ -134,6 +137,9 @@ def test_nested_parts_come_back_equal():
         assert type(again) is type(thing)
         assert to_config(again) == to_config(thing)
     assert build(to_config(reverse)).scheduler.config.solver_order == 3
+    by_name = {"scheduler": {"class_path": "diffusers.DDPMScheduler"}}
+    again = build({"class_path": "diffmedseg.diffusion.ReverseProcess", "init_args": by_name})
+    assert type(again.scheduler).__name__ == "DDPMScheduler"
     assert build(to_config(LargestComponent(first))).first.settings == first.settings
 
 
@@ -155,8 +161,7 @@ def test_every_part_of_a_model_may_be_named_and_nothing_abstract():
 def test_what_none_meant_in_older_configs_it_means_still():
     """A checkpoint that was trained at the noise of the process's own defaults must not be sampled at another."""
     stored = to_config(MedSegDiffSegmenter(MedSegDiffLite(3, 1)))
-    stored["init_args"] |= {"process": None, "loss": None}
-    del stored["init_args"]["refinement"]
+    stored["init_args"] |= {"process": None, "loss": None, "refinement": None}
     again = build(stored)
     assert to_config(again.process) == to_config(NoiseProcess())
     assert to_config(again.loss) == to_config(DiffusionLoss())

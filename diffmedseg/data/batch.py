@@ -111,7 +111,7 @@ def complete_batch(batch: Batch, numbers: Sequence[int]) -> None:
     if "mask" in batch:
         batch.setdefault("raters", batch["mask"][:, None])
     if "raters" in batch:
-        batch.setdefault("rater_valid", torch.ones(batch["raters"].shape[:2], dtype=torch.bool))
+        batch.setdefault("rater_valid", batch["raters"].new_ones(batch["raters"].shape[:2], dtype=torch.bool))
 
 
 def complete_reference(batch: Batch) -> None:

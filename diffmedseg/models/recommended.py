@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from diffmedseg.crf import CRFSettings, RandomSubsetCRF
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, PriorLoss, ReverseProcess
@@ -10,6 +11,9 @@ from diffmedseg.refinement import Refinement
 
 _PROCESS = partial(NoiseProcess, schedule="cosine", input_scale=0.1, prediction="x_0")
 _LOSS = partial(DiffusionLoss, bce=1.0, dice=1.0)
+
+#: What stands for a part that the network recommends; None is not free to: in older configs it has a meaning.
+Recommend = Literal["recommended"]
 
 
 def _unipc() -> ReverseProcess:

@@ -1,51 +1,45 @@
 """The base of all segmenters: sampling, fusion, optimiser, steps and logged names."""
 
-import logging
 import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL.Image import Image
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
-from diffmedseg.configurable import Configurable, is_unrecorded, public_path, to_config
 from diffmedseg.conformal import Conformal
-from diffmedseg.data.batch import Batch, check_batch, complete_batch, complete_draws, complete_reference
-from diffmedseg.data.store import majority, to_signed
+from diffmedseg.data.batch import Batch, check_batch
+from diffmedseg.data.store import majority
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
+from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
+from diffmedseg.models.recommended import Recommend
+from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
-from diffmedseg.plugins import trusted_packages
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, nest, resize_soft, to_model_range
 
-_log = logging.getLogger(__name__)
-
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 _REGIONS = {1: ("lesion",)}
-_DRAW_BITS = 20  # images in a step of all processes, at most
 
 Generators = Sequence[Sequence[torch.Generator]]
 
 
-class DiffusionSegmenter(Configurable, LightningModule, ABC):
+class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
     """Gives, for an image, a set of plausible masks, one fused mask, and a map of where the set disagrees.
 
     A method says only how its training loss comes about for a batch and how it draws samples for an image.
@@ -77,14 +71,6 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
     """
 
     name: str
-    #: What training batches have to hold.
-    needs: tuple[str, ...] = ("mask",)
-    #: What supervision that took, in words.
-    learned_from: str = "masks"
-    #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
-    initialisation: dict[str, Any] | None = None
-    #: What arguments that are None, or missing, stood for in configs of before networks recommended them.
-    stored_none: ClassVar[dict[str, Callable[[], object]]] = {"refinement": lambda: None}
 
     def __init__(
         self,
@@ -106,7 +92,7 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
         pixels_per_pass: int = 2**20,
         channels_last: bool = True,
         calibration: Calibration | None = None,
-        refinement: Refinement | Literal["recommended"] | None = "recommended",
+        refinement: Refinement | Recommend | None = "recommended",
         conformal: Conformal | None = None,
         cropped: bool = False,
     ) -> None:
@@ -137,26 +123,10 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice, self.test_dice = Dice(), torch.nn.ModuleList(Dice() for _ in self.regions)
-        self._images_before, self._said_size = 0, False
         self.tiling = Tiling(self.image_size, denoiser.divisor)
         sampling = ("num_samples", "num_steps", "val_num_samples", "val_num_steps")
         settled = (*sampling, "channels", "regions", "fusion", "refinement")
         self._settle(**{name: getattr(self, name) for name in settled})
-
-    def _settle(self, **values: Any) -> None:
-        """Record what arguments came to; checkpoints store all of them, with the path of the class.
-
-        They are plain data, which rebuild the model and which a safe loader takes. An argument that does not record how
-        it was built is stored as the command line has it, where the model comes from there.
-        """
-        super()._settle(**values)
-        config, given = to_config(self), _given_hyperparameters.get() or {}
-        stored = {name: given[name] if is_unrecorded(value) and name in given else value
-                  for name, value in config["init_args"].items()}  # fmt: skip
-        if is_unrecorded(stored.get("optimizer")):  # such as a lambda; no model needs its optimiser to be loaded
-            del stored["optimizer"]
-        self.hparams.clear()
-        self.save_hyperparameters({"_class_path": config["class_path"]} | stored, logger=False)
 
     # What a method has to say.
 
@@ -270,7 +240,7 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
         image = image.to(self.device)
         if size != self.image_size:
-            image = self._to_grid(image)
+            image = to_grid(image, self.image_size)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -373,96 +343,6 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
             learned_from = serve(self.needs if stage == "fit" else (), self.regions)
             self.learned_from = learned_from or self.learned_from
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was learned from, how, and where the first weights came from."""
-        checkpoint["learned_from"] = self.learned_from
-        checkpoint["initialisation"] = self.initialisation
-        if self._trainer is not None:
-            checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both back, to stand beside results."""
-        self.learned_from = checkpoint.get("learned_from", self.learned_from)
-        self.initialisation = checkpoint.get("initialisation", self.initialisation)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes what it would unpickle
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,  # noqa: ANN401  as of torch.load
-        strict: bool = True,
-        trust: Collection[str] = (),
-        weights_only: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Load a checkpoint as Lightning does: in training mode, with arguments of the constructor to change.
-
-        Args:
-            checkpoint_path: The checkpoint, of any Trainer.
-            map_location: Where weights go; None for the device that they were on.
-            strict: Whether the weights have to be exactly those of the model.
-            trust: Packages besides diffmedseg whose classes may be built; see :mod:`diffmedseg.plugins`.
-            weights_only: Nothing is ever unpickled, whatever this says.
-            kwargs: Arguments of the constructor that take the place of those in the checkpoint, as values or objects.
-
-        Raises:
-            ZooError: If the checkpoint does not say how its model was built, or names a class of no trusted package.
-            TypeError: If it holds a model of another class.
-        """
-        from diffmedseg.zoo.building import build, checkpoint_config  # above this module
-
-        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
-        stored = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
-        model = build(checkpoint_config({"hyper_parameters": stored}), trust, **kwargs)
-        if not isinstance(model, cls):
-            raise TypeError(f"{checkpoint_path} holds a {type(model).__name__}, which is no {cls.__name__}.")
-        model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"], strict=strict)
-        return model.to(next(iter(checkpoint["state_dict"].values())).device)
-
-    def on_fit_start(self) -> None:
-        """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
-        from diffmedseg.zoo.building import find_obstacle, foreign_packages  # above this module
-
-        config = {"class_path": self.hparams["_class_path"], "init_args": dict(self.hparams)}
-        if not self.trainer.is_global_zero:
-            return
-        if obstacle := find_obstacle(config):
-            _log.warning("The checkpoints of this run will not load again by themselves: %s.", obstacle)
-        elif packages := sorted(set(foreign_packages(config)) - trusted_packages()):
-            flags = " ".join(f"--trust {package}" for package in packages)
-            _log.warning("To load the checkpoints of this run: %s, or trust=%s in Python.", flags, packages)
-
-    # Batches are checked and completed in these hooks: callbacks get the same object, where a step may get a copy.
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Check a batch, and complete it."""
-        check_batch(batch, ("image", *self.needs), len(self.channels), self.denoiser.mask_channels, batch_idx == 0)
-        trainer, size = self.trainer, len(batch["image"])
-        batches = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
-        complete_draws(batch, batches << _DRAW_BITS, [self.global_rank * size + i for i in range(size)])
-
-    def on_validation_epoch_start(self) -> None:
-        """Count images anew."""
-        self._images_before = 0
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check a batch, and complete it."""
-        self._complete(batch, ("image", "mask"), batch_idx)
-
-    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check a batch, and complete it."""
-        self._complete(batch, ("image",) if "reference" in batch else ("image", "mask"), batch_idx)
-        complete_reference(batch)
-
-    def _complete(self, batch: Batch, needs: Sequence[str], batch_idx: int) -> None:
-        check_batch(batch, needs, len(self.channels), len(self.regions), batch_idx == 0)
-        first, ranks = self._images_before, self.trainer.world_size
-        complete_batch(batch, [(first + i) * ranks + self.global_rank for i in range(len(batch["image"]))])
-        self._images_before += len(batch["image"])
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""
         self._fit_to_grid(batch)
@@ -472,35 +352,6 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
-    def _fit_to_grid(self, batch: Batch) -> None:
-        """Bring training images in [-1, 1] and their masks to the model's grid, as :meth:`segment` brings images.
-
-        Our data modules deal what belongs on the grid, and so do others that have a ``patch``: the size of the parts of
-        images that they deal.
-        """
-        batch["image"] = to_signed(batch["image"])
-        if "mask" in batch:
-            batch["mask"] = batch["mask"].float()
-        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
-        size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
-        if self._trainer is None or size == self.image_size or hasattr(data, "serve") or getattr(data, "patch", None):
-            return
-        if not self._said_size:
-            self._said_size = True
-            _log.warning(
-                "Training images of %d x %d are resized to the model's grid, %d x %d: image_size sets the grid.",
-                *size, *self.image_size,
-            )  # fmt: skip
-        batch["image"] = self._to_grid(batch["image"])
-        if "healthy" in batch:
-            batch["healthy"] = self._to_grid(to_signed(batch["healthy"]))
-        if "mask" in batch:
-            batch["mask"] = torch.nn.functional.interpolate(batch["mask"], self.image_size, mode="nearest-exact")
-
-    def _to_grid(self, image: Tensor) -> Tensor:
-        unit = torch.nn.functional.interpolate(image, self.image_size, mode="bilinear", antialias=True)
-        return unit.clamp(-1, 1)
-
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Ask to stop at the last step: Lightning then validates once more, even if the epoch is not over."""
         if 0 < self.trainer.max_steps <= self.trainer.global_step:
@@ -508,7 +359,9 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
-        segmentation = self.segment(batch["image"], self.val_num_samples, self.val_num_steps, keys=batch["case"])
+        segmentation = self.segment(
+            batch["image"], self.val_num_samples, self.val_num_steps, keys=self.noise_keys(batch)
+        )
         self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return {"segmentation": segmentation}
@@ -520,7 +373,7 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
         each region.
         """
         start = time.perf_counter()
-        segmentation = self.segment(batch["image"], keys=batch["case"])
+        segmentation = self.segment(batch["image"], keys=self.noise_keys(batch))
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = (time.perf_counter() - start) / len(batch["image"])
@@ -539,9 +392,9 @@ class DiffusionSegmenter(Configurable, LightningModule, ABC):
             truth = majority(reference).bool()
             if seen is not None:
                 mask, truth = mask & seen, truth & seen
-            for k, score in enumerate(scores):
+            for k, score in zip(range(len(self.regions)), scores, strict=False):
                 score.update(mask[:, k : k + 1], truth[None, k : k + 1], [case])
-        for region, score in zip(self.regions, scores, strict=True):
+        for region, score in zip(self.regions, scores, strict=False):  # DiffSeg finds the first alone
             name = f"test/{region}/dice" if len(self.regions) > 1 else "test/dice"
             self.log(name, score, on_epoch=True, batch_size=len(batch["image"]))
 

@@ -113,16 +113,14 @@ def _build(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
         return [_build(item, trust) for item in config]
     if not isinstance(config, dict):
         return config
+    named = "class_path" in config
     arguments = {key: _make_optimizer(value, trust) if key == _OPTIMIZER else _build(value, trust)
-                 for key, value in config.get("init_args", config).items()}  # fmt: skip
-    if "class_path" not in config:
+                 for key, value in (config.get("init_args", {}) if named else config).items()}  # fmt: skip
+    if not named:
         return arguments
     cls = find_class(config["class_path"], trust)
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None
-    for key, meant in getattr(cls, "stored_none", {}).items():
-        if arguments.get(key) is None:
-            arguments[key] = meant()
     arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
     return functools.partial(cls, **arguments) if _is_optimizer(cls) else cls(**arguments)
 

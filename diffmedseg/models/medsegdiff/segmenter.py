@@ -1,7 +1,7 @@
 """MedSegDiff: diffusion over masks, conditioned on the image."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from diffmedseg.diffusion import (
     x_to_mask,
 )
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
@@ -31,11 +32,13 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     Args:
         denoiser: The network.
-        process: The noise process. Here and below None takes what the network recommends.
+        process: The noise process. Here and in the next three ``recommended`` takes what the network recommends, and
+            None the defaults of the class.
         reverse: The sampler.
         loss: The training loss. On data with several raters, its Dice term costs fidelity to what they draw.
         prior_loss: The loss of the condition network's own mask, for networks that have one.
-        noise_levels: Noise levels at which each encoded image is trained per step.
+        noise_levels: Noise levels at which each encoded image is trained per step. Here and for ``prior_share`` None
+            takes what the network recommends.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
@@ -43,20 +46,14 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
     """
 
     name = "medsegdiff"
-    stored_none: ClassVar[dict[str, Callable[[], object]]] = DiffusionSegmenter.stored_none | {
-        "process": NoiseProcess,
-        "reverse": ReverseProcess,
-        "loss": DiffusionLoss,
-        "prior_loss": PriorLoss,
-    }
 
     def __init__(
         self,
         denoiser: Denoiser,
-        process: NoiseProcess | None = None,
-        reverse: ReverseProcess | None = None,
-        loss: DiffusionLoss | None = None,
-        prior_loss: PriorLoss | None = None,
+        process: NoiseProcess | Recommend | None = "recommended",
+        reverse: ReverseProcess | Recommend | None = "recommended",
+        loss: DiffusionLoss | Recommend | None = "recommended",
+        prior_loss: PriorLoss | Recommend | None = "recommended",
         noise_levels: int | None = None,
         stratified: bool = False,
         prior_share: float | None = None,
@@ -70,7 +67,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             raise ValueError(f"noise_levels is {noise_levels}; it has to be at least 1.")
         if not 0 <= prior_share < 1:
             raise ValueError(f"prior_share is {prior_share}; it has to be in [0, 1).")
-        self.process, self.reverse = process or advice.process(), reverse or advice.reverse()
+        self.process = advice.process() if process == "recommended" else process or NoiseProcess()
+        self.reverse = advice.reverse() if reverse == "recommended" else reverse or ReverseProcess()
         if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
                 f"{type(denoiser).__name__} has no mask of its own to begin with or to vote: set start to 1 and "
@@ -81,7 +79,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
                 f"A network that is residual to the logits of its own mask predicts x_0, not "
                 f"{self.process.prediction}: change the prediction, or set residual to false."
             )
-        self.loss, self.prior_loss = loss or advice.loss(), prior_loss or advice.prior_loss()
+        self.loss = advice.loss() if loss == "recommended" else loss or DiffusionLoss()
+        self.prior_loss = advice.prior_loss() if prior_loss == "recommended" else prior_loss or PriorLoss()
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
         parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)

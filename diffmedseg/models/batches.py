@@ -1,0 +1,96 @@
+"""Batches of anybody's data module, checked and completed before a step sees them."""
+
+import logging
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor
+
+from diffmedseg.data.batch import Batch, check_batch, complete_batch, complete_draws, complete_reference
+from diffmedseg.data.store import to_signed
+from diffmedseg.models.denoiser import Denoiser
+
+_DRAW_BITS = 20  # images in a step of all processes, at most
+
+_log = logging.getLogger(__name__)
+
+
+class BatchedModule(LightningModule):
+    """A module that takes batches of which only image and mask are there; see :class:`~diffmedseg.data.batch.Batch`.
+
+    Callbacks are given the same object in these hooks, where a step may be given a copy.
+    """
+
+    #: What training batches have to hold.
+    needs: tuple[str, ...] = ("mask",)
+    denoiser: Denoiser
+    image_size: tuple[int, int]
+    channels: tuple[str, ...]
+    regions: tuple[str, ...]
+    _images_before = 0
+    _said_size = False
+    _named = True
+
+    def noise_keys(self, batch: Batch) -> list[str] | None:
+        """Return the keys of the noise: the cases, or None for the content of images that came without names."""
+        return batch["case"] if self._named else None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Check a batch, and complete it."""
+        check_batch(batch, ("image", *self.needs), len(self.channels), self.denoiser.mask_channels, batch_idx == 0)
+        trainer, size = self.trainer, len(batch["image"])
+        batches = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
+        complete_draws(batch, batches << _DRAW_BITS, [self.global_rank * size + i for i in range(size)])
+
+    def on_validation_epoch_start(self) -> None:
+        """Count images anew."""
+        self._images_before = 0
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Check a batch, and complete it."""
+        self._complete(batch, ("image", "mask"), batch_idx)
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Check a batch, and complete it."""
+        self._complete(batch, ("image",) if "reference" in batch else ("image", "mask"), batch_idx)
+        complete_reference(batch)
+
+    def _complete(self, batch: Batch, needs: Sequence[str], batch_idx: int) -> None:
+        check_batch(batch, needs, len(self.channels), len(self.regions), batch_idx == 0)
+        self._named = "case" in batch or "id" in batch
+        first, ranks = self._images_before, self.trainer.world_size
+        complete_batch(batch, [(first + i) * ranks + self.global_rank for i in range(len(batch["image"]))])
+        self._images_before += len(batch["image"])
+
+    def _fit_to_grid(self, batch: Batch) -> None:
+        """Bring training images in [-1, 1] and their masks to the model's grid, as :meth:`segment` brings images.
+
+        Our data modules deal what belongs on the grid, and so do others that have a ``patch``: the size of the parts of
+        images that they deal.
+        """
+        batch["image"] = to_signed(batch["image"])
+        if "mask" in batch:
+            batch["mask"] = batch["mask"].float()
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
+        if self._trainer is None or size == self.image_size or hasattr(data, "serve") or getattr(data, "patch", None):
+            return
+        if not self._said_size:
+            self._said_size = True
+            _log.warning(
+                "Training images of %d x %d are resized to the model's grid, %d x %d: image_size sets the grid.",
+                *size, *self.image_size,
+            )  # fmt: skip
+        batch["image"] = to_grid(batch["image"], self.image_size)
+        if "healthy" in batch:
+            batch["healthy"] = to_grid(to_signed(batch["healthy"]), self.image_size)
+        if "mask" in batch:
+            batch["mask"] = F.interpolate(batch["mask"], self.image_size, mode="nearest-exact")
+
+
+def to_grid(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images (B, C, H, W) in [-1, 1] to a model's grid."""
+    return F.interpolate(image, size, mode="bilinear", antialias=True).clamp(-1, 1)

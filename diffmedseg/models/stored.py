@@ -1,0 +1,99 @@
+"""What a checkpoint knows of its model, and how it becomes one again."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+
+from diffmedseg.configurable import Configurable, is_unrecorded, public_path, to_config
+from diffmedseg.plugins import trusted_packages
+
+_log = logging.getLogger(__name__)
+
+
+class StoredModule(Configurable, LightningModule):
+    """A module whose checkpoints, of any Trainer, hold all that builds it again."""
+
+    #: What supervision its weights took, in words.
+    learned_from: str = "masks"
+    #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
+    initialisation: dict[str, Any] | None = None
+
+    def _settle(self, **values: Any) -> None:
+        """Record what arguments came to; checkpoints store all of them, with the path of the class.
+
+        They are plain data, which rebuild the model and which a safe loader takes. An argument that does not record how
+        it was built is stored as the command line has it, where the model comes from there.
+        """
+        super()._settle(**values)
+        config, given = to_config(self), _given_hyperparameters.get() or {}
+        stored = {name: given[name] if is_unrecorded(value) and name in given else value
+                  for name, value in config["init_args"].items()}  # fmt: skip
+        if is_unrecorded(stored.get("optimizer")):  # such as a lambda; no model needs its optimiser to be loaded
+            del stored["optimizer"]
+        self.hparams.clear()
+        self.save_hyperparameters({"_class_path": config["class_path"]} | stored, logger=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was learned from, how, and where the first weights came from."""
+        checkpoint["learned_from"] = self.learned_from
+        checkpoint["initialisation"] = self.initialisation
+        if self._trainer is not None:
+            checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take both back, to stand beside results."""
+        self.learned_from = checkpoint.get("learned_from", self.learned_from)
+        self.initialisation = checkpoint.get("initialisation", self.initialisation)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes what it would unpickle
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,  # noqa: ANN401  as of torch.load
+        strict: bool = True,
+        trust: Collection[str] = (),
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint as Lightning does: in training mode, with arguments of the constructor to change.
+
+        Args:
+            checkpoint_path: The checkpoint, of any Trainer.
+            map_location: Where weights go; None for the device that they were on.
+            strict: Whether the weights have to be exactly those of the model.
+            trust: Packages besides diffmedseg whose classes may be built; see :mod:`diffmedseg.plugins`.
+            weights_only: Nothing is ever unpickled, whatever this says.
+            kwargs: Arguments of the constructor that take the place of those in the checkpoint, as values or objects.
+
+        Raises:
+            ZooError: If the checkpoint does not say how its model was built, or names a class of no trusted package.
+            TypeError: If it holds a model of another class.
+        """
+        from diffmedseg.zoo.building import build, checkpoint_config  # above this module
+
+        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        stored = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
+        model = build(checkpoint_config({"hyper_parameters": stored}), trust, **kwargs)
+        if not isinstance(model, cls):
+            raise TypeError(f"{checkpoint_path} holds a {type(model).__name__}, which is no {cls.__name__}.")
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"], strict=strict)
+        return model.to(next(iter(checkpoint["state_dict"].values())).device)
+
+    def on_fit_start(self) -> None:
+        """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
+        from diffmedseg.zoo.building import find_obstacle, foreign_packages  # above this module
+
+        config = {"class_path": self.hparams["_class_path"], "init_args": dict(self.hparams)}
+        if not self.trainer.is_global_zero:
+            return
+        if obstacle := find_obstacle(config):
+            _log.warning("The checkpoints of this run will not load again by themselves: %s.", obstacle)
+        elif packages := sorted(set(foreign_packages(config)) - trusted_packages()):
+            flags = " ".join(f"--trust {package}" for package in packages)
+            _log.warning("To load the checkpoints of this run: %s, or trust=%s in Python.", flags, packages)
