@@ -19,7 +19,8 @@ os.environ |= {"WANDB_MODE": "disabled", "WANDB_ERROR_REPORTING": "false"}
 def _own_folders(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache, zoo or running job."""
     monkeypatch.setenv("DIFFMEDSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for name in ("DIFFMEDSEG_ZOO", "DIFFMEDSEG_RUN_FOLDER", "LOCAL_RANK"):
+    slurm = [name for name in os.environ if name.startswith("SLURM_")]
+    for name in ("DIFFMEDSEG_ZOO", "DIFFMEDSEG_RUN_FOLDER", "LOCAL_RANK", *slurm):
         monkeypatch.delenv(name, raising=False)
 
 
