@@ -110,13 +110,23 @@ def _agreed_run(folder: Path, kind: str, digest: str) -> Path:
     """Let torchrun's first process make the folder; its agent keeps the name when it restarts the processes."""
     import torch.distributed as dist
 
-    store = dist.TCPStore(  # type: ignore[attr-defined]  # exported, not declared
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
-    )
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined]  # exported, not declared
     key = f"diffmedseg/{os.environ['TORCHELASTIC_RUN_ID']}/{kind}/{digest}"
-    if os.environ["RANK"] == "0" and not store.check([key]):
-        store.set(key, str(new_run(folder, kind)))
-    return Path(store.get(key).decode())  # waits for the first process
+    # Agents of several machines count restarts each for itself.
+    restart = os.environ["TORCHELASTIC_RESTART_COUNT"] if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
+    if os.environ["RANK"] == "0":
+        if not store.check([key]):
+            store.set(key, str(new_run(folder, kind)))
+        # The agent also keeps the addresses of the processes that are gone: new ones would try to connect to them
+        # (https://github.com/pytorch/pytorch/issues/135712). Older versions of torch cannot list them.
+        stale = store.list_keys() if hasattr(store, "list_keys") else []
+        for name in stale:
+            if name.startswith("default_pg/"):
+                store.delete_key(name)
+        store.set(f"{key}/{restart}", "ready")
+    store.wait([f"{key}/{restart}"])
+    return Path(store.get(key).decode())
 
 
 def starting_checkpoint(ckpt_path: str | None, kind: str, experiment: Path) -> Path | None:
