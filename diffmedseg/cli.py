@@ -23,6 +23,7 @@ import diffmedseg.models  # noqa: F401  makes the classes known by their short n
 from diffmedseg import dashboard_cli, data_cli, evaluation_cli, predict_cli, zoo_cli
 from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
+from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, CheckpointError, check_weights, read_checkpoint
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
@@ -120,18 +121,20 @@ class DiffMedSegCLI(LightningCLI):
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(**kwargs)
         self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
-        self._steps_before = 0
+        self._steps_before, validates_again = 0, False
         if checkpoint is not None:
             self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
             content = read_checkpoint(checkpoint, TO_TEST)
             check_weights(checkpoint, content, self.model)
-            self._steps_before = content["global_step"]
+            self._steps_before, validates_again = content["global_step"], is_unvalidated(content)
         chosen = self._get(self.config_init, "trainer").get("logger")
         others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
         make = self._get(self.config_init, "logger")
         if make is not None:
             others.append(make(self.run_folder))
-        logger = False if chosen is False else [RunLogger(self.run_folder, self._steps_before), *others]
+        logger = (
+            False if chosen is False else [RunLogger(self.run_folder, self._steps_before, validates_again), *others]
+        )
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
         refuse_spawned_processes(trainer)
         return trainer

@@ -165,6 +165,11 @@ class ExactResume(Callback):
         self._limits = None
 
 
+def is_unvalidated(checkpoint: dict[str, Any]) -> bool:
+    """Tell whether a checkpoint was written before its weights were validated, or within that validation."""
+    return bool(checkpoint.get(_KEY, {}).get("unvalidated"))
+
+
 def come_last(trainer: Trainer, callback: Callback) -> None:
     """Move a callback to the end; in a new list, since Lightning is going through the old one."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared

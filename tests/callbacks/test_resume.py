@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import ExactResume, RunStopped, StepStatistics, StopSafely, WarmupEMA
+from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.runs import RunLogger
 
 LENGTH = 3  # batches of an epoch
@@ -48,8 +49,8 @@ def train(folder, *extra, ckpt_path=None, scores=SCORES, patience=2, model=None,
     stopping = EarlyStopping("val/score", mode="max", patience=patience, check_on_train_epoch_end=False)
     choose = Choose(scores)
     callbacks = [WarmupEMA(), StepStatistics(), choose, stopping, best, last, *extra, ExactResume(), StopSafely()]
-    steps = None if ckpt_path is None else load(ckpt_path)["global_step"]
-    settings = {"max_steps": 12, "log_every_n_steps": 1, "logger": RunLogger(folder, steps)}
+    goes_on = () if ckpt_path is None else (load(ckpt_path)["global_step"], is_unvalidated(load(ckpt_path)))
+    settings = {"max_steps": 12, "log_every_n_steps": 1, "logger": RunLogger(folder, *goes_on)}
     trainer = tiny_trainer(folder, callbacks=callbacks, **settings | options)
     torch.manual_seed(hash(str(folder)) % 1000)  # nothing may depend on it
     model = tiny_model(cosine_decay=False) if model is None else model
@@ -188,6 +189,18 @@ def test_a_kill_goes_on_from_the_last_whole_checkpoint(hook, step, whole, tmp_pa
         file.write("1,0.5")  # and a line that was cut off
     assert load(tmp_path / "last.ckpt")["global_step"] == 6
     train(tmp_path, ckpt_path=tmp_path / "last.ckpt")
+    assert_same_runs(whole, tmp_path)
+
+
+def test_a_kill_after_a_validation_that_was_made_up_for_logs_it_once(whole, tmp_path):
+    def die():
+        raise Killed
+
+    last = tmp_path / "last.ckpt"
+    train(tmp_path, At("on_validation_batch_start", 6, kill(signal.SIGTERM)))
+    with pytest.raises(Killed):
+        train(tmp_path, At("on_validation_end", 6, die), ckpt_path=last)
+    train(tmp_path, ckpt_path=last)
     assert_same_runs(whole, tmp_path)
 
 
