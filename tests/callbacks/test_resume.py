@@ -172,6 +172,17 @@ def test_outside_training_a_signal_stops_at_once_and_handlers_are_given_back(tmp
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.parametrize("lost", [None, ValueError])
+def test_a_signal_whose_exception_a_library_loses_ends_the_run_all_the_same(lost):
+    with pytest.raises(RunStopped) as found, StopSafely().listening():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except RunStopped:
+            if lost:
+                raise lost from None
+    assert found.value.code == 143
+
+
 class Killed(BaseException):
     """SIGKILL: nothing of ours runs after it."""
 
