@@ -1,5 +1,6 @@
 """A run that is stopped anywhere and goes on ends as one that never stopped."""
 
+import contextlib
 import signal
 
 import pytest
@@ -172,14 +173,20 @@ def test_outside_training_a_signal_stops_at_once_and_handlers_are_given_back(tmp
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("lost", [None, ValueError])
-def test_a_signal_whose_exception_a_library_loses_ends_the_run_all_the_same(lost):
-    with pytest.raises(RunStopped) as found, StopSafely().listening():
-        try:
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_signal_whose_exception_a_library_loses_ends_the_run_all_the_same(error):
+    def library():
+        with contextlib.suppress(RunStopped):
             signal.raise_signal(signal.SIGTERM)
-        except RunStopped:
-            if lost:
-                raise lost from None
+        if error:
+            raise error
+
+    def run():
+        with StopSafely().listening():
+            library()
+
+    with pytest.raises(RunStopped) as found:
+        run()
     assert found.value.code == 143
 
 
