@@ -190,6 +190,22 @@ def test_a_signal_whose_exception_a_library_loses_ends_the_run_all_the_same(erro
     assert found.value.code == 143
 
 
+class Shake(Callback):
+    """Draws from the global generator in each step, as dropout does."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        for parameter in pl_module.parameters():
+            parameter.grad *= torch.rand(())
+
+
+def test_what_draws_from_the_global_generator_resumes_exactly_too(tmp_path):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    train(whole, Shake())
+    train(other, Shake(), At("on_before_backward", 4, kill(signal.SIGTERM)))
+    train(other, Shake(), ckpt_path=other / "last.ckpt")
+    assert_same_runs(whole, other)
+
+
 class Killed(BaseException):
     """SIGKILL: nothing of ours runs after it."""
 
