@@ -107,13 +107,23 @@ def _agreed_run(folder: Path, kind: str, digest: str) -> Path:
     """Let torchrun's first process make the folder; its agent keeps the name when it restarts the processes."""
     import torch.distributed as dist
 
-    store = dist.TCPStore(  # type: ignore[attr-defined]  # exported, not declared
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
-    )
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined]  # exported, not declared
     key = f"diffmedseg/{os.environ['TORCHELASTIC_RUN_ID']}/{kind}/{digest}"
-    if os.environ["RANK"] == "0" and not store.check([key]):
-        store.set(key, str(new_run(folder, kind)))
-    return Path(store.get(key).decode())  # waits for the first process
+    # Agents of several machines count restarts each for itself.
+    restart = os.environ["TORCHELASTIC_RESTART_COUNT"] if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
+    if os.environ["RANK"] == "0":
+        if not store.check([key]):
+            store.set(key, str(new_run(folder, kind)))
+        # The agent also keeps the addresses of the processes that are gone: new ones would try to connect to them
+        # (https://github.com/pytorch/pytorch/issues/135712). Older versions of torch cannot list them.
+        stale = store.list_keys() if hasattr(store, "list_keys") else []
+        for name in stale:
+            if name.startswith("default_pg/"):
+                store.delete_key(name)
+        store.set(f"{key}/{restart}", "ready")
+    store.wait([f"{key}/{restart}"])
+    return Path(store.get(key).decode())
 
 
 def starting_checkpoint(ckpt_path: str | None, kind: str, experiment: Path) -> Path | None:
@@ -172,26 +182,27 @@ class RunLogger(CSVLogger):
         folder: The run's folder.
         steps: Steps that the run has behind it where it goes on. Rows of later steps are dropped: the run logs them
             again. None keeps all rows.
+        validates_again: Whether it goes on before the validation of its last step, whose row is then dropped, too.
     """
 
-    def __init__(self, folder: str | Path, steps: int | None = None) -> None:
+    def __init__(self, folder: str | Path, steps: int | None = None, validates_again: bool = False) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=20)
-        self.steps = steps
+        self.steps, self.validates_again = steps, validates_again
 
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """Return the writer; Lightning's own deletes what an earlier part of the run logged."""
         if self._experiment is None:
-            self._experiment = _RunWriter(self.log_dir, self.steps)
+            self._experiment = _RunWriter(self.log_dir, self.steps, self.validates_again)
         return self._experiment  # type: ignore[return-value]  # Lightning declares the base class
 
 
 class _RunWriter(ExperimentWriter):
     """Appends rows; where the file has to be written anew, it is replaced as a whole."""
 
-    def __init__(self, log_dir: str, steps: int | None) -> None:
-        self.steps = steps
+    def __init__(self, log_dir: str, steps: int | None, validates_again: bool) -> None:
+        self.steps, self.validates_again = steps, validates_again
         super().__init__(log_dir)
 
     def _check_log_dir_exists(self) -> None:
@@ -199,12 +210,18 @@ class _RunWriter(ExperimentWriter):
         if not path.is_file():
             return
         header, rows = read_whole_rows(path)
-        kept = [row for row in rows if self.steps is None or int(row["step"]) < self.steps]
+        kept = [row for row in rows if self._is_kept(row)]
         if kept:
             self.metrics_keys = header
             self._replace(kept)
         else:
             path.unlink()
+
+    def _is_kept(self, row: dict[str, str]) -> bool:
+        if self.steps is None or int(row["step"]) < self.steps - 1:
+            return True
+        is_validation = any(value and name.startswith("val/") for name, value in row.items())
+        return int(row["step"]) < self.steps and not (self.validates_again and is_validation)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self._replace(read_whole_rows(Path(self.metrics_file_path))[1])

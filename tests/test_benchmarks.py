@@ -14,6 +14,7 @@ import finetuning
 import folds
 import ged_time
 import isic2017_result
+import kills
 import peer_time
 import pytest
 import shared_noise
@@ -299,3 +300,18 @@ def test_no_two_runs_of_fine_tuning_share_a_folder():
     runs = list(finetuning._plan([0, 1], [], [*finetuning.RATES], [0, 100, 300]))
     assert len({run.folder for run in runs}) == len(runs) > 40
     assert not any(run.steps == 0 and run.start == "scratch" for run in runs)
+
+
+def test_kills_counts_rows_that_are_missing_and_rows_that_are_there_twice(tmp_path):
+    for name, rows in {"alone": "0.5,0\n0.4,1\n0.3,2\n", "killed": "0.5,0\n0.5,0\n0.3,2\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text(f"train/loss,step\n{rows}")
+    assert kills.compare_rows(tmp_path / "alone", tmp_path / "killed") == (1, 1)
+    assert kills.compare_rows(tmp_path / "alone", tmp_path / "alone") == (0, 0)
+
+
+def test_kills_tells_checkpoints_apart_by_a_bit(tmp_path):
+    saved = {"optimizer_states": [{"step": torch.tensor(1.0), "lr": 0.1}]}
+    other = {"optimizer_states": [{"step": torch.tensor(1.0).nextafter(torch.tensor(2.0)), "lr": 0.1}]}
+    assert kills.is_same(saved, saved)
+    assert not kills.is_same(saved, other)

@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 
 from diffmedseg.checkpoints import WholeFileIO
+from diffmedseg.diffusion import keyed_generator
 
 _KEY = "exact_resume"
 
@@ -27,6 +29,9 @@ class ExactResume(Callback):
     A run that ends in the middle of an epoch, by ``max_steps`` or ``max_time``, validates its last weights. A longer
     run would not have validated there. If the run goes on, that validation is forgotten: early stopping does not count
     it, and the best checkpoint is again the one from before it.
+
+    PyTorch's global generator is seeded anew before each batch, by the seed of ``seed_everything`` and the number of
+    the batch: dropout then does not depend on where a run stopped.
 
     It also has checkpoints written whole (:class:`~diffmedseg.checkpoints.WholeFileIO`).
     """
@@ -158,11 +163,26 @@ class ExactResume(Callback):
         elif loop.restarting and not loop.batch_progress.current.ready:
             loop.restarting = False  # else Lightning would look for the validation of the epoch before
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Seed what is not keyed."""
+        key = (
+            os.environ.get("PL_GLOBAL_SEED", 0),
+            "batch",
+            _batch_progress(trainer).total.processed,
+            trainer.global_rank,
+        )
+        torch.manual_seed(keyed_generator(*key).initial_seed())
+
     def _restore_limits(self, trainer: Trainer) -> None:
         assert self._limits is not None
         trainer.fit_loop.epoch_loop.max_steps, interval = self._limits
         trainer.val_check_batch = trainer.val_check_batch if interval is None else interval
         self._limits = None
+
+
+def is_unvalidated(checkpoint: dict[str, Any]) -> bool:
+    """Tell whether a checkpoint was written before its weights were validated, or within that validation."""
+    return bool(checkpoint.get(_KEY, {}).get("unvalidated"))
 
 
 def come_last(trainer: Trainer, callback: Callback) -> None:

@@ -55,12 +55,23 @@ class StopSafely(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals from here on, before there is a Trainer and after it; then give them back."""
+        """Handle signals from here on, before there is a Trainer and after it; then give them back.
+
+        Whatever ended the code within, a process that was asked to stop leaves by RunStopped: an exception that a
+        handler raises can be lost in a library, which goes on or raises another.
+        """
         own = signal.SIGINT, signal.SIGTERM
         previous = {signum: signal.getsignal(signum) for signum in own}
         self._listen(*own)
         try:
             yield
+        except Exception as error:
+            if self._asked is None:
+                raise
+            raise RunStopped(self._asked) from error
+        else:
+            if self._asked is not None:
+                raise RunStopped(self._asked)
         finally:
             if threading.current_thread() is threading.main_thread():
                 for signum, handler in previous.items():
@@ -148,6 +159,18 @@ class StopSafely(Callback):
         """Stop within a validation; of several processes each has batches of its own, and they cannot agree."""
         if self._is_training and trainer.world_size == 1:
             self._stop_if_asked(trainer)
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop within a test, if the handler's exception was lost."""
+        if self._asked is not None:
+            raise RunStopped(self._asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at the end: all is saved, but what would follow does not start."""

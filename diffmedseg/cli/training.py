@@ -22,6 +22,7 @@ import diffmedseg.data
 import diffmedseg.models
 from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
+from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
 from diffmedseg.dashboards import WandbRunLogger, default_logger
@@ -123,18 +124,19 @@ class DiffMedSegCLI(LightningCLI):
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(**kwargs)
         self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
-        self._steps_before = 0
+        self._steps_before, validates_again = 0, False
         if checkpoint is not None and self.subcommand is not None:  # in Python fit is given its checkpoint
             self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
             content = read_checkpoint(checkpoint, TO_TEST)
             check_weights(checkpoint, content, self.model)
-            self._steps_before = content["global_step"]
+            self._steps_before, validates_again = content["global_step"], is_unvalidated(content)
         chosen = self._get(self.config_init, "trainer").get("logger")
         others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
         make = self._get(self.config_init, "logger")
         if make is not None:
             others.append(make(self.run_folder))
-        logger = False if chosen is False else [RunLogger(self.run_folder, self._steps_before), *others]
+        csv = RunLogger(self.run_folder, self._steps_before, validates_again)
+        logger = False if chosen is False else [csv, *others]
         settings = self._get(self.config_init, "trainer")
         if config.trainer.enable_progress_bar is False:
             settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, ProgressBar)]

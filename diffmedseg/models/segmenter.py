@@ -58,7 +58,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         val_num_steps: Network evaluations per sample when validating.
         optimizer: Makes the optimiser from the parameters.
         warmup_steps: Steps over which the learning rate rises linearly.
-        cosine_decay: Whether it then falls as a cosine to zero at the end of training, where that is known.
+        cosine_decay: Whether it then falls as a cosine to zero at the end of training, where that is known. A run that
+            ended and goes on with a larger ``max_steps`` then differs from one that had them from the start.
         seed: Keys the noise of training and sampling.
         pixels_per_pass: Memory budget of sampling: the pixels (rows x H x W) in one pass through the network.
         channels_last: Keep maps with the channels last in memory: faster on most hardware.

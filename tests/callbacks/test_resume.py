@@ -1,5 +1,6 @@
 """A run that is stopped anywhere and goes on ends as one that never stopped."""
 
+import contextlib
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import ExactResume, RunStopped, StepStatistics, StopSafely, WarmupEMA
+from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.runs import RunLogger
 
 LENGTH = 3  # batches of an epoch
@@ -48,8 +50,8 @@ def train(folder, *extra, ckpt_path=None, scores=SCORES, patience=2, model=None,
     stopping = EarlyStopping("val/score", mode="max", patience=patience, check_on_train_epoch_end=False)
     choose = Choose(scores)
     callbacks = [WarmupEMA(), StepStatistics(), choose, stopping, best, last, *extra, ExactResume(), StopSafely()]
-    steps = None if ckpt_path is None else load(ckpt_path)["global_step"]
-    settings = {"max_steps": 12, "log_every_n_steps": 1, "logger": RunLogger(folder, steps)}
+    goes_on = () if ckpt_path is None else (load(ckpt_path)["global_step"], is_unvalidated(load(ckpt_path)))
+    settings = {"max_steps": 12, "log_every_n_steps": 1, "logger": RunLogger(folder, *goes_on)}
     trainer = tiny_trainer(folder, callbacks=callbacks, **settings | options)
     torch.manual_seed(hash(str(folder)) % 1000)  # nothing may depend on it
     model = tiny_model(cosine_decay=False) if model is None else model
@@ -171,6 +173,39 @@ def test_outside_training_a_signal_stops_at_once_and_handlers_are_given_back(tmp
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_signal_whose_exception_a_library_loses_ends_the_run_all_the_same(error):
+    def library():
+        with contextlib.suppress(RunStopped):
+            signal.raise_signal(signal.SIGTERM)
+        if error:
+            raise error
+
+    def run():
+        with StopSafely().listening():
+            library()
+
+    with pytest.raises(RunStopped) as found:
+        run()
+    assert found.value.code == 143
+
+
+class Shake(Callback):
+    """Draws from the global generator in each step, as dropout does."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        for parameter in pl_module.parameters():
+            parameter.grad *= torch.rand(())
+
+
+def test_what_draws_from_the_global_generator_resumes_exactly_too(tmp_path):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    train(whole, Shake())
+    train(other, Shake(), At("on_before_backward", 4, kill(signal.SIGTERM)))
+    train(other, Shake(), ckpt_path=other / "last.ckpt")
+    assert_same_runs(whole, other)
+
+
 class Killed(BaseException):
     """SIGKILL: nothing of ours runs after it."""
 
@@ -188,6 +223,18 @@ def test_a_kill_goes_on_from_the_last_whole_checkpoint(hook, step, whole, tmp_pa
         file.write("1,0.5")  # and a line that was cut off
     assert load(tmp_path / "last.ckpt")["global_step"] == 6
     train(tmp_path, ckpt_path=tmp_path / "last.ckpt")
+    assert_same_runs(whole, tmp_path)
+
+
+def test_a_kill_after_a_validation_that_was_made_up_for_logs_it_once(whole, tmp_path):
+    def die():
+        raise Killed
+
+    last = tmp_path / "last.ckpt"
+    train(tmp_path, At("on_validation_batch_start", 6, kill(signal.SIGTERM)))
+    with pytest.raises(Killed):
+        train(tmp_path, At("on_validation_end", 6, die), ckpt_path=last)
+    train(tmp_path, ckpt_path=last)
     assert_same_runs(whole, tmp_path)
 
 

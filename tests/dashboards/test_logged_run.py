@@ -163,7 +163,7 @@ def test_an_export_and_a_run_that_goes_on_are_the_same_w_and_b_run(trained):
         )
     }
     steps = [[record["item"]["trainer/global_step"] for record in history(one)] for one in (first, resumed)]
-    assert max(steps[0]) < min(steps[1])
+    assert max(steps[0]) <= min(steps[1])  # the test of the first is logged at the step that comes next
 
 
 def test_the_config_is_logged_and_nothing_of_the_machine(trained, elsewhere):

@@ -1,0 +1,197 @@
+"""Runs of the command line that are stopped and go on, and checkpoints that cannot be used."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_run import tiny_fit
+
+from diffmedseg.cli import main
+from diffmedseg.runs import last_checkpoint
+
+SIGNAL_AT = """
+import os
+from lightning import Callback
+
+
+class SignalAt(Callback):
+    '''Sends a signal to its own process, as a scheduler does.'''
+
+    def __init__(self, signum: int, step: int, rank: int = 0) -> None:
+        self.signum, self.step, self.rank = signum, step, rank
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), self.signum)
+
+    def on_test_start(self, trainer, pl_module):
+        if self.step == -1:
+            os.kill(os.getpid(), self.signum)
+"""
+LONGER = ["--trainer.max_steps=6", "--data.steps_per_epoch=3"]
+
+
+@pytest.fixture
+def signal_at(tmp_path, monkeypatch):
+    """Settings that have a run signalled."""
+    (tmp_path / "signal_at.py").write_text(SIGNAL_AT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def settings(signum, step, rank=0):
+        init = [f"signum={int(signum)}", f"step={step}", f"rank={rank}"]
+        added = "--trainer.callbacks+=signal_at.SignalAt"
+        return [added, *(f"--trainer.callbacks.init_args.{one}" for one in init)]
+
+    return settings
+
+
+@pytest.fixture
+def again(monkeypatch):
+    """Run the command line as a process of its own would."""
+
+    def run(arguments):
+        monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+        main(arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+        main(tiny_fit(runs, *LONGER))
+    return runs / "medsegdiff-lite-synthetic" / "version_0"
+
+
+def assert_same_weights(a, b):
+    for name in ("last", "best"):
+        one, two = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (a, b))
+        assert one["global_step"] == two["global_step"]
+        for key in ("state_dict", "current_model_state"):
+            assert all(torch.equal(one[key][weight], two[key][weight]) for weight in one[key])
+    steps = [[row["step"] for row in csv.DictReader((run / "metrics.csv").open())] for run in (a, b)]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_and_nothing_comes_after_it(signum, code, alone, signal_at, again, tmp_path):
+    with pytest.raises(SystemExit) as found:
+        again(tiny_fit(tmp_path / "runs", *LONGER, *signal_at(signum, 4)))
+    assert found.value.code == code
+    [run] = (tmp_path / "runs" / "medsegdiff-lite-synthetic").iterdir()
+    assert not (run / "cases.csv").exists()
+    again(tiny_fit(tmp_path / "runs", *LONGER, "--ckpt_path=last"))
+    assert (run / "cases.csv").exists()
+    assert_same_weights(alone, run)
+
+
+def test_a_signal_ends_a_test_at_once(signal_at, again, tmp_path):
+    with pytest.raises(SystemExit) as found:
+        again(tiny_fit(tmp_path / "runs", *signal_at(signal.SIGTERM, -1)))
+    assert found.value.code == 143
+    [run] = (tmp_path / "runs" / "medsegdiff-lite-synthetic").iterdir()
+    assert not (run / "cases.csv").exists()
+
+
+def test_a_slurm_job_is_requeued_and_goes_on_in_its_folder(alone, signal_at, again, tmp_path, monkeypatch):
+    job = {"JOB_ID": "71", "JOB_NAME": "train", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
+    for name, value in (job | {"PROCID": "0", "LOCALID": "0", "NODEID": "0"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path / "asked"}"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
+    command = tiny_fit(tmp_path / "runs", *LONGER, *signal_at(signal.SIGUSR1, 4))
+    found = subprocess.run([sys.executable, "-m", "diffmedseg", *command], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 128 + signal.SIGUSR1, found.stderr[-2000:]
+    assert (tmp_path / "asked").read_text() == "requeue 71\n"
+    [run] = (tmp_path / "runs" / "medsegdiff-lite-synthetic").iterdir()
+    assert "job71" in run.name
+    assert torch.load(last_checkpoint(run), weights_only=True)["global_step"] == 5
+    again(command)  # the same command: nothing says that it goes on
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert_same_weights(alone, run)
+
+
+def torchrun(runs, *settings):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1", *LONGER, *settings]
+    command = [*launch, "-m", "diffmedseg", *tiny_fit(runs, *options)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert found.returncode == 0, found.stderr[-3000:]
+    [run] = (runs / "medsegdiff-lite-synthetic").iterdir()
+    return run
+
+
+def test_processes_that_torchrun_starts_again_go_on_in_one_folder(signal_at, tmp_path):
+    whole = torchrun(tmp_path / "whole")
+    rows = list(csv.DictReader((whole / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
+    stopped = torchrun(tmp_path / "stopped", *signal_at(signal.SIGTERM, 4, rank=1))
+    assert_same_weights(whole, stopped)
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_that_copy_the_process_are_refused(strategy, again, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*--trainer\.strategy ddp\."):
+        again(tiny_fit(tmp_path, f"--trainer.strategy={strategy}", "--trainer.devices=2"))
+    assert not list(tmp_path.rglob("version_*"))
+
+
+def damaged(folder, run):
+    """Files that are no checkpoint of this model, by name."""
+    whole = torch.load(last_checkpoint(run), weights_only=True)
+    paths = {name: folder / f"{name}.ckpt" for name in ("empty", "text", "cut", "other", "foreign", "weights")}
+    paths["empty"].touch()
+    paths["text"].write_text("no checkpoint")
+    paths["cut"].write_bytes(last_checkpoint(run).read_bytes()[:20_000])
+    torch.save({"a": 1}, paths["other"])
+    name, value = next(iter(whole["state_dict"].items()))
+    torch.save(whole | {"state_dict": whole["state_dict"] | {name: torch.zeros(*value.shape, 2)}}, paths["foreign"])
+    torch.save({"state_dict": whole["state_dict"]}, paths["weights"])
+    return paths | {"missing": folder / "missing.ckpt"}
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("name", ["empty", "text", "cut", "other", "foreign", "weights", "missing"])
+def test_a_checkpoint_that_cannot_be_used_is_refused(name, command, run, again, tmp_path):
+    path = damaged(tmp_path, run)[name]
+    with pytest.raises(SystemExit) as found:
+        again([command, *tiny_fit(tmp_path / "runs", f"--ckpt_path={path}")[1:]])
+    said = str(found.value.code)
+    assert said.startswith("error: ")
+    assert str(path) in said
+    expected = "There is no checkpoint" if name == "missing" else "damaged, of another version, or no model of this"
+    assert expected in said
+    assert not [path for path in tmp_path.rglob("*_0")]
+
+
+def test_a_damaged_last_checkpoint_names_what_can_be_done(run, again, tmp_path):
+    broken = last_checkpoint(tmp_path / "runs" / "medsegdiff-lite-synthetic" / "version_0")
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(last_checkpoint(run).read_bytes()[:20_000])
+    with pytest.raises(SystemExit, match=r"cannot be loaded: it is damaged.*Train anew without CKPT=last\."):
+        again(tiny_fit(tmp_path / "runs", "--ckpt_path=last"))
+    best = broken.with_name("best.ckpt")
+    best.write_bytes(last_checkpoint(run).with_name("best.ckpt").read_bytes())
+    with pytest.raises(SystemExit, match=r"Go on from .*best\.ckpt, in a new folder, by --ckpt_path .*best\.ckpt"):
+        again(tiny_fit(tmp_path / "runs", "--ckpt_path=last"))
+
+
+def test_testing_last_tests_the_newest_run(run, again, tmp_path):
+    import shutil
+
+    shutil.copytree(run, tmp_path / "medsegdiff-lite-synthetic" / "version_0")
+    again(["test", *tiny_fit(tmp_path, "--ckpt_path=last")[1:]])
+    tested = (tmp_path / "medsegdiff-lite-synthetic" / "test_0" / "metrics.json").read_text()
+    from diffmedseg.zoo import file_sha256
+
+    assert file_sha256(last_checkpoint(run)) in tested
