@@ -19,10 +19,14 @@ def effective(cli):
     }
 
 
+#: A setting that volumes took on later, at the value that it had always meant for them.
+_MEANT = ("split_by", "folds")
+
+
 def _set(value):
-    """Drop what is null: a setting that a class took on later."""
+    """Drop what is null, and what a class took on later without a change."""
     if isinstance(value, dict):
-        return {key: _set(item) for key, item in value.items() if item is not None}
+        return {key: _set(item) for key, item in value.items() if item is not None and (key, item) != _MEANT}
     if isinstance(value, list | tuple):
         return [_set(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value
