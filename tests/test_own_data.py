@@ -108,6 +108,25 @@ def test_a_test_segments_as_the_model_does_by_itself(tmp_path):
     assert torch.equal(keep.found.samples, model(images).samples)
 
 
+class SavesItsOwn(MedSegDiffSegmenter):
+    """As Lightning's documentation has it; the network would be pickled."""
+
+    def __init__(self, denoiser, factor=1.0, **kwargs):
+        super().__init__(denoiser, **kwargs)
+        self.save_hyperparameters()
+
+
+def test_a_subclass_that_saves_its_own_hyper_parameters_loads(tmp_path):
+    model = SavesItsOwn(small(MedSegDiffLite).train(), factor=2.0, image_size=(16, 16), val_num_steps=1)
+    quiet(tmp_path, limit_val_batches=0, enable_checkpointing=True).fit(model, MyData())
+    [path] = tmp_path.rglob("*.ckpt")
+    stored = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert stored["factor"] == 2.0
+    assert stored["denoiser"]["class_path"] == "diffmedseg.models.MedSegDiffLite"
+    package = __name__.partition(".")[0]
+    assert isinstance(load_checkpoint(path, trust=[package]), SavesItsOwn)
+
+
 def test_images_alone_are_predicted(tmp_path):
     images = torch.stack([Images()[i]["image"] for i in range(3)])
     [found] = quiet(tmp_path).predict(lite(), DataLoader(images, batch_size=3))

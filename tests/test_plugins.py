@@ -18,6 +18,7 @@ from diffmedseg.data.synthetic import SyntheticStore
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.plugins import trusted_packages
 from diffmedseg.zoo import ZooError, build, checkpoint_config
+from diffmedseg.zoo.checking import verify_entry
 
 # All that a user has to write. The last line tells whether anybody imported it.
 PACKAGE = """
@@ -206,6 +207,7 @@ def test_it_predicts_calibrates_and_exports(package, own_run, tmp_path, monkeypa
     main(["zoo", "export", str(own_run), "--name", "own_own.test", "--half", "false", "--trust", "ownseg"])
     assert zoo.current_source().entries()["own_own.test"].packages == ["ownseg"]
     assert "trust=['ownseg']" in (tmp_path / "zoo" / "own_own.test" / "README.md").read_text()
+    assert verify_entry(zoo.current_source(), "own_own.test", trust=["ownseg"]) < 1e-3
     model = load_pretrained("own_own.test", trust=["ownseg"])
     assert torch.equal(
         model.segment(IMAGE).probability, load_checkpoint(own_run, ["ownseg"]).segment(IMAGE).probability

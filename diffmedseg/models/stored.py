@@ -22,6 +22,7 @@ class StoredModule(Configurable, LightningModule):
     learned_from: str = "masks"
     #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
     initialisation: dict[str, Any] | None = None
+    _stored: dict[str, Any]
 
     def _settle(self, **values: Any) -> None:
         """Record what arguments came to; checkpoints store all of them, with the path of the class.
@@ -35,11 +36,13 @@ class StoredModule(Configurable, LightningModule):
                   for name, value in config["init_args"].items()}  # fmt: skip
         if is_unrecorded(stored.get("optimizer")):  # such as a lambda; no model needs its optimiser to be loaded
             del stored["optimizer"]
+        self._stored = {"_class_path": config["class_path"]} | stored
         self.hparams.clear()
-        self.save_hyperparameters({"_class_path": config["class_path"]} | stored, logger=False)
+        self.save_hyperparameters(self._stored, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was learned from, how, and where the first weights came from."""
+        """Keep what builds the model, also where a subclass saved hyper-parameters of its own, and its training."""
+        checkpoint["hyper_parameters"] = dict(self._stored)
         checkpoint["learned_from"] = self.learned_from
         checkpoint["initialisation"] = self.initialisation
         if self._trainer is not None:
@@ -89,7 +92,7 @@ class StoredModule(Configurable, LightningModule):
         """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
         from diffmedseg.zoo.building import find_obstacle, foreign_packages  # above this module
 
-        config = {"class_path": self.hparams["_class_path"], "init_args": dict(self.hparams)}
+        config = {"class_path": self._stored["_class_path"], "init_args": self._stored}
         if not self.trainer.is_global_zero:
             return
         if obstacle := find_obstacle(config):

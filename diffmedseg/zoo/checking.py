@@ -1,6 +1,6 @@
 """Whether entries are what they say: verified by their hashes and a stored example, or trained again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -34,12 +34,13 @@ def _segment(model: DiffusionSegmenter, image: torch.Tensor) -> torch.Tensor:
     return model.segment(image.float(), keys=[_KEY]).probability
 
 
-def verify_entry(source: Source, name: str) -> float | None:
+def verify_entry(source: Source, name: str, trust: Collection[str] = ()) -> float | None:
     """Check an entry's hashes, load it, and segment its stored input.
 
     Args:
         source: The zoo.
         name: The entry.
+        trust: Packages besides diffmedseg whose classes may be built.
 
     Returns:
         The mean difference from the stored output; None for a recipe, which has none.
@@ -50,7 +51,7 @@ def verify_entry(source: Source, name: str) -> float | None:
     folder, entry = source.verified(name)
     if entry.status == "recipe":
         return None
-    model = load_verified(name, folder, entry)
+    model = load_verified(name, folder, entry, trust)
     if PICTURE in entry.sha256:
         check_picture(folder / PICTURE)
     if not (folder / EXAMPLE).is_file():
