@@ -85,8 +85,9 @@ def assert_same_values(a, b, name=""):
 
 
 def outcome(folder, name):
-    """Everything in a checkpoint but for where it lies, and `current_score`, which Lightning does not restore."""
+    """Everything in a checkpoint but for where it lies, `current_score`, which Lightning does not restore, and the limit."""
     checkpoint = load(folder / f"{name}.ckpt")
+    del checkpoint["trainer"]["max_steps"]  # of the best it is that of the shorter run
     for state in checkpoint["callbacks"].values():
         for key in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path", "current_score"):
             state.pop(key, None)
