@@ -156,7 +156,6 @@ def calibrate(args: list[str]) -> None:
         "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
     )
     add_trust(parser)
-    add_trust(parser)
     options = parser.parse_args(args)
     if options.nothing is not None and not 0 < options.nothing < 1:
         parser.error(f"--nothing is {options.nothing}; it has to lie between 0 and 1.")

@@ -45,6 +45,7 @@ def _parser() -> Parser:
 
     one = add("verify", _verify, "Check hashes, load entries, and segment their stored inputs again.")
     one.add_argument("names", nargs="*", help="Names of entries. Default: all.")
+    add_trust(one)
 
     one = add("cases", _cases, "Draw the worst, median and best of the cases that an entry was tested on.")
     one.add_argument("name", help="Name of the entry.")
@@ -62,6 +63,7 @@ def _parser() -> Parser:
     one = add("recipe", _recipe, "Make an entry of a configuration that nobody has run yet: no weights, no numbers.")
     one.add_argument("settings", type=Path, help="All settings of a run, as `train ... --print_config` prints them.")
     _add_name(one)
+    add_trust(one)
     return parser
 
 
@@ -110,7 +112,7 @@ def _verify(options: argparse.Namespace) -> None:
     source, failed = current_source(), 0
     for name in options.names or sorted(source.entries()):
         try:
-            difference = verify_entry(source, name)
+            difference = verify_entry(source, name, options.trust)
         except ZooError as error:
             failed += 1
             print(f"{name}: {error}")
@@ -189,4 +191,4 @@ def _export(options: argparse.Namespace) -> None:
 def _recipe(options: argparse.Namespace) -> None:
     from diffmedseg.zoo.exporting import add_recipe
 
-    print(f"Wrote {add_recipe(options.settings, options.name, options.folder, options.notes)}")
+    print(f"Wrote {add_recipe(options.settings, options.name, options.folder, options.notes, options.trust)}")

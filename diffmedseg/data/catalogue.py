@@ -49,8 +49,10 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
     for key, value in settings.items():
         *outer, last = key.split(".")
         place = config["init_args"]
-        for name in outer:
-            place = place.setdefault(name, {})
+        for part in outer:
+            if isinstance(place.get(part), str):  # a class by its name alone
+                place[part] = {"class_path": place[part], "init_args": {}}
+            place = place.setdefault(part, {})
             place = place.get("init_args", place)
         place[last] = yaml.safe_load(value)
     return build_data(config, named_packages(config))

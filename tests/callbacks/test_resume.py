@@ -85,7 +85,7 @@ def assert_same_values(a, b, name=""):
 
 
 def outcome(folder, name):
-    """Everything in a checkpoint but for where it lies, `current_score`, which Lightning does not restore, and the limit."""
+    """Everything in a checkpoint that Lightning restores, but for its place and the run's limit."""
     checkpoint = load(folder / f"{name}.ckpt")
     del checkpoint["trainer"]["max_steps"]  # of the best it is that of the shorter run
     for state in checkpoint["callbacks"].values():

@@ -285,8 +285,8 @@ def test_what_tells_labels_as_they_are_drawn_is_looked_for_anew():
 
 
 def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
-    options = ["--data=diffmedseg.data.SyntheticDataModule", "--data.num_train=40", "--data.image_size=16"]
-    main(["data", "labels", *options, f"--out={tmp_path / 'a.png'}", "--data.label_recipe=InpaintedPairs"])
+    options = ["synthetic", "--set=num_train=40", "--set=image_size=16"]
+    main(["data", "labels", *options, f"--out={tmp_path / 'a.png'}", "--set=label_recipe=InpaintedPairs"])
     printed = capsys.readouterr().out
     assert "InpaintedPairs: learned from: masks (mask-assisted)" in printed
     assert "mean of channel 1" in printed
@@ -294,7 +294,7 @@ def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 300
     with pytest.raises(SystemExit, match="BorderCrops found 0 healthy"):
-        main(["data", "labels", *options, "--data.label_recipe=BorderCrops", "--data.label_recipe.share=1"])
+        main(["data", "labels", *options, "--set=label_recipe=BorderCrops", "--set=label_recipe.share=1"])
 
 
 def test_counterparts_have_no_mask(store):
