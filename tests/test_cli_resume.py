@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import torch
-from tiny_run import tiny_fit
+from process_state import kept_process_state
+from tiny_run import tiny_command, tiny_fit
 
 from diffmedseg.cli import main
 from diffmedseg.runs import last_checkpoint
@@ -64,8 +65,7 @@ def again(monkeypatch):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     runs = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
+    with kept_process_state():
         main(tiny_fit(runs, *LONGER))
     return runs / "medsegdiff-lite-synthetic" / "version_0"
 
@@ -165,7 +165,7 @@ def damaged(folder, run):
 def test_a_checkpoint_that_cannot_be_used_is_refused(name, command, run, again, tmp_path):
     path = damaged(tmp_path, run)[name]
     with pytest.raises(SystemExit) as found:
-        again([command, *tiny_fit(tmp_path / "runs", f"--ckpt_path={path}")[1:]])
+        again(tiny_command(command, tmp_path / "runs", f"--ckpt_path={path}"))
     said = str(found.value.code)
     assert said.startswith("error: ")
     assert str(path) in said
@@ -178,7 +178,7 @@ def test_a_damaged_last_checkpoint_names_what_can_be_done(run, again, tmp_path):
     broken = last_checkpoint(tmp_path / "runs" / "medsegdiff-lite-synthetic" / "version_0")
     broken.parent.mkdir(parents=True)
     broken.write_bytes(last_checkpoint(run).read_bytes()[:20_000])
-    with pytest.raises(SystemExit, match=r"cannot be loaded: it is damaged.*Train anew without CKPT=last\."):
+    with pytest.raises(SystemExit, match=r"cannot be loaded: it is damaged.*Train anew without --ckpt_path last\."):
         again(tiny_fit(tmp_path / "runs", "--ckpt_path=last"))
     best = broken.with_name("best.ckpt")
     best.write_bytes(last_checkpoint(run).with_name("best.ckpt").read_bytes())
@@ -190,7 +190,7 @@ def test_testing_last_tests_the_newest_run(run, again, tmp_path):
     import shutil
 
     shutil.copytree(run, tmp_path / "medsegdiff-lite-synthetic" / "version_0")
-    again(["test", *tiny_fit(tmp_path, "--ckpt_path=last")[1:]])
+    again(tiny_command("test", tmp_path, "--ckpt_path=last"))
     tested = (tmp_path / "medsegdiff-lite-synthetic" / "test_0" / "metrics.json").read_text()
     from diffmedseg.zoo import file_sha256
 

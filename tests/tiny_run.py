@@ -11,6 +11,7 @@ from small_networks import small
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data import SyntheticDataModule
 from diffmedseg.models import MedSegDiffSegmenter, MedSegDiffV1
+from diffmedseg.recipes import recipe
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TINY = [
@@ -32,6 +33,11 @@ def copy_run(run, runs):
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace(str(run.parents[1]), str(runs)))
     return copy
+
+
+def tiny_command(command, runs, *options):
+    """The same configuration for a command of LightningCLI, ``fit`` or ``test``."""
+    return [command, *recipe("medsegdiff-lite", "synthetic").arguments, *TINY, f"--runs={runs}", *options]
 
 
 def tiny_data(**options):

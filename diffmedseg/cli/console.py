@@ -16,6 +16,7 @@ _EXPECTED = (
     ".*does not have many workers.*",  # training images lie in memory or a memory map
     ".*smaller than the logging interval.*",
     ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint
+    ".*It is recommended to use.*sync_dist.*",  # scores are gathered before they are logged
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*exists and is not empty.*",  # RunLogger deletes nothing
     ".*checkpoint that ended before the epoch ended.*",  # ExactResume and the sampler go on where it ended

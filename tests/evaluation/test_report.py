@@ -106,7 +106,7 @@ def test_a_test_writes_it(tmp_path):
     trainer.test(tiny_model(), tiny_data(num_test=5), verbose=False)
     text = next(tmp_path.rglob("report.html")).read_text()
     _, words = parsed(text)
-    assert "medsegdiff on Synthetic lesions" in words
+    assert "MedSegDiff (Wu et al. 2022) on Synthetic lesions" in words
     assert len(re.findall("<h3>", text)) == 3
     assert not list(tmp_path.rglob(".tmp*"))
 
