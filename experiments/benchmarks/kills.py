@@ -210,7 +210,7 @@ def main(kills: int = 100, epochs: int = 8, steps: int = 10, seed: int = 0, out:
         seed: Of the moments.
         out: Folder in which the runs stay; None for a temporary one.
     """
-    multiprocessing.set_forkserver_preload(["diffmedseg.cli"])
+    multiprocessing.set_forkserver_preload(["diffmedseg.cli.training"])
     settings = [*_SETTINGS, f"--trainer.max_steps={epochs * steps}", f"--data.steps_per_epoch={steps}"]
     random_moment = random.Random(seed)
     with TemporaryDirectory() as temporary:
