@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from process_state import kept_process_state
 from tiny_run import EXPERIMENTS
 
 from diffmedseg import load_checkpoint, load_pretrained, zoo
@@ -122,9 +123,8 @@ def trained(tmp_path_factory):
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, kept_process_state():
         patch.syspath_prepend(folder / "lib")
-        patch.delenv("DIFFMEDSEG_RUN_FOLDER", raising=False)
         logging.getLogger("diffmedseg").addHandler(handler)
         files = [f"-c={EXPERIMENTS / 'base.yaml'}", f"-c={folder / 'own.yaml'}"]
         main(["fit", *files, f"--runs={folder / 'runs'}"])

@@ -108,6 +108,7 @@ class Run:
         Returns:
             Whether the signal came before the run was done.
         """
+        logged_before = self.steps()
         process = self.start()
         self._wait_for_first_row(process)
         process.join(delay)
@@ -122,7 +123,11 @@ class Run:
             raise RuntimeError(f"Exit code {process.exitcode} after {signum.name}: see {self.runs / 'log.txt'}.")
         self.tally.kills[signum.name] += 1
         self.tally.within_writes += any(self.runs.glob("*/version_*/checkpoints/.tmp-*"))
-        self.tally.lost[signum.name].append(max(self.steps() - self.saved_steps(), 0))
+        logged = self.steps()
+        if logged == logged_before:  # it came before the first step: what an earlier signal lost is counted there
+            self.tally.lost[signum.name].append(0)
+        else:
+            self.tally.lost[signum.name].append(max(logged - self.saved_steps(), 0))
         return True
 
     def _wait_for_first_row(self, process: ForkServerProcess) -> None:
