@@ -49,6 +49,8 @@ def _model(model):
 
 
 def _plain(value):
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 13 and 13.0 are one setting
     if isinstance(value, bool | int | float | str) or value is None:
         return value
     if isinstance(value, dict):
