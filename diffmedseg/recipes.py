@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from diffmedseg.errors import RecipeError, unknown
+from diffmedseg.errors import RecipeError, suggest, unknown
 from diffmedseg.files import read_yaml
 
 if TYPE_CHECKING:
@@ -220,7 +220,8 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
 def _preset_files(preset: str, model: str) -> list[Path]:
     if own := _own_file(preset):
         return [own]
-    _known(f"preset of {model}", preset, list_presets(model))
+    if preset not in list_presets(model):
+        raise RecipeError(f"The model {model} has no preset {preset!r}. {suggest(preset, list_presets(model))}")
     folder = experiments_folder() / "preset"
     return [path for path in (folder / f"{preset}.yaml", folder / f"{preset}+{model}.yaml") if path.is_file()]
 

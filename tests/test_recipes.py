@@ -87,7 +87,7 @@ def test_every_model_composes_with_every_data_set_as_before(model, data):
 @pytest.mark.parametrize("preset", list_presets())
 def test_every_preset_composes_as_before(model, preset):
     if preset not in list_presets(model):
-        with pytest.raises(RecipeError, match=f"There is no preset of {model} '{preset}'"):
+        with pytest.raises(RecipeError, match=f"The model {model} has no preset '{preset}'"):
             recipe(model, "isic2017", preset=preset)
         return
     for data in ("isic2017", "chase"):
@@ -149,7 +149,7 @@ def test_names_of_before_are_understood():
     [
         ({"model": "medsegdif-lite"}, "no model 'medsegdif-lite'. Did you mean medsegdiff-lite"),
         ({"data": "isic17"}, "no data set 'isic17'. Did you mean isic2017"),
-        ({"preset": "cup"}, "no preset of medsegdiff-lite 'cup'. Did you mean cpu"),
+        ({"preset": "cup"}, "has no preset 'cup'. Did you mean cpu"),
         ({"model": "xyz"}, "There are: diffseg, medsegdiff, medsegdiff-lite"),
         ({"data": "nowhere/own.yaml"}, "no file nowhere/own.yaml"),
     ],

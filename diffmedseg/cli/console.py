@@ -17,6 +17,7 @@ _EXPECTED = (
     ".*smaller than the logging interval.*",
     ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint
     ".*It is recommended to use.*sync_dist.*",  # scores are gathered before they are logged
+    ".*`weights_only` was not set.*",  # nothing here is ever unpickled
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*exists and is not empty.*",  # RunLogger deletes nothing
     ".*checkpoint that ended before the epoch ended.*",  # ExactResume and the sampler go on where it ended

@@ -1,5 +1,7 @@
 """The table of commands; a command is imported when it is called, so that help is quick."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,4 +80,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     module, function = COMMANDS[name].place.split(":")
     run = getattr(import_module(f"diffmedseg.cli.{module}"), function)
-    run(arguments if module == "training" else arguments[1:])
+    try:
+        run(arguments if module == "training" else arguments[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

@@ -68,5 +68,7 @@ def report_errors() -> Iterator[None]:
     """Turn errors that a user can act on into a line, and end with exit code 1."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (CheckpointError, DataError, NoRunError, PluginError, ZooError, OSError, ValueError) as error:
         refuse(error)

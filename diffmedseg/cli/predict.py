@@ -12,7 +12,7 @@ def _parser() -> Parser:
         "diffmedseg predict",
         "Segment pictures or volumes, whatever the model was trained on. Writes predictions.csv "
         "and, in the size and orientation of each picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to "
-        "255), NAME_disagreement.png (255: the samples are evenly split). Of volumes the same as .nii.gz (0 or 1; 0 to "
+        "255), NAME_disagreement.png (255: their mean is 0.5). Of volumes the same as .nii.gz (0 or 1; 0 to "
         "1; 0 to 0.5) on the grid of the input, and volumes in millilitres.",
     )
     parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
 _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
+#: Fewer validation cases do not tell how often a probability is right; a round number, not a measured one.
+_FEW_CASES = 20
 _POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
 
 
@@ -172,7 +174,9 @@ def calibrate(args: list[str]) -> None:
             f"{presence['found']:.1%} of {presence['diseased']} diseased ones (area under the ROC curve "
             f"{presence['auc']:.3f}). It holds for {presence['num_steps']} steps."
         )
-    print(f"Fitted to {found['cases']} validation cases. Calibration error on these, before and after:")
+    print(f"Fitted to {count(found['cases'], 'validation case')}. Calibration error on these, before and after:")
+    if found["cases"] < _FEW_CASES:
+        print(f"  These are few: below {_FEW_CASES} cases the probabilities may be worse than before. Hold out more.")
     for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
         print(f"  {name:<13} {found['ece']['before'][place]:.4f}  {found['ece']['after'][place]:.4f}")
     if "without_contours" in found:

@@ -25,9 +25,10 @@ from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
+from diffmedseg.cli.settings import SettingsParser
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.errors import CheckpointError, DataError, NoRunError, ZooError
+from diffmedseg.errors import CheckpointError, DataError, NoRunError, RecipeError, ZooError
 from diffmedseg.lazy import import_names
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.runs import (
@@ -46,6 +47,13 @@ _log = logging.getLogger(__name__)
 
 class LoggedConfig(SaveConfigCallback):
     """Saves the config, and gives it to all loggers but the CSV, beside which it lies."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save; whoever runs the config again starts a run of its own."""
+        self.config = self.config.clone()
+        if "ckpt_path" in self.config:
+            self.config["ckpt_path"] = None
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log; only the first process is asked."""
@@ -239,7 +247,10 @@ class DiffMedSegCLI(LightningCLI):
                 console.print(f"  {path}", highlight=False)
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if self.subcommand == "fit" and best and self.model.num_samples > 1:
-            console.print(f"\nNext: diffmedseg evaluate {os.path.relpath(self.run_folder)} --model.num_steps 4")
+            trust = "".join(f" --trust {package}" for package in self.model.untrusted_packages())
+            console.print(
+                f"\nNext: diffmedseg evaluate {os.path.relpath(self.run_folder)} --model.num_samples 16{trust}"
+            )
 
 
 def run(args: list[str]) -> None:
@@ -250,14 +261,19 @@ def run(args: list[str]) -> None:
     try:
         with stop.listening():
             _cli(args, run=True, stop=stop)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (CheckpointError, DataError, NoRunError, ZooError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
     finally:
         folder = Path(os.environ.get(RUN_FOLDER, "."))
-        if RUN_FOLDER in os.environ and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # a start that failed takes no number
+        if RUN_FOLDER in os.environ:
+            for empty in (folder, folder.parent):  # a start that failed takes no number
+                if empty.is_dir() and not any(empty.iterdir()):
+                    empty.rmdir()
 
 
 def build(args: list[str]) -> tuple[DiffusionSegmenter, SegmentationDataModule, Trainer]:
@@ -282,6 +298,7 @@ def _cli(args: list[str], run: bool, stop: StopSafely | None = None) -> DiffMedS
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [ExactResume(), stop or StopSafely()]},
         parser_kwargs={"description": "Train and test segmenters by configuration files."},
+        parser_class=SettingsParser,
         args=args,
         run=run,
     )

@@ -119,7 +119,7 @@ def _verify(options: argparse.Namespace) -> None:
         else:
             print(f"{name}: {'a recipe' if difference is None else f'as stored (difference {difference:.1e})'}")
     if failed:
-        sys.exit(f"error: {failed} of the entries are not what they say.")
+        sys.exit(f"error: {failed} of the entries could not be verified.")
 
 
 def _reproduce(options: argparse.Namespace) -> None:

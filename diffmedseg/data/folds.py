@@ -12,6 +12,7 @@ from diffmedseg.data.files import first_names
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
 from diffmedseg.data.store import DataError
+from diffmedseg.wording import count
 
 AnyCase = TypeVar("AnyCase", bound=Case)
 
@@ -113,5 +114,5 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
                 len(splits["train"]),
             )
         for name, ids in splits.items():
-            _log.info("%s: %s is %d cases: %s.", self.info.title, name, len(ids), first_names(ids))
+            _log.info("%s: %s is %s: %s.", self.info.title, name, count(len(ids), "case"), first_names(ids))
         return splits

@@ -88,15 +88,22 @@ class StoredModule(Configurable, LightningModule):
         model.load_state_dict(checkpoint["state_dict"], strict=strict)
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
+    def untrusted_packages(self) -> list[str]:
+        """Return the packages that have to be trusted to load the model's checkpoints."""
+        from diffmedseg.zoo.building import foreign_packages  # above this module
+
+        config = {"class_path": self._stored["_class_path"], "init_args": dict(self._stored)}
+        return sorted(set(foreign_packages(config)) - trusted_packages())
+
     def on_fit_start(self) -> None:
         """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
-        from diffmedseg.zoo.building import find_obstacle, foreign_packages  # above this module
+        from diffmedseg.zoo.building import find_obstacle  # above this module
 
         config = {"class_path": self._stored["_class_path"], "init_args": self._stored}
         if not self.trainer.is_global_zero:
             return
         if obstacle := find_obstacle(config):
             _log.warning("The checkpoints of this run will not load again by themselves: %s.", obstacle)
-        elif packages := sorted(set(foreign_packages(config)) - trusted_packages()):
+        elif packages := self.untrusted_packages():
             flags = " ".join(f"--trust {package}" for package in packages)
             _log.warning("To load the checkpoints of this run: %s, or trust=%s in Python.", flags, packages)

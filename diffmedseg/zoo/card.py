@@ -80,7 +80,7 @@ Research software: **not for diagnosis**.
 
     from diffmedseg import load_pretrained
 
-    model = load_pretrained("{name}")
+    model = load_pretrained("{name}"{f", trust={entry.packages}" if entry.packages else ""})
     result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size
 
 {_contract(entry)}
@@ -164,7 +164,12 @@ def _licence(entry: Entry) -> str:
     return f"""## Licence
 
 Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {entry.licences["data"]}.
-Please cite: {"; ".join([entry.citation, *entry.papers])}"""
+{_citation(entry)}"""
+
+
+def _citation(entry: Entry) -> str:
+    works = [work for work in (entry.citation, *entry.papers) if work]
+    return f"Please cite: {'; '.join(works)}" if works else ""
 
 
 def _interval(low: float, high: float, digits: int) -> str:

@@ -39,6 +39,8 @@ def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmen
     source = current_source()
     if source.has(str(name)):
         return load_pretrained(str(name), trust)
+    if "/" in str(name) or Path(name).suffix == ".ckpt":
+        raise ZooError(f"There is no run or checkpoint {name}.")
     said = suggest(str(name), sorted(source.entries()))
     raise ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {said}")
 

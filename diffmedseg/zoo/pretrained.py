@@ -110,6 +110,8 @@ def _checkpoint(source: str | Path) -> Path:
     from diffmedseg.zoo.loading import best_checkpoint
 
     path = Path(source).expanduser()
+    if not path.exists() and ("/" in str(source) or path.suffix == ".ckpt"):
+        raise ZooError(f"There is no run or checkpoint {source}.")
     if not path.exists():
         trained = sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")
         near = difflib.get_close_matches(str(source), trained, 1)

@@ -1,0 +1,65 @@
+"""The parser of LightningCLI's settings: it says what is wrong in a few lines, and what may have been meant."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from diffmedseg.configurable import Configurable, init_parameters
+from diffmedseg.errors import RecipeError, suggest
+
+_UNKNOWN = re.compile(r"Option '(\w+)' is not accepted")
+_UNRECOGNISED = re.compile(r"unrecognized arguments: (--[\w.]+)")
+_PLACE = re.compile(r'Parser key "([\w.]+)"')
+
+
+class SettingsParser(LightningArgumentParser):
+    """A parser that takes no abbreviations and raises an error that a user can act on."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # type: ignore[arg-type]  # as Lightning's
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise.
+
+        Raises:
+            RecipeError: Saying which setting is wrong; where there is none of its name, what may have been meant.
+        """
+        raise RecipeError(f"{_shortened(message)}\n`diffmedseg fit --help` lists all settings.") from ex
+
+
+def _shortened(message: str) -> str:
+    if found := _UNRECOGNISED.search(message):
+        given = found[1]
+        names = [f"--{part}.{name}" for part in ("data", "model", "trainer") for name in _names(part)]
+        return f"There is no setting {given}. {suggest(given, names) if '.' in given else _own(given)}"
+    if found := _UNKNOWN.search(message):
+        places = _places(message)
+        return f"There is no setting --{'.'.join([*places, found[1]])}. {suggest(found[1], _names(places[0]))}"
+    return message
+
+
+def _places(message: str) -> list[str]:
+    return list(dict.fromkeys(_PLACE.findall(message))) or ["model"]
+
+
+def _own(given: str) -> str:
+    own = ["--preset", "--name", "--pretrained", "--trust", "--logger", "--callbacks", "--runs", "--ckpt_path", "--ema"]
+    return suggest(given, own)
+
+
+def _names(part: str) -> list[str]:
+    """Return the names of the settings of the Trainer, or of all classes that may stand under model or data."""
+    if part == "trainer":
+        return sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
+    return sorted({name for cls in _below(Configurable) for name in init_parameters(cls)})
+
+
+def _below(cls: type) -> Iterator[type]:
+    derived: list[type] = cls.__subclasses__()
+    for sub in derived:
+        yield sub
+        yield from _below(sub)
