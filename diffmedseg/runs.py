@@ -38,6 +38,8 @@ def new_run(folder: Path, kind: str) -> Path:
             return folder / f"{kind}_{number}"
         except FileExistsError:
             number += 1
+        except FileNotFoundError:  # a start that failed has just removed the empty folder above
+            continue
 
 
 def newest_run(folder: Path) -> Path:

@@ -163,7 +163,7 @@ def test_last_without_a_run_says_so(tmp_path):
 def test_missing_data_says_what_to_download(tmp_path):
     with pytest.raises(SystemExit, match=r"(?s)error: No training set of ISIC 2018.*_Input\.zip.*--data\.root"):
         main(["train", "medsegdiff-lite", "isic2018", f"--runs={tmp_path}", f"--data.root={tmp_path / 'nothing'}"])
-    assert not list((tmp_path / "medsegdiff-lite-isic2018").iterdir())  # a start that failed takes no number
+    assert not list(tmp_path.iterdir())  # a start that failed takes no number
 
 
 def test_fast_dev_run_writes_and_tests_nothing(tmp_path):
@@ -197,3 +197,43 @@ def test_two_processes_started_by_the_cli_share_a_folder(tmp_path):
     [logged] = (tmp_path / "medsegdiff-lite-synthetic" / "version_0" / "wandb").glob("offline-run-*")
     panels = [record["step"]["num"] for record in history(logged) if "val/panels._type" in record["item"]]
     assert len(panels) == 2  # epochs
+
+
+def test_the_config_of_a_run_that_went_on_starts_a_new_run(tmp_path, monkeypatch):
+    main(tiny_fit(tmp_path))
+    monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER")
+    main(tiny_fit(tmp_path, "--trainer.max_steps=3", "--ckpt_path=last"))
+    folder = tmp_path / "medsegdiff-lite-synthetic"
+    config = yaml.safe_load((folder / "version_0" / "config.yaml").read_text())
+    assert (config["ckpt_path"], config["trainer"]["max_steps"]) == (None, 3)
+    before = (folder / "version_0" / "cases.csv").read_text()
+    monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER")
+    main(["fit", "-c", str(folder / "version_0" / "config.yaml"), "--trainer.max_steps=1"])
+    assert (folder / "version_1" / "cases.csv").is_file()
+    assert (folder / "version_0" / "cases.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.imgsize=32", "There is no setting --data.imgsize. Did you mean image_size"),
+        ("--model.num_sampels=2", "There is no setting --model.num_sampels. Did you mean num_samples"),
+        ("--trainer.max_step=6", "There is no setting --trainer.max_step. Did you mean --trainer.max_steps"),
+        ("--prset=cpu", "There is no setting --prset. Did you mean --preset"),
+        ("--model.denoiser.sise=tiny", "There is no setting --model.denoiser.sise. Did you mean size"),
+    ],
+)
+def test_a_wrong_setting_is_said_in_a_line(option, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(tiny_fit(tmp_path, option))
+    assert end.value.code == 2
+    said = capsys.readouterr().err.split("error: ")[1]
+    assert said.startswith(message)
+    assert len(said.splitlines()) == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m diffmedseg data list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("| `DATA`")
+    assert not done.stderr

@@ -13,6 +13,10 @@ from diffmedseg.errors import RecipeError, suggest
 
 _UNKNOWN = re.compile(r"Option '(\w+)' is not accepted")
 _UNRECOGNISED = re.compile(r"unrecognized arguments: (--[\w.]+)")
+_EXPECTED = re.compile(
+    r"Expected an? (?:<class '(?P<kind>[\w.]+)'>|typing\.(?P<values>Literal\[[^\]]*\])|(?P<said>[^.\n]+))"
+)
+_GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']*', val='(?P<text>[^']*)'\)|(?P<value>.+))")
 _PLACE = re.compile(r'Parser key "([\w.]+)"')
 
 
@@ -28,6 +32,8 @@ class SettingsParser(LightningArgumentParser):
         Raises:
             RecipeError: Saying which setting is wrong; where there is none of its name, what may have been meant.
         """
+        if not self.exit_on_error:  # of a part of the configuration: the parser of the whole will say it
+            super().error(message, ex)
         raise RecipeError(f"{_shortened(message)}\n`diffmedseg fit --help` lists all settings.") from ex
 
 
@@ -39,6 +45,11 @@ def _shortened(message: str) -> str:
     if found := _UNKNOWN.search(message):
         places = _places(message)
         return f"There is no setting --{'.'.join([*places, found[1]])}. {suggest(found[1], _names(places[0]))}"
+    kinds = [found.group(found.lastgroup or 0) for found in _EXPECTED.finditer(message)]
+    kinds = [kind.replace("Literal", "one of ") for kind in dict.fromkeys(kinds) if kind != "NoneType"]
+    if kinds and (given := _GIVEN.search(message)):
+        value = given.group(given.lastgroup or 0)
+        return f"--{'.'.join(_places(message))} is {value}; expected {' or '.join(kinds)}."
     return message
 
 
