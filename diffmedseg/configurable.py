@@ -40,6 +40,8 @@ class Configurable:
 
     def _settle(self, **values: Any) -> None:
         """Record what arguments came to that left a choice to the object, such as None."""
+        # Positional arguments without names cannot be recorded.
+        self.__dict__.setdefault("_init_args", {"arguments": {UNRECORDED: "given without names (*args)"}})
         self.__dict__["_init_args"] |= {name: describe(value) for name, value in values.items()}
 
 

@@ -8,15 +8,13 @@ trusts it. In its pyproject.toml, each value being a package::
 """
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from importlib import import_module
 from importlib.metadata import entry_points
 
 from diffmedseg.errors import PluginError as PluginError
 
 GROUP = "diffmedseg.plugins"
-#: Packages whose classes the configuration of every run may name.
-_OWN = {__name__.partition(".")[0], "lightning", "torch", "diffusers"}
 
 
 def trusted_packages(trust: Collection[str] = ()) -> set[str]:
@@ -55,20 +53,6 @@ def check_trusted(path: str, trust: Collection[str]) -> None:
             f"The config names {path}, a class of the package {package}, which is not trusted. If you trust its code: "
             f"--trust {package}, or trust=[{package!r}] in Python."
         )
-
-
-def check_classes(config: object, trust: Collection[str]) -> None:
-    """Refuse a configuration of a whole run that names a class of a package that is not trusted; nothing is imported.
-
-    Raises:
-        PluginError: Naming the package and the remedy.
-    """
-    if isinstance(config, Mapping):
-        path = config.get("class_path")
-        if isinstance(path, str) and "." in path and path.partition(".")[0] not in _OWN:
-            check_trusted(path, trust)
-    for item in config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ():
-        check_classes(item, trust)
 
 
 def load_class(path: str, trust: Collection[str], bases: tuple[type, ...]) -> type:

@@ -182,6 +182,7 @@ def recipe(
     name = name or f"{model_name}-{data_name}"
     network = None if pretrained is None else _network(pretrained, model_name, files)
     start = None if pretrained is None else str(pretrained)
+    settings = [settings] if isinstance(settings, str) else settings
     return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
 from diffmedseg.files import read_yaml
-from diffmedseg.plugins import check_classes
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -26,6 +25,7 @@ def train(args: list[str]) -> None:
     parser = _train_parser()
     names = _leading(args, 2)
     options, settings = parser.parse_known_args(args[len(names) :])
+    _check_order(settings)
     model, data = [*names, *(_MODEL, _DATA)[len(names) :]]
     with report_errors():
         run = recipe(
@@ -60,20 +60,24 @@ def evaluate(args: list[str]) -> None:
     add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
+    if (named := _setting(settings, "--ckpt_path")) is not None:
+        refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
     path = Path(options.run).expanduser()
     run = path if path.is_dir() else path.parent.parent
     if not path.exists():
         refuse(f"There is no run or checkpoint {path}.")
     if not (run / "config.yaml").is_file():
         refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
-    with report_errors():
-        check_classes(read_yaml(run / "config.yaml"), options.trust)
     from diffmedseg.cli.training import run as run_lightning
+    from diffmedseg.cli.trusting import check_run
     from diffmedseg.zoo.loading import best_checkpoint
 
     checkpoint = best_checkpoint(run) if path.is_dir() else path
     calibrated = checkpoint.name == "calibrated.ckpt"
     configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
+    with report_errors():
+        for config in configs:
+            check_run(read_yaml(config), options.trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
     run_lightning(command)
@@ -130,6 +134,14 @@ def _leading(args: list[str], most: int) -> list[str]:
             break
         names.append(argument)
     return names
+
+
+def _check_order(settings: list[str]) -> None:
+    """Refuse what stands neither for a setting nor for its value."""
+    for before, argument in zip(["", *settings], settings, strict=False):
+        is_value = before.startswith("-") and "=" not in before
+        if not argument.startswith("-") and not is_value:
+            refuse(f"{argument!r} is not a setting. The names come first: diffmedseg train MODEL DATA [settings].")
 
 
 def _setting(settings: list[str], name: str) -> str | None:

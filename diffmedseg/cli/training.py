@@ -12,7 +12,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -25,7 +25,7 @@ from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
-from diffmedseg.cli.settings import SettingsParser
+from diffmedseg.cli.settings import SettingsParser, innermost
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import CheckpointError, DataError, NoRunError, RecipeError, ZooError
@@ -76,6 +76,17 @@ class DiffMedSegCLI(LightningCLI):
         """Keep the command line."""
         self._arguments = args
         super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and Trainer.
+
+        Raises:
+            RecipeError: If a class refuses its arguments, with what it said.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise RecipeError(innermost(str(error))) from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -130,7 +141,7 @@ class DiffMedSegCLI(LightningCLI):
         """
         config = self._settings
         if config.trainer.fast_dev_run:
-            return super().instantiate_trainer(**kwargs)
+            return super().instantiate_trainer(enable_model_summary=False, **kwargs)
         self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
         self._steps_before, validates_again = 0, False
         if checkpoint is not None and self.subcommand is not None:  # in Python fit is given its checkpoint
@@ -146,8 +157,12 @@ class DiffMedSegCLI(LightningCLI):
         csv = RunLogger(self.run_folder, self._steps_before, validates_again)
         logger = False if chosen is False else [csv, *others]
         settings = self._get(self.config_init, "trainer")
-        if config.trainer.enable_progress_bar is False:
-            settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, ProgressBar)]
+        unwanted = (
+            *([ProgressBar] if config.trainer.enable_progress_bar is False else []),
+            *([ModelCheckpoint] if config.trainer.enable_checkpointing is False else []),
+            *([LearningRateMonitor] if logger is False else []),
+        )
+        settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, unwanted)]
         if config.trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False  # a table of the denoiser alone; a line says as much
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
@@ -218,7 +233,8 @@ class DiffMedSegCLI(LightningCLI):
         """Test the best checkpoint, and say what was written."""
         if self._settings.trainer.fast_dev_run:
             return
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or "best"
+        saver = self.trainer.checkpoint_callback
+        best = None if saver is None else getattr(saver, "best_model_path", None) or "best"
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
             Console().print(

@@ -98,6 +98,23 @@ def check_batch(batch: Any, needs: Sequence[str], channels: int, regions: int, v
                 )
 
 
+def check_binary(batch: Batch) -> None:
+    """Refuse masks to score with that hold anything but 0 and 1: rounded one way or another they are other masks.
+
+    Raises:
+        ValueError: Saying what was found and what to do.
+    """
+    for name in ("mask", "raters", "reference"):
+        masks: Any = batch.get(name, [])
+        for mask in [masks] if isinstance(masks, Tensor) else masks:
+            between = mask[(mask != 0) & (mask != 1)]
+            if len(between):
+                raise ValueError(
+                    f"The {name} of a batch holds {float(between[0]):g}; masks to score hold 0 and 1 alone. "
+                    "Decide what is foreground, as by (mask > 0.5).float()."
+                )
+
+
 def complete_batch(batch: Batch, numbers: Sequence[int]) -> None:
     """Add what an evaluation batch lacks, in place; see :class:`Batch` for the defaults.
 

@@ -28,7 +28,7 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
     """
     import_names(diffmedseg.data)
     try:
-        named = set(_class_names(config))
+        named = set(class_names(config))
         for path in named:
             check_trusted(path, trust)
         for path in named:
@@ -43,10 +43,10 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
 
 def named_packages(config: dict[str, Any]) -> set[str]:
     """Return the packages, besides diffmedseg, whose classes a config names: those that its author trusts."""
-    return {path.partition(".")[0] for path in _class_names(config)}
+    return {path.partition(".")[0] for path in class_names(config)}
 
 
-def _class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterator[str]:  # noqa: ANN401
+def class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterator[str]:  # noqa: ANN401
     """Yield the classes of other packages that jsonargparse would import for a config.
 
     Args:
@@ -55,7 +55,7 @@ def _class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterato
     """
     if isinstance(config, list):
         for item in config:
-            yield from _class_names(item)
+            yield from class_names(item)
     elif isinstance(config, str) and not _takes_text(expected):
         yield from _foreign(config)
     elif isinstance(config, Mapping):
@@ -66,7 +66,7 @@ def _class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterato
         inner = [config.get(key) for key in ("init_args", "dict_kwargs")] if "class_path" in config else [config]
         for arguments in inner:
             for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
-                yield from _class_names(value, types.get(name, str))
+                yield from class_names(value, types.get(name, str))
 
 
 def _foreign(path: str) -> list[str]:

@@ -3,15 +3,18 @@
 import logging
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor
 
-from diffmedseg.data.batch import Batch, check_batch, complete_batch, complete_draws, complete_reference
+from diffmedseg.data.batch import Batch, check_batch, check_binary, complete_batch, complete_draws, complete_reference
 from diffmedseg.data.store import to_signed
 from diffmedseg.models.denoiser import Denoiser
 
 _DRAW_BITS = 20  # images in a step of all processes, at most
+_BATCHES_BETWEEN_LOOKS = 50
+_NOTHING = torch.empty(0)
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,9 @@ class BatchedModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Check a batch, and complete it."""
-        check_batch(batch, ("image", *self.needs), len(self.channels), self.denoiser.mask_channels, batch_idx == 0)
+        # On a GPU to look at values waits for it: now and then is enough to find a data module's fault.
+        look = batch_idx % _BATCHES_BETWEEN_LOOKS == 0 or batch.get("image", _NOTHING).device.type == "cpu"
+        check_batch(batch, ("image", *self.needs), len(self.channels), self.denoiser.mask_channels, look)
         trainer, size = self.trainer, len(batch["image"])
         batches = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
         complete_draws(batch, batches << _DRAW_BITS, [self.global_rank * size + i for i in range(size)])
@@ -59,7 +64,8 @@ class BatchedModule(LightningModule):
         complete_reference(batch)
 
     def _complete(self, batch: Batch, needs: Sequence[str], batch_idx: int) -> None:
-        check_batch(batch, needs, len(self.channels), len(self.regions), batch_idx == 0)
+        check_batch(batch, needs, len(self.channels), len(self.regions), True)
+        check_binary(batch)
         self._named = "case" in batch or "id" in batch
         first, ranks = self._images_before, self.trainer.world_size
         complete_batch(batch, [(first + i) * ranks + self.global_rank for i in range(len(batch["image"]))])

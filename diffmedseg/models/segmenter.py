@@ -343,6 +343,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         if serve is not None:
             learned_from = serve(self.needs if stage == "fit" else (), self.regions)
             self.learned_from = learned_from or self.learned_from
+        elif stage == "fit":
+            self.learned_from = "masks" if "mask" in self.needs else "image-level labels"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""

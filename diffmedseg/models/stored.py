@@ -1,5 +1,6 @@
 """What a checkpoint knows of its model, and how it becomes one again."""
 
+import inspect
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -9,10 +10,17 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
-from diffmedseg.configurable import Configurable, is_unrecorded, public_path, to_config
+from diffmedseg.configurable import Configurable, describe, is_unrecorded, public_path, to_config
 from diffmedseg.plugins import trusted_packages
 
 _log = logging.getLogger(__name__)
+
+
+#: Arguments that users change on a model that is built; checkpoints store them as they are then.
+_CHANGEABLE = (
+    *("threshold", "num_samples", "num_steps", "val_num_samples", "val_num_steps", "seed", "prior_share"),
+    *("fusion", "refinement", "calibration", "conformal", "least_contrast"),
+)
 
 
 class StoredModule(Configurable, LightningModule):
@@ -42,7 +50,9 @@ class StoredModule(Configurable, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what builds the model, also where a subclass saved hyper-parameters of its own, and its training."""
-        checkpoint["hyper_parameters"] = dict(self._stored)
+        names = [name for name in _CHANGEABLE if name in self._stored and hasattr(self, name)]
+        now = {name: describe(getattr(self, name)) for name in names}
+        checkpoint["hyper_parameters"] = self._stored | {k: v for k, v in now.items() if not is_unrecorded(v)}
         checkpoint["learned_from"] = self.learned_from
         checkpoint["initialisation"] = self.initialisation
         if self._trainer is not None:
@@ -88,6 +98,18 @@ class StoredModule(Configurable, LightningModule):
         model.load_state_dict(checkpoint["state_dict"], strict=strict)
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
+    def _refused_arguments(self) -> str | None:
+        """Say which stored arguments the constructor of a subclass does not take."""
+        try:
+            inspect.signature(type(self).__init__).bind(
+                self, **{k: v for k, v in self._stored.items() if k != "_class_path"}
+            )
+        except TypeError as error:
+            return (
+                f"{type(self).__name__} takes other arguments than its base class ({error}): pass them on by **kwargs"
+            )
+        return None
+
     def untrusted_packages(self) -> list[str]:
         """Return the packages that have to be trusted to load the model's checkpoints."""
         from diffmedseg.zoo.building import foreign_packages  # above this module
@@ -102,7 +124,7 @@ class StoredModule(Configurable, LightningModule):
         config = {"class_path": self._stored["_class_path"], "init_args": self._stored}
         if not self.trainer.is_global_zero:
             return
-        if obstacle := find_obstacle(config):
+        if obstacle := self._refused_arguments() or find_obstacle(config):
             _log.warning("The checkpoints of this run will not load again by themselves: %s.", obstacle)
         elif packages := self.untrusted_packages():
             flags = " ".join(f"--trust {package}" for package in packages)

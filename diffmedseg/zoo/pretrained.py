@@ -83,7 +83,7 @@ def initialise_from(model: DiffusionSegmenter, source: str | Path, trust: Collec
     from diffmedseg.zoo.loading import load_checkpoint, load_pretrained
 
     if _is_entry(source):
-        loaded, digest = load_pretrained(str(source), trust), current_source().entries()[str(source)].sha256[WEIGHTS]
+        loaded, digest = load_pretrained(str(source), trust), current_source().find(str(source))[1].sha256[WEIGHTS]
     else:
         path = _checkpoint(source)
         loaded, digest = load_checkpoint(path, trust), file_sha256(path)
@@ -102,7 +102,7 @@ def write_initialisation(model: DiffusionSegmenter, folder: Path) -> None:
 
 def _is_entry(source: str | Path) -> bool:
     """Whether a source is the name of an entry; a file or folder that exists comes first."""
-    return not Path(source).expanduser().exists() and str(source) in current_source().entries()
+    return not Path(source).expanduser().exists() and current_source().has(str(source))
 
 
 def _checkpoint(source: str | Path) -> Path:
