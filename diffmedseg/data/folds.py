@@ -109,9 +109,9 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
         if set(splits["val"]) & set(splits["train"]):
             _log.warning(
-                "%s: the checkpoint is chosen on the %d cases that are trained on: too few to hold some out.",
+                "%s: the checkpoint is chosen on the training cases, since %s cannot spare any.",
                 self.info.title,
-                len(splits["train"]),
+                count(len(splits["train"]), "case"),
             )
         for name, ids in splits.items():
             _log.info("%s: %s is %s: %s.", self.info.title, name, count(len(ids), "case"), first_names(ids))
