@@ -97,8 +97,9 @@ def test_commands_train_predict_and_fine_tune(installed):
     assert len(list((installed.work / "masks").glob("*_mask.png"))) == 6
     command(installed, "evaluate", run, "--callbacks", "staple")
     entry = "medsegdiff-lite_isic2017.cpu64"
-    command(installed, "train", "medsegdiff-lite", "folder", "--data.root=mine", f"--pretrained={entry}", *TINY)
-    assert (installed.work / "runs" / "medsegdiff-lite-folder" / "version_0" / "initialisation.json").is_file()
+    options = ["--data.root=mine", f"--pretrained={entry}", "--name=tuned", *TINY]
+    command(installed, "train", "medsegdiff-lite", "folder", *options)
+    assert (installed.work / "runs" / "tuned" / "version_0" / "initialisation.json").is_file()
 
 
 def test_a_users_script(installed):
