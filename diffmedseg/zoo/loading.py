@@ -12,7 +12,6 @@ import yaml
 from safetensors.torch import load_file
 
 from diffmedseg.checkpoints import cannot_be_loaded
-from diffmedseg.errors import suggest
 from diffmedseg.files import file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
@@ -39,10 +38,7 @@ def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmen
     source = current_source()
     if source.has(str(name)):
         return load_pretrained(str(name), trust)
-    if "/" in str(name) or Path(name).suffix == ".ckpt":
-        raise ZooError(f"There is no run or checkpoint {name}.")
-    said = suggest(str(name), sorted(source.entries()))
-    raise ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {said}")
+    raise source.nothing_named(str(name))
 
 
 def load_pretrained(name: str, trust: Collection[str] = ()) -> DiffusionSegmenter:

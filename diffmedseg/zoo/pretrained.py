@@ -5,7 +5,6 @@ What needs torch imports it where it is used: a command line reads the configura
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -110,13 +109,8 @@ def _checkpoint(source: str | Path) -> Path:
     from diffmedseg.zoo.loading import best_checkpoint
 
     path = Path(source).expanduser()
-    if not path.exists() and ("/" in str(source) or path.suffix == ".ckpt"):
-        raise ZooError(f"There is no run or checkpoint {source}.")
     if not path.exists():
-        trained = sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")
-        near = difflib.get_close_matches(str(source), trained, 1)
-        hint = f"Did you mean {near[0]}?" if near else f"The entries are {', '.join(trained) or 'none'}."
-        raise ZooError(f"{source} is no file, no run's folder and no entry of the zoo. {hint}")
+        raise current_source().nothing_named(str(source))
     if path.is_dir() and not best_checkpoint(path).is_file():
         raise ZooError(f"{path} has no checkpoints/best.ckpt: give a run's folder, a checkpoint or an entry's name.")
     return best_checkpoint(path) if path.is_dir() else path

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.errors import ZooError, unknown
+from diffmedseg.errors import ZooError, suggest, unknown
 from diffmedseg.files import cache_folder, file_sha256
 from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
 
@@ -84,6 +84,13 @@ class Source:
         """Whether there is an entry of this name, or one that had it before."""
         entries = self.entries()
         return name in entries or any(name in entry.formerly for entry in entries.values())
+
+    def nothing_named(self, name: str) -> ZooError:
+        """Return the error for a name that is no file, no run and no entry; it suggests entries."""
+        if "/" in name or Path(name).suffix == ".ckpt":
+            return ZooError(f"There is no run or checkpoint {name}.")
+        said = suggest(name, sorted(self.entries()))
+        return ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {said}")
 
     def find(self, name: str) -> tuple[str, Entry]:
         """Return an entry by its name, or by one that it had before, with the name that it has now.
