@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +12,9 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
+from diffmedseg.reading.windows import CropWindow
+
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-
-
-class CropWindow(NamedTuple):
-    """The part of a picture that a model is shown, in pixels of the picture."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.height, self.width
-
-    def crop(self, values: np.ndarray) -> np.ndarray:
-        """Cut the window out of (..., H, W)."""
-        return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
-
-    def place(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Lay what was found in the window, (..., height, width), where it is in a picture of a size; outside is 0."""
-        right, bottom = size[1] - self.left - self.width, size[0] - self.top - self.height
-        return F.pad(maps, (self.left, right, self.top, bottom))
 
 
 @dataclass(frozen=True)

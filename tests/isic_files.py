@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule, ISICDataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 YEARS = [ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule]
 SPLITS = ["train", "val", "test"]

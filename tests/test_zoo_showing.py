@@ -13,7 +13,8 @@ from diffmedseg import zoo
 from diffmedseg.cli import main
 from diffmedseg.data import SyntheticDataModule, facts
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.data.store import ImageStore
+from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import CaseScore
 from diffmedseg.segmentation import Segmentation
 from diffmedseg.zoo import Source, ZooError, file_sha256, showing

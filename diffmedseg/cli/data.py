@@ -183,7 +183,7 @@ def _print_check(found: "Check") -> None:
     from rich.table import Table
 
     from diffmedseg.data.checking import AREA_EDGES
-    from diffmedseg.data.files import first_names
+    from diffmedseg.wording import first_names
 
     console = Console(soft_wrap=True)
     table = Table("Split", "Items", "Cases", "Sizes", "Raters", "Empty", "Raters' Dice", title=found.title)

@@ -9,7 +9,7 @@ from rich.console import Console
 from diffmedseg.data.catalogue import configured
 from diffmedseg.data.pictures import PictureDataModule
 from diffmedseg.data.pictures.windows import read_windows, write_windows
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction import (
     Naming,

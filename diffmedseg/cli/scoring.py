@@ -75,8 +75,8 @@ def _print_scores(rows: Sequence["CaseScore"], pairs: "Pairs") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from diffmedseg.data.files import first_names
     from diffmedseg.metrics.cases import TITLES, summarise
+    from diffmedseg.wording import first_names
 
     empty = sum(row.both_empty for row in rows)
     caption = f"mean over {count(len(rows), 'case')}"

@@ -19,8 +19,9 @@ from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import DataError, EvaluationView, ImageStore, Item, TrainingView, collate, to_unit
+from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
 from diffmedseg.wording import count
 

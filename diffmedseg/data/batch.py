@@ -6,7 +6,7 @@ from typing import Any, Required, TypedDict
 import torch
 from torch import Tensor
 
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.reading.windows import CropWindow
 
 
 class Batch(TypedDict, total=False):

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import track
 
-from diffmedseg.data.files import Item, open_image
-from diffmedseg.data.store import DataError
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.data.files import Item
+from diffmedseg.errors import DataError
+from diffmedseg.reading.opening import open_image
+from diffmedseg.reading.pictures import shrink_image
 
 FORMAT = 1  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
@@ -205,24 +205,6 @@ def _write(
         reasons = "\n  ".join(map(str, failures[:3]))
         more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}", unusable)
-
-
-def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow | None = None) -> NDArray[np.uint8]:
-    """Shrink an opened image, or a window of it, to (3, H, W) uint8, antialiased."""
-    height, width = size
-    native_width, native_height = image.size
-    seen = window or CropWindow(0, 0, native_width, native_height)
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but what is seen no smaller than twice the grid; the box is
-    # where the image lies in that (as in PIL.Image.Image.thumbnail).
-    least = -(-2 * width * native_width // seen.width), -(-2 * height * native_height // seen.height)
-    draft = image.draft("RGB", least)
-    box: tuple[float, float, float, float] | None = None if draft is None else draft[1]
-    if window is not None:
-        across, down = (1.0, 1.0) if box is None else (box[2] / native_width, box[3] / native_height)
-        right, bottom = window.left + window.width, window.top + window.height
-        box = window.left * across, window.top * down, right * across, bottom * down
-    small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
-    return np.asarray(small).transpose(2, 0, 1)
 
 
 def _shrink_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

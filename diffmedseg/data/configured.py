@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 import diffmedseg.data
 from diffmedseg.configurable import init_types
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.lazy import import_names
 from diffmedseg.plugins import PluginError, check_trusted, load_class
 

@@ -2,38 +2,16 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, features
-
 from diffmedseg.errors import DataError
-from diffmedseg.wording import count
+from diffmedseg.wording import count, first_names
 
 if TYPE_CHECKING:
-    from diffmedseg.segmentation import CropWindow
-
-# What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
-# announces an absurd size.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-VOLUMES = (".nii.gz", ".nii", ".mha")
-_MOST_LABELS = 31  # whole numbers up to this are labels rather than grey values: ours
-PICTURES = (
-    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
-    *([".jp2"] if features.check("jpg_2000") else []),  # Pillow may have been built without
-    *([".webp"] if features.check("webp") else []),
-)
-# What tools and data sets append to an image's name.
-_ENDINGS = re.compile(
-    r"[_-](?:segmentations?|segm?|predictions?|pred|masks?|labels?|lbl|gt|ground[_-]?truth|truth|output|out)$",
-    re.IGNORECASE,
-)
+    from diffmedseg.reading.windows import CropWindow
 
 
 @dataclass(frozen=True)
@@ -51,12 +29,6 @@ class Item:
     image: Path
     masks: tuple[Path, ...]
     window: "CropWindow | None" = None
-
-
-def first_names(names: Collection[str], most: int = 3) -> str:
-    """List the first names, and say how many there are beyond: ``a, b, c and 4 more``."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(sorted(names)[:most]) + more
 
 
 def find_folders(root: Path, name: str) -> list[Path]:
@@ -124,84 +96,3 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Pa
             images.keys() ^ masks.keys(),
         )
     return [Item(name, images[name], (masks[name],)) for name in sorted(images)]
-
-
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image, which is decoded on first use; close it at the end.
-
-    Raises:
-        DataError: If it cannot be opened, or cannot be decoded while it is open; names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            yield image
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read ({error}): download it again", [path.name]) from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image, from its header."""
-    with open_image(path) as image:
-        return image.height, image.width
-
-
-def read_binary_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask of two levels, black and white; damage by JPEG in between is tolerated.
-
-    Returns:
-        Shape (h, w), uint8 in {0, 1}: 1 where the grey value is above 127.
-
-    Raises:
-        DataError: If the file is unreadable, or dark all over but not black, as where the levels are 0 and 1.
-    """
-    with open_image(path) as image:
-        grey = np.asarray(image.convert("L"))
-    if 0 < grey.max() <= 127:
-        raise DataError(f"{path} has grey values up to {grey.max()}; a mask has 0 outside and 255 inside: rescale it")
-    return (grey > 127).astype(np.uint8)
-
-
-def value_range(values: NDArray[np.generic]) -> int:
-    """Return the top of the range that the values of a mask fill: 1, 255 or 65535; 0 where they fit none."""
-    if values.dtype == np.bool_:
-        return 1
-    low, top = float(values.min()), float(values.max())
-    return next((full for full in (1, 255, 65535) if low >= 0 and top <= full), 0)
-
-
-def binarise(values: NDArray[np.generic], path: Path, full: int | None = None) -> NDArray[np.bool_]:
-    """Take what is above half of the range for foreground.
-
-    Args:
-        values: Values of a mask.
-        path: Its file, for the message.
-        full: Top of the range; None guesses it from the values: then a mask that stays below half is refused.
-
-    Raises:
-        DataError: If the values say neither foreground nor background, as labels do.
-    """
-    own = value_range(values)
-    numbers = values.astype(np.float64)
-    top, levels = float(numbers.max()), np.unique(numbers[numbers > 0])
-    guessed, full = full is None, own if full is None else full
-    labels = 1 < top <= _MOST_LABELS and len(levels) <= _MOST_LABELS and bool((levels % 1 == 0).all())
-    if not own or own > full or labels or (guessed and 0 < top <= full / 2):
-        raise DataError(
-            f"{path} has values {numbers.min():g} to {top:g}: not those of a mask, 0 to 1 or 0 to 255. Make one mask "
-            "per label"
-        )
-    above: NDArray[np.bool_] = numbers > full / 2
-    return above
-
-
-def mask_key(path: Path) -> str:
-    """Return what a mask is a mask of: its name without suffix, and without endings such as ``_segmentation_mask``."""
-    name = path.name
-    suffix = next((one for one in (*VOLUMES, *PICTURES) if name.lower().endswith(one)), "")
-    name = name[: len(name) - len(suffix)]
-    while shorter := _ENDINGS.sub("", name):
-        if shorter == name:
-            break
-        name = shorter
-    return name

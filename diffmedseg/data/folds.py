@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.files import first_names
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
-from diffmedseg.data.store import DataError
-from diffmedseg.wording import count
+from diffmedseg.errors import DataError
+from diffmedseg.wording import count, first_names
 
 AnyCase = TypeVar("AnyCase", bound=Case)
 

@@ -16,10 +16,13 @@ from torch import Tensor
 from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
-from diffmedseg.data.files import Item, find_folders, first_names, image_size, index_files, pair, read_binary_mask
-from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.data.files import Item, find_folders, index_files, pair
+from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
-from diffmedseg.wording import count
+from diffmedseg.errors import DataError
+from diffmedseg.reading.masks import read_binary_mask
+from diffmedseg.reading.opening import image_size
+from diffmedseg.wording import count, first_names
 
 Part = Literal["training", "validation", "test"]
 

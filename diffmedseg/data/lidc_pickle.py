@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 _RATERS = 4
 #: What arrays and numbers of numpy, and bytes that Python 2 wrote, are made of.

@@ -10,10 +10,9 @@ import torch
 import yaml
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
 from diffmedseg.diffusion import keyed_generator
-from diffmedseg.wording import count
+from diffmedseg.errors import DataError
+from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from torch.utils.data import Dataset, default_collate
 
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
-from diffmedseg.errors import DataError as DataError
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.reading.windows import CropWindow
 
 Item = dict[str, Any]
 

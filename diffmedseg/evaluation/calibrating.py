@@ -19,7 +19,7 @@ from diffmedseg.conformal import Conformal, TooFewCasesError, check_share
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error

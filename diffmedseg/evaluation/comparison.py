@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.cases import TITLES, CaseScore
-from diffmedseg.wording import count
+from diffmedseg.wording import count, first_names
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffmedseg.data.files import PICTURES, UNREADABLE, VOLUMES, binarise, first_names, mask_key, value_range
-from diffmedseg.data.mri.volumes import check_same_grid, read_volume
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import CaseScore, distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.surface import surface_scores
+from diffmedseg.reading.masks import binarise, value_range
+from diffmedseg.reading.names import PICTURES, VOLUMES, mask_key
+from diffmedseg.reading.opening import UNREADABLE
+from diffmedseg.reading.volumes import check_same_grid, read_volume
+from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

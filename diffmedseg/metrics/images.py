@@ -9,7 +9,8 @@ from torch import Tensor
 from diffmedseg.data.store import majority
 from diffmedseg.metrics.calibration import neighbourhood, proper_scores, reliability_counts
 from diffmedseg.metrics.functional import confusion_counts, pairwise_overlap, soft_overlap
-from diffmedseg.segmentation import CropWindow, resize_soft
+from diffmedseg.reading.windows import CropWindow
+from diffmedseg.segmentation import resize_soft
 
 
 @dataclass(frozen=True)

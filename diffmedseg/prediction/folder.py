@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
+from diffmedseg.wording import first_names
 
 MAPS = ("mask", "probability", "disagreement")
 CONTOURS = ("inner", "outer")  # of calibrated models

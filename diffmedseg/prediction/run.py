@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from diffmedseg.crf import crf_is_available
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn

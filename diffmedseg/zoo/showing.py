@@ -9,7 +9,8 @@ from PIL import Image
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import DataError, collate
+from diffmedseg.data.store import collate
+from diffmedseg.errors import DataError
 from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples, example_of
 from diffmedseg.metrics.cases import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter

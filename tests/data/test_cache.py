@@ -12,8 +12,9 @@ from PIL import Image
 from diffmedseg.cli import main
 from diffmedseg.data import cache
 from diffmedseg.data.cache import ShrunkImages, files_key, shrink_images
-from diffmedseg.data.files import Item, read_binary_mask
-from diffmedseg.data.store import DataError
+from diffmedseg.data.files import Item
+from diffmedseg.errors import DataError
+from diffmedseg.reading.masks import read_binary_mask
 
 
 def read_masks(item):

@@ -8,7 +8,7 @@ from isic_files import SPLITS, YEARS, all_ids, disc, expect, folders, ids, numbe
 from PIL import Image
 
 from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule, ISICDataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 
 @pytest.mark.parametrize("year", YEARS)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffmedseg.data import isic
 from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 
 def test_training_archive_alone(tmp_path, caplog):

@@ -7,7 +7,7 @@ from picture_files import yaml_module
 
 from diffmedseg.cli import main
 from diffmedseg.data.lidc_pickle import convert_lidc
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 
 def slices(patients=6, each=2):

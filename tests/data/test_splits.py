@@ -6,7 +6,7 @@ import yaml
 
 from diffmedseg.data.mri import Case
 from diffmedseg.data.splits import draw_splits, read_splits, write_splits
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 
 def cases(patients=20, visits=2):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffmedseg.cli import main
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.evaluation import compare_cases
 from diffmedseg.metrics.cases import CaseScore
 from diffmedseg.metrics.table import read_cases, write_cases

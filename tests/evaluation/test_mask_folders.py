@@ -7,7 +7,7 @@ from mri_files import write_nifti
 from PIL import Image
 
 from diffmedseg.cli import main
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.evaluation.mask_folders import mask_key, pair_masks, read_mask, score_folders
 
 

@@ -4,7 +4,8 @@ from diffmedseg.data.labels.crops import BorderCrops, MaskExcludedCrops
 from diffmedseg.data.labels.inpainted import InpaintedPairs
 from diffmedseg.data.labels.own import OwnLabels, OwnPairs
 from diffmedseg.data.labels.recipe import LabelRecipe
-from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.data.store import ImageStore
+from diffmedseg.errors import DataError
 
 _RECIPES: tuple[type[LabelRecipe], ...] = (OwnLabels, OwnPairs, BorderCrops, MaskExcludedCrops, InpaintedPairs)
 

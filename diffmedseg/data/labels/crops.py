@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
-from diffmedseg.data.store import DataError, ImageStore, is_tissue, majority, to_unit
+from diffmedseg.data.store import ImageStore, is_tissue, majority, to_unit
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import DataError
 from diffmedseg.otsu import otsu_level
 
 Window = tuple[int, int]  # top, left

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from diffmedseg.data.labels.own import PairStore
 from diffmedseg.data.labels.recipe import LabelRecipe
-from diffmedseg.data.store import DataError, ImageStore, majority
+from diffmedseg.data.store import ImageStore, majority
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import DataError
 
 
 class InpaintedPairs(LabelRecipe):

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
-from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.data.store import ImageStore
+from diffmedseg.errors import DataError
 
 
 class OwnLabels(LabelRecipe):

@@ -13,13 +13,13 @@ from rich.progress import track
 
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.facts import brain_info
-from diffmedseg.data.files import first_names
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
+from diffmedseg.wording import first_names
 
 _log = logging.getLogger(__name__)
 

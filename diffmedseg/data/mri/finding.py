@@ -8,8 +8,9 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from diffmedseg.data.files import VOLUMES, first_names
 from diffmedseg.errors import DataError
+from diffmedseg.reading.names import data_files, listing, stem, volume_files
+from diffmedseg.wording import first_names
 
 _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG, ...
 
@@ -82,7 +83,7 @@ def unique(cases: Sequence[Path]) -> list[Path]:
     """
     by_name: dict[str, list[Path]] = {}
     for case in cases:
-        if case.is_file() or _data_files(case):
+        if case.is_file() or data_files(case):
             by_name.setdefault(case.name, []).append(case)
     empty = {case.name for case in cases} - by_name.keys()
     if empty and by_name:
@@ -99,13 +100,9 @@ def unique(cases: Sequence[Path]) -> list[Path]:
     return [by_name[name][0] for name in sorted(by_name)]
 
 
-def _data_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
 def _digest(case: Path) -> str:
     digest = blake2b()
-    for path in [case] if case.is_file() else _data_files(case):
+    for path in [case] if case.is_file() else data_files(case):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -116,26 +113,10 @@ def patient_of(case: re.Pattern[str], name: str) -> str:
     return match["patient"] if match and "patient" in case.groupindex else name
 
 
-def stem(path: Path) -> str:
-    """Return a volume's name without its suffix."""
-    suffix = next((suffix for suffix in VOLUMES if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(suffix)]
-
-
-def volume_files(folder: Path) -> list[Path]:
-    """List volumes; macOS leaves files called ._ beside them in archives."""
-    return [path for path in _data_files(folder) if path.name.lower().endswith(VOLUMES)]
-
-
 def with_suffix(folder: Path, pattern: str) -> Path | None:
     """Return the volume of a name, whatever its suffix; None where there is none."""
     name = pattern.format(case=folder.name)
     return next((path for path in volume_files(folder) if stem(path) == name), None) if folder.is_dir() else None
-
-
-def listing(folder: Path) -> str:
-    """Name the first files and folders in a folder."""
-    return first_names([path.name for path in folder.iterdir() if not path.name.startswith(".")], 6) or "nothing"
 
 
 def no_case(root: Path, case: re.Pattern[str], expected: str) -> DataError:
@@ -169,7 +150,7 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path]) -> str:
     if case.fullmatch(root.name):
         return f"It is a case itself: name the folder that holds it, {root.parent}."
     names = {root.name, *(path.name for path in below)}
-    hollow = [path for path in below if case.fullmatch(path.name) and path.is_dir() and not _data_files(path)]
+    hollow = [path for path in below if case.fullmatch(path.name) and path.is_dir() and not data_files(path)]
     if hollow:
         remedy = _unread({path.name for path in hollow[0].iterdir()})
         remedy = remedy or "Put the files of each case directly into its folder."

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
-from diffmedseg.data.mri.volumes import check_same_grid, find_brain, read_volume, to_labels
+from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.reading.volumes import check_same_grid, read_volume, to_labels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -8,21 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.data.files import first_names, open_image
-from diffmedseg.data.mri.finding import (
-    chosen,
-    folders_below,
-    listing,
-    no_case,
-    patient_of,
-    stem,
-    unique,
-    volume_files,
-    with_suffix,
-)
+from diffmedseg.data.mri.finding import chosen, folders_below, no_case, patient_of, unique, with_suffix
 from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
-from diffmedseg.data.mri.volumes import find_brain, read_volume, read_volumes
+from diffmedseg.data.mri.volumes import find_brain
 from diffmedseg.errors import DataError
+from diffmedseg.reading.names import listing, stem, volume_files
+from diffmedseg.reading.opening import open_image
+from diffmedseg.reading.volumes import read_volume, read_volumes
+from diffmedseg.wording import first_names
 
 _log = logging.getLogger(__name__)
 

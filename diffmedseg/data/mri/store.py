@@ -15,7 +15,8 @@ from torch import Tensor
 from diffmedseg.data.cache import build_once, files_key
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.volumes import normalise
-from diffmedseg.data.store import DataError, ImageStore
+from diffmedseg.data.store import ImageStore
+from diffmedseg.errors import DataError
 
 _FORMAT = 4  # to be raised with any change to what is written for the same files
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations

@@ -8,14 +8,15 @@ from typing import Any
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
-from diffmedseg.data.files import Item, image_size
+from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.pictures.layout import FileNames, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.reading.opening import image_size
+from diffmedseg.reading.windows import CropWindow
 from diffmedseg.wording import count
 
 

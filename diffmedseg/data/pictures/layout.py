@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
-from diffmedseg.data.files import PICTURES, binarise, first_names, mask_key, open_image
 from diffmedseg.errors import DataError
-from diffmedseg.wording import count
+from diffmedseg.reading.masks import binarise
+from diffmedseg.reading.names import PICTURES, mask_key
+from diffmedseg.reading.opening import open_image
+from diffmedseg.wording import count, first_names
 
 #: Stands in a stored mask where a rater did not outline the picture.
 MISSING = 255

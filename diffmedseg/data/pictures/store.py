@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.cache import ShrunkImages
-from diffmedseg.data.files import image_size
 from diffmedseg.data.pictures.layout import MISSING, FileNames, PictureCase
 from diffmedseg.data.store import ImageStore
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.reading.opening import image_size
+from diffmedseg.reading.windows import CropWindow
 
 
 class PictureStore(ImageStore):

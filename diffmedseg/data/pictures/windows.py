@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.errors import DataError
+from diffmedseg.reading.windows import CropWindow, check_inside
+from diffmedseg.wording import first_names
 
 COLUMNS = ("id", *CropWindow._fields)
 
@@ -58,17 +58,6 @@ def _check(name: str, window: CropWindow, sizes: Mapping[str, tuple[int, int]], 
     if name not in sizes:
         raise DataError(f"{place}: there is no picture {name}; there are {first_names(sizes.keys())}.", [name])
     check_inside(window, sizes[name], f"{place}: the window of {name}")
-
-
-def check_inside(window: CropWindow, size: tuple[int, int], what: str) -> None:
-    """Refuse a window that reaches beyond its picture.
-
-    Raises:
-        DataError: Which begins with ``what``.
-    """
-    (height, width), right, bottom = size, window.left + window.width, window.top + window.height
-    if right > width or bottom > height:
-        raise DataError(f"{what} ends at column {right}, row {bottom}; the picture is {width} x {height} pixels.")
 
 
 def write_windows(path: Path, windows: Mapping[str, CropWindow]) -> None:

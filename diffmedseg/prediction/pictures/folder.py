@@ -9,7 +9,7 @@ from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.prediction.folder import PredictionFolder, Row
-from diffmedseg.prediction.pictures.files import open_picture
+from diffmedseg.reading.opening import open_picture
 from diffmedseg.segmentation import Segmentation
 
 

@@ -9,24 +9,19 @@ from pathlib import Path
 
 import torch
 
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.metrics.extent import vertical_ratios
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
-from diffmedseg.prediction.pictures.files import (
-    Picture,
-    PictureFile,
-    read_picture,
-    read_upright,
-    turn_back,
-    turn_upright,
-)
+from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
-from diffmedseg.segmentation import CropWindow, Segmentation, sample_areas
+from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
+from diffmedseg.reading.windows import CropWindow
+from diffmedseg.segmentation import Segmentation, sample_areas
 
 _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.prediction.pictures.files import PictureFile, read_picture
+from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.predict import takes_pictures
 from diffmedseg.prediction.run import Report
-from diffmedseg.segmentation import CropWindow
+from diffmedseg.reading.pictures import read_picture
+from diffmedseg.reading.windows import CropWindow
+from diffmedseg.wording import first_names
 
 _log = logging.getLogger(__name__)
 

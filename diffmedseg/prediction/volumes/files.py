@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from diffmedseg.data.files import PICTURES, VOLUMES, first_names
-from diffmedseg.data.mri.finding import listing, stem, volume_files
-from diffmedseg.data.store import DataError
-from diffmedseg.prediction.volumes.dicom import find_series, is_dicom
+from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.naming import Naming, modality
+from diffmedseg.reading.dicom import find_series, is_dicom
+from diffmedseg.reading.names import PICTURES, VOLUMES, listing, stem, volume_files
+from diffmedseg.wording import first_names
 
 _DEPTH = 8  # folders between the one that is named and a case
 _SHOWN = 6  # files that are named in a message

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.data.mri.volumes import read_stored
 from diffmedseg.prediction.folder import PredictionFolder, Row
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
+from diffmedseg.reading.volumes import read_stored
 
 _STEPS = 2**14  # per unit of probability: digits below 6e-5 say nothing, and would make files thirty times larger
 

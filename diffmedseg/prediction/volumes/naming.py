@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from diffmedseg.data.mri.finding import stem, volume_files
-from diffmedseg.data.store import DataError
-from diffmedseg.prediction.volumes.dicom import is_dicom
+from diffmedseg.errors import DataError
+from diffmedseg.reading.dicom import is_dicom
+from diffmedseg.reading.names import stem, volume_files
 
 # What the modalities are called in the names of files: BraTS of all years, MSD and BIDS.
 _WORDS = {

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.data.files import binarise, first_names
-from diffmedseg.data.mri.finding import stem
-from diffmedseg.data.mri.volumes import check_same_grid, find_brain, read_stored, read_volume
-from diffmedseg.data.store import DataError
-from diffmedseg.prediction.volumes.affine import affine_note
-from diffmedseg.prediction.volumes.dicom import find_series
+from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.naming import remainder
+from diffmedseg.reading.affine import affine_note
+from diffmedseg.reading.dicom import find_series
+from diffmedseg.reading.masks import binarise
+from diffmedseg.reading.names import stem
+from diffmedseg.reading.volumes import check_same_grid, read_stored, read_volume
+from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -24,7 +24,7 @@ from mri_files import (
 from PIL import Image
 
 from diffmedseg.data.checking import check_data
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 ALONE = {"lgg": "tumour", "volumes": "foreground"}  # data of one region
 CASES = ["BraTS2021_00000", "BraTS2021_00001"]

@@ -14,7 +14,7 @@ from diffmedseg import zoo
 from diffmedseg.cli import main
 from diffmedseg.data.mri import store as mri_store
 from diffmedseg.data.mri.volumes import find_brain, normalise
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 
 CASES = ["BraTS2021_00000", "BraTS2021_00001"]
 

@@ -8,7 +8,7 @@ from PIL import Image, features
 from diffmedseg.cli import main
 from diffmedseg.data import FileNames, PictureDataModule
 from diffmedseg.data.source import Source
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.wording import count
 
 OWN = r"images/(?P<id>.+)"

@@ -12,10 +12,11 @@ from tiny_run import TINY, tiny_model, tiny_trainer
 from diffmedseg import load_checkpoint
 from diffmedseg.callbacks import CaseMetrics
 from diffmedseg.cli import main
-from diffmedseg.data.cache import shrink_image
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.metrics.images import score_image
-from diffmedseg.segmentation import CropWindow, Segmentation
+from diffmedseg.reading.pictures import shrink_image
+from diffmedseg.reading.windows import CropWindow
+from diffmedseg.segmentation import Segmentation
 from diffmedseg.zoo import export
 
 HEADER = "id,left,top,width,height"

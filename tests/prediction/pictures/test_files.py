@@ -8,9 +8,9 @@ from dark_disc import picture
 from mri_files import modality, write_dicom, write_nifti
 from PIL import Image, ImageOps
 
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.prediction import find_pictures
-from diffmedseg.prediction.pictures.files import read_picture, read_upright, turn_back, turn_upright
+from diffmedseg.reading.pictures import read_picture, read_upright, turn_back, turn_upright
 
 GRID = (32, 48)
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.conformal import Conformal
 from diffmedseg.data.isic import ISIC2018DataModule
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.prediction import Settings, find_pictures, predict_pictures
 from diffmedseg.refinement import LargestComponent
 from diffmedseg.segmentation import resize_soft

@@ -9,10 +9,11 @@ from picture_files import write_refuge, yaml_module
 from PIL import Image
 
 from diffmedseg.data.pictures.windows import read_windows, write_windows
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.prediction import find_pictures, find_windows, predict_pictures
 from diffmedseg.prediction.pictures.windows import window_around
-from diffmedseg.segmentation import CropWindow, resize_soft
+from diffmedseg.reading.windows import CropWindow
+from diffmedseg.segmentation import resize_soft
 
 WINDOW = CropWindow(4, 2, 50, 40)  # holds the disc of the picture
 

@@ -1,7 +1,7 @@
 import pytest
 from mri_files import modality, write_brats, write_brats2015, write_dicom, write_msd, write_nifti
 
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.prediction import Naming, find_cases
 
 TWO = Naming(("flair", "t1ce"), {})

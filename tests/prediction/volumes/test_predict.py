@@ -25,7 +25,7 @@ from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.conformal import Conformal
 from diffmedseg.data import SliceFolders
 from diffmedseg.data.mri.store import to_slices
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
 from diffmedseg.prediction import Naming, Settings, find_cases, predict_volumes
 from diffmedseg.prediction.volumes.reading import read_case
 from diffmedseg.segmentation import Drawn

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffmedseg.data.files import first_names
-from diffmedseg.data.store import DataError
+from diffmedseg.errors import DataError
+from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
