@@ -185,7 +185,7 @@ def test_volumes_are_no_pictures(kind, tmp_path):
             find_pictures([source])
     path = next((tmp_path / "case").iterdir())
     [file] = find_pictures([path])
-    with pytest.raises(DataError, match="it is a volume, and this model takes pictures"):
+    with pytest.raises(DataError, match="it is a volume, where a picture is expected"):
         read(file.path)
 
 
