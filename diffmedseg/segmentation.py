@@ -13,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from diffmedseg.reading.levels import to_eight_bit
+from diffmedseg.reading.opening import check_single, why_unusable
 from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.reading.windows import CropWindow
 
@@ -137,8 +138,9 @@ def to_model_range(
 
     Args:
         image: A PIL image, read as files are: turned upright by its EXIF orientation, brought to 8 bits, converted to
-            grey or RGB, with a warning where it may be misread. Or an array or tensor of shape (H, W), (H, W, C) if
-            uint8, or (C, H, W) or (B, C, H, W). uint8 is taken as [0, 255], float as [-1, 1].
+            grey or RGB, with a warning where it may be misread; of a file of several pages pass the ``copy()`` of one.
+            Or an array or tensor of shape (H, W), (H, W, C) if uint8, or (C, H, W) or (B, C, H, W). uint8 is taken as
+            [0, 255], float as [-1, 1].
         channels: C, the model's channels.
         value_range: What becomes black and white in PIL images of more than 8 bits; see
             :func:`~diffmedseg.reading.levels.to_eight_bit`.
@@ -191,11 +193,15 @@ def _from_picture(image: Image, channels: int, value_range: tuple[float, float] 
     """Return a picture as (C, H, W), uint8, upright."""
     if channels not in (1, 3):
         raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
-    found = to_eight_bit(image, value_range)
+    try:
+        check_single(image)
+        found = to_eight_bit(image, value_range)
+        colours = found.image if found.image.mode == "L" else found.image.convert("RGB")
+    except Exception as error:  # Pillow decodes files only now, and raises anything
+        raise ValueError(f"The picture cannot be used: {why_unusable(error)}") from error
     for note in found.notes:
-        warnings.warn(f"Of the picture: {note.text}.", stacklevel=4)
-    colours = found.image if found.image.mode == "L" else found.image.convert("RGB")
-    values = np.atleast_3d(np.array(colours.convert("L") if channels == 1 else colours.convert("RGB")))
+        warnings.warn(f"The picture may be misread: {note.text}.", stacklevel=4)
+    values = np.atleast_3d(np.array(colours.convert("L" if channels == 1 else "RGB")))
     return turn_upright(torch.from_numpy(values).permute(2, 0, 1), found.turn)
 
 

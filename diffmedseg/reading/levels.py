@@ -98,7 +98,7 @@ def _has_wide_colour(image: Image.Image) -> bool:
     if any(";16" in str(part) for part in parts):
         return True
     if parts and max(_tag(image, "BitsPerSample"), default=8) > 8:
-        raise PictureError("its colours of 16 bits lie in planes, which Pillow reads wrongly: convert it to 8 bits")
+        raise PictureError("it has 16 bits per colour in planes, which Pillow reads wrongly: convert it to 8 bits")
     return False
 
 
@@ -107,7 +107,9 @@ def _check_wide_colour(image: Image.Image, value_range: tuple[float, float] | No
     if value_range == (0, 65535):
         return []
     if value_range is not None:
-        raise PictureError("Pillow reads 16 bits per colour as 8, so --range cannot apply: convert it to 8 bits")
+        raise PictureError(
+            "it has 16 bits per colour, which Pillow reads as 8, so --range cannot apply: convert it to 8 bits"
+        )
     colours = (image.getchannel(number) for number in range(1 if image.mode in {"L", "LA"} else 3))
     if any(any(colour.histogram()[_TWELVE_BIT_LEVELS // 256 :]) for colour in colours):
         return []
@@ -123,11 +125,15 @@ def _scale(image: Image.Image, value_range: tuple[float, float] | None) -> tuple
     """Scale a grey picture of more than 8 bits, or of signed values."""
     notes: list[Note] = []
     white_is_zero = _tag(image, "PhotometricInterpretation") == (0,)
+    least, most = _span(image)
+    if np.isnan(least):
+        raise PictureError("it holds no number: export it again")
     if value_range is None:
-        least, most = _span(image)
         if not (image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PPM")):
-            found = "holds no number" if np.isnan(least) else f"has values from {least:g} to {most:g}"
-            raise PictureError(f"it {found}, and which of them are black and white is not known: give {_SAY_WHICH}")
+            raise PictureError(
+                f"it has values from {least:g} to {most:g}, and which of them are black and white is not known: give "
+                f"{_SAY_WHICH}"
+            )
         value_range = (0, 65535)
         if most < _TWELVE_BIT_LEVELS:
             text = (
@@ -137,6 +143,9 @@ def _scale(image: Image.Image, value_range: tuple[float, float] | None) -> tuple
             )
             notes.append(Note("dark picture", text, serious=True))
     low, high = value_range
+    if least > high or most < low:
+        text = f"its values, {least:g} to {most:g}, are all outside of the range {low:g} to {high:g}: check the range"
+        notes.append(Note("out-of-range picture", text, serious=False))
     black, factor = (high, 255 / (low - high)) if white_is_zero else (low, 255 / (high - low))
     levels: NDArray[np.uint8] = np.empty((image.height, image.width), np.uint8)
     for top, values in _strips(image):

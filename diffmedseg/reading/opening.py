@@ -64,23 +64,28 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with _limits, Image.open(path) as image:
-            _check_single(image)
+            check_single(image)
+            _read_turned_tiff(image)
             yield image
     except DataError:
         raise
     except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
-        raise DataError(f"{path}: {_reason(error, path)}", [path.name]) from error
+        raise DataError(f"{path}: {why_unusable(error, path)}", [path.name]) from error
 
 
-def _check_single(image: Image.Image) -> None:
-    """Refuse pages and films, which have no single answer. Phones append a preview to a JPEG (MPO)."""
+def check_single(image: Image.Image) -> None:
+    """Refuse pages and films, which have no single answer. Phones append a preview to a JPEG (MPO).
+
+    Raises:
+        PictureError: If there are several pictures.
+    """
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1 and image.format != "MPO":
         raise PictureError(f"it holds {pictures} pictures: split it first")
 
 
-def _reason(error: Exception, path: Path) -> str:
-    """Say why a file cannot be used, and what to do."""
+def why_unusable(error: Exception, path: Path | None = None) -> str:
+    """Say why opening or decoding a picture failed, and what to do; ``path`` is None where only Pillow knows it."""
     if isinstance(error, PictureError):
         return str(error)
     if isinstance(error, PermissionError):
@@ -89,7 +94,7 @@ def _reason(error: Exception, path: Path) -> str:
         return "it is not there: a link that leads nowhere, or a file that was moved"
     if isinstance(error, MemoryError):
         return "it is too large for this machine's memory: shrink it first"
-    if is_volume(path):
+    if path is not None and is_volume(path):
         return "it is a volume, where a picture is expected"
     said = str(error).replace(f" {str(path)!r}", "")
     return f"it cannot be decoded ({said}): it is damaged, or no picture that Pillow reads. Download or export it again"
@@ -97,11 +102,18 @@ def _reason(error: Exception, path: Path) -> str:
 
 def exif_orientation(image: Image.Image) -> tuple[int, int]:
     """Return the EXIF orientation of a file, 1 to 8, and that of what Pillow decodes: TIFF is turned upright by it."""
+    _read_turned_tiff(image)
     orientation = _known(image.getexif())
     if image.format != "TIFF":
         return orientation, orientation
     image.load()  # turns it upright; its tag is gone then
     return orientation, 1
+
+
+def _read_turned_tiff(image: Image.Image) -> None:
+    """Have Pillow read a TIFF whose width and height swap, which it otherwise maps into memory with those mixed up."""
+    if image.format == "TIFF" and _known(image.getexif()) >= 5 and hasattr(image, "filename"):
+        image.filename = ""  # only files that have a name are mapped
 
 
 def _known(exif: Image.Exif) -> int:
