@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 UNSAID = "its header does not say how it lies: left and right may be swapped"
 _STRAIGHT = 1e-3  # cosine between two axes
@@ -27,6 +31,12 @@ class Grid:
     origin: NDArray[np.float64]
     direction: NDArray[np.float64]
     note: str
+
+    def give(self, image: "sitk.Image") -> None:
+        """Make an image lie here."""
+        image.SetSpacing(self.spacing.tolist())
+        image.SetOrigin(self.origin.tolist())
+        image.SetDirection(self.direction.ravel().tolist())
 
 
 def check_straight(path: Path, direction: NDArray[np.float64]) -> None:

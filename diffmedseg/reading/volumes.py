@@ -48,9 +48,7 @@ def _lay(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(values)
-    image.SetSpacing(grid.spacing.tolist())
-    image.SetOrigin(grid.origin.tolist())
-    image.SetDirection(grid.direction.ravel().tolist())
+    grid.give(image)
     return image
 
 
