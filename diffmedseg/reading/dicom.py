@@ -161,7 +161,7 @@ def _header(path: Path) -> "sitk.ImageFileReader":
         raise DataError(f"{path} is a colour picture, such as a screenshot: choose another series")
     if (levels := _text(reader, _LEVELS)) not in ("MONOCHROME2", ""):
         what = "shows low values bright" if levels == "MONOCHROME1" else "has no grey values"
-        raise DataError(f"{path} {what} (PhotometricInterpretation {levels}): convert the series to NIfTI")
+        raise DataError(f"{path} {what} (PhotometricInterpretation {levels}): choose another series")
     frames = _text(reader, _FRAMES)
     if frames not in ("", "1"):
         # Its frames may be times or echoes, and in any order.
@@ -172,7 +172,9 @@ def _header(path: Path) -> "sitk.ImageFileReader":
     for tag, (name, length) in _GEOMETRY.items():
         numbers = _numbers(reader, tag)
         if len(numbers) != length or (tag == _SPACING and min(numbers) <= 0):
-            raise DataError(f"{path} has the {name} {_text(reader, tag)!r}: it does not say where it lies. Export it again")
+            raise DataError(
+                f"{path} has the {name} {_text(reader, tag)!r}: it does not say where it lies. Export it again"
+            )
     return reader
 
 

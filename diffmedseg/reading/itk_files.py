@@ -31,26 +31,54 @@ def read_itk(path: Path) -> tuple[NDArray[np.float32], Grid]:
     import SimpleITK as sitk
 
     fields, note = _check_header(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the terminal what is raised here anyway
-    listed = "list" in fields.get("kinds", "").split()  # ITK takes the volumes of a list for values of a voxel
-    try:
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(path))
-        header.ReadImageInformation()
-        size, values = header.GetSize(), header.GetNumberOfComponents()
-        check_size(path, math.prod(size) * values, math.prod(size) * values)
-        if values != 1 and not listed:
-            raise DataError(f"{path} has {values} values per voxel, as a colour picture; expected one")
-        image = sitk.ReadImage(str(path), sitk.sitkVectorFloat32 if values > 1 else sitk.sitkFloat32)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise DataError(f"{path} cannot be read ({reason}): download it again") from error
+    size, values = _read_size(path)
+    check_size(path, math.prod(size) * values, math.prod(size) * values)
+    if values != 1 and not _listed(fields):
+        raise DataError(f"{path} has {values} values per voxel, as a colour picture; expected one")
     if len(size) not in (3, 4) or (len(size) == 4 and values > 1):
         raise DataError(f"{path} has {len(size)} dimensions {size}; a volume has three, several volumes have four")
+    try:
+        image = sitk.ReadImage(str(path), sitk.sitkVectorFloat32 if values > 1 else sitk.sitkFloat32)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
     array = sitk.GetArrayFromImage(image)
     volumes = np.moveaxis(array, -1, 0) if values > 1 else array.reshape(-1, *array.shape[-3:])
     count_bad(path, volumes)
     return volumes, _grid(image, path, note)
+
+
+def count_itk(path: Path) -> int:
+    """Count the volumes in a file, by its header.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    size, values = _read_size(path)
+    return math.prod(size[3:]) * values
+
+
+def _read_size(path: Path) -> tuple[tuple[int, ...], int]:
+    """Return the size and the values per voxel."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the terminal what is raised here anyway
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return header.GetSize(), header.GetNumberOfComponents()
+
+
+def _unreadable(path: Path, error: RuntimeError) -> DataError:
+    reason = str(error).strip().splitlines()[-1].strip()
+    return DataError(f"{path} cannot be read ({reason}): download it again")
+
+
+def _listed(fields: dict[str, str]) -> bool:
+    """Whether several values are volumes: ITK takes the volumes of an NRRD list for the values of a voxel."""
+    return "list" in fields.get("kinds", "").lower().split()
 
 
 def itk_note(path: Path) -> str:

@@ -105,7 +105,9 @@ def read_nifti(path: Path) -> tuple[NDArray[np.float32], NiftiHeader]:
         while file.read(2**20):  # a compressed file has a checksum at its end
             pass
     if len(content) < header.bytes:
-        raise DataError(f"{path} is cut short ({len(content):,} of {header.bytes:,} bytes of voxels): download it again")
+        raise DataError(
+            f"{path} is cut short ({len(content):,} of {header.bytes:,} bytes of voxels): download it again"
+        )
     stored = np.frombuffer(content, header.dtype).reshape(header.volumes, *header.size[::-1])
     with np.errstate(over="ignore", invalid="ignore"):  # counted below
         if (header.slope, header.inter) == (1, 0):
@@ -172,7 +174,7 @@ def _fields(content: bytes, path: Path) -> tuple[Any, int]:
             if raw["magic"] != _MAGIC[kind]:
                 raise DataError(f"{path} is no NIfTI, perhaps Analyze 7.5, which says not how it lies: convert it")
             return raw, kind
-    raise DataError(f"{path} has no NIfTI header: download it again, or convert it")
+    raise DataError(f"{path} cannot be read (it has no NIfTI header): download it again, or convert it")
 
 
 def _shape(dim: list[int], path: Path) -> tuple[tuple[int, int, int], int]:

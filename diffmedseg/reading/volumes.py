@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from diffmedseg.errors import DataError
 from diffmedseg.reading.affine import find_grid
 from diffmedseg.reading.grid import Grid
-from diffmedseg.reading.itk_files import itk_note, read_itk
+from diffmedseg.reading.itk_files import count_itk, itk_note, read_itk
 from diffmedseg.reading.masks import binarise
 from diffmedseg.reading.nifti import read_header, read_nifti
 from diffmedseg.wording import first_names
@@ -59,6 +59,14 @@ def grid_note(path: Path) -> str:
         DataError: If its header is damaged.
     """
     return find_grid(read_header(path), path).note if _is_nifti(path) else itk_note(path)
+
+
+def count_volumes(path: Path) -> int:
+    """Count the volumes in a file, by its header; 0 where it cannot be read."""
+    try:
+        return read_header(path).volumes if _is_nifti(path) else count_itk(path)
+    except DataError:
+        return 0
 
 
 def read_volumes(path: Path) -> list["sitk.Image"]:
