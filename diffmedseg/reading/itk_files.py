@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from diffmedseg.errors import DataError
 from diffmedseg.reading.grid import UNSAID, Grid, check_straight
 from diffmedseg.reading.limits import check_size, count_bad
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 _HEADER = 2**16  # bytes that are searched for the header
 # Names of spaces in which NRRD files say how they lie, without those for a fourth axis of time.
@@ -86,7 +89,7 @@ def itk_note(path: Path) -> str:
     return _check_header(path)[1]
 
 
-def _grid(image: Any, path: Path, note: str) -> Grid:
+def _grid(image: "sitk.Image", path: Path, note: str) -> Grid:
     """Take where the first volume lies, without a fourth axis."""
     count = image.GetDimension()
     spacing, origin = np.array(image.GetSpacing()[:3]), np.array(image.GetOrigin()[:3])

@@ -1,7 +1,7 @@
 """Reading NIfTI files by the standard, without ITK.
 
-ITK's reader mixes the affines of a header, fills files that are cut short with zeros and sets NaN to 0. Fields are those
-of https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h.
+ITK's reader mixes the affines of a header, fills files that are cut short with zeros and sets NaN to 0. The fields are
+those of https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h.
 """
 
 import gzip
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +124,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             packed = file.read(len(_GZIP)) == _GZIP
         with gzip.open(path) if packed else path.open("rb") as file:
-            yield file
+            yield cast(IO[bytes], file)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): download it again") from error
 

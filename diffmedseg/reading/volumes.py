@@ -105,6 +105,12 @@ def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other
             raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
 
 
+def _whole(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the whole numbers that values were before they were rounded; what is farther from any stays as it is."""
+    whole = values.round() + np.float32(0)  # no -0
+    return np.where(np.abs(values - whole) <= _ROUNDED, whole, values)
+
+
 def check_slices(volume: "sitk.Image", path: Path) -> None:
     """Refuse a volume, with axes nearest to LPS, whose axial slices are lines.
 
@@ -126,7 +132,7 @@ def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[n
 
     mask = read_volume(path)
     check_same_grid(mask, volume, path, volume_path)
-    brain = binarise(sitk.GetArrayFromImage(mask), path)
+    brain = binarise(_whole(sitk.GetArrayFromImage(mask)), path)
     if not brain.any():
         raise DataError(f"{path}, the brain mask, is empty")
     return brain
@@ -145,9 +151,7 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
     """
     import SimpleITK as sitk
 
-    stored = sitk.GetArrayFromImage(volume)
-    values = stored.round()
-    values = np.where(np.abs(stored - values) <= _ROUNDED, values, stored) + 0.0
+    values = _whole(sitk.GetArrayFromImage(volume))
     unknown = sorted(set(np.unique(values).tolist()) - allowed - {0})
     if unknown:
         raise DataError(

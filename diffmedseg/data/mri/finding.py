@@ -152,7 +152,7 @@ def _below(root: Path) -> list[Path]:
 def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path], folders: Mapping[str, str]) -> str:
     """Name the yaml that reads what lies in a folder, where it is known, or what else is wrong."""
     if halves := [path for path in below if path.name.lower().endswith(HALVES)]:
-        return f"{halves[0]} is a header or the voxels of a volume in two files, which are not read: convert it to .nii.gz."
+        return f"{halves[0]} is half of a volume in two files, which is not read: convert it to .nii.gz."
     # A pattern that fits every name, as that of one's own volumes does, tells no case from another folder.
     if case.fullmatch(_NO_NAME):
         return _folders_advice(root, below, folders)

@@ -100,11 +100,9 @@ def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> 
         check_same_grid(volume, segmentation, path, case.segmentation[0])
     check_slices(segmentation, case.segmentation[0])
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
-    if case.brain is None:
-        brain = find_brain(channels)
-    else:
-        brain = read_brain(case.brain, segmentation, case.segmentation[0])
-    labels = to_labels(segmentation, allowed, case.segmentation[0])
+    true = case.segmentation[0]
+    brain = find_brain(channels) if case.brain is None else read_brain(case.brain, segmentation, true)
+    labels = to_labels(segmentation, allowed, true)
     column, row, depth = segmentation.GetSpacing()
     notes = tuple(f"{path.name}: {note}" for path in case.files if (note := grid_note(path)))
     return RawCase(channels, brain, labels, (depth, row, column), notes)

@@ -137,9 +137,10 @@ class FourDimensional(Layout):
             segmentation = with_suffix(path.parent.parent / segmentations, stem(path))
             if segmentation is None:
                 folder = path.parent.parent / segmentations
+                there = listing(folder) if folder.is_dir() else "no such folder"
                 raise DataError(
-                    f"{path} has no segmentation in {folder}; there is {listing(folder) if folder.is_dir() else 'no such folder'}. Each image needs one of its "
-                    f"name.{_channel_advice(stem(path))}"
+                    f"{path} has no segmentation in {folder}; there is {there}. Each image needs one of its name."
+                    f"{_number_advice(stem(path))}"
                 )
             cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (segmentation,)))
         return cases
@@ -155,12 +156,12 @@ class FourDimensional(Layout):
         return assemble([volumes[index] for index in self.order], case, allowed)
 
 
-def _channel_advice(name: str) -> str:
+def _number_advice(name: str) -> str:
     """Say what to do about a number at the end of a name, by which nnU-Net tells modalities apart."""
     if not re.search(r"_\d{4}$", name):
         return ""
     return (
-        f" If {name[-5:]} is the number of a modality (nnU-Net), drop it from the names of a single one, and join several "
+        f" If {name[-5:]} is the number of a modality (nnU-Net): drop it where there is one modality, and join several "
         "into a four-dimensional file."
     )
 

@@ -178,10 +178,7 @@ def _advice(left: Sequence[Path], naming: Naming) -> str:
             f"{naming.channels[0]}=NAME."
         )
     if halves := [file for file in files if file.name.lower().endswith(HALVES)]:
-        advice.append(
-            f"{halves[0].name} is a header or the voxels of a volume in two files, which are not read: convert it to "
-            ".nii.gz."
-        )
+        advice.append(f"{halves[0].name} is half of a volume in two files, which is not read: convert it to .nii.gz.")
     if any(file.suffix.lower() in PICTURES for file in files):
         advice.append(
             "This model takes volumes, not pictures; slices saved as pictures have no geometry: convert them to NIfTI."

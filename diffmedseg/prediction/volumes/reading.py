@@ -110,6 +110,9 @@ def _notes(paths: Sequence[Path], brain: NDArray[np.bool_], volume: "sitk.Image"
     if len({remainder(stem(path)) for path in paths if path.is_file()}) > 1:
         files = first_names([path.name for path in paths], 6)
         yield f"the names of {files} differ in more than the modality: are they of one patient?"
+    by_note: dict[str, list[str]] = {}
     for path in dict.fromkeys(paths):
         if path.is_file() and (note := grid_note(path)):
-            yield f"{path.name}: {note}"
+            by_note.setdefault(note, []).append(path.name)
+    for note, names in by_note.items():
+        yield f"{first_names(names)}: {note}"
