@@ -465,7 +465,7 @@ def test_labels_have_to_be_labels(labels, tmp_path):
 )  # fmt: skip
 def test_own_volumes_in_other_folders(folders, name, message, tmp_path):
     for folder in folders:
-        path = tmp_path / "own" / folder / f"{name}.nii.gz"
+        path = tmp_path / "own" / folder / f"{name.removesuffix('.hdr')}.nii.gz"
         write_nifti(path, modality(3))
         if name.endswith(".hdr"):
             path.rename(path.with_name(name))
