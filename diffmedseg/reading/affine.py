@@ -17,6 +17,7 @@ _QUATERNION = 1e-5  # beyond length 1
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right, front and top; ITK to the left, back and top
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
 def find_grid(header: NiftiHeader, path: Path) -> Grid:
     """Find where the voxels of a file lie: by its sform, else by its qform, else by the sizes of its voxels.
 
@@ -38,7 +39,7 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
         affine, name = _no_form(header), "header"
         note = UNSAID
     spacing = np.linalg.norm(affine[:, :3], axis=0)
-    if not np.isfinite(affine).all() or not spacing.all():
+    if not (np.isfinite(affine).all() and np.isfinite(spacing).all() and spacing.all()):
         raise DataError(f"{path} has a damaged {name} (0 or NaN in its affine): correct it, or convert it again")
     direction = affine[:, :3] / spacing
     check_straight(path, direction)

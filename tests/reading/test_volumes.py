@@ -83,6 +83,7 @@ REFUSED = {
     "singular": (".nii", lambda v: nifti(v, **affine_fields(AFFINE * 0)), "damaged sform"),
     "flat": (".nii", lambda v: nifti(v, **affine_fields(AFFINE[:, [0, 0, 2, 3]])), "sheared axes"),
     "sform NaN": (".nii", lambda v: nifti(v, **affine_fields(AFFINE * np.nan)), "damaged sform"),
+    "sform beyond numbers": (".nii", lambda v: nifti(v, version=2, **affine_fields(AFFINE * 1e300)), "damaged sform"),
     "offset 0": (".nii", lambda v: nifti(v, offset=0), "begin at byte 0; expected 352"),
     "offset in the header": (".nii", lambda v: nifti(v, offset=100), "begin at byte 100"),
     "offset 348": (".nii", lambda v: nifti(v, offset=348), "begin at byte 348"),
