@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 2  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
-_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
+_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".nrrd", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 
 
 class ShrunkImages:
