@@ -23,7 +23,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.pictures import shrink_image
 
-FORMAT = 1  # to be raised with any change to what is written for the same files
+FORMAT = 2  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
 _UNCOMPRESSED = {".bmp", ".mha", ".nii", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 

@@ -14,7 +14,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.opening import open_picture
 from diffmedseg.wording import first_names
 
-Values = NDArray[np.generic]
+Values = NDArray[Any]
 
 _RANGES = (1, 255, 65535)
 _ROUNDING = 1e-3  # of the range: resampling and float exports leave so much
@@ -135,9 +135,12 @@ def _are_labels(values: Values, tolerance: float, top: float) -> bool:
     At a soft edge, values lie between those of both sides. Labels fill areas of the same value, and there are large
     steps between these.
     """
-    numbers = values if values.dtype.kind == "f" else values.astype(np.int16 if values.dtype == np.uint8 else np.int64)
+    numbers: Values = (
+        values if values.dtype.kind == "f" else values.astype(np.int16 if values.dtype == np.uint8 else np.int64)
+    )
     middle = (numbers > tolerance) & (numbers < top - tolerance)
-    least, most = _neighbours(numbers, np.minimum), _neighbours(numbers, np.maximum)
+    least: Values = _neighbours(numbers, np.minimum)
+    most: Values = _neighbours(numbers, np.maximum)
     if 2 * np.count_nonzero(middle & (least < numbers) & (numbers < most)) >= np.count_nonzero(middle):
         return False
     steps = []
@@ -149,7 +152,7 @@ def _are_labels(values: Values, tolerance: float, top: float) -> bool:
     return not len(steps_found) or float(np.median(steps_found)) >= _STEP * top
 
 
-def _neighbours(values: NDArray[Any], extreme: np.ufunc) -> NDArray[Any]:
+def _neighbours(values: Values, extreme: np.ufunc) -> Values:
     """Return the least or the largest value of each pixel and its eight neighbours in (..., H, W)."""
     for axis in (-2, -1):
         width = [(0, 0)] * values.ndim

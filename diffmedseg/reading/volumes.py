@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
+from diffmedseg.reading.masks import whole_labels
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
     """
     import SimpleITK as sitk
 
-    values = sitk.GetArrayFromImage(volume)
+    values = whole_labels(sitk.GetArrayFromImage(volume))
     unknown = sorted(set(np.unique(values).tolist()) - allowed - {0})
     if unknown:
         raise DataError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.reading.masks import binarise
 from diffmedseg.reading.volumes import check_same_grid, read_volume, to_labels
 
 if TYPE_CHECKING:
@@ -102,6 +103,6 @@ def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> 
     else:
         mask = read_volume(case.brain)
         check_same_grid(mask, segmentation, case.brain, case.segmentation[0])
-        brain = sitk.GetArrayFromImage(mask) > 0
+        brain = binarise(sitk.GetArrayFromImage(mask), case.brain)
     column, row, depth = segmentation.GetSpacing()
     return RawCase(channels, brain, to_labels(segmentation, allowed, case.segmentation[0]), (depth, row, column))
