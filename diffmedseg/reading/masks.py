@@ -12,13 +12,13 @@ from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.opening import open_picture
-from diffmedseg.wording import first_names
 
 Values = NDArray[Any]
 
 _RANGES = (1, 255, 65535)
 _ROUNDING = 1e-3  # of the range: resampling and float exports leave so much
 _TWO_LEVELS = 0.05  # of the range: a mask of two levels, such as 0 and 1.02, leaves no doubt
+_BLACK = 0.1  # of the top: a palette's black may be lighter than 0 (3 in DRIVE)
 _COLOUR = 64  # channels may differ by so much: JPEG keeps colours less well
 _STEP = 0.1  # of the top: labels border on each other in larger steps than soft masks; ours
 _PHOTOMETRIC = 262  # TIFF's tag; 0 says that white is 0
@@ -122,23 +122,29 @@ def _levels(values: Values, path: Path) -> _Levels:
     tolerance = _ROUNDING * max(top, 1)
     if low < -tolerance:
         raise _refused(path, f"values {low:g} to {top:g}")
-    between = found[(found > tolerance) & (found < top - tolerance)]
-    labels = top > 1 + _TWO_LEVELS and len(between) > 0 and _are_labels(values, tolerance, top)
-    some = tuple(found[:4].tolist()) + tuple(found[4:][-1:].tolist())
+    black = low if low <= _BLACK * top else 0.0
+    middle = found[(found > black + tolerance) & (found < top - tolerance)]
+    labels = top > 1 + _TWO_LEVELS and len(middle) > 0 and _are_labels(values, black + tolerance, top - tolerance)
+    some = (*found[:4].tolist(), *found[4:][-1:].tolist())
     small = values.dtype in (np.uint8, np.bool_)
-    return _Levels(low, top, not len(between) and low <= tolerance, small, some if labels else ())
+    return _Levels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
 
 
-def _are_labels(values: Values, tolerance: float, top: float) -> bool:
+def _are_labels(values: Values, black: float, white: float) -> bool:
     """Tell labels from soft edges and probabilities.
 
     At a soft edge, values lie between those of both sides. Labels fill areas of the same value, and there are large
     steps between these.
+
+    Args:
+        values: The values.
+        black: Background is up to this.
+        white: Foreground is from this on.
     """
     numbers: Values = (
         values if values.dtype.kind == "f" else values.astype(np.int16 if values.dtype == np.uint8 else np.int64)
     )
-    middle = (numbers > tolerance) & (numbers < top - tolerance)
+    middle = (numbers > black) & (numbers < white)
     least: Values = _neighbours(numbers, np.minimum)
     most: Values = _neighbours(numbers, np.maximum)
     if 2 * np.count_nonzero(middle & (least < numbers) & (numbers < most)) >= np.count_nonzero(middle):
@@ -149,7 +155,7 @@ def _are_labels(values: Values, tolerance: float, top: float) -> bool:
         step = np.abs(numbers[first] - numbers[second])
         steps.append(step[(middle[first] | middle[second]) & (step > 0)])
     steps_found = np.concatenate(steps)
-    return not len(steps_found) or float(np.median(steps_found)) >= _STEP * top
+    return not len(steps_found) or float(np.median(steps_found)) >= _STEP * white
 
 
 def _neighbours(values: Values, extreme: np.ufunc) -> Values:
@@ -165,7 +171,7 @@ def _neighbours(values: Values, extreme: np.ufunc) -> Values:
 
 
 def _refused(path: Path, found: str, remedy: str = "") -> DataError:
-    remedy = remedy or "Save background as 0 and foreground as 255"
+    remedy = remedy or "Save background as 0 and foreground as 255, one mask per label"
     return DataError(f"{path} has {found}: not those of a mask, 0 to 1 or 0 to 255. {remedy}", [path.name])
 
 
@@ -237,7 +243,7 @@ class MaskReader:
     def _range(self, own: _Levels, path: Path) -> float:
         """Return the top of the range of a mask."""
         if own.labels:
-            some = first_names([f"{level:g}" for level in own.labels], len(own.labels))
+            some = ", ".join(f"{level:g}" for level in own.labels)
             raise _refused(
                 path,
                 f"values {some}",

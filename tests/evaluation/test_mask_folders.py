@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
-from diffmedseg.evaluation.mask_folders import mask_key, pair_masks, read_mask, score_folders
+from diffmedseg.evaluation.mask_folders import mask_key, pair_masks, read_mask, score_folders, score_pairs
 
 
 def draw(seed, size=(40, 50)):
@@ -99,7 +99,7 @@ def test_modes(tmp_path):
     assert not read_mask(tmp_path / "e.png").values.any()
 
 
-@pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 100], [-1, 0]])
+@pytest.mark.parametrize("values", [[0, 1, 2, 4], [50, 100], [-1, 0]])
 def test_labels_are_no_mask(values, tmp_path):
     Image.fromarray(np.array([values], dtype=np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif has values .*one mask per label"):
@@ -168,14 +168,18 @@ def test_unreadable(folders):
         score_folders(*folders)
 
 
-def test_the_range_is_that_of_the_folder(tmp_path):
+def test_the_range_is_that_of_the_folder(tmp_path, capsys):
     """A map that stays below half says that there is nothing; alone it could be coded otherwise."""
     for case in range(3):
         save(tmp_path / "t" / f"c{case}.png", draw(case), 1)
         save(tmp_path / "p" / f"c{case}.png", draw(case), 255)
     save(tmp_path / "p" / "c1.png", draw(1), 100)
-    Image.fromarray((draw(2) * 1).astype(np.uint8)).save(tmp_path / "p" / "c2.png")  # a probability of 0.004
-    assert [row.dice for row in score_folders(tmp_path / "p", tmp_path / "t")] == [1, 0, 0]
+    scored = score_pairs(pair_masks(tmp_path / "p", tmp_path / "t"))
+    assert [row.dice for row in scored.rows] == [1, 0, 1]
+    assert scored.faded == [tmp_path / "p" / "c1.png"]
+    main(["score", str(tmp_path / "p"), str(tmp_path / "t")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 mask with values that are all below half of the range, taken for empty" in said
 
 
 def test_masks_that_lie_in_colours_or_transparency_are_refused(tmp_path):
