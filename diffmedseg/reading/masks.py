@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError
-from diffmedseg.reading.opening import open_picture
+from diffmedseg.reading.opening import open_image
 
 Values = NDArray[Any]
 
@@ -20,7 +20,9 @@ _ROUNDING = 1e-3  # of the range: resampling and float exports leave so much
 _TWO_LEVELS = 0.05  # of the range: a mask of two levels, such as 0 and 1.02, leaves no doubt
 _BLACK = 0.1  # of the top: a palette's black may be lighter than 0 (3 in DRIVE)
 _COLOUR = 64  # channels may differ by so much: JPEG keeps colours less well
+_SOFT_LEVELS = 8  # between black and white; fewer that fill areas are labels; ours
 _STEP = 0.1  # of the top: labels border on each other in larger steps than soft masks; ours
+_COLOURS = {"RGB", "RGBA", "LA", "RGBX"}  # of these Pillow reads the upper 8 of 16 bits
 _PHOTOMETRIC = 262  # TIFF's tag; 0 says that white is 0
 _evidence = Lock()  # of all readers, which travel to other processes
 
@@ -34,17 +36,16 @@ def read_values(path: Path) -> Values:
     Raises:
         DataError: If the file cannot be read, holds several pictures, or has colours or transparency.
     """
-    try:
-        with open_picture(path) as image:
-            reduced = ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I;16")
-            inverted = image.mode.startswith("I;16") and _white_is_zero(image)
-            values = _grey(ImageOps.exif_transpose(image))
-    except DataError as error:
-        raise DataError(f"{path} cannot be read: {error}", [path.name]) from error
-    if reduced and values.max() < 2**7 and image.mode not in {"I", "F"}:
+    with open_image(path) as image:
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if pages > 1:
+            raise DataError(f"{path}: it holds {pages} pictures: split it first", [path.name])
+        reduced = ";16" in str(getattr(image, "tile", "")) and image.mode in _COLOURS
+        inverted = image.mode.startswith("I;16") and _white_is_zero(image)
+        values = _grey(ImageOps.exif_transpose(image), path)
+    if reduced and values.max() <= 255 / 2:
         raise DataError(
-            f"{path} cannot be read: it is dark, and has 16 bits per colour, of which 8 are read. Save it as grey "
-            "values, 0 and 255",
+            f"{path}: it is dark, and has 16 bits per colour, of which 8 are read. Save it as grey values, 0 and 255",
             [path.name],
         )
     return 65535 - values.astype(np.uint16) if inverted else values
@@ -56,19 +57,22 @@ def _white_is_zero(image: Image.Image) -> bool:
     return bool(tags.get(_PHOTOMETRIC) == 0)
 
 
-def _grey(image: Image.Image) -> Values:
+def _grey(image: Image.Image, path: Path) -> Values:
     """Return the grey values of a picture, and refuse one whose mask may lie elsewhere."""
     if image.mode in {"1", "L", "I", "F"} or image.mode.startswith("I;16"):
         return np.asarray(image)
     colours = np.asarray(image.convert("RGBA")).astype(np.int16)
     if colours[..., 3].min() < 255:
-        raise DataError("it is partly transparent. Say by grey values what is foreground: 0 and 255, without alpha")
+        raise DataError(
+            f"{path}: it is partly transparent. Say by grey values what is foreground, 0 and 255, without transparency",
+            [path.name],
+        )
     if np.ptp(colours[..., :3], axis=-1).max() <= _COLOUR:
         return np.asarray(image.convert("L"))
     indices = np.asarray(image)
     if image.mode == "P" and indices.max() <= 1 and not colours[indices == 0][..., :3].any():
         return indices  # black, and one colour
-    raise DataError("it is coloured. Save a mask as grey values, one mask per label")
+    raise DataError(f"{path}: it is coloured. Save a mask as grey values, one mask per label", [path.name])
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,17 @@ def _levels(values: Values, path: Path) -> _Levels:
         raise _refused(path, f"values {low:g} to {top:g}")
     black = low if low <= _BLACK * top else 0.0
     middle = found[(found > black + tolerance) & (found < top - tolerance)]
-    labels = top > 1 + _TWO_LEVELS and len(middle) > 0 and _are_labels(values, black + tolerance, top - tolerance)
+    labels = (
+        top > 1 + _TWO_LEVELS
+        and len(middle) > 0
+        and _are_labels(values, black + tolerance, top - tolerance, len(middle))
+    )
     some = (*found[:4].tolist(), *found[4:][-1:].tolist())
     small = values.dtype in (np.uint8, np.bool_)
     return _Levels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
 
 
-def _are_labels(values: Values, black: float, white: float) -> bool:
+def _are_labels(values: Values, black: float, white: float, number: int) -> bool:
     """Tell labels from soft edges and probabilities.
 
     At a soft edge, values lie between those of both sides. Labels fill areas of the same value, and there are large
@@ -140,6 +148,7 @@ def _are_labels(values: Values, black: float, white: float) -> bool:
         values: The values.
         black: Background is up to this.
         white: Foreground is from this on.
+        number: How many values are between.
     """
     numbers: Values = (
         values if values.dtype.kind == "f" else values.astype(np.int16 if values.dtype == np.uint8 else np.int64)
@@ -149,6 +158,8 @@ def _are_labels(values: Values, black: float, white: float) -> bool:
     most: Values = _neighbours(numbers, np.maximum)
     if 2 * np.count_nonzero(middle & (least < numbers) & (numbers < most)) >= np.count_nonzero(middle):
         return False
+    if number < _SOFT_LEVELS:
+        return True
     steps = []
     for axis in (-2, -1):
         first, second = (np.s_[..., :-1, :], np.s_[..., 1:, :]) if axis == -2 else (np.s_[..., :-1], np.s_[..., 1:])
