@@ -111,7 +111,9 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
         # Ids are text, as written: elsewhere in YAML 010 is 8, and yes is True.
         content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
         splits = {name: _ids(content[name]) for name in SPLITS}
-        before = {key: yaml.safe_load(value) for key, value in (content.get("drawn") or {}).items()} or drawn
+        written = (content.get("drawn") or {}).items()
+        before = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}
+        before = before or dict(drawn)
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
     if before != drawn:
