@@ -66,11 +66,11 @@ def test_the_cache_needs_no_home(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     for unset in (lambda: monkeypatch.setenv("DIFFMEDSEG_CACHE", ""), lambda: monkeypatch.delenv("DIFFMEDSEG_CACHE")):
         unset()
-        with pytest.raises(DataError, match="no home folder. Set DIFFMEDSEG_CACHE"):
+        with pytest.raises(DataError, match=r"no home folder\. Set DIFFMEDSEG_CACHE"):
             cache_folder()
 
 
 def test_a_home_that_is_not_there(monkeypatch, tmp_path):
-    with pytest.raises(DataError, match="begins with ~, and there is no such home folder. Write the whole path"):
+    with pytest.raises(DataError, match=r"begins with ~, and there is no such home folder\. Write the whole path"):
         expand_home("~nobody-of-this-name/data")
     assert expand_home(str(tmp_path)) == tmp_path
