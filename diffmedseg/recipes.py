@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from diffmedseg.errors import RecipeError, suggest, unknown
-from diffmedseg.files import read_yaml
+from diffmedseg.files import expand_home, read_yaml
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -264,7 +264,7 @@ def _root(root: str | Path | None, data: str, content: dict[str, Any]) -> Path |
 
 def _own_file(name: str | Path) -> Path | None:
     """Return the path where a name is that of a yaml file of the user's own."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.suffix not in _YAML:
         return None
     if not path.is_file():

@@ -3,10 +3,9 @@
 import argparse
 import sys
 import textwrap
-from pathlib import Path
 
 from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
-from diffmedseg.files import read_yaml
+from diffmedseg.files import expand_home, read_yaml
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -62,7 +61,7 @@ def evaluate(args: list[str]) -> None:
     options, settings = parser.parse_known_args(args)
     if (named := _setting(settings, "--ckpt_path")) is not None:
         refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
-    path = Path(options.run).expanduser()
+    path = expand_home(options.run)
     run = path if path.is_dir() else path.parent.parent
     if not path.exists():
         refuse(f"There is no run or checkpoint {path}.")

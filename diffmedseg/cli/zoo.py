@@ -161,7 +161,7 @@ def _cases(options: argparse.Namespace) -> None:
     folder, entry = current_source().verified(options.name)
     model, settings = (
         load_verified(options.name, folder, entry, options.trust),
-        yaml.safe_load((folder / RUN).read_text()),
+        yaml.safe_load((folder / RUN).read_text(encoding="utf-8")),
     )
     init = settings["data"]["init_args"]
     if options.root is not None:

@@ -66,7 +66,7 @@ def use(run: "wandb.Run", artifact: "wandb.Artifact") -> None:
 
 def log_zoo_entry(run: Path, entry: Path) -> None:
     """Log a zoo entry to the W&B run of the run that it was made of; where that was not logged nothing happens."""
-    config = yaml.safe_load((run / "config.yaml").read_text()).get("logger") or {}
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("logger") or {}
     if wandb_id(run) is None or config.get("class_path") != "diffmedseg.dashboards.WandbRunLogger":
         return
     import wandb

@@ -187,5 +187,7 @@ def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
     found = found | {"checkpoint": file_sha256(best)}
     text = yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
     write_whole(run / "checkpoints" / "calibrated.ckpt", lambda temporary: torch.save(checkpoint, temporary))
-    write_whole(run / "calibration.yaml", lambda temporary: temporary.write_text(text))
-    write_whole(run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1)))
+    write_whole(run / "calibration.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(
+        run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    )

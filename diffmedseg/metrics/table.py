@@ -18,7 +18,7 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
     """Write scores of cases, whole or not at all; what a case does not have is left empty."""
 
     def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             for row in rows:
@@ -33,7 +33,7 @@ def read_cases(path: Path) -> list[CaseScore]:
     Raises:
         ValueError: If it is no such file; names what is wrong.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         needed = (*_NAMED, "dice", "iou", "both_empty", *_COUNTED)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]

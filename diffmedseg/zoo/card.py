@@ -102,7 +102,8 @@ The lowest Dice: {worst}.
 {shown}
 
 {_licence(entry)}
-"""
+""",
+        encoding="utf-8",
     )
 
 
@@ -132,7 +133,8 @@ A recipe: {_network(entry, run["model"]["init_args"])}, for {entry.data}; all se
 {_contract(entry)}
 
 {_licence(entry)}
-"""
+""",
+        encoding="utf-8",
     )
 
 

@@ -100,8 +100,8 @@ def export(
             )
         model.load_state_dict(whole(weights))
         save_file(weights, folder / WEIGHTS)
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         for file in (CASES, METRICS):
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
@@ -132,7 +132,7 @@ def _check_scores(run: Path) -> None:
     """
     if not (run / METRICS).is_file():
         return  # a run of before
-    said, best = json.loads((run / METRICS).read_text()), chosen_checkpoint(run)
+    said, best = json.loads((run / METRICS).read_text(encoding="utf-8")), chosen_checkpoint(run)
     if said.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
             f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
@@ -163,7 +163,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
     """
     with _new_entry(name, zoo) as (folder, register):
         try:
-            settings = yaml.safe_load(Path(config).read_text())
+            settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
             init, data = settings["model"]["init_args"], build_data(settings["data"], trust)
             settings = _portable(settings, data)
             learned_from: str = find_class(settings["model"]["class_path"], trust).learned_from
@@ -175,7 +175,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
                 f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
                 f"({type(error).__name__}: {error})."
             ) from error
-        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
+        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         packages = sorted({*foreign_packages(settings["model"]), *foreign_packages(settings["data"])})
         entry = _describe(folder, init, data, learned_from, None, denoiser, packages)
         write_recipe_card(folder, name, entry, settings, notes)

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from diffmedseg.checkpoints import cannot_be_loaded
-from diffmedseg.files import file_sha256
+from diffmedseg.files import expand_home, file_sha256
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
@@ -33,7 +33,7 @@ def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmen
     Raises:
         ZooError: If there is nothing of that name, with similar names, or the model cannot be loaded.
     """
-    if str(name) and Path(name).expanduser().exists():
+    if str(name) and expand_home(name).exists():
         return load_checkpoint(name, trust)
     source = current_source()
     if source.has(str(name)):
@@ -71,7 +71,12 @@ def load_verified(name: str, folder: Path, entry: Entry, trust: Collection[str] 
 
 
 def _entry_parts(folder: Path, entry: Entry) -> _Parts:
-    return yaml.safe_load((folder / CONFIG).read_text()), whole(load_file(folder / WEIGHTS)), entry.learned_from, None
+    return (
+        yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")),
+        whole(load_file(folder / WEIGHTS)),
+        entry.learned_from,
+        None,
+    )
 
 
 def load_checkpoint(path: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
@@ -86,7 +91,7 @@ def load_checkpoint(path: str | Path, trust: Collection[str] = ()) -> DiffusionS
         ZooError: If there is no such file, it is not a checkpoint of a segmenter, or it names a class whose package is
             not trusted.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if (path / WEIGHTS).is_file():
         raise ZooError(f"{path} is an entry of a zoo: give its name, {path.name} (and DIFFMEDSEG_ZOO={path.parent}).")
     path = best_checkpoint(path) if path.is_dir() else path
@@ -130,7 +135,7 @@ def best_checkpoint(run: Path) -> Path:
     said = run / "calibration.json"
     if not (calibrated.is_file() and best.is_file()):
         return best
-    if said.is_file() and json.loads(said.read_text()).get("checkpoint") == file_sha256(best):
+    if said.is_file() and json.loads(said.read_text(encoding="utf-8")).get("checkpoint") == file_sha256(best):
         return calibrated
     warnings.warn(f"{calibrated} was not made of {best.name} as it is, and is left out: calibrate again.", stacklevel=3)
     return best
@@ -152,7 +157,7 @@ def read_run(run: Path) -> dict[str, Any]:
     """
     config, checkpoint = run / RUN_CONFIG, chosen_checkpoint(run)
     if config.is_file():
-        settings: dict[str, Any] = yaml.safe_load(config.read_text())
+        settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
         return settings
     if not checkpoint.is_file():
         raise ZooError(f"{config} is missing: {run} is no run's folder.")

@@ -19,6 +19,7 @@ from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
+from diffmedseg.reading.names import composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Segmentation, sample_areas
@@ -110,7 +111,8 @@ def _predict_batch(
         start = time.perf_counter()
         with report.attempt(file.path):
             file.name.encode()  # what is not UTF-8 could be written to no table
-            window = None if windows is None else windows.get(file.name, windows.get(file.path.stem))
+            names = [form(name) for name in (file.name, file.path.stem) for form in (str, composed)]
+            window = next((windows[name] for name in names if windows and name in windows), None)
             if windows is not None and window is None:
                 raise DataError("there is no window of it: add a line to the file of windows")
             picture = read_picture(file.path, len(model.channels), model.image_size, settings.value_range, window)
