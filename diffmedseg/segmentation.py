@@ -1,7 +1,7 @@
 """The result of segmenting images, and the images that can be segmented."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from diffmedseg.reading.windows import CropWindow
 
 _EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+_AREA_PIXELS = 2**22  # pixels that are counted together: bounds memory
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,20 @@ def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
+def full_size_samples(samples: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield each soft sample of (B, S, K, h, w) as masks at a size, (B, K, H, W), bool; one at a time."""
+    for sample in samples.unbind(1):
+        yield resize_soft(sample.float(), size) > 0.5
+
+
 def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixels of soft samples (B, S, K, h, w) at a size, (B, S, K), int64; resized one at a time."""
-    areas = [(resize_soft(sample.float(), size) > 0.5).sum((-2, -1)) for sample in samples.unbind(1)]
-    return torch.stack(areas, 1)
+    """Return the pixels of the masks of :func:`full_size_samples`, (B, S, K), int64."""
+    together = max(_AREA_PIXELS // max(len(samples) * samples.shape[2] * size[0] * size[1], 1), 1)
+    areas = []
+    for some in torch.split(samples, together, 1):  # many small maps at once: each call costs
+        masks = resize_soft(some.flatten(1, 2).float(), size) > 0.5
+        areas.append(torch.count_nonzero(masks, (-2, -1)).unflatten(1, some.shape[1:3]))
+    return torch.cat(areas, 1)
 
 
 def nest(mask: Tensor) -> Tensor:
