@@ -132,7 +132,7 @@ def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
     areas = []
     for some in torch.split(samples, together, 1):  # many small maps at once: each call costs
         masks = resize_soft(some.flatten(1, 2).float(), size) > 0.5
-        areas.append(torch.count_nonzero(masks, (-2, -1)).unflatten(1, some.shape[1:3]))
+        areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(some.shape[:3]))
     return torch.cat(areas, 1)
 
 

@@ -251,7 +251,9 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         try:
             if row.digest != files_digest(files()) or not all(self.check_map(path, row) for path in maps):
                 return False
-            if self.outputs.samples == "image" and not all(self.check_samples(path, row) for path in self._samples(name)):
+            if self.outputs.samples == "image" and not all(
+                self.check_samples(path, row) for path in self._samples(name)
+            ):
                 return False
             if self.outputs.samples == "npz" and not self._check_archive(self.archive(name), row):
                 return False

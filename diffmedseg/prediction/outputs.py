@@ -55,7 +55,9 @@ class Outputs:
         there = MAPS + (CONTOURS if contours else ())
         for kind in self.maps or ():
             if kind in CONTOURS and not contours:
-                raise DataError(f"--maps {kind}: this model has no contours. `diffmedseg calibrate` fits them to a run.")
+                raise DataError(
+                    f"--maps {kind}: this model has no contours. `diffmedseg calibrate` fits them to a run."
+                )
             if kind not in there:
                 raise DataError(f"--maps: {unknown('map', kind, there)}")
         return there if self.maps is None else tuple(kind for kind in there if kind in self.maps)
