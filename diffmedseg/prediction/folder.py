@@ -258,7 +258,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             if self.outputs.samples == "npz" and not self._check_archive(self.archive(name), row):
                 return False
             return not self.outputs.panel or self.path(name, "panel").is_file()
-        except (DataError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # whatever reading a damaged file brings about
             return False
 
     def _check_archive(self, path: Path, row: AnyRow) -> bool:
