@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def _parser() -> Parser:
     parser = Parser(
         "diffmedseg predict",
-        "Segment pictures or volumes, whatever the model was trained on. Writes predictions.csv "
-        "and, in the size and orientation of each picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to "
-        "255), NAME_disagreement.png (255: their mean is 0.5). Of volumes the same as .nii.gz (0 or 1; 0 to "
-        "1; 0 to 0.5) on the grid of the input, and volumes in millilitres.",
+        "Segment pictures or volumes with a trained model. Write predictions.csv and, for each picture, in the size "
+        "and orientation of its file, NAME_mask.png (0 or 255), NAME_probability.png (0 to 255 for 0 to 1) and "
+        "NAME_disagreement.png (255 where the samples' mean is 0.5). Volumes get the same maps as .nii.gz (0 or 1; 0 "
+        "to 1; 0 to 0.5) on the grid of the input, and volumes in millilitres. The mask is fused from the samples, "
+        "and its area may lie outside of samples_area_min and samples_area_max.",
     )
     parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")
     parser.add_argument(
@@ -91,9 +92,10 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--samples",
         nargs="?",
         const="image",
-        choices=("tiff", "nifti", "npz"),
-        help="Write the samples, too: of pictures a TIFF with a page per sample, of volumes a four-dimensional NIfTI, "
-        "or npz (samples, regions, rows, columns).",
+        choices=("image", "tiff", "nifti", "npz"),  # argparse checks const, too
+        metavar="FORM",
+        help="Write the samples, too. FORM is tiff for pictures (a page per sample; the default), nifti for volumes "
+        "(four-dimensional; the default), or npz (samples, regions, rows, columns).",
     )
     parser.add_argument(
         "--label_map",

@@ -38,11 +38,15 @@ def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Se
             raise DataError(
                 f"--modality, --volumes and --brain_mask are for models of volumes; this one takes {takes}."
             )
+        if options.samples == "nifti":
+            raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
         windows = None if options.windows is None else read_windows(options.windows)
         return predict_pictures(model, find_pictures(options.images), *how, windows, options.overwrite, outputs)
     only_pictures = {"--range": options.range, "--windows": options.windows, "--pixel_size": options.pixel_size}
     if given := next((name for name, value in only_pictures.items() if value), None):
         raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+    if options.samples == "tiff":
+        raise DataError("--samples tiff is for pictures; volumes have nifti and npz.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
     return predict_volumes(model, find_cases(options.images, naming), *how, options.overwrite, outputs)
 
