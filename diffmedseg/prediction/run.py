@@ -155,12 +155,15 @@ def predict_all(
 
 
 def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
-    """Note how many masks are smaller or larger than all of their samples."""
+    """Note how many masks are smaller or larger than all of their samples; of a single sample most are."""
+    if folder.num_samples == 1:
+        return
     rows = [row for name in report.done for row in folder.rows[name]]
     if outside := sum(row.outside_samples for row in rows):
         report.notes[folder.table] = (
-            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. This is "
-            "possible where samples disagree: fusing, calibration and the threshold decide pixel by pixel"
+            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. A mask is no "
+            "sample: fusing, to which the network's prior mask may add a vote, calibration and the threshold decide "
+            "place by place"
         )
 
 
