@@ -16,7 +16,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import remove_temporaries, write_whole
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
 from diffmedseg.errors import NoRunError as NoRunError
 from diffmedseg.files import expand_home
@@ -189,8 +189,7 @@ def refuse_spawned_processes(trainer: Trainer) -> None:
 @rank_zero_only
 def remove_leftovers(run: Path) -> None:
     """Remove temporary files of checkpoints that a kill left behind."""
-    for path in (run / "checkpoints").glob(".tmp-*"):
-        path.unlink(missing_ok=True)
+    remove_temporaries(run / "checkpoints")
 
 
 class RunLogger(CSVLogger):

@@ -1,7 +1,7 @@
 """The result of segmenting images, and the images that can be segmented."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from diffmedseg.reading.levels import to_eight_bit
 from diffmedseg.reading.opening import check_single, why_unusable
 from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.reading.windows import CropWindow
+
+_AREA_PIXELS = 2**22  # pixels that are counted together: bounds memory
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,20 @@ def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
+def full_size_samples(samples: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield each soft sample of (B, S, K, h, w) as masks at a size, (B, K, H, W), bool; one at a time."""
+    for sample in samples.unbind(1):
+        yield resize_soft(sample.float(), size) > 0.5
+
+
 def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixels of soft samples (B, S, K, h, w) at a size, (B, S, K), int64; resized one at a time."""
-    areas = [(resize_soft(sample.float(), size) > 0.5).sum((-2, -1)) for sample in samples.unbind(1)]
-    return torch.stack(areas, 1)
+    """Return the pixels of the masks of :func:`full_size_samples`, (B, S, K), int64."""
+    together = max(_AREA_PIXELS // max(len(samples) * samples.shape[2] * size[0] * size[1], 1), 1)
+    areas = []
+    for some in torch.split(samples, together, 1):  # many small maps at once: each call costs
+        masks = resize_soft(some.flatten(1, 2).float(), size) > 0.5
+        areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(some.shape[:3]))
+    return torch.cat(areas, 1)
 
 
 def nest(mask: Tensor) -> Tensor:
