@@ -23,6 +23,10 @@ def effective(cli):
 _MEANT = ("split_by", "folds")
 
 
+#: An argument that models took on later, and that no recipe sets.
+_LATER = "familiarity"
+
+
 def _set(value):
     """Drop what is null, and what a class took on later without a change."""
     if isinstance(value, dict):
@@ -38,7 +42,7 @@ def _model(model):
         for cls in type(model).__mro__
         if issubclass(cls, nn.Module)
         for name in inspect.signature(cls.__init__).parameters
-        if hasattr(model, name)
+        if hasattr(model, name) and name != _LATER
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])

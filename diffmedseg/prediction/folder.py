@@ -3,7 +3,7 @@
 import csv
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,6 +29,8 @@ class Row:
             share of samples that are not empty.
         seconds: Time to read and segment the image and to write its maps.
         digest: Digest of the files that it was read from.
+        familiarity: Of the image, in (0, 1]; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has
+            none: the table then has no such column.
     """
 
     image: str
@@ -36,6 +38,7 @@ class Row:
     uncertainty: float
     seconds: float
     digest: str
+    familiarity: float | None = field(default=None, kw_only=True)
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)

@@ -18,7 +18,7 @@ from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
-from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
+from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, note_unfamiliar, predict_all
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Segmentation, sample_areas
@@ -145,8 +145,9 @@ def _predict_batch(
                 save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
             folder.rows[file.name] = _describe(file, model, result, picture, seconds)
             report.done.append(file.name)
-            if picture.note:
-                report.notes[file.path] = picture.note
+            notes = picture.note, note_unfamiliar(model, result.familiarity)
+            if any(notes):
+                report.notes[file.path] = "; ".join(filter(None, notes))
         yield
 
 
@@ -184,6 +185,7 @@ def _describe(
             area_low=round(ends[0], 1),
             area_high=round(ends[1], 1),
             uncertainty=round(1 - float(sure), 6),
+            familiarity=None if result.familiarity is None else round(float(result.familiarity), 4),
             seconds=round(seconds, 4),
             digest=digest,
         )

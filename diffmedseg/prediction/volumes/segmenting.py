@@ -28,6 +28,8 @@ class VolumeSegmentation:
         doubt: (K,): 1 - confidence of the whole mask; see mask_confidence.
         inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
         outer: (K, D, H, W), bool: the outer contour, likewise.
+        familiarity: (1,), of the whole case; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has
+            none.
     """
 
     samples: Tensor
@@ -38,6 +40,7 @@ class VolumeSegmentation:
     doubt: list[float]
     inner: NDArray[np.bool_] | None = None
     outer: NDArray[np.bool_] | None = None
+    familiarity: Tensor | None = None
 
 
 def segment_volume(
@@ -68,9 +71,11 @@ def segment_volume(
     samples = torch.zeros(count, regions, depth, *model.image_size, dtype=torch.bool)
     voxels = torch.zeros(count, regions, dtype=torch.int64)
     overlap = torch.zeros(2, regions, dtype=torch.float64)
+    features: list[Tensor] = []
     for first in range(0, len(numbers), batch_size):
         some = numbers[first : first + batch_size]
         drawn = draw_samples(slices[some], [key] * len(some), model, settings)
+        features += [] if drawn.features is None else [drawn.features]
         result = model.fuse(drawn, (height, width), slices[some], [key] * len(some))
         probability[:, some] = result.probability.transpose(0, 1).numpy()
         uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
@@ -83,4 +88,9 @@ def segment_volume(
         overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
     empty = torch.from_numpy(~mask.any((1, 2, 3)))
     doubt = 1 - mask_confidence(overlap[0], overlap[1], empty, (voxels == 0).double().mean(0))
-    return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer)
+    familiarity = None
+    if model.familiarity is not None and features:
+        familiarity = model.familiarity(torch.cat(features).mean(0, keepdim=True))
+    return VolumeSegmentation(
+        samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer, familiarity
+    )
