@@ -69,8 +69,8 @@ class Segmentation:
         outer: (B, K, H, W), bool: the outer contour, likewise.
         prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
             any noise; None where there is none.
-        familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases and
-            the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has none.
+        familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases
+            and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has none.
     """
 
     samples: Tensor

@@ -147,7 +147,8 @@ def calibrate(args: list[str]) -> None:
     parser = Parser(
         "diffmedseg calibrate",
         "Fit a run's probabilities to its validation cases, contours and areas that hold the truth as often as they "
-        "say, and a warning of images that look unlike these cases. Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
+        "say, and a warning of images that look unlike these cases. "
+        "Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
         "config.yaml, and calibration.json.",
     )
     parser.add_argument("run", type=Path, help="The run's folder.")
@@ -192,8 +193,8 @@ def _say_familiarity(found: Mapping[str, Any]) -> None:
         print(f"No warning of unfamiliar images: {found['without_familiarity']}")
     elif fitted := found["familiarity"]:
         print(
-            f"A warning of unfamiliar images comes at a familiarity of {fitted['level']:.3f} or less: of new cases like "
-            f"these {count(fitted['cases'], 'case')}, at most {fitted['level']:.1%} will have one."
+            f"A warning of unfamiliar images comes at a familiarity of {fitted['level']:.3f} or less: of new cases "
+            f"like these {count(fitted['cases'], 'case')}, at most {fitted['level']:.1%} will have one."
         )
 
 

@@ -16,6 +16,7 @@ from diffmedseg.wording import first_names
 
 MAPS = ("mask", "probability", "disagreement")
 CONTOURS = ("inner", "outer")  # of calibrated models
+OPTIONAL = ("familiarity",)  # columns that the table has where the model gives them
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,14 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def _read_table(self) -> dict[str, list[AnyRow]]:
         if not self._table.is_file():
             return {}
-        types = {field.name: field.type for field in fields(self.row)}
+        types = {field.name: field.type for field in fields(self.row) if field.name not in OPTIONAL}
         rows: dict[str, list[AnyRow]] = {}
         try:
             with self._table.open(newline="", encoding="utf-8") as file:
                 for line in csv.DictReader(file):
-                    row = self.row(**{name: kind(line[name]) for name, kind in types.items()})  # type: ignore[operator]
+                    optional = {name: float(line[name]) for name in OPTIONAL if line.get(name)}
+                    values = {name: kind(line[name]) for name, kind in types.items()}  # type: ignore[operator]
+                    row = self.row(**values | optional)
                     rows.setdefault(row.image, []).append(row)
         except KeyError as error:
             raise DataError(
@@ -182,9 +185,12 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             with temporary.open("w", newline="", encoding="utf-8") as file:
                 common = [field.name for field in fields(Row)]
                 own = [field.name for field in fields(self.row) if field.name not in common]
-                writer = csv.DictWriter(file, [*common[:2], *own, *common[2:]])
+                rows = [asdict(row) for name in names for row in self.rows.get(name, [])]
+                unused = {name for name in OPTIONAL if all(row[name] is None for row in rows)}
+                columns = [name for name in (*common[:2], *own, *common[2:]) if name not in unused]
+                writer = csv.DictWriter(file, columns, extrasaction="ignore")
                 writer.writeheader()
-                writer.writerows(asdict(row) for name in names for row in self.rows.get(name, []))
+                writer.writerows(rows)
 
         write_whole(self._table, save)
 
