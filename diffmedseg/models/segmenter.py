@@ -207,7 +207,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
             warnings.warn(
                 "Some images look unlike the images this model was validated on: check that they are the right kind of "
                 "image. The result's familiarity says which.",
-                stacklevel=2,
+                stacklevel=3,
             )
         return result
 
