@@ -17,6 +17,7 @@ _FEWEST_CASES = 19
 #: More cases make an entry of the zoo larger, and familiarity no better.
 _MOST_CASES = 500
 _LEAST_SCALE = 1e-4
+_ROUNDING = 1e-9
 _LARGEST_HALF = 6e4
 
 
@@ -25,7 +26,7 @@ class Familiarity(Configurable, nn.Module):
 
     How unusual a case is: the distance of its features to the nearest other case. This is full conformal prediction
     (Vovk et al. 2005): of new cases drawn like the validation cases, at most a share p has a familiarity of p or less.
-    Only the scale of the features does not see the new image.
+    For that the image and the cases are treated alike: each distance is in deviations of all of them together.
 
     The features are in the module's buffers, rounded to float16, so that float16 weights hold the same numbers.
 
@@ -39,7 +40,6 @@ class Familiarity(Configurable, nn.Module):
     center: Tensor
     scale: Tensor
     points: Tensor
-    nearest: Tensor
 
     def __init__(self, cases: int, features: int, by_slices: bool = False) -> None:
         super().__init__()
@@ -49,7 +49,6 @@ class Familiarity(Configurable, nn.Module):
         self.register_buffer("center", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
         self.register_buffer("points", torch.zeros(cases, features))
-        self.register_buffer("nearest", torch.zeros(cases))
 
     @property
     def level(self) -> float:
@@ -62,11 +61,14 @@ class Familiarity(Configurable, nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the familiarity, (B,) in (0, 1], of features (B, F)."""
         points = ((features.to(self.points) - self.center) / self.scale).clamp(-_LARGEST_HALF, _LARGEST_HALF)
-        distance = torch.cdist(points, self.points, compute_mode="donot_use_mm_for_euclid_dist")  # (B, cases)
-        # The image may be the nearest neighbour of a validation case.
-        nearest = torch.minimum(self.nearest, distance)
-        at_least = (nearest >= distance.amin(1, keepdim=True)).sum(1)
-        return (1 + at_least) / (self.cases + 1)
+        return torch.stack([self._rank(point) for point in points])
+
+    def _rank(self, point: Tensor) -> Tensor:
+        """Compare a standardised image (F,) with the cases, all treated alike: the scale is that of all together."""
+        together = torch.cat([self.points, point[None]])
+        together = together / together.std(0).clamp(min=_LEAST_SCALE)
+        nearest = _squared_distances(together).fill_diagonal_(torch.inf).amin(1)
+        return (nearest >= nearest[-1] * (1 - _ROUNDING)).float().mean()
 
     @classmethod
     def fit(cls, features: Tensor, cases: Sequence[str]) -> Self:
@@ -92,8 +94,6 @@ class Familiarity(Configurable, nn.Module):
         fitted.center = _as_half(means.mean(0))
         fitted.scale = _as_half(means.std(0).clamp(min=_LEAST_SCALE))
         fitted.points = _as_half((means - fitted.center) / fitted.scale)
-        distance = torch.cdist(fitted.points, fitted.points, compute_mode="donot_use_mm_for_euclid_dist")
-        fitted.nearest = _as_half(distance.fill_diagonal_(torch.inf).amin(1))
         return fitted
 
 
@@ -109,6 +109,13 @@ def describe_unfamiliar(familiarity: float) -> str:
         f"looks unlike the images this model was validated on (familiarity {familiarity:.3f}): check that it is the "
         "right kind of image"
     )
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    """Return the squared distances of points (n, F), (n, n), by a matrix product in float64."""
+    products = points.double() @ points.double().T
+    squares = products.diagonal()
+    return squares[:, None] + squares - 2 * products
 
 
 def _as_half(values: Tensor) -> Tensor:

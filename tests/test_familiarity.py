@@ -54,7 +54,7 @@ def test_of_new_cases_no_more_are_unfamiliar_than_the_level_says(number):
 def test_what_is_far_away_has_the_lowest_familiarity_and_a_fitted_case_a_high_one():
     fitted = fit(40)
     assert fitted(drawn(3, 1) + 100).tolist() == pytest.approx([1 / 41] * 3)
-    assert fitted(drawn(40, 0)).min() > 0.9  # each has a nearest neighbour that is itself
+    assert fitted(drawn(40, 0)).min() > 0.9  # their nearest neighbours are themselves
     assert (fitted(torch.full((1, 6), torch.finfo(torch.float32).max / 1e10)) <= fitted.level).all()
 
 
