@@ -105,11 +105,11 @@ def test_segmenting_warns_once_of_a_black_image():
     black = torch.full((1, 3, 32, 32), -1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        usual = model.segment(skin(2, 8))
+        usual = model.segment(skin(40)[:2])
         dark_segmenter().segment(black)  # without a familiarity
     assert usual.familiarity.shape == (2,)
     with pytest.warns(UserWarning, match="unlike the images this model was validated on") as warned:
-        found = model.segment(torch.cat([black, skin(1, 9)]))
+        found = model.segment(torch.cat([black, skin(40)[:1]]))
     assert len(warned) == 1
     assert found.familiarity[0] == pytest.approx(1 / 41)
     assert found.familiarity[1] > model.familiarity.level
@@ -119,7 +119,7 @@ def test_segmenting_warns_once_of_a_black_image():
 def test_predicting_notes_and_reports_it(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(2):
-        pixels = ((skin(1, 50 + number)[0] + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+        pixels = ((skin(40)[number] + 1) * 127.5).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(tmp_path / "in" / f"skin{number}.png")
     Image.new("RGB", (40, 30)).save(tmp_path / "in" / "black.png")
     files, model = find_pictures([tmp_path / "in"]), fitted_segmenter()
