@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,32 @@ class Drawn:
     Attributes:
         samples: (B, S, K, h, w): soft masks in [0, 1] whose decision level is 0.5.
         prior: (B, K, h, w), in [0, 1]: the mask that a condition network has of its own; None where there is none.
+        features: (B, F): what the familiarity of the images follows from; None where the model has none.
     """
 
     samples: Tensor
     prior: Tensor | None = None
+    features: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Drawn":
-        """Change both alike."""
-        return Drawn(change(self.samples), None if self.prior is None else change(self.prior))
+        """Change samples and prior alike."""
+        return replace(self, samples=change(self.samples), prior=None if self.prior is None else change(self.prior))
 
     def only(self, i: int) -> "Drawn":
         """Take one image of the batch."""
-        return self.each(lambda maps: maps[i : i + 1])
+        features = None if self.features is None else self.features[i : i + 1]
+        return replace(self.each(lambda maps: maps[i : i + 1]), features=features)
 
     @staticmethod
     def cat(parts: "list[Drawn]") -> "Drawn":
         """Put batches together."""
-        priors = [part.prior for part in parts if part.prior is not None]
-        return Drawn(torch.cat([part.samples for part in parts]), torch.cat(priors) if priors else None)
+
+        def join(maps: list[Tensor | None]) -> Tensor | None:
+            there = [one for one in maps if one is not None]
+            return torch.cat(there) if there else None
+
+        samples = torch.cat([part.samples for part in parts])
+        return Drawn(samples, join([part.prior for part in parts]), join([part.features for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Segmentation:
         outer: (B, K, H, W), bool: the outer contour, likewise.
         prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
             any noise; None where there is none.
+        familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases
+            and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has none.
     """
 
     samples: Tensor
@@ -75,6 +85,7 @@ class Segmentation:
     inner: Tensor | None = None
     outer: Tensor | None = None
     prior: Tensor | None = None
+    familiarity: Tensor | None = None
 
     def only(self, i: int) -> "Segmentation":
         """Take one image of the batch, on the CPU, as it was before calibration."""
@@ -101,7 +112,8 @@ class Segmentation:
         unrefined, inner, outer = (
             None if maps is None else window.place(maps, size) for maps in (self.unrefined, self.inner, self.outer)
         )
-        return Segmentation(self.samples, probability, uncertainty, mask, unrefined, None, inner, outer, self.prior)
+        placed = Segmentation(self.samples, probability, uncertainty, mask, unrefined, None, inner, outer, self.prior)
+        return replace(placed, familiarity=self.familiarity)
 
     @property
     def mean(self) -> Tensor:

@@ -106,8 +106,9 @@ def calibrate(args: list[str]) -> None:
     """Run ``diffmedseg calibrate``."""
     parser = Parser(
         "diffmedseg calibrate",
-        "Fit a run's probabilities to its validation cases, and contours and areas that hold the truth as "
-        "often as they say. Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
+        "Fit a run's probabilities to its validation cases, contours and areas that hold the truth as often as they "
+        "say, and a warning of images that look unlike these cases. "
+        "Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
         "config.yaml, and calibration.json.",
     )
     parser.add_argument("run", type=Path, help="The run's folder.")
@@ -143,7 +144,18 @@ def calibrate(args: list[str]) -> None:
         print(f"No contours and no intervals of area: {found['without_contours']}")
     else:
         _say_contours(found["regions"], found["conformal"]["init_args"])
+    _say_familiarity(found)
     print(f"Wrote {options.run / 'calibration.yaml'}, calibration.json and checkpoints/calibrated.ckpt.")
+
+
+def _say_familiarity(found: Mapping[str, Any]) -> None:
+    if "without_familiarity" in found:
+        print(f"No warning of unfamiliar images: {found['without_familiarity']}")
+    elif fitted := found["familiarity"]:
+        print(
+            f"A warning of unfamiliar images comes at a familiarity of {fitted['level']:.3f} or less: of new cases "
+            f"like these {count(fitted['cases'], 'case')}, at most {fitted['level']:.1%} will have one."
+        )
 
 
 def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:

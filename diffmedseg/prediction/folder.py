@@ -5,7 +5,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -38,6 +38,8 @@ class Row:
             empty.
         seconds: Time to read and segment the image and to write its maps.
         digest: Digest of the files that it was read from.
+        familiarity: Of the image, in (0, 1]; see :class:`~diffmedseg.familiarity.Familiarity`. NaN where the model has
+            none.
     """
 
     image: str
@@ -45,6 +47,7 @@ class Row:
     uncertainty: float
     seconds: float
     digest: str
+    familiarity: float = field(default=float("nan"), metadata={"of": "familiar"})
 
     @property
     def outside_samples(self) -> bool:
@@ -102,6 +105,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         self.kinds = self.outputs.kinds(model.conformal is not None)
         self.labels = label_values(self.outputs.labels, self.regions)
         facts = {"nested": model.nested, "calibrated": model.conformal is not None, "several": self.num_samples > 1}
+        facts["familiar"] = model.familiarity is not None
         self.rows: dict[str, list[AnyRow]] = {}
         self.table, self._written = folder / "predictions.csv", folder / "predictions.yaml"
         self._settings = yaml.safe_load(yaml.safe_dump(settings))  # as it will be read again
@@ -356,7 +360,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
 
     def _table_columns(self) -> list[str]:
         """Name the columns: image and region, what the subclass says, and what all rows have."""
-        common = [one.name for one in fields(Row)]
+        common = [one.name for one in fields(Row) if one.name in self._columns]
         own = [name for name in self._columns if name not in common]
         return [*common[:2], *own, *self.row.more_columns(own, self.outputs), *common[2:]]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffmedseg.crf import crf_is_available
 from diffmedseg.errors import DataError
+from diffmedseg.familiarity import describe_unfamiliar
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn, Segmentation
@@ -188,7 +189,15 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
         raise DataError(
             "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
         )
-    return drawn.each(Tensor.cpu)  # waits for the device
+    features = None if drawn.features is None else drawn.features.cpu()
+    return replace(drawn.each(Tensor.cpu), features=features)  # waits for the device
+
+
+def note_unfamiliar(model: DiffusionSegmenter, familiarity: Tensor | None) -> str:
+    """Return the note on an image whose familiarity (1,) is low; empty where it is not, or there is none."""
+    if model.familiarity is None or familiarity is None or float(familiarity) > model.familiarity.level:
+        return ""
+    return describe_unfamiliar(float(familiarity))
 
 
 def fingerprint(model: DiffusionSegmenter) -> str:

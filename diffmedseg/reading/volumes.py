@@ -125,9 +125,10 @@ def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[n
 
     mask = read_volume(path)
     check_same_grid(mask, volume, path, volume_path)
-    brain = binarise(sitk.GetArrayFromImage(mask), path)
+    values = sitk.GetArrayFromImage(mask)
+    brain = binarise(values, path)
     if not brain.any():
-        raise DataError(f"{path}, the brain mask, is empty")
+        raise DataError(f"{path}, the brain mask, is empty: its largest value is {values.max():g}. Expected 1 or 255")
     return brain
 
 

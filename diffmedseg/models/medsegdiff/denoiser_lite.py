@@ -113,6 +113,10 @@ class MedSegDiffLite(Denoiser):
         coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
         return Condition((coarse,), maps.prior)
 
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the condition network; see the base class."""
+        return self.condition.image_maps(image)
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
         time, [coarse], rows = self.time(t), condition.features, len(x_t)

@@ -139,6 +139,10 @@ class MedSegDiffV2(Denoiser):
         deepest = self.deepest(resize(maps.deepest, (size[0] // self.coarsest, size[1] // self.coarsest)))
         return Condition((self.first(decoded), deepest), maps.prior)
 
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the condition network; see the base class."""
+        return self.condition.image_maps(image)
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
         time = self.time(t)

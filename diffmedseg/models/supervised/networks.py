@@ -91,13 +91,18 @@ class ResidualUNet(DirectNetwork):
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
         self.check_image(image)
-        m, skips = self.stem(image), []
-        for level, stage in enumerate(self.stages):
-            m = stage(m if level == 0 else self.down[level - 1](m))
-            skips.append(m)
-        deepest = self.bottleneck(m)
+        skips = self.image_maps(image)
+        deepest = self.bottleneck(skips[-1])
         decoded = self.decoder.finest(deepest, skips)
         return ImageMaps(deepest, decoded, self.decoder.head(decoded))
+
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the encoder, from fine to coarse; see the base class."""
+        m, maps = self.stem(image), []
+        for level, stage in enumerate(self.stages):
+            m = stage(m if level == 0 else self.down[level - 1](m))
+            maps.append(m)
+        return tuple(maps)
 
 
 class SMPNetwork(DirectNetwork):
@@ -172,6 +177,10 @@ class SMPNetwork(DirectNetwork):
         features = self.network.encoder(image)
         decoded = self.network.decoder(features)
         return ImageMaps(features[-1], decoded, self.network.segmentation_head(decoded))
+
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the encoder, from fine to coarse; see the base class."""
+        return tuple(self.network.encoder(image)[1:])  # the first is the image
 
 
 def _first_convolution(encoder: nn.Module) -> str:

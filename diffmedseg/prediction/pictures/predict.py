@@ -22,7 +22,7 @@ from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
-from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
+from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, note_unfamiliar, predict_all
 from diffmedseg.reading.names import composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
@@ -155,13 +155,13 @@ class _Pictures:
                     for file, own, share in self._draw(read):
                         start = time.perf_counter()
                         with report.attempt(file.path):
-                            rows, maps = self._finish(file, read[file], own)
+                            rows, maps, note = self._finish(file, read[file], own)
                             rows = [replace(row, seconds=read[file].seconds + share) for row in rows]
                             picture = read[file].picture
                             for _ in range(settle()):  # one picture's maps at a time: they may be large
                                 yield
                             written = writer.submit(self.folder.write_maps, maps, picture.orientation)
-                            waiting.append((file, rows, picture.note, start, written))
+                            waiting.append((file, rows, note, start, written))
                             del maps
                         if file.path in report.failed:
                             yield
@@ -197,8 +197,8 @@ class _Pictures:
 
     def _finish(
         self, file: PictureFile, read: _Read, own: Drawn
-    ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]]]:
-        """Fuse the samples of a picture, write samples and panel, and return its rows and maps."""
+    ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
+        """Fuse the samples of a picture, write samples and panel, and return its rows, maps and notes."""
         model, folder, picture, window = self.model, self.folder, read.picture, read.window
         keys, image, orientation = [file.path.stem], picture.image[None], picture.orientation
         turned = own.each(partial(turn_back, orientation=orientation))
@@ -212,7 +212,8 @@ class _Pictures:
             upright = self.settings.decide(model.fuse(own, (shown.height, shown.width), image, keys))
             what = "picture" if window is None else "window"
             save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
-        return _describe(file, model, result, read), maps
+        notes = picture.note, note_unfamiliar(model, result.familiarity)
+        return _describe(file, model, result, read), maps, "; ".join(filter(None, notes))
 
 
 def _describe(file: PictureFile, model: DiffusionSegmenter, result: Segmentation, read: _Read) -> list[PictureRow]:
@@ -247,6 +248,7 @@ def _describe(file: PictureFile, model: DiffusionSegmenter, result: Segmentation
             area_low=round(ends[0], 1),
             area_high=round(ends[1], 1),
             uncertainty=round(1 - float(sure), 6),
+            familiarity=float("nan") if result.familiarity is None else round(float(result.familiarity), 4),
             seconds=read.seconds,
             digest=read.digest,
         )

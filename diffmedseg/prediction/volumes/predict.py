@@ -14,7 +14,7 @@ from diffmedseg.figures import save_figure
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
-from diffmedseg.prediction.run import Report, Settings, fingerprint, predict_all
+from diffmedseg.prediction.run import Report, Settings, fingerprint, note_unfamiliar, predict_all
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
@@ -97,8 +97,9 @@ def _predict_case(
         )
     folder.rows[case.name] = rows
     report.done.append(case.name)
-    if volume.note:
-        report.notes[case.path] = volume.note
+    notes = volume.note, note_unfamiliar(model, result.familiarity)
+    if any(notes):
+        report.notes[case.path] = "; ".join(filter(None, notes))
 
 
 def _describe(
@@ -115,6 +116,7 @@ def _describe(
             image=case.name,
             region=region,
             uncertainty=round(result.doubt[k], 6),
+            familiarity=float("nan") if result.familiarity is None else round(float(result.familiarity), 4),
             seconds=round(seconds, 4),
             digest=digest,
             columns=columns,

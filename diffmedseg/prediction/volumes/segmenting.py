@@ -29,6 +29,8 @@ class VolumeSegmentation:
         inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
         outer: (K, D, H, W), bool: the outer contour, likewise.
         full_samples: (S, K, D, H, W), bool: the samples at the volume's own size; None where they are not wanted.
+        familiarity: (1,), of the whole case; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has
+            none.
     """
 
     samples: Tensor
@@ -40,6 +42,7 @@ class VolumeSegmentation:
     inner: NDArray[np.bool_] | None = None
     outer: NDArray[np.bool_] | None = None
     full_samples: NDArray[np.bool_] | None = None
+    familiarity: Tensor | None = None
 
 
 def segment_volume(
@@ -77,9 +80,11 @@ def segment_volume(
     full = np.zeros((count, *shape), np.bool_) if keep_samples else None
     voxels = torch.zeros(count, regions, dtype=torch.int64)
     overlap = torch.zeros(2, regions, dtype=torch.float64)
+    features: list[Tensor] = []
     for first in range(0, len(numbers), batch_size):
         some = numbers[first : first + batch_size]
         drawn = draw_samples(slices[some], [key] * len(some), model, settings)
+        features += [] if drawn.features is None else [drawn.features]
         result = settings.decide(model.fuse(drawn, (height, width), slices[some], [key] * len(some)))
         probability[:, some] = result.probability.transpose(0, 1).numpy()
         uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
@@ -95,4 +100,8 @@ def segment_volume(
         overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
     empty = torch.from_numpy(~mask.any((1, 2, 3)))
     doubt = 1 - mask_confidence(overlap[0], overlap[1], empty, (voxels == 0).double().mean(0))
-    return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer, full)
+    familiarity = None
+    if model.familiarity is not None and features:
+        familiarity = model.familiarity(torch.cat(features).mean(0, keepdim=True))
+    maps = samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer, full
+    return VolumeSegmentation(*maps, familiarity)

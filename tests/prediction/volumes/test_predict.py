@@ -305,7 +305,7 @@ def test_brain_masks_are_masks(tmp_path):
         write_nifti(tmp_path / name / "brainmask.nii.gz", values, np.float32)
     report = run(tmp_path, tmp_path / "out", ("flair",))
     assert report.done == ["good"]
-    assert "not those of a mask" in report.failed[tmp_path / "soft"]
+    assert "is empty: its largest value is 0.21. Expected" in report.failed[tmp_path / "soft"]
     assert "is empty" in report.failed[tmp_path / "empty"]
 
 
