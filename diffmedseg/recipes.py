@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 RENAMED = {"medsegdiff-v1": "medsegdiff"}
 #: The tag of data with the masks of several raters.
 SEVERAL_RATERS = "several_raters"
+#: What stands for no encoder, and for no pretrained weights.
+NO_ENCODER = "none"
+#: By network: what takes its place when an encoder is chosen.
+_ON_ENCODER = {
+    "diffmedseg.models.ResidualUNet": "diffmedseg.models.SMPNetwork",
+    **{
+        f"diffmedseg.models.{name}": f"diffmedseg.models.{name}"
+        for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork")
+    },
+}
 _YAML = (".yaml", ".yml")
 
 
@@ -111,7 +121,8 @@ class Recipe:
         name: Name of the experiment, such as ``medsegdiff-lite-chase``: its runs lie in ``runs/<name>``.
         files: Configuration files; later ones override earlier ones.
         settings: Settings that override the files, as on the command line.
-        network: The network of ``pretrained``, which takes the place of the recipe's; None for the recipe's own.
+        network: A network that takes the place of the recipe's: that of ``pretrained``, or one on an encoder. None for
+            the recipe's own.
         pretrained: What the weights start from: a zoo entry, a run or a file; None for new weights.
         trust: Packages of one's own whose classes may be loaded for ``pretrained``.
     """
@@ -158,6 +169,8 @@ def recipe(
     pretrained: str | Path | None = None,
     trust: Sequence[str] = (),
     settings: Iterable[str] = (),
+    encoder: str | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> Recipe:
     """Compose a run from a model, a data set and a preset.
 
@@ -171,9 +184,12 @@ def recipe(
         pretrained: A zoo entry, the folder of a run, or a checkpoint whose weights training starts from.
         trust: Packages of one's own whose classes ``pretrained`` may load.
         settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
+        encoder: Name of an encoder, such as ``lite0`` or ``resnet34``: the condition network of MedSegDiff-Lite and -V2
+            becomes a U-Net on it, and so does the supervised baseline. None or ``none`` for the model's own network.
+        encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None takes ``imagenet``.
 
     Raises:
-        RecipeError: If a name does not exist; the message suggests what is alike.
+        RecipeError: If a name does not exist; the message suggests what is alike. If the model takes no encoder.
     """
     model_name, model_files = _model_files(model)
     data_path = data_file(data)
@@ -188,7 +204,14 @@ def recipe(
     files += [] if preset is None else _preset_files(preset, model_name)
     given = [] if folder is None else [f"--data.root={folder}"]
     name = name or f"{model_name}-{data_name}"
-    network = None if pretrained is None else _network(pretrained, model_name, files)
+    if pretrained is not None and encoder is not None:
+        raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
+    if encoder is not None:
+        network = _on_encoder(encoder, encoder_weights, model_name, files)
+    elif encoder_weights is not None:
+        raise RecipeError("encoder_weights needs an encoder: name it by --encoder, such as lite0.")
+    else:
+        network = None if pretrained is None else _network(pretrained, model_name, files)
     start = None if pretrained is None else str(pretrained)
     settings = [settings] if isinstance(settings, str) else settings
     return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
@@ -215,6 +238,40 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
     return [SEVERAL_RATERS] if several_raters({**config, "init_args": arguments}) else []
 
 
+def _own_network(files: Sequence[Path]) -> dict[str, Any]:
+    """Return the network that the files describe: ``class_path`` and ``init_args``."""
+    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
+    classes = [denoiser["class_path"] for denoiser in denoisers if "class_path" in denoiser]
+    arguments = {name: value for one in denoisers for name, value in one.get("init_args", {}).items()}
+    return {"class_path": classes[-1] if classes else None, "init_args": arguments}
+
+
+def _on_encoder(encoder: str, weights: str | Path | None, model: str, files: Sequence[Path]) -> dict[str, Any] | None:
+    """Return a model's network on an encoder; None where the model's own network is wanted.
+
+    Raises:
+        RecipeError: If the model takes no encoder.
+    """
+    if encoder == NO_ENCODER:
+        return None
+    own = _own_network(files)
+    package, _, name = str(own["class_path"]).rpartition(".")
+    if package == "diffmedseg.models":
+        if name not in _ON_ENCODER:
+            raise RecipeError(
+                f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2 or supervised, or leave "
+                "the encoder out."
+            )
+        name = _ON_ENCODER[name]
+    chosen = f"{package}.{name}"
+    kept = own["init_args"] if chosen == own["class_path"] else {}
+    named = str(weights or "imagenet")
+    return {
+        "class_path": chosen,
+        "init_args": {**kept, "encoder": encoder, "encoder_weights": None if named == NO_ENCODER else named},
+    }
+
+
 def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
     """Return the network of what training starts from: its size and encoder take the place of the recipe's.
 
@@ -224,10 +281,9 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
     network = pretrained_denoiser(pretrained_config(pretrained))
-    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
-    own = [denoiser["class_path"] for denoiser in denoisers if "class_path" in denoiser]
-    if own and own[-1] != network["class_path"]:
-        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own[-1]))
+    own = _own_network(files)["class_path"]
+    if own and own != network["class_path"]:
+        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own))
         raise RecipeError(
             f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train the model that {theirs} is of."
         )
