@@ -37,16 +37,8 @@ if TYPE_CHECKING:
 RENAMED = {"medsegdiff-v1": "medsegdiff"}
 #: The tag of data with the masks of several raters.
 SEVERAL_RATERS = "several_raters"
-#: What stands for no encoder, and for no pretrained weights.
-NO_ENCODER = "none"
-#: By network: what takes its place when an encoder is chosen.
-_ON_ENCODER = {
-    "diffmedseg.models.ResidualUNet": "diffmedseg.models.SMPNetwork",
-    **{
-        f"diffmedseg.models.{name}": f"diffmedseg.models.{name}"
-        for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork")
-    },
-}
+#: By name of a network's class: the class that takes its place when an encoder is chosen.
+_ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork")} | {"ResidualUNet": "SMPNetwork"}
 _YAML = (".yaml", ".yml")
 
 
@@ -204,14 +196,14 @@ def recipe(
     files += [] if preset is None else _preset_files(preset, model_name)
     given = [] if folder is None else [f"--data.root={folder}"]
     name = name or f"{model_name}-{data_name}"
-    if pretrained is not None and encoder is not None:
-        raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
+    network = None if pretrained is None else _network(pretrained, model_name, files)
     if encoder is not None:
-        network = _on_encoder(encoder, encoder_weights, model_name, files)
+        if pretrained is not None:
+            raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
+        network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
+        given += chosen
     elif encoder_weights is not None:
-        raise RecipeError("encoder_weights needs an encoder: name it by --encoder, such as lite0.")
-    else:
-        network = None if pretrained is None else _network(pretrained, model_name, files)
+        raise RecipeError("encoder_weights needs an encoder: name one, such as lite0.")
     start = None if pretrained is None else str(pretrained)
     settings = [settings] if isinstance(settings, str) else settings
     return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
@@ -238,38 +230,38 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
     return [SEVERAL_RATERS] if several_raters({**config, "init_args": arguments}) else []
 
 
-def _own_network(files: Sequence[Path]) -> dict[str, Any]:
-    """Return the network that the files describe: ``class_path`` and ``init_args``."""
+def _class_of_network(files: Sequence[Path]) -> str | None:
+    """Return the path of the network's class that the files name last."""
     denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
-    classes = [denoiser["class_path"] for denoiser in denoisers if "class_path" in denoiser]
-    arguments = {name: value for one in denoisers for name, value in one.get("init_args", {}).items()}
-    return {"class_path": classes[-1] if classes else None, "init_args": arguments}
+    return next((one["class_path"] for one in reversed(denoisers) if "class_path" in one), None)
 
 
-def _on_encoder(encoder: str, weights: str | Path | None, model: str, files: Sequence[Path]) -> dict[str, Any] | None:
-    """Return a model's network on an encoder; None where the model's own network is wanted.
+def _on_encoder(
+    encoder: str, weights: str | Path, model: str, files: Sequence[Path]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Put a model's network on an encoder.
+
+    Returns:
+        The network, or None for that of the files, and the settings that choose the encoder.
 
     Raises:
         RecipeError: If the model takes no encoder.
     """
-    if encoder == NO_ENCODER:
-        return None
-    own = _own_network(files)
-    package, _, name = str(own["class_path"]).rpartition(".")
-    if package == "diffmedseg.models":
-        if name not in _ON_ENCODER:
-            raise RecipeError(
-                f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2 or supervised, or leave "
-                "the encoder out."
-            )
-        name = _ON_ENCODER[name]
-    chosen = f"{package}.{name}"
-    kept = own["init_args"] if chosen == own["class_path"] else {}
-    named = str(weights or "imagenet")
-    return {
-        "class_path": chosen,
-        "init_args": {**kept, "encoder": encoder, "encoder_weights": None if named == NO_ENCODER else named},
-    }
+    path = _class_of_network(files) or ""
+    package, _, name = path.rpartition(".")
+    own = package != "diffmedseg.models"  # a network of the user's own may take an encoder
+    on_encoder = name if own else _ON_ENCODER.get(name)
+    settings = [f"--model.denoiser.encoder={encoder}", f"--model.denoiser.encoder_weights={weights}"]
+    if encoder.lower() == "none":
+        return None, settings[:1] if on_encoder == name else []
+    if on_encoder is None:
+        raise RecipeError(
+            f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2 or supervised, or leave the "
+            "encoder out."
+        )
+    if on_encoder == name:
+        return None, settings
+    return {"class_path": f"{package}.{on_encoder}", "init_args": {}}, settings
 
 
 def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
@@ -281,7 +273,7 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
     network = pretrained_denoiser(pretrained_config(pretrained))
-    own = _own_network(files)["class_path"]
+    own = _class_of_network(files)
     if own and own != network["class_path"]:
         theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own))
         raise RecipeError(

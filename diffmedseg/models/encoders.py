@@ -91,6 +91,11 @@ class Normalise(nn.Module):
         return image * self.scale + self.shift  # type: ignore[operator]  # buffers
 
 
+def is_none(name: str | None) -> bool:
+    """Tell whether an encoder or its weights are not wanted: None, or the word on the command line."""
+    return name is None or name.lower() in ("none", "null")
+
+
 @contextlib.contextmanager
 def weights_follow() -> Iterator[None]:
     """Build networks whose weights come from a checkpoint: no package, file or hub is asked for an encoder's."""
@@ -149,7 +154,7 @@ def find_weights(name: str, weights: str | None) -> EncoderWeights:
     Raises:
         ValueError: If a package or file is missing, or timm has no weights of that name.
     """
-    if weights is None or _weights_follow.get():
+    if weights is None or is_none(weights) or _weights_follow.get():
         return EncoderWeights()
     if Path(weights).is_file():
         return EncoderWeights(Path(weights))

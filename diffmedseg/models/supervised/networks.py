@@ -22,6 +22,7 @@ from diffmedseg.models.encoders import (
     expected_normalisation,
     find_weights,
     first_convolution,
+    is_none,
     load_encoder,
 )
 from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
@@ -274,7 +275,9 @@ def condition_network(
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
     """
-    if encoder is None:
+    if encoder is None or is_none(encoder):
+        if encoder_frozen_norm:
+            raise ValueError("encoder_frozen_norm needs an encoder: our own network has no BatchNorm layers.")
         return ResidualUNet(image_channels, mask_channels, size, dropout)
     return SMPNetwork(
         image_channels,
