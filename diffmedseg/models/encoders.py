@@ -122,9 +122,11 @@ def encoder_name(name: str) -> str:
         raise ValueError(f"{name!r} is not a name of an encoder: names that point to a hub are not taken.")
     if name in PACKAGED:
         return PACKAGED[name].encoder
-    if name in smp.encoders.encoders or name.startswith("timm-"):
+    if name in smp.encoders.encoders:
         return name
-    of_timm = name.removeprefix("tu-")
+    of_timm = re.sub("^(tu|timm)-", "", name)
+    if name.startswith("timm-mobilenetv3"):
+        of_timm = f"tf_{of_timm}"  # as segmentation-models-pytorch reads its older names
     if timm.is_model(of_timm.partition(".")[0]):
         return f"tu-{of_timm}"
     known = [*PACKAGED, *smp.encoders.encoders, *timm.list_models()]
@@ -210,13 +212,12 @@ def expected_normalisation(name: str, weights: EncoderWeights) -> Normalisation 
         return Normalisation(*(tuple(value / top for value in found[key]) for key in ("mean", "std")))
     if weights == EncoderWeights():
         return None
-    of_timm = name.removeprefix("tu-").replace("-", "_")
-    if not timm.is_model(of_timm.partition(".")[0]):
+    config = timm.get_pretrained_cfg(name.removeprefix("tu-").replace("-", "_"))
+    if config is None or not config.has_weights:
         raise ValueError(
             f"The normalisation that the weights of {name} in {weights.file} expect is not known: give encoder_mean "
             "and encoder_std, of images in [0, 1]."
         )
-    config = timm.get_pretrained_cfg(of_timm)
     return Normalisation(tuple(config.mean), tuple(config.std))
 
 
