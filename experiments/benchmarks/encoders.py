@@ -1,6 +1,6 @@
 """Pretrained encoders on ISIC 2017: what pretraining, normalisation and learning rate are worth after equal steps.
 
-``python experiments/benchmarks/encoders.py train --root /path/to/isic2017`` trains and scores what has no scores yet,
+``python experiments/benchmarks/encoders.py train /path/to/isic2017`` trains and scores what has no scores yet,
 and goes on with a run that was stopped; ``... collect`` gathers the scores of every case into encoders.csv beside this
 file; ``... table`` prints mean Dice and the paired difference from the pretrained encoder.
 
