@@ -43,6 +43,8 @@ def _model(model):
         if hasattr(model, name) and not (name in _LATER and getattr(model, name) is None)
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
+    if built.get("encoder_lr") == 1:  # which segmenters took on later; 1 changes nothing
+        del built["encoder_lr"]
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])
     built["optimizer"] = [type(optimizer).__name__, _plain(optimizer.defaults)]
     shapes = [(name, list(value.shape)) for name, value in model.denoiser.state_dict().items()]

@@ -114,6 +114,10 @@ class Denoiser(Configurable, nn.Module, ABC):
         """
         return {}
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder that may have pretrained weights; empty where there is none."""
+        return []
+
     def check_image(self, image: Tensor) -> None:
         """Refuse an image that the network cannot take, saying what would fit.
 

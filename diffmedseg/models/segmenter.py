@@ -28,7 +28,7 @@ from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.denoiser import Denoiser
-from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
+from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
@@ -76,6 +76,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
             such windows.
         value_range: What becomes black and white in pictures of more than 8 bits, as in the data it was trained on;
             None takes 0 to 65,535 for 16 bits, and refuses more.
+        encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
     """
 
     name: str
@@ -105,6 +106,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         familiarity: Familiarity | None = None,
         cropped: bool = False,
         value_range: tuple[float, float] | None = None,
+        encoder_lr: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -123,6 +125,14 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
                 f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
                 f"regions; the data has {len(channels)} {tuple(channels)} and {len(regions)} {tuple(regions)}."
             )
+        if encoder_lr <= 0:
+            raise ValueError(f"encoder_lr is {encoder_lr}; it has to be positive.")
+        if encoder_lr != 1 and not denoiser.encoder_parameters():
+            raise ValueError(
+                f"encoder_lr is {encoder_lr}, but the network {type(denoiser).__name__} has no encoder of its own: "
+                "choose an encoder, or leave encoder_lr at 1."
+            )
+        self.encoder_lr = encoder_lr
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
@@ -452,10 +462,18 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         return self.segment(batch["image"], keys=batch.get("case"))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay."""
-        optimizer = self.optimizer(self.parameters())
+        """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.
+
+        The learning rate of the encoder is ``encoder_lr`` times that of all else.
+        """
         steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
-        schedule = LambdaLR(optimizer, warmup_cosine(self.warmup_steps, steps))
+        factor = warmup_cosine(self.warmup_steps, steps)
+        if self.encoder_lr == 1:
+            optimizer = self.optimizer(self.parameters())
+            schedule = LambdaLR(optimizer, factor)
+        else:
+            optimizer = self.optimizer(split_encoder(self.parameters(), self.denoiser.encoder_parameters()))
+            schedule = LambdaLR(optimizer, [factor, scaled(factor, self.encoder_lr)])
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"},
