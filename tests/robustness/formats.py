@@ -13,6 +13,7 @@ from robustness.mutation import FLOATS, INTEGERS, TOKENS, Random, integer, mutat
 Mutate = Callable[[bytes, Random, bytes], bytes]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_BOMB = b"a\0\0" + zlib.compress(bytes(10**7))  # text that fills ten megabytes
 _TEXT = (".yaml", ".yml", ".csv", ".json", ".mhd")
 # Offset and kind of the fields of the NIfTI-1 header.
 _NIFTI = (
@@ -87,7 +88,7 @@ def _png(content: bytes, rng: Random, other: bytes) -> bytes:
         kinds = (b"eXIf", b"iCCP", b"tRNS", b"acTL", b"fcTL", b"PLTE", b"pHYs", b"gAMA", b"cHRM", b"sRGB")
         new = (rng.choice(kinds), rng.randbytes(rng.choice((0, 1, 4, 8, 26, 768))))
         if rng.random() < 0.2:
-            new = (b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7)))
+            new = (b"zTXt", _BOMB)
         chunks.insert(rng.randrange(1, len(chunks) + 1), new)
     parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     return _PNG + b"".join(parts)

@@ -111,7 +111,7 @@ def judge(reader: Reader, path: Path) -> str:
     except TimeLimitError as error:
         return f"over {SECONDS} s in {_place(error)}"
     except BaseException as error:
-        if any(isinstance(cause, MemoryError) for cause in _chain(error)):
+        if any(_lacks_memory(cause) for cause in _chain(error)):
             return f"over {BYTES >> 30} GB in {_place(error)}"
         if isinstance(error, OWN_ERRORS):
             return "refusal" if str(error).strip() else f"{type(error).__name__} without a message in {_place(error)}"
@@ -120,6 +120,11 @@ def judge(reader: Reader, path: Path) -> str:
             return "refusal" if said else f"SystemExit({error.code!r})"
         return f"{type(error).__name__} in {_place(error)}"
     return "value"
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out; ITK says so by an error of its own."""
+    return isinstance(error, MemoryError) or "allocat" in str(error) or "bad_alloc" in str(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
