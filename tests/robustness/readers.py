@@ -13,8 +13,9 @@ from robustness.worker import Reader
 
 def all_readers() -> list[Reader]:
     """Return the readers; their seeds are made now, in this process."""
-    import SimpleITK  # noqa: F401  once, rather than in every process
+    import SimpleITK as sitk
 
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # threads would not survive the fork
     torch.set_num_threads(1)  # a process that has computed with more hangs after a fork
     return [*_of_pictures(), *_of_volumes(), *_of_zoo(), *_of_text(), *_of_runs(), *_of_command_line()]
 
@@ -116,7 +117,7 @@ def _of_text() -> list[Reader]:
         Reader("splits", project_files.splits(), splits, 8),
         Reader("windows", project_files.windows(), windows, 8),
         Reader("cases", project_files.cases(), read_cases, 6),
-        Reader("own_data", project_files.recipes("data"), own_data, 2),
+        Reader("own_data", project_files.recipes("data"), own_data, 2, trusts=True),
         Reader("own_model", project_files.recipes("model"), own_model, 2),
     ]
 
