@@ -56,16 +56,16 @@ class STAPLEFusion(Fusion):
     """Simultaneous truth and performance level estimation (Warfield et al., IEEE TMI 2004, sections III and IV).
 
     Expectation maximisation over the hidden truth and the sensitivity and specificity of every sample, each image and
-    region by itself, though all at once. The prior of foreground is the share of votes for it, everywhere alike, and
-    sensitivities and specificities start near 1, as in SimpleITK's filter. What the reference code of MedSegDiff calls
-    STAPLE is another thing, the square of the mean.
+    region by itself, though all at once. As in SimpleITK's filter, the prior of foreground is the share of votes for
+    it, the same everywhere, and the first estimate of the truth is the mean of the votes. The likelihood has several
+    maxima; sensitivities and specificities that start near 1 may end in a lower one. What the reference code of
+    MedSegDiff calls STAPLE is another thing, the square of the mean.
 
     Args:
         max_iterations: Iterations at most; few sets need more than some hundred.
         tolerance: It has converged when no sensitivity or specificity changes by more. On the way changes can be small.
     """
 
-    _START = 0.99999  # of sensitivities and specificities, ITK's value
     _LEAST = 1e-12  # keeps logarithms finite
     _UNSEEN = 10  # iterations until it is looked which sets have converged, for which a GPU has to be waited for
     _AT_ONCE = 2**25  # votes that are counted together: bounds the memory of large sets
@@ -102,7 +102,9 @@ class STAPLEFusion(Fusion):
         performance = torch.ones(2, *times.shape, dtype=torch.float64, device=sets.device)
         # Where all agree, that is the likeliest truth, which the iterations only creep up to.
         running = (~(foreground | background).all(1)).nonzero()[:, 0]
-        performance[:, running] = self._START
+        votes, counts, weights = patterns[running].double(), pixels[running], times[running]
+        mean = (votes @ weights[..., None])[..., 0] / weights.sum(1, keepdim=True)
+        performance[:, running] = self._performance(mean, votes, counts, performance[:, running])
         for first in range(0, self.max_iterations, self._UNSEEN):
             if not len(running):
                 break
@@ -133,14 +135,18 @@ class STAPLEFusion(Fusion):
             yes = times * self._log_ratio(sensitivity, 1 - specificity)  # what a vote for foreground adds
             no = times * self._log_ratio(1 - sensitivity, specificity)
             likely = (prior + no.sum(1, keepdim=True) + (votes @ (yes - no)[..., None])[..., 0]).sigmoid()
-            parts = torch.stack([likely, 1 - likely], 1) * pixels[:, None]  # inside and outside, (M, 2, P)
-            size = parts.sum(2, keepdim=True)
-            inside, outside = (parts @ votes / size.clamp(self._LEAST)).unbind(1)  # share that each marks, (M, S)
-            updated = torch.stack([inside, 1 - outside]).where((size > self._LEAST).transpose(0, 1), performance)
+            updated = self._performance(likely, votes, pixels, performance)
             change = (updated - performance).abs().amax((0, 2))[:, None]
             truth, performance = torch.where(moving, likely, truth), updated.where(moving, performance)
             moving = moving & (change > self.tolerance)
         return truth, performance, moving[:, 0]
+
+    def _performance(self, truth: Tensor, votes: Tensor, pixels: Tensor, before: Tensor) -> Tensor:
+        """Estimate sensitivity and specificity (2, M, S) from the truth (M, P); of no pixels they stay as before."""
+        parts = torch.stack([truth, 1 - truth], 1) * pixels[:, None]  # inside and outside, (M, 2, P)
+        size = parts.sum(2, keepdim=True)
+        inside, outside = (parts @ votes / size.clamp(self._LEAST)).unbind(1)  # share that each marks, (M, S)
+        return torch.stack([inside, 1 - outside]).where((size > self._LEAST).transpose(0, 1), before)
 
     def _log_ratio(self, a: Tensor, b: Tensor) -> Tensor:
         return a.clamp(self._LEAST).log() - b.clamp(self._LEAST).log()

@@ -6,7 +6,8 @@ following that exist; later files override earlier ones::
     base.yaml
     data/<data>.yaml
     model/<family>.yaml            medsegdiff-lite is of the family medsegdiff
-    model/<family>+<tag>.yaml      for each tag of the data (its yaml says them), and for the data's own name
+    model/<family>+<tag>.yaml      for each tag of the data (its yaml says them), and for the data's own name;
+                                   the tag several_raters is that of data with the masks of several raters
     member/<model>.yaml            where the model is not the family itself
     preset/<preset>.yaml
     preset/<preset>+<model>.yaml
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Names of before, and what they are called now.
 RENAMED = {"medsegdiff-v1": "medsegdiff"}
+#: The tag of data with the masks of several raters.
+SEVERAL_RATERS = "several_raters"
 _YAML = (".yaml", ".yml")
 
 
@@ -121,6 +124,11 @@ class Recipe:
     trust: tuple[str, ...] = ()
 
     @property
+    def for_several_raters(self) -> bool:
+        """Whether the run has the settings for the masks of several raters."""
+        return any(file.stem.endswith(f"+{SEVERAL_RATERS}") for file in self.files)
+
+    @property
     def arguments(self) -> list[str]:
         """The arguments of LightningCLI that the run takes."""
         configs = [argument for file in self.files for argument in ("-c", str(file))]
@@ -172,12 +180,12 @@ def recipe(
     data_name = Path(data_path).stem
     parts = experiments_folder()
     content = _read(data_path)
-    tags = [*content.get("tags", []), data_name]
+    folder = _root(root, data_name, content)
+    tags = [*_derived_tags(content.get("data", {}), folder), *content.get("tags", []), data_name]
     family = model_files[0]
     combined = [family.with_name(f"{family.stem}+{tag}.yaml") for tag in tags]
     files = [parts / "base.yaml", data_path, family, *(path for path in combined if path.is_file()), *model_files[1:]]
     files += [] if preset is None else _preset_files(preset, model_name)
-    folder = _root(root, data_name, content)
     given = [] if folder is None else [f"--data.root={folder}"]
     name = name or f"{model_name}-{data_name}"
     network = None if pretrained is None else _network(pretrained, model_name, files)
@@ -197,6 +205,14 @@ def _model_files(model: str | Path) -> tuple[str, list[Path]]:
         return name, [family]
     families = [one for one in list_parts("model") if name.startswith(f"{one}-")]
     return name, [parts / "model" / f"{max(families, key=len)}.yaml", parts / "member" / f"{name}.yaml"]
+
+
+def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
+    """Return the tags that follow from the data's facts."""
+    from diffmedseg.data.catalogue import several_raters
+
+    arguments = config.get("init_args", {}) | ({} if root is None else {"root": root})
+    return [SEVERAL_RATERS] if several_raters({**config, "init_args": arguments}) else []
 
 
 def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:

@@ -65,6 +65,23 @@ def _numbered(folder: Path, kind: str) -> list[tuple[int, Path]]:
     return [(int(match[1]), path) for path in paths if (match := re.fullmatch(rf"{kind}_(\d+)", path.name))]
 
 
+def experiment_folder(runs: str | Path, name: str) -> Path:
+    """Return the folder of an experiment's runs.
+
+    Args:
+        runs: The folder of all runs.
+        name: Name of the experiment; ``/`` groups experiments.
+
+    Raises:
+        NoRunError: If the name leads out of the folder of all runs.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+        raise NoRunError(
+            f"{name!r} is no name of an experiment: it leads out of {runs}. Choose another folder by --runs."
+        )
+    return Path(runs) / name
+
+
 def shared_run(folder: Path, kind: str, command: Sequence[str]) -> Path:
     """Return the folder of a run: one for all its processes, and the same one where the run is started again.
 

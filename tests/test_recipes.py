@@ -192,3 +192,21 @@ def test_four_statements_train_and_test(tmp_path):
     assert (folder / "config.yaml").is_file()
     main(["evaluate", str(folder), f"--runs={tmp_path}"])
     assert (tmp_path / "supervised-synthetic" / "test_0" / "cases.csv").is_file()
+
+
+@pytest.mark.parametrize("folders", [("masks",), ("masks_a", "masks_b"), ("masks_a", "masks_b", "masks_c")])
+def test_the_masks_of_several_raters_choose_the_settings_for_them(tmp_path, folders):
+    for folder in ("images", *folders):
+        (tmp_path / folder).mkdir()
+    run = recipe("medsegdiff-lite", "folder", root=tmp_path)
+    assert run.for_several_raters == (len(folders) > 1)
+    own = tmp_path / "own.yaml"
+    own.write_text((EXPERIMENTS / "data" / "folder.yaml").read_text())
+    assert recipe("medsegdiff-lite", own, root=tmp_path).for_several_raters == (len(folders) > 1)
+    assert not recipe("supervised", "folder", root=tmp_path).for_several_raters  # it has no such settings
+
+
+def test_a_class_of_ones_own_is_not_loaded_to_count_raters(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("data: {class_path: not_there.Data, init_args: {}}")
+    assert not recipe("medsegdiff-lite", own).for_several_raters

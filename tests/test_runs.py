@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from diffmedseg.checkpoints import WholeFileIO
 from diffmedseg.runs import (
     NoRunError,
     RunLogger,
+    experiment_folder,
     last_checkpoint,
     new_run,
     newest_run,
@@ -145,3 +147,10 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
     (path.parent / ".tmp-left-last.ckpt").touch()
     remove_leftovers(tmp_path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/../../b", "", "."])
+def test_no_name_leads_out_of_the_folder_of_runs(name):
+    with pytest.raises(NoRunError, match="leads out of runs"):
+        experiment_folder("runs", name)
+    assert experiment_folder("runs", "choices/lite.0") == Path("runs/choices/lite.0")

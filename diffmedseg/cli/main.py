@@ -31,7 +31,7 @@ COMMANDS = {
     "predict": Command("predict:main", "Segment pictures or volumes with a run, a checkpoint or a zoo entry."),
     "calibrate": Command("scoring:calibrate", "Fit a run's probabilities and contours to its validation cases."),
     "score": Command("scoring:score", "Score a folder of masks against a folder of reference masks."),
-    "compare": Command("scoring:compare", "Compare two tests of the same cases, paired, with intervals."),
+    "compare": Command("comparing:compare", "Compare tests of the same cases, seeds and folds pooled, with intervals."),
     "windows": Command("predict:windows", "Find where another model should look closely, such as the optic disc."),
     "data": Command("data:main", "Inspect data sets: list, check, preview, manage the cache."),
     "zoo": Command("zoo:main", "List, show, verify, draw and reproduce pretrained models."),

@@ -1,9 +1,8 @@
-"""``diffmedseg score``, ``compare`` and ``calibrate``: mask folders, two tests case by case, a run's probabilities."""
+"""``diffmedseg score`` and ``calibrate``: mask folders, and a run's probabilities."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,52 +93,6 @@ def _print_scores(rows: Sequence["CaseScore"], pairs: "Pairs") -> None:
             interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
             table.add_row(TITLES[s.score], f"{s.mean:.4f}", interval)
     Console().print(table)
-
-
-def compare(args: list[str]) -> None:
-    """Run ``diffmedseg compare``."""
-    parser = Parser(
-        "diffmedseg compare",
-        "Compare two tests of the same cases, paired: means of a - b with 95 % intervals.",
-    )
-    for name in ("a", "b"):
-        parser.add_argument(name, type=Path, help="A cases.csv, or the folder of a run or test.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument("--common", action="store_true", help="Compare the cases that are in both.")
-    options = parser.parse_args(args)
-    from rich.console import Console
-    from rich.table import Table
-
-    from diffmedseg.evaluation.comparison import compare_cases
-    from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES
-    from diffmedseg.metrics.table import read_cases
-
-    with report_errors():
-        a, b = (read_cases(path / "cases.csv" if path.is_dir() else path) for path in (options.a, options.b))
-        differences = compare_cases(a, b, options.common)
-    if options.json:
-        print(json.dumps([asdict(one) for one in differences], indent=1))
-        return
-    regions = {difference.region for difference in differences}
-    table = Table(caption="a above b: share of cases, ties count half", caption_justify="left")
-    for name in (
-        *(["Region"] if len(regions) > 1 else []),
-        "Score",
-        "a",
-        "b",
-        "a - b",
-        "95 % interval",
-        "a > b",
-        "Cases",
-    ):
-        table.add_column(name, justify="left" if name in {"Region", "Score"} else "right", no_wrap=True)
-    for d in differences:
-        if d.score != "seconds":
-            place = [d.region] if len(regions) > 1 else []
-            values = [f"{d.a:.4f}", f"{d.b:.4f}", f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.above:.0%}"]
-            better = " (lower is better)" if d.score in LOWER_IS_BETTER else ""
-            table.add_row(*place, TITLES[d.score] + better, *values, str(d.cases))
-    Console(width=max(Console().width, 100)).print(table)
 
 
 def calibrate(args: list[str]) -> None:

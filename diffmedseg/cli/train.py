@@ -157,4 +157,5 @@ def _setting(settings: list[str], name: str) -> str | None:
 
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:
     with_preset = f" with the preset {preset}" if preset else ""
-    print(f"Training {model} on {data}{with_preset}: runs/{run.name}", file=sys.stderr, flush=True)
+    raters = ", with the settings for several raters" if run.for_several_raters else ""
+    print(f"Training {model} on {data}{with_preset}{raters}: runs/{run.name}", file=sys.stderr, flush=True)

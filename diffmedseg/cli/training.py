@@ -34,6 +34,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.runs import (
     RUN_FOLDER,
     RunLogger,
+    experiment_folder,
     last_checkpoint,
     refuse_spawned_processes,
     remove_leftovers,
@@ -142,7 +143,9 @@ class DiffMedSegCLI(LightningCLI):
         config = self._settings
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(enable_model_summary=False, **kwargs)
-        self.run_folder, checkpoint = self._open_run(Path(config.runs) / config.experiment, config.get("ckpt_path"))
+        self.run_folder, checkpoint = self._open_run(
+            experiment_folder(config.runs, config.experiment), config.get("ckpt_path")
+        )
         self._steps_before, validates_again = 0, False
         if checkpoint is not None and self.subcommand is not None:  # in Python fit is given its checkpoint
             self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)

@@ -64,6 +64,26 @@ def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
     Args:
         config: ``class_path`` and ``init_args``, as under ``data`` of a run's configuration.
     """
+    info = _own_info(config)
+    if info is not None:
+        return info
+    from diffmedseg.data.configured import build_data, named_packages
+
+    return build_data(dict(config), named_packages(dict(config))).info
+
+
+def several_raters(config: Mapping[str, Any]) -> bool:
+    """Whether a data set has the masks of several raters, as far as its configuration and its folders say.
+
+    Args:
+        config: As of :func:`dataset_info`. No class of the user's is loaded: of these nothing is known.
+    """
+    info = _own_info(config)
+    return info is not None and info.raters > 1
+
+
+def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
+    """Return the facts of data that the project's own classes read; None of others."""
     arguments = dict(config.get("init_args", {}))
     try:
         make = _FACTS[config["class_path"]]
@@ -71,9 +91,7 @@ def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
         return make(**arguments)
     except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
-        from diffmedseg.data.configured import build_data, named_packages
-
-        return build_data(dict(config), named_packages(dict(config))).info
+        return None
 
 
 def _layout(config: Mapping[str, Any]) -> object:

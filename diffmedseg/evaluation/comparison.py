@@ -1,78 +1,157 @@
-"""Comparing two tests of the same cases."""
+"""Comparing tests of the same cases: runs, or the seeds and folds of several."""
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.cases import TITLES, CaseScore
 from diffmedseg.wording import count, first_names
 
+#: Scores of one test by (case, region), and by score.
+_Pooled = dict[tuple[str, str], dict[str, float]]
+
 
 @dataclass(frozen=True)
-class Difference:
-    """A score of two tests, case by case.
+class Comparison:
+    """A score of one test, and its difference from the first test, case by case.
 
     Attributes:
         region: The region.
-        score: The score.
-        a: Its mean in the first test.
-        b: In the second.
-        mean: Mean of a - b over the cases that have it in both.
+        score: The score, a field of :class:`~diffmedseg.metrics.cases.CaseScore`.
+        test: Name of the test.
+        tables: Number of tables that were pooled: seeds, folds or both.
+        cases: Number of cases. Each counts once, with its mean over the tables that hold it.
+        mean: Mean over the cases.
         low: Lower end of its 95 % bootstrap interval over cases.
         high: Upper end.
-        above: Share of cases in which a is above b; ties count half.
-        cases: Number of cases.
+        deviation: Standard deviation of the mean over tables of the same cases (seeds); NaN of one table and of folds.
+        difference: Mean of this test minus the first, over the same cases; NaN of the first test.
+        difference_low: Lower end of its 95 % bootstrap interval over cases.
+        difference_high: Upper end.
+        above: Share of cases in which this test is above the first; ties count half. NaN of the first test.
     """
 
     region: str
     score: str
-    a: float
-    b: float
+    test: str
+    tables: int
+    cases: int
     mean: float
     low: float
     high: float
-    above: float
-    cases: int
+    deviation: float = float("nan")
+    difference: float = float("nan")
+    difference_low: float = float("nan")
+    difference_high: float = float("nan")
+    above: float = float("nan")
 
 
-def compare_cases(a: Sequence[CaseScore], b: Sequence[CaseScore], common: bool = False) -> list[Difference]:
-    """Compare two tests, paired by case and region.
+def compare_tests(
+    tests: Mapping[str, Sequence[Sequence[CaseScore]]], common: bool = False, scores: Sequence[str] = tuple(TITLES)
+) -> list[Comparison]:
+    """Compare two or more tests with the first of them, paired by case and region.
+
+    A score that a test does not have is left out of that test; the others are compared over the cases that all have.
 
     Args:
-        a: Scores of the first test.
-        b: Scores of the second.
-        common: Compare the cases that are in both, where others are in one alone.
+        tests: By name, the tables of each test: one, or those of its seeds and folds.
+        common: Compare the cases that are in all tests, where others are in some of them.
+        scores: The scores to compare, fields of :class:`~diffmedseg.metrics.cases.CaseScore`.
+
+    Returns:
+        A row for each region, score and test, in this order.
 
     Raises:
-        DataError: If a case occurs twice, none is in both, or some are in one alone and ``common`` is not set.
+        DataError: If there are fewer than two tests; a case occurs twice in a table, or in some of a test's tables more
+            often than another; no case is in all tests, or some are not and ``common`` is not set.
     """
-    first, second = _by_case(a, "first"), _by_case(b, "second")
-    alone = {f"{case} ({region})" for case, region in first.keys() ^ second.keys()}
-    both = sorted(first.keys() & second.keys())
-    if not both or (alone and not common):
-        remedy = "--common compares the others." if both else "Are these tests of the same data?"
-        raise DataError(f"{count(len(alone), 'case')} in one table alone: {first_names(alone)}. {remedy}")
-    differences = []
-    for region in dict.fromkeys(row.region for row in a):
-        for score in TITLES:
-            pairs = [(getattr(first[key], score), getattr(second[key], score)) for key in both if key[1] == region]
-            values = np.array(pairs, dtype=float).reshape(-1, 2)
-            values = values[~np.isnan(values).any(1)]
-            if len(values):
-                difference = values[:, 0] - values[:, 1]
-                above = float(((np.sign(difference) + 1) / 2).mean())
-                mean_a, mean_b = values.mean(0).tolist()
-                low, high = bootstrap_interval(difference)
-                mean = float(difference.mean())
-                differences.append(Difference(region, score, mean_a, mean_b, mean, low, high, above, len(values)))
-    return differences
+    if len(tests) < 2:
+        raise DataError(f"There is {count(len(tests), 'test')}; expected two or more to compare.")
+    pooled = {name: _pool(name, tables) for name, tables in tests.items()}
+    keys = _common_keys(pooled, common)
+    rows = []
+    for region in dict.fromkeys(row.region for tables in tests.values() for row in tables[0]):
+        cases = [key for key in keys if key[1] == region]
+        for score in scores:
+            values = {name: np.array([scored[key][score] for key in cases]) for name, scored in pooled.items()}
+            have = {name: one for name, one in values.items() if not np.isnan(one).all()}
+            kept = ~np.isnan(np.array(list(have.values()))).any(0) if have else np.zeros(len(cases), bool)
+            if not kept.any():
+                continue
+            first = values[next(iter(tests))][kept]
+            rows += [
+                _compare(region, score, name, tests[name], one[kept], None if name == next(iter(tests)) else first)
+                for name, one in have.items()
+            ]
+    return rows
 
 
-def _by_case(rows: Sequence[CaseScore], which: str) -> dict[tuple[str, str], CaseScore]:
-    found = {(row.case, row.region): row for row in rows}
-    if len(found) < len(rows):
-        raise DataError(f"A case occurs twice in the {which} table.")
-    return found
+def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:
+    """Average the scores of each case over the tables that hold it."""
+    by_case: dict[tuple[str, str], list[CaseScore]] = defaultdict(list)
+    for table in tables:
+        twice = [key for key, times in Counter((row.case, row.region) for row in table).items() if times > 1]
+        if twice:
+            raise DataError(f"{name}: a case occurs twice in one table: {_named(twice)}. Keep one row of it.")
+        for row in table:
+            by_case[row.case, row.region].append(row)
+    times = {len(rows) for rows in by_case.values()}
+    if len(times) > 1:
+        fewest = [key for key, rows in by_case.items() if len(rows) == min(times)]
+        raise DataError(
+            f"{name}: of {len(tables)} tables some cases are in {min(times)}, others in {max(times)}: "
+            f"{_named(fewest)}. Seeds need the same cases, folds none in common."
+        )
+    return {
+        key: {score: _mean([getattr(row, score) for row in rows]) for score in TITLES} for key, rows in by_case.items()
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(map(float, values))
+
+
+def _common_keys(pooled: Mapping[str, _Pooled], common: bool) -> list[tuple[str, str]]:
+    keys = [scores.keys() for scores in pooled.values()]
+    in_all = {key for key in keys[0] if all(key in one for one in keys)}
+    alone = {key for one in keys for key in one} - in_all
+    if not in_all or (alone and not common):
+        remedy = "--common compares the others." if in_all else "Are these tests of the same data?"
+        raise DataError(f"{count(len(alone), 'case')} not in every test: {_named(alone)}. {remedy}")
+    return sorted(in_all)
+
+
+def _named(keys: Sequence[tuple[str, str]] | set[tuple[str, str]]) -> str:
+    return first_names({f"{case} ({region})" for case, region in keys})
+
+
+def _compare(
+    region: str,
+    score: str,
+    name: str,
+    tables: Sequence[Sequence[CaseScore]],
+    values: NDArray[np.float64],
+    first: NDArray[np.float64] | None,
+) -> Comparison:
+    own = region, score, name, len(tables), len(values), float(values.mean()), *bootstrap_interval(values)
+    deviation = _deviation(tables, region, score)
+    if first is None or np.isnan(first).any():
+        return Comparison(*own, deviation)
+    difference = values - first
+    above = float(((np.sign(difference) + 1) / 2).mean())
+    return Comparison(*own, deviation, float(difference.mean()), *bootstrap_interval(difference), above)
+
+
+def _deviation(tables: Sequence[Sequence[CaseScore]], region: str, score: str) -> float:
+    """Return the standard deviation of the mean over tables of the same cases."""
+    cases = [{row.case: float(getattr(row, score)) for row in table if row.region == region} for table in tables]
+    if len(tables) < 2 or any(one.keys() != cases[0].keys() for one in cases):
+        return float("nan")
+    means = [float(np.mean([value for value in one.values() if value == value] or [np.nan])) for one in cases]
+    return float("nan") if np.isnan(means).any() else stdev(means)

@@ -26,7 +26,9 @@ POLICY = {
     "density": "of vessels: share of the field of view, where there is none of the picture; cases.csv has the 5th "
     "and 95th percentile over the samples",
     "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
-    "surfaces": "in mm, NSD at a tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
+    "surfaces": "border pixels or voxels of the masks, each counted once (MONAI), not surface "
+    "elements weighed by area; HD95 is the larger of the 95th percentiles of both directions; in mm, NSD at a "
+    "tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
     "original and at 2 pixels, as scores of their own (hd95_pixels, nsd_pixels)",
     "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples, a sample with itself included; unbiased: "
     "pairs of different samples; of raters in both all pairs, a rater with itself included. Unbiased GED = 2 "

@@ -20,7 +20,9 @@ class SurfaceScores:
 
     Attributes:
         hd95: 95th percentile of the distances between the surfaces, the larger of both directions, in the spacing's
-            unit. Two empty masks have 0; an empty and a non-empty one the diagonal of the volume. Lower is better.
+            unit. A surface is the set of the mask's border pixels (voxels), each counted once, as MONAI does. Tools
+            that weigh surface elements by their area, such as DeepMind's surface-distance, give other values. Two empty
+            masks have 0; an empty and a non-empty one the diagonal of the volume. Lower is better.
         nsd: Normalised surface Dice, the share of both surfaces that lies within the tolerance of the other (Nikolov et
             al. 2018, arXiv 1809.04430). Two empty masks have 1, an empty and a non-empty one 0. Higher is better.
         in_pixels: Whether distance and tolerance are in pixels, since nobody knows the spacing.

@@ -4,6 +4,7 @@ The first S of 16 samples are those of S, so each number of steps is sampled onc
 ``python experiments/benchmarks/samples_and_steps.py runs/medsegdiff-isic2017/version_0``.
 """
 
+import os
 import time
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ import diffusers
 import yaml
 from jsonargparse import auto_cli
 
-from diffmedseg import load_checkpoint
+from diffmedseg import load_checkpoint, load_pretrained
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.diffusion import ReverseProcess
@@ -23,9 +24,21 @@ from diffmedseg.segmentation import Drawn
 
 
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
-    """Build a run's best model and its data."""
-    config = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    model, data = load_checkpoint(run / "checkpoints" / "best.ckpt"), build_data(config)
+    """Build a model and its data.
+
+    Args:
+        run: A run's folder, whose best checkpoint is loaded; or the folder of a zoo entry, such as
+            zoo/medsegdiff_isic2017.cpu64, whose data lies in $DIFFMEDSEG_DATA.
+    """
+    entry = run / "run.yaml"
+    if entry.is_file():
+        model, config = load_pretrained(run.name), yaml.safe_load(entry.read_text())["data"]
+        if root := config["init_args"].get("root"):
+            config["init_args"]["root"] = str(Path(os.environ["DIFFMEDSEG_DATA"], Path(root).name))
+    else:
+        model = load_checkpoint(run / "checkpoints" / "best.ckpt")
+        config = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    data = build_data(config)
     data.setup("test")
     data.serve((), model.regions)  # nothing is trained
     return model, data

@@ -1,11 +1,14 @@
+import csv
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
-from diffmedseg.evaluation import compare_cases
+from diffmedseg.evaluation import compare_tests
 from diffmedseg.metrics.cases import CaseScore
 from diffmedseg.metrics.table import read_cases, write_cases
 
@@ -17,31 +20,110 @@ def rows(dice, region="lesion"):
     ]
 
 
+def compare(a, b, **options):
+    """Compare a with b, the first test; return the rows of a."""
+    return [row for row in compare_tests({"b": [b], "a": [a]}, **options) if row.test == "a"]
+
+
 def test_a_constant_difference_is_certain():
     """Unpaired, the spread of the cases would hide it."""
     dice = np.linspace(0.2, 0.9, 30)
-    [first, *_] = compare_cases(rows(dice + 0.05), rows(dice))
+    [first, *_] = compare(rows(dice + 0.05), rows(dice))
     assert (first.score, first.cases, first.above) == ("dice", 30, 1)
-    assert (first.mean, first.low, first.high) == pytest.approx((0.05, 0.05, 0.05))
-    assert first.a - first.b == pytest.approx(0.05)
+    assert (first.difference, first.difference_low, first.difference_high) == pytest.approx((0.05, 0.05, 0.05))
+    assert first.mean == pytest.approx(0.6)
 
 
 def test_order_does_not_matter_and_ties_count_half():
     a, b = rows([0.5, 0.6, 0.9, 0.7]), rows([0.5, 0.7, 0.8, 0.7])
-    [first, *_] = compare_cases(a, b[::-1])
+    [first, *_] = compare(a, b[::-1])
     assert first.above == 0.5
-    assert first.mean == pytest.approx(0)
+    assert first.difference == pytest.approx(0)
 
 
 def test_cases_that_are_in_one_alone():
     a, b = rows([0.5, 0.6, 0.9]), rows([0.5, 0.6])
-    with pytest.raises(DataError, match=r"1 case in one table alone: c2 \(lesion\)\. --common"):
-        compare_cases(a, b)
-    assert compare_cases(a, b, common=True)[0].cases == 2
+    with pytest.raises(DataError, match=r"1 case not in every test: c2 \(lesion\)\. --common"):
+        compare(a, b)
+    assert compare(a, b, common=True)[0].cases == 2
     with pytest.raises(DataError, match="Are these tests of the same data"):
-        compare_cases(a, rows([0.5], "other"), common=True)
-    with pytest.raises(DataError, match="twice in the second table"):
-        compare_cases(a, a + a)
+        compare(a, rows([0.5], "other"), common=True)
+    with pytest.raises(DataError, match="b: a case occurs twice in one table"):
+        compare(a, a + a)
+    with pytest.raises(DataError, match="There is 1 test; expected two"):
+        compare_tests({"a": [a]})
+
+
+def test_seeds_are_averaged_case_by_case_and_folds_put_together():
+    seeds = [rows([0.4, 0.6, 0.8]), rows([0.6, 0.8, 1.0])]
+    folds = [rows([0.5, 0.7, 0.9])[:1], rows([0.5, 0.7, 0.9])[1:]]
+    first, second, *_ = compare_tests({"seeds": seeds, "folds": folds})
+    assert (first.mean, first.tables, first.cases) == (pytest.approx(0.7), 2, 3)
+    assert first.deviation == pytest.approx(np.std([0.6, 0.8], ddof=1))
+    assert (second.mean, second.difference) == (pytest.approx(0.7), pytest.approx(0))
+    assert np.isnan(second.deviation)
+    with pytest.raises(DataError, match=r"seeds: of 2 tables some cases are in 1, others in 2: c2 \(lesion\)"):
+        compare_tests({"seeds": [seeds[0], seeds[1][:2]], "folds": folds})
+
+
+def test_three_tests_are_compared_with_the_first():
+    found = compare_tests({name: [rows([value, value])] for name, value in (("a", 0.5), ("b", 0.6), ("c", 0.3))})
+    dice = {row.test: row.difference for row in found if row.score == "dice"}
+    assert np.isnan(dice["a"])
+    assert (dice["b"], dice["c"]) == pytest.approx((0.1, -0.2))
+
+
+def test_a_score_that_a_test_does_not_have_is_left_out_of_it():
+    with_distance = [dataclasses.replace(row, hd95=2.0) for row in rows([0.5, 0.6])]
+    found = [row for row in compare_tests({"a": [rows([0.5, 0.6])], "b": [with_distance]}) if row.score == "hd95"]
+    assert [(row.test, row.mean) for row in found] == [("b", 2.0)]
+    assert np.isnan(found[0].difference)
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Two seeds of one model and one table of another."""
+    monkeypatch.chdir(tmp_path)
+    for name, dice in (("a.0", [0.5, 0.61]), ("a.1", [0.7, 0.81]), ("b_", [0.4, 0.51])):
+        Path(name).mkdir()
+        write_cases(rows(dice), Path(name, "cases.csv"))
+    return tmp_path
+
+
+def test_every_format_says_the_same_numbers(tables, capsys):
+    texts = {}
+    for form in ("table", "markdown", "latex", "csv", "json"):
+        main(["compare", "first=a.*", "b_", "--scores", "dice", "--format", form])
+        texts[form] = capsys.readouterr().out
+    for form in ("table", "markdown", "latex"):
+        assert all(number in texts[form] for number in ("0.6550", "-0.2000", "0.1414")), texts[form]
+    assert r"b\_" in texts["latex"]
+    [a, b] = json.loads(texts["json"])
+    assert (a["test"], a["mean"], a["tables"], a["difference"]) == ("first", pytest.approx(0.655), 2, None)
+    assert (b["mean"], b["difference"]) == (pytest.approx(0.455), pytest.approx(-0.2))
+    [c, d] = csv.DictReader(texts["csv"].splitlines())
+    assert (float(c["mean"]), c["difference"], float(d["difference"])) == (a["mean"], "", b["difference"])
+
+
+def test_no_number_is_cut_in_a_narrow_terminal(tables, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    main(["compare", "a.0", "a.1", "b_", "--scores", "dice"])
+    narrow = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "300")
+    main(["compare", "a.0", "a.1", "b_", "--scores", "dice"])
+    assert narrow == capsys.readouterr().out
+    assert "…" not in narrow
+
+
+def test_folders_that_hold_no_table(tables):
+    Path("runs/version_0").mkdir(parents=True)
+    write_cases(rows([0.5, 0.6]), Path("runs/version_0/cases.csv"))
+    with pytest.raises(SystemExit, match=r"runs holds no cases.csv.*There are tests in it: runs/version_0"):
+        main(["compare", "runs", "b_"])
+    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and as a pattern it fits nothing"):
+        main(["compare", "c.*", "b_"])
+    with pytest.raises(SystemExit, match="Two tests are called b_"):
+        main(["compare", "b_", "b_"])
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
@@ -59,4 +141,4 @@ def test_tables_are_read_as_they_were_written(tmp_path):
 def test_files_that_are_no_table(text, message, tmp_path):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(SystemExit, match=rf"error: .*x\.csv.*{message}"):
-        main(["compare", str(tmp_path / "x.csv"), str(tmp_path / "x.csv")])
+        main(["compare", str(tmp_path / "x.csv"), f"other={tmp_path / 'x.csv'}"])

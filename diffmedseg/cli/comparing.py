@@ -1,0 +1,181 @@
+"""``diffmedseg compare``: tests of the same cases, paired, as a table for people, papers or programs."""
+
+import csv
+import glob
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffmedseg.cli.parsing import Parser, report_errors
+from diffmedseg.errors import DataError, unknown
+from diffmedseg.wording import first_names
+
+if TYPE_CHECKING:
+    from diffmedseg.evaluation.comparison import Comparison
+    from diffmedseg.metrics.cases import CaseScore
+
+#: What LaTeX would take for a command.
+_LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+)
+
+
+def compare(args: list[str]) -> None:
+    """Run ``diffmedseg compare``."""
+    parser = Parser(
+        "diffmedseg compare",
+        "Compare two or more tests of the same cases with the first of them, paired: means and differences with 95 % "
+        "intervals over cases.",
+    )
+    parser.add_argument(
+        "tests",
+        nargs="+",
+        metavar="TEST",
+        help="A cases.csv or a folder that holds one: a run or a test. A quoted pattern such as "
+        "'runs/lite.*/version_0' pools seeds (each case counts once, with its mean) and folds. NAME=TEST names it.",
+    )
+    parser.add_argument("--format", choices=list(_FORMATS), default="table", help="Default: table.")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="As --format json.")
+    parser.add_argument("--scores", type=lambda text: text.split(","), metavar="A,B", help="Such as dice,hd95_pixels.")
+    parser.add_argument("--common", action="store_true", help="Compare the cases that are in all tests.")
+    options = parser.parse_args(args)
+    from diffmedseg.evaluation.comparison import compare_tests
+    from diffmedseg.metrics.cases import TITLES
+
+    known = [score for score in TITLES if score != "seconds"]  # of other machines
+    for score in options.scores or ():
+        if score not in TITLES:
+            parser.error(unknown("score", score, list(TITLES)))
+    with report_errors():
+        rows = compare_tests(_read_tests(options.tests), options.common, options.scores or known)
+    sys.stdout.write(_FORMATS[options.format](rows))
+
+
+def _read_tests(arguments: Sequence[str]) -> "dict[str, list[list[CaseScore]]]":
+    """Read the tables of each test.
+
+    Raises:
+        DataError: If there is no table, or two tests have the same name.
+    """
+    from diffmedseg.metrics.table import read_cases
+
+    tests: dict[str, list[list[CaseScore]]] = {}
+    for argument in arguments:
+        name, files = _find(argument)
+        if name in tests:
+            raise DataError(f"Two tests are called {name}: name them apart, as by first={argument}.")
+        tests[name] = [read_cases(file) for file in files]
+    return tests
+
+
+def _find(argument: str) -> tuple[str, list[Path]]:
+    """Return the name of a test, and its tables."""
+    name, named, place = argument.partition("=")
+    if Path(argument).exists() or not named:
+        name, place = argument, argument
+    path = Path(place).expanduser()
+    found = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise DataError(f"There is no file or folder {place}, and as a pattern it fits nothing.")
+    tables = [one / "cases.csv" if one.is_dir() else one for one in found]
+    if without := [str(one.parent) for one in tables if not one.is_file()]:
+        inside = [str(table.parent) for one in without for table in sorted(Path(one).glob("*/cases.csv"))]
+        hint = f" There are tests in it: {first_names(inside)}." if inside else ""
+        raise DataError(f"{first_names(without)} holds no cases.csv: name the folder of a finished run or test.{hint}")
+    return name, tables
+
+
+def _cells(rows: "Sequence[Comparison]") -> tuple[list[str], list[list[str]]]:
+    """Return titles of columns, and the text of each row."""
+    from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES
+
+    first = rows[0].test
+    regions, seeds = len({row.region for row in rows}) > 1, any(not math.isnan(row.deviation) for row in rows)
+    heads = ["Score", "Test", "Mean", "95 % interval", f"less {first}", "95 % interval", f"above {first}", "Cases"]
+    heads = (["Region"] if regions else []) + heads[:4] + (["SD of seeds"] if seeds else []) + heads[4:]
+    lines = []
+    for row in rows:
+        title = TITLES[row.score] + (" (lower is better)" if row.score in LOWER_IS_BETTER else "")
+        line = [title, row.test, f"{row.mean:.4f}", _interval(row.low, row.high, "")]
+        line += [_number(row.deviation, ".4f")] if seeds else []
+        line += [_number(row.difference, "+.4f"), _interval(row.difference_low, row.difference_high, "+")]
+        line += [_number(row.above, ".0%"), str(row.cases)]
+        lines.append(([row.region] if regions else []) + line)
+    return heads, lines
+
+
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
+
+
+def _interval(low: float, high: float, sign: str) -> str:
+    return "" if math.isnan(low) else f"{low:{sign}.4f} to {high:{sign}.4f}"
+
+
+def _table(rows: "Sequence[Comparison]") -> str:
+    """Align columns by spaces; nothing is cut, however narrow the terminal."""
+    heads, lines = _cells(rows)
+    texts = 1 + heads.index("Test")  # columns of words
+    previous: list[str] = []
+    shown = [heads]
+    for line in lines:  # what is the same as above is left out
+        same = previous[: texts - 1] == line[: texts - 1]
+        shown += [[], line] if previous and not same else [([""] * (texts - 1) + line[texts - 1 :]) if same else line]
+        previous = line
+    widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
+    aligned = [
+        "  ".join(
+            cell.ljust(width) if column < texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=False))
+        ).rstrip()
+        for line in shown
+    ]
+    aligned.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    caption = f"less {rows[0].test}: mean over the same cases; above: share of cases, ties count half"
+    return "\n".join([*aligned, caption, ""])
+
+
+def _markdown(rows: "Sequence[Comparison]") -> str:
+    heads, lines = _cells(rows)
+    marks = ["---" if column <= heads.index("Test") else "---:" for column in range(len(heads))]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in [heads, marks, *lines]
+    )
+
+
+def _latex(rows: "Sequence[Comparison]") -> str:
+    """Make a tabular with the rules of the package booktabs."""
+    heads, rest = _cells(rows)
+    texts = 1 + heads.index("Test")
+    body = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in [heads, *rest]]
+    columns = "l" * texts + "r" * (len(heads) - texts)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def _csv(rows: "Sequence[Comparison]") -> str:
+    """Write full precision; what a row does not have is left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(rows[0])]
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow(["" if value != value else value for value in asdict(row).values()])
+    return text.getvalue()
+
+
+def _json(rows: "Sequence[Comparison]") -> str:
+    """Write full precision; what a row does not have is null."""
+    plain = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
+    return json.dumps(plain, indent=1) + "\n"
+
+
+_FORMATS: "dict[str, Callable[[Sequence[Comparison]], str]]" = {
+    "table": _table, "markdown": _markdown, "latex": _latex, "csv": _csv, "json": _json,
+}  # fmt: skip
