@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
-from diffmedseg.errors import NoRunError as NoRunError
+from diffmedseg.errors import DataError, NoRunError as NoRunError
 
 #: Names the run's folder to processes that were started for it: by Lightning, or by a launcher that nobody here knows.
 RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
@@ -229,7 +229,10 @@ class _RunWriter(ExperimentWriter):
         if not path.is_file():
             return
         header, rows = read_whole_rows(path)
-        kept = [row for row in rows if self._is_kept(row)]
+        try:
+            kept = [row for row in rows if self._is_kept(row)]
+        except (KeyError, ValueError) as error:
+            raise _damaged(path, error) from error
         if kept:
             self.metrics_keys = header
             self._replace(kept)
@@ -256,7 +259,18 @@ class _RunWriter(ExperimentWriter):
 
 
 def read_whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out."""
-    text = path.read_text()
-    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out.
+
+    Raises:
+        DataError: If it is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, error) from error
     return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged ({error!r}): restore it, or move it away, and its log begins anew.")

@@ -6,7 +6,6 @@ import textwrap
 from pathlib import Path
 
 from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
-from diffmedseg.files import read_yaml
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -70,14 +69,15 @@ def evaluate(args: list[str]) -> None:
         refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
     from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.cli.trusting import check_run
-    from diffmedseg.zoo.loading import best_checkpoint
+    from diffmedseg.zoo.loading import best_checkpoint, read_run, read_settings
 
-    checkpoint = best_checkpoint(run) if path.is_dir() else path
-    calibrated = checkpoint.name == "calibrated.ckpt"
-    configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
     with report_errors():
-        for config in configs:
-            check_run(read_yaml(config), options.trust)
+        checkpoint = best_checkpoint(run) if path.is_dir() else path
+        calibrated = checkpoint.name == "calibrated.ckpt"
+        configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
+        check_run(read_run(run), options.trust)
+        if calibrated:
+            check_run(read_settings(configs[1], ["model"]), options.trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
     run_lightning(command)

@@ -25,7 +25,7 @@ from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
-from diffmedseg.cli.settings import SettingsParser, innermost
+from diffmedseg.cli.settings import SettingsParser
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import CheckpointError, DataError, NoRunError, RecipeError, ZooError
@@ -41,6 +41,7 @@ from diffmedseg.runs import (
     shared_run,
     starting_checkpoint,
 )
+from diffmedseg.wording import innermost
 from diffmedseg.zoo.pretrained import initialise_from, write_initialisation
 
 _log = logging.getLogger(__name__)

@@ -150,19 +150,15 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _cases(options: argparse.Namespace) -> None:
-    import yaml
-
     from diffmedseg.data.configured import build_data
     from diffmedseg.metrics.table import read_cases
     from diffmedseg.zoo.building import ZooError
-    from diffmedseg.zoo.loading import load_verified
+    from diffmedseg.zoo.loading import load_verified, read_settings
     from diffmedseg.zoo.showing import show_cases
 
     folder, entry = current_source().verified(options.name)
-    model, settings = (
-        load_verified(options.name, folder, entry, options.trust),
-        yaml.safe_load((folder / RUN).read_text()),
-    )
+    model = load_verified(options.name, folder, entry, options.trust)
+    settings = read_settings(folder / RUN, ["data"])
     init = settings["data"]["init_args"]
     if options.root is not None:
         if "root" not in init:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -38,15 +39,27 @@ class ShrunkImages:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
-            self.masks: NDArray[np.uint8] = np.load(folder / "masks.npy", mmap_mode="r")
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
+        self.images: NDArray[np.uint8] = map_array(folder / "images.npy")
+        self.masks: NDArray[np.uint8] = map_array(folder / "masks.npy")
 
     def __reduce__(self) -> tuple[type["ShrunkImages"], tuple[Path]]:
         """Send workers the folder's name: a memory map would be pickled with all its content."""
         return ShrunkImages, (self.folder,)
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Map an array of the cache, read-only.
+
+    Raises:
+        DataError: If the file is missing or damaged; names its folder.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
+    except Exception as error:  # numpy parses the header as Python, which raises many kinds
+        raise DataError(
+            f"The cache {path.parent} is damaged ({error}): delete this folder; it is made anew."
+        ) from error
+    return array
 
 
 def shrink_images(

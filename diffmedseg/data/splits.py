@@ -12,6 +12,7 @@ import yaml
 from diffmedseg.atomic import write_whole
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
+from diffmedseg.files import read_yaml
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
@@ -107,10 +108,10 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
             or has a patient both in the test set and elsewhere.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         splits = {name: list(map(str, content[name])) for name in SPLITS}
         before = dict(content.get("drawn") or drawn)
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
     if before != drawn:
         raise DataError(f"{path} was drawn with {before}, and now {drawn} are set: name another file, or set the same.")

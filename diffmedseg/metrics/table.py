@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from diffmedseg.atomic import write_whole
+from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
 _NAMED = ("case", "region")
@@ -18,7 +19,7 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
     """Write scores of cases, whole or not at all; what a case does not have is left empty."""
 
     def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             for row in rows:
@@ -31,23 +32,30 @@ def read_cases(path: Path) -> list[CaseScore]:
     """Read scores of cases; columns that earlier versions did not write are NaN.
 
     Raises:
-        ValueError: If it is no such file; names what is wrong.
+        DataError: If it is no such file; names what is wrong.
     """
-    with path.open(newline="") as file:
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no table of cases ({error}): restore it.") from error
+
+
+def _read(path: Path) -> list[CaseScore]:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         needed = (*_NAMED, "dice", "iou", "both_empty", *_COUNTED)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")
+            raise DataError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")
         rows, names = [], [field.name for field in fields(CaseScore)]
         for line, row in enumerate(reader, 2):
             try:
                 values = {name: _value(name, row[name]) for name in names if name in row}
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {line} cannot be read ({error}): restore it.") from error
+                raise DataError(f"{path}, line {line} cannot be read ({error}): restore it.") from error
             rows.append(CaseScore(**values))  # type: ignore[arg-type]
     if not rows:
-        raise ValueError(f"{path} holds no case.")
+        raise DataError(f"{path} holds no case.")
     return rows
 
 

@@ -1,6 +1,5 @@
 """Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
-import json
 import os
 import re
 import shutil
@@ -17,14 +16,14 @@ from safetensors.torch import save_file
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
-from diffmedseg.files import file_sha256
+from diffmedseg.files import FormatError, file_sha256, read_yaml
 from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages, whole
 from diffmedseg.zoo.card import write_card, write_recipe_card
 from diffmedseg.zoo.checking import write_example
-from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run
+from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run, read_settings
 from diffmedseg.zoo.registry import (
     CASES,
     CONFIG,
@@ -132,7 +131,7 @@ def _check_scores(run: Path) -> None:
     """
     if not (run / METRICS).is_file():
         return  # a run of before
-    said, best = json.loads((run / METRICS).read_text()), chosen_checkpoint(run)
+    said, best = read_settings(run / METRICS, ["policy"]), chosen_checkpoint(run)
     if said.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
             f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
@@ -163,14 +162,14 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
     """
     with _new_entry(name, zoo) as (folder, register):
         try:
-            settings = yaml.safe_load(Path(config).read_text())
+            settings = read_yaml(Path(config))
             init, data = settings["model"]["init_args"], build_data(settings["data"], trust)
             settings = _portable(settings, data)
             learned_from: str = find_class(settings["model"]["class_path"], trust).learned_from
             denoiser = find_class(init["denoiser"]["class_path"], trust)
             unsaid = [name for name in ("num_samples", "num_steps") if init[name] is None]
             init = init | {name: getattr(denoiser.recommended, name) for name in unsaid}
-        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, FormatError, TypeError, KeyError, AttributeError) as error:
             raise ZooError(
                 f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
                 f"({type(error).__name__}: {error})."

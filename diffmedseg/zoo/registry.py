@@ -123,7 +123,7 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
     try:
         content = read_yaml(path)
         version, entries = content["version"], dict(content["entries"])
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise ZooError(f"{place} is damaged ({error}): restore it.") from error
     if version != REGISTRY_VERSION:
         raise ZooError(

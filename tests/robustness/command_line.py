@@ -89,7 +89,11 @@ def mutate_arguments(name: str, content: bytes, rng: Random, other: bytes) -> by
         choice = rng.random()
         if choice < 0.35 and arguments:
             option, equals, value = arguments[at].partition("=")
-            new = mutate_text(value.encode(), rng).decode("utf-8", "replace") if rng.random() < 0.3 else rng.choice(TOKENS)
+            new = (
+                mutate_text(value.encode(), rng).decode("utf-8", "replace")
+                if rng.random() < 0.3
+                else rng.choice(TOKENS)
+            )
             arguments[at] = f"{option}={new}" if equals else new
         elif choice < 0.5 and arguments:
             text = mutate_text(arguments[at].encode(), rng)[:10000]

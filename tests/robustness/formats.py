@@ -238,8 +238,26 @@ def _dicom(content: bytes, rng: Random, other: bytes) -> bytes:
     which, choice = rng.randrange(len(elements)), rng.random()
     tag, kind, wide, value = elements[which]
     if choice < 0.5:
-        texts = ("", "0", "-1", "1\\2\\3", "nan\\nan", "1e400", "0\\0", "abc", "1.5", "9" * 40, "\\", " 1 ", "1,5", "\0", "é")
-        new = rng.choice(texts).encode("latin1") if kind[:1] in b"DICLSPU" and rng.random() < 0.7 else integer(rng, "<H")
+        texts = (
+            "",
+            "0",
+            "-1",
+            "1\\2\\3",
+            "nan\\nan",
+            "1e400",
+            "0\\0",
+            "abc",
+            "1.5",
+            "9" * 40,
+            "\\",
+            " 1 ",
+            "1,5",
+            "\0",
+            "é",
+        )
+        new = (
+            rng.choice(texts).encode("latin1") if kind[:1] in b"DICLSPU" and rng.random() < 0.7 else integer(rng, "<H")
+        )
         elements[which] = tag, kind, wide, new + b" " * (len(new) % 2)
     elif choice < 0.6:
         del elements[which]

@@ -80,9 +80,13 @@ def table(tallies: dict[str, Tally], seconds: float) -> str:
         )
         for kind, number in tally.crashes.most_common():
             lines.append(f"    {number:>6} x {kind}; ONLY={name}:{tally.examples[kind][0]}")
-    inputs, crashes = (sum(values) for values in zip(*((t.inputs, sum(t.crashes.values())) for t in tallies.values()), strict=True))
+    inputs, crashes = (
+        sum(values) for values in zip(*((t.inputs, sum(t.crashes.values())) for t in tallies.values()), strict=True)
+    )
     spent = sum(tally.seconds for tally in tallies.values())
-    lines.append(f"{inputs} inputs, {crashes} crashes, {spent / 3600:.2f} hours of processes in {seconds / 3600:.2f} hours")
+    lines.append(
+        f"{inputs} inputs, {crashes} crashes, {spent / 3600:.2f} hours of processes in {seconds / 3600:.2f} hours"
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,23 @@ Random = random.Random
 
 _INTEGERS = (0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 100, 127, 128, 255, 256, 1000, 4095, 4096, 32767, 32768, 65535, 65536)
 INTEGERS = (*_INTEGERS, *(-value for value in _INTEGERS), 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, -(2**31))
-FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-3, 0.5, 255.0, 1e9, 1e20, 3e38, -3e38, float("inf"), -float("inf"), float("nan"))
+FLOATS = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1e-45,
+    1e-3,
+    0.5,
+    255.0,
+    1e9,
+    1e20,
+    3e38,
+    -3e38,
+    float("inf"),
+    -float("inf"),
+    float("nan"),
+)
 
 #: What text files get in place of a value: odd numbers, odd types, and attempts to run code.
 TOKENS = (
@@ -176,7 +192,9 @@ def _cut(text: str, rng: Random) -> str:
 
 
 def _damage(text: str, rng: Random) -> str:
-    return mutate_bytes(text.encode("utf-8", "replace"), rng).decode("utf-8", rng.choice(("replace", "surrogateescape")))
+    return mutate_bytes(text.encode("utf-8", "replace"), rng).decode(
+        "utf-8", rng.choice(("replace", "surrogateescape"))
+    )
 
 
 _TEXT_CHANGES = (

@@ -66,7 +66,9 @@ def recipes(kind: str) -> list[Files]:
 def splits() -> list[Files]:
     """Splits by hand, and as the project writes them."""
     named = {"train": ["c0", "c1", "c2", "c3"], "val": ["c4", "c5"], "test": ["c6", "c7"]}
-    return [{"splits.yaml": yaml.safe_dump(one, sort_keys=False).encode()} for one in (named, {"drawn": DRAWN, **named})]
+    return [
+        {"splits.yaml": yaml.safe_dump(one, sort_keys=False).encode()} for one in (named, {"drawn": DRAWN, **named})
+    ]
 
 
 def windows() -> list[Files]:
@@ -147,4 +149,3 @@ def cached_case() -> list[Files]:
     facts = {"spacing": [1.0, 1.0, 2.0], "brain": [True, False], "labelled": [False, False], "copies": [[0, 1]]}
     image, labels = np.zeros((2, 2, 4, 4), np.uint16), np.zeros((2, 4, 4), np.uint8)
     return each_first({"facts.json": json.dumps(facts).encode(), "image.npy": npy(image), "labels.npy": npy(labels)})
-

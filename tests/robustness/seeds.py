@@ -44,14 +44,40 @@ def pictures() -> list[Files]:
     palette, indices = colour.quantize(16), colour.quantize(16)
     palette.info["transparency"] = 3
     found = {f"{mode}.png": saved(colour.convert(mode), "PNG") for mode in ("RGB", "L", "1", "RGBA", "LA")}
-    found |= {"palette.png": saved(palette, "PNG"), "deep.png": saved(deep, "PNG"), "exif.png": saved(colour, "PNG", exif=exif)}
-    found |= {"p.jpg": saved(colour, "JPEG"), "exif.jpg": saved(colour, "JPEG", exif=exif), "l.jpg": saved(colour.convert("L"), "JPEG")}
-    found |= {"progressive.jpg": saved(colour, "JPEG", progressive=True), "cmyk.jpg": saved(colour.convert("CMYK"), "JPEG")}
+    found |= {
+        "palette.png": saved(palette, "PNG"),
+        "deep.png": saved(deep, "PNG"),
+        "exif.png": saved(colour, "PNG", exif=exif),
+    }
+    found |= {
+        "p.jpg": saved(colour, "JPEG"),
+        "exif.jpg": saved(colour, "JPEG", exif=exif),
+        "l.jpg": saved(colour.convert("L"), "JPEG"),
+    }
+    found |= {
+        "progressive.jpg": saved(colour, "JPEG", progressive=True),
+        "cmyk.jpg": saved(colour.convert("CMYK"), "JPEG"),
+    }
     found |= {"two.jpg": saved(colour, "MPO", save_all=True, append_images=[colour])}
-    found |= {f"{one or 'raw'}.tif": saved(colour, "TIFF", compression=one) for one in (None, "tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits")}
-    found |= {"deep.tif": saved(deep, "TIFF"), "floats.tif": saved(floats, "TIFF"), "bits.tif": saved(colour.convert("1"), "TIFF")}
-    found |= {"white.tif": saved(colour.convert("1"), "TIFF", tiffinfo=_white_is_zero()), "pages.tif": saved(colour, "TIFF", save_all=True, append_images=[colour])}
-    found |= {"p.bmp": saved(colour, "BMP"), "p.gif": saved(indices, "GIF"), "p.webp": saved(colour, "WEBP"), "lossless.webp": saved(colour, "WEBP", lossless=True)}
+    found |= {
+        f"{one or 'raw'}.tif": saved(colour, "TIFF", compression=one)
+        for one in (None, "tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits")
+    }
+    found |= {
+        "deep.tif": saved(deep, "TIFF"),
+        "floats.tif": saved(floats, "TIFF"),
+        "bits.tif": saved(colour.convert("1"), "TIFF"),
+    }
+    found |= {
+        "white.tif": saved(colour.convert("1"), "TIFF", tiffinfo=_white_is_zero()),
+        "pages.tif": saved(colour, "TIFF", save_all=True, append_images=[colour]),
+    }
+    found |= {
+        "p.bmp": saved(colour, "BMP"),
+        "p.gif": saved(indices, "GIF"),
+        "p.webp": saved(colour, "WEBP"),
+        "lossless.webp": saved(colour, "WEBP", lossless=True),
+    }
     found |= {"p.ppm": saved(colour, "PPM"), "p.pgm": saved(deep, "PPM"), "p.jp2": saved(colour, "JPEG2000")}
     return [{name: content} for name, content in found.items()]
 
@@ -66,14 +92,28 @@ def masks() -> list[Files]:
     """Masks in the ways that tools write them."""
     mask = _binary()
     white = Image.fromarray(mask * 255)
-    found = {"white.png": saved(white, "PNG"), "ones.png": saved(Image.fromarray(mask), "PNG"), "bits.png": saved(white.convert("1"), "PNG")}
+    found = {
+        "white.png": saved(white, "PNG"),
+        "ones.png": saved(Image.fromarray(mask), "PNG"),
+        "bits.png": saved(white.convert("1"), "PNG"),
+    }
     found |= {"rgb.png": saved(white.convert("RGB"), "PNG"), "rgba.png": saved(white.convert("RGBA"), "PNG")}
-    found |= {"deep.png": saved(Image.fromarray(mask.astype(np.uint16) * 65535), "PNG"), "palette.png": saved(white.quantize(2), "PNG")}
-    found |= {"soft.tif": saved(Image.fromarray(mask.astype(np.float32)), "TIFF"), "lossy.jpg": saved(white, "JPEG"), "p.bmp": saved(white, "BMP"), "p.gif": saved(white, "GIF")}
+    found |= {
+        "deep.png": saved(Image.fromarray(mask.astype(np.uint16) * 65535), "PNG"),
+        "palette.png": saved(white.quantize(2), "PNG"),
+    }
+    found |= {
+        "soft.tif": saved(Image.fromarray(mask.astype(np.float32)), "TIFF"),
+        "lossy.jpg": saved(white, "JPEG"),
+        "p.bmp": saved(white, "BMP"),
+        "p.gif": saved(white, "GIF"),
+    }
     return [{name: content} for name, content in found.items()]
 
 
-def nifti(values: np.ndarray, sform: bool = True, qform: bool = True, order: str = "<", two_files: bool = False) -> bytes:
+def nifti(
+    values: np.ndarray, sform: bool = True, qform: bool = True, order: str = "<", two_files: bool = False
+) -> bytes:
     """Return a NIfTI-1 file; the first axis of the values is the last of the file."""
     header, kind = bytearray(348), {"u1": (2, 8), "i2": (4, 16), "i4": (8, 32), "f4": (16, 32), "f8": (64, 64)}
     code, bits = kind[values.dtype.str[1:]]
@@ -105,7 +145,11 @@ def volume_masks() -> list[Files]:
     """Masks as volumes."""
     mask = (_volume() > 50).astype(np.uint8)
     plain = nifti(mask)
-    return [{"m.nii": plain}, {"m.nii.gz": gzip.compress(plain, 1, mtime=0)}, {"m.nii": nifti(mask.astype("f4") * 0.999)}]
+    return [
+        {"m.nii": plain},
+        {"m.nii.gz": gzip.compress(plain, 1, mtime=0)},
+        {"m.nii": nifti(mask.astype("f4") * 0.999)},
+    ]
 
 
 def _meta_image(compressed: bool) -> bytes:
@@ -113,7 +157,12 @@ def _meta_image(compressed: bool) -> bytes:
     data = __import__("zlib").compress(values) if compressed else values
     lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False"]
     lines += [f"CompressedData = {compressed}", *([f"CompressedDataSize = {len(data)}"] if compressed else [])]
-    lines += ["TransformMatrix = 1 0 0 0 1 0 0 0 1", "Offset = -4 -4 -4", "CenterOfRotation = 0 0 0", "AnatomicalOrientation = RAI"]
+    lines += [
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1",
+        "Offset = -4 -4 -4",
+        "CenterOfRotation = 0 0 0",
+        "AnatomicalOrientation = RAI",
+    ]
     lines += ["ElementSpacing = 1 1 2", "DimSize = 4 4 4", "ElementType = MET_SHORT", "ElementDataFile = LOCAL"]
     return "\n".join([*lines, ""]).encode() + data
 
@@ -136,7 +185,9 @@ def _slice(number: int) -> bytes:
     study, pixels = "1.2.826.0.1.3680043.8.498.1", _RNG.integers(0, 900, (4, 4), dtype=np.uint16)
 
     def element(group: int, tag: int, kind: str, value: bytes | str | int) -> bytes:
-        data = struct.pack("<H", value) if isinstance(value, int) else value.encode() if isinstance(value, str) else value
+        data = (
+            struct.pack("<H", value) if isinstance(value, int) else value.encode() if isinstance(value, str) else value
+        )
         data += (b"\0" if kind in ("UI", "OB") else b" ") * (len(data) % 2)
         length = struct.pack("<2xI", len(data)) if kind in ("OW", "OB") else struct.pack("<H", len(data))
         return struct.pack("<2H", group, tag) + kind.encode() + length + data
@@ -144,11 +195,40 @@ def _slice(number: int) -> bytes:
     storage, syntax, own = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1", f"{study}.{number + 1}"
     meta = element(2, 2, "UI", storage) + element(2, 3, "UI", own) + element(2, 0x10, "UI", syntax)
     meta = element(2, 1, "OB", b"\0\1") + meta + element(2, 0x12, "UI", study)
-    body = [(8, 0x16, "UI", storage), (8, 0x18, "UI", own), (8, 0x60, "CS", "MR"), (0x10, 0x10, "PN", "A^B"), (0x10, 0x20, "LO", "P1")]
-    body += [(0x18, 0x50, "DS", "2"), (0x20, 0xD, "UI", study), (0x20, 0xE, "UI", study + ".9"), (0x20, 0x11, "IS", "1"), (0x20, 0x13, "IS", str(number + 1))]
-    body += [(0x20, 0x32, "DS", f"0\\0\\{2 * number}"), (0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"), (0x28, 2, "US", 1), (0x28, 4, "CS", "MONOCHROME2")]
-    body += [(0x28, 0x10, "US", 4), (0x28, 0x11, "US", 4), (0x28, 0x30, "DS", "1\\1"), (0x28, 0x100, "US", 16), (0x28, 0x101, "US", 16), (0x28, 0x102, "US", 15)]
-    body += [(0x28, 0x103, "US", 0), (0x28, 0x1052, "DS", "0"), (0x28, 0x1053, "DS", "1"), (0x7FE0, 0x10, "OW", pixels.tobytes())]
+    body = [
+        (8, 0x16, "UI", storage),
+        (8, 0x18, "UI", own),
+        (8, 0x60, "CS", "MR"),
+        (0x10, 0x10, "PN", "A^B"),
+        (0x10, 0x20, "LO", "P1"),
+    ]
+    body += [
+        (0x18, 0x50, "DS", "2"),
+        (0x20, 0xD, "UI", study),
+        (0x20, 0xE, "UI", study + ".9"),
+        (0x20, 0x11, "IS", "1"),
+        (0x20, 0x13, "IS", str(number + 1)),
+    ]
+    body += [
+        (0x20, 0x32, "DS", f"0\\0\\{2 * number}"),
+        (0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0"),
+        (0x28, 2, "US", 1),
+        (0x28, 4, "CS", "MONOCHROME2"),
+    ]
+    body += [
+        (0x28, 0x10, "US", 4),
+        (0x28, 0x11, "US", 4),
+        (0x28, 0x30, "DS", "1\\1"),
+        (0x28, 0x100, "US", 16),
+        (0x28, 0x101, "US", 16),
+        (0x28, 0x102, "US", 15),
+    ]
+    body += [
+        (0x28, 0x103, "US", 0),
+        (0x28, 0x1052, "DS", "0"),
+        (0x28, 0x1053, "DS", "1"),
+        (0x7FE0, 0x10, "OW", pixels.tobytes()),
+    ]
     header = struct.pack("<2H2sHI", 2, 0, b"UL", 4, len(meta))
     return bytes(128) + b"DICM" + header + meta + b"".join(element(*one) for one in body)
 

@@ -166,7 +166,13 @@ def _run_process(reader: Reader, seed: int, first: int, last: int, tally: Tally)
     code = os.waitstatus_to_exitcode(status)
     if code == 70 and number == first and values + refusals == 0:
         raise RuntimeError(f"The process for {reader.name} could not start.")
-    ended = f"no end in {WALL_SECONDS} s" if hung else f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+    ended = (
+        f"no end in {WALL_SECONDS} s"
+        if hung
+        else f"killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"exit {code}"
+    )
     tally.crash(ended, number)
     return int(number) + 1
 
@@ -230,7 +236,14 @@ class _Worker:
             number += 1
             if _peak() > self.peak + BYTES:
                 self.report.write(json.dumps([f"over {BYTES >> 30} GB, {outcome}", number - 1]) + "\n")
-                _STATE.pack_into(self.state, 0, number, time.monotonic(), values - (outcome == "value"), refusals - (outcome == "refusal"))
+                _STATE.pack_into(
+                    self.state,
+                    0,
+                    number,
+                    time.monotonic(),
+                    values - (outcome == "value"),
+                    refusals - (outcome == "refusal"),
+                )
                 self.report.flush()
                 os._exit(_TOO_LARGE)
         _STATE.pack_into(self.state, 0, number, time.monotonic(), values, refusals)
