@@ -69,15 +69,14 @@ def evaluate(args: list[str]) -> None:
         refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
     from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.cli.trusting import check_run
-    from diffmedseg.zoo.loading import best_checkpoint, read_run, read_settings
+    from diffmedseg.zoo.loading import best_checkpoint, read_settings
 
     with report_errors():
         checkpoint = best_checkpoint(run) if path.is_dir() else path
         calibrated = checkpoint.name == "calibrated.ckpt"
         configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
-        check_run(read_run(run), options.trust)
-        if calibrated:
-            check_run(read_settings(configs[1], ["model"]), options.trust)
+        for config in configs:
+            check_run(read_settings(config, []), options.trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
     run_lightning(command)

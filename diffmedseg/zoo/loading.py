@@ -179,6 +179,8 @@ def read_settings(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = read_yaml(path)
+        if not isinstance(settings, dict):
+            raise TypeError("it holds no settings")
         missing = [part for part in parts if not isinstance(settings[part], dict)]
     except (FormatError, KeyError, TypeError) as error:
         raise ZooError(f"{path} is damaged ({error}): restore it, or train again.") from error
