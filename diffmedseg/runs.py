@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -16,7 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import lock_folder, remove_temporaries, write_whole
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
 from diffmedseg.errors import DataError, NoRunError as NoRunError
 
@@ -185,11 +186,41 @@ def refuse_spawned_processes(trainer: Trainer) -> None:
         )
 
 
+_held: dict[Path, ExitStack] = {}  # the runs that this process writes to
+_PATIENCE = 10  # seconds: the workers of a process that was killed keep its lock until they notice
+
+
+@rank_zero_only
+def hold_run(run: Path) -> None:
+    """Keep other processes from training in a run's folder, until :func:`release_runs` or the end of this process.
+
+    Raises:
+        NoRunError: If another process trains there.
+    """
+    run = run.resolve()
+    if run in _held:
+        return
+    stack = ExitStack()
+    try:
+        stack.enter_context(lock_folder(run, _PATIENCE))
+    except BlockingIOError as error:
+        raise NoRunError(
+            f"Another process is training in {run}. Wait until it has ended, or train without --ckpt_path last, in a "
+            "new folder."
+        ) from error
+    _held[run] = stack
+
+
+def release_runs() -> None:
+    """Let other processes train in the folders that this process held."""
+    while _held:
+        _held.popitem()[1].close()
+
+
 @rank_zero_only
 def remove_leftovers(run: Path) -> None:
-    """Remove temporary files of checkpoints that a kill left behind."""
-    for path in (run / "checkpoints").glob(".tmp-*"):
-        path.unlink(missing_ok=True)
+    """Remove temporary files that a kill left behind."""
+    remove_temporaries(run)
 
 
 class RunLogger(CSVLogger):

@@ -35,8 +35,10 @@ from diffmedseg.runs import (
     RUN_FOLDER,
     RunLogger,
     experiment_folder,
+    hold_run,
     last_checkpoint,
     refuse_spawned_processes,
+    release_runs,
     remove_leftovers,
     shared_run,
     starting_checkpoint,
@@ -193,6 +195,7 @@ class DiffMedSegCLI(LightningCLI):
         own = last_checkpoint(folder)
         if own.is_file():  # a job that was requeued, or processes that torchrun started again
             checkpoint = starting_checkpoint(str(own), kind, experiment)
+        hold_run(folder)
         remove_leftovers(folder)
         return folder, checkpoint
 
@@ -289,6 +292,7 @@ def run(args: list[str]) -> None:
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
     finally:
+        release_runs()
         folder = Path(os.environ.get(RUN_FOLDER, "."))
         if RUN_FOLDER in os.environ:
             for empty in (folder, folder.parent):  # a start that failed takes no number

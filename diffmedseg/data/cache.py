@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from rich.progress import track
 
+from diffmedseg.atomic import temporary_folder, temporary_for
 from diffmedseg.data.files import Item
 from diffmedseg.errors import DataError
 from diffmedseg.reading.opening import open_image
@@ -118,8 +118,7 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < megabytes * 1e6:  # writing to a map on a full disk kills the process
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with TemporaryDirectory(prefix=f".{target.name}-", dir=folder) as temporary:
-            complete = Path(temporary) / target.name
+        with temporary_folder(target) as complete:
             write(complete)
             try:
                 complete.rename(target)
@@ -135,8 +134,8 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
 
 def cache_entries(folder: Path) -> list[Path]:
     """Return what :func:`build_once` left in a folder, also where it was killed. Nothing else there is ours."""
-    found = folder.iterdir() if folder.is_dir() else []
-    return sorted(path for path in found if path.is_dir() and re.fullmatch(r"[\w.-]+-[0-9a-f]{16}(-\w{8})?", path.name))
+    found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(path for path in found if re.fullmatch(r"[\w.-]+-[0-9a-f]{16}", temporary_for(path) or path.name))
 
 
 def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:

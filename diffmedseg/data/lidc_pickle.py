@@ -7,7 +7,6 @@ values and refuses all else.
 import io
 import pickle
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from diffmedseg.atomic import temporary_folder
 from diffmedseg.errors import DataError
 
 _RATERS = 4
@@ -72,8 +72,7 @@ def convert_lidc(source: Path, target: Path) -> int:
     if not isinstance(slices, dict) or not slices:
         raise DataError(f"{source} holds no slices by name.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        folder = Path(temporary) / target.name
+    with temporary_folder(target) as folder:
         for name in ("images", *(f"masks_{rater}" for rater in range(_RATERS))):
             (folder / name).mkdir(parents=True)
         for name, content in track(slices.items(), "Converting", len(slices)):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
@@ -25,7 +25,7 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
             for row in rows:
                 writer.writerow({name: "" if value != value else value for name, value in asdict(row).items()})
 
-    write_whole(path, save)
+    write_alone(path, save)
 
 
 def read_cases(path: Path) -> list[CaseScore]:

@@ -1,9 +1,9 @@
 """Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
+import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from diffmedseg.atomic import lock_folder, temporary_folder
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
@@ -25,6 +26,7 @@ from diffmedseg.zoo.card import write_card, write_recipe_card
 from diffmedseg.zoo.checking import write_example
 from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run, read_settings
 from diffmedseg.zoo.registry import (
+    CARD,
     CASES,
     CONFIG,
     EXAMPLE,
@@ -42,6 +44,7 @@ from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source
 
 _CODE_LICENCE = "Apache-2.0"
+_FILES = {CARD, CASES, CONFIG, EXAMPLE, METRICS, PICTURE, RUN, WEIGHTS}  # of an entry
 #: Scores that the registry names; an entry's own files have all.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
 #: Settings of a data module that say which cases a run was scored on.
@@ -200,21 +203,25 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
     def entries() -> dict[str, Entry]:
         return source.entries() if (source.folder / REGISTRY).is_file() else {}
 
-    if name in entries() or place.exists():
-        raise ZooError(
-            f"{source.folder} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its "
-            f"export was interrupted: delete {place}.)"
-        )
+    def refuse_taken() -> None:
+        foreign = [path for path in place.glob("*") if path.name not in _FILES]
+        if name in entries() or foreign or place.is_file():
+            raise ZooError(f"{source.folder} has an entry {name!r} already: choose another tag.")
+
+    refuse_taken()
     source.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=source.folder, prefix=".export-") as temporary:
-        folder = Path(temporary) / name
+    with temporary_folder(place) as folder:
         folder.mkdir()
 
         def register(entry: Entry) -> Path:
             for path in folder.iterdir():
                 path.chmod(0o644)  # safetensors writes for the owner alone
-            os.replace(folder, place)
-            write_registry(source.folder / REGISTRY, entries() | {name: entry})  # some may have come meanwhile
+            with lock_folder(source.folder, wait=math.inf):  # others may export at the same time
+                refuse_taken()
+                if place.is_dir():  # an export that was killed before it was registered
+                    shutil.rmtree(place)
+                os.replace(folder, place)
+                write_registry(source.folder / REGISTRY, entries() | {name: entry})
             return place
 
         yield folder, register

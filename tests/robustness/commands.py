@@ -132,7 +132,9 @@ def _train(folder: Path, again: bool) -> None:
 
 def _training(folder: Path) -> Results:
     run = max(folder.glob("runs/*/version_*"), key=lambda path: int(path.name.split("_")[1]))
-    found: Results = {f"{name}.ckpt": _checkpoint_digest(run / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")}
+    found: Results = {
+        f"{name}.ckpt": _checkpoint_digest(run / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")
+    }
     names = ("step", "epoch", "train/loss", "val/dice", "test/dice")
     found["metrics.csv"] = [[row.get(name, "") for name in names] for row in read_whole_rows(run / "metrics.csv")[1]]
     with (run / "cases.csv").open() as file:
@@ -142,7 +144,15 @@ def _training(folder: Path) -> Results:
 
 def _checkpoint_digest(path: Path) -> str:
     content = torch.load(path, weights_only=True)
-    keys = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step", "loops")
+    keys = (
+        "state_dict",
+        "current_model_state",
+        "averaging_state",
+        "optimizer_states",
+        "lr_schedulers",
+        "global_step",
+        "loops",
+    )
     digest = hashlib.sha256()
     for key in keys:
         _add(content[key], digest.update)
@@ -250,7 +260,10 @@ def _check_fetched(folder: Path) -> Results:
 def _write_data(folder: Path) -> None:
     for number in range(12):
         rng = np.random.default_rng(number)
-        for kind, values in (("images", rng.integers(0, 256, (500, 600, 3))), ("masks", 255 * (rng.random((500, 600)) > 0.5))):
+        for kind, values in (
+            ("images", rng.integers(0, 256, (500, 600, 3))),
+            ("masks", 255 * (rng.random((500, 600)) > 0.5)),
+        ):
             (folder / "data" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values.astype(np.uint8)).save(folder / "data" / kind / f"p{number}.png", compress_level=1)
 
@@ -262,7 +275,9 @@ def _write_volumes(folder: Path) -> None:
         values = np.where(inside, np.random.default_rng(number).uniform(100, 200, inside.shape), 0)
         for kind, volume in (("images", values.astype("f4")), ("masks", (values > 150).astype("u1"))):
             (folder / "data" / kind).mkdir(parents=True, exist_ok=True)
-            (folder / "data" / kind / f"p{number}.nii").write_bytes(nifti(volume))
+            path = folder / "data" / kind / f"p{number}.nii"
+            path.write_bytes(nifti(volume))
+            os.utime(path, (0, 0))  # the cache knows large files by the time of their change
 
 
 def _build(name: str) -> Callable[[Path, bool], None]:

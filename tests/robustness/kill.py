@@ -112,7 +112,7 @@ def finish(command: Command, folder: Path, again: bool) -> None:
 
 def leftovers(folder: Path) -> list[str]:
     """Name the temporary files and folders that are left."""
-    names = {path.name for path in folder.rglob("*") if path.name.startswith((".tmp", ".export-", ".build-"))}
+    names = {path.name for path in folder.rglob("*") if path.name.startswith(".tmp")}
     return sorted(names)
 
 
@@ -172,7 +172,9 @@ def kill(command: Command, kills: int, seed: int, place: Path, keep: bool = Fals
         try:
             kill_once(command, folder, whole, delays, tally)
         except Exception as error:
-            tally.losses[f"{type(error).__name__}: {error}".replace(str(folder), "").replace(str(number), "N")[:200]] += 1
+            tally.losses[
+                f"{type(error).__name__}: {error}".replace(str(folder), "").replace(f"/{number}/", "/N/")[:200]
+            ] += 1
             if keep:
                 continue
         finally:
