@@ -88,7 +88,7 @@ def _predictions(folder: Path) -> Results:
 
 def _check_predictions(folder: Path) -> Results:
     found: Results = {}
-    for path in sorted(folder.glob("out/*")):
+    for path in sorted(folder.glob("out/[!.]*")):
         if path.suffix == ".csv":
             with path.open() as file:
                 found[path.name] = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
