@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
+from diffmedseg.reading.levels import to_eight_bit
+from diffmedseg.reading.opening import check_single, why_unusable
+from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.reading.windows import CropWindow
-
-_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
 @dataclass(frozen=True)
@@ -130,26 +131,25 @@ def nest(mask: Tensor) -> Tensor:
     return mask.cummin(-3).values
 
 
-def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
+def to_model_range(
+    image: Tensor | np.ndarray | Image, channels: int, value_range: tuple[float, float] | None = None
+) -> Tensor:
     """Bring what a user has into the model's form, (B, C, H, W) float32 in [-1, 1].
 
     Args:
-        image: A PIL image (converted to grey or RGB); an array or tensor of shape (H, W), (H, W, C) if uint8, or
-            (C, H, W) or (B, C, H, W). uint8 is taken as [0, 255], float as [-1, 1].
+        image: A PIL image, read as files are: turned upright by its EXIF orientation, brought to 8 bits, converted to
+            grey or RGB, with a warning where it may be misread; of a file of several pages pass the ``copy()`` of one.
+            Or an array or tensor of shape (H, W), (H, W, C) if uint8, or (C, H, W) or (B, C, H, W). uint8 is taken as
+            [0, 255], float as [-1, 1].
         channels: C, the model's channels.
+        value_range: What becomes black and white in PIL images of more than 8 bits; see
+            :func:`~diffmedseg.reading.levels.to_eight_bit`.
 
     Raises:
         ValueError: If type, shape, number of channels or range does not fit.
     """
     if isinstance(image, Image):
-        if channels not in (1, 3):
-            raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
-        if image.mode not in _EIGHT_BIT_MODES:
-            raise ValueError(
-                f"A picture of mode {image.mode} has more than 8 bits, and where its range lies is not known: "
-                "scale it to 8 bits, or pass a float tensor in [-1, 1]."
-            )
-        image = np.array(image.convert("L" if channels == 1 else "RGB"))
+        image = _from_picture(image, channels, value_range)
     if isinstance(image, str | Path):
         raise ValueError(f"{image} is a path: open it first, with PIL.Image.open.")
     tensor = image if isinstance(image, Tensor) else _as_tensor(image)
@@ -187,6 +187,22 @@ def to_model_range(image: Tensor | np.ndarray | Image, channels: int) -> Tensor:
             stacklevel=3,
         )
     return tensor
+
+
+def _from_picture(image: Image, channels: int, value_range: tuple[float, float] | None) -> Tensor:
+    """Return a picture as (C, H, W), uint8, upright."""
+    if channels not in (1, 3):
+        raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
+    try:
+        check_single(image)
+        found = to_eight_bit(image, value_range)
+        colours = found.image if found.image.mode == "L" else found.image.convert("RGB")
+    except Exception as error:  # Pillow decodes files only now, and raises anything
+        raise ValueError(f"The picture cannot be used: {why_unusable(error)}") from error
+    for note in found.notes:
+        warnings.warn(f"The picture may be misread: {note.text}.", stacklevel=4)
+    values = np.atleast_3d(np.array(colours.convert("L" if channels == 1 else "RGB")))
+    return turn_upright(torch.from_numpy(values).permute(2, 0, 1), found.turn)
 
 
 def _as_tensor(array: object) -> Tensor:

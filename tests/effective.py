@@ -21,6 +21,8 @@ def effective(cli):
 
 #: A setting that volumes took on later, at the value that it had always meant for them.
 _MEANT = ("split_by", "folds")
+#: An argument that models took on later; None is what it had always meant.
+_LATER = "value_range"
 
 
 def _set(value):
@@ -38,7 +40,7 @@ def _model(model):
         for cls in type(model).__mro__
         if issubclass(cls, nn.Module)
         for name in inspect.signature(cls.__init__).parameters
-        if hasattr(model, name)
+        if hasattr(model, name) and not (name == _LATER and model.value_range is None)
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])

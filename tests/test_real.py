@@ -3,11 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from test_fusion import simpleitk_staple
 
+from diffmedseg import load_pretrained
 from diffmedseg.cli import main
 from diffmedseg.data import ISIC2016DataModule, ISIC2017DataModule
+from diffmedseg.fusion import STAPLEFusion
 
 pytestmark = pytest.mark.real
 DATA = Path(os.environ.get("DIFFMEDSEG_DATA", "."))
@@ -87,3 +91,16 @@ def test_lgg_cases(mri):
     assert len({case for store in stores for case in store.cases}) == 5
     assert sum(len(store) for store in stores) == 107
     assert sum(store.label(index) for store in stores for index in range(len(store))) == 41
+
+
+def test_staple_of_real_samples_is_that_of_simpleitk():
+    data = ISIC2017DataModule(DATA / "isic2017", image_size=64)
+    data.setup("test")
+    model, rule = load_pretrained("medsegdiff-lite_isic2017.cpu64"), STAPLEFusion()
+    for _, batch in zip(range(5), data.test_dataloader(), strict=False):
+        batch = data.on_after_batch_transfer(batch, 0)
+        samples = model.sample(batch["image"], 8, 4, keys=batch["case"]).samples
+        for found, masks in zip(rule(samples.double())[:, 0].numpy(), samples[:, :, 0].numpy() > 0.5, strict=True):
+            expected, _, _ = simpleitk_staple(masks)
+            assert np.allclose(found, expected, atol=5e-3)
+            assert np.array_equal(found > 0.5, expected > 0.5)

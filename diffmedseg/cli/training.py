@@ -131,6 +131,7 @@ class DiffMedSegCLI(LightningCLI):
             "regions": lambda data: list(data.info.regions),
             "nested": lambda data: data.info.nested,
             "cropped": lambda data: data.info.cropped,
+            "value_range": lambda data: data.info.value_range,
             "image_size": lambda data: list(data.image_size),
         }
         for name, fact in facts.items():

@@ -4,11 +4,14 @@ Official images have up to 29 megapixels (ISIC): decoding them anew in each epoc
 """
 
 import errno
+import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -20,19 +23,26 @@ from rich.progress import track
 
 from diffmedseg.atomic import temporary_folder, temporary_for
 from diffmedseg.data.files import Item
+from diffmedseg.data.problem import Problem
 from diffmedseg.errors import DataError
-from diffmedseg.reading.opening import open_image
-from diffmedseg.reading.pictures import shrink_image
+from diffmedseg.files import read_json
+from diffmedseg.reading.levels import Note
+from diffmedseg.reading.opening import stored_orientation
+from diffmedseg.reading.pictures import Picture, read_picture
+from diffmedseg.wording import count, first_names
 
-FORMAT = 1  # to be raised with any change to what is written for the same files
+_log = logging.getLogger(__name__)
+
+FORMAT = 2  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
-_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
+_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".nrrd", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 
 
 class ShrunkImages:
     """What :func:`shrink_images` made, read as needed from a folder.
 
     Attributes:
+        folder: The folder.
         images: (N, 3, H, W), uint8, read-only.
         masks: (N, R, K, H, W), uint8 in {0, 1}, read-only.
     """
@@ -41,6 +51,22 @@ class ShrunkImages:
         self.folder = folder
         self.images: NDArray[np.uint8] = map_array(folder / "images.npy")
         self.masks: NDArray[np.uint8] = map_array(folder / "masks.npy")
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """What may be wrong with how the images were read, with their ids."""
+        try:
+            stored = read_json(self.folder / "notes.json")
+            notes = {name: [Note(*note) for note in of_image] for name, of_image in stored.items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise _damaged(self.folder, error) from error
+        kinds = dict.fromkeys((note.kind, note.serious) for of_image in notes.values() for note in of_image)
+        problems = []
+        for kind, serious in kinds:
+            texts = {name: note.text for name, of_image in notes.items() for note in of_image if note.kind == kind}
+            first, text = next(iter(texts.items()))
+            problems.append(Problem(kind, f"{count(len(texts), kind)}; of {first}: {text}.", list(texts), serious))
+        return problems
 
     def __reduce__(self) -> tuple[type["ShrunkImages"], tuple[Path]]:
         """Send workers the folder's name: a memory map would be pickled with all its content."""
@@ -56,10 +82,12 @@ def map_array(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r")
     except Exception as error:  # numpy parses the header as Python, which raises many kinds
-        raise DataError(
-            f"The cache {path.parent} is damaged ({error}): delete this folder; it is made anew."
-        ) from error
+        raise _damaged(path.parent, error) from error
     return array
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    return DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.")
 
 
 def shrink_images(
@@ -70,8 +98,12 @@ def shrink_images(
     mask_shape: tuple[int, int],
     read_masks: Callable[[Item], NDArray[np.uint8]],
     settings: object = None,
+    value_range: tuple[float, float] | None = None,
 ) -> ShrunkImages:
     """Shrink images and masks to the model's grid, or take the result of an earlier call with the same files.
+
+    Images are read by :func:`~diffmedseg.reading.pictures.read_picture`: upright, and as prediction reads them. A
+    warning names what may be wrong with how they were read.
 
     Args:
         folder: Where results are kept, in a folder each.
@@ -79,22 +111,34 @@ def shrink_images(
         items: What to shrink; the order is kept.
         size: (H, W) of the model's grid. The aspect is not kept.
         mask_shape: (R, K): raters and regions of each item.
-        read_masks: Reads the masks of an item, (R, K, h, w) in {0, 1}, at the size of its image.
+        read_masks: Reads the masks of an item, (R, K, h, w) in {0, 1}, at the size of its upright image.
         settings: What else ``read_masks`` depends on, by its ``repr``.
+        value_range: What becomes black and white in images of more than 8 bits.
 
     Raises:
         DataError: If files are unreadable or do not fit together, naming the first of them, or if ``folder`` cannot be
             written. Nothing is left behind.
     """
-    target = folder / f"{name}-{_key(items, size, mask_shape, settings)}"
+    target = folder / f"{name}-{_key(items, size, mask_shape, settings, value_range)}"
     megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
-    build_once(target, megabytes, lambda path: _write(path, name, items, size, mask_shape, read_masks))
-    return ShrunkImages(target)
+    build_once(target, megabytes, lambda path: _write(path, name, items, size, mask_shape, read_masks, value_range))
+    shrunk = ShrunkImages(target)
+    for problem in shrunk.problems:
+        _log.warning("%s: %s Items: %s.", name, problem.text, first_names(problem.names, 6))
+    return shrunk
 
 
-def _key(items: Sequence[Item], size: tuple[int, int], mask_shape: tuple[int, int], settings: object) -> str:
+def _key(
+    items: Sequence[Item],
+    size: tuple[int, int],
+    mask_shape: tuple[int, int],
+    settings: object,
+    value_range: tuple[float, float] | None,
+) -> str:
     files = ((item.id, path) for item in items for path in (item.image, *item.masks))
     also = [] if settings is None else [settings]
+    if value_range is not None:
+        also.append(("range", *map(float, value_range)))
     if any(item.window for item in items):
         also.append([item.window for item in items])
     return files_key(files, (FORMAT, size, mask_shape, *also))
@@ -155,7 +199,10 @@ def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:
     """
     digest = blake2b(repr(settings).encode(), digest_size=8)
     for name, path in files:
-        facts = path.stat()
+        try:
+            facts = path.stat()
+        except OSError:
+            continue  # whoever opens it says why it cannot be read, and nothing is kept
         edited = facts.st_mtime_ns if facts.st_size > _WHOLE and path.suffix.lower() in _UNCOMPRESSED else None
         digest.update(repr((name, path.name, facts.st_size, edited)).encode())
         digest.update(_sample(path, facts.st_size))
@@ -184,24 +231,23 @@ def _write(
     size: tuple[int, int],
     mask_shape: tuple[int, int],
     read_masks: Callable[[Item], NDArray[np.uint8]],
+    value_range: tuple[float, float] | None,
 ) -> None:
     folder.mkdir()
     images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(items), 3, *size))
     masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (len(items), *mask_shape, *size))
 
+    notes: dict[str, list[Note]] = {}
+
     def shrink(index: int) -> DataError | None:
         item = items[index]
         try:
             native = read_masks(item)
-            with open_image(item.image) as image:
-                expected = (*mask_shape, image.height, image.width)
-                if native.shape != expected:
-                    names = " and ".join(path.name for path in item.masks)
-                    raise DataError(
-                        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} gives "
-                        f"{native.shape}: download these files again"
-                    )
-                images[index] = shrink_image(image, size, item.window)
+            picture = read_picture(item.image, 3, size, value_range, item.window)
+            _check_masks(item, native.shape, mask_shape, picture)
+            images[index] = picture.image.numpy()
+            if found := [*picture.notes, *_doubt_orientation(item, picture)]:
+                notes[item.id] = found
             masks[index] = _shrink_masks(native if item.window is None else item.window.crop(native), size)
         except DataError as error:
             return error
@@ -217,6 +263,37 @@ def _write(
         reasons = "\n  ".join(map(str, failures[:3]))
         more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise DataError(f"{len(failures)} of {len(items)} items of {name} cannot be used:\n  {reasons}{more}", unusable)
+    (folder / "notes.json").write_text(json.dumps(dict(sorted(notes.items()))), encoding="utf-8")
+
+
+def _check_masks(item: Item, found: tuple[int, ...], mask_shape: tuple[int, int], picture: Picture) -> None:
+    """Refuse masks that do not fit the upright picture."""
+    expected = (*mask_shape, *picture.upright_size)
+    if found == expected:
+        return
+    names = " and ".join(path.name for path in item.masks)
+    if found == (*mask_shape, *picture.size):
+        (height, width), size = picture.upright_size, "{1} x {0}".format(*picture.size)
+        raise DataError(
+            f"{item.image}: its EXIF orientation {picture.orientation} makes it {width} x {height} pixels, and {names} "
+            f"has {size}, as the picture is stored. Turn the masks to lie over the picture as viewers show it, or save "
+            "both upright"
+        )
+    raise DataError(
+        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} gives {found}: "
+        "download these files again"
+    )
+
+
+def _doubt_orientation(item: Item, picture: Picture) -> list[Note]:
+    """Doubt masks that do not say what their picture says: how it is turned. They may lie over it as it is stored."""
+    if picture.orientation == 1 or all(stored_orientation(path) == picture.orientation for path in item.masks):
+        return []
+    text = (
+        f"its EXIF orientation {picture.orientation} turns it, and masks are taken to lie over it as viewers show it. "
+        "Look at `data check --sheet`, and save pictures and masks upright if they do not"
+    )
+    return [Note("turned picture", text, serious=False)]
 
 
 def _shrink_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

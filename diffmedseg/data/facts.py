@@ -94,6 +94,7 @@ def picture_info(
     nested: bool = False,
     tubular: bool = False,
     grey: bool = False,
+    range: tuple[float, float] | None = None,
     windows: str | Path | None = None,
     **_: object,
 ) -> DatasetInfo:
@@ -109,6 +110,7 @@ def picture_info(
         raters=max(layout.raters(Path(root).expanduser()), 1),
         tubular=tubular,
         cropped=windows is not None,
+        value_range=None if range is None else (range[0], range[1]),
     )
 
 

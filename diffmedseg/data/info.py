@@ -25,6 +25,7 @@ class DatasetInfo:
         normalisation: How values come to the model's [-1, 1].
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         cropped: Whether models are shown windows of the pictures instead of the whole.
+        value_range: What becomes black and white in pictures of more than 8 bits; None where nobody said so.
         trained: Whether the project trained on its real cases; of others only the layout is tested.
     """
 
@@ -41,6 +42,7 @@ class DatasetInfo:
     normalisation: str = "from [0, 255]: x / 127.5 - 1"
     tubular: bool = False
     cropped: bool = False
+    value_range: tuple[float, float] | None = None
     trained: bool = False
 
     @property

@@ -17,6 +17,7 @@ from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
 from diffmedseg.data.files import Item, find_folders, index_files, pair
+from diffmedseg.data.problem import Problem
 from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
@@ -59,7 +60,7 @@ class ISICStore(ImageStore):
         return torch.from_numpy(_read_masks(self._items[index]))
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Return the size that the file's header tells."""
+        """Return the upright size that the file's header tells."""
         return image_size(self._items[index].image)
 
     def label(self, index: int) -> int:
@@ -96,6 +97,7 @@ class ISICDataModule(SegmentationDataModule):
         if reported not in allowed:
             raise ValueError(f"reported={reported!r}: {self.info.title} has {first_names(allowed)}.")
         self.root, self.reported = Path(root).expanduser(), reported
+        self._shrunk: dict[Part, ShrunkImages] = {}
 
     @staticmethod
     @abstractmethod
@@ -114,10 +116,15 @@ class ISICDataModule(SegmentationDataModule):
             DataError: If files are missing, unpaired or unreadable.
         """
         part, rows = self._splits[split]
-        items, (height, width) = self._parts[part], self.image_size
-        shape = (self.info.raters, len(self.info.regions))
-        shrunk = shrink_images(cache_folder(), f"{self.info.name}-{part}", items, (height, width), shape, _read_masks)
-        return ISICStore([items[row] for row in rows], shrunk, rows)
+        items, shape = self._parts[part], (self.info.raters, len(self.info.regions))
+        if part not in self._shrunk:
+            name = f"{self.info.name}-{part}"
+            self._shrunk[part] = shrink_images(cache_folder(), name, items, self.image_size, shape, _read_masks)
+        return ISICStore([items[row] for row in rows], self._shrunk[part], rows)
+
+    def doubts(self) -> list[Problem]:
+        """Say what may be wrong with how the images were read; see the base class."""
+        return [problem for shrunk in self._shrunk.values() for problem in shrunk.problems]
 
     @cached_property
     def _parts(self) -> dict[Part, list[Item]]:

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -30,6 +31,8 @@ from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
+from diffmedseg.reading.opening import exif_orientation
+from diffmedseg.reading.pictures import turn_back
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, nest, resize_soft, to_model_range
 
@@ -69,6 +72,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         conformal: Gives contours that hold the truth as often as it says.
         cropped: Whether images are windows of pictures, as those around an optic disc: :meth:`segment` has to be given
             such windows.
+        value_range: What becomes black and white in pictures of more than 8 bits, as in the data it was trained on;
+            None takes 0 to 65,535 for 16 bits, and refuses more.
     """
 
     name: str
@@ -96,6 +101,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         refinement: Refinement | Recommend | None = "recommended",
         conformal: Conformal | None = None,
         cropped: bool = False,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -121,6 +127,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         self.threshold, self.calibration = threshold, calibration
         self.refinement = advice.refinement() if refinement == "recommended" else refinement
         self.conformal, self.cropped = conformal, cropped
+        self.value_range = None if value_range is None else (value_range[0], value_range[1])
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice, self.test_dice = Dice(), torch.nn.ModuleList(Dice() for _ in self.regions)
@@ -187,7 +194,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
 
         Args:
             image: A PIL image, or an array or tensor; see :func:`~diffmedseg.segmentation.to_model_range`.
-                Float is taken as [-1, 1]. Images are resized to the model's grid, results back.
+                Float is taken as [-1, 1]. Images are resized to the model's grid, results back. A PIL image is
+                segmented upright, by its EXIF orientation, and results are turned back to lie over it.
             num_samples: S; None for the model's own.
             num_steps: Network evaluations per sample; None for the model's own.
             seed: Seed of the noise; None for the model's own.
@@ -233,7 +241,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
                 stacklevel=3,
             )
         seed = self.seed if seed is None else seed
-        image = to_model_range(image, len(self.channels))
+        turn = exif_orientation(image)[1] if isinstance(image, Image) else 1
+        image = to_model_range(image, len(self.channels), self.value_range)
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
@@ -257,7 +266,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         finally:
             for module, mode in modes:  # parts that were frozen stay so
                 module.training = mode
-        return Drawn.cat(chunks), image, size, keys
+        drawn = Drawn.cat(chunks).each(partial(turn_back, orientation=turn))
+        return drawn, turn_back(image, turn), size if turn < 5 else size[::-1], keys
 
     def fuse(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse what was drawn into a segmentation, by the model's own rule, refinement and calibration.

@@ -31,8 +31,7 @@ class Settings:
         num_steps: Network evaluations per sample; None for the model's own.
         seed: Seed of the noise; None for the model's own.
         bf16: Run the network in bfloat16.
-        value_range: What becomes black and white in pictures of more than 8 bits; None for 0 to 65,535 where they have
-            16 bits.
+        value_range: What becomes black and white in pictures of more than 8 bits; None for the model's own.
     """
 
     num_samples: int | None = None
@@ -48,6 +47,7 @@ class Settings:
             num_samples=model.num_samples if self.num_samples is None else self.num_samples,
             num_steps=model.num_steps if self.num_steps is None else self.num_steps,
             seed=model.seed if self.seed is None else self.seed,
+            value_range=model.value_range if self.value_range is None else self.value_range,
         )
 
 
@@ -73,7 +73,7 @@ class Report:
         try:
             yield
         except (DataError, OSError) as error:
-            self.failed[file] = str(error)
+            self.failed[file] = str(error).removeprefix(f"{file}: ")
         except Exception as error:  # one input must not cost the others
             self.failed[file] = f"{type(error).__name__}: {error}"
 

@@ -1,44 +1,76 @@
-"""Whether a NIfTI file says in one way where it lies."""
+"""Where the voxels of a NIfTI file lie."""
 
-import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmedseg.errors import DataError
+from diffmedseg.reading.grid import UNSAID, Grid, check_straight
+from diffmedseg.reading.nifti import NiftiHeader
+
 _APART = 0.01  # mm: headers are rounded
+_LENGTHS = 1e-3  # of a voxel's size: pixdim may be rounded to few digits
+_ROUNDED = 1e-5  # of float32: where pixdim and the sform agree so well, pixdim has the exact size
+_QUATERNION = 1e-5  # beyond length 1
+
+_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right, front and top; ITK to the left, back and top
 
 
-def affine_note(path: Path) -> str:
-    """Say what is ambiguous about the place of a NIfTI file; often nothing.
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
+def find_grid(header: NiftiHeader, path: Path) -> Grid:
+    """Find where the voxels of a file lie: by its sform, else by its qform, else by the sizes of its voxels.
 
-    Its header can hold two affines, qform and sform, each with a code that is 0 where it says nothing
-    (https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h, section 3-D image orientation).
+    Raises:
+        DataError: If the header gives no right answer: sizes of 0 or below, sheared axes, NaN. Names the file.
     """
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        header = file.read(348)
-    order = "<" if struct.unpack_from("<i", header)[0] == 348 else ">"
-    qform_code, sform_code = struct.unpack_from(f"{order}2h", header, 252)
-    if qform_code <= 0 and sform_code <= 0:
-        return "its header does not say how it lies: left and right may be swapped"
-    if qform_code <= 0 or sform_code <= 0:
-        return ""
-    qform, sform = _qform(header, order), np.array(struct.unpack_from(f"{order}12f", header, 280)).reshape(3, 4)
-    far = np.array(struct.unpack_from(f"{order}3h", header, 42)) - 1
-    apart = max(float(np.abs((qform - sform) @ [*voxel, 1]).max()) for voxel in (np.zeros(3), far))
-    if apart <= _APART:
-        return ""
-    return (
-        f"its qform and sform place it up to {apart:.2g} mm apart; results carry the one that SimpleITK reads, and "
-        "other software may show them elsewhere"
-    )
+    fields, note = header.fields, ""
+    sizes = fields["pixdim"][1:4]
+    sound = bool(np.isfinite(sizes).all() and (sizes > 0).all())
+    if fields["sform_code"] > 0:
+        affine, name = fields["srow"], "sform"
+        note = _sform_note(header, sound)
+    elif not sound:
+        shown = " x ".join(f"{size:g}" for size in sizes)
+        raise DataError(f"{path} has voxels of {shown} mm by its header: correct pixdim, or convert it again")
+    elif fields["qform_code"] > 0:
+        affine, name = _qform(header), "qform"
+    else:
+        affine, name = _no_form(header), "header"
+        note = UNSAID
+    spacing = np.linalg.norm(affine[:, :3], axis=0)
+    if not (np.isfinite(affine).all() and np.isfinite(spacing).all() and spacing.all()):
+        raise DataError(f"{path} has a damaged {name} (0 or NaN in its affine): correct it, or convert it again")
+    direction = affine[:, :3] / spacing
+    check_straight(path, direction)
+    if sound and np.allclose(spacing, sizes, rtol=_ROUNDED, atol=0):
+        spacing = sizes
+    return Grid(spacing, _TO_LPS @ affine[:, 3], _TO_LPS @ direction, note)
 
 
-def _qform(header: bytes, order: str) -> NDArray[np.float64]:
-    """Return the affine of the qform, (3, 4)."""
-    fac, *sizes = struct.unpack_from(f"{order}4f", header, 76)
-    b, c, d, *offset = struct.unpack_from(f"{order}6f", header, 256)
+def _sform_note(header: NiftiHeader, sound: bool) -> str:
+    """Say where pixdim or the qform contradict the sform."""
+    fields, notes = header.fields, []
+    spacing, sizes = np.linalg.norm(fields["srow"][:, :3], axis=0), fields["pixdim"][1:4]
+    if not np.allclose(spacing, sizes, rtol=_LENGTHS, atol=0):
+        by_sform, by_pixdim = (" x ".join(f"{length:g}" for length in lengths) for lengths in (spacing, sizes))
+        notes.append(f"its voxels are {by_sform} mm by its sform and {by_pixdim} mm by pixdim")
+    if fields["qform_code"] > 0 and sound and np.isfinite(qform := _qform(header)).all():
+        far = np.array([*header.size, 2]) - 1.0
+        apart = max(np.abs((qform - fields["srow"]) @ voxel).max() for voxel in (np.array([0.0, 0, 0, 1]), far))
+        if apart > _APART:
+            notes.append(f"its qform and sform place it up to {apart:.2g} mm apart")
+    said = " and ".join(notes)
+    return f"{said}; the sform is taken, and software that takes the other may show results elsewhere" if said else ""
+
+
+def _qform(header: NiftiHeader) -> NDArray[np.float64]:
+    """Return the affine of the qform, (3, 4); NaN where its quaternion is none."""
+    pixdim, quatern = header.fields["pixdim"], header.fields["quatern"]
+    length = float(quatern @ quatern)
+    if not length <= 1 + _QUATERNION:
+        return np.full((3, 4), np.nan)
+    b, c, d = quatern / np.sqrt(max(length, 1.0))
     a = np.sqrt(max(1 - b * b - c * c - d * d, 0))
     rotation = np.array(
         [
@@ -47,5 +79,11 @@ def _qform(header: bytes, order: str) -> NDArray[np.float64]:
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
         ]
     )
-    scaled = rotation * np.array([sizes[0], sizes[1], sizes[2] * (-1 if fac < 0 else 1)])
-    return np.column_stack([scaled, offset])
+    sizes = pixdim[1:4] * np.array([1, 1, -1 if pixdim[0] < 0 else 1])
+    return np.column_stack([rotation * sizes, header.fields["qoffset"]])
+
+
+def _no_form(header: NiftiHeader) -> NDArray[np.float64]:
+    """Return an affine for a header without one: radiological and around the centre, as FSL and nibabel take it."""
+    scaled = np.diag(header.fields["pixdim"][1:4] * np.array([-1, 1, 1]))
+    return np.column_stack([scaled, -scaled @ ((np.array(header.size) - 1) / 2)])

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
+from diffmedseg.reading.grid import Grid, check_straight
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
@@ -14,16 +16,35 @@ if TYPE_CHECKING:
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"  # DICOM PS3.10, section 7.1
 _OFF_PLACE = 0.02  # of the distance of two slices, or mm where that is more: positions are rounded; ours
-_ROWS, _FRAMES, _PATIENT = "0028|0010", "0028|0008", "0010|0020"
-_GEOMETRY = {"0020|0032": "ImagePositionPatient", "0020|0037": "ImageOrientationPatient", "0028|0030": "PixelSpacing"}
+_FRAMES, _PATIENT, _LEVELS = "0028|0008", "0010|0020", "0028|0004"
+_GEOMETRY = {
+    "0020|0032": ("ImagePositionPatient", 3),
+    "0020|0037": ("ImageOrientationPatient", 6),
+    "0028|0030": ("PixelSpacing", 2),
+}
+_PLACE, _AXES, _SPACING = _GEOMETRY
+_DEPTH = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness
+_FIRST_GROUPS, _NEXT_GROUPS = (0x0002, 0x0008), (0x0002, 0x0008, 0x0009, 0x0010)
+_SHORT = {b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"}
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file says that it is DICOM."""
+    """Whether a file says that it is DICOM, or begins as one does whose preamble was left out."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+        start = file.read(512)
+    return start[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC or _is_bare(start)
+
+
+def _is_bare(start: bytes) -> bool:
+    """Whether bytes are two elements of DICOM, little-endian, as at the start of a file without preamble."""
+    group, element, length = (int.from_bytes(start[at : at + 2], "little") for at in (0, 2, 6))
+    if group not in _FIRST_GROUPS or element > 0xFF:
+        return False
+    if start[4:6] not in _SHORT:  # implicit VR
+        length = int.from_bytes(start[4:8], "little")
+    return length % 2 == 0 and int.from_bytes(start[8 + length : 10 + length], "little") in _NEXT_GROUPS
 
 
 def _dicom_files(folder: Path) -> list[Path]:
@@ -44,10 +65,12 @@ class Series:
     Attributes:
         files: Its files, in the order of their places.
         patient: Id of the patient.
+        grid: Where its voxels lie.
     """
 
     files: list[Path]
     patient: str
+    grid: Grid
 
     def read(self) -> "sitk.Image":
         """Read it as a volume, float32, in the units that its rescaling gives.
@@ -59,14 +82,17 @@ class Series:
 
         try:
             if len(self.files) == 1:
-                return sitk.ReadImage(str(self.files[0]), sitk.sitkFloat32)
-            reader = sitk.ImageSeriesReader()
-            reader.SetFileNames([str(path) for path in self.files])
-            reader.SetOutputPixelType(sitk.sitkFloat32)
-            return reader.Execute()
+                image = sitk.ReadImage(str(self.files[0]), sitk.sitkFloat32)
+            else:
+                reader = sitk.ImageSeriesReader()
+                reader.SetFileNames([str(path) for path in self.files])
+                reader.SetOutputPixelType(sitk.sitkFloat32)
+                image = reader.Execute()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise DataError(f"{self.files[0].parent} cannot be read ({reason}): export it again") from error
+        self.grid.give(image)
+        return image
 
 
 def find_series(folder: Path) -> Series:
@@ -79,7 +105,10 @@ def find_series(folder: Path) -> Series:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:
+        raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
     if len(series) != 1:
         found = f"{len(series)} DICOM series ({first_names(list(series))})" if series else "no DICOM series"
         raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
@@ -89,11 +118,30 @@ def find_series(folder: Path) -> Series:
     if lost:
         raise DataError(f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Export it again")
     headers = [_header(path) for path in files]
-    patients = {header.GetMetaData(_PATIENT) if header.HasMetaDataKey(_PATIENT) else "" for header in headers}
+    patients = {_text(header, _PATIENT) for header in headers}
     if len(patients) > 1:
         raise DataError(f"{folder} holds slices of {len(patients)} patients: {first_names(patients)}")
-    _check_places(folder, headers)
-    return Series(files, patients.pop())
+    return Series(files, patients.pop(), _find_grid(folder, files, headers))
+
+
+def _text(header: "sitk.ImageFileReader", tag: str) -> str:
+    """Return a string without its padding, which differs between programs; empty where there is none."""
+    value = header.GetMetaData(tag) if header.HasMetaDataKey(tag) else ""
+    stored = value.encode("utf-8", "surrogateescape")
+    try:
+        value = stored.decode()
+    except UnicodeDecodeError:  # in a character set that was not named
+        value = stored.decode("latin-1")
+    return value.strip(" \0")
+
+
+def _numbers(header: "sitk.ImageFileReader", tag: str) -> NDArray[np.float64]:
+    """Return the numbers of a string; none where it has something else."""
+    try:
+        values = np.array([float(number) for number in _text(header, tag).split("\\")])
+    except ValueError:
+        return np.zeros(0)
+    return values if np.isfinite(values).all() else np.zeros(0)
 
 
 def _header(path: Path) -> "sitk.ImageFileReader":
@@ -105,33 +153,61 @@ def _header(path: Path) -> "sitk.ImageFileReader":
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise DataError(f"{path} cannot be read: it is damaged. Export it again") from error
+        with path.open("rb") as file:
+            bare = _is_bare(file.read(512))
+        reason = "it lacks the preamble of a DICOM file" if bare else "it is damaged"
+        raise DataError(f"{path} cannot be read: {reason}. Export it again") from error
     if reader.GetNumberOfComponents() != 1:
         raise DataError(f"{path} is a colour picture, such as a screenshot: choose another series")
-    if reader.HasMetaDataKey(_FRAMES) and int(reader.GetMetaData(_FRAMES)) > 1:
+    if (levels := _text(reader, _LEVELS)) not in ("MONOCHROME2", ""):
+        what = "shows low values bright" if levels == "MONOCHROME1" else "has no grey values"
+        raise DataError(f"{path} {what} (PhotometricInterpretation {levels}): choose another series")
+    frames = _text(reader, _FRAMES)
+    if frames not in ("", "1"):
         # Its frames may be times or echoes, and in any order.
-        raise DataError(
-            f"{path} holds {reader.GetMetaData(_FRAMES).strip()} frames: convert it to NIfTI, as by dcm2niix"
-        )
-    missing = [name for tag, name in _GEOMETRY.items() if not reader.HasMetaDataKey(tag)]
+        raise DataError(f"{path} holds {frames} frames: convert it to NIfTI, as by dcm2niix")
+    missing = [name for tag, (name, _) in _GEOMETRY.items() if not reader.HasMetaDataKey(tag)]
     if missing:
         raise DataError(f"{path} has no {' and no '.join(missing)}: it does not say where it lies. Export it again")
+    for tag, (name, length) in _GEOMETRY.items():
+        numbers = _numbers(reader, tag)
+        if len(numbers) != length or (tag == _SPACING and min(numbers) <= 0):
+            raise DataError(
+                f"{path} has the {name} {_text(reader, tag)!r}: it does not say where it lies. Export it again"
+            )
     return reader
 
 
-def _check_places(folder: Path, headers: list["sitk.ImageFileReader"]) -> None:
-    """Refuse slices that do not lie one behind the other at even distances: the reader would take them for even."""
+def _find_grid(folder: Path, files: list[Path], headers: list["sitk.ImageFileReader"]) -> Grid:
+    """Find where a series lies; refuse slices that differ, or do not lie one behind the other."""
+    axes, spacings = (np.array([_numbers(header, tag) for header in headers]) for tag in (_AXES, _SPACING))
+    places = np.array([_numbers(header, _PLACE) for header in headers])
     kinds = {
-        (header.GetSize(), tuple(np.round(header.GetDirection(), 3)), tuple(np.round(header.GetSpacing()[:2], 4)))
-        for header in headers
+        (header.GetSize(), *np.round(axis, 3), *np.round(spacing, 4))
+        for header, axis, spacing in zip(headers, axes, spacings, strict=True)
     }
     if len(kinds) > 1:
         raise DataError(f"{folder} has slices of {len(kinds)} sizes or directions: put each into a folder of its own")
-    if len(headers) == 1:
-        return
-    origins = np.array([header.GetOrigin() for header in headers])
-    normal = np.reshape(headers[0].GetDirection(), (3, 3))[:, 2]
-    gaps = np.diff(origins @ normal)
+    across, down = axes[0].reshape(2, 3)
+    direction = np.column_stack([across, down, np.cross(across, down)])
+    check_straight(files[0], direction)
+    step = _depth(files[0], headers[0]) if len(headers) == 1 else _check_places(folder, places, direction[:, 2])
+    direction[:, 2] *= np.sign(step)
+    return Grid(np.array([*spacings[0][::-1], abs(step)]), places[0], direction, "")
+
+
+def _depth(path: Path, header: "sitk.ImageFileReader") -> float:
+    """Return how thick a single slice is."""
+    for tag in _DEPTH:
+        numbers = _numbers(header, tag)
+        if len(numbers) == 1 and numbers[0] > 0:
+            return float(numbers[0])
+    raise DataError(f"{path} is a single slice that does not say how thick it is (SliceThickness). Export it again")
+
+
+def _check_places(folder: Path, places: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
+    """Return the distance of slices; refuse what is uneven, which the reader would take for even."""
+    gaps = np.diff(places @ normal)
     if abs(gaps).min() < 1e-3:
         raise DataError(f"{folder} has several slices at one place: give each time or echo a folder of its own")
     step = float(np.median(gaps))
@@ -140,6 +216,7 @@ def _check_places(folder: Path, headers: list["sitk.ImageFileReader"]) -> None:
             f"{folder} has slices {abs(gaps).min():.2f} to {abs(gaps).max():.2f} mm apart: some are missing. Export it "
             "again, or convert it to NIfTI"
         )
-    sideways = origins - origins[0] - np.outer((origins - origins[0]) @ normal, normal)
+    sideways = places - places[0] - np.outer((places - places[0]) @ normal, normal)
     if np.linalg.norm(sideways, axis=1).max() > _OFF_PLACE * max(abs(step), 1):
         raise DataError(f"{folder} has slices that are shifted sideways (a tilted gantry): convert it to NIfTI")
+    return step

@@ -7,7 +7,9 @@ from PIL import features
 
 from diffmedseg.wording import first_names
 
-VOLUMES = (".nii.gz", ".nii", ".mha")
+VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
+# A header whose voxels lie in a file of their own: not read.
+HALVES = (".hdr", ".img", ".img.gz", ".mhd", ".nhdr")
 PICTURES = (
     *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
     *([".jp2"] if features.check("jpg_2000") else []),  # Pillow may have been built without

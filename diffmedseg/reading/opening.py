@@ -1,11 +1,14 @@
 """Opening pictures, by Pillow."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom import is_dicom_file
@@ -18,26 +21,145 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
 _MOST_PIXELS = 2**29
+_PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
+
+
+class PictureError(ValueError):
+    """A picture that cannot be taken as it is; the message says why and what to do, and does not name the file."""
+
+
+class _PillowLimits:
+    """Pillow's limits while pictures are open: up to a gigapixel, and nothing that is cut short.
+
+    They are global, and threads open pictures at the same time: the first sets them, and the last puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._open, self._usual = Lock(), 0, (Image.MAX_IMAGE_PIXELS, False)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._open == 0:
+                self._usual = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = _MOST_PIXELS, False
+            self._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = self._usual
+
+
+_limits = _PillowLimits()
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image, which is decoded on first use; close it at the end.
+    """Open a picture or a mask of up to a gigapixel, which is decoded on first use; close it at the end.
 
     Raises:
-        DataError: If it cannot be opened, or cannot be decoded while it is open; names the file.
+        DataError: If the file cannot be opened, cannot be decoded while it is open, or holds several pictures; names
+            the file. A :class:`PictureError` raised while it is open becomes one, too.
     """
     try:
-        with Image.open(path) as image:
+        with _limits, Image.open(path) as image:
+            check_single(image)
+            _read_turned_tiff(image)
             yield image
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read ({error}): download it again", [path.name]) from error
+    except DataError:
+        raise
+    except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
+        raise DataError(f"{path}: {why_unusable(error, path)}", [path.name]) from error
+
+
+def check_single(image: Image.Image) -> None:
+    """Refuse pages and films, which have no single answer. Phones append a preview to a JPEG (MPO).
+
+    Raises:
+        PictureError: If there are several pictures.
+    """
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1 and image.format != "MPO":
+        raise PictureError(f"it holds {pictures} pictures: split it first")
+
+
+def why_unusable(error: Exception, path: Path | None = None) -> str:
+    """Say why opening or decoding a picture failed, and what to do; ``path`` is None where only Pillow knows it."""
+    if isinstance(error, PictureError):
+        return str(error)
+    if isinstance(error, PermissionError):
+        return f"it cannot be opened ({error.strerror}): change its permissions"
+    if isinstance(error, FileNotFoundError):
+        return "it is not there: a link that leads nowhere, or a file that was moved"
+    if isinstance(error, MemoryError):
+        return "it is too large for this machine's memory: shrink it first"
+    if path is not None and is_volume(path):
+        return "it is a volume, where a picture is expected"
+    said = str(error).replace(f" {str(path)!r}", "")
+    return f"it cannot be decoded ({said}): it is damaged, or no picture that Pillow reads. Download or export it again"
+
+
+def exif_orientation(image: Image.Image) -> tuple[int, int]:
+    """Return the EXIF orientation of a file, 1 to 8, and that of what Pillow decodes: TIFF is turned upright by it."""
+    _read_turned_tiff(image)
+    orientation = _known(image.getexif())
+    if image.format != "TIFF":
+        return orientation, orientation
+    image.load()  # turns it upright; its tag is gone then
+    return orientation, 1
+
+
+def _read_turned_tiff(image: Image.Image) -> None:
+    """Have Pillow read a TIFF whose width and height swap, which it otherwise maps into memory with those mixed up."""
+    if image.format == "TIFF" and _known(image.getexif()) >= 5 and hasattr(image, "filename"):
+        image.filename = ""  # only files that have a name are mapped
+
+
+def _known(exif: Image.Exif) -> int:
+    orientation: object = exif.get(Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) and orientation in range(1, 9) else 1
+
+
+def stored_orientation(path: Path) -> int:
+    """Return the EXIF orientation of a picture or a mask, 1 to 8, without decoding it; 1 is upright.
+
+    Raises:
+        DataError: As :func:`open_image`.
+    """
+    with open_image(path) as image:
+        return _header_orientation(image, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image, from its header."""
+    """Return height and width of a picture as viewers show it, turned by its EXIF orientation, without decoding it.
+
+    Raises:
+        DataError: As :func:`open_image`.
+    """
     with open_image(path) as image:
-        return image.height, image.width
+        turned = image.format != "TIFF" and _header_orientation(image, path) >= 5  # of TIFF the size is upright
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _header_orientation(image: Image.Image, path: Path) -> int:
+    # Pillow decodes a PNG to look for metadata behind its pixels.
+    late = image.format != "PNG" or _has_late_metadata(path)
+    return _known(image.getexif() if late else Image.Image.getexif(image))
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Whether a PNG has metadata behind its pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        behind = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if behind and kind in _PNG_METADATA:
+                return True
+            behind = behind or kind == b"IDAT"
+            file.seek(length + 4, 1)
+    return False
 
 
 @cache
@@ -51,33 +173,3 @@ def picture_suffixes() -> frozenset[str]:
 def is_volume(path: Path) -> bool:
     """Whether a file is a volume by its name or its content."""
     return path.name.lower().endswith(VOLUMES) or is_dicom_file(path)
-
-
-@contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a picture of up to a gigapixel.
-
-    Raises:
-        DataError: If it cannot be decoded, or holds several pictures. The message does not name the file.
-    """
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
-    try:
-        with Image.open(path) as image:
-            # Phones append a preview to a JPEG (MPO); pages and films have no single answer.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"it holds {getattr(image, 'n_frames', 1)} pictures: split it first")
-            yield image
-    except DataError:
-        raise
-    except PermissionError as error:
-        raise DataError(f"it cannot be opened ({error.strerror}): change its permissions") from error
-    except FileNotFoundError as error:
-        raise DataError("it is not there: a link that leads nowhere, or a file that was moved") from error
-    except MemoryError as error:
-        raise DataError("it is too large for this machine's memory: shrink it first") from error
-    except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
-        if is_volume(path):
-            raise DataError("it is a volume, and this model takes pictures") from error
-        raise DataError(f"it cannot be decoded ({error}): it is damaged, or no picture that Pillow reads") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = before

@@ -1,5 +1,6 @@
 """Reading pictures of any size and mode."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,15 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.ExifTags import Base
 from torch import Tensor
 
-from diffmedseg.errors import DataError
-from diffmedseg.reading.opening import open_picture
+from diffmedseg.reading.levels import Note, to_eight_bit
+from diffmedseg.reading.opening import PictureError, open_image
 from diffmedseg.reading.windows import CropWindow, check_inside
-
-_SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
-_TWELVE_BIT_LEVELS = 2**12
 
 
 @dataclass(frozen=True)
@@ -26,13 +23,23 @@ class Picture:
         image: (C, H, W), uint8 in [0, 255], on the model's grid.
         size: Height and width of the file's own grid.
         orientation: EXIF orientation of the file, 1 to 8; 1 is upright.
-        note: What the user should know of how it was read; often empty.
+        notes: What the user should know of how it was read.
     """
 
     image: Tensor
     size: tuple[int, int]
     orientation: int
-    note: str
+    notes: tuple[Note, ...]
+
+    @property
+    def note(self) -> str:
+        """The texts of the notes; often empty."""
+        return "; ".join(note.text for note in self.notes)
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width as viewers show it."""
+        return self.size if self.orientation < 5 else self.size[::-1]
 
 
 def read_picture(
@@ -42,7 +49,7 @@ def read_picture(
     value_range: tuple[float, float] | None = None,
     window: CropWindow | None = None,
 ) -> Picture:
-    """Read a picture as the models' training data is read, and turn it upright.
+    """Read a picture for a model, and turn it upright: training, evaluation and prediction read by this.
 
     Colour models see grey pictures as three equal channels, grey ones see the luminance of colour. Transparency and
     colour profiles are ignored.
@@ -51,74 +58,30 @@ def read_picture(
         path: The file.
         channels: 1 or 3.
         grid: (H, W) of the model's grid; the aspect is not kept.
-        value_range: What becomes black and white in pictures of more than 8 bits; None for 0 to 65,535 where they have
-            16 bits.
+        value_range: What becomes black and white in pictures of more than 8 bits; see
+            :func:`~diffmedseg.reading.levels.to_eight_bit`.
         window: The part of it that is read; None for all.
 
     Raises:
-        DataError: If it cannot be read, or the window is not in it; the message does not name the file.
+        DataError: If it cannot be read, or the window is not in it; names the file.
     """
-    with open_picture(path) as opened:
-        sixteen_bit_colour = opened.mode == "RGB" and ";16" in str(
-            getattr(opened, "tile", "")
-        )  # gone once it is loaded
-        orientation, turn = _orientation(opened)
-        size = (opened.height, opened.width) if (orientation < 5) == (turn < 5) else (opened.width, opened.height)
+    with open_image(path) as opened:
+        found = to_eight_bit(opened, value_range)
         if window is not None:
-            _check_window(window, size, orientation)
-        image, note = _to_eight_bit(opened, value_range)
-        if sixteen_bit_colour:
-            note = _check_sixteen_bit_colour(image, value_range)
-        small = torch.from_numpy(shrink_image(image, grid if turn < 5 else grid[::-1], window).copy())
-    small = turn_upright(small, turn)
-    if channels == 1:
-        grey = Image.fromarray(small.permute(1, 2, 0).numpy()).convert("L")
-        small = torch.from_numpy(np.array(grey))[None]
-    return Picture(small, size, orientation, note)
+            if found.orientation != 1:
+                raise PictureError(
+                    "it is turned by its EXIF orientation, and windows are for upright files: save it upright"
+                )
+            check_inside(window, found.size, f"{path}: its window")
+        shrunk = shrink_image(found.image, grid if found.turn < 5 else grid[::-1], window)
+    small = turn_upright(torch.from_numpy(shrunk), found.turn)
+    return Picture(to_grey(small) if channels == 1 else small, found.size, found.orientation, found.notes)
 
 
-def _check_window(window: CropWindow, size: tuple[int, int], orientation: int) -> None:
-    if orientation != 1:
-        raise DataError("it is turned by its EXIF orientation, and windows are for upright files: save it upright")
-    check_inside(window, size, "its window")
-
-
-def _orientation(image: Image.Image) -> tuple[int, int]:
-    """Return the EXIF orientation of a file, and that of what Pillow decodes."""
-    orientation = image.getexif().get(Base.Orientation, 1)
-    orientation = orientation if orientation in range(1, 9) else 1
-    if image.format != "TIFF":
-        return orientation, orientation
-    image.load()  # turns it upright, which may swap width and height
-    return orientation, 1
-
-
-def _to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -> tuple[Image.Image, str]:
-    """Scale a picture of more than 8 bits; others stay as they are."""
-    if image.mode not in _SIXTEEN_BIT | {"I", "F"}:
-        return image, ""
-    values: NDArray[np.float32] = np.asarray(image, dtype=np.float32)
-    note = ""
-    if value_range is None:
-        if image.mode not in _SIXTEEN_BIT:
-            raise DataError(
-                f"its values span {values.min():g} to {values.max():g}, and which of them are black and white is not "
-                "known: give --range LOW HIGH"
-            )
-        value_range = (0, 65535)
-        if values.max() < _TWELVE_BIT_LEVELS:
-            note = f"16 bits, but nothing above {values.max():g}: almost black. If it has 12 bits give --range 0 4095"
-    low, high = value_range
-    scaled = (values - low) * (255 / (high - low))
-    return Image.fromarray(np.nan_to_num(scaled.round().clip(0, 255)).astype(np.uint8)), note
-
-
-def _check_sixteen_bit_colour(image: Image.Image, value_range: tuple[float, float] | None) -> str:
-    """Say what comes of a colour picture of 16 bits, of which Pillow keeps the upper eight."""
-    if value_range is not None:
-        raise DataError("Pillow reads 16 bits per colour as 8, so --range cannot apply: convert it to 8 bits")
-    black = image.convert("L").point(lambda level: 255 * (level >= _TWELVE_BIT_LEVELS // 256)).getbbox() is None
-    return "16 bits per colour, but almost black: if it has 12 bits, convert it to 8" if black else ""
+def to_grey(image: Tensor) -> Tensor:
+    """Return the luminance of a picture (3, H, W), uint8, as (1, H, W)."""
+    grey = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).convert("L")
+    return torch.from_numpy(np.array(grey))[None]
 
 
 def turn_upright(image: Tensor, orientation: int) -> Tensor:
@@ -139,23 +102,28 @@ def turn_back(image: Tensor, orientation: int) -> Tensor:
 def read_upright(
     path: Path, longest: int, value_range: tuple[float, float] | None, window: CropWindow | None = None
 ) -> Image.Image:
-    """Read a picture, or a window of it, to be looked at: RGB, upright, at most ``longest`` pixels wide and high."""
-    with open_picture(path) as opened:
-        _, turn = _orientation(opened)
+    """Read a picture, or a window of it, to be looked at: RGB, upright, at most ``longest`` pixels wide and high.
+
+    Raises:
+        DataError: If it cannot be read; names the file.
+    """
+    with open_image(path) as opened:
         if window is None:
             opened.draft("RGB", (longest, longest))
-        image, _ = _to_eight_bit(opened, value_range)
+        found = to_eight_bit(opened, value_range)
+        small = found.image if found.image.mode in {"L", "RGB"} else found.image.convert("RGB")
         if window is not None:
             right, bottom = window.left + window.width, window.top + window.height
-            image = image.crop((window.left, window.top, right, bottom))
-        small = image.convert("RGB")
-        small.thumbnail((longest, longest))
-    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), turn)
+            small = small.crop((window.left, window.top, right, bottom))
+        small.load()  # a JPEG would be shrunk twice
+        small.thumbnail((longest, longest))  # before it becomes RGB: a large picture is held once
+        small = small.convert("RGB")
+    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), found.turn)
     return Image.fromarray(upright.permute(1, 2, 0).contiguous().numpy())
 
 
 def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow | None = None) -> NDArray[np.uint8]:
-    """Shrink an opened image, or a window of it, to (3, H, W) uint8, antialiased."""
+    """Shrink an opened picture of 8 bits, or a window of it, to (3, H, W) uint8, antialiased."""
     height, width = size
     native_width, native_height = image.size
     seen = window or CropWindow(0, 0, native_width, native_height)
@@ -168,5 +136,20 @@ def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow |
         across, down = (1.0, 1.0) if box is None else (box[2] / native_width, box[3] / native_height)
         right, bottom = window.left + window.width, window.top + window.height
         box = window.left * across, window.top * down, right * across, bottom * down
-    small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
-    return np.asarray(small).transpose(2, 0, 1)
+    small = [
+        np.asarray(part.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0))
+        for part in _colours(image)
+    ]
+    return np.ascontiguousarray(np.broadcast_to(np.dstack(small).transpose(2, 0, 1), (3, height, width)))
+
+
+def _colours(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield the colours of a picture, together or one by one: whatever holds a large picture in memory but once."""
+    if image.mode in {"L", "RGB"}:
+        yield image
+    elif image.mode == "1":
+        yield image.convert("L")
+    elif image.mode in {"LA", "RGBA", "RGBX"}:
+        yield from (image.getchannel(number) for number in range(1 if image.mode == "LA" else 3))
+    else:
+        yield image.convert("RGB")

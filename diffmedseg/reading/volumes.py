@@ -1,9 +1,5 @@
-"""Reading volumes, by SimpleITK."""
+"""Reading volumes: NIfTI, MetaImage and NRRD."""
 
-import gzip
-import math
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,50 +7,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
+from diffmedseg.reading.affine import find_grid
+from diffmedseg.reading.grid import Grid
+from diffmedseg.reading.itk_files import count_itk, itk_note, read_itk
+from diffmedseg.reading.masks import binarise
+from diffmedseg.reading.nifti import read_header, read_nifti
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _SAME_PLACE = 1e-3  # mm, and parts of a unit vector: headers are rounded
+_ROUNDED = 1e-3  # around a whole label: resampling and exports as real numbers leave it
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def read_stored(path: Path) -> list["sitk.Image"]:
     """Read a file of one volume, or of several along its fourth axis, as float32.
 
-    Raises:
-        DataError: If it is missing, damaged, not three- or four-dimensional, or holds NaN; names the file.
-    """
-    import SimpleITK as sitk
+    A NIfTI file lies where its sform says, else where its qform says, else at its centre.
 
+    Raises:
+        DataError: If it is missing, damaged, of more than four dimensions, holds NaN, or does not say how large its
+            voxels are; names the file.
+    """
     if not path.is_file():
         raise DataError(f"{path} is missing: download the case again, or leave its folder out")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _check_nifti(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the terminal what is raised here anyway
+    if _is_nifti(path):
+        values, header = read_nifti(path)
+        grid = find_grid(header, path)
+    else:
+        values, grid = read_itk(path)
+    return [_lay(volume, grid) for volume in values]
+
+
+def _lay(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(values)
+    grid.give(image)
+    return image
+
+
+def grid_note(path: Path) -> str:
+    """Say what is ambiguous about where the voxels of a file lie, such as two affines that differ; often nothing.
+
+    Raises:
+        DataError: If its header is damaged.
+    """
+    return find_grid(read_header(path), path).note if _is_nifti(path) else itk_note(path)
+
+
+def count_volumes(path: Path) -> int:
+    """Count the volumes in a file, by its header; 0 where it cannot be read."""
     try:
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(path))
-        header.ReadImageInformation()
-        image = sitk.ReadImage(str(path), sitk.sitkFloat32)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        sheared = "orthonormal" in reason
-        remedy = "its axes are sheared, resample it to a straight grid" if sheared else "download it again"
-        raise DataError(f"{path} cannot be read ({reason}): {remedy}") from error
-    if header.GetNumberOfComponents() != 1:
-        raise DataError(
-            f"{path} has {header.GetNumberOfComponents()} values per voxel, as a colour picture; expected one"
-        )
-    bad = int((~np.isfinite(sitk.GetArrayViewFromImage(image))).sum())
-    if bad:
-        raise DataError(f"{path} has {bad} voxels that are NaN or infinite: download it again, or set them to 0")
-    size = image.GetSize()
-    if len(size) not in (3, 4):
-        raise DataError(f"{path} has {len(size)} dimensions {size}; a volume has three, several volumes have four")
-    if len(size) == 4:
-        return [sitk.Extract(image, [*size[:3], 0], [0, 0, 0, index]) for index in range(size[3])]
-    return [image]
+        return read_header(path).volumes if _is_nifti(path) else count_itk(path)
+    except DataError:
+        return 0
 
 
 def read_volumes(path: Path) -> list["sitk.Image"]:
@@ -62,32 +74,6 @@ def read_volumes(path: Path) -> list["sitk.Image"]:
     import SimpleITK as sitk
 
     return [sitk.DICOMOrient(volume, "LPS") for volume in read_stored(path)]
-
-
-def _check_nifti(path: Path) -> None:
-    """Refuse what ITK's reader would hide: it fills files that are cut short with zeros, and sets NaN to 0.
-
-    Offsets are those of the NIfTI-1 header (https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h).
-    """
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            content = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}): download it again") from error
-    order = next((order for order in "<>" if content[:4] == struct.pack(f"{order}i", 348)), None)
-    if order is None or len(content) < 348:
-        raise DataError(f"{path} has no NIfTI-1 header: download it again, or convert it")
-    dim = struct.unpack_from(f"{order}8h", content, 40)
-    kind, bits = struct.unpack_from(f"{order}2h", content, 70)
-    offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
-    size = math.prod(dim[1 : dim[0] + 1]) * bits // 8
-    if len(content) < offset + size:
-        raise DataError(f"{path} is cut short ({len(content):,} of {offset + size:,} bytes): download it again")
-    if kind in (16, 64):  # float32, float64
-        values = np.frombuffer(content, f"{order}f{bits // 8}", size * 8 // bits, offset)
-        bad = int((~np.isfinite(values)).sum())
-        if bad:
-            raise DataError(f"{path} has {bad} voxels that are NaN or infinite: download it again, or set them to 0")
 
 
 def read_volume(path: Path) -> "sitk.Image":
@@ -119,6 +105,39 @@ def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other
             raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
 
 
+def _whole(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the whole numbers that values were before they were rounded; what is farther from any stays as it is."""
+    whole = values.round() + np.float32(0)  # no -0
+    return np.where(np.abs(values - whole) <= _ROUNDED, whole, values)
+
+
+def check_slices(volume: "sitk.Image", path: Path) -> None:
+    """Refuse a volume, with axes nearest to LPS, whose axial slices are lines.
+
+    Raises:
+        DataError: Names the file.
+    """
+    width, height, _ = volume.GetSize()
+    if min(width, height) == 1:
+        raise DataError(f"{path}: its axial slices are {height} x {width} voxels: a single slice has to be axial")
+
+
+def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[np.bool_]:
+    """Read the brain mask of a volume, (D, H, W).
+
+    Raises:
+        DataError: If it is no mask, is empty, or does not lie on the volume's voxels; names the file.
+    """
+    import SimpleITK as sitk
+
+    mask = read_volume(path)
+    check_same_grid(mask, volume, path, volume_path)
+    brain = binarise(_whole(sitk.GetArrayFromImage(mask)), path)
+    if not brain.any():
+        raise DataError(f"{path}, the brain mask, is empty")
+    return brain
+
+
 def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np.uint8]:
     """Return the labels of a segmentation, (D, H, W).
 
@@ -132,7 +151,7 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
     """
     import SimpleITK as sitk
 
-    values = sitk.GetArrayFromImage(volume)
+    values = _whole(sitk.GetArrayFromImage(volume))
     unknown = sorted(set(np.unique(values).tolist()) - allowed - {0})
     if unknown:
         raise DataError(

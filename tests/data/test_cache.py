@@ -133,7 +133,7 @@ def test_an_edit_that_no_sample_sees_is_told_by_its_time(tmp_path):
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_named(items, shrink):
     items[1].image.chmod(0)
-    with pytest.raises(DataError, match=r"1 of 3 items .*\n.*b\.jpg cannot be read"):
+    with pytest.raises(DataError, match=r"1 of 3 items .*\n.*b\.jpg: it cannot be decoded"):
         shrink(items)
 
 
@@ -158,10 +158,10 @@ def test_all_failures_are_reported_at_once(items, shrink, tmp_path):
         shrink(items)
     message = str(caught.value)
     assert "3 of 3 items of set-training" in message
-    assert f"{items[0].image} cannot be read (image file is truncated" in message
-    assert f"{items[1].masks[1]} cannot be read (cannot identify" in message
+    assert f"{items[0].image}: it cannot be decoded (image file is truncated" in message
+    assert f"{items[1].masks[1]}: it cannot be decoded (cannot identify" in message
     assert "(2, 1, 63, 65), but c_1.png and c_2.png gives (2, 1, 2, 3)" in message
-    assert "download it again" in message
+    assert "Download or export it again" in message
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_only_three_of_many_failures_are_named(items, shrink):
     items[0].image.write_bytes(b"")
     with pytest.raises(DataError, match="5 of 5 items") as caught:
         shrink([items[0]] * 5)
-    assert str(caught.value).count("a.jpg cannot be read") == 3
+    assert str(caught.value).count("a.jpg: it cannot be decoded") == 3
     assert "and 2 more" in str(caught.value)
 
 

@@ -174,7 +174,7 @@ def test_truncated_file(tmp_path, part):
     write(tmp_path, ISIC2018DataModule, training=10)
     path = sorted(folders(tmp_path)[part].iterdir())[4]
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    expect(tmp_path, f"{path} cannot be read", "truncated", "download it again", "1 of 10")
+    expect(tmp_path, f"{path}: it cannot be decoded", "truncated", "Download or export it again", "1 of 10")
 
 
 def test_mask_truncated_after_the_cache_was_written(tmp_path):

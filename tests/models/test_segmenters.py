@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from dark_disc import dark_segmenter, disc, picture
+from PIL import Image, ImageOps
 from small_networks import small
 
 from diffmedseg.configurable import to_config
@@ -19,6 +20,7 @@ from diffmedseg.models import (
     ResidualUNet,
     SupervisedSegmenter,
 )
+from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.zoo import build, checkpoint_config
 
 IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -123,12 +125,28 @@ def test_pictures_of_any_mode(segmenter, mode):
     assert segmenter.segment(picture).mask.shape == (1, 1, 50, 70)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_pictures_of_more_than_eight_bits_are_refused(segmenter, mode):
-    """Pillow clips them to white without a word."""
-    deep = Image.fromarray(np.full((40, 40), 30_000, np.uint16)).convert("I").convert(mode)
-    with pytest.raises(ValueError, match="scale it to 8 bits"):
-        segmenter.segment(deep)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_segmented_upright_and_the_result_lies_over_it(orientation):
+    stored = picture()
+    stored.getexif()[0x112] = orientation
+    model = dark_segmenter(image_size=(32, 48))
+    found = model.segment(stored)
+    upright = model.segment(ImageOps.exif_transpose(stored), keys=["a"])
+    assert found.mask.shape[-2:] == found.probability.shape[-2:] == (60, 90)
+    assert float((found.mask[0, 0].numpy() == disc()).mean()) > 0.97
+    turned = turn_upright(model.segment(stored, keys=["a"]).samples, orientation)
+    assert torch.equal(turned, upright.samples)
+
+
+def test_pictures_of_more_than_eight_bits_have_the_models_range():
+    levels = np.asarray(picture().convert("L")).astype(np.float32)
+    model = dark_segmenter(("grey",), value_range=(-1, 1))
+    plain = model.segment(picture().convert("L"), keys=["a"])
+    assert torch.equal(model.segment(Image.fromarray(levels / 127.5 - 1), keys=["a"]).samples, plain.samples)
+    with pytest.raises(ValueError, match=r"from -1 to .*value_range"):
+        dark_segmenter(("grey",)).segment(Image.fromarray(levels / levels.max() - 1 - levels.min() / levels.max()))
+    with pytest.warns(UserWarning, match="16 bits, but nothing above"):
+        dark_segmenter(("grey",)).segment(Image.fromarray(levels.astype(np.uint16)))
 
 
 def test_an_image_in_zero_to_one_draws_a_warning(segmenter):

@@ -68,8 +68,9 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         self.write_splits()
 
     def doubts(self) -> list[Problem]:
-        """Name the cases of which two channels are the same; see the base class."""
-        return self._copies(self._decode(self._used()))
+        """Name the cases of which two channels are the same, or whose headers contradict themselves."""
+        folders = self._decode(self._used())
+        return self._copies(folders) + self._notes(folders)
 
     def _used(self) -> list[Case]:
         used = {case for cases in self.split_ids.values() for case in cases}
@@ -90,6 +91,15 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
             )
             for pair, cases in found.items()
         ]
+
+    @staticmethod
+    def _notes(folders: Mapping[str, Path]) -> list[Problem]:
+        notes = {case: found for case, folder in folders.items() if (found := open_case(folder).notes)}
+        if not notes:
+            return []
+        first = next(iter(notes.values()))[0]
+        text = f"Headers of {len(notes)} of {len(folders)} cases do not say in one way where they lie. {first}."
+        return [Problem("geometry", text, sorted(notes), serious=False)]
 
     def find_cases(self) -> Sequence[Case]:
         """Find the cases; see the base class."""
@@ -144,6 +154,8 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         if new:
             megabytes = sum(file.stat().st_size for path in new for file in path.iterdir()) / 1e6
             _log.info("%s: decoded %d cases into %s, %.0f MB.", self.info.title, len(new), cache_folder(), megabytes)
+            for doubt in self._notes({case: folder for case, folder in folders.items() if folder in new}):
+                _log.warning("%s: %s In: %s.", self.info.title, doubt.text, first_names(doubt.names))
             copies = "\n  ".join(f"{one.text} {first_names(one.names)}" for one in self._copies(folders))
             if copies:
                 _log.warning(

@@ -3,13 +3,13 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
 from diffmedseg.errors import DataError
-from diffmedseg.reading.names import data_files, listing, stem, volume_files
+from diffmedseg.reading.names import HALVES, data_files, listing, stem, volume_files
 from diffmedseg.wording import first_names
 
 _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG, ...
@@ -38,6 +38,7 @@ _UNREAD = {
     "as MedSegDiff's own code takes them. Volumes are read here: name the folder of those that the slices were made "
     "from, with the data set of their year (brats is 2021).",
 }
+_NO_NAME = "\0"  # what nothing is called
 _SOME, _MOST = 100, 2000  # folders that are looked into: of each folder, and in all
 
 _log = logging.getLogger(__name__)
@@ -119,20 +120,23 @@ def with_suffix(folder: Path, pattern: str) -> Path | None:
     return next((path for path in volume_files(folder) if stem(path) == name), None) if folder.is_dir() else None
 
 
-def no_case(root: Path, case: re.Pattern[str], expected: str) -> DataError:
+def no_case(root: Path, case: re.Pattern[str], expected: str, folders: Mapping[str, str] | None = None) -> DataError:
     """Say that there is no case, what there is, and which yaml reads it.
 
     Args:
         root: Where cases were looked for.
         case: What they should be called.
         expected: The same in words.
+        folders: By setting, what the folders are called that cases lie in; None where each case is a folder.
     """
     if not root.is_dir():
         return DataError(f"No case in {root}: expected {expected}; there is no such folder.")
     below = _below(root)
     deepest = next((f" ({path.relative_to(root)})" for path in below if path.parent != root and path.is_file()), "")
     there = f"{listing(root)}{deepest}"
-    return DataError(f"No case in {root}: expected {expected}; there is {there}. {_advice(root, case, below)}".strip())
+    return DataError(
+        f"No case in {root}: expected {expected}; there is {there}. {_advice(root, case, below, folders or {})}".strip()
+    )
 
 
 def _below(root: Path) -> list[Path]:
@@ -145,8 +149,13 @@ def _below(root: Path) -> list[Path]:
     return found
 
 
-def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path]) -> str:
+def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path], folders: Mapping[str, str]) -> str:
     """Name the yaml that reads what lies in a folder, where it is known, or what else is wrong."""
+    if halves := [path for path in below if path.name.lower().endswith(HALVES)]:
+        return f"{halves[0]} is half of a volume in two files, which is not read: convert it to .nii.gz."
+    # A pattern that fits every name, as that of one's own volumes does, tells no case from another folder.
+    if case.fullmatch(_NO_NAME):
+        return _folders_advice(root, below, folders)
     if case.fullmatch(root.name):
         return f"It is a case itself: name the folder that holds it, {root.parent}."
     names = {root.name, *(path.name for path in below)}
@@ -159,6 +168,22 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path]) -> str:
         return "There are some elsewhere in it: name a folder nearer to them, or the one above."
     fits = [yaml for yaml, known in _KNOWN.items() if any(re.fullmatch(known, name) for name in names)]
     return f"This looks like the data set {' or '.join(fits)}." if fits else _unread(names)
+
+
+def _folders_advice(root: Path, below: Sequence[Path], folders: Mapping[str, str]) -> str:
+    """Say which folders are missing or empty, and which may be meant."""
+    missing = [name for name in folders.values() if not any(path.name == name and path.is_dir() for path in below)]
+    if root.name in folders.values() and all((root.parent / name).is_dir() for name in folders.values()):
+        return f"It is the folder {root.name} itself: name the one that holds {' and '.join(folders.values())}."
+    if not missing:
+        return f"{' and '.join(folders.values())} hold no volumes (.nii.gz, .nii, .mha, .nrrd)." if folders else ""
+    holding = sorted({path.parent.name for path in below if path.parent != root and path in volume_files(path.parent)})
+    settings = " and ".join(f"layout.{setting}" for setting in folders)
+    meant = f" (such as {first_names(holding)})" if holding else ""
+    return (
+        f"There is no folder {' and no folder '.join(missing)}: rename the folders of volumes{meant}, or name them by "
+        f"{settings}."
+    )
 
 
 def _unread(names: Collection[str]) -> str:

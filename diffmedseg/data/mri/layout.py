@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.data.mri.volumes import find_brain
-from diffmedseg.reading.volumes import check_same_grid, read_volume, to_labels
+from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_volume, to_labels
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -50,12 +50,14 @@ class RawCase:
         brain: (D, H, W): where the brain is.
         labels: (D, H, W), uint8, values of the label scheme.
         spacing: Distance of slices, rows and columns, in mm.
+        notes: What is ambiguous about where its files lie, for people; often nothing.
     """
 
     channels: NDArray[np.float32]
     brain: NDArray[np.bool_]
     labels: NDArray[np.uint8]
     spacing: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
 
 
 class Layout(Configurable, ABC):
@@ -96,12 +98,11 @@ def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> 
     segmentation = read_volume(case.segmentation[0])
     for volume, path in zip(volumes, paths, strict=True):
         check_same_grid(volume, segmentation, path, case.segmentation[0])
+    check_slices(segmentation, case.segmentation[0])
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
-    if case.brain is None:
-        brain = find_brain(channels)
-    else:
-        mask = read_volume(case.brain)
-        check_same_grid(mask, segmentation, case.brain, case.segmentation[0])
-        brain = sitk.GetArrayFromImage(mask) > 0
+    true = case.segmentation[0]
+    brain = find_brain(channels) if case.brain is None else read_brain(case.brain, segmentation, true)
+    labels = to_labels(segmentation, allowed, true)
     column, row, depth = segmentation.GetSpacing()
-    return RawCase(channels, brain, to_labels(segmentation, allowed, case.segmentation[0]), (depth, row, column))
+    notes = tuple(f"{path.name}: {note}" for path in case.files if (note := grid_note(path)))
+    return RawCase(channels, brain, labels, (depth, row, column), notes)

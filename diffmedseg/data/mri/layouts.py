@@ -129,13 +129,19 @@ class FourDimensional(Layout):
             path for parent in parents for path in volume_files(parent / images) if self.case.fullmatch(stem(path))
         ]
         if not found:
-            raise no_case(root, self.case, f"files called {self.case.pattern}.nii.gz in {images}")
+            called = "" if self.case.fullmatch("\0") else f" called {self.case.pattern}.nii.gz"
+            expected = f"volumes{called} in a folder {images}, and their masks in {segmentations} beside it"
+            raise no_case(root, self.case, expected, {"images": images, "segmentations": segmentations})
         cases = []
         for path in found:
             segmentation = with_suffix(path.parent.parent / segmentations, stem(path))
             if segmentation is None:
                 folder = path.parent.parent / segmentations
-                raise DataError(f"{path} has no segmentation in {folder}: each image needs one of its name.")
+                there = listing(folder) if folder.is_dir() else "no such folder"
+                raise DataError(
+                    f"{path} has no segmentation in {folder}; there is {there}. Each image needs one of its name."
+                    f"{_number_advice(stem(path))}"
+                )
             cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (segmentation,)))
         return cases
 
@@ -148,6 +154,16 @@ class FourDimensional(Layout):
                 f"{', '.join(self.channels)}"
             )
         return assemble([volumes[index] for index in self.order], case, allowed)
+
+
+def _number_advice(name: str) -> str:
+    """Say what to do about a number at the end of a name, by which nnU-Net tells modalities apart."""
+    if not re.search(r"_\d{4}$", name):
+        return ""
+    return (
+        f" If {name[-5:]} is the number of a modality (nnU-Net): drop it where there is one modality, and join several "
+        "into a four-dimensional file."
+    )
 
 
 class SliceFolders(Layout):

@@ -18,7 +18,7 @@ from diffmedseg.data.mri.volumes import normalise
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 
-_FORMAT = 4  # to be raised with any change to what is written for the same files
+_FORMAT = 5  # to be raised with any change to what is written for the same files
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
 _OPEN_CASES = 64  # each takes two file handles
 
@@ -32,6 +32,7 @@ class DecodedCase:
         brain: (D,): whether a slice shows any brain or has a label.
         copies: Pairs of channels that are the same, by number.
         spacing: Distance of slices, rows and columns, in mm.
+        notes: What is ambiguous about where its files lie, for people; often nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +43,7 @@ class DecodedCase:
             self.brain, self.tumour = np.array(facts["brain"]), np.array(facts["labelled"])
             self.spacing: tuple[float, float, float] = tuple(facts["spacing"])
             self.copies: list[tuple[int, int]] = [(a, b) for a, b in facts["copies"]]
+            self.notes: list[str] = facts["notes"]
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
 
@@ -104,6 +106,7 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
             "brain": (raw.brain.any((1, 2)) | labelled).tolist(),
             "labelled": labelled.tolist(),
             "copies": [(a, b) for a, b in combinations(range(len(names)), 2) if np.array_equal(*raw.channels[[a, b]])],
+            "notes": raw.notes,
         }
         (folder / "facts.json").write_text(json.dumps(facts))
 

@@ -30,6 +30,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         nested: Whether each region lies within the one before it.
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         grey: Whether pictures are taken as grey, one channel instead of three.
+        range: What becomes black and white in grey pictures of more than 8 bits, such as ``[0, 4095]``; stored with the
+            model, which predicts with it. None takes 0 to 65,535 for 16 bits, and refuses more.
         windows: CSV file with the window of each picture that models are shown in place of the whole, such as one
             around the optic disc; see :func:`~diffmedseg.data.pictures.windows.read_windows`. Scores stay those of
             whole pictures, outside of whose windows nothing is found. None for whole pictures.
@@ -44,12 +46,15 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         nested: bool = False,
         tubular: bool = False,
         grey: bool = False,
+        range: tuple[float, float] | None = None,
         windows: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
+        if range is not None and not range[0] < range[1]:
+            raise ValueError(f"range is {range[0]:g}, {range[1]:g}; the first has to be below the second.")
         self.layout = layout
-        self.info = picture_info(source, layout, root, nested=nested, tubular=tubular, grey=grey, windows=windows)
+        self.info = picture_info(source, layout, root, nested, tubular, grey, range, windows)
         self._windows_file = None if windows is None else Path(windows).expanduser()
 
     @cached_property
@@ -65,7 +70,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
 
     def prepare_data(self) -> None:
         """Shrink all pictures once, in one process per machine; then write the splits where a file is named."""
-        self._shrink()
+        _ = self._shrunk
         self.write_splits()
 
     def find_cases(self) -> Sequence[PictureCase]:
@@ -82,7 +87,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         if found.without_picture:
             text = f"{count(len(found.without_picture), 'mask')} without a picture: add pictures or remove masks."
             problems.append(Problem("mask without picture", text, found.without_picture))
-        return problems
+        return problems + self._shrunk.problems
 
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.
@@ -93,9 +98,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         rows = {name: row for row, name in enumerate(self.cases)}
         wanted = [rows[name] for name in self.split_ids[split]]
         cases = [self.cases[name] for name in self.split_ids[split]]
-        return PictureStore(cases, self.layout, self._shrink(), wanted, len(self.info.channels), self.windows)
+        return PictureStore(cases, self.layout, self._shrunk, wanted, len(self.info.channels), self.windows)
 
-    def _shrink(self) -> ShrunkImages:
+    @cached_property
+    def _shrunk(self) -> ShrunkImages:
         items = [
             Item(name, case.image, tuple(path for rater in case.masks for path in rater or ()), self.windows.get(name))
             for name, case in self.cases.items()
@@ -103,5 +109,5 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         shape, settings = (len(next(iter(self.cases.values())).masks), len(self.info.regions)), self.layout.values
         return shrink_images(
             cache_folder(), self.info.name, items, self.image_size, shape,
-            lambda item: self.layout.read_masks(self.cases[item.id]), settings,
+            lambda item: self.layout.read_masks(self.cases[item.id]), settings, self.info.value_range,
         )  # fmt: skip

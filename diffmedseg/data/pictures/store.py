@@ -11,6 +11,7 @@ from diffmedseg.data.cache import ShrunkImages
 from diffmedseg.data.pictures.layout import MISSING, FileNames, PictureCase
 from diffmedseg.data.store import ImageStore
 from diffmedseg.reading.opening import image_size
+from diffmedseg.reading.pictures import to_grey
 from diffmedseg.reading.windows import CropWindow
 
 
@@ -41,7 +42,8 @@ class PictureStore(ImageStore):
 
     def image(self, index: int) -> Tensor:
         """Return (C, H, W), uint8 in [0, 255]."""
-        return torch.from_numpy(np.array(self._shrunk.images[self._rows[index]][: self._channels]))
+        image = torch.from_numpy(np.array(self._shrunk.images[self._rows[index]]))
+        return to_grey(image) if self._channels == 1 else image
 
     def masks(self, index: int) -> Tensor:
         """Return (R, K, H, W), uint8 in {0, 1}, of the raters who outlined the picture."""
@@ -61,7 +63,7 @@ class PictureStore(ImageStore):
         return self._windows.get(self.ids[index])
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Return the size that the file's header tells."""
+        """Return the upright size that the file's header tells."""
         return image_size(self._files[index].image)
 
     def label(self, index: int) -> int:

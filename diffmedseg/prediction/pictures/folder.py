@@ -9,7 +9,7 @@ from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.prediction.folder import PredictionFolder, Row
-from diffmedseg.reading.opening import open_picture
+from diffmedseg.reading.opening import open_image
 from diffmedseg.segmentation import Segmentation
 
 
@@ -54,7 +54,7 @@ class PictureFolder(PredictionFolder[PictureRow]):
 
     def check_map(self, path: Path, row: PictureRow) -> bool:
         """Whether a map is readable and of the row's size."""
-        with open_picture(path) as image:
+        with open_image(path) as image:
             fits = image.size == (row.width, row.height)
             image.verify()
         return fits

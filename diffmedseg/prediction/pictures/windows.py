@@ -54,7 +54,7 @@ def find_windows(
         read = {}
         for file in batch:
             with report.attempt(file.path):
-                picture = read_picture(file.path, len(model.channels), model.image_size)
+                picture = read_picture(file.path, len(model.channels), model.image_size, model.value_range)
                 if picture.orientation != 1:
                     raise DataError("it is turned by its EXIF orientation, and windows are for upright files")
                 read[file] = picture

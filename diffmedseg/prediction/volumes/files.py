@@ -2,7 +2,6 @@
 
 import glob
 import logging
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ from pathlib import Path
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.naming import Naming, modality
 from diffmedseg.reading.dicom import find_series, is_dicom
-from diffmedseg.reading.names import PICTURES, VOLUMES, listing, stem, volume_files
+from diffmedseg.reading.names import HALVES, PICTURES, VOLUMES, listing, stem, volume_files
+from diffmedseg.reading.volumes import count_volumes
 from diffmedseg.wording import first_names
 
 _DEPTH = 8  # folders between the one that is named and a case
@@ -156,8 +156,8 @@ def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[
     there = listing(path) if path.is_dir() else first_names([place.name for place in places])
     each = "a folder with a file for each of " if len(naming.channels) > 1 else ""
     return DataError(
-        f"No case in {path}: expected {each}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, or a folder with a "
-        f"DICOM series); there is {there}. {_advice([path, *left], naming)}".strip()
+        f"No case in {path}: expected {each}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, .nrrd, or a folder "
+        f"with a DICOM series); there is {there}. {_advice([path, *left], naming)}".strip()
     )
 
 
@@ -166,7 +166,7 @@ def _advice(left: Sequence[Path], naming: Naming) -> str:
     files = [file for one in left for file in ([one] if one.is_file() else one.glob("*"))]
     volumes = [file for file in files if file.name.lower().endswith(VOLUMES)]
     advice = []
-    held = ((file, _count_volumes(file)) for file in volumes[:_SHOWN])
+    held = ((file, count_volumes(file)) for file in volumes[:_SHOWN])
     if several := next(((file, count) for file, count in held if count > 1), None):
         advice.append(
             f"{several[0].name} holds {several[1]} volumes: say what they are, in their order, as by "
@@ -177,25 +177,13 @@ def _advice(left: Sequence[Path], naming: Naming) -> str:
             "Volumes, or folders with one DICOM series each, that are called otherwise are named by --modality "
             f"{naming.channels[0]}=NAME."
         )
+    if halves := [file for file in files if file.name.lower().endswith(HALVES)]:
+        advice.append(f"{halves[0].name} is half of a volume in two files, which is not read: convert it to .nii.gz.")
     if any(file.suffix.lower() in PICTURES for file in files):
         advice.append(
             "This model takes volumes, not pictures; slices saved as pictures have no geometry: convert them to NIfTI."
         )
     return " ".join(advice)
-
-
-def _count_volumes(path: Path) -> int:
-    """Count the volumes in a file, by its header; 0 where it cannot be read."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(path))
-    try:
-        header.ReadImageInformation()
-    except RuntimeError:
-        return 0
-    return math.prod(header.GetSize()[3:])
 
 
 def _search(

@@ -12,11 +12,9 @@ from diffmedseg.data.mri.volumes import find_brain
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.naming import remainder
-from diffmedseg.reading.affine import affine_note
 from diffmedseg.reading.dicom import find_series
-from diffmedseg.reading.masks import binarise
 from diffmedseg.reading.names import stem
-from diffmedseg.reading.volumes import check_same_grid, read_stored, read_volume
+from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_stored
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
@@ -77,12 +75,10 @@ def read_case(case: VolumeCase) -> Volume:
     volumes = [sitk.DICOMOrient(volume, "LPS") for volume in stored]
     for volume, path in zip(volumes[1:], paths[1:], strict=True):
         check_same_grid(volume, volumes[0], path, paths[0])
-    width, height, _ = volumes[0].GetSize()
-    if min(width, height) == 1:
-        raise DataError(f"its axial slices are {height} x {width} voxels: a single slice has to be an axial one")
+    check_slices(volumes[0], paths[0])
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
     mask_path = case.brain_mask()
-    brain = find_brain(channels) if mask_path is None else _read_brain(mask_path, volumes[0], paths[0])
+    brain = find_brain(channels) if mask_path is None else read_brain(mask_path, volumes[0], paths[0])
     names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
     return Volume(channels, brain, names, stored[0], volumes[0], "; ".join(_notes(paths, brain, volumes[0])))
 
@@ -103,17 +99,6 @@ def _read_channels(case: VolumeCase, paths: list[Path]) -> list["sitk.Image"]:
     return [stored[order.index(channel)] for channel in case.naming.channels]
 
 
-def _read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[np.bool_]:
-    import SimpleITK as sitk
-
-    mask = read_volume(path)
-    check_same_grid(mask, volume, path, volume_path)
-    brain = binarise(sitk.GetArrayFromImage(mask), path)
-    if not brain.any():
-        raise DataError(f"{path}, the brain mask, is empty")
-    return brain
-
-
 def _notes(paths: Sequence[Path], brain: NDArray[np.bool_], volume: "sitk.Image") -> Iterator[str]:
     """Say what may be wrong, but need not."""
     litres = float(brain.sum() * np.prod(volume.GetSpacing()) / 1e6)
@@ -125,6 +110,9 @@ def _notes(paths: Sequence[Path], brain: NDArray[np.bool_], volume: "sitk.Image"
     if len({remainder(stem(path)) for path in paths if path.is_file()}) > 1:
         files = first_names([path.name for path in paths], 6)
         yield f"the names of {files} differ in more than the modality: are they of one patient?"
+    by_note: dict[str, list[str]] = {}
     for path in dict.fromkeys(paths):
-        if path.name.lower().endswith((".nii", ".nii.gz")) and (note := affine_note(path)):
-            yield f"{path.name}: {note}"
+        if path.is_file() and (note := grid_note(path)):
+            by_note.setdefault(note, []).append(path.name)
+    for note, names in by_note.items():
+        yield f"{first_names(names)}: {note}"

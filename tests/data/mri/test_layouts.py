@@ -453,3 +453,28 @@ def test_unreadable_folders_are_left_out(tmp_path):
 def test_labels_have_to_be_labels(labels, tmp_path):
     with pytest.raises(ValueError, match="between 1 and 255"):
         data_module("brats", tmp_path, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("folders", "name", "message"),
+    [(("imagesTr", "labelsTr"), "c0", r"no folder images and no folder masks: .* \(such as imagesTr, labelsTr\)"),
+     (("image", "masks"), "c0", r"There is no folder images: .* by layout\.images and layout\.segmentations"),
+     (("images", "mask"), "c0", r"c0\.nii\.gz has no segmentation in .*masks; there is no such folder"),
+     (("images", "masks"), "c0.hdr", r"c0\.hdr is half of a volume in two files"),
+     (("images", "labels"), "c0_0000", r"If _0000 is the number of a modality \(nnU-Net\): drop it")],
+)  # fmt: skip
+def test_own_volumes_in_other_folders(folders, name, message, tmp_path):
+    for folder in folders:
+        path = tmp_path / "own" / folder / f"{name.removesuffix('.hdr')}.nii.gz"
+        write_nifti(path, modality(3))
+        if name.endswith(".hdr"):
+            path.rename(path.with_name(name))
+    with pytest.raises(DataError, match=message) as error:
+        data_module("volumes", tmp_path / "own").prepare_data()
+    assert "a case itself" not in str(error.value)
+
+
+def test_the_folder_of_images_is_not_the_data_set(tmp_path):
+    write_layout("volumes", tmp_path)
+    with pytest.raises(DataError, match=r"It is the folder images itself: name the one that holds images and masks"):
+        data_module("volumes", tmp_path / "images").prepare_data()

@@ -1,11 +1,9 @@
-import struct
-import zlib
-
 import numpy as np
 import pytest
 import torch
 from dark_disc import picture
 from mri_files import modality, write_dicom, write_nifti
+from picture_kinds import write_png
 from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError
@@ -185,7 +183,7 @@ def test_volumes_are_no_pictures(kind, tmp_path):
             find_pictures([source])
     path = next((tmp_path / "case").iterdir())
     [file] = find_pictures([path])
-    with pytest.raises(DataError, match="it is a volume, and this model takes pictures"):
+    with pytest.raises(DataError, match="it is a volume, where a picture is expected"):
         read(file.path)
 
 
@@ -241,24 +239,11 @@ def test_a_link_that_leads_nowhere_is_reported(tmp_path):
 def test_sixteen_bits_per_colour(tmp_path):
     """Pillow keeps the upper eight: of 12-bit data nothing but black."""
     levels = np.asarray(picture()).astype(np.uint16) * 16
-    write_png16(tmp_path / "a.png", levels)
+    write_png(tmp_path / "a.png", levels)
     assert "convert it to 8" in read(tmp_path / "a.png").note
     with pytest.raises(DataError, match="--range cannot apply"):
         read(tmp_path / "a.png", value_range=(0, 4095))
-    write_png16(tmp_path / "b.png", levels * 16)
+    write_png(tmp_path / "b.png", levels * 16)
     picture().save(tmp_path / "expected.png")
     assert close(read(tmp_path / "b.png").image, read(tmp_path / "expected.png").image, 2)
     assert read(tmp_path / "b.png").note == ""
-
-
-def write_png16(path, levels):
-    """Pillow cannot write such a file."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, _ = levels.shape
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in levels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))

@@ -155,7 +155,7 @@ def test_series_that_nothing_tells_apart_are_named(tmp_path, caplog):
             path.rename(tmp_path / "mixed" / f"{number}{path.name}")
         (tmp_path / f"series{number}").rmdir()
     (tmp_path / "p4").mkdir()
-    (tmp_path / "p4" / "flair.nrrd").touch()
+    (tmp_path / "p4" / "flair.mnc").touch()
     (tmp_path / "names.csv").touch()
     for source in (tmp_path, f"{tmp_path}/[pm]*"):
         caplog.clear()
@@ -210,3 +210,10 @@ def test_one_file_for_two_modalities(tmp_path):
 def test_volumes_are_named_once_and_alone(volumes):
     with pytest.raises(DataError, match="names each volume of a file once, and goes without --modality"):
         Naming(TWO.channels, {"flair": "x"} if len(volumes) == 2 else {}, volumes)
+
+
+def test_volumes_in_two_files_are_refused(tmp_path):
+    for name in ("flair.hdr", "flair.img"):
+        (tmp_path / name).write_bytes(bytes(400))
+    with pytest.raises(DataError, match=r"flair\.hdr is half of a volume in two files, .* convert it to \.nii\.gz"):
+        find_cases([tmp_path], FLAIR)

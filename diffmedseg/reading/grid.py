@@ -1,0 +1,49 @@
+"""Where the voxels of a volume lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+UNSAID = "its header does not say how it lies: left and right may be swapped"
+_STRAIGHT = 1e-3  # cosine between two axes
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie, as SimpleITK says it: axes point left, back and up.
+
+    Attributes:
+        spacing: Distance of neighbours along x, y and z, in mm.
+        origin: Place of the first voxel, in mm.
+        direction: (3, 3): unit vectors along the axes, in columns.
+        note: What is ambiguous about it, for people; often empty.
+    """
+
+    spacing: NDArray[np.float64]
+    origin: NDArray[np.float64]
+    direction: NDArray[np.float64]
+    note: str
+
+    def give(self, image: "sitk.Image") -> None:
+        """Make an image lie here."""
+        image.SetSpacing(self.spacing.tolist())
+        image.SetOrigin(self.origin.tolist())
+        image.SetDirection(self.direction.ravel().tolist())
+
+
+def check_straight(path: Path, direction: NDArray[np.float64]) -> None:
+    """Refuse axes that are not at right angles, or not of length 1.
+
+    Raises:
+        DataError: Names the file.
+    """
+    if not np.allclose(direction.T @ direction, np.eye(3), rtol=0, atol=_STRAIGHT):
+        raise DataError(f"{path} has sheared axes, which are not at right angles: resample it to a straight grid")

@@ -1,0 +1,75 @@
+"""Volumes of many kinds, as bytes, written without the package's own code."""
+
+import gzip
+import io
+
+import nibabel as nib
+import nrrd
+import numpy as np
+
+SIZE = (8, 7, 5)  # x, y, z
+AFFINE = np.array([[-2.0, 0, 0, 11], [0, -1.5, 0, 12], [0, 0, 3, -13], [0, 0, 0, 1]])  # RAS
+SIZES = (2.0, 1.5, 3.0)
+
+
+def blob():
+    """A mask, off the middle in every direction."""
+    x, y, z = np.mgrid[tuple(slice(n) for n in SIZE)]
+    return (np.abs(x - 3) < 2) & (np.abs(y - 4) < 2) & (np.abs(z - 1) < 1.5)
+
+
+def picture():
+    """Whole numbers below 128, with a background of 0."""
+    values = np.zeros(SIZE)
+    values[1:-1, 1:-1] = 40 + np.random.default_rng(0).integers(0, 30, SIZE)[1:-1, 1:-1]
+    return values + 20 * blob()
+
+
+def nifti(
+    values, dtype=np.int16, version=1, order="<", offset=None, packed=False, cut=0, behind=b"", magic=None, **fields
+):
+    """Write (x, y, z) by nibabel's table of a header's fields; by default all its affines agree."""
+    header = {1: nib.Nifti1Header, 2: nib.Nifti2Header}[version](endianness=order)
+    header.set_data_dtype(dtype)
+    header.set_data_shape(values.shape)
+    header.set_zooms(SIZES[: values.ndim] + (1.0,) * (values.ndim - 3))
+    header.set_sform(AFFINE, 1)
+    header.set_qform(AFFINE, 1)
+    least = header.single_vox_offset
+    header["magic"], header["vox_offset"] = magic or header.single_magic, least if offset is None else offset
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    for name, value in fields.items():
+        header[name] = value
+    stored = values.astype(np.dtype(dtype).newbyteorder(order)).tobytes(order="F")
+    start = header.binaryblock.ljust(least if offset is None else max(least, int(offset)), b"\0")
+    content = start + stored
+    content = content[: len(content) - cut]
+    return (gzip.compress(content) if packed else content) + behind
+
+
+def affine_fields(affine, code=1):
+    return {"sform_code": code, "srow_x": affine[0], "srow_y": affine[1], "srow_z": affine[2]}
+
+
+def pixdim(*sizes, fac=1):
+    return {"pixdim": [fac, *sizes, 1, 1, 1, 1]}
+
+
+def nrrd_file(values, path, **header):
+    """Write an NRRD file, and return its bytes."""
+    nrrd.write(str(path), values, header)
+    return path.read_bytes()
+
+
+def mha(values, dtype="MET_SHORT", end="ElementDataFile = LOCAL\n", **fields):
+    """Write (x, y, z) as MetaImage."""
+    said = {
+        "ObjectType": "Image", "NDims": 3, "BinaryData": True, "BinaryDataByteOrderMSB": False,
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "-11 -12 -13", "ElementSpacing": "2 1.5 3",
+        "DimSize": " ".join(map(str, values.shape)), "ElementType": dtype,
+    } | fields  # fmt: skip
+    lines = "".join(f"{name} = {value}\n" for name, value in said.items() if value is not None)
+    buffer = io.BytesIO((lines + end).encode())
+    buffer.seek(0, io.SEEK_END)
+    buffer.write(values.astype("<i2").tobytes(order="F"))
+    return buffer.getvalue()
