@@ -144,7 +144,7 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         WholeFileIO().save_checkpoint({"weights": torch.zeros(3)}, path)
     assert torch.load(path, weights_only=True)["weights"].tolist() == [1, 1, 1]
-    (path.parent / ".tmp-left-last.ckpt").touch()
+    (path.parent / f".tmp-{'0' * 32}-last.ckpt").touch()
     remove_leftovers(tmp_path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
