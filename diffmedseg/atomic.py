@@ -27,14 +27,22 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     Args:
         path: The file; its folder is made where it is missing.
         save: Writes to the path that it is given.
+
+    Raises:
+        OSError: If the disk is full or may not be written; names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{uuid4().hex}-{path.name}")  # its own: processes may write at the same time
     try:
         save(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_alone(path: Path, save: Callable[[Path], object]) -> None:

@@ -288,7 +288,7 @@ def run(args: list[str]) -> None:
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (CheckpointError, DataError, NoRunError, ZooError) as error:
+    except (CheckpointError, DataError, NoRunError, OSError, ZooError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done

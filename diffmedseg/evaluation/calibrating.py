@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
+from diffmedseg.checkpoints import write_checkpoint
 from diffmedseg.configurable import to_config
 from diffmedseg.conformal import Conformal, TooFewCasesError, check_share
 from diffmedseg.data.base import SegmentationDataModule
@@ -186,6 +187,6 @@ def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
     checkpoint["hyper_parameters"] |= settings
     found = found | {"checkpoint": file_sha256(best)}
     text = yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
-    write_alone(run / "checkpoints" / "calibrated.ckpt", lambda temporary: torch.save(checkpoint, temporary))
+    write_checkpoint(run / "checkpoints" / "calibrated.ckpt", checkpoint)
     write_alone(run / "calibration.yaml", lambda temporary: temporary.write_text(text))
     write_alone(run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from diffmedseg.atomic import lock_folder, temporary_folder
 from diffmedseg.data.base import SegmentationDataModule
@@ -101,7 +101,7 @@ def export(
                 f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run."
             )
         model.load_state_dict(whole(weights))
-        save_file(weights, folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(save(weights))
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
         for file in (CASES, METRICS):

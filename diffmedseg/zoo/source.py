@@ -4,6 +4,8 @@ import math
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,11 +44,8 @@ class Source:
         if self.remote:
             try:
                 fetched, address = self._fetch(REGISTRY), self._address(REGISTRY)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with lock_folder(self.folder, wait=math.inf):
-                    write_alone(
-                        path, lambda temporary: (temporary.write_bytes(fetched), read_registry(temporary, address))
-                    )
+                with self._writing(self.folder):
+                    write_alone(path, lambda copy: (copy.write_bytes(fetched), read_registry(copy, address)))
             except ZooError as error:
                 if not path.is_file():
                     raise
@@ -75,8 +74,7 @@ class Source:
         name, entry = self.find(name)
         folder = self.entry_folder(name)
         if self.remote:
-            folder.mkdir(parents=True, exist_ok=True)
-            with lock_folder(folder, wait=math.inf):  # others may fetch at the same time
+            with self._writing(folder):
                 self._fetch_missing(name, folder, entry)
         for file, expected in entry.sha256.items():
             path = folder / file
@@ -84,6 +82,23 @@ class Source:
                 raise ZooError(f"{path} is missing: restore the entry or export it again.")
             _check(str(path), file_sha256(path), expected)
         return folder, entry
+
+    @contextmanager
+    def _writing(self, folder: Path) -> Iterator[None]:
+        """Let one process at a time write to a folder of the cache.
+
+        Raises:
+            ZooError: If it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock_folder(folder, wait=math.inf):
+                yield
+        except OSError as error:
+            raise ZooError(
+                f"{self.location} cannot be kept in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a folder with "
+                "room that may be written."
+            ) from error
 
     def _fetch_missing(self, name: str, folder: Path, entry: Entry) -> None:
         """Fetch the files of an entry that are not there, or not whole."""

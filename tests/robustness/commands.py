@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from diffmedseg.cli import main
+from diffmedseg.cli.parsing import report_errors
 from diffmedseg.data.catalogue import configured
 from diffmedseg.runs import read_whole_rows
 from diffmedseg.zoo import load_pretrained
@@ -235,7 +236,8 @@ def _write_zoo(folder: Path) -> None:
 
 def _fetch(folder: Path, again: bool) -> None:
     os.environ["DIFFMEDSEG_ZOO"] = f"file://{folder / 'remote'}"
-    load_pretrained(ENTRY)
+    with report_errors():
+        load_pretrained(ENTRY)
 
 
 def _fetched(folder: Path) -> Results:
@@ -282,7 +284,8 @@ def _write_volumes(folder: Path) -> None:
 
 def _build(name: str) -> Callable[[Path, bool], None]:
     def build(folder: Path, again: bool) -> None:
-        configured(name, folder / "data", {"image_size": "32", "folds": "2"}).prepare_data()
+        with report_errors():
+            configured(name, folder / "data", {"image_size": "32", "folds": "2"}).prepare_data()
 
     return build
 

@@ -61,14 +61,21 @@ class Tally:
     seconds: float = 0.0
 
 
-def start(command: Command, folder: Path, again: bool) -> int:
-    """Run a command in a process of its own; return its id."""
+def start(command: Command, folder: Path, again: bool, log_file: Path | None = None) -> int:
+    """Run a command in a process of its own; return its id.
+
+    Args:
+        command: The command.
+        folder: Where it runs.
+        again: Whether it was started before.
+        log_file: What it says goes there; None for ``log.txt`` in the folder.
+    """
     process = os.fork()
     if process:
         return process
     code = 70
     try:
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(log_file or folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(folder)
@@ -196,26 +203,31 @@ def table(tallies: dict[str, Tally]) -> str:
     return "\n".join(lines)
 
 
-def main(kills: int = 100, seed: int = 0, commands: str = "", out: Path | None = None) -> None:
+def main(kills: int = 100, faults: int = 3, seed: int = 0, commands: str = "", out: Path | None = None) -> None:
     """Kill all commands, print a table, and end with exit code 1 where anything was lost.
 
     Args:
         kills: Kills of all commands together.
+        faults: How often each command meets a full disk, and runs in two processes at once.
         seed: Of the moments.
         commands: Names of commands, with commas between; none for all.
         out: Folder in which the runs stay where something was lost; None for a temporary one.
     """
     from robustness.commands import all_commands
+    from robustness.faults import try_faults
 
     chosen = [one for one in all_commands() if not commands or one.name in commands.split(",")]
-    total, tallies = sum(one.share for one in chosen), {}
+    total, tallies, others = sum(one.share for one in chosen), {}, {}
     with TemporaryDirectory() as temporary:
         for one in chosen:
             count = max(1, round(kills * one.share / total))
             tallies[one.name] = kill(one, count, seed, (out or Path(temporary)) / one.name, out is not None)
-            print(table({one.name: tallies[one.name]}).splitlines()[1:-1], flush=True)
+            print("\n".join(table({one.name: tallies[one.name]}).splitlines()[1:-1]), flush=True)
+            if faults:
+                try_faults(one, Path(temporary) / f"{one.name}-faults", faults, seed, others)
     print(table(tallies))
-    sys.exit(any(tally.losses for tally in tallies.values()))
+    print(table(others).replace("command", "fault  ").replace("  kills", "  times").replace(" kills", " faults"))
+    sys.exit(any(tally.losses for tally in (*tallies.values(), *others.values())))
 
 
 if __name__ == "__main__":
