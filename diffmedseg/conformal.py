@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.errors import TooFewCasesError
 from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
 from diffmedseg.wording import count
-
-
-class TooFewCasesError(ValueError):
-    """There are not enough cases for a coverage; the message says how many are needed."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ class RecipeError(ValueError):
     """A run that cannot be composed; the message says what was found and what to do."""
 
 
+class TooFewCasesError(ValueError):
+    """There are too few cases to fit to; the message says how many are needed."""
+
+
 class ZooError(RuntimeError):
     """An entry that is missing, damaged or not to be trusted; the message says which and what to do."""
 

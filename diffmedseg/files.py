@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from diffmedseg.errors import DataError
+
 # libyaml parses the registry 50 times faster than PyYAML; not every build of PyYAML has it.
 _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -20,15 +22,19 @@ class FormatError(ValueError):
     """A file that is not of its format; the message says what is wrong, but does not name the file."""
 
 
-def read_yaml(path: Path) -> Any:  # noqa: ANN401  YAML can hold anything
+def read_yaml(path: Path, as_text: bool = False) -> Any:  # noqa: ANN401  YAML can hold anything
     """Read a YAML file of plain values; nothing in it is run.
+
+    Args:
+        path: The file.
+        as_text: Take numbers and all other values for text, as they are written.
 
     Raises:
         FormatError: If the file is not YAML, nests too deeply, or grows without bounds when its anchors are filled in.
     """
     text = _read_text(path)
     try:
-        content = yaml.load(text, _SafeLoader)
+        content = yaml.load(text, yaml.BaseLoader if as_text else _SafeLoader)
     except Exception as error:  # numbers and dates that are none raise ValueError, KeyError, AttributeError and others
         raise FormatError(f"it is not YAML: {_in_a_line(error)}") from error
     _check_extent(content)
@@ -81,8 +87,32 @@ def _extent(value: object, known: dict[int, tuple[int, int]], levels: int) -> tu
 
 
 def cache_folder() -> Path:
-    """Return where decoded data is kept: ``$DIFFMEDSEG_CACHE``, else ``~/.cache/diffmedseg``."""
-    return Path(os.environ.get("DIFFMEDSEG_CACHE", Path.home() / ".cache" / "diffmedseg"))
+    """Return where decoded data is kept: ``$DIFFMEDSEG_CACHE``, else ``~/.cache/diffmedseg``.
+
+    Raises:
+        DataError: If neither the variable nor a home folder is set.
+    """
+    if named := os.environ.get("DIFFMEDSEG_CACHE"):
+        return expand_home(named)
+    try:
+        return Path.home() / ".cache" / "diffmedseg"
+    except RuntimeError as error:
+        raise DataError(
+            "There is no folder for decoded data: this user has no home folder. Set DIFFMEDSEG_CACHE to a folder that "
+            "may be written."
+        ) from error
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with the user's home folder in place of ``~``.
+
+    Raises:
+        DataError: If the path begins with ``~`` and there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path} begins with ~, and there is no such home folder. Write the whole path.") from error
 
 
 def file_sha256(path: Path) -> str:

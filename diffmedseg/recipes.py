@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmedseg.errors import RecipeError, suggest, unknown
-from diffmedseg.files import FormatError, read_yaml
+from diffmedseg.files import FormatError, expand_home, read_yaml
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 RENAMED = {"medsegdiff-v1": "medsegdiff"}
 #: The tag of data with the masks of several raters.
 SEVERAL_RATERS = "several_raters"
+#: By name of a network's class: the class that takes its place when an encoder is chosen.
+_ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork")} | {"ResidualUNet": "SMPNetwork"}
 _YAML = (".yaml", ".yml")
 
 
@@ -109,7 +111,8 @@ class Recipe:
         name: Name of the experiment, such as ``medsegdiff-lite-chase``: its runs lie in ``runs/<name>``.
         files: Configuration files; later ones override earlier ones.
         settings: Settings that override the files, as on the command line.
-        network: The network of ``pretrained``, which takes the place of the recipe's; None for the recipe's own.
+        network: A network that takes the place of the recipe's: that of ``pretrained``, or one on an encoder. None for
+            the recipe's own.
         pretrained: What the weights start from: a zoo entry, a run or a file; None for new weights.
         trust: Packages of one's own whose classes may be loaded for ``pretrained``.
     """
@@ -156,6 +159,8 @@ def recipe(
     pretrained: str | Path | None = None,
     trust: Sequence[str] = (),
     settings: Iterable[str] = (),
+    encoder: str | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> Recipe:
     """Compose a run from a model, a data set and a preset.
 
@@ -169,9 +174,12 @@ def recipe(
         pretrained: A zoo entry, the folder of a run, or a checkpoint whose weights training starts from.
         trust: Packages of one's own whose classes ``pretrained`` may load.
         settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
+        encoder: Name of an encoder, such as ``lite0`` or ``resnet34``: the condition network of MedSegDiff-Lite and -V2
+            becomes a U-Net on it, and so does the supervised baseline. None or ``none`` for the model's own network.
+        encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None takes ``imagenet``.
 
     Raises:
-        RecipeError: If a name does not exist; the message suggests what is alike.
+        RecipeError: If a name does not exist; the message suggests what is alike. If the model takes no encoder.
     """
     model_name, model_files = _model_files(model)
     data_path = data_file(data)
@@ -187,6 +195,13 @@ def recipe(
     given = [] if folder is None else [f"--data.root={folder}"]
     name = name or f"{model_name}-{data_name}"
     network = None if pretrained is None else _network(pretrained, model_name, files)
+    if encoder is not None:
+        if pretrained is not None:
+            raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
+        network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
+        given += chosen
+    elif encoder_weights is not None:
+        raise RecipeError("encoder_weights needs an encoder: name one, such as lite0.")
     start = None if pretrained is None else str(pretrained)
     settings = [settings] if isinstance(settings, str) else settings
     return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
@@ -213,6 +228,40 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
     return [SEVERAL_RATERS] if several_raters({**config, "init_args": arguments}) else []
 
 
+def _class_of_network(files: Sequence[Path]) -> str | None:
+    """Return the path of the network's class that the files name last."""
+    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
+    return next((one["class_path"] for one in reversed(denoisers) if "class_path" in one), None)
+
+
+def _on_encoder(
+    encoder: str, weights: str | Path, model: str, files: Sequence[Path]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Put a model's network on an encoder.
+
+    Returns:
+        The network, or None for that of the files, and the settings that choose the encoder.
+
+    Raises:
+        RecipeError: If the model takes no encoder.
+    """
+    path = _class_of_network(files) or ""
+    package, _, name = path.rpartition(".")
+    own = package != "diffmedseg.models"  # a network of the user's own may take an encoder
+    on_encoder = name if own else _ON_ENCODER.get(name)
+    settings = [f"--model.denoiser.encoder={encoder}", f"--model.denoiser.encoder_weights={weights}"]
+    if encoder.lower() == "none":
+        return None, settings[:1] if on_encoder == name else []
+    if on_encoder is None:
+        raise RecipeError(
+            f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2 or supervised, or leave the "
+            "encoder out."
+        )
+    if on_encoder == name:
+        return None, settings
+    return {"class_path": f"{package}.{on_encoder}", "init_args": {}}, settings
+
+
 def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
     """Return the network of what training starts from: its size and encoder take the place of the recipe's.
 
@@ -222,10 +271,9 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
     network = pretrained_denoiser(pretrained_config(pretrained))
-    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
-    own = [denoiser["class_path"] for denoiser in denoisers if "class_path" in denoiser]
-    if own and own[-1] != network["class_path"]:
-        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own[-1]))
+    own = _class_of_network(files)
+    if own and own != network["class_path"]:
+        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own))
         raise RecipeError(
             f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train the model that {theirs} is of."
         )
@@ -262,7 +310,7 @@ def _root(root: str | Path | None, data: str, content: dict[str, Any]) -> Path |
 
 def _own_file(name: str | Path) -> Path | None:
     """Return the path where a name is that of a yaml file of the user's own."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.suffix not in _YAML:
         return None
     if not path.is_file():

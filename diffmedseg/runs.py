@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from diffmedseg.atomic import lock_folder, remove_temporaries, write_whole
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
 from diffmedseg.errors import DataError, NoRunError as NoRunError
+from diffmedseg.files import expand_home
 
 #: Names the run's folder to processes that were started for it: by Lightning, or by a launcher that nobody here knows.
 RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
@@ -156,7 +157,7 @@ def starting_checkpoint(ckpt_path: str | None, kind: str, experiment: Path) -> P
     if ckpt_path is None or "://" in ckpt_path:
         return None
     is_last = ckpt_path == "last"
-    path = last_checkpoint(newest_run(experiment)) if is_last else Path(ckpt_path).expanduser()
+    path = last_checkpoint(newest_run(experiment)) if is_last else expand_home(ckpt_path)
     needs = TO_RESUME if kind == "fit" else TO_TEST
     try:
         read_checkpoint(path, needs)
@@ -283,7 +284,7 @@ class _RunWriter(ExperimentWriter):
         write_whole(Path(self.metrics_file_path), partial(self._write, rows))
 
     def _write(self, rows: list[dict[str, Any]], path: Path) -> None:
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)

@@ -1,8 +1,8 @@
 """The result of segmenting images, and the images that can be segmented."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from diffmedseg.reading.opening import check_single, why_unusable
 from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.reading.windows import CropWindow
 
+_AREA_PIXELS = 2**22  # pixels that are counted together: bounds memory
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -25,24 +27,32 @@ class Drawn:
     Attributes:
         samples: (B, S, K, h, w): soft masks in [0, 1] whose decision level is 0.5.
         prior: (B, K, h, w), in [0, 1]: the mask that a condition network has of its own; None where there is none.
+        features: (B, F): what the familiarity of the images follows from; None where the model has none.
     """
 
     samples: Tensor
     prior: Tensor | None = None
+    features: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Drawn":
-        """Change both alike."""
-        return Drawn(change(self.samples), None if self.prior is None else change(self.prior))
+        """Change samples and prior alike."""
+        return replace(self, samples=change(self.samples), prior=None if self.prior is None else change(self.prior))
 
     def only(self, i: int) -> "Drawn":
         """Take one image of the batch."""
-        return self.each(lambda maps: maps[i : i + 1])
+        features = None if self.features is None else self.features[i : i + 1]
+        return replace(self.each(lambda maps: maps[i : i + 1]), features=features)
 
     @staticmethod
     def cat(parts: "list[Drawn]") -> "Drawn":
         """Put batches together."""
-        priors = [part.prior for part in parts if part.prior is not None]
-        return Drawn(torch.cat([part.samples for part in parts]), torch.cat(priors) if priors else None)
+
+        def join(maps: list[Tensor | None]) -> Tensor | None:
+            there = [one for one in maps if one is not None]
+            return torch.cat(there) if there else None
+
+        samples = torch.cat([part.samples for part in parts])
+        return Drawn(samples, join([part.prior for part in parts]), join([part.features for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Segmentation:
         outer: (B, K, H, W), bool: the outer contour, likewise.
         prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
             any noise; None where there is none.
+        familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases
+            and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has none.
     """
 
     samples: Tensor
@@ -73,6 +85,7 @@ class Segmentation:
     inner: Tensor | None = None
     outer: Tensor | None = None
     prior: Tensor | None = None
+    familiarity: Tensor | None = None
 
     def only(self, i: int) -> "Segmentation":
         """Take one image of the batch, on the CPU, as it was before calibration."""
@@ -99,7 +112,8 @@ class Segmentation:
         unrefined, inner, outer = (
             None if maps is None else window.place(maps, size) for maps in (self.unrefined, self.inner, self.outer)
         )
-        return Segmentation(self.samples, probability, uncertainty, mask, unrefined, None, inner, outer, self.prior)
+        placed = Segmentation(self.samples, probability, uncertainty, mask, unrefined, None, inner, outer, self.prior)
+        return replace(placed, familiarity=self.familiarity)
 
     @property
     def mean(self) -> Tensor:
@@ -120,10 +134,20 @@ def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
+def full_size_samples(samples: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield each soft sample of (B, S, K, h, w) as masks at a size, (B, K, H, W), bool; one at a time."""
+    for sample in samples.unbind(1):
+        yield resize_soft(sample.float(), size) > 0.5
+
+
 def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixels of soft samples (B, S, K, h, w) at a size, (B, S, K), int64; resized one at a time."""
-    areas = [(resize_soft(sample.float(), size) > 0.5).sum((-2, -1)) for sample in samples.unbind(1)]
-    return torch.stack(areas, 1)
+    """Return the pixels of the masks of :func:`full_size_samples`, (B, S, K), int64."""
+    together = max(_AREA_PIXELS // max(len(samples) * samples.shape[2] * size[0] * size[1], 1), 1)
+    areas = []
+    for some in torch.split(samples, together, 1):  # many small maps at once: each call costs
+        masks = resize_soft(some.flatten(1, 2).float(), size) > 0.5
+        areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(some.shape[:3]))
+    return torch.cat(areas, 1)
 
 
 def nest(mask: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class CaseMetrics(SegmentationCallback):
             self.summary["checkpoint"] = file_sha256(tested) if tested is not None and tested.is_file() else None
             write_cases(rows, folder / "cases.csv")
             content = json.dumps(self.summary, indent=1)
-            write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(content))
+            write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(content, encoding="utf-8"))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
 
 

@@ -1,5 +1,6 @@
 """The table of commands; a command is imported when it is called, so that help is quick."""
 
+import io
 import os
 import signal
 import sys
@@ -59,12 +60,20 @@ def overview() -> str:
     )
 
 
+def _escape_what_cannot_be_printed() -> None:
+    """Let consoles and pipes that are not UTF-8 show names as escapes: a report may not end in the middle."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
         args: Arguments; None takes those of the process.
     """
+    _escape_what_cannot_be_printed()
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(overview())

@@ -1,19 +1,25 @@
 """``diffmedseg predict`` and ``windows``: segment, or look where to look, with a checkpoint or a zoo entry."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, refuse, report_errors
+
+if TYPE_CHECKING:
+    from diffmedseg.prediction import Outputs
 
 
 def _parser() -> Parser:
     parser = Parser(
         "diffmedseg predict",
-        "Segment pictures or volumes, whatever the model was trained on. Writes predictions.csv "
-        "and, in the size and orientation of each picture's file, NAME_mask.png (0 or 255), NAME_probability.png (0 to "
-        "255), NAME_disagreement.png (255: their mean is 0.5). Of volumes the same as .nii.gz (0 or 1; 0 to "
-        "1; 0 to 0.5) on the grid of the input, and volumes in millilitres.",
+        "Segment pictures or volumes with a trained model. Write predictions.csv and, for each picture, in the size "
+        "and orientation of its file, NAME_mask.png (0 or 255), NAME_probability.png (0 to 255 for 0 to 1) and "
+        "NAME_disagreement.png (255 where the samples' mean is 0.5). Volumes get the same maps as .nii.gz (0 or 1; 0 "
+        "to 1; 0 to 0.5) on the grid of the input, and volumes in millilitres. The mask is fused from the samples, "
+        "and its area may lie outside of samples_area_min and samples_area_max.",
     )
     parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")
     parser.add_argument(
@@ -23,11 +29,21 @@ def _parser() -> Parser:
         "(or a folder of DICOM slices) for each modality, and folders of these.",
     )
     parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")
-    parser.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
+    earlier.add_argument("--overwrite", action="store_true", help="Replace earlier results in OUT, and no other files.")
+    _add_outputs(parser)
     parser.add_argument("--panel", action="store_true", help="Draw each result over its input, NAME_panel.png.")
     parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
     parser.add_argument(
         "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_share,
+        metavar="T",
+        help="The mask is where the probability, calibrated where the model is, exceeds T, between 0 and 1. Default: "
+        "the model's own.",
     )
     parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
     parser.add_argument(
@@ -63,6 +79,81 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the files of each image."""
+    parser.add_argument(
+        "--maps",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="Maps to write, out of mask, probability and disagreement, and of a calibrated model inner and outer. "
+        "Default: all.",
+    )
+    parser.add_argument(
+        "--samples",
+        nargs="?",
+        const="image",
+        choices=("image", "tiff", "nifti", "npz"),  # argparse checks const, too
+        metavar="FORM",
+        help="Write the samples, too. FORM is tiff for pictures (a page per sample; the default), nifti for volumes "
+        "(four-dimensional; the default), or npz (samples, regions, rows, columns).",
+    )
+    parser.add_argument(
+        "--label_map",
+        action="store_true",
+        help="Write one map of all regions, NAME_labels: 1 for the outermost region to K for the innermost.",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="SCHEME",
+        help="Values of the label map, which is then written: brats (1, 2, 4), brats2023 (1, 2, 3), or "
+        "REGION=VALUE,... A value holds in its region outside of the regions inside it.",
+    )
+    parser.add_argument(
+        "--pixel_size",
+        type=_length,
+        nargs="+",
+        metavar="MM",
+        help="Pictures: size of a pixel, or its height and width; adds areas in mm2 to predictions.csv.",
+    )
+
+
+def _share(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return number
+
+
+def _length(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length in mm above 0")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _outputs(options: argparse.Namespace, parser: Parser) -> "Outputs":
+    from diffmedseg.cli.predicting import Outputs
+
+    size = options.pixel_size
+    if size is not None and len(size) > 2:
+        parser.error(f"--pixel_size: {len(size)} lengths; expected one, or height and width.")
+    samples = None if options.samples is None else "npz" if options.samples == "npz" else "image"
+    return Outputs(
+        maps=options.maps,
+        samples=samples,
+        labels=options.labels or ("order" if options.label_map else None),
+        panel=options.panel,
+        pixel_size=None if size is None else (size[0], size[-1]),
+    )
+
+
 def _named(text: str) -> tuple[str, str]:
     channel, found, name = text.partition("=")
     if not (channel and found and name):
@@ -84,10 +175,13 @@ def main(args: list[str]) -> None:
         options.seed,
         options.bf16,
         tuple(options.range) if options.range else None,
+        options.threshold,
     )
+    outputs = _outputs(options, parser)
     try:
         with report_errors():
-            report = predict(load_model(options.ckpt, options.trust).to(on_device(options.device)), options, settings)
+            model = load_model(options.ckpt, options.trust).to(on_device(options.device))
+            report = predict(model, options, settings, outputs)
     except KeyboardInterrupt:
         print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
         sys.exit(130)

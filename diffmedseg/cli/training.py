@@ -1,10 +1,11 @@
 """LightningCLI over any segmenter and any data module: ``fit``, ``validate`` and ``test``."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
 from diffmedseg.cli.settings import SettingsParser
+from diffmedseg.configurable import to_config
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import CheckpointError, DataError, NoRunError, RecipeError, ZooError
 from diffmedseg.lazy import import_names
+from diffmedseg.models.encoders import weights_follow
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.runs import (
     RUN_FOLDER,
@@ -87,10 +90,32 @@ class DiffMedSegCLI(LightningCLI):
         Raises:
             RecipeError: If a class refuses its arguments, with what it said.
         """
+        checkpoint = self._starting_checkpoint()
+        if checkpoint is not None:
+            self._take_normalisation(read_checkpoint(checkpoint, TO_TEST))
         try:
-            super().instantiate_classes()
+            with contextlib.nullcontext() if checkpoint is None else weights_follow():
+                super().instantiate_classes()
         except ValueError as error:
             raise RecipeError(innermost(str(error))) from error
+
+    def _starting_checkpoint(self) -> Path | None:
+        """Return the checkpoint that the command names, whose weights take the place of an encoder's."""
+        config = self._settings
+        experiment = experiment_folder(config.runs, config.experiment)
+        return starting_checkpoint(config.get("ckpt_path"), str(self.subcommand or "fit"), experiment)
+
+    def _take_normalisation(self, checkpoint: Mapping[str, Any]) -> None:
+        """Normalise images as the model of a checkpoint does, where the configuration does not say how."""
+        stored = checkpoint.get("hyper_parameters", {}).get("denoiser") or {}
+        self._settle_normalisation(stored.get("init_args", {}))
+
+    def _settle_normalisation(self, arguments: Mapping[str, Any]) -> None:
+        """Write an encoder's normalisation into the configuration, where that does not say it."""
+        own = self._settings.model.init_args.get("denoiser")
+        for name in ("encoder_mean", "encoder_std"):
+            if own is not None and name in own.init_args and own.init_args[name] is None:
+                own.init_args[name] = arguments.get(name)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -145,6 +170,7 @@ class DiffMedSegCLI(LightningCLI):
             NoRunError: If there is no run to continue, or the strategy's processes cannot be stopped and continued.
         """
         config = self._settings
+        self._settle_normalisation(to_config(self.model.denoiser)["init_args"])
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(enable_model_summary=False, **kwargs)
         self.run_folder, checkpoint = self._open_run(

@@ -5,10 +5,15 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffmedseg.cli.parsing import Parser, add_trust, png_file, report_errors
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
 from diffmedseg.zoo.source import current_source
+
+if TYPE_CHECKING:
+    from diffmedseg.data.base import SegmentationDataModule
+    from diffmedseg.models.segmenter import DiffusionSegmenter
 
 
 def main(args: list[str]) -> None:
@@ -57,6 +62,11 @@ def _parser() -> Parser:
     one.add_argument("name", help="Name of the entry.")
     one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
     one.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of the run. Default: runs.")
+
+    one = add("familiarise", _familiarise, "Fit an entry's warning of unfamiliar images to its validation cases.")
+    one.add_argument("name", help="Name of the entry.")
+    one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
+    add_trust(one)
 
     _add_export(add("export", _export, _EXPORT))
 
@@ -150,11 +160,34 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _cases(options: argparse.Namespace) -> None:
-    from diffmedseg.data.configured import build_data
     from diffmedseg.metrics.table import read_cases
     from diffmedseg.zoo.building import ZooError
-    from diffmedseg.zoo.loading import load_verified, read_settings
     from diffmedseg.zoo.showing import show_cases
+
+    folder, model, data = _with_data(options)
+    if reason := show_cases(model, data, read_cases(folder / CASES), options.out):
+        raise ZooError(f"Nothing is drawn: {reason}.")
+    print(f"Wrote {options.out}")
+
+
+def _familiarise(options: argparse.Namespace) -> None:
+    from diffmedseg.evaluation.calibrating import fit_familiarity
+    from diffmedseg.zoo.building import ZooError
+    from diffmedseg.zoo.familiarising import add_familiarity
+
+    folder, model, data = _with_data(options)
+    data.setup("validate")
+    familiarity = fit_familiarity(model, data)
+    if familiarity is None:
+        raise ZooError(f"The network of {folder.name} gives no maps of an image to fit to.")
+    print(f"Wrote {add_familiarity(current_source(), folder.name, familiarity)}")
+
+
+def _with_data(options: argparse.Namespace) -> "tuple[Path, DiffusionSegmenter, SegmentationDataModule]":
+    """Return the folder of a verified entry, its model, and its data where ``--root`` says."""
+    from diffmedseg.data.configured import build_data
+    from diffmedseg.zoo.building import ZooError
+    from diffmedseg.zoo.loading import load_verified, read_settings
 
     folder, entry = current_source().verified(options.name)
     model = load_verified(options.name, folder, entry, options.trust)
@@ -164,11 +197,7 @@ def _cases(options: argparse.Namespace) -> None:
         if "root" not in init:
             raise ZooError(f"{entry.data} are made, not read: leave --root out.")
         init["root"] = str(options.root)
-    if reason := show_cases(
-        model, build_data(settings["data"], options.trust), read_cases(folder / CASES), options.out
-    ):
-        raise ZooError(f"Nothing is drawn: {reason}.")
-    print(f"Wrote {options.out}")
+    return folder, model, build_data(settings["data"], options.trust)
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def logged_in() -> bool:
         return False
     import wandb
 
-    file = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings"
+    file = Path(os.path.expanduser(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb"))) / "settings"
     settings = wandb.Settings(settings_system=str(file), silent=True)
     settings.update_from_system_settings()  # may name a server of one's own
     settings.update_from_env_vars(dict(os.environ))
@@ -54,7 +54,7 @@ def wandb_id(folder: Path) -> str | None:
     """Return the id of the W&B run that a run's folder is logged to; None where there is none yet."""
     stored = folder / "wandb" / _ID_FILE
     if stored.is_file():
-        return stored.read_text().strip()
+        return stored.read_text(encoding="utf-8").strip()
     # Runs from before the id was stored. W&B appends numbers to names of folders, not to those of the files in them.
     files = (folder / "wandb").glob("*run-*/run-*.wandb")
     first = min(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
@@ -118,7 +118,7 @@ class WandbRunLogger(WandbLogger):
             started = super().experiment
             if not started.disabled:
                 path, run_id = self.folder / "wandb" / _ID_FILE, str(started.id)
-                write_whole(path, lambda temporary: temporary.write_text(run_id))
+                write_whole(path, lambda temporary: temporary.write_text(run_id, encoding="utf-8"))
         return super().experiment
 
     @rank_zero_only

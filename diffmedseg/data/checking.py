@@ -21,6 +21,7 @@ from diffmedseg.wording import count
 
 #: Edges of the histogram of areas, of the image.
 AREA_EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+_NEARLY_ALL = 0.9  # of an image: lesions hardly ever fill so much of it, what surrounds them often does
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
     moments: list[Tensor] = []
     areas: dict[str, list[float]] = {region: [] for region in info.regions}
     dice: dict[str, list[float]] = {region: [] for region in info.regions}
+    lost: dict[str, int] = {}
+    covered: list[str] = []
     for index in track(range(len(store)), f"{info.title}: {split}", disable=len(store) < 200):
         image, masks = store.image(index), store.masks(index)
         digest, thumbnail = fingerprint(image)
@@ -155,8 +158,13 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
         moments.append(torch.stack([values.amin(1), values.mean(1), values.square().mean(1), values.amax(1)]))
         for region, share in zip(info.regions, majority(masks).double().mean((-2, -1)).tolist(), strict=True):
             areas[region].append(share)
+        if number := _lost_on_grid(store, index, masks):
+            lost[store.ids[index]] = number
+        if _covers_nearly_all(masks):
+            covered.append(store.ids[index])
         for k, region in enumerate(info.regions):
             dice[region] += [_dice(a[k], b[k]) for a, b in combinations(masks.bool(), 2)]
+    found.problems += _mask_doubts(split, lost, covered, store)
     stacked = torch.stack(moments)
     low, high = stacked[:, 0].amin(0), stacked[:, 3].amax(0)
     mean, square = stacked[:, 1].mean(0), stacked[:, 2].mean(0)
@@ -182,6 +190,41 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
         agreement={region: float(np.mean(found)) if found else None for region, found in dice.items()},
     )
     return _Prints(split, list(store.ids), list(store.cases), digests, torch.stack(thumbnails))
+
+
+def _lost_on_grid(store: ImageStore, index: int, masks: Tensor) -> int:
+    """Count the masks of an item that are empty on the grid, (R, K, H, W), but not as they were given."""
+    empty = ~masks.flatten(2).any(-1)
+    if not empty.any():
+        return 0
+    native, window = store.reference(index), store.window(index)
+    native = native if window is None else torch.from_numpy(window.crop(native.numpy()))
+    return int((empty & native.flatten(2).any(-1)).sum())
+
+
+def _covers_nearly_all(masks: Tensor) -> bool:
+    """Whether the outermost region of an item fills nearly all of the image and most of its border."""
+    outer = majority(masks)[0].bool()
+    border = torch.cat([outer[0], outer[-1], outer[:, 0], outer[:, -1]])
+    return bool(outer.double().mean() > _NEARLY_ALL and border.double().mean() > 1 / 2)
+
+
+def _mask_doubts(split: str, lost: dict[str, int], covered: list[str], store: ImageStore) -> list[Problem]:
+    problems = []
+    if lost:
+        height, width = store.masks(0).shape[-2:]
+        text = (
+            f"{split}: {count(sum(lost.values()), 'mask')} not empty in the file but on the grid of "
+            f"{height} x {width} pixels: a larger image_size keeps small lesions."
+        )
+        problems.append(Problem("mask lost on the grid", text, list(lost), serious=False))
+    if 2 * len(covered) > len(store):
+        text = (
+            f"{split}: in {len(covered)} of {count(len(store), 'item')} the foreground is more than "
+            f"{_NEARLY_ALL:.0%} of the image. Invert the masks if their foreground is black."
+        )
+        problems.append(Problem("mask nearly everywhere", text, covered, serious=False))
+    return problems
 
 
 def _dice(a: Tensor, b: Tensor) -> float:

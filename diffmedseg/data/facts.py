@@ -14,6 +14,7 @@ from diffmedseg.data.mri.layout import Layout
 from diffmedseg.data.mri.volumes import NORMALISATION
 from diffmedseg.data.pictures.layout import FileNames
 from diffmedseg.data.source import Source
+from diffmedseg.files import expand_home
 
 ISIC_2016 = DatasetInfo(
     name="isic2016",
@@ -107,7 +108,7 @@ def picture_info(
         channels=("grey",) if grey else ("red", "green", "blue"),
         regions=layout.regions,
         nested=nested,
-        raters=max(layout.raters(Path(root).expanduser()), 1),
+        raters=max(layout.raters(expand_home(root)), 1),
         tubular=tubular,
         cropped=windows is not None,
         value_range=None if range is None else (range[0], range[1]),

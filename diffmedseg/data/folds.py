@@ -11,6 +11,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
 from diffmedseg.errors import DataError
+from diffmedseg.files import expand_home
 from diffmedseg.wording import count, first_names
 
 AnyCase = TypeVar("AnyCase", bound=Case)
@@ -54,9 +55,9 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction is {val_fraction}; it has to be in [0, 1).")
-        self.root, self.source = Path(root).expanduser(), source
+        self.root, self.source = expand_home(root), source
         self.folds, self.fold, self.val_fraction, self.split_seed = folds, fold, val_fraction, split_seed
-        self.splits = None if splits is None else Path(splits).expanduser()
+        self.splits = None if splits is None else expand_home(splits)
         self.published, self.split_by = dict(published or {}), split_by
         if split_by != "folds" and split_by not in self.published:
             raise ValueError(f"split_by is {split_by!r}; it may be {first_names(['folds', *self.published], 9)}.")

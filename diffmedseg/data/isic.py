@@ -21,7 +21,8 @@ from diffmedseg.data.problem import Problem
 from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
-from diffmedseg.reading.masks import read_binary_mask
+from diffmedseg.files import expand_home
+from diffmedseg.reading.masks import MaskReader
 from diffmedseg.reading.opening import image_size
 from diffmedseg.wording import count, first_names
 
@@ -41,11 +42,12 @@ class ISICStore(ImageStore):
         items: Files of these images.
         shrunk: The folder's images on the model's grid.
         rows: Where each of ``items`` stands in ``shrunk``.
+        reader: Reads the folder's masks.
     """
 
-    def __init__(self, items: Sequence[Item], shrunk: ShrunkImages, rows: Sequence[int]) -> None:
+    def __init__(self, items: Sequence[Item], shrunk: ShrunkImages, rows: Sequence[int], reader: MaskReader) -> None:
         self.ids = self.cases = [item.id for item in items]
-        self._items, self._shrunk, self._rows = items, shrunk, rows
+        self._items, self._shrunk, self._rows, self._reader = items, shrunk, rows, reader
 
     def image(self, index: int) -> Tensor:
         """Return (3, H, W), uint8 in [0, 255]."""
@@ -57,7 +59,7 @@ class ISICStore(ImageStore):
 
     def reference(self, index: int) -> Tensor:
         """Return (1, 1, h, w), uint8 in {0, 1}, decoded from the official file."""
-        return torch.from_numpy(_read_masks(self._items[index]))
+        return torch.from_numpy(_read_masks(self._items[index], self._reader))
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Return the upright size that the file's header tells."""
@@ -96,7 +98,7 @@ class ISICDataModule(SegmentationDataModule):
         allowed = ["auto", "tenth", *(self.folders().keys() - {"training"})]
         if reported not in allowed:
             raise ValueError(f"reported={reported!r}: {self.info.title} has {first_names(allowed)}.")
-        self.root, self.reported = Path(root).expanduser(), reported
+        self.root, self.reported = expand_home(root), reported
         self._shrunk: dict[Part, ShrunkImages] = {}
 
     @staticmethod
@@ -117,10 +119,13 @@ class ISICDataModule(SegmentationDataModule):
         """
         part, rows = self._splits[split]
         items, shape = self._parts[part], (self.info.raters, len(self.info.regions))
+        reader = MaskReader(item.masks[0] for item in items)
         if part not in self._shrunk:
-            name = f"{self.info.name}-{part}"
-            self._shrunk[part] = shrink_images(cache_folder(), name, items, self.image_size, shape, _read_masks)
-        return ISICStore([items[row] for row in rows], self._shrunk[part], rows)
+            self._shrunk[part] = shrink_images(
+                cache_folder(), f"{self.info.name}-{part}", items, self.image_size, shape,
+                lambda item: _read_masks(item, reader),
+            )  # fmt: skip
+        return ISICStore([items[row] for row in rows], self._shrunk[part], rows, reader)
 
     def doubts(self) -> list[Problem]:
         """Say what may be wrong with how the images were read; see the base class."""
@@ -210,9 +215,9 @@ class ISICDataModule(SegmentationDataModule):
         return items
 
 
-def _read_masks(item: Item) -> NDArray[np.uint8]:
+def _read_masks(item: Item, reader: MaskReader) -> NDArray[np.uint8]:
     """Read the one mask of an image, (1, 1, h, w) in {0, 1}."""
-    return read_binary_mask(item.masks[0])[None, None]
+    return reader.read(item.masks[0]).astype(np.uint8)[None, None]
 
 
 class ISIC2016DataModule(ISICDataModule):

@@ -13,6 +13,7 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
+from diffmedseg.reading.names import composed
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
@@ -108,14 +109,18 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
             or has a patient both in the test set and elsewhere.
     """
     try:
-        content = read_yaml(path)
-        splits = {name: list(map(str, content[name])) for name in SPLITS}
-        before = dict(content.get("drawn") or drawn)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Ids are text, as written: elsewhere in YAML 010 is 8, and yes is True.
+        content = read_yaml(path, as_text=True)
+        splits = {name: _ids(content[name]) for name in SPLITS}
+        written = (content.get("drawn") or {}).items()
+        before = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}
+        before = before or dict(drawn)
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
     if before != drawn:
         raise DataError(f"{path} was drawn with {before}, and now {drawn} are set: name another file, or set the same.")
-    patients = {case.id: case.patient for case in cases}
+    patients, known = {case.id: case.patient for case in cases}, {composed(case.id): case.id for case in cases}
+    splits = {name: [known.get(case, case) for case in ids] for name, ids in splits.items()}
     missing = [case for ids in splits.values() for case in ids if case not in patients]
     if missing:
         raise DataError(
@@ -134,7 +139,13 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
     return splits
 
 
+def _ids(found: object) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise TypeError(f"{found!r} is no list of ids")
+    return [composed(one) for one in found]
+
+
 def write_splits(path: Path, splits: dict[str, list[str]], drawn: Mapping[str, float | str]) -> None:
     """Write the ids of each split and how they were drawn, to be committed and read again."""
-    text = yaml.safe_dump({"drawn": dict(drawn), **splits}, sort_keys=False)
+    text = yaml.safe_dump({"drawn": dict(drawn), **splits}, sort_keys=False, allow_unicode=True)
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -16,12 +16,13 @@ from diffmedseg.atomic import write_alone
 from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
 from diffmedseg.checkpoints import write_checkpoint
 from diffmedseg.configurable import to_config
-from diffmedseg.conformal import Conformal, TooFewCasesError, check_share
+from diffmedseg.conformal import Conformal, check_share
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
-from diffmedseg.errors import DataError
+from diffmedseg.errors import DataError, TooFewCasesError
 from diffmedseg.evaluation.summary import plain
+from diffmedseg.familiarity import Familiarity
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
@@ -46,7 +47,8 @@ def calibrate_run(
     """Fit a run's best checkpoint to its validation cases, and write what was found into its folder.
 
     ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration, the levels of contours and the factor
-    of areas among its hyper-parameters; ``calibration.yaml`` the same as configuration; ``calibration.json`` says
+    of areas among its hyper-parameters, and with the familiarity of images; ``calibration.yaml`` the same as
+    configuration, without the familiarity, which no score depends on; ``calibration.json`` says
     how good it is, and of which checkpoint it is one. The threshold is mapped, too, so that masks stay what they are
     (but for ``nothing``, which empties some). The checkpoint was chosen on the same cases: what is said of them is
     slightly too good.
@@ -89,14 +91,40 @@ def calibrate_run(
         settings["conformal"] = to_config(conformal)
     except TooFewCasesError as error:
         found["without_contours"] = str(error)
+    familiarity = None
+    try:
+        familiarity = fit_familiarity(model, data)
+        found["familiarity"] = familiarity and {"cases": familiarity.cases, "level": familiarity.level}
+    except TooFewCasesError as error:
+        found["without_familiarity"] = str(error)
     found |= {"cases": len(images), "regions": list(model.regions), **settings}
     places = dict(zip(("whole", "neighbourhood"), counts, strict=True))
     found["ece"] = {
         "before": {place: expected_calibration_error(one) for place, one in places.items()},
         "after": {place: expected_calibration_error(map_counts(one, calibration)) for place, one in places.items()},
     }
-    _write(run, settings, plain(found))
+    _write(run, settings, plain(found), familiarity)
     return found
+
+
+def fit_familiarity(model: DiffusionSegmenter, data: SegmentationDataModule) -> Familiarity | None:
+    """Fit the familiarity of images to the validation cases of a data module that is set up.
+
+    Returns:
+        The fit; None where the model's network gives no maps of an image.
+
+    Raises:
+        TooFewCasesError: If there are too few cases.
+    """
+    features, cases = [], list[str]()
+    for batch in track(data.val_dataloader(), "Familiarity"):
+        moved = data.on_after_batch_transfer(batch, 0)
+        found = model.features(moved["image"])
+        if found is None:
+            return None
+        features.append(found)
+        cases += moved["case"]
+    return Familiarity.fit(torch.cat(features), cases)
 
 
 def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: bool, nothing: float) -> dict[str, Any]:
@@ -181,12 +209,17 @@ def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:
     return torch.zeros_like(counts).index_add_(1, index, torch.stack([there[0], p * there[0], there[2]]))
 
 
-def _write(run: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
+def _write(run: Path, settings: dict[str, Any], found: dict[str, Any], familiarity: Familiarity | None) -> None:
     best = chosen_checkpoint(run)
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     checkpoint["hyper_parameters"] |= settings
+    if familiarity is not None:
+        checkpoint["hyper_parameters"]["familiarity"] = to_config(familiarity)
+        checkpoint["state_dict"] |= {f"familiarity.{name}": value for name, value in familiarity.state_dict().items()}
     found = found | {"checkpoint": file_sha256(best)}
     text = yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
     write_checkpoint(run / "checkpoints" / "calibrated.ckpt", checkpoint)
-    write_alone(run / "calibration.yaml", lambda temporary: temporary.write_text(text))
-    write_alone(run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1)))
+    write_alone(run / "calibration.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_alone(
+        run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    )

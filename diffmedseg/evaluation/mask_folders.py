@@ -1,7 +1,6 @@
 """Scoring a folder of masks against a folder of true ones, whatever wrote them."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,22 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import CaseScore, distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.surface import surface_scores
-from diffmedseg.reading.masks import binarise, value_range
-from diffmedseg.reading.names import PICTURES, VOLUMES, mask_key
-from diffmedseg.reading.opening import UNREADABLE
+from diffmedseg.reading.masks import MaskReader, read_values
+from diffmedseg.reading.names import PICTURES, VOLUMES, comparable, composed, files_below, mask_key, refuse_clashes
 from diffmedseg.reading.volumes import check_same_grid, read_volume
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-_GREY = 64  # channels may differ by so much: JPEG keeps colours less well
 
 
 @dataclass(frozen=True)
@@ -34,10 +29,12 @@ class Mask:
     Attributes:
         values: (H, W) or (D, H, W), bool.
         volume: What it was read from, which says where it lies; None of a picture.
+        faded: Whether it is empty only because none of its values lies above half of the range.
     """
 
     values: NDArray[np.bool_]
     volume: "sitk.Image | None"
+    faded: bool = False
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
@@ -60,6 +57,19 @@ class Pairs:
     extra: list[str]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Scores of pairs of masks.
+
+    Attributes:
+        rows: By case.
+        faded: Files of the masks that count as empty although not all of their values are 0.
+    """
+
+    rows: list[CaseScore]
+    faded: list[Path]
+
+
 def pair_masks(predictions: Path, truths: Path, common: bool = False) -> Pairs:
     """Pair masks of two folders by name; names that say nothing or repeat are told apart by their folders.
 
@@ -72,99 +82,70 @@ def pair_masks(predictions: Path, truths: Path, common: bool = False) -> Pairs:
         DataError: If there are none, two of a name, or a true mask without a prediction.
     """
     files = _mask_files(predictions), _mask_files(truths)
-    keys = [[mask_key(path) for path in one] for one in files]
+    keys = [[comparable(mask_key(path)) for path in one] for one in files]
     # mask.png says nothing of whose mask it is.
     nested = any(len(set(one)) < len(one) for one in keys) or any(mask_key(Path(f"x_{key}")) == "x" for key in keys[1])
     found, true = (_index(one, root, nested) for one, root in zip(files, (predictions, truths), strict=True))
-    missing = sorted(true.keys() - found.keys())
+    missing = sorted(name for key, (name, _) in true.items() if key not in found)
     if missing and not common:
         raise DataError(
             f"{len(missing)} of {len(true)} masks in {truths} have no prediction in {predictions}: "
             f"{first_names(missing)}. A mean over the others would not be that of the set; --common takes it."
         )
-    both = {key: (found[key], true[key]) for key in sorted(true) if key in found}
+    both = {name: (found[key][1], path) for key, (name, path) in sorted(true.items()) if key in found}
     if not both:
-        raise DataError(
-            f"No mask in {predictions} ({first_names(list(found)) or 'nothing'}) has the name of one in {truths} "
-            f"({first_names(list(true)) or 'nothing'})."
-        )
-    return Pairs(both, missing, sorted(found.keys() - true.keys()))
+        there, wanted = (first_names([name for name, _ in one.values()]) or "nothing" for one in (found, true))
+        raise DataError(f"No mask in {predictions} ({there}) has the name of one in {truths} ({wanted}).")
+    return Pairs(both, missing, sorted(name for key, (name, _) in found.items() if key not in true))
 
 
 def _mask_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if path.name.lower().endswith((*VOLUMES, *PICTURES))]
+    return [path for path in files_below(folder) if path.name.lower().endswith((*VOLUMES, *PICTURES))]
 
 
-def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, Path]:
-    by_key: dict[str, list[Path]] = defaultdict(list)
+def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[str, Path]]:
+    """Return the name and file of each mask, by the form in which names are compared."""
+    named = []
     for path in files:
         folder = path.parent.relative_to(root).as_posix()
-        by_key[f"{folder}/{mask_key(path)}" if nested and folder != "." else mask_key(path)].append(path)
-    twice = [" and ".join(map(str, paths)) for paths in by_key.values() if len(paths) > 1]
-    if twice:
-        raise DataError(f"{len(twice)} masks have the same name: {first_names(twice)}. Score one folder at a time.")
-    return {key: paths[0] for key, paths in by_key.items()}
+        name = f"{folder}/{mask_key(path)}" if nested and folder != "." else mask_key(path)
+        named.append((composed(name), path))
+    refuse_clashes(named, "masks", "Score one folder at a time.")
+    return {comparable(name): (name, path) for name, path in named}
 
 
-def read_mask(path: Path, full: int | None = None) -> Mask:
+def read_mask(path: Path, beside: MaskReader | None = None) -> Mask:
     """Read a mask: foreground is above half of its range.
 
     Args:
         path: A picture or a volume.
-        full: Top of the range, 1, 255 or 65535; None guesses it from the values.
+        beside: Reads the masks that belong together with it; None for a mask that stands alone.
 
     Raises:
         DataError: If it is unreadable, has colours or transparency, or its values say neither foreground nor background
             (labels, for instance).
     """
-    values, volume = _read_values(path)
-    return Mask(binarise(values, path, full), volume)
+    values, volume = _read(path)
+    foreground = (beside or MaskReader([path], _read_values)).binarise(values, path)
+    return Mask(foreground, volume, MaskReader.faded(values, foreground))
 
 
-def _read_values(path: Path) -> "tuple[NDArray[np.generic], sitk.Image | None]":
+def _read(path: Path) -> "tuple[NDArray[np.generic], sitk.Image | None]":
     if path.name.lower().endswith(VOLUMES):
         import SimpleITK as sitk
 
         volume = read_volume(path)
         return sitk.GetArrayFromImage(volume), volume
-    try:
-        with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{path} holds {getattr(image, 'n_frames', 1)} pictures: split it")
-            return _grey(image, path), None
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
+    return read_values(path), None
 
 
-def _grey(image: Image.Image, path: Path) -> NDArray[np.generic]:
-    """Return the grey values of a picture, and refuse one whose mask may lie elsewhere."""
-    if image.mode in {"1", "L", "I", "F"} or image.mode.startswith("I;16"):
-        return np.asarray(image)
-    colours = np.asarray(image.convert("RGBA")).astype(np.int16)
-    if np.ptp(colours[..., 3]) > 0:
-        raise DataError(f"{path} is partly transparent: say by grey values what is foreground")
-    if np.ptp(colours[..., :3], axis=-1).max() <= _GREY:
-        return np.asarray(image.convert("L"))
-    indices = np.asarray(image)
-    if image.mode == "P" and indices.max() <= 1:
-        return indices
-    raise DataError(f"{path} is coloured: save a mask as grey values, one mask per label")
+def _read_values(path: Path) -> NDArray[np.generic]:
+    return _read(path)[0]
 
 
-def _range(files: Iterable[Path]) -> int:
-    """Return the top of the range that the masks of a folder fill: of one alone it may not show."""
-    full = 1
-    for path in files:
-        full = max(full, value_range(_read_values(path)[0]))
-        if full > 1:
-            break
-    return full
-
-
-def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[CaseScore]:
+def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
     """Score masks that were paired.
 
     Args:
@@ -177,10 +158,12 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[Ca
     """
     if spacing is not None and min(spacing) <= 0:
         raise DataError(f"The spacing is {tuple(spacing)}; it has to be above 0.")
-    rows, unlike, both = [], [], pairs.both
-    full = [_range(paths) for paths in zip(*both.values(), strict=True)]
-    for key, (predicted_path, true_path) in both.items():
-        predicted, true = (read_mask(path, top) for path, top in zip((predicted_path, true_path), full, strict=True))
+    rows, unlike, faded, both = [], [], [], pairs.both
+    readers = [MaskReader(paths, _read_values) for paths in zip(*both.values(), strict=True)]
+    for key, paths in both.items():
+        predicted_path, true_path = paths
+        predicted, true = (read_mask(path, reader) for path, reader in zip(paths, readers, strict=True))
+        faded += [path for path, mask in zip(paths, (predicted, true), strict=True) if mask.faded]
         if predicted.values.shape != true.values.shape:
             unlike.append(f"{predicted_path} is {_size(predicted)}, {true_path} {_size(true)}")
             continue
@@ -205,14 +188,14 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> list[Ca
         raise DataError(
             f"{len(unlike)} masks differ in size: {first_names(unlike)}. Resize predictions to the original."
         )
-    return rows
+    return Scored(rows, faded)
 
 
 def score_folders(
     predictions: Path, truths: Path, common: bool = False, spacing: Sequence[float] | None = None
 ) -> list[CaseScore]:
     """Score a folder of masks; see :func:`pair_masks` and :func:`score_pairs`."""
-    return score_pairs(pair_masks(predictions, truths, common), spacing)
+    return score_pairs(pair_masks(predictions, truths, common), spacing).rows
 
 
 def _size(mask: Mask) -> str:

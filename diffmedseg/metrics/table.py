@@ -19,7 +19,7 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
     """Write scores of cases, whole or not at all; what a case does not have is left empty."""
 
     def save(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             for row in rows:

@@ -86,6 +86,13 @@ class Denoiser(Configurable, nn.Module, ABC):
             image: (B, C, H, W), in [-1, 1].
         """
 
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return feature maps of images (B, C, H, W), each (B, C_i, H_i, W_i), to tell unfamiliar images by.
+
+        The maps depend on each image alone. Without any, images have no familiarity.
+        """
+        return self.encode(image).features
+
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict, for S samples of each of B images.
@@ -106,6 +113,10 @@ class Denoiser(Configurable, nn.Module, ABC):
         Without them fine-tuning leaves such weights as they are initialised where these numbers change.
         """
         return {}
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder that may have pretrained weights; empty where there is none."""
+        return []
 
     def check_image(self, image: Tensor) -> None:
         """Refuse an image that the network cannot take, saying what would fit.

@@ -1,4 +1,4 @@
-"""What optimisers and learning rates need besides."""
+"""Optimiser factory, parameter groups and learning-rate schedule."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -19,8 +19,8 @@ class SharedFactory:
     def __init__(self, make: OptimizerCallable) -> None:
         self.make = make
 
-    def __call__(self, parameters: Iterable[Tensor]) -> Optimizer:
-        """Make the optimiser of these parameters."""
+    def __call__(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
+        """Make the optimiser of these parameters, or groups of parameters."""
         return self.make(parameters)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharedFactory":
@@ -41,3 +41,16 @@ def warmup_cosine(warmup_steps: int, steps: float) -> Callable[[int], float]:
         return warmup * (1 + math.cos(math.pi * progress)) / 2
 
     return factor
+
+
+def scaled(factor: Callable[[int], float], by: float) -> Callable[[int], float]:
+    """Multiply a schedule's factor by a number."""
+    return lambda step: by * factor(step)
+
+
+def split_encoder(parameters: Iterable[Tensor], encoder: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Split parameters into two groups of an optimiser: all but the encoder's, and the encoder's."""
+    own = list(encoder)
+    ids = {id(parameter) for parameter in own}
+    rest = [parameter for parameter in parameters if id(parameter) not in ids]
+    return [{"params": rest, "name": "network"}, {"params": own, "name": "encoder"}]

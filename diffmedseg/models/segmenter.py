@@ -23,11 +23,12 @@ from diffmedseg.conformal import Conformal
 from diffmedseg.data.batch import Batch, check_batch
 from diffmedseg.data.store import majority
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.familiarity import Familiarity, pool_maps
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.denoiser import Denoiser
-from diffmedseg.models.optimisation import SharedFactory, warmup_cosine
+from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
@@ -70,10 +71,12 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         refinement: Refines the fused probability by the image, before it is calibrated; ``recommended`` takes what the
             network recommends, None refines nothing.
         conformal: Gives contours that hold the truth as often as it says.
+        familiarity: Tells images that look unlike those that the model was validated on.
         cropped: Whether images are windows of pictures, as those around an optic disc: :meth:`segment` has to be given
             such windows.
         value_range: What becomes black and white in pictures of more than 8 bits, as in the data it was trained on;
             None takes 0 to 65,535 for 16 bits, and refuses more.
+        encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
     """
 
     name: str
@@ -100,8 +103,10 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         calibration: Calibration | None = None,
         refinement: Refinement | Recommend | None = "recommended",
         conformal: Conformal | None = None,
+        familiarity: Familiarity | None = None,
         cropped: bool = False,
         value_range: tuple[float, float] | None = None,
+        encoder_lr: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -120,14 +125,23 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
                 f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
                 f"regions; the data has {len(channels)} {tuple(channels)} and {len(regions)} {tuple(regions)}."
             )
+        if encoder_lr <= 0:
+            raise ValueError(f"encoder_lr is {encoder_lr}; it has to be positive.")
+        if encoder_lr != 1 and not denoiser.encoder_parameters():
+            raise ValueError(
+                f"encoder_lr is {encoder_lr}, but the network {type(denoiser).__name__} has no encoder of its own: "
+                "choose an encoder, or leave encoder_lr at 1."
+            )
+        self.encoder_lr = encoder_lr
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
         self.threshold, self.calibration = threshold, calibration
         self.refinement = advice.refinement() if refinement == "recommended" else refinement
-        self.conformal, self.cropped = conformal, cropped
+        self.conformal, self.familiarity, self.cropped = conformal, familiarity, cropped
         self.value_range = None if value_range is None else (value_range[0], value_range[1])
+        self.register_load_state_dict_pre_hook(_leave_familiarity_out)  # type: ignore[no-untyped-call]  # of torch
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice, self.test_dice = Dice(), torch.nn.ModuleList(Dice() for _ in self.regions)
@@ -205,7 +219,29 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
             ValueError: If the image does not fit the model; the message says why.
         """
         drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys)
-        return self.fuse(drawn, size, grid, keys)
+        result = self.fuse(drawn, size, grid, keys)
+        if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
+            # Always the same words: Python then says them once.
+            warnings.warn(
+                "Some images look unlike the images this model was validated on: check that they are the right kind of "
+                "image. The result's familiarity says which.",
+                stacklevel=3,
+            )
+        return result
+
+    @torch.inference_mode()
+    def features(self, image: Tensor) -> Tensor | None:
+        """Return what the familiarity of images follows from: means and deviations of the network's maps.
+
+        Args:
+            image: (B, C, H, W), in [-1, 1], on the model's grid.
+
+        Returns:
+            (B, F), float32; the mean over the windows that the network sees. None where the network gives no maps.
+        """
+        with torch.autocast(self.device.type, enabled=False):  # in bfloat16 they would be others
+            parts = [self.denoiser.image_maps(self._memory_format(image[part])) for part in self.tiling.parts()]
+            return torch.stack([pool_maps(maps) for maps in parts]).mean(0) if parts[0] else None
 
     @torch.inference_mode()
     def sample(
@@ -256,7 +292,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         try:
             per_pass = max(self._rows_per_pass() // num_samples, 1)
             chunks = [
-                self.draw_samples(
+                self._draw_chunk(
                     self._memory_format(image[first : first + per_pass]),
                     sample_generators(seed, keys[first : first + per_pass], num_samples),
                     num_steps,
@@ -268,6 +304,10 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
                 module.training = mode
         drawn = Drawn.cat(chunks).each(partial(turn_back, orientation=turn))
         return drawn, turn_back(image, turn), size if turn < 5 else size[::-1], keys
+
+    def _draw_chunk(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+        drawn = self.draw_samples(image, generators, num_steps)
+        return drawn if self.familiarity is None else replace(drawn, features=self.features(image))
 
     def fuse(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse what was drawn into a segmentation, by the model's own rule, refinement and calibration.
@@ -288,9 +328,12 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
                 unrefined, probability = probability, resize_soft(refined, size)
             except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
                 warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
-        return self._finish(
-            replace(fused, probability=probability, mask=probability > self.threshold, unrefined=unrefined)
-        )
+        familiarity = None
+        if self.familiarity is not None and drawn.features is not None and not self.familiarity.by_slices:
+            familiarity = self.familiarity(drawn.features)
+        mask = probability > self.threshold
+        fused = replace(fused, probability=probability, mask=mask, unrefined=unrefined, familiarity=familiarity)
+        return self._finish(fused)
 
     def at_size(self, segmentation: Segmentation, size: tuple[int, int]) -> Segmentation:
         """Resize the maps of a segmentation, which may be that of another rule than the model's own.
@@ -419,10 +462,18 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         return self.segment(batch["image"], keys=batch.get("case"))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay."""
-        optimizer = self.optimizer(self.parameters())
+        """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.
+
+        The learning rate of the encoder is ``encoder_lr`` times that of all else.
+        """
         steps = self.trainer.estimated_stepping_batches if self.cosine_decay else math.inf
-        schedule = LambdaLR(optimizer, warmup_cosine(self.warmup_steps, steps))
+        factor = warmup_cosine(self.warmup_steps, steps)
+        if self.encoder_lr == 1:
+            optimizer = self.optimizer(self.parameters())
+            schedule = LambdaLR(optimizer, factor)
+        else:
+            optimizer = self.optimizer(split_encoder(self.parameters(), self.denoiser.encoder_parameters()))
+            schedule = LambdaLR(optimizer, [factor, scaled(factor, self.encoder_lr)])
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"},
@@ -432,6 +483,13 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
 def sample_generators(seed: int, keys: Sequence[str], num_samples: int) -> Generators:
     """Return the generator of each sample of each image: the first of many samples are those of few."""
     return [[keyed_generator(seed, key, s) for s in range(num_samples)] for key in keys]
+
+
+def _leave_familiarity_out(module: DiffusionSegmenter, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let a model be built without the familiarity that its checkpoint has: calibration.yaml does not name it."""
+    if module.familiarity is None:
+        for key in [key for key in state_dict if key.startswith(f"{prefix}familiarity.")]:
+            del state_dict[key]
 
 
 def _names(kind: str, number: int, usual: Mapping[int, tuple[str, ...]]) -> tuple[str, ...]:

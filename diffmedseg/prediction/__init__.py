@@ -1,5 +1,6 @@
 """Segmenting a user's own pictures and volumes: finding and reading them, and writing what was found."""
 
+from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.pictures.files import PictureFile, find_pictures
 from diffmedseg.prediction.pictures.predict import predict_pictures, takes_pictures
 from diffmedseg.prediction.pictures.windows import find_windows
@@ -10,6 +11,7 @@ from diffmedseg.prediction.volumes.predict import predict_volumes
 
 __all__ = [
     "Naming",
+    "Outputs",
     "PictureFile",
     "Report",
     "Settings",

@@ -1,12 +1,12 @@
 """What predicting pictures and predicting volumes share: settings, the report, drawing samples, going through all."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from rich.console import Console
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from diffmedseg.crf import crf_is_available
 from diffmedseg.errors import DataError
+from diffmedseg.familiarity import describe_unfamiliar
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import Drawn, Segmentation
+from diffmedseg.wording import count
 
 _SECONDS_BETWEEN_TABLES = 10  # a crash loses at most the rows of so long, and their inputs are done again
 
@@ -32,6 +34,8 @@ class Settings:
         seed: Seed of the noise; None for the model's own.
         bf16: Run the network in bfloat16.
         value_range: What becomes black and white in pictures of more than 8 bits; None for the model's own.
+        threshold: Where the probability exceeds it, after calibration where there is one, is the mask; None for the
+            model's own. It changes no sample.
     """
 
     num_samples: int | None = None
@@ -39,6 +43,7 @@ class Settings:
     seed: int | None = None
     bf16: bool = False
     value_range: tuple[float, float] | None = None
+    threshold: float | None = None
 
     def filled_from(self, model: DiffusionSegmenter) -> "Settings":
         """Fill in the model's own."""
@@ -49,6 +54,19 @@ class Settings:
             seed=model.seed if self.seed is None else self.seed,
             value_range=model.value_range if self.value_range is None else self.value_range,
         )
+
+    def stored(self) -> dict[str, Any]:
+        """Return what ``predictions.yaml`` says; a threshold only where it is not the model's own."""
+        said = asdict(self)
+        return {name: value for name, value in said.items() if name != "threshold" or value is not None}
+
+    def decide(self, result: Segmentation) -> Segmentation:
+        """Apply the threshold to a segmentation; contours are kept inside and outside of the mask."""
+        if self.threshold is None:
+            return result
+        mask = result.probability > self.threshold
+        inner, outer = (None, None) if result.inner is None else (result.inner & mask, result.outer)
+        return replace(result, mask=mask, inner=inner, outer=None if outer is None else outer | mask)
 
 
 @dataclass
@@ -96,42 +114,58 @@ AnyInput = TypeVar("AnyInput", bound=Input)
 def predict_all(
     inputs: Sequence[AnyInput],
     folder: PredictionFolder[AnyRow],
-    segment: Callable[[Sequence[AnyInput], Report], Iterator[None]],
+    segment: Callable[[Sequence[Sequence[AnyInput]], Report], Generator[None, None, None]],
     batch_size: int,
-    panels: bool,
     resume: bool,
+    overwrite: bool,
 ) -> Report:
     """Go through inputs in batches, and write the table every now and then and at the end.
 
     Args:
         inputs: All inputs; those inside of the folder are earlier results, and left out.
         folder: Where results go.
-        segment: Segments a batch and writes its maps and rows; yields as each input is done with.
+        segment: Segments batches and writes their maps and rows; yields as each input is done with.
         batch_size: Inputs segmented together.
-        panels: Whether panels belong to whole results.
         resume: Keep results that are whole.
+        overwrite: Replace earlier results.
     """
     inside = folder.folder.resolve()
     inputs = [one for one in inputs if inside not in {one.path.resolve(), *one.path.resolve().parents}]
-    report = Report(kept=[one.name for one in inputs if resume and folder.is_whole(one.name, one.files, panels)])
-    waiting = [one for one in inputs if one.name not in set(report.kept)]
-    folder.check_names([one.name for one in inputs])
-    folder.begin()
-    order, written = [one.name for one in inputs], time.monotonic()
-    try:
-        with Progress(console=Console(stderr=True), disable=not waiting) as progress:
-            task = progress.add_task("Segmenting", total=len(waiting))
-            for first in range(0, len(waiting), batch_size):
-                batch = waiting[first : first + batch_size]
-                folder.forget([one.name for one in batch])
-                for _ in segment(batch, report):
+    with folder.opened(resume, overwrite):
+        report = Report(kept=[one.name for one in inputs if resume and folder.is_whole(one.name, one.files)])
+        kept = set(report.kept)
+        waiting = [one for one in inputs if one.name not in kept]
+        folder.check_names([one.name for one in inputs])
+        folder.begin()
+        order, written = [one.name for one in inputs], time.monotonic()
+        batches = [waiting[first : first + batch_size] for first in range(0, len(waiting), batch_size)]
+        steps = segment(batches, report)
+        try:
+            with Progress(console=Console(stderr=True), disable=not waiting) as progress:
+                task = progress.add_task("Segmenting", total=len(waiting))
+                for _ in steps:
                     progress.advance(task)
-                if time.monotonic() - written > _SECONDS_BETWEEN_TABLES:
-                    folder.write_table(order)
-                    written = time.monotonic()
-    finally:
-        folder.write_table(order)
+                    if time.monotonic() - written > _SECONDS_BETWEEN_TABLES:
+                        folder.write_table(order)
+                        written = time.monotonic()
+        finally:
+            steps.close()  # after an interruption: what is being written becomes whole
+            folder.write_table(order)
+    _note_areas(folder, report)
     return report
+
+
+def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
+    """Note how many masks are smaller or larger than all of their samples; of a single sample most are."""
+    if folder.num_samples == 1:
+        return
+    rows = [row for name in report.done for row in folder.rows[name]]
+    if outside := sum(row.outside_samples for row in rows):
+        report.notes[folder.table] = (
+            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. A mask is no "
+            "sample: fusing, to which the network's prior mask may add a vote, calibration and the threshold decide "
+            "place by place"
+        )
 
 
 def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter, settings: Settings) -> Drawn:
@@ -155,7 +189,15 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
         raise DataError(
             "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
         )
-    return drawn.each(Tensor.cpu)  # waits for the device
+    features = None if drawn.features is None else drawn.features.cpu()
+    return replace(drawn.each(Tensor.cpu), features=features)  # waits for the device
+
+
+def note_unfamiliar(model: DiffusionSegmenter, familiarity: Tensor | None) -> str:
+    """Return the note on an image whose familiarity (1,) is low; empty where it is not, or there is none."""
+    if model.familiarity is None or familiarity is None or float(familiarity) > model.familiarity.level:
+        return ""
+    return describe_unfamiliar(float(familiarity))
 
 
 def fingerprint(model: DiffusionSegmenter) -> str:

@@ -1,60 +1,308 @@
-"""Reading masks."""
+"""Reading masks: their grey values, and which of these are foreground."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.opening import open_image
 
-_MOST_LABELS = 31  # whole numbers up to this are labels rather than grey values: ours
+Values = NDArray[Any]
+
+_RANGES = (1, 255, 65535)
+_ROUNDING = 1e-3  # of the range: resampling and float exports leave so much
+_TWO_LEVELS = 0.05  # of the range: a mask of two levels, such as 0 and 1.02, leaves no doubt
+_BLACK = 0.1  # of the top: a palette's black may be lighter than 0 (3 in DRIVE)
+_COLOUR = 64  # channels may differ by so much: JPEG keeps colours less well
+_SOFT_LEVELS = 8  # between black and white; fewer that fill areas are labels; ours
+_STEP = 0.1  # of the top: labels border on each other in larger steps than soft masks; ours
+_COLOURS = {"RGB", "RGBA", "LA", "RGBX"}  # of these Pillow reads the upper 8 of 16 bits
+_PHOTOMETRIC = 262  # TIFF's tag; 0 says that white is 0
+_evidence = Lock()  # of all readers, which travel to other processes
 
 
-def read_binary_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask of two levels, black and white; damage by JPEG in between is tolerated.
+def read_values(path: Path) -> Values:
+    """Read the grey values of a mask in a picture, and turn it upright by its EXIF orientation.
 
     Returns:
-        Shape (h, w), uint8 in {0, 1}: 1 where the grey value is above 127.
+        (h, w), as stored: bool, whole numbers or floats.
 
     Raises:
-        DataError: If the file is unreadable, or dark all over but not black, as where the levels are 0 and 1.
+        DataError: If the file cannot be read, holds several pictures, or has colours or transparency.
     """
     with open_image(path) as image:
-        grey = np.asarray(image.convert("L"))
-    if 0 < grey.max() <= 127:
-        raise DataError(f"{path} has grey values up to {grey.max()}; a mask has 0 outside and 255 inside: rescale it")
-    return (grey > 127).astype(np.uint8)
+        reduced = ";16" in str(getattr(image, "tile", "")) and image.mode in _COLOURS
+        inverted = image.mode.startswith("I;16") and _white_is_zero(image)
+        values = _grey(ImageOps.exif_transpose(image), path)
+    if reduced and values.max() <= 255 / 2:
+        raise DataError(
+            f"{path}: it is dark, and has 16 bits per colour, of which 8 are read. Save it as grey values, 0 and 255",
+            [path.name],
+        )
+    return 65535 - values.astype(np.uint16) if inverted else values
 
 
-def value_range(values: NDArray[np.generic]) -> int:
-    """Return the top of the range that the values of a mask fill: 1, 255 or 65535; 0 where they fit none."""
-    if values.dtype == np.bool_:
-        return 1
-    low, top = float(values.min()), float(values.max())
-    return next((full for full in (1, 255, 65535) if low >= 0 and top <= full), 0)
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF of 16 bits says so; of fewer bits Pillow turns it around itself."""
+    tags = getattr(image, "tag_v2", {})
+    return bool(tags.get(_PHOTOMETRIC) == 0)
 
 
-def binarise(values: NDArray[np.generic], path: Path, full: int | None = None) -> NDArray[np.bool_]:
-    """Take what is above half of the range for foreground.
+def _grey(image: Image.Image, path: Path) -> Values:
+    """Return the grey values of a picture, and refuse one whose mask may lie elsewhere."""
+    if image.mode in {"1", "L", "I", "F"} or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    colours = np.asarray(image.convert("RGBA")).astype(np.int16)
+    if colours[..., 3].min() < 255:
+        raise DataError(
+            f"{path}: it is partly transparent. Say by grey values what is foreground, 0 and 255, without transparency",
+            [path.name],
+        )
+    if np.ptp(colours[..., :3], axis=-1).max() <= _COLOUR:
+        return np.asarray(image.convert("L"))
+    indices = np.asarray(image)
+    if image.mode == "P" and indices.max() <= 1 and not colours[indices == 0][..., :3].any():
+        return indices  # black, and one colour
+    raise DataError(f"{path}: it is coloured. Save a mask as grey values, one mask per label", [path.name])
 
-    Args:
-        values: Values of a mask.
-        path: Its file, for the message.
-        full: Top of the range; None guesses it from the values: then a mask that stays below half is refused.
+
+@dataclass(frozen=True)
+class _Levels:
+    """What the values of one mask say of their range.
+
+    Attributes:
+        low: The least.
+        top: The largest.
+        two: Whether there are only the background, 0, and the top.
+        small: Whether the file can hold no more than 255.
+        labels: Some values, where these are labels; else none.
+    """
+
+    low: float
+    top: float
+    two: bool
+    small: bool
+    labels: tuple[float, ...]
+
+    @property
+    def empty(self) -> bool:
+        return self.top <= _ROUNDING
+
+    @property
+    def fills(self) -> int:
+        """The range that the values fill; 0 for none."""
+        near = _TWO_LEVELS if self.two else _ROUNDING
+        return next((full for full in _RANGES if abs(self.top - full) <= near * full), 0)
+
+    @property
+    def reach(self) -> int:
+        """The range that the values fill, or more than half of which they reach; 0 for none."""
+        return self.fills or next((full for full in _RANGES[1:] if full / 2 < self.top <= full), 0)
+
+    @property
+    def text(self) -> str:
+        return f"{self.low:g} to {self.top:g}"
+
+
+def _levels(values: Values, path: Path) -> _Levels:
+    """Look at the values of a mask.
 
     Raises:
-        DataError: If the values say neither foreground nor background, as labels do.
+        DataError: If some are no numbers, or clearly below 0.
     """
-    own = value_range(values)
-    numbers = values.astype(np.float64)
-    top, levels = float(numbers.max()), np.unique(numbers[numbers > 0])
-    guessed, full = full is None, own if full is None else full
-    labels = 1 < top <= _MOST_LABELS and len(levels) <= _MOST_LABELS and bool((levels % 1 == 0).all())
-    if not own or own > full or labels or (guessed and 0 < top <= full / 2):
-        raise DataError(
-            f"{path} has values {numbers.min():g} to {top:g}: not those of a mask, 0 to 1 or 0 to 255. Make one mask "
-            "per label"
+    found = np.unique(values).astype(np.float64)
+    if not len(found) or not np.isfinite(found).all():
+        raise DataError(f"{path} has values that are no numbers: save background as 0 and foreground as 1", [path.name])
+    low, top = float(found[0]), float(found[-1])
+    tolerance = _ROUNDING * max(top, 1)
+    if low < -tolerance:
+        raise _refused(path, f"values {low:g} to {top:g}")
+    black = low if low <= _BLACK * top else 0.0
+    middle = found[(found > black + tolerance) & (found < top - tolerance)]
+    labels = (
+        top > 1 + _TWO_LEVELS
+        and len(middle) > 0
+        and _are_labels(values, black + tolerance, top - tolerance, len(middle))
+    )
+    some = (*found[:4].tolist(), *found[4:][-1:].tolist())
+    small = values.dtype in (np.uint8, np.bool_)
+    return _Levels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
+
+
+def _are_labels(values: Values, black: float, white: float, number: int) -> bool:
+    """Tell labels from soft edges and probabilities.
+
+    At a soft edge, values lie between those of both sides. Labels fill areas of the same value, and there are large
+    steps between these.
+
+    Args:
+        values: The values.
+        black: Background is up to this.
+        white: Foreground is from this on.
+        number: How many values are between.
+    """
+    numbers: Values = (
+        values if values.dtype.kind == "f" else values.astype(np.int16 if values.dtype == np.uint8 else np.int64)
+    )
+    middle = (numbers > black) & (numbers < white)
+    least: Values = _neighbours(numbers, np.minimum)
+    most: Values = _neighbours(numbers, np.maximum)
+    if 2 * np.count_nonzero(middle & (least < numbers) & (numbers < most)) >= np.count_nonzero(middle):
+        return False
+    if number < _SOFT_LEVELS:
+        return True
+    steps = []
+    for axis in (-2, -1):
+        first, second = (np.s_[..., :-1, :], np.s_[..., 1:, :]) if axis == -2 else (np.s_[..., :-1], np.s_[..., 1:])
+        step = np.abs(numbers[first] - numbers[second])
+        steps.append(step[(middle[first] | middle[second]) & (step > 0)])
+    steps_found = np.concatenate(steps)
+    return not len(steps_found) or float(np.median(steps_found)) >= _STEP * white
+
+
+def _neighbours(values: Values, extreme: np.ufunc) -> Values:
+    """Return the least or the largest value of each pixel and its eight neighbours in (..., H, W)."""
+    for axis in (-2, -1):
+        width = [(0, 0)] * values.ndim
+        width[axis] = (1, 1)
+        padded = np.pad(values, width, mode="edge")
+        size = values.shape[axis]
+        first, second, third = (np.take(padded, range(start, start + size), axis) for start in range(3))
+        values = extreme(extreme(first, second), third)
+    return values
+
+
+def _refused(path: Path, found: str, remedy: str = "") -> DataError:
+    remedy = remedy or "Save background as 0 and foreground as 255, one mask per label"
+    return DataError(f"{path} has {found}: not those of a mask, 0 to 1 or 0 to 255. {remedy}", [path.name])
+
+
+class MaskReader:
+    """Reads masks that belong together, such as those of a folder.
+
+    Foreground is what lies above half of the range: 1, 255, 65535, or what all of the masks have beside 0. Most masks
+    show their range. For one that does not, such as a probability map that is low all over, the others are looked at.
+    The order of the masks does not matter.
+
+    Args:
+        paths: All masks that belong together.
+        read: Reads the values of one.
+    """
+
+    def __init__(self, paths: Iterable[Path], read: Callable[[Path], Values] = read_values) -> None:
+        self._paths, self._read = tuple(paths), read
+        self._others: tuple[_Levels, ...] | None = None
+
+    def read(self, path: Path) -> NDArray[np.bool_]:
+        """Read a mask to learn from.
+
+        Returns:
+            (h, w), True in the foreground.
+
+        Raises:
+            DataError: As :meth:`binarise`, or if the mask is empty only because all its values are low.
+        """
+        values = self._read(path)
+        found = self.binarise(values, path)
+        if self.faded(values, found):
+            top = float(values.max())
+            raise _refused(path, f"values up to {top:g}, none above half of the range of the masks beside it")
+        return found
+
+    def binarise(self, values: Values, path: Path) -> NDArray[np.bool_]:
+        """Return the foreground.
+
+        Args:
+            values: Values of a mask.
+            path: Its file, for the message.
+
+        Raises:
+            DataError: If the values are labels, or their range cannot be told; names the file and the remedy.
+        """
+        if values.dtype == np.bool_:
+            return values.astype(np.bool_)
+        above: NDArray[np.bool_] = values > self._range(_levels(values, path), path) / 2
+        return above
+
+    @staticmethod
+    def faded(values: Values, foreground: NDArray[np.bool_]) -> bool:
+        """Whether a mask is empty only because none of its values lies above half of the range."""
+        return bool(not foreground.any() and values.max() > _ROUNDING)
+
+    def _beside(self) -> tuple[_Levels, ...]:
+        """What all masks that are not empty say; those that cannot be read are named by whoever reads them."""
+        with _evidence:
+            if self._others is None:
+                found = []
+                for path in self._paths:
+                    try:
+                        found.append(_levels(self._read(path), path))
+                    except DataError:
+                        continue
+                self._others = tuple(one for one in found if not one.empty)
+            return self._others
+
+    def _range(self, own: _Levels, path: Path) -> float:
+        """Return the top of the range of a mask."""
+        if own.labels:
+            some = ", ".join(f"{level:g}" for level in own.labels)
+            raise _refused(
+                path,
+                f"values {some}",
+                "Make one mask per label; training also takes the grey values of each region, by `values` in the "
+                "data's yaml",
+            )
+        if own.empty or (own.fills == 1 and not own.two):
+            return 1
+        if own.fills > 1 or (own.small and own.reach > 1):
+            return own.reach
+        beside = self._beside()
+        ranges = {one.reach for one in beside} - {0}
+        if own.top < 1 or own.fills == 1:  # 0 and 1, or fractions
+            return self._of_one(own, path, beside)
+        fits = [full for full in ranges if full >= own.top]
+        if fits:
+            return min(fits) if own.small or len(fits) == 1 else max(fits)
+        if not ranges and own.two and all(one.two and abs(one.top - own.top) <= _ROUNDING * own.top for one in beside):
+            return own.top
+        if not ranges and own.small and not own.two:  # soft masks, all of them low
+            return 255
+        if ranges:
+            raise self._unlike(own, path, max(ranges))
+        raise _refused(path, f"values {own.text}")
+
+    def _of_one(self, own: _Levels, path: Path, beside: tuple[_Levels, ...]) -> float:
+        """Return 1, unless values up to 1 may also be the lowest of a larger range."""
+        larger = [one.reach for one in beside if one.reach > 1 and not (own.two and one.two)]
+        if larger and own.top > 1 / 2:
+            raise self._unlike(own, path, max(larger))
+        return 1
+
+    @staticmethod
+    def _unlike(own: _Levels, path: Path, full: float) -> DataError:
+        return DataError(
+            f"{path} has values {own.text}; other masks beside it have values up to {full:g}. Save all of them with "
+            "the same values, 0 and 255",
+            [path.name],
         )
-    above: NDArray[np.bool_] = numbers > full / 2
-    return above
+
+
+def binarise(values: Values, path: Path) -> NDArray[np.bool_]:
+    """Return the foreground of a mask that stands alone; see :meth:`MaskReader.binarise`.
+
+    Raises:
+        DataError: As :meth:`MaskReader.binarise`.
+    """
+    return MaskReader([path], lambda _: values).binarise(values, path)
+
+
+def whole_labels(values: Values) -> Values:
+    """Round labels that resampling or a float export left within 1e-3 of whole numbers."""
+    whole = np.round(values)
+    return whole if values.dtype.kind == "f" and bool((np.abs(values - whole) <= _ROUNDING).all()) else values

@@ -1,10 +1,14 @@
 """Names of pictures and volumes: what they end in, and what they say."""
 
+import os
 import re
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import features
 
+from diffmedseg.errors import DataError
 from diffmedseg.wording import first_names
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -20,6 +24,77 @@ _ENDINGS = re.compile(
     r"[_-](?:segmentations?|segm?|predictions?|pred|masks?|labels?|lbl|gt|ground[_-]?truth|truth|output|out)$",
     re.IGNORECASE,
 )
+
+#: Why a file is not there, though its name is.
+NOWHERE = "it is not there: a link that leads nowhere, or a file that was moved"
+
+
+def composed(name: str) -> str:
+    """Return a name with accents as one character: macOS stores them apart from their letters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def comparable(name: str) -> str:
+    """Return the form in which names are compared: many disks take names for one that differ in case or accents."""
+    return composed(composed(name).casefold())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems leave: it begins with a dot, or is called ``__MACOSX``."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_below(root: Path) -> list[Path]:
+    """List the files below a folder, in order, but for hidden ones and those in hidden folders.
+
+    Links to folders are followed, but not to a folder that they lie in.
+
+    Raises:
+        DataError: If a link leads nowhere that may be a picture, a volume or a folder; names it.
+    """
+    found: list[Path] = []
+    broken: list[str] = []
+
+    def walk(folder: Path, above: frozenset[str]) -> None:
+        for path in folder.iterdir():
+            if is_hidden(path.name):
+                continue
+            if path.is_dir():
+                real = os.path.realpath(path)
+                if real not in above:
+                    walk(path, above | {real})
+            elif path.exists():
+                found.append(path)
+            elif not path.suffix or path.name.lower().endswith((*VOLUMES, *PICTURES)):
+                broken.append(str(path))
+
+    if root.is_dir():
+        walk(root, frozenset([os.path.realpath(root)]))
+    if broken:
+        raise DataError(
+            f"{first_names(broken)}: {NOWHERE}. Put the files back, or remove the links",
+            broken,
+        )
+    return sorted(found)
+
+
+def refuse_clashes(names: Sequence[tuple[str, Path]], what: str, remedy: str) -> None:
+    """Refuse names that only differ in case or in how accents are stored.
+
+    Args:
+        names: Each name with its file.
+        what: What has such a name, in the plural.
+        remedy: What to do.
+
+    Raises:
+        DataError: Naming both files.
+    """
+    files: dict[str, list[str]] = {}
+    for name, path in names:
+        files.setdefault(comparable(name), []).append(str(path))
+    clashes = [" and ".join(paths) for paths in files.values() if len(paths) > 1]
+    if clashes:
+        raise DataError(f"{len(clashes)} {what} have the same name: {first_names(clashes)}. {remedy}", clashes)
 
 
 def mask_key(path: Path) -> str:
@@ -42,7 +117,7 @@ def stem(path: Path) -> str:
 
 def data_files(folder: Path) -> list[Path]:
     """List the files directly in a folder, but for hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
 
 
 def volume_files(folder: Path) -> list[Path]:
@@ -52,4 +127,4 @@ def volume_files(folder: Path) -> list[Path]:
 
 def listing(folder: Path) -> str:
     """Name the first files and folders in a folder."""
-    return first_names([path.name for path in folder.iterdir() if not path.name.startswith(".")], 6) or "nothing"
+    return first_names([path.name for path in folder.iterdir() if not is_hidden(path.name)], 6) or "nothing"

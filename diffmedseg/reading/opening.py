@@ -12,7 +12,7 @@ from PIL.ExifTags import Base
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom import is_dicom_file
-from diffmedseg.reading.names import VOLUMES
+from diffmedseg.reading.names import NOWHERE, VOLUMES
 
 # What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
 # announces an absurd size.
@@ -91,7 +91,7 @@ def why_unusable(error: Exception, path: Path | None = None) -> str:
     if isinstance(error, PermissionError):
         return f"it cannot be opened ({error.strerror}): change its permissions"
     if isinstance(error, FileNotFoundError):
-        return "it is not there: a link that leads nowhere, or a file that was moved"
+        return NOWHERE
     if isinstance(error, MemoryError):
         return "it is too large for this machine's memory: shrink it first"
     if path is not None and is_volume(path):

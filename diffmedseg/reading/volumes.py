@@ -10,7 +10,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.affine import find_grid
 from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.itk_files import count_itk, itk_note, read_itk
-from diffmedseg.reading.masks import binarise
+from diffmedseg.reading.masks import binarise, whole_labels
 from diffmedseg.reading.nifti import read_header, read_nifti
 from diffmedseg.wording import first_names
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _SAME_PLACE = 1e-3  # mm, and parts of a unit vector: headers are rounded
-_ROUNDED = 1e-3  # around a whole label: resampling and exports as real numbers leave it
 
 
 def _is_nifti(path: Path) -> bool:
@@ -105,12 +104,6 @@ def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other
             raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
 
 
-def _whole(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the whole numbers that values were before they were rounded; what is farther from any stays as it is."""
-    whole = values.round() + np.float32(0)  # no -0
-    return np.where(np.abs(values - whole) <= _ROUNDED, whole, values)
-
-
 def check_slices(volume: "sitk.Image", path: Path) -> None:
     """Refuse a volume, with axes nearest to LPS, whose axial slices are lines.
 
@@ -132,9 +125,10 @@ def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[n
 
     mask = read_volume(path)
     check_same_grid(mask, volume, path, volume_path)
-    brain = binarise(_whole(sitk.GetArrayFromImage(mask)), path)
+    values = sitk.GetArrayFromImage(mask)
+    brain = binarise(values, path)
     if not brain.any():
-        raise DataError(f"{path}, the brain mask, is empty")
+        raise DataError(f"{path}, the brain mask, is empty: its largest value is {values.max():g}. Expected 1 or 255")
     return brain
 
 
@@ -151,7 +145,7 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
     """
     import SimpleITK as sitk
 
-    values = _whole(sitk.GetArrayFromImage(volume))
+    values = whole_labels(sitk.GetArrayFromImage(volume))
     unknown = sorted(set(np.unique(values).tolist()) - allowed - {0})
     if unknown:
         raise DataError(

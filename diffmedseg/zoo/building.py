@@ -14,6 +14,7 @@ from torch import nn
 from diffmedseg.configurable import Configurable, init_types, public_path, unrecorded
 from diffmedseg.errors import ZooError as ZooError
 from diffmedseg.lazy import import_names
+from diffmedseg.models.encoders import weights_follow
 from diffmedseg.plugins import PluginError, check_trusted, load_class
 
 #: Schedulers of diffusers that sample by a schedule of ours; see ReverseProcess.
@@ -74,7 +75,8 @@ def build(config: Any, trust: Collection[str] = (), **changes: Any) -> Any:  # n
     if isinstance(config, Mapping) and changes:
         config = {**config, "init_args": {**config.get("init_args", {}), **changes}}
     _check(config, trust)
-    return _build(config, trust)
+    with weights_follow():
+        return _build(config, trust)
 
 
 def _check(config: Any, trust: Collection[str]) -> None:  # noqa: ANN401
@@ -119,8 +121,6 @@ def _build(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
     if not named:
         return arguments
     cls = find_class(config["class_path"], trust)
-    if "encoder_weights" in arguments:
-        arguments["encoder_weights"] = None
     arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
     return functools.partial(cls, **arguments) if _is_optimizer(cls) else cls(**arguments)
 

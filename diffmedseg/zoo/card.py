@@ -101,8 +101,9 @@ The lowest Dice: {worst}.
 
 {shown}
 
-{_licence(entry)}
-"""
+{_unfamiliar(init)}{_licence(entry)}
+""",
+        encoding="utf-8",
     )
 
 
@@ -132,7 +133,8 @@ A recipe: {_network(entry, run["model"]["init_args"])}, for {entry.data}; all se
 {_contract(entry)}
 
 {_licence(entry)}
-"""
+""",
+        encoding="utf-8",
     )
 
 
@@ -149,6 +151,20 @@ def _contract(entry: Entry) -> str:
   taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
 - **Learned from**: {entry.learned_from}.
 - **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}."""
+
+
+def _unfamiliar(init: Mapping[str, Any]) -> str:
+    fitted = init.get("familiarity")
+    return f"{familiarity_note(fitted['init_args']['cases'])}\n" if fitted else ""
+
+
+def familiarity_note(cases: int) -> str:
+    """Return what a card says of a warning of unfamiliar images that was fitted to so many validation cases."""
+    return (
+        "## Unfamiliar images\n\n"
+        f"`result.familiarity` says how usual an image is among the {cases} validation cases. `predict` warns\n"
+        "of images that look unlike these.\n"
+    )
 
 
 def _packages(name: str, entry: Entry) -> str:

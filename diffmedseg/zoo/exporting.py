@@ -102,8 +102,8 @@ def export(
             )
         model.load_state_dict(whole(weights))
         (folder / WEIGHTS).write_bytes(save(weights))
-        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         for file in (CASES, METRICS):
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
@@ -177,7 +177,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
                 f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
                 f"({type(error).__name__}: {error})."
             ) from error
-        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False))
+        (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         packages = sorted({*foreign_packages(settings["model"]), *foreign_packages(settings["data"])})
         entry = _describe(folder, init, data, learned_from, None, denoiser, packages)
         write_recipe_card(folder, name, entry, settings, notes)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffmedseg.checkpoints import cannot_be_loaded
-from diffmedseg.files import FormatError, file_sha256, read_json, read_yaml
+from diffmedseg.files import FormatError, expand_home, file_sha256, read_json, read_yaml
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
@@ -31,7 +31,7 @@ def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmen
     Raises:
         ZooError: If there is nothing of that name, with similar names, or the model cannot be loaded.
     """
-    if str(name) and Path(name).expanduser().exists():
+    if str(name) and expand_home(name).exists():
         return load_checkpoint(name, trust)
     source = current_source()
     if source.has(str(name)):
@@ -84,7 +84,7 @@ def load_checkpoint(path: str | Path, trust: Collection[str] = ()) -> DiffusionS
         ZooError: If there is no such file, it is not a checkpoint of a segmenter, or it names a class whose package is
             not trusted.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if (path / WEIGHTS).is_file():
         raise ZooError(f"{path} is an entry of a zoo: give its name, {path.name} (and DIFFMEDSEG_ZOO={path.parent}).")
     path = best_checkpoint(path) if path.is_dir() else path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.errors import ZooError
-from diffmedseg.files import file_sha256, read_yaml
+from diffmedseg.files import expand_home, file_sha256, read_yaml
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS
 from diffmedseg.zoo.source import current_source
 
@@ -96,19 +96,19 @@ def write_initialisation(model: DiffusionSegmenter, folder: Path) -> None:
     """Write what a fine-tuned model started from to ``initialisation.json`` in a run's folder."""
     if model.initialisation is not None:
         text = json.dumps(model.initialisation, indent=1)
-        write_alone(folder / INITIALISATION, lambda temporary: temporary.write_text(text))
+        write_alone(folder / INITIALISATION, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _is_entry(source: str | Path) -> bool:
     """Whether a source is the name of an entry; a file or folder that exists comes first."""
-    return not Path(source).expanduser().exists() and current_source().has(str(source))
+    return not expand_home(source).exists() and current_source().has(str(source))
 
 
 def _checkpoint(source: str | Path) -> Path:
     """Return the checkpoint of a run's folder, or the file itself."""
     from diffmedseg.zoo.loading import best_checkpoint
 
-    path = Path(source).expanduser()
+    path = expand_home(source)
     if not path.exists():
         raise current_source().nothing_named(str(source))
     if path.is_dir() and not best_checkpoint(path).is_file():

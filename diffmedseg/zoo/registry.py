@@ -140,7 +140,7 @@ def write_registry(path: Path, entries: dict[str, Entry]) -> None:
             del one["packages"]
     content = {"version": REGISTRY_VERSION, "entries": said}
     text = yaml.safe_dump(content, sort_keys=False, width=120)
-    write_alone(path, lambda temporary: temporary.write_text(text))
+    write_alone(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _parse(name: str, content: Any, place: str) -> Entry:  # noqa: ANN401  YAML can hold anything

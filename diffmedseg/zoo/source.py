@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffmedseg.atomic import lock_folder, write_alone
 from diffmedseg.errors import ZooError, suggest, unknown
-from diffmedseg.files import cache_folder, file_sha256
+from diffmedseg.files import cache_folder, expand_home, file_sha256
 from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
 
 
@@ -32,7 +32,7 @@ class Source:
             digest = sha256(self.location.encode()).hexdigest()[:16]
             self.folder = cache_folder() / "zoo" / digest
         else:
-            self.folder = Path(self.location).expanduser()
+            self.folder = expand_home(self.location)
 
     def entries(self) -> dict[str, Entry]:
         """Read the registry; of a zoo elsewhere the newest, or the last one fetched where it cannot be reached.
@@ -148,7 +148,7 @@ class Source:
             return self._fetch(f"{name}/{CARD}").decode(errors="replace")
         if not (folder / CARD).is_file():
             raise ZooError(f"{folder / CARD} is missing: export the entry again.")
-        return (folder / CARD).read_text()
+        return (folder / CARD).read_text(encoding="utf-8")
 
     def _address(self, file: str) -> str:
         return f"{self.location.rstrip('/')}/{file}"

@@ -14,11 +14,11 @@ from diffmedseg.data import cache
 from diffmedseg.data.cache import ShrunkImages, files_key, shrink_images
 from diffmedseg.data.files import Item
 from diffmedseg.errors import DataError
-from diffmedseg.reading.masks import read_binary_mask
+from diffmedseg.reading.masks import MaskReader
 
 
 def read_masks(item):
-    return np.stack([read_binary_mask(path) for path in item.masks])[:, None]
+    return np.stack([MaskReader([path]).read(path) for path in item.masks])[:, None].astype(np.uint8)
 
 
 @pytest.fixture

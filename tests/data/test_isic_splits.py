@@ -94,7 +94,7 @@ def test_seeds_and_splits_share_one_cache(tmp_path, monkeypatch):
     write(tmp_path, ISIC2018DataModule, training=10)
     store = ISIC2018DataModule(tmp_path).load("train")
 
-    def unused(item):
+    def unused(item, reader):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(isic, "_read_masks", unused)

@@ -65,6 +65,7 @@ def test_a_file_of_splits(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [("train: [p00-0]", "is damaged"), ("- a", "is damaged"), (": :", "is damaged"),
+     ("train: 005\nval: []\ntest: [p00-0]", "is damaged"), ("train: [{a: b}]\nval: []\ntest: [p]", "is damaged"),
      ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 case not there: p99-0"),
      ("train: [p00-0]\nval: []\ntest: [p00-1]", "tests patients that it also trains or chooses on: p00"),
      ("train: [p00-0]\nval: []\ntest: []", "has no case to test")],
@@ -79,3 +80,33 @@ def test_cases_that_no_split_names_are_left_out_aloud(tmp_path, caplog):
     write_splits(tmp_path / "splits.yaml", draw(of=cases(10)), {})
     read_splits(tmp_path / "splits.yaml", cases(), {})
     assert "20 cases are in no split" in caplog.text
+
+
+IDS = [
+    *("005", "010", "1e3", "0x1F", "1_000", "yes", "null", "~", "2024-01-01", "2024-13-45", "1:30", ".5", "-3", "true"),
+    *("=", "a: b", "#x", "Pr\u00fcfung", "\u691c\u67fb", "a b", "{x}", "'q'", '"d"', "[1]", "*a", "&a", "!x", "%x"),
+]
+
+
+def of(ids):
+    return [Case(name, name, (Path("i"),), (Path("s"),)) for name in ids]
+
+
+def test_ids_are_text(tmp_path):
+    splits = {"train": IDS[2:], "val": IDS[1:2], "test": IDS[:1]}
+    path = tmp_path / "splits.yaml"
+    write_splits(path, splits, {"val_fraction": 1e-05, "split_seed": 0, "split_by": "010"})
+    assert read_splits(path, of(IDS), {"val_fraction": 1e-05, "split_seed": 0, "split_by": "010"}) == splits
+    assert "Pr\u00fcfung" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", IDS[:14])
+def test_ids_written_by_hand_are_text(name, tmp_path):
+    (tmp_path / "splits.yaml").write_text(f"train: [a, {name}]\nval:\n- {name}\ntest: [b]\n")
+    found = read_splits(tmp_path / "splits.yaml", of(["a", "b", name]), {"folds": 3})
+    assert found == {"train": ["a", name], "val": [name], "test": ["b"]}
+
+
+def test_ids_whose_accents_are_stored_apart(tmp_path):
+    (tmp_path / "splits.yaml").write_text("train: [Pru\u0308fung]\nval: []\ntest: [b]\n", encoding="utf-8")
+    assert read_splits(tmp_path / "splits.yaml", of(["Pr\u00fcfung", "b"]), {})["train"] == ["Pr\u00fcfung"]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
-from diffmedseg.evaluation.mask_folders import mask_key, pair_masks, read_mask, score_folders
+from diffmedseg.evaluation.mask_folders import mask_key, pair_masks, read_mask, score_folders, score_pairs
 
 
 def draw(seed, size=(40, 50)):
@@ -74,12 +74,12 @@ def test_table_and_csv_are_what_compare_takes(folders, tmp_path, capsys):
     main(["score", str(folders[1]), str(folders[1]), "--out", str(tmp_path / "b.csv")])
     assert "mean over 4 cases" in capsys.readouterr().out
     main(["compare", str(tmp_path / "b.csv"), str(tmp_path / "a.csv"), "--json"])
-    dice = next(one for one in json.loads(capsys.readouterr().out) if one["score"] == "dice")
-    assert dice["a"] == 1
-    assert dice["mean"] == pytest.approx(1 - np.mean([row.dice for row in score_folders(*folders)]))
-    assert (dice["above"], dice["cases"]) == (1, 4)
+    b, a = (one for one in json.loads(capsys.readouterr().out) if one["score"] == "dice")
+    assert b["mean"] == 1
+    assert a["difference"] == pytest.approx(np.mean([row.dice for row in score_folders(*folders)]) - 1)
+    assert (a["above"], a["cases"]) == (0, 4)
     main(["compare", str(tmp_path / "b.csv"), str(tmp_path / "a.csv")])
-    assert "100%" in capsys.readouterr().out
+    assert "0%" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_modes(tmp_path):
     assert not read_mask(tmp_path / "e.png").values.any()
 
 
-@pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 100], [-1, 0]])
+@pytest.mark.parametrize("values", [[0, 1, 2, 4], [50, 100], [-1, 0]])
 def test_labels_are_no_mask(values, tmp_path):
     Image.fromarray(np.array([values], dtype=np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif has values .*one mask per label"):
@@ -164,18 +164,22 @@ def test_sizes_that_differ_are_refused(folders):
 
 def test_unreadable(folders):
     (folders[0] / "ISIC_1_segmentation_prediction.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"ISIC_1_segmentation_prediction\.png cannot be read"):
+    with pytest.raises(DataError, match=r"ISIC_1_segmentation_prediction\.png: it cannot be decoded"):
         score_folders(*folders)
 
 
-def test_the_range_is_that_of_the_folder(tmp_path):
+def test_the_range_is_that_of_the_folder(tmp_path, capsys):
     """A map that stays below half says that there is nothing; alone it could be coded otherwise."""
     for case in range(3):
         save(tmp_path / "t" / f"c{case}.png", draw(case), 1)
         save(tmp_path / "p" / f"c{case}.png", draw(case), 255)
     save(tmp_path / "p" / "c1.png", draw(1), 100)
-    Image.fromarray((draw(2) * 1).astype(np.uint8)).save(tmp_path / "p" / "c2.png")  # a probability of 0.004
-    assert [row.dice for row in score_folders(tmp_path / "p", tmp_path / "t")] == [1, 0, 0]
+    scored = score_pairs(pair_masks(tmp_path / "p", tmp_path / "t"))
+    assert [row.dice for row in scored.rows] == [1, 0, 1]
+    assert scored.faded == [tmp_path / "p" / "c1.png"]
+    main(["score", str(tmp_path / "p"), str(tmp_path / "t")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 mask with values that are all below half of the range, taken for empty" in said
 
 
 def test_masks_that_lie_in_colours_or_transparency_are_refused(tmp_path):

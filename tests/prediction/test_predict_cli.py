@@ -195,3 +195,49 @@ def test_a_gpu_gives_what_a_cpu_gives(photos, tmp_path):
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / device), *QUICK, "--device", device])
     maps = [np.asarray(Image.open(tmp_path / device / "a_probability.png")).astype(int) for device in ("cpu", "cuda")]
     assert abs(maps[0] - maps[1]).max() <= 2
+
+
+def test_outputs_by_options(photos, tmp_path):
+    out = tmp_path / "out"
+    command = ["predict", ENTRY, str(photos), "--out", str(out), *QUICK]
+    main([*command, "--maps", "mask", "--samples", "--label_map", "--threshold=0.4", "--pixel_size", "0.1", "0.2"])
+    kinds = ("labels.png", "mask.png", "samples.tif")
+    table = ["predictions.csv", "predictions.yaml"]
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}_{kind}" for name in "ab" for kind in kinds] + table
+    assert "area_mm2" in (out / "predictions.csv").read_text()
+    with pytest.raises(SystemExit, match=r"go on with them by --resume, replace them by --overwrite"):
+        main(command)
+    main([*command, "--overwrite", "--maps=mask", "--samples=npz", "--labels", "lesion=7"])
+    kinds = ("labels.png", "mask.png", "samples.npz")
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}_{kind}" for name in "ab" for kind in kinds] + table
+    assert set(np.unique(np.asarray(Image.open(out / "a_labels.png")))) <= {0, 7}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--threshold=1"], ["--threshold=nan"], ["--pixel_size", "0"], ["--pixel_size", "1", "2", "3"],
+     ["--pixel_size=inf"], ["--resume", "--overwrite"], ["--samples=gif"]],
+)  # fmt: skip
+def test_outputs_that_cannot_be(option, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
+    assert caught.value.code == 2
+    assert option[0].partition("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [(["--samples=nifti"], "--samples nifti is for volumes"), (["--labels=brats"], "this model's regions are lesion")],
+)
+def test_outputs_that_the_model_has_not(option, message, photos, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
+
+
+def test_outputs_that_volumes_have_not(brain_model, photos, tmp_path):
+    for option, message in (
+        (["--samples=tiff"], "--samples tiff is for pictures"),
+        (["--pixel_size=1"], "for pictures"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["predict", "brain", str(photos), "--out", str(tmp_path / "out"), *option])

@@ -12,6 +12,7 @@ from diffmedseg.data.mri.finding import chosen, folders_below, no_case, patient_
 from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
 from diffmedseg.data.mri.volumes import find_brain
 from diffmedseg.errors import DataError
+from diffmedseg.reading.masks import MaskReader
 from diffmedseg.reading.names import listing, stem, volume_files
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.volumes import read_volume, read_volumes
@@ -213,17 +214,15 @@ class SliceFolders(Layout):
         """Read a case; see the base class."""
         slices: list[NDArray[np.uint8]] = []
         masks: list[NDArray[np.bool_]] = []
+        reader = MaskReader(case.segmentation)
         for path, mask_path in zip(case.images, case.segmentation, strict=True):
-            with open_image(path) as image, open_image(mask_path) as mask:
-                if image.size != mask.size or (slices and np.asarray(image).shape != slices[0].shape):
+            mask = reader.read(mask_path)
+            with open_image(path) as image:
+                if image.size != mask.shape[::-1] or (slices and np.asarray(image).shape != slices[0].shape):
                     raise DataError(f"{path} is {image.size}, unlike {mask_path} or other slices: download it again")
                 if image.mode != "RGB":
                     raise DataError(f"{path} has mode {image.mode}; expected RGB, a colour per modality")
                 slices.append(np.asarray(image))
-                levels = np.asarray(mask.convert("L"))
-                if not np.isin(levels, (0, 255)).all():
-                    values = first_names([str(value) for value in np.unique(levels)], 5)
-                    raise DataError(f"{mask_path} has values {values}; a mask has 0 and 255: rescale it")
-                masks.append(levels == 255)
+                masks.append(mask)
         channels = np.stack(slices).transpose(3, 0, 1, 2)[self.order].astype(np.float32)
         return RawCase(channels, find_brain(channels), np.stack(masks).astype(np.uint8), self.spacing)

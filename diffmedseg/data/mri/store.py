@@ -39,7 +39,7 @@ class DecodedCase:
         try:
             self.image: NDArray[np.uint16] = np.load(folder / "image.npy", mmap_mode="r")
             self.labels: NDArray[np.uint8] = np.load(folder / "labels.npy", mmap_mode="r")
-            facts = json.loads((folder / "facts.json").read_text())
+            facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
             self.brain, self.tumour = np.array(facts["brain"]), np.array(facts["labelled"])
             self.spacing: tuple[float, float, float] = tuple(facts["spacing"])
             self.copies: list[tuple[int, int]] = [(a, b) for a, b in facts["copies"]]
@@ -108,7 +108,7 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
             "copies": [(a, b) for a, b in combinations(range(len(names)), 2) if np.array_equal(*raw.channels[[a, b]])],
             "notes": raw.notes,
         }
-        (folder / "facts.json").write_text(json.dumps(facts))
+        (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
     # Compressed files grow when they are decoded, three to five times in BraTS.
     build_once(target, 5 * sum(path.stat().st_size for path in case.files) / 1e6, write)

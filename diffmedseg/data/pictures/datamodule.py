@@ -10,11 +10,12 @@ from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
-from diffmedseg.data.pictures.layout import FileNames, PictureCase
+from diffmedseg.data.pictures.layout import CaseMasks, FileNames, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
+from diffmedseg.files import expand_home
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.wording import count
@@ -55,7 +56,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             raise ValueError(f"range is {range[0]:g}, {range[1]:g}; the first has to be below the second.")
         self.layout = layout
         self.info = picture_info(source, layout, root, nested, tubular, grey, range, windows)
-        self._windows_file = None if windows is None else Path(windows).expanduser()
+        self._windows_file = None if windows is None else expand_home(windows)
 
     @cached_property
     def windows(self) -> Mapping[str, CropWindow]:
@@ -67,6 +68,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         if self._windows_file is None:
             return {}
         return read_windows(self._windows_file, {name: image_size(case.image) for name, case in self.cases.items()})
+
+    @cached_property
+    def _reader(self) -> CaseMasks:
+        return self.layout.reader(list(self.cases.values()))
 
     def prepare_data(self) -> None:
         """Shrink all pictures once, in one process per machine; then write the splits where a file is named."""
@@ -98,7 +103,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         rows = {name: row for row, name in enumerate(self.cases)}
         wanted = [rows[name] for name in self.split_ids[split]]
         cases = [self.cases[name] for name in self.split_ids[split]]
-        return PictureStore(cases, self.layout, self._shrunk, wanted, len(self.info.channels), self.windows)
+        return PictureStore(cases, self._reader, self._shrunk, wanted, len(self.info.channels), self.windows)
 
     @cached_property
     def _shrunk(self) -> ShrunkImages:
@@ -109,5 +114,5 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         shape, settings = (len(next(iter(self.cases.values())).masks), len(self.info.regions)), self.layout.values
         return shrink_images(
             cache_folder(), self.info.name, items, self.image_size, shape,
-            lambda item: self.layout.read_masks(self.cases[item.id]), settings, self.info.value_range,
+            lambda item: self._reader.read(self.cases[item.id]), settings, self.info.value_range,
         )  # fmt: skip

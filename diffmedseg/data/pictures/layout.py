@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.errors import DataError
-from diffmedseg.reading.masks import binarise
-from diffmedseg.reading.names import PICTURES, mask_key
-from diffmedseg.reading.opening import open_image
+from diffmedseg.reading.masks import MaskReader, read_values
+from diffmedseg.reading.names import PICTURES, comparable, composed, files_below, is_hidden, listing, mask_key
 from diffmedseg.wording import count, first_names
 
 #: Stands in a stored mask where a rater did not outline the picture.
@@ -107,7 +106,7 @@ class FileNames(Configurable):
             if "*" not in folder.replace("**", ""):
                 raters.append(paths)
                 continue
-            fits = sorted(one for one in root.glob(folder) if one.is_dir() and not one.name.startswith("."))
+            fits = sorted(one for one in root.glob(folder) if one.is_dir() and not is_hidden(one.name))
             for found in fits:
                 taken = _wildcards(folder, found.relative_to(root).as_posix())
                 raters.append(tuple(_fill(path, taken) for path in paths))
@@ -136,9 +135,9 @@ class FileNames(Configurable):
         Raises:
             DataError: If there is none, names occur twice, or a rater outlined only some of the regions of a picture.
         """
-        paths = [path for path in sorted(root.rglob("*") if root.is_dir() else ()) if not path.name.startswith(".")]
+        paths = files_below(root)
         files = [
-            (path.relative_to(root).with_suffix("").as_posix(), path)
+            (composed(path.relative_to(root).with_suffix("").as_posix()), path)
             for path in paths
             if path.suffix.lower() in PICTURES
         ]
@@ -146,13 +145,14 @@ class FileNames(Configurable):
         by_key: dict[str, list[Path]] = {}
         by_last: dict[str, list[str]] = defaultdict(list)
         for name, path in files:
-            if name.lower() not in exact:
-                by_last[name.rpartition("/")[2].lower()].append(name.lower())
-            exact.setdefault(name.lower(), []).append(path)
-            by_key.setdefault(f"{name.rpartition('/')[0]}/{mask_key(path)}".lower(), []).append(path)
+            form = comparable(name)
+            if form not in exact:
+                by_last[form.rpartition("/")[2]].append(form)
+            exact.setdefault(form, []).append(path)
+            by_key.setdefault(comparable(f"{name.rpartition('/')[0]}/{mask_key(path)}"), []).append(path)
 
         def mask(template: str, groups: Mapping[str, str], image: Path) -> Path | None:
-            name = template.format(**groups).lower()
+            name = comparable(template.format(**groups))
             folder, _, last = name.rpartition("/")
             if "**" in folder:
                 there = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
@@ -174,9 +174,9 @@ class FileNames(Configurable):
                 continue
             groups = {group: value or "" for group, value in match.groupdict().items()}
             case = groups["id"].replace("/", "_")
-            if case in seen:
-                raise DataError(f"Two pictures are called {case}: {seen[case]} and {path}. Keep one.")
-            seen[case] = path
+            if other := seen.get(comparable(case)):
+                raise DataError(f"Two pictures are called {case}: {other} and {path}. Keep one.")
+            seen[comparable(case)] = path
             masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
             if any(masks):
                 seen_part = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
@@ -202,9 +202,9 @@ class FileNames(Configurable):
         for name, path in files:
             match = next((match for pattern in patterns if (match := pattern.fullmatch(name))), None)
             if match is None or self.image.fullmatch(name):
-                others.add(name.rpartition("/")[2].lower())
+                others.add(comparable(name.rpartition("/")[2]))
             elif path not in used:
-                masks[path] = (match.groupdict().get("id") or "").rpartition("/")[2].lower()
+                masks[path] = comparable((match.groupdict().get("id") or "").rpartition("/")[2])
         return [path for path, name in masks.items() if not {name, mask_key(Path(name))} & others]
 
     def _of_any_picture(self, template: str) -> re.Pattern[str]:
@@ -223,8 +223,8 @@ class FileNames(Configurable):
         return tuple(there) or None
 
     def _nothing(self, root: Path, pictures: Mapping[str, Path], paths: Sequence[Path]) -> DataError:
-        there = first_names([path.name for path in root.iterdir()], 6) if root.is_dir() else "no such folder"
-        endings = Counter(path.suffix.lower() for path in paths if path.suffix and path.is_file())
+        there = listing(root) if root.is_dir() else "no such folder"
+        endings = Counter(path.suffix.lower() for path in paths if path.suffix)
         unread = [f"{ending} ({count})" for ending, count in endings.most_common() if ending not in PICTURES]
         hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(PICTURES)} are." if unread else ""
         hint += (
@@ -235,9 +235,31 @@ class FileNames(Configurable):
         if pictures:
             expected = first_names([path for paths in self.masks.values() for path in paths])
             return DataError(f"None of the {len(pictures)} pictures in {root} has a mask; expected {expected}.{hint}")
-        return DataError(f"No picture in {root}: expected {self.image.pattern}; there is {there or 'nothing'}.{hint}")
+        return DataError(f"No picture in {root}: expected {self.image.pattern}; there is {there}.{hint}")
 
-    def read_masks(self, case: PictureCase) -> NDArray[np.uint8]:
+    def reader(self, cases: Sequence[PictureCase]) -> "CaseMasks":
+        """Return what reads the masks of these pictures."""
+        return CaseMasks(cases, self.values, self.background)
+
+
+class CaseMasks:
+    """Reads the masks of pictures.
+
+    Args:
+        cases: All pictures of the data set: their masks say together what is foreground.
+        values: By region, the grey values that belong to it; None for what is above half of the range.
+        background: Grey values of what is in no region.
+    """
+
+    def __init__(
+        self, cases: Sequence[PictureCase], values: Mapping[str, Sequence[int]] | None, background: Sequence[int]
+    ) -> None:
+        self._values, self._background = values, background
+        regions = zip(*(rater for case in cases for rater in case.masks if rater is not None), strict=True)
+        self._readers = [MaskReader(files) for files in regions]
+        self._field_of_view = MaskReader(case.field_of_view for case in cases if case.field_of_view is not None)
+
+    def read(self, case: PictureCase) -> NDArray[np.uint8]:
         """Read the masks of a picture.
 
         Returns:
@@ -253,39 +275,30 @@ class FileNames(Configurable):
         if len(shapes) > 1:
             raise DataError(f"The masks of {case.image} have different sizes, {first_names(list(map(str, shapes)))}")
         [shape] = shapes
-        empty = [np.full(shape, MISSING, dtype=np.uint8)] * len(self.masks)
+        empty = [np.full(shape, MISSING, dtype=np.uint8)] * len(self._readers)
         return np.stack([np.stack(empty if rater is None else rater) for rater in masks])
 
-    def read_field_of_view(self, case: PictureCase) -> NDArray[np.uint8] | None:
-        """Read what is seen of the subject, (h, w), uint8 in {0, 1}; None where the data set does not say.
+    def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
+        """Read what is seen of the subject, (h, w); None where the data set does not say.
 
         Raises:
             DataError: If the file is unreadable, or its values are not those of a mask.
         """
-        if case.field_of_view is None:
-            return None
-        found: NDArray[np.uint8] = binarise(_grey(case.field_of_view), case.field_of_view).astype(np.uint8)
-        return found
+        return None if case.field_of_view is None else self._field_of_view.read(case.field_of_view)
 
     def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
-        grey = _grey(path)
-        if self.values is None:
-            return binarise(grey, path).astype(np.uint8)
-        known = {value for values in self.values.values() for value in values} | set(self.background)
+        if self._values is None:
+            return self._readers[region].read(path).astype(np.uint8)
+        grey = read_values(path)
+        known = {value for values in self._values.values() for value in values} | set(self._background)
         unknown = sorted(set(np.unique(grey).tolist()) - known)
         if unknown:
             raise DataError(
                 f"{path} has values {first_names([str(value) for value in unknown], 5)}; this data set has "
                 f"{', '.join(map(str, sorted(known)))}: it was resized or saved as JPEG, or is coded otherwise"
             )
-        found: NDArray[np.uint8] = np.isin(grey, list(self.values.values())[region]).astype(np.uint8)
+        found: NDArray[np.uint8] = np.isin(grey, list(self._values.values())[region]).astype(np.uint8)
         return found
-
-
-def _grey(path: Path) -> NDArray[np.generic]:
-    with open_image(path) as image:
-        one_bit_or_grey = image.mode in {"1", "I", "F"} or image.mode.startswith("I;16")
-        return np.asarray(image if one_bit_or_grey else image.convert("L"))
 
 
 def _any_folders(pattern: str) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.cache import ShrunkImages
-from diffmedseg.data.pictures.layout import MISSING, FileNames, PictureCase
+from diffmedseg.data.pictures.layout import MISSING, CaseMasks, PictureCase
 from diffmedseg.data.store import ImageStore
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.pictures import to_grey
@@ -20,7 +20,7 @@ class PictureStore(ImageStore):
 
     Args:
         cases: These pictures.
-        layout: Reads their masks.
+        reader: Reads their masks.
         shrunk: All pictures on the model's grid.
         rows: Where each of ``cases`` stands in ``shrunk``.
         channels: 1 for grey, 3 for colours.
@@ -30,7 +30,7 @@ class PictureStore(ImageStore):
     def __init__(
         self,
         cases: Sequence[PictureCase],
-        layout: FileNames,
+        reader: CaseMasks,
         shrunk: ShrunkImages,
         rows: Sequence[int],
         channels: int,
@@ -38,7 +38,7 @@ class PictureStore(ImageStore):
     ) -> None:
         self.ids = self.cases = [case.id for case in cases]
         self._windows = windows
-        self._files, self._layout, self._shrunk, self._rows, self._channels = cases, layout, shrunk, rows, channels
+        self._files, self._reader, self._shrunk, self._rows, self._channels = cases, reader, shrunk, rows, channels
 
     def image(self, index: int) -> Tensor:
         """Return (C, H, W), uint8 in [0, 255]."""
@@ -51,12 +51,12 @@ class PictureStore(ImageStore):
 
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}, decoded from the files."""
-        return _present(self._layout.read_masks(self._files[index]))
+        return _present(self._reader.read(self._files[index]))
 
     def field_of_view(self, index: int) -> Tensor | None:
         """Return (h, w), bool, decoded from the file; None where there is none."""
-        found = self._layout.read_field_of_view(self._files[index])
-        return None if found is None else torch.from_numpy(found).bool()
+        found = self._reader.field_of_view(self._files[index])
+        return None if found is None else torch.from_numpy(found)
 
     def window(self, index: int) -> CropWindow | None:
         """Return the part of the file's picture that :meth:`image` and :meth:`masks` show; None for all of it."""

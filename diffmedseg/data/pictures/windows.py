@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
+from diffmedseg.reading.names import composed
 from diffmedseg.reading.windows import CropWindow, check_inside
 from diffmedseg.wording import first_names
 
@@ -30,7 +31,7 @@ def read_windows(path: Path, sizes: Mapping[str, tuple[int, int]] | None = None)
                 raise DataError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}.")
             for row in filter(None, reader):
                 place = f"{path}, line {reader.line_num}"
-                window = _window(row, place)
+                window, row[0] = _window(row, place), composed(row[0])
                 if row[0] in windows:
                     raise DataError(f"{place}: {row[0]} has a window already: keep one line of it.")
                 if sizes is not None:

@@ -5,6 +5,7 @@ tells nothing more, and the difference of two labels vanishes; so the networks s
 released code.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,6 +89,18 @@ class ImageDenoiser(Denoiser):
         self.check_image(image)
         return Condition(())
 
+    @abstractmethod
+    def first_convolution(self) -> nn.Module:
+        """Return the convolution that takes the image."""
+
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the map of the first convolution; see the base class.
+
+        Later maps of an image without noise tell textures from images less well (experiments/README.md).
+        """
+        self.check_image(image)
+        return (self.first_convolution()(image),)
+
 
 class ClassConditionalUNet(ImageDenoiser):
     """One network, conditioned on the label: healthy, diseased, or none.
@@ -107,6 +120,10 @@ class ClassConditionalUNet(ImageDenoiser):
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the first and the last convolution; see the base class."""
         return nested_axes("unet", _AXES)
+
+    def first_convolution(self) -> nn.Module:
+        """Return it; see the base class."""
+        return self.unet.get_submodule("conv_in")
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict for noisy images (B, C, H, W); without ``label`` (B,) for none."""
@@ -135,6 +152,10 @@ class TwoTowerUNet(ImageDenoiser):
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the first and the last convolution of each network; see the base class."""
         return nested_axes("towers.0", _AXES) | nested_axes("towers.1", _AXES)
+
+    def first_convolution(self) -> nn.Module:
+        """Return that of the network of healthy images; see the base class."""
+        return self.towers[HEALTHY].get_submodule("conv_in")
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict for noisy images (B, C, H, W), each by the network of its ``label`` (B,).

@@ -6,6 +6,7 @@ outline, so the network of a step works on 4 x 4 pixels at once (space-to-depth,
 added.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +49,12 @@ class MedSegDiffLite(Denoiser):
         size: A row of ``LITE_SIZES``, and of MedSegDiff-V1's ``SIZES`` for the condition network.
         residual: Whether the step network's output is added to the logits of the condition network's own mask, which
             then learn from their own loss alone.
-        encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it as the condition network; None
-            for our own.
-        encoder_weights: Its weights; see :class:`~diffmedseg.models.SMPNetwork`.
+        encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
+            network. This and the next four are those of :class:`~diffmedseg.models.SMPNetwork`.
+        encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
+        encoder_mean: Mean of the images that it was trained on; None for that of its weights.
+        encoder_std: Their standard deviation.
+        encoder_frozen_norm: Whether its BatchNorm layers are frozen.
         dropout: Dropout of the condition network's residual blocks.
     """
 
@@ -74,11 +78,18 @@ class MedSegDiffLite(Denoiser):
         encoder: str | None = None,
         encoder_weights: str | None = None,
         dropout: float = 0.0,
+        encoder_mean: Sequence[float] | None = None,
+        encoder_std: Sequence[float] | None = None,
+        encoder_frozen_norm: bool = False,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         spec, patch = LITE_SIZES[size], self.patch
         self.residual = residual
-        self.condition = condition_network(image_channels, mask_channels, size, encoder, encoder_weights, dropout)
+        self.condition = condition_network(
+            image_channels, mask_channels, size, dropout,
+            encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm,
+        )  # fmt: skip
+        self._settle(encoder_mean=self.condition.encoder_mean, encoder_std=self.condition.encoder_std)
         self.divisor = max(2 * patch, self.condition.divisor)
         time_channels, patched = 2 * spec.width, mask_channels * patch**2
         decoded = self.condition.decoded_channels
@@ -104,6 +115,10 @@ class MedSegDiffLite(Denoiser):
         }
         return nested_axes("condition", self.condition.channel_axes()) | own
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return those of the condition network; see the base class."""
+        return self.condition.encoder_parameters()
+
     def encode(self, image: Tensor) -> Condition:
         """Run the condition network, and project what the steps need; see the base class."""
         self.check_image(image)
@@ -112,6 +127,10 @@ class MedSegDiffLite(Denoiser):
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
         coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
         return Condition((coarse,), maps.prior)
+
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the condition network; see the base class."""
+        return self.condition.image_maps(image)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""

@@ -146,6 +146,15 @@ class MedSegDiffV1(Denoiser):
             m_i = self._image_level(level, m_i)
         return Condition((m_i,))
 
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the image encoder by itself, without x_t; see the base class."""
+        self.check_image(image)
+        m_i, maps = self.image_stem(image), []
+        for level in range(len(self.image_stages)):
+            m_i = self._image_level(level, m_i)
+            maps.append(m_i)
+        return tuple(maps)
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
         time = self.time(t)

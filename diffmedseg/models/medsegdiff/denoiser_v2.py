@@ -23,6 +23,7 @@ anchor loss           beta 10 and alpha 5 (``PriorLoss``; medsegdiff/member/v2.y
 ====================  ========================================================================================
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -80,9 +81,12 @@ class MedSegDiffV2(Denoiser):
         anchor: Whether the condition network's last map gates the first one; if not, it is added.
         semantic: Whether SS-Former joins the deepest maps; if not, they are added.
         spectrum_filter: Whether SS-Former filters its affinities.
-        encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it as the condition network; None
-            for our own.
-        encoder_weights: Its weights; see :class:`~diffmedseg.models.SMPNetwork`.
+        encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
+            network. This and the next four are those of :class:`~diffmedseg.models.SMPNetwork`.
+        encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
+        encoder_mean: Mean of the images that it was trained on; None for that of its weights.
+        encoder_std: Their standard deviation.
+        encoder_frozen_norm: Whether its BatchNorm layers are frozen.
         dropout: Dropout of the residual blocks.
     """
 
@@ -103,12 +107,19 @@ class MedSegDiffV2(Denoiser):
         encoder: str | None = None,
         encoder_weights: str | None = None,
         dropout: float = 0.0,
+        encoder_mean: Sequence[float] | None = None,
+        encoder_std: Sequence[float] | None = None,
+        encoder_frozen_norm: bool = False,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         widths, blocks = SIZES[size].widths, SIZES[size].blocks
         time_channels = 4 * widths[0]
         before = (widths[0], *widths[:-1])
-        self.condition = condition_network(image_channels, mask_channels, size, encoder, encoder_weights, dropout)
+        self.condition = condition_network(
+            image_channels, mask_channels, size, dropout,
+            encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm,
+        )  # fmt: skip
+        self._settle(encoder_mean=self.condition.encoder_mean, encoder_std=self.condition.encoder_std)
         self.coarsest = 2 ** (len(widths) - 1)
         self.divisor = max(self.coarsest, self.condition.divisor)
         decoded, deepest = self.condition.decoded_channels, self.condition.deepest_channels
@@ -130,6 +141,10 @@ class MedSegDiffV2(Denoiser):
         own = {"stem": ChannelAxis("regions"), "decoder.head.2": ChannelAxis("regions", "output")}
         return nested_axes("condition", self.condition.channel_axes()) | own
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return those of the condition network; see the base class."""
+        return self.condition.encoder_parameters()
+
     def encode(self, image: Tensor) -> Condition:
         """Run the condition network; see the base class."""
         self.check_image(image)
@@ -138,6 +153,10 @@ class MedSegDiffV2(Denoiser):
         decoded = resize(maps.decoded, size)
         deepest = self.deepest(resize(maps.deepest, (size[0] // self.coarsest, size[1] // self.coarsest)))
         return Condition((self.first(decoded), deepest), maps.prior)
+
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the condition network; see the base class."""
+        return self.condition.image_maps(image)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""

@@ -4,21 +4,33 @@ By themselves they are the control; within MedSegDiff-V2 and -lite they are the 
 the same network where they are compared.
 """
 
-import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
-import torch
 from torch import Tensor, nn
 
+from diffmedseg.errors import unknown
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
+from diffmedseg.models.encoders import (
+    EncoderWeights,
+    Normalisation,
+    Normalise,
+    batch_norms,
+    encoder_name,
+    expected_normalisation,
+    find_weights,
+    first_convolution,
+    is_none,
+    load_encoder,
+)
 from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.recommended import DIRECT
 
-#: What tells a file of weights from the name of some on the hub.
-_FILE = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin|ckpt)$")
+if TYPE_CHECKING:
+    import segmentation_models_pytorch as smp
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,9 @@ class DirectNetwork(Denoiser):
     recommended = DIRECT
     deepest_channels: int
     decoded_channels: int
+    #: Mean and standard deviation that a pretrained encoder expects, of images in [0, 1]; None for images in [-1, 1].
+    encoder_mean: list[float] | None = None
+    encoder_std: list[float] | None = None
 
     @abstractmethod
     def maps(self, image: Tensor) -> ImageMaps:
@@ -91,13 +106,18 @@ class ResidualUNet(DirectNetwork):
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
         self.check_image(image)
-        m, skips = self.stem(image), []
-        for level, stage in enumerate(self.stages):
-            m = stage(m if level == 0 else self.down[level - 1](m))
-            skips.append(m)
-        deepest = self.bottleneck(m)
+        skips = self.image_maps(image)
+        deepest = self.bottleneck(skips[-1])
         decoded = self.decoder.finest(deepest, skips)
         return ImageMaps(deepest, decoded, self.decoder.head(decoded))
+
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the encoder, from fine to coarse; see the base class."""
+        m, maps = self.stem(image), []
+        for level, stage in enumerate(self.stages):
+            m = stage(m if level == 0 else self.down[level - 1](m))
+            maps.append(m)
+        return tuple(maps)
 
 
 class SMPNetwork(DirectNetwork):
@@ -107,13 +127,23 @@ class SMPNetwork(DirectNetwork):
         image_channels: C.
         mask_channels: K.
         architecture: Its name there, such as ``unet``, ``unetplusplus``, ``fpn``, ``segformer``.
-        encoder: Name of its encoder, such as ``resnet34``, ``mit_b2`` or ``tu-<timm name>``.
-        encoder_weights: ``imagenet`` loads weights from the hub, which needs a network; a file's name loads a state
-            dict of the encoder (safetensors, or of ``torch.save``); None starts at random. Weights for three channels
-            are spread over others.
+        encoder: Name of its encoder: ``lite0``, ``lite1`` or ``lite2`` (EfficientNet-Lite), a name of
+            segmentation-models-pytorch such as ``resnet34``, or a name of timm.
+        encoder_weights: ``imagenet`` loads pretrained weights: those of ``lite0`` to ``lite2`` from an installed
+            package, others from the hub, which needs a network. A file's name loads a state dict of the encoder
+            (safetensors, or of ``torch.save``). None starts at random. Weights for three channels are spread over
+            other numbers of channels.
+        encoder_mean: Mean of the images that the encoder was trained on, of values in [0, 1]: one number for each
+            channel, or one for all. None takes the mean that belongs to the pretrained weights. Other numbers of
+            channels than three take the mean over the colours.
+        encoder_std: Their standard deviation, likewise. With neither weights nor numbers the encoder sees images in
+            [-1, 1].
+        encoder_frozen_norm: Whether the encoder's BatchNorm layers keep their statistics, scales and shifts while
+            the rest is trained.
 
     Raises:
-        ValueError: If there is no such architecture, encoder or file, or if the weights are not of this encoder.
+        ValueError: If there is no such architecture, encoder, package or file, or if the weights are not of this
+            encoder.
     """
 
     title = "Supervised baseline (segmentation-models-pytorch)"
@@ -126,76 +156,99 @@ class SMPNetwork(DirectNetwork):
         architecture: str = "unet",
         encoder: str = "resnet34",
         encoder_weights: str | None = None,
+        encoder_mean: Sequence[float] | None = None,
+        encoder_std: Sequence[float] | None = None,
+        encoder_frozen_norm: bool = False,
     ) -> None:
         super().__init__(image_channels, mask_channels)
-        import segmentation_models_pytorch as smp
-
-        if not re.fullmatch(r"[\w.-]+", encoder):
-            raise ValueError(f"{encoder!r} is not a name of an encoder: names that point to a hub are not taken.")
-
-        file = Path(encoder_weights) if encoder_weights and Path(encoder_weights).is_file() else None
-        if encoder_weights and not file and _FILE.search(encoder_weights):
-            raise ValueError(
-                f"There is no file {encoder_weights} with weights of {encoder}: give another, imagenet, or none."
-            )
-        try:
-            network = smp.create_model(
-                architecture,
-                encoder,
-                encoder_weights=None if file else encoder_weights,
-                in_channels=image_channels,
-                classes=mask_channels,
-            )
-        except KeyError as error:  # its message lists the architectures, or the encoders, there are
-            raise ValueError(
-                f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}"
-            ) from error
-        if file:
-            _load_encoder(network.encoder, encoder, file)
-        _freeze_what_no_map_needs(network.encoder)
-        self.network: smp.base.SegmentationModel = network
-        if not isinstance(network.segmentation_head, nn.Sequential):
+        name, weights = encoder_name(encoder), find_weights(encoder, encoder_weights)
+        self.network = _build(architecture, name, weights, image_channels, mask_channels)
+        if not isinstance(self.network.segmentation_head, nn.Sequential):
             raise ValueError(f"{architecture} gives no map before its mask: use another architecture, such as unet.")
-        self.deepest_channels = network.encoder.out_channels[-1]
-        self.decoded_channels = int(network.segmentation_head[0].in_channels)  # type: ignore[arg-type]  # a number
+        self.deepest_channels = self.network.encoder.out_channels[-1]
+        self.decoded_channels = int(self.network.segmentation_head[0].in_channels)  # type: ignore[arg-type]  # a number
+        self.normalise: nn.Module = nn.Identity()
+        if normalisation := _normalisation(name, weights, encoder_mean, encoder_std):
+            normalisation = normalisation.fit(image_channels)
+            self.normalise = Normalise(normalisation)
+            self.encoder_mean, self.encoder_std = list(normalisation.mean), list(normalisation.std)
+        self.frozen_norm = encoder_frozen_norm
+        if encoder_frozen_norm:
+            norms = batch_norms(self.network.encoder)
+            if not norms:
+                raise ValueError(f"The encoder {encoder} has no BatchNorm layers: set encoder_frozen_norm to false.")
+            for norm in norms:
+                norm.requires_grad_(False)
+        self.train()
+        self._settle(encoder_mean=self.encoder_mean, encoder_std=self.encoder_std)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; frozen BatchNorm layers always keep their statistics."""
+        super().train(mode)
+        if self.frozen_norm:
+            for norm in batch_norms(self.network.encoder):
+                norm.eval()
+        return self
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return those of the encoder; see the base class."""
+        return list(self.network.encoder.parameters())
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the encoder's first convolution and the head; see the base class."""
         return {
-            f"network.encoder.{_first_convolution(self.network.encoder)}": ChannelAxis("channels"),
+            f"network.encoder.{first_convolution(self.network.encoder)}": ChannelAxis("channels"),
             "network.segmentation_head.0": ChannelAxis("regions", "output"),
         }
 
     def maps(self, image: Tensor) -> ImageMaps:
         """Segment; see the base class."""
         self.check_image(image)
-        features = self.network.encoder(image)
+        features = self.network.encoder(self.normalise(image))
         decoded = self.network.decoder(features)
         return ImageMaps(features[-1], decoded, self.network.segmentation_head(decoded))
 
+    def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the encoder, from fine to coarse; see the base class."""
+        return tuple(self.network.encoder(image)[1:])  # the first is the image
 
-def _first_convolution(encoder: nn.Module) -> str:
-    """Return the name of the convolution that takes the image."""
-    return next(str(name) for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
 
-
-def _load_encoder(encoder: nn.Module, name: str, file: Path) -> None:
-    """Load an encoder's weights from a file."""
+def _build(
+    architecture: str, encoder: str, weights: EncoderWeights, image_channels: int, mask_channels: int
+) -> "smp.base.SegmentationModel":
+    """Build a network of segmentation-models-pytorch, with the weights of its encoder."""
     import segmentation_models_pytorch as smp
-    from safetensors.torch import load_file
 
-    stem = f"{_first_convolution(encoder)}.weight"
-    own = encoder.state_dict()[stem].shape[1]
+    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise ValueError(unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING)))
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        if stem in state and state[stem].shape[1] == 3 != own:
-            of_colours = smp.encoders.get_encoder(name)
-            of_colours.load_state_dict(state)
-            of_colours.set_in_channels(own)
-            state = of_colours.state_dict()
-        encoder.load_state_dict(state)
-    except Exception as error:  # a file can be anything
-        raise ValueError(f"{file} does not hold the weights of this encoder: {error}") from error
+        network = smp.create_model(
+            architecture,
+            encoder,
+            encoder_weights=weights.hub,
+            in_channels=image_channels,
+            classes=mask_channels,
+        )
+    except Exception as error:  # what a hub, a network or a model of timm raises can be anything
+        hub = "" if weights.hub is None else " Without a network, give encoder_weights as a file, or none."
+        raise ValueError(
+            f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}{hub}"
+        ) from error
+    if weights.file is not None:
+        load_encoder(network.encoder, weights.file)
+    _freeze_what_no_map_needs(network.encoder)
+    return network
+
+
+def _normalisation(
+    encoder: str, weights: EncoderWeights, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalisation | None:
+    """Return the normalisation that the user gave, else that of the weights; None for none."""
+    if (mean is None) != (std is None):
+        raise ValueError("encoder_mean and encoder_std belong together: give both, or neither.")
+    if mean is None or std is None:
+        return expected_normalisation(encoder, weights)
+    return Normalisation(tuple(mean), tuple(std))
 
 
 def _freeze_what_no_map_needs(encoder: nn.Module) -> None:
@@ -210,9 +263,12 @@ def condition_network(
     image_channels: int,
     mask_channels: int,
     size: Size,
+    dropout: float,
     encoder: str | None,
     encoder_weights: str | None,
-    dropout: float,
+    encoder_mean: Sequence[float] | None,
+    encoder_std: Sequence[float] | None,
+    encoder_frozen_norm: bool,
 ) -> DirectNetwork:
     """Make the network that conditions others on an image.
 
@@ -220,10 +276,25 @@ def condition_network(
         image_channels: C.
         mask_channels: K.
         size: Of our own network.
-        encoder: Name of an encoder of segmentation-models-pytorch, for a U-Net on it; None for our own network.
-        encoder_weights: Its weights.
         dropout: Of our own network.
+        encoder: Name of an encoder, for a U-Net on it; None for our own network. This and the rest as in
+            :class:`SMPNetwork`.
+        encoder_weights: Its weights.
+        encoder_mean: Mean of the images that it was trained on.
+        encoder_std: Their standard deviation.
+        encoder_frozen_norm: Whether its BatchNorm layers are frozen.
     """
-    if encoder is None:
+    if encoder is None or is_none(encoder):
+        if encoder_frozen_norm:
+            raise ValueError("encoder_frozen_norm needs an encoder: our own network has no BatchNorm layers.")
         return ResidualUNet(image_channels, mask_channels, size, dropout)
-    return SMPNetwork(image_channels, mask_channels, "unet", encoder, encoder_weights)
+    return SMPNetwork(
+        image_channels,
+        mask_channels,
+        "unet",
+        encoder,
+        encoder_weights,
+        encoder_mean,
+        encoder_std,
+        encoder_frozen_norm,
+    )

@@ -3,13 +3,13 @@
 import glob
 import logging
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffmedseg.errors import DataError
-from diffmedseg.reading.names import listing
+from diffmedseg.files import expand_home
+from diffmedseg.reading.names import is_hidden, listing, refuse_clashes
 from diffmedseg.reading.opening import is_volume, picture_suffixes
 from diffmedseg.wording import first_names
 
@@ -52,7 +52,7 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
     left: dict[str, str] = {}
     for source in sources:
         try:
-            paths, others, folder = _search(str(Path(source).expanduser()))
+            paths, others, folder = _search(str(expand_home(source)))
             for path in paths:
                 name = path.relative_to(folder).with_suffix("").as_posix()
                 found.setdefault(os.path.abspath(path), PictureFile(path, name))
@@ -66,15 +66,11 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
             first_names(unknown, 6),
         )
     pictures = sorted(found.values(), key=lambda picture: picture.path)
-    by_name: dict[str, list[Path]] = {}
-    for picture in pictures:  # many disks take names that differ in case, or in how accents are coded, for one
-        by_name.setdefault(unicodedata.normalize("NFC", picture.name).casefold(), []).append(picture.path)
-    clashes = [" and ".join(map(str, paths)) for paths in by_name.values() if len(paths) > 1]
-    if clashes:
-        raise DataError(
-            f"{len(clashes)} results would have the same name: {first_names(clashes)}. Rename one of each, or predict "
-            "them into folders of their own."
-        )
+    refuse_clashes(
+        [(picture.name, picture.path) for picture in pictures],
+        "results",
+        "Rename one of each, or predict them into folders of their own.",
+    )
     return pictures
 
 
@@ -129,7 +125,8 @@ def _sort_out(paths: Iterator[Path]) -> tuple[list[Path], list[Path]]:
     pictures: list[Path] = []
     others: list[Path] = []
     for path in paths:
-        if path.name.startswith(".") or path.name.lower() in _NOT_MEANT or path.is_dir():
+        hidden = is_hidden(path.name) or path.parent.name == "__MACOSX"  # patterns leave other hidden folders out
+        if hidden or path.name.lower() in _NOT_MEANT or path.is_dir():
             continue
         (pictures if path.suffix.lower() in picture_suffixes() else others).append(path)
     return pictures, others

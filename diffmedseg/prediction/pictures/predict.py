@@ -1,13 +1,16 @@
 """Segmenting pictures one after another, whatever becomes of any of them."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
@@ -15,13 +18,15 @@ from diffmedseg.metrics.extent import vertical_ratios
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
+from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
-from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, predict_all
+from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, note_unfamiliar, predict_all
+from diffmedseg.reading.names import composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
-from diffmedseg.segmentation import Segmentation, sample_areas
+from diffmedseg.segmentation import Drawn, Segmentation, sample_areas
 
 _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}
@@ -41,6 +46,8 @@ def predict_pictures(
     panels: bool = False,
     resume: bool = False,
     windows: Mapping[str, CropWindow] | None = None,
+    overwrite: bool = False,
+    outputs: Outputs | None = None,
 ) -> Report:
     """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
 
@@ -60,6 +67,8 @@ def predict_pictures(
         resume: Keep results that are whole.
         windows: For models that were trained on windows of pictures, and for them alone: the window of each picture, by
             its name or its file's. Maps are those of whole pictures, outside of whose windows nothing is found.
+        overwrite: Replace the results that ``output`` holds.
+        outputs: Which files are written; None for all maps.
 
     Returns:
         What was done, kept and failed. A picture that fails does not keep others from being segmented.
@@ -73,15 +82,13 @@ def predict_pictures(
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
     _check_windows(model, windows)
-    said = {"model": fingerprint(model)} | asdict(settings)
+    said = {"model": fingerprint(model)} | settings.stored()
     if windows is not None:
         said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
-    folder = PictureFolder(output, model.regions, said, resume, contours=model.conformal is not None)
-
-    def segment(batch: Sequence[PictureFile], report: Report) -> Iterator[None]:
-        return _predict_batch(model, batch, folder, settings, panels, report, windows)
-
-    return predict_all(pictures, folder, segment, batch_size, panels, resume)
+    outputs = outputs or Outputs()
+    folder = PictureFolder(output, model, said, replace(outputs, panel=True) if panels else outputs)
+    segment = _Pictures(model, folder, settings, windows).segment
+    return predict_all(pictures, folder, segment, batch_size, resume, overwrite)
 
 
 def _check_windows(model: DiffusionSegmenter, windows: Mapping[str, CropWindow] | None) -> None:
@@ -95,71 +102,128 @@ def _check_windows(model: DiffusionSegmenter, windows: Mapping[str, CropWindow] 
         raise DataError("This model was trained on whole pictures, not on windows of them: leave --windows out.")
 
 
-def _predict_batch(
-    model: DiffusionSegmenter,
-    files: Sequence[PictureFile],
-    folder: PictureFolder,
-    settings: Settings,
-    panels: bool,
-    report: Report,
-    windows: Mapping[str, CropWindow] | None,
-) -> Iterator[None]:
-    """Segment pictures together; yields as each is done with."""
-    read: dict[PictureFile, tuple[Picture, CropWindow | None, float]] = {}
-    for file in files:
-        start = time.perf_counter()
-        with report.attempt(file.path):
-            file.name.encode()  # what is not UTF-8 could be written to no table
-            window = None if windows is None else windows.get(file.name, windows.get(file.path.stem))
-            if windows is not None and window is None:
-                raise DataError("there is no window of it: add a line to the file of windows")
-            picture = read_picture(file.path, len(model.channels), model.image_size, settings.value_range, window)
-            read[file] = picture, window, time.perf_counter() - start
-        if file not in read:
-            yield
-    if not read:
-        return
-    start = time.perf_counter()
-    drawn = draw_samples(
-        torch.stack([picture.image for picture, _, _ in read.values()]),
-        [file.path.stem for file in read],
-        model,
-        settings,
-    )
-    share = (time.perf_counter() - start) / len(read)
-    for number, (file, (picture, window, seconds)) in enumerate(read.items()):
-        own = drawn.only(number)
-        start = time.perf_counter()
-        with report.attempt(file.path):
-            keys, image = [file.path.stem], picture.image[None]
-            seen = turn_back(image, picture.orientation)
-            turned = own.each(partial(turn_back, orientation=picture.orientation))
-            result = model.fuse(turned, picture.size if window is None else window.size, seen, keys)
-            placed = result if window is None else result.placed(window, picture.size)
-            folder.write_maps(file.name, placed, picture.orientation)
-            seconds += share + time.perf_counter() - start
-            if panels:
-                shown = read_upright(file.path, _PANEL_PIXELS, settings.value_range, window)
-                upright = model.fuse(own, (shown.height, shown.width), image, keys)
-                what = "picture" if window is None else "window"
-                save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
-            folder.rows[file.name] = _describe(file, model, result, picture, seconds)
-            report.done.append(file.name)
-            if picture.note:
-                report.notes[file.path] = picture.note
-        yield
+@dataclass(frozen=True)
+class _Read:
+    """A picture that was read."""
+
+    picture: Picture
+    window: CropWindow | None
+    digest: str
+    seconds: float
 
 
-def _describe(
-    file: PictureFile, model: DiffusionSegmenter, result: Segmentation, picture: Picture, seconds: float
-) -> list[PictureRow]:
+@dataclass(frozen=True)
+class _Pictures:
+    """Segments pictures: the next batch is read, and the last picture's maps are written, beside the network."""
+
+    model: DiffusionSegmenter
+    folder: PictureFolder
+    settings: Settings
+    windows: Mapping[str, CropWindow] | None
+
+    def segment(self, batches: Sequence[Sequence[PictureFile]], report: Report) -> Generator[None, None, None]:
+        """Segment batches; yields as each picture is done with."""
+        waiting: list[tuple[PictureFile, list[PictureRow], str, float, Future[None]]] = []
+
+        def settle() -> int:
+            """Wait for the maps that are being written; only then a row stands for them."""
+            settled = len(waiting)
+            for file, rows, note, start, written in waiting:
+                with report.attempt(file.path):
+                    written.result()
+                    seconds = rows[0].seconds + time.perf_counter() - start
+                    self.folder.rows[file.name] = [replace(row, seconds=round(seconds, 4)) for row in rows]
+                    report.done.append(file.name)
+                    if note:
+                        report.notes[file.path] = note
+            waiting.clear()
+            return settled
+
+        with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+            ahead = [reader.submit(self._read, file) for file in batches[0]] if batches else []
+            try:
+                for number, files in enumerate(batches):
+                    self.folder.forget([file.name for file in files])
+                    read: dict[PictureFile, _Read] = {}
+                    for file, reading in zip(files, ahead, strict=True):
+                        with report.attempt(file.path):
+                            read[file] = reading.result()
+                        if file not in read:
+                            yield
+                    following = batches[number + 1] if number + 1 < len(batches) else ()
+                    ahead = [reader.submit(self._read, file) for file in following]
+                    for file, own, share in self._draw(read):
+                        start = time.perf_counter()
+                        with report.attempt(file.path):
+                            rows, maps, note = self._finish(file, read[file], own)
+                            rows = [replace(row, seconds=read[file].seconds + share) for row in rows]
+                            picture = read[file].picture
+                            for _ in range(settle()):  # one picture's maps at a time: they may be large
+                                yield
+                            written = writer.submit(self.folder.write_maps, maps, picture.orientation)
+                            waiting.append((file, rows, note, start, written))
+                            del maps
+                        if file.path in report.failed:
+                            yield
+                for _ in range(settle()):
+                    yield
+            finally:
+                for reading in ahead:
+                    reading.cancel()
+                settle()
+
+    def _read(self, file: PictureFile) -> _Read:
+        start = time.perf_counter()
+        file.name.encode()  # what is not UTF-8 could be written to no table
+        names = [form(name) for name in (file.name, file.path.stem) for form in (str, composed)]
+        windows = self.windows or {}
+        window = next((windows[name] for name in names if name in windows), None)
+        if self.windows is not None and window is None:
+            raise DataError("there is no window of it: add a line to the file of windows")
+        model = self.model
+        picture = read_picture(file.path, len(model.channels), model.image_size, self.settings.value_range, window)
+        return _Read(picture, window, files_digest([file.path]), time.perf_counter() - start)
+
+    def _draw(self, read: Mapping[PictureFile, _Read]) -> Iterator[tuple[PictureFile, Drawn, float]]:
+        """Yield the samples of each picture of a batch, and its share of the seconds."""
+        if not read:
+            return
+        start = time.perf_counter()
+        images = torch.stack([one.picture.image for one in read.values()])
+        drawn = draw_samples(images, [file.path.stem for file in read], self.model, self.settings)
+        share = (time.perf_counter() - start) / len(read)
+        for number, file in enumerate(read):
+            yield file, drawn.only(number), share
+
+    def _finish(
+        self, file: PictureFile, read: _Read, own: Drawn
+    ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
+        """Fuse the samples of a picture, write samples and panel, and return its rows, maps and notes."""
+        model, folder, picture, window = self.model, self.folder, read.picture, read.window
+        keys, image, orientation = [file.path.stem], picture.image[None], picture.orientation
+        turned = own.each(partial(turn_back, orientation=orientation))
+        size = picture.size if window is None else (window.height, window.width)
+        result = self.settings.decide(model.fuse(turned, size, turn_back(image, orientation), keys))
+        maps = folder.draw_maps(file.name, result if window is None else result.placed(window, picture.size))
+        if folder.outputs.samples:
+            folder.write_samples(file.name, result, orientation, window, picture.size)
+        if folder.outputs.panel:
+            shown = read_upright(file.path, _PANEL_PIXELS, self.settings.value_range, window)
+            upright = self.settings.decide(model.fuse(own, (shown.height, shown.width), image, keys))
+            what = "picture" if window is None else "window"
+            save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
+        notes = picture.note, note_unfamiliar(model, result.familiarity)
+        return _describe(file, model, result, read), maps, "; ".join(filter(None, notes))
+
+
+def _describe(file: PictureFile, model: DiffusionSegmenter, result: Segmentation, read: _Read) -> list[PictureRow]:
     """Describe a result, which may be that of a window, as one of the picture."""
-    (height, width), orientation = picture.size, picture.orientation
+    (height, width), orientation = read.picture.size, read.picture.orientation
     seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])
     mask, drawn = result.mask[0], result.binary_samples[0]
     empty = (~drawn.flatten(2).any(2)).double().mean(0)
     confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
-    digest, areas = files_digest([file.path]), sample_areas(result.samples, seen)[0]
+    areas = sample_areas(result.samples, seen)[0]
     interval = torch.full((2, len(mask)), torch.nan)
     if model.conformal is not None:
         interval = model.conformal.areas(areas, mask[0].numel())
@@ -184,8 +248,9 @@ def _describe(
             area_low=round(ends[0], 1),
             area_high=round(ends[1], 1),
             uncertainty=round(1 - float(sure), 6),
-            seconds=round(seconds, 4),
-            digest=digest,
+            familiarity=float("nan") if result.familiarity is None else round(float(result.familiarity), 4),
+            seconds=read.seconds,
+            digest=read.digest,
         )
         for region, mask, sure, ratio, of_samples, ends in zip(
             model.regions, mask, confidence, ratios.tolist(), areas.T, interval.T.tolist(), strict=True

@@ -10,9 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from diffmedseg.errors import DataError
+from diffmedseg.files import expand_home
 from diffmedseg.prediction.volumes.naming import Naming, modality
 from diffmedseg.reading.dicom import find_series, is_dicom
-from diffmedseg.reading.names import HALVES, PICTURES, VOLUMES, listing, stem, volume_files
+from diffmedseg.reading.names import HALVES, PICTURES, VOLUMES, comparable, listing, stem, volume_files
 from diffmedseg.reading.volumes import count_volumes
 from diffmedseg.wording import first_names
 
@@ -110,7 +111,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     found: dict[str, VolumeCase] = {}
     left: dict[Path, str] = {}
     for source in sources:
-        path = Path(os.path.abspath(Path(source).expanduser()))
+        path = Path(os.path.abspath(expand_home(source)))
         places = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
         if not places:
             raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
@@ -135,7 +136,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     cases_found = sorted(found.values(), key=lambda case: case.path)
     by_name: dict[str, list[str]] = {}
     for one in cases_found:
-        by_name.setdefault(one.name.casefold(), []).append(str(one.path))
+        by_name.setdefault(comparable(one.name), []).append(str(one.path))
     clashes = [" and ".join(paths) for paths in by_name.values() if len(paths) > 1]
     if clashes:
         raise DataError(

@@ -1,21 +1,32 @@
 """Predictions of volumes: maps as NIfTI."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.prediction.folder import PredictionFolder, Row
+from diffmedseg.prediction.outputs import draw_labels
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.reading.volumes import read_stored
 
-_STEPS = 2**14  # per unit of probability: digits below 6e-5 say nothing, and would make files thirty times larger
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+# Per unit of probability, as finely as pictures have it; 0.5 is a step. More digits say nothing of a few samples, and
+# make files several times larger.
+_STEPS = 2**8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VolumeRow(Row):
     """What is said of one region of one case.
 
@@ -25,11 +36,12 @@ class VolumeRow(Row):
         slices: Along the third.
         volume_ml: Volume of the mask, in millilitres.
         samples_ml_mean: Mean volume of the samples.
-        samples_ml_std: Its standard deviation over the samples; NaN of a single one.
-        samples_ml_min: Volume of the smallest sample.
+        samples_ml_std: Its standard deviation over the samples, where there are several.
+        samples_ml_min: Volume of the smallest sample. The mask is no sample: fusing, calibration and the threshold
+            decide voxel by voxel, so that its volume may lie outside of this range.
         samples_ml_max: Volume of the largest sample.
         volume_ml_low: Of a calibrated model, the lower end of an interval that holds the true volume as often as its
-            calibration says. NaN of others.
+            calibration says.
         volume_ml_high: The upper end.
     """
 
@@ -38,39 +50,82 @@ class VolumeRow(Row):
     slices: int
     volume_ml: float
     samples_ml_mean: float
-    samples_ml_std: float
+    samples_ml_std: float = field(default=math.nan, metadata={"of": "several"})
     samples_ml_min: float
     samples_ml_max: float
-    volume_ml_low: float
-    volume_ml_high: float
+    volume_ml_low: float = field(default=math.nan, metadata={"of": "calibrated"})
+    volume_ml_high: float = field(default=math.nan, metadata={"of": "calibrated"})
+
+    @property
+    def outside_samples(self) -> bool:
+        """Whether the mask is smaller than the smallest sample, or larger than the largest."""
+        return not self.samples_ml_min <= self.volume_ml <= self.samples_ml_max
 
 
 class VolumeFolder(PredictionFolder[VolumeRow]):
     """Writes maps that overlay the case's file exactly: its size, spacing, origin and direction."""
 
-    row, suffix = VolumeRow, ".nii.gz"
+    row, suffix, samples_suffix = VolumeRow, ".nii.gz", ".nii.gz"
 
     def check_map(self, path: Path, row: VolumeRow) -> bool:
         """Whether a map is readable and of the row's size."""
         size: tuple[int, ...] = read_stored(path)[0].GetSize()
         return size == (row.columns, row.rows, row.slices)
 
-    def write_maps(self, name: str, volume: Volume, result: VolumeSegmentation) -> None:
-        """Write mask (uint8, 0 or 1), probability and disagreement (float32, [0, 1] and [0, 0.5], in steps of 6e-5).
+    def check_samples(self, path: Path, row: VolumeRow) -> bool:
+        """Whether there is a readable volume of the row's size for each sample."""
+        sizes = [volume.GetSize() for volume in read_stored(path)]
+        return sizes == [(row.columns, row.rows, row.slices)] * self.num_samples
 
-        Of a calibrated model the inner and the outer contour, filled, too (uint8, 0 or 1).
+    def shape(self, row: VolumeRow) -> tuple[int, ...]:
+        """Return slices, rows and columns, the axes of an array that SimpleITK gives."""
+        return row.slices, row.rows, row.columns
+
+    def write_maps(self, name: str, volume: Volume, result: VolumeSegmentation) -> None:
+        """Write the maps that were chosen, the label map and the samples.
+
+        Mask and contours (filled) are uint8, 0 or 1. Probability and disagreement are float32, [0, 1] and [0, 0.5], in
+        steps of 1/256. The label map is uint8. Samples are uint8, 0 or 1, along the fourth axis.
 
         Args:
             name: The case's name.
             volume: The case.
             result: Its segmentation.
         """
+        labels = None if self.labels is None else draw_labels(torch.from_numpy(result.mask), self.labels, self.nested)
+        sources = {"mask": result.mask, "probability": result.probability, "disagreement": result.uncertainty}
+        sources |= {kind: one for kind, one in (("inner", result.inner), ("outer", result.outer)) if one is not None}
+        for k, region in enumerate(self.regions):
+            for kind in self.kinds:
+                values = sources[kind][k]
+                soft = values.dtype == np.float32
+                stored = np.round(values * _STEPS) / np.float32(_STEPS) if soft else values.astype(np.uint8)
+                self._write(self.path(name, kind, region), volume.lay_over(stored))
+        if labels is not None:
+            self._write(self.path(name, "labels"), volume.lay_over(labels.numpy()))
+        if result.full_samples is not None:
+            self._write_samples(name, volume, result.full_samples)
+
+    def _write_samples(self, name: str, volume: Volume, samples: NDArray[np.bool_]) -> None:
+        """Write samples (S, K, D, H, W)."""
         import SimpleITK as sitk
 
+        if self.outputs.samples == "npz":
+
+            def laid_over() -> Iterator[NDArray[np.bool_]]:
+                for sample in samples:
+                    images = [volume.lay_over(one.astype(np.uint8)) for one in sample]
+                    yield np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.bool_)
+
+            columns, rows, slices = volume.stored.GetSize()
+            self.write_archive(name, (slices, rows, columns), laid_over())
+            return
         for k, region in enumerate(self.regions):
-            soft = (np.round(values * _STEPS) / _STEPS for values in (result.probability[k], result.uncertainty[k]))
-            contours = (one[k].astype(np.uint8) for one in (result.inner, result.outer) if one is not None)
-            maps = (result.mask[k].astype(np.uint8), *soft, *contours)
-            for kind, values in zip(self.kinds, maps, strict=True):
-                image = volume.lay_over(values)
-                write_whole(self.path(name, kind, region), partial(sitk.WriteImage, image, useCompression=True))
+            joined = sitk.JoinSeries([volume.lay_over(one.astype(np.uint8)) for one in samples[:, k]])
+            self._write(self.path(name, "samples", region), joined)
+
+    @staticmethod
+    def _write(path: Path, image: "sitk.Image") -> None:
+        import SimpleITK as sitk
+
+        write_whole(path, partial(sitk.WriteImage, image, useCompression=True))

@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.folder import files_digest
-from diffmedseg.prediction.run import Report, Settings, fingerprint, predict_all
+from diffmedseg.prediction.outputs import Outputs
+from diffmedseg.prediction.run import Report, Settings, fingerprint, note_unfamiliar, predict_all
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
@@ -28,6 +30,8 @@ def predict_volumes(
     batch_size: int = 8,
     panels: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
+    outputs: Outputs | None = None,
 ) -> Report:
     """Segment volumes, and write mask, probability and disagreement of each as NIfTI, and ``predictions.csv``.
 
@@ -42,6 +46,8 @@ def predict_volumes(
         batch_size: Slices segmented together.
         panels: Draw three planes of each case, too.
         resume: Keep results that are whole.
+        overwrite: Replace the results that ``output`` holds.
+        outputs: Which files are written; None for all maps.
 
     Returns:
         What was done, kept and failed. A case that fails does not keep others from being segmented.
@@ -51,19 +57,23 @@ def predict_volumes(
         ValueError: If the model cannot take so many steps.
     """
     settings = (settings or Settings()).filled_from(model)
-    said = {"model": fingerprint(model)} | asdict(settings)
+    said = {"model": fingerprint(model)} | settings.stored()
     for case in cases[:1]:
         naming = case.naming
         said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
-    folder = VolumeFolder(output, model.regions, said, resume, contours=model.conformal is not None)
+    outputs = outputs or Outputs()
+    if outputs.pixel_size is not None:
+        raise DataError("--pixel_size is for pictures; the files of volumes say how large their voxels are.")
+    folder = VolumeFolder(output, model, said, replace(outputs, panel=True) if panels else outputs)
 
-    def segment(batch: Sequence[VolumeCase], report: Report) -> Iterator[None]:
-        for case in batch:
+    def segment(batches: Sequence[Sequence[VolumeCase]], report: Report) -> Generator[None, None, None]:
+        for case in (case for batch in batches for case in batch):
+            folder.forget([case.name])
             with report.attempt(case.path):
-                _predict_case(model, case, folder, settings, batch_size, panels, report)
+                _predict_case(model, case, folder, settings, batch_size, report)
             yield
 
-    return predict_all(cases, folder, segment, 1, panels, resume)
+    return predict_all(cases, folder, segment, 1, resume, overwrite)
 
 
 def _predict_case(
@@ -72,23 +82,24 @@ def _predict_case(
     folder: VolumeFolder,
     settings: Settings,
     batch_size: int,
-    panels: bool,
     report: Report,
 ) -> None:
     start = time.perf_counter()
     volume = read_case(case)
-    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size)
+    keep = folder.outputs.samples is not None
+    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, keep)
     folder.write_maps(case.name, volume, result)
     rows = _describe(case, volume, result, model, time.perf_counter() - start)
-    if panels:
+    if folder.outputs.panel:
         millilitres = np.array([row.volume_ml for row in rows])
         save_figure(
             draw_planes(volume, result, model.channels, model.regions, millilitres), folder.path(case.name, "panel")
         )
     folder.rows[case.name] = rows
     report.done.append(case.name)
-    if volume.note:
-        report.notes[case.path] = volume.note
+    notes = volume.note, note_unfamiliar(model, result.familiarity)
+    if any(notes):
+        report.notes[case.path] = "; ".join(filter(None, notes))
 
 
 def _describe(
@@ -105,6 +116,7 @@ def _describe(
             image=case.name,
             region=region,
             uncertainty=round(result.doubt[k], 6),
+            familiarity=float("nan") if result.familiarity is None else round(float(result.familiarity), 4),
             seconds=round(seconds, 4),
             digest=digest,
             columns=columns,

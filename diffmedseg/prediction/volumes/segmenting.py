@@ -12,7 +12,7 @@ from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.run import Settings, draw_samples
 from diffmedseg.prediction.volumes.reading import Volume
-from diffmedseg.segmentation import sample_areas
+from diffmedseg.segmentation import full_size_samples, sample_areas
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class VolumeSegmentation:
         doubt: (K,): 1 - confidence of the whole mask; see mask_confidence.
         inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
         outer: (K, D, H, W), bool: the outer contour, likewise.
+        full_samples: (S, K, D, H, W), bool: the samples at the volume's own size; None where they are not wanted.
+        familiarity: (1,), of the whole case; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has
+            none.
     """
 
     samples: Tensor
@@ -38,10 +41,17 @@ class VolumeSegmentation:
     doubt: list[float]
     inner: NDArray[np.bool_] | None = None
     outer: NDArray[np.bool_] | None = None
+    full_samples: NDArray[np.bool_] | None = None
+    familiarity: Tensor | None = None
 
 
 def segment_volume(
-    model: DiffusionSegmenter, volume: Volume, key: str, settings: Settings, batch_size: int
+    model: DiffusionSegmenter,
+    volume: Volume,
+    key: str,
+    settings: Settings,
+    batch_size: int,
+    keep_samples: bool = False,
 ) -> VolumeSegmentation:
     """Segment every slice that shows brain.
 
@@ -53,6 +63,7 @@ def segment_volume(
         key: Key of the noise.
         settings: Samples, steps, seed and precision, filled in.
         batch_size: Slices segmented together.
+        keep_samples: Keep the samples at the volume's own size, a byte per voxel, region and sample.
 
     Raises:
         DataError: If there is no brain, a channel is constant within it, or the model fails.
@@ -66,12 +77,15 @@ def segment_volume(
     mask = np.zeros(shape, np.bool_)
     inner, outer = (None, None) if model.conformal is None else (np.zeros_like(mask), np.zeros_like(mask))
     samples = torch.zeros(count, regions, depth, *model.image_size, dtype=torch.bool)
+    full = np.zeros((count, *shape), np.bool_) if keep_samples else None
     voxels = torch.zeros(count, regions, dtype=torch.int64)
     overlap = torch.zeros(2, regions, dtype=torch.float64)
+    features: list[Tensor] = []
     for first in range(0, len(numbers), batch_size):
         some = numbers[first : first + batch_size]
         drawn = draw_samples(slices[some], [key] * len(some), model, settings)
-        result = model.fuse(drawn, (height, width), slices[some], [key] * len(some))
+        features += [] if drawn.features is None else [drawn.features]
+        result = settings.decide(model.fuse(drawn, (height, width), slices[some], [key] * len(some)))
         probability[:, some] = result.probability.transpose(0, 1).numpy()
         uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
         mask[:, some] = result.mask.transpose(0, 1).numpy()
@@ -79,8 +93,15 @@ def segment_volume(
         for kept, found in ((inner, result.inner), (outer, result.outer)):
             if kept is not None and found is not None:
                 kept[:, some] = found.transpose(0, 1).numpy()
+        if full is not None:
+            for one, sample in zip(full, full_size_samples(result.samples, (height, width)), strict=True):
+                one[:, some] = sample.transpose(0, 1).numpy()
         voxels += sample_areas(result.samples, (height, width)).sum(0)
         overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
     empty = torch.from_numpy(~mask.any((1, 2, 3)))
     doubt = 1 - mask_confidence(overlap[0], overlap[1], empty, (voxels == 0).double().mean(0))
-    return VolumeSegmentation(samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer)
+    familiarity = None
+    if model.familiarity is not None and features:
+        familiarity = model.familiarity(torch.cat(features).mean(0, keepdim=True))
+    maps = samples, voxels, probability, uncertainty, mask, doubt.tolist(), inner, outer, full
+    return VolumeSegmentation(*maps, familiarity)

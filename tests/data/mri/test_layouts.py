@@ -404,8 +404,10 @@ def test_years_that_share_patients(tmp_path):
 def test_masks_of_pictures_are_black_and_white(tmp_path):
     write_lgg(tmp_path, LAYOUTS["lgg"][1])
     path = next(tmp_path.rglob("*_9_mask.tif"))
-    Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
-    with pytest.raises(DataError, match=rf"{path.name} has values 0, 1; a mask has 0 and 255"):
+    labels = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
+    labels[4:8], labels[8:] = 1, 2
+    Image.fromarray(labels).save(path)
+    with pytest.raises(DataError, match=rf"{path.name} has values 0, 1, 2: not those of a mask"):
         data_module("lgg", tmp_path).prepare_data()
 
 

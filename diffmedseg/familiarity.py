@@ -1,0 +1,123 @@
+"""How familiar an image is: whether it looks like the validation cases that a model was calibrated on."""
+
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from diffmedseg.configurable import Configurable
+from diffmedseg.errors import TooFewCasesError
+from diffmedseg.wording import count
+
+#: A familiarity of this or less is worth a warning.
+_LEVEL = 0.01
+#: Fewer cases cannot keep false warnings at 5 % of new cases: the lowest familiarity is 1 / (cases + 1).
+_FEWEST_CASES = 19
+#: More cases make an entry of the zoo larger, and familiarity no better.
+_MOST_CASES = 500
+_LEAST_SCALE = 1e-4
+_ROUNDING = 1e-9
+_LARGEST_HALF = 6e4
+
+
+class Familiarity(Configurable, nn.Module):
+    """The share of cases at least as unusual as an image, among the validation cases and the image itself.
+
+    How unusual a case is: the distance of its features to the nearest other case. This is full conformal prediction
+    (Vovk et al. 2005): of new cases drawn like the validation cases, at most a share p has a familiarity of p or less.
+    For that the image and the cases are treated alike: each distance is in deviations of all of them together.
+
+    The features are in the module's buffers, rounded to float16, so that float16 weights hold the same numbers.
+
+    Args:
+        cases: Number of validation cases that it was fitted on.
+        features: F, number of features of an image.
+        by_slices: Whether a case is a volume, whose features are the mean over its slices. A slice alone then has no
+            familiarity.
+    """
+
+    center: Tensor
+    scale: Tensor
+    points: Tensor
+
+    def __init__(self, cases: int, features: int, by_slices: bool = False) -> None:
+        super().__init__()
+        if cases < 2 or features < 1:
+            raise ValueError(f"cases is {cases} and features {features}; they have to be at least 2 and 1.")
+        self.cases, self.features, self.by_slices = cases, features, by_slices
+        self.register_buffer("center", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.register_buffer("points", torch.zeros(cases, features))
+
+    @property
+    def level(self) -> float:
+        """The familiarity, in (0, 0.05], at or below which an image is unfamiliar.
+
+        1 %; with fewer than 99 cases the lowest familiarity that there is.
+        """
+        return max(_LEVEL, 1 / (self.cases + 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the familiarity, (B,) in (0, 1], of features (B, F)."""
+        points = ((features.to(self.points) - self.center) / self.scale).clamp(-_LARGEST_HALF, _LARGEST_HALF)
+        return torch.stack([self._rank(point) for point in points])
+
+    def _rank(self, point: Tensor) -> Tensor:
+        """Compare a standardised image (F,) with the cases, all treated alike: the scale is that of all together."""
+        together = torch.cat([self.points, point[None]])
+        together = together / together.std(0).clamp(min=_LEAST_SCALE)
+        nearest = _squared_distances(together).fill_diagonal_(torch.inf).amin(1)
+        return (nearest >= nearest[-1] * (1 - _ROUNDING)).float().mean()
+
+    @classmethod
+    def fit(cls, features: Tensor, cases: Sequence[str]) -> Self:
+        """Fit to images that the model was not trained on.
+
+        Args:
+            features: (N, F), of :meth:`~diffmedseg.models.DiffusionSegmenter.features`.
+            cases: The case of each image. Images of one case are slices of a volume.
+
+        Raises:
+            TooFewCasesError: If there are fewer than 19 cases.
+        """
+        names = list(dict.fromkeys(cases))
+        if len(names) < _FEWEST_CASES:
+            raise TooFewCasesError(
+                f"{count(len(names), 'case')} cannot tell what is unusual with at most 5 % false warnings: "
+                f"{_FEWEST_CASES} are needed."
+            )
+        chosen = names[:: -(-len(names) // _MOST_CASES)]
+        of_case = torch.tensor([names.index(case) for case in cases])
+        means = torch.stack([features[of_case == names.index(name)].cpu().float().mean(0) for name in chosen])
+        fitted = cls(len(chosen), means.shape[1], len(names) < len(cases))
+        fitted.center = _as_half(means.mean(0))
+        fitted.scale = _as_half(means.std(0).clamp(min=_LEAST_SCALE))
+        fitted.points = _as_half((means - fitted.center) / fitted.scale)
+        return fitted
+
+
+def pool_maps(maps: Iterable[Tensor]) -> Tensor:
+    """Pool feature maps, each (B, C_i, H_i, W_i), to their means and deviations over space, (B, 2 * sum of C_i)."""
+    pooled = [statistic for one in maps for statistic in (one.mean((2, 3)), one.std((2, 3), correction=0))]
+    return torch.cat(pooled, 1)
+
+
+def describe_unfamiliar(familiarity: float) -> str:
+    """Say what a low familiarity means."""
+    return (
+        f"looks unlike the images this model was validated on (familiarity {familiarity:.3f}): check that it is the "
+        "right kind of image"
+    )
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    """Return the squared distances of points (n, F), (n, n), by a matrix product in float64."""
+    products = points.double() @ points.double().T
+    squares = products.diagonal()
+    return squares[:, None] + squares - 2 * products
+
+
+def _as_half(values: Tensor) -> Tensor:
+    """Round to float16, in float32."""
+    return values.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().float()

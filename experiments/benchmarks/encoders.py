@@ -1,0 +1,158 @@
+"""Pretrained encoders on ISIC 2017: what pretraining, normalisation and learning rate are worth after equal steps.
+
+``python experiments/benchmarks/encoders.py train /path/to/isic2017`` trains and scores what has no scores yet,
+and goes on with a run that was stopped; ``... collect`` gathers the scores of every case into encoders.csv beside this
+file; ``... table`` prints mean Dice and the paired difference from the pretrained encoder.
+
+Every run takes the same steps at 128 px and is scored on the seeded tenth of the training images, which is never
+reported. Its last averaged weights are scored: no checkpoint is chosen.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import auto_cli
+from rows import read_rows, with_earlier, write_rows
+from training import train_run
+
+from diffmedseg.metrics import bootstrap_interval
+
+SCORES = Path(__file__).with_suffix(".csv")
+COLUMNS = ("dice", "dice_prior", "diversity")
+RUN = ("variant", "steps", "seed")
+START = "pretrained"
+LITE, BASELINE = "medsegdiff-lite", "supervised"
+ENCODER = ["--encoder=lite0"]
+SLOW = "--model.encoder_lr=0.3"
+FROZEN = "--model.denoiser.encoder_frozen_norm=true"
+#: EfficientNet-Lite was trained on images in [-1, 1]; this is the normalisation of most other encoders.
+WRONG = [
+    "--model.denoiser.encoder_mean=[0.485, 0.456, 0.406]",
+    "--model.denoiser.encoder_std=[0.229, 0.224, 0.225]",
+]
+#: By name: the model, and the arguments of the command line.
+VARIANTS: dict[str, tuple[str, list[str]]] = {
+    START: (LITE, [*ENCODER, SLOW]),
+    "random weights": (LITE, [*ENCODER, SLOW, "--encoder_weights=none"]),
+    "wrong normalisation": (LITE, [*ENCODER, SLOW, *WRONG]),
+    "encoder_lr=1": (LITE, ENCODER),
+    "encoder_lr=0.1": (LITE, [*ENCODER, "--model.encoder_lr=0.1"]),
+    "frozen norm": (LITE, [*ENCODER, SLOW, FROZEN]),
+    "wrong normalisation, frozen norm": (LITE, [*ENCODER, SLOW, FROZEN, *WRONG]),
+    "own network": (LITE, []),
+    "baseline, pretrained": (BASELINE, [*ENCODER, SLOW]),
+    "baseline, random weights": (BASELINE, [*ENCODER, SLOW, "--encoder_weights=none"]),
+    "baseline, own network": (BASELINE, []),
+}
+
+
+def train(
+    root: Path,
+    runs: Path = Path("runs/encoders"),
+    steps: int = 1000,
+    seeds: list[int] = [0, 1],  # noqa: B006
+    only: list[str] = [],  # noqa: B006
+    lr: float = 5e-4,
+    settings: list[str] = [],  # noqa: B006
+) -> None:
+    """Train and score every variant and seed that has no scores yet.
+
+    Args:
+        root: Folder that holds the official folders of ISIC 2017.
+        runs: Where runs are written.
+        steps: Training steps of every run.
+        seeds: Seeds of the new weights, the order and the noise.
+        only: Names of VARIANTS; all when empty.
+        lr: Learning rate, of AdamW.
+        settings: Further settings of every run.
+    """
+    common = [
+        f"--data.root={root}", "--data.reported=tenth", "--data.image_size=128", "--data.batch_size=16",
+        f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}", "--trainer.precision=bf16-mixed",
+        f"--model.optimizer.lr={lr}", "--logger=csv",
+    ]  # fmt: skip
+    for seed in seeds:
+        for variant in only or VARIANTS:
+            model, changes = VARIANTS[variant]
+            seeded = [f"--seed_everything={seed}", *common, *settings, *changes]
+            train_run(runs / str(steps), _name(variant, seed), model, "isic2017", seeded)
+
+
+def _name(variant: str, seed: int) -> str:
+    return f"{variant.replace(', ', '_').replace(' ', '-')}.{seed}"
+
+
+def collect(runs: Path = Path("runs/encoders"), output: Path = SCORES) -> None:
+    """Gather the scores of every case; runs that are not here keep theirs.
+
+    Args:
+        runs: Where runs were written.
+        output: The table of scores.
+
+    Raises:
+        FileNotFoundError: If there is no finished run.
+    """
+    rows = []
+    for variant in VARIANTS:
+        for path in sorted(runs.glob(f"*/{_name(variant, 0)[:-1]}*/version_0/cases.csv")):
+            run = path.parents[1]
+            for case in read_rows(path):
+                scores = {name: f"{float(case[name]):.4f}" if case.get(name) else "" for name in COLUMNS}
+                about = {"variant": variant, "steps": run.parent.name, "seed": run.name.rpartition(".")[2]}
+                rows.append({**about, "case": case["case"], **scores})
+    if not rows:
+        raise FileNotFoundError(f"There are no finished runs in {runs}: train first.")
+    write_rows(with_earlier(rows, output, run=RUN), output)
+
+
+def table(scores: Path = SCORES) -> None:
+    """Print mean Dice by variant and steps, and the paired difference from START after the same steps.
+
+    Seeds are averaged first; the 95 % intervals are bootstrapped over images.
+
+    Args:
+        scores: The table of scores.
+    """
+    heads = ["steps", "variant", "images", "seeds", "Dice", f"difference from {START}", "by seed"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    rows = read_rows(scores)
+    keys = {(int(row["steps"]), row["variant"]) for row in rows}
+    for steps, variant in sorted(keys, key=lambda key: (key[0], list(VARIANTS).index(key[1]))):
+        own, start = _dice(rows, variant, steps), _dice(rows, START, steps)
+        shared = [seed for seed in own if seed in start and variant != START]
+        less = [_paired(own[seed], start[seed]) for seed in shared]
+        mean = np.mean([np.mean(list(dice.values())) for dice in own.values()])
+        cells = [str(steps), variant, str(len(next(iter(own.values())))), str(len(own)), f"{mean:.4f}"]
+        cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.4f}" for one in less)]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _dice(rows: Sequence[Mapping[str, str]], variant: str, steps: int) -> dict[str, dict[str, float]]:
+    """Return the Dice of every case, by seed."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if (row["variant"], int(row["steps"])) == (variant, steps):
+            found[row["seed"]][row["case"]] = float(row["dice"])
+    return dict(found)
+
+
+def _paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
+    """Return the difference by case.
+
+    Raises:
+        ValueError: If the cases differ, so that nothing could be paired.
+    """
+    if one.keys() != other.keys():
+        raise ValueError(f"Two runs were scored on {len(one)} and {len(other)} images that differ: train them again.")
+    return np.array([one[case] - other[case] for case in sorted(one)])
+
+
+def _with_interval(values: np.ndarray) -> str:
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+if __name__ == "__main__":
+    auto_cli([train, collect, table], as_positional=True)

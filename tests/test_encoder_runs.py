@@ -1,0 +1,110 @@
+"""Runs on an encoder: composed by name, and evaluated without what the encoder's weights came from."""
+
+import csv
+
+import pytest
+import torch
+from effective import effective
+from safetensors.torch import save_file
+from test_recipes import instantiate
+from tiny_run import load, tiny_fit
+
+from diffmedseg import load_checkpoint
+from diffmedseg.cli import main
+from diffmedseg.errors import RecipeError
+from diffmedseg.files import read_yaml
+from diffmedseg.models import SMPNetwork
+from diffmedseg.recipes import recipe
+
+SMALL = "mobilenetv3_small_050"  # of timm, which knows its mean and deviation
+MEAN = [0.485, 0.456, 0.406]
+
+
+def compose(model, *settings, **options):
+    run = recipe(model, "synthetic", settings=settings, **options)
+    network = [argument for argument in run.arguments if argument.startswith("--model.denoiser=")]
+    return instantiate(run.files, f"--experiment={run.name}", *network, *run.settings)
+
+
+def dice(folder):
+    with (folder / "cases.csv").open() as file:
+        return [(row["case"], row["dice"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(1)
+    file = tmp_path / "encoder.safetensors"
+    save_file(SMPNetwork(3, 1, encoder=SMALL).network.encoder.state_dict(), file)
+    return file
+
+
+@pytest.mark.parametrize("preset", [None, "cpu"])
+def test_the_baseline_is_the_network_that_conditions_the_others(preset):
+    networks = [
+        compose(model, preset=preset, encoder=SMALL, encoder_weights="none").model.denoiser
+        for model in ("supervised", "medsegdiff-lite", "medsegdiff-v2")
+    ]
+    baseline, *conditions = [getattr(network, "condition", network) for network in networks]
+    shapes = {name: value.shape for name, value in baseline.state_dict().items()}
+    assert type(baseline) is SMPNetwork
+    for condition in conditions:
+        assert {name: value.shape for name, value in condition.state_dict().items()} == shapes
+
+
+def test_none_is_the_models_own_network():
+    for model in ("medsegdiff-lite", "medsegdiff-v2", "supervised"):
+        own, chosen = effective(compose(model)), effective(compose(model, encoder="none"))
+        assert own["model"] == chosen["model"]
+
+
+@pytest.mark.parametrize("model", ["medsegdiff", "diffseg"])
+def test_a_model_without_an_encoder_says_so(model):
+    with pytest.raises(RecipeError, match=f"The model {model} takes no encoder: choose medsegdiff-lite"):
+        recipe(model, "synthetic", encoder="lite0")
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(RecipeError, match="needs an encoder"):
+        recipe("medsegdiff-lite", "synthetic", encoder_weights="imagenet")
+    with pytest.raises(RecipeError, match="give pretrained or encoder, not both"):
+        recipe("medsegdiff-lite", "synthetic", encoder="lite0", pretrained="medsegdiff-lite_synthetic.tiny")
+
+
+def test_a_run_needs_its_encoders_weights_once(weights, tmp_path, monkeypatch, capsys):
+    """Going on, evaluating and loading take all from the checkpoint, the normalisation included."""
+    monkeypatch.chdir(tmp_path)
+    options = [
+        f"--encoder={SMALL}", f"--encoder_weights={weights}", "--model.encoder_lr=0.5", "--data.image_size=32",
+        "--model.denoiser.encoder_frozen_norm=true", "--logger=csv",
+    ]  # fmt: skip
+    main(tiny_fit(tmp_path / "runs", *options))
+    run = tmp_path / "runs" / "medsegdiff-lite-synthetic" / "version_0"
+    denoiser = read_yaml(run / "config.yaml")["model"]["init_args"]["denoiser"]["init_args"]
+    assert denoiser["encoder_mean"] == MEAN
+    first = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prior = first.denoiser.eval().encode(image).prior
+    scores = dice(run)
+
+    weights.unlink()
+    again = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert again.denoiser.condition.encoder_mean == MEAN
+    assert torch.equal(again.denoiser.eval().encode(image).prior, prior)
+
+    main(["evaluate", str(run)])
+    assert dice(run.parent / "test_0") == scores
+
+    main(tiny_fit(tmp_path / "runs", *options, "--trainer.max_steps=3", "--ckpt_path=last"))
+    content = load(run / "checkpoints" / "last.ckpt")
+    assert content["global_step"] == 3
+    stored = content["hyper_parameters"]["denoiser"]["init_args"]
+    assert (stored["encoder_mean"], stored["encoder_weights"]) == (MEAN, str(weights))
+    assert [group["name"] for group in content["optimizer_states"][0]["param_groups"]] == ["network", "encoder"]
+
+
+def test_a_wrong_encoder_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(tiny_fit(tmp_path, "--encoder=resnet43"))
+    assert error.value.code == 2
+    assert "error: There is no encoder 'resnet43'. Did you mean" in capsys.readouterr().err
