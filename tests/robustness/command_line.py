@@ -21,7 +21,7 @@ _BEGINNINGS = (
     "diffmedseg.data.lidc_pickle.convert_lidc",
     "diffmedseg.evaluation.calibrating.calibrate_run",
     "diffmedseg.evaluation.mask_folders.pair_masks",
-    "diffmedseg.metrics.table.read_cases",
+    "diffmedseg.cli.comparing._read_tests",
     "diffmedseg.zoo.exporting.add_recipe",
     "diffmedseg.zoo.exporting.export",
 )
@@ -35,7 +35,7 @@ _COMMANDS = (
     "predict model.ckpt a.png --out out --range 0 4095 --windows w.csv --trust mine",
     "windows model.ckpt photos --out w.csv --data refuge --margin 1.5 --batch_size 4 --device cpu",
     "score masks truths --json --out scores.csv --common --spacing 1 0.5",
-    "compare a b --json --common",
+    "compare a b --json --common --format latex --scores dice,iou",
     "calibrate runs/a/version_0 --method temperature --share 0.9 --coverage 0.8 --nothing 0.05",
     "data list chase",
     "data check chase dir --set folds=3 --against isic2016 other --json --sheet s.png",

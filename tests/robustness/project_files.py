@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,11 @@ def predictions() -> list[Files]:
     rows = [",".join(names), ",".join(values.get(name, "3") for name in names)]
     settings = yaml.safe_dump(PREDICTED, sort_keys=False).encode()
     return each_first({"predictions.csv": lines(rows), "predictions.yaml": settings, "a_mask.png": b""})[:2]
+
+
+def model_of_a_lesion() -> Any:
+    """Return what a folder of predictions asks of a model."""
+    return SimpleNamespace(regions=("lesion",), nested=False, conformal=None, familiarity=None)
 
 
 def metrics() -> list[Files]:

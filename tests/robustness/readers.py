@@ -23,23 +23,22 @@ def all_readers() -> list[Reader]:
 def _of_pictures() -> list[Reader]:
     from diffmedseg.evaluation.mask_folders import read_mask
     from diffmedseg.prediction.pictures.files import find_pictures
-    from diffmedseg.reading.masks import read_binary_mask
-    from diffmedseg.reading.opening import image_size, open_image
-    from diffmedseg.reading.pictures import read_picture, read_upright, shrink_image
+    from diffmedseg.reading.masks import MaskReader
+    from diffmedseg.reading.opening import image_size, stored_orientation
+    from diffmedseg.reading.pictures import read_picture, read_upright
 
-    def in_training(path: Path) -> object:
-        with open_image(path) as image:
-            return image_size(path), shrink_image(image, (8, 8), None)
+    def header(path: Path) -> object:
+        return image_size(path), stored_orientation(path)
 
     return [
-        Reader("picture", seeds.pictures(), lambda path: read_picture(path, 3, (8, 8)), 30),
-        Reader("grey_picture", seeds.pictures(), lambda path: read_picture(path, 1, (8, 8), (0, 255)), 8),
-        Reader("upright_picture", seeds.pictures(), lambda path: read_upright(path, 16, None), 4),
-        Reader("picture_in_training", seeds.pictures(), in_training, 16),
+        Reader("picture", seeds.pictures(), lambda path: read_picture(path, 3, (8, 8)), 40),
+        Reader("grey_picture", seeds.pictures(), lambda path: read_picture(path, 1, (8, 8), (0, 255)), 10),
+        Reader("upright_picture", seeds.pictures(), lambda path: read_upright(path, 16, None), 5),
+        Reader("picture_header", seeds.pictures(), header, 5),
         Reader("found_picture", seeds.pictures(), lambda path: find_pictures([path.parent]), 2),
-        Reader("mask", [*seeds.masks(), *seeds.pictures()], read_mask, 16),
-        Reader("binary_mask", [*seeds.masks(), *seeds.pictures()], read_binary_mask, 8),
-        Reader("mask_in_training", seeds.masks(), _read_own_masks(), 8),
+        Reader("mask", [*seeds.masks(), *seeds.pictures()], read_mask, 20),
+        Reader("mask_to_learn", [*seeds.masks(), *seeds.pictures()], lambda path: MaskReader([path]).read(path), 10),
+        Reader("mask_of_layout", seeds.masks(), _read_own_masks(), 10),
     ]
 
 
@@ -52,12 +51,11 @@ def _read_own_masks() -> Callable[[Path], object]:
 
 def _of_volumes() -> list[Reader]:
     from diffmedseg.evaluation.mask_folders import read_mask
-    from diffmedseg.reading.affine import affine_note
     from diffmedseg.reading.dicom import find_series
-    from diffmedseg.reading.volumes import read_volumes, to_labels
+    from diffmedseg.reading.volumes import count_volumes, grid_note, read_volumes, to_labels
 
     def with_note(path: Path) -> object:
-        return read_volumes(path), affine_note(path)
+        return count_volumes(path), read_volumes(path), grid_note(path)
 
     def labels(path: Path) -> object:
         return [to_labels(volume, {1, 2, 4}, path) for volume in read_volumes(path)]
@@ -66,7 +64,7 @@ def _of_volumes() -> list[Reader]:
         Reader("nifti", seeds.niftis(), with_note, 14),
         Reader("labels", seeds.volume_masks(), labels, 4),
         Reader("volume_mask", seeds.volume_masks(), read_mask, 4),
-        Reader("meta_image", seeds.meta_images(), read_volumes, 5),
+        Reader("meta_image", seeds.meta_images(), with_note, 5),
         Reader("dicom", seeds.dicom_series(), lambda path: find_series(path.parent).read(), 5),
     ]
 
@@ -139,8 +137,9 @@ def _of_runs() -> list[Reader]:
         return build_data(config["data"])
 
     def predictions(path: Path) -> object:
-        folder = PictureFolder(path.parent, ["lesion"], project_files.PREDICTED, True, contours=False)
-        return folder.is_whole("a", lambda: [], False)
+        folder = PictureFolder(path.parent, project_files.model_of_a_lesion(), project_files.PREDICTED)
+        with folder.opened(resume=True):
+            return folder.is_whole("a", lambda: [])
 
     def log(path: Path) -> object:
         return RunLogger(path.parent, 3).experiment.metrics_keys
