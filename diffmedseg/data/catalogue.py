@@ -1,5 +1,6 @@
 """The data sets that have a name."""
 
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -90,7 +91,7 @@ def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
         if "source" in arguments:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
         return make(**arguments)
-    except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
+    except (AttributeError, KeyError, TypeError, ValueError, re.error):  # another's class; or a mistake, told later
         return None
 
 

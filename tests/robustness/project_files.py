@@ -152,6 +152,12 @@ def cached_images() -> list[Files]:
 
 def cached_case() -> list[Files]:
     """A decoded case."""
-    facts = {"spacing": [1.0, 1.0, 2.0], "brain": [True, False], "labelled": [False, False], "copies": [[0, 1]]}
+    facts = {
+        "spacing": [1.0, 1.0, 2.0],
+        "brain": [True, False],
+        "labelled": [False, False],
+        "copies": [[0, 1]],
+        "notes": [],
+    }
     image, labels = np.zeros((2, 2, 4, 4), np.uint16), np.zeros((2, 4, 4), np.uint8)
     return each_first({"facts.json": json.dumps(facts).encode(), "image.npy": npy(image), "labels.npy": npy(labels)})

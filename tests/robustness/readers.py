@@ -46,7 +46,12 @@ def _read_own_masks() -> Callable[[Path], object]:
     from diffmedseg.data.pictures.layout import FileNames, PictureCase
 
     layout = FileNames(r"(?P<id>.+)", {"lesion": ["{id}"]})
-    return lambda path: layout.read_masks(PictureCase("a", "a", path, ((path,),)))
+
+    def read(path: Path) -> object:
+        case = PictureCase("a", "a", path, ((path,),), path)
+        return layout.reader([case]).read(case), layout.reader([case]).field_of_view(case)
+
+    return read
 
 
 def _of_volumes() -> list[Reader]:
@@ -65,7 +70,7 @@ def _of_volumes() -> list[Reader]:
         Reader("labels", seeds.volume_masks(), labels, 4),
         Reader("volume_mask", seeds.volume_masks(), read_mask, 4),
         Reader("meta_image", seeds.meta_images(), with_note, 5),
-        Reader("dicom", seeds.dicom_series(), lambda path: find_series(path.parent).read(), 5),
+        Reader("dicom", seeds.dicom_series(), lambda path: find_series(path.parent).read(), 4),
     ]
 
 
@@ -87,7 +92,7 @@ def _of_zoo() -> list[Reader]:
     return [
         Reader("registry", [{"registry.yaml": zoo["registry.yaml"]}], read_registry, 6),
         Reader("zoo_entry", seeds.each_first(zoo), entry, 0.5),
-        Reader("zoo_config", [{"config.yaml": parts["config.yaml"], **parts}], unchecked, 1),
+        Reader("zoo_config", [{"config.yaml": parts["config.yaml"], **parts}], unchecked, 0.5),
         Reader("zoo_weights", [{"model.safetensors": parts["model.safetensors"], **parts}], unchecked, 1),
     ]
 
@@ -141,15 +146,21 @@ def _of_runs() -> list[Reader]:
         with folder.opened(resume=True):
             return folder.is_whole("a", lambda: [])
 
+    def replaced(path: Path) -> object:
+        folder = PictureFolder(path.parent, project_files.model_of_a_lesion(), project_files.PREDICTED)
+        with folder.opened(overwrite=True):
+            folder.begin()
+
     def log(path: Path) -> object:
         return RunLogger(path.parent, 3).experiment.metrics_keys
 
     return [
         Reader("checkpoint", project_files.checkpoints(whole=False), lambda path: read_checkpoint(path, TO_RESUME), 4),
-        Reader("model", project_files.checkpoints(whole=True), load_checkpoint, 1),
+        Reader("model", project_files.checkpoints(whole=True), load_checkpoint, 0.5),
         Reader("run_settings", project_files.run_settings(), settings, 0.3),
         Reader("calibration", project_files.calibrated_run(), lambda path: best_checkpoint(path.parent), 4),
         Reader("predictions", project_files.predictions(), predictions, 5),
+        Reader("replaced_predictions", project_files.predictions(), replaced, 2),
         Reader("metrics", project_files.metrics(), log, 4),
         Reader("cache", project_files.cached_images(), lambda path: ShrunkImages(path.parent), 4),
         Reader("cached_case", project_files.cached_case(), lambda path: DecodedCase(path.parent), 4),
@@ -164,5 +175,5 @@ def _new_folder() -> Path:
 def _of_command_line() -> list[Reader]:
     return [
         Reader("command_line", argument_lists(), read_arguments, 8, mutate_arguments, exits=True),
-        Reader("settings", setting_lists(), read_settings, 0.1, mutate_arguments, exits=True),
+        Reader("settings", setting_lists(), read_settings, 0.05, mutate_arguments, exits=True),
     ]

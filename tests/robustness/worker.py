@@ -228,7 +228,7 @@ class _Worker:
             values, refusals = values + (outcome == "value"), refusals + (outcome == "refusal")
             for kind in {*self.violations, *([outcome] if outcome not in ("value", "refusal") else [])}:
                 self.report.write(json.dumps([kind, number]) + "\n")
-            if outcome not in ("value", "refusal"):
+            if outcome != "refusal":
                 written = None  # what it left behind may matter to the next
             elif self.violations:
                 values, refusals = values - (outcome == "value"), refusals - (outcome == "refusal")
