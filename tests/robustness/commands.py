@@ -47,14 +47,14 @@ def all_commands() -> list[Command]:
 
     torch.set_num_threads(1)
     return [
-        Command("predict", _write_photos, _predict, _predictions, _check_predictions, 25),
+        Command("predict", _write_photos, _predict, _predictions, _check_predictions, 30),
         Command("predict_volume", _write_case, _predict_volume, _predictions, _check_predictions, 5),
-        Command("train", _nothing, _train, _training, _check_training, 15),
-        Command("cache", _write_data, _build("folder"), _cached, _check_cache, 10),
-        Command("cache_volumes", _write_volumes, _build("volumes"), _cached, _check_cache, 10),
-        Command("export", _copy_run, _export, _zoo_files, _check_zoo, 10),
-        Command("fetch", _write_zoo, _fetch, _fetched, _check_fetched, 10),
-        Command("score", _write_masks, _score, _files("scores.csv"), _check_csv("scores.csv"), 5),
+        Command("train", _nothing, _train, _training, _check_training, 6),
+        Command("cache", _write_data, _build("folder"), _cached, _check_cache, 12),
+        Command("cache_volumes", _write_volumes, _build("volumes"), _cached, _check_cache, 12),
+        Command("export", _copy_run, _export, _zoo_files, _check_zoo, 9),
+        Command("fetch", _write_zoo, _fetch, _fetched, _check_fetched, 12),
+        Command("score", _write_masks, _score, _files("scores.csv"), _check_csv("scores.csv"), 6),
         Command("windows", _write_photos, _find_windows, _files("windows.csv"), _check_csv("windows.csv"), 5),
         Command("calibrate", _copy_run, _calibrate, _calibration, _check_calibration, 5),
     ]
