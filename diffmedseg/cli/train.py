@@ -63,17 +63,17 @@ def evaluate(args: list[str]) -> None:
     options, settings = parser.parse_known_args(args)
     if (named := _setting(settings, "--ckpt_path")) is not None:
         refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
-    path = expand_home(options.run)
-    run = path if path.is_dir() else path.parent.parent
-    if not path.exists():
-        refuse(f"There is no run or checkpoint {path}.")
-    if not (run / "config.yaml").is_file():
-        refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
     from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.cli.trusting import check_run
     from diffmedseg.zoo.loading import best_checkpoint, read_settings
 
-    with report_errors():
+    with report_errors():  # a name may be too long for the file system
+        path = expand_home(options.run)
+        run = path if path.is_dir() else path.parent.parent
+        if not path.exists():
+            refuse(f"There is no run or checkpoint {path}.")
+        if not (run / "config.yaml").is_file():
+            refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
         checkpoint = best_checkpoint(run) if path.is_dir() else path
         calibrated = checkpoint.name == "calibrated.ckpt"
         configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]

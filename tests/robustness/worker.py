@@ -50,6 +50,7 @@ class Reader:
         mutate: Mutates the content of a file of a name.
         exits: Whether it may end the process with a message, as a command line does.
         trusts: Whether it imports the classes that its files name: they are the user's own.
+        changes: Whether it changes or removes the files that it reads.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Reader:
     mutate: Mutate = mutate
     exits: bool = False
     trusts: bool = False
+    changes: bool = False
 
 
 class TimeLimitError(BaseException):
@@ -208,45 +210,45 @@ class _Worker:
         self.reader, self.seed, self.folder, self.state = reader, seed, folder, state
         self.report = os.fdopen(writing, "w", buffering=1)
         self.violations: list[str] = []
+        self.values = self.refusals = 0
+        self.written: Files | None = None
 
     def work(self, first: int, last: int) -> None:
+        """Try inputs, and report what crashes."""
         self._confine()
-        self.peak = _peak()
-        number, values, refusals, written = first, 0, 0, None
-        while number < last:
-            _STATE.pack_into(self.state, 0, number, time.monotonic(), values, refusals)
-            files, name, content = make_input(self.reader, self.seed, number)
-            folder = self.folder / "input"
-            if written is not files:
-                shutil.rmtree(folder, ignore_errors=True)
-                for each, data in files.items():
-                    (folder / each).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / each).write_bytes(data)
-                written = files
-            (folder / name).write_bytes(content)
-            outcome = self._limited(folder / name)
-            values, refusals = values + (outcome == "value"), refusals + (outcome == "refusal")
-            for kind in {*self.violations, *([outcome] if outcome not in ("value", "refusal") else [])}:
-                self.report.write(json.dumps([kind, number]) + "\n")
-            if outcome != "refusal":
-                written = None  # what it left behind may matter to the next
-            elif self.violations:
-                values, refusals = values - (outcome == "value"), refusals - (outcome == "refusal")
+        peak = _peak()
+        for number in range(first, last):
+            self._note(number)
+            outcome = self._read(number)
+            grown = [f"over {BYTES / 2**30:g} GB"] * (_peak() > peak + BYTES)
+            crashes = [*([outcome] if outcome not in ("value", "refusal") else []), *grown, *self.violations]
+            if crashes:
+                self.report.write(json.dumps(["; ".join(dict.fromkeys(crashes)), number]) + "\n")
+                self.written = None  # what it left behind may matter to the next
+            else:
+                self.values, self.refusals = self.values + (outcome == "value"), self.refusals + (outcome == "refusal")
             self.violations.clear()
-            number += 1
-            if _peak() > self.peak + BYTES:
-                self.report.write(json.dumps([f"over {BYTES >> 30} GB, {outcome}", number - 1]) + "\n")
-                _STATE.pack_into(
-                    self.state,
-                    0,
-                    number,
-                    time.monotonic(),
-                    values - (outcome == "value"),
-                    refusals - (outcome == "refusal"),
-                )
+            if grown:
+                self._note(number + 1)
                 self.report.flush()
                 os._exit(_TOO_LARGE)
-        _STATE.pack_into(self.state, 0, number, time.monotonic(), values, refusals)
+        self._note(last)
+
+    def _note(self, number: int) -> None:
+        """Tell the parent which input comes now."""
+        _STATE.pack_into(self.state, 0, number, time.monotonic(), self.values, self.refusals)
+
+    def _read(self, number: int) -> str:
+        files, name, content = make_input(self.reader, self.seed, number)
+        folder = self.folder / "input"
+        if self.written is not files or self.reader.changes:
+            shutil.rmtree(folder, ignore_errors=True)
+            for each, data in files.items():
+                (folder / each).parent.mkdir(parents=True, exist_ok=True)
+                (folder / each).write_bytes(data)
+            self.written = files
+        (folder / name).write_bytes(content)
+        return self._limited(folder / name)
 
     def _limited(self, path: Path) -> str:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
