@@ -85,8 +85,8 @@ def several_raters(config: Mapping[str, Any]) -> bool:
 
 def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
     """Return the facts of data that the project's own classes read; None of others."""
-    arguments = dict(config.get("init_args", {}))
     try:
+        arguments = dict(config.get("init_args", {}))
         make = _FACTS[config["class_path"]]
         if "source" in arguments:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}

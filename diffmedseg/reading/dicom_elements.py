@@ -14,7 +14,11 @@ _COMPRESSED = "1.2.840.10008.1.2.4"  # JPEG and others: elements as in explicit 
 _SYNTAX = (0x0002, 0x0010)
 _ROWS, _COLUMNS, _BITS = (0x0028, 0x0010), (0x0028, 0x0011), (0x0028, 0x0100)
 _ITEM_GROUP, _PIXELS = 0xFFFE, (0x7FE0, 0x0010)
-_LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+# Kinds (VR) whose length has 16 bits; that of all others, also of those that are not known, has 32.
+_SHORT = {
+    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"),
+    *(b"ST", b"TM", b"UI", b"UL", b"US"),
+}
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -41,8 +45,6 @@ def check_elements(path: Path) -> None:
             start, length, kind = _header(content, at, implicit and not in_header)
             nested = kind == b"SQ" or (length == _UNDEFINED and tag != _PIXELS)
             raw = length == _UNDEFINED and tag == _PIXELS
-            if kind == b"\0\0":
-                raise _damaged(path)
         if length != _UNDEFINED and start + length > len(content):
             raise _damaged(path)
         if tag == _SYNTAX:
@@ -62,9 +64,9 @@ def _header(content: bytes, at: int, implicit: bool) -> tuple[int, int, bytes]:
     kind = content[at + 4 : at + 6]
     if implicit:
         return at + 8, struct.unpack_from("<I", content, at + 4)[0], b""
-    if kind in _LONG and at + 12 <= len(content):
-        return at + 12, struct.unpack_from("<I", content, at + 8)[0], kind
-    return at + 8, struct.unpack_from("<H", content, at + 6)[0], kind
+    if kind in _SHORT or at + 12 > len(content):
+        return at + 8, struct.unpack_from("<H", content, at + 6)[0], kind
+    return at + 12, struct.unpack_from("<I", content, at + 8)[0], kind
 
 
 def _check_pixels(path: Path, sizes: dict[tuple[int, int], int], length: int) -> None:

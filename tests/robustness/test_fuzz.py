@@ -92,7 +92,7 @@ def _write_outside(path):
         (lambda path: {}["x"], "KeyError in no function of the project"),
         (lambda path: ctypes.string_at(0), "killed by SIGSEGV"),
         (lambda path: os._exit(3), "exit 3"),
-        (_spin, "over 1 s in no function of the project"),
+        (_spin, "over 0.2 s in no function of the project"),
         (_overflow, "over 0.25 GB"),
         (lambda path: os.system("true"), "event os.system"),
         (lambda path: Path("canary-was-run").touch(), "code of the input was run"),
@@ -101,7 +101,7 @@ def _write_outside(path):
     ],
 )
 def test_what_is_planted_is_found(fault, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "SECONDS", 1)
+    monkeypatch.setattr(worker, "SECONDS", 0.2)
     monkeypatch.setattr(worker, "BYTES", 2**28)
     monkeypatch.setattr(worker, "WALL_SECONDS", 2)
     monkeypatch.setattr(worker, "make_input", lambda reader, _, number: (reader.seeds[0], "file", str(number).encode()))

@@ -26,7 +26,7 @@ from diffmedseg.errors import CheckpointError, DataError, NoRunError, PluginErro
 from robustness.formats import mutate
 
 SECONDS = 5  # of processor time for one input
-WALL_SECONDS = 60  # and of the clock, of which other processes may take most
+WALL_SECONDS = 300  # and of the clock: other processes may take most of it
 BYTES = 2 * 2**30  # of memory beyond what the process has at its start
 _RESERVED = 3 * BYTES  # what it may reserve, of which it uses a part: this guards the machine
 _TOO_LARGE = 71  # exit code of a process whose memory is not known any more, since an input took too much
