@@ -78,7 +78,7 @@ def _spin(path):
 
 
 def _overflow(path):
-    return bytearray(b"x") * 2**29
+    return bytearray(b"x") * (200 * 2**20)
 
 
 def _write_outside(path):
@@ -93,7 +93,7 @@ def _write_outside(path):
         (lambda path: ctypes.string_at(0), "killed by SIGSEGV"),
         (lambda path: os._exit(3), "exit 3"),
         (_spin, "over 0.2 s in no function of the project"),
-        (_overflow, "over 0.25 GB"),
+        (_overflow, "over 0.125 GB"),
         (lambda path: os.system("true"), "event os.system"),
         (lambda path: Path("canary-was-run").touch(), "code of the input was run"),
         (_write_outside, "opened for writing outside of its folder"),
@@ -102,7 +102,7 @@ def _write_outside(path):
 )
 def test_what_is_planted_is_found(fault, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "SECONDS", 0.2)
-    monkeypatch.setattr(worker, "BYTES", 2**28)
+    monkeypatch.setattr(worker, "BYTES", 2**27)
     monkeypatch.setattr(worker, "WALL_SECONDS", 2)
     monkeypatch.setattr(worker, "make_input", lambda reader, _, number: (reader.seeds[0], "file", str(number).encode()))
     monkeypatch.setenv("OUTSIDE", str(tmp_path / "outside"))

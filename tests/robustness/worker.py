@@ -251,13 +251,14 @@ class _Worker:
         return self._limited(folder / name)
 
     def _limited(self, path: Path) -> str:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            outcome = judge(self.reader, path)
-        except TimeLimitError:
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            try:
+                outcome = judge(self.reader, path)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        except TimeLimitError:  # just when it was done
             outcome = f"over {SECONDS} s"
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
         if os.path.exists(CANARY):
             os.unlink(CANARY)
             if not self.reader.trusts:
