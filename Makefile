@@ -18,7 +18,7 @@ DEMO := $(if $(IN),medsegdiff-lite_isic2017.cpu64,medsegdiff-lite_synthetic.tiny
 DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train evaluate predict augment-preview bench test test-real lint
+.PHONY: help setup demo train evaluate predict augment-preview bench test test-real fuzz kill lint
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -65,6 +65,12 @@ test: setup ## pass the project's own tests
 test-real: setup ## run on the real data sets in $DIFFMEDSEG_DATA
 	$(if $(DIFFMEDSEG_DATA),,$(error Set DIFFMEDSEG_DATA to the folder that holds isic2017, isic2016, ...))
 	$(BIN)/pytest -m real $(ARGS)
+
+fuzz: setup ## read mutated files: INPUTS=1000000 SEED=0 JOBS=2 OUT=<folder for crashes> READERS=picture,nifti ONLY=picture:123
+	PYTHONPATH=tests $(BIN)/python -m robustness.fuzz $(call given,inputs,$(INPUTS)) $(call given,seed,$(SEED)) $(call given,jobs,$(JOBS)) $(call given,readers,$(READERS)) $(call given,only,$(ONLY)) $(call given,out,$(OUT))
+
+kill: setup ## kill commands and start them again: KILLS=1000 FAULTS=3 SEED=0 COMMANDS=predict,train OUT=<folder for losses>
+	PYTHONPATH=tests $(BIN)/python -m robustness.kill $(call given,kills,$(KILLS)) $(call given,faults,$(FAULTS)) $(call given,seed,$(SEED)) $(call given,commands,$(COMMANDS)) $(call given,out,$(OUT))
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

@@ -30,12 +30,26 @@ class WholeFileIO(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
-            write_whole(Path(path), partial(_save, checkpoint))
+            write_checkpoint(Path(path), checkpoint)
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        OSError: If the disk is full or may not be written; names the file.
+    """
+    write_whole(path, partial(_save, checkpoint))
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # PyTorch's own, which hides that of a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
         file.flush()
         os.fsync(file.fileno())  # else a crash of the machine could keep the name and lose the content
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 
 # One colour per region, readable for the colour-blind (Okabe & Ito 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
@@ -29,4 +29,4 @@ def outline(axis: Axes, mask: Tensor, linewidth: float = 1, linestyle: str = "so
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    write_whole(path, partial(figure.savefig, format="png", dpi=110))
+    write_alone(path, partial(figure.savefig, format="png", dpi=110))

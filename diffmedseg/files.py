@@ -1,5 +1,6 @@
-"""Files that the project reads and writes: YAML, hashes, and the folder of cached files."""
+"""Files that the project reads and writes: YAML, JSON, hashes, and the folder of cached files."""
 
+import json
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +14,76 @@ from diffmedseg.errors import DataError
 _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_yaml(path: Path) -> Any:  # noqa: ANN401  YAML can hold anything
+_MOST_LEVELS = 100  # of lists in lists: code that walks through settings calls itself for each
+_MOST_VALUES = 1_000_000  # the splits of the largest public data sets have a tenth of this
+
+
+class FormatError(ValueError):
+    """A file that is not of its format; the message says what is wrong, but does not name the file."""
+
+
+def read_yaml(path: Path, as_text: bool = False) -> Any:  # noqa: ANN401  YAML can hold anything
     """Read a YAML file of plain values; nothing in it is run.
 
+    Args:
+        path: The file.
+        as_text: Take numbers and all other values for text, as they are written.
+
     Raises:
-        yaml.YAMLError: If the file is not YAML.
+        FormatError: If the file is not YAML, nests too deeply, or grows without bounds when its anchors are filled in.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), _SafeLoader)
+    text = _read_text(path)
+    try:
+        content = yaml.load(text, yaml.BaseLoader if as_text else _SafeLoader)
+    except Exception as error:  # numbers and dates that are none raise ValueError, KeyError, AttributeError and others
+        raise FormatError(f"it is not YAML: {_in_a_line(error)}") from error
+    _check_extent(content)
+    return content
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  JSON can hold anything
+    """Read a JSON file.
+
+    Raises:
+        FormatError: If the file is not JSON, or nests too deeply.
+    """
+    text = _read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"it is not JSON: {_in_a_line(error)}") from error
+    _check_extent(content)
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"it is not text in UTF-8: {error}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _check_extent(content: object) -> None:
+    """Refuse values that no code could walk through: aliases let a few lines stand for billions of values."""
+    if _extent(content, {}, _MOST_LEVELS)[0] > _MOST_VALUES:
+        raise FormatError(f"it holds more than {_MOST_VALUES:,} values when its anchors are filled in")
+
+
+def _extent(value: object, known: dict[int, tuple[int, int]], levels: int) -> tuple[int, int]:
+    """Return the number of values in a value, and how many levels they nest."""
+    if not isinstance(value, dict | list):
+        return 1, 0
+    if id(value) not in known:
+        items = value.values() if isinstance(value, dict) else value
+        inner = [_extent(item, known, levels - 1) for item in items] if levels else []
+        known[id(value)] = 1 + sum(number for number, _ in inner), 1 + max((depth for _, depth in inner), default=0)
+    if known[id(value)][1] > levels:
+        raise FormatError(f"it nests more than {_MOST_LEVELS} levels deep")
+    return known[id(value)]
 
 
 def cache_folder() -> Path:

@@ -22,10 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from diffmedseg.errors import RecipeError, suggest, unknown
-from diffmedseg.files import expand_home, read_yaml
+from diffmedseg.files import FormatError, expand_home, read_yaml
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -323,8 +321,8 @@ def _own_file(name: str | Path) -> Path | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read as yaml: {' '.join(str(error).split())}") from error
+    except (OSError, FormatError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no settings: expected a mapping with model: or data:.")
     return content

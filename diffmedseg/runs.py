@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -16,9 +17,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from diffmedseg.atomic import remove_temporaries, write_whole
+from diffmedseg.atomic import lock_folder, remove_temporaries, write_whole
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
-from diffmedseg.errors import NoRunError as NoRunError
+from diffmedseg.errors import DataError, NoRunError as NoRunError
 from diffmedseg.files import expand_home
 
 #: Names the run's folder to processes that were started for it: by Lightning, or by a launcher that nobody here knows.
@@ -186,10 +187,41 @@ def refuse_spawned_processes(trainer: Trainer) -> None:
         )
 
 
+_held: dict[Path, ExitStack] = {}  # the runs that this process writes to
+_PATIENCE = 10  # seconds: the workers of a process that was killed keep its lock until they notice
+
+
+@rank_zero_only
+def hold_run(run: Path) -> None:
+    """Keep other processes from training in a run's folder, until :func:`release_runs` or the end of this process.
+
+    Raises:
+        NoRunError: If another process trains there.
+    """
+    run = run.resolve()
+    if run in _held:
+        return
+    stack = ExitStack()
+    try:
+        stack.enter_context(lock_folder(run, _PATIENCE))
+    except BlockingIOError as error:
+        raise NoRunError(
+            f"Another process is training in {run}. Wait until it has ended, or train without --ckpt_path last, in a "
+            "new folder."
+        ) from error
+    _held[run] = stack
+
+
+def release_runs() -> None:
+    """Let other processes train in the folders that this process held."""
+    while _held:
+        _held.popitem()[1].close()
+
+
 @rank_zero_only
 def remove_leftovers(run: Path) -> None:
-    """Remove temporary files of checkpoints that a kill left behind."""
-    remove_temporaries(run / "checkpoints")
+    """Remove temporary files that a kill left behind."""
+    remove_temporaries(run)
 
 
 class RunLogger(CSVLogger):
@@ -229,7 +261,10 @@ class _RunWriter(ExperimentWriter):
         if not path.is_file():
             return
         header, rows = read_whole_rows(path)
-        kept = [row for row in rows if self._is_kept(row)]
+        try:
+            kept = [row for row in rows if self._is_kept(row)]
+        except (KeyError, ValueError) as error:
+            raise _damaged(path, error) from error
         if kept:
             self.metrics_keys = header
             self._replace(kept)
@@ -256,7 +291,18 @@ class _RunWriter(ExperimentWriter):
 
 
 def read_whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out."""
-    text = path.read_text(encoding="utf-8")
-    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out.
+
+    Raises:
+        DataError: If it is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, error) from error
     return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged ({error!r}): restore it, or move it away, and its log begins anew.")

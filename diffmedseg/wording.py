@@ -1,5 +1,6 @@
 """Words for people."""
 
+import re
 from collections.abc import Collection
 
 
@@ -12,3 +13,10 @@ def first_names(names: Collection[str], most: int = 3) -> str:
     """List the first names, and say how many there are beyond: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + more
+
+
+def innermost(message: str) -> str:
+    """Return what the class that refused its arguments said to jsonargparse, without the places that lead to it."""
+    boilerplate = r"(?:Expected a|Problem with|Parser key|Does not validate)"
+    said = [line for line in re.findall(r"^\s*- (.+)", message, re.MULTILINE) if not re.match(boilerplate, line)]
+    return said[-1] if said else message

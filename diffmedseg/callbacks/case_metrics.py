@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
@@ -148,7 +148,7 @@ class CaseMetrics(SegmentationCallback):
             self.summary["checkpoint"] = file_sha256(tested) if tested is not None and tested.is_file() else None
             write_cases(rows, folder / "cases.csv")
             content = json.dumps(self.summary, indent=1)
-            write_whole(folder / "metrics.json", lambda temporary: temporary.write_text(content, encoding="utf-8"))
+            write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(content, encoding="utf-8"))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
 
 

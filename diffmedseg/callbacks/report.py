@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule, Trainer
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.callbacks.case_metrics import CaseMetrics, run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.info import DatasetInfo
@@ -67,4 +67,4 @@ class TestReport(SegmentationCallback):
             method = model.denoiser.title or model.name
             title = method if info is None else f"{method} on {info.title}"
             text = render_report(title, self.scorer.summary, self.scorer.rows, examples, model.regions)
-            write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            write_alone(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.cli.parsing import Parser
 from diffmedseg.dashboards.logger import logged_in
 from diffmedseg.dashboards.workspace import build_workspace, workspace_json
@@ -34,7 +34,7 @@ def main(args: list[str]) -> None:
         sys.exit(f"error: {error.name} is missing: pip install 'diffmedseg[wandb]'")
     if options.out:
         text = workspace_json(workspace)
-        write_whole(options.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_alone(options.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         print(f"Wrote {options.out}")
     elif not logged_in():
         sys.exit("error: W&B has no API key here: run `wandb login` first, or write the workspace by --out FILE.json")

@@ -163,13 +163,14 @@ def _convert_lidc(options: argparse.Namespace) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
+    from diffmedseg.atomic import temporary_for
     from diffmedseg.data.base import cache_folder
     from diffmedseg.data.cache import cache_entries
 
     folder = cache_folder()
     sizes: dict[str, int] = {}
     for entry in cache_entries(folder):
-        name = entry.name.lstrip(".").split("-")[0]
+        name = (temporary_for(entry) or entry.name).split("-")[0]
         sizes[name] = sizes.get(name, 0) + sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
         if options.clear:
             shutil.rmtree(entry)

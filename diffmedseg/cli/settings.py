@@ -37,13 +37,6 @@ class SettingsParser(LightningArgumentParser):
         raise RecipeError(f"{_shortened(message)}\n`diffmedseg fit --help` lists all settings.") from ex
 
 
-def innermost(message: str) -> str:
-    """Return what the class that refused its arguments said, without the places that lead to it."""
-    boilerplate = r"(?:Expected a|Problem with|Parser key|Does not validate)"
-    said = [line for line in re.findall(r"^\s*- (.+)", message, re.MULTILINE) if not re.match(boilerplate, line)]
-    return said[-1] if said else message
-
-
 def _shortened(message: str) -> str:
     if found := _UNRECOGNISED.search(message):
         given = found[1]

@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
-from diffmedseg.files import expand_home, read_yaml
+from diffmedseg.files import expand_home
 from diffmedseg.recipes import (
     Recipe,
     experiments_folder,
@@ -63,22 +63,22 @@ def evaluate(args: list[str]) -> None:
     options, settings = parser.parse_known_args(args)
     if (named := _setting(settings, "--ckpt_path")) is not None:
         refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
-    path = expand_home(options.run)
-    run = path if path.is_dir() else path.parent.parent
-    if not path.exists():
-        refuse(f"There is no run or checkpoint {path}.")
-    if not (run / "config.yaml").is_file():
-        refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
     from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.cli.trusting import check_run
-    from diffmedseg.zoo.loading import best_checkpoint
+    from diffmedseg.zoo.loading import best_checkpoint, read_settings
 
-    checkpoint = best_checkpoint(run) if path.is_dir() else path
-    calibrated = checkpoint.name == "calibrated.ckpt"
-    configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
-    with report_errors():
+    with report_errors():  # a name may be too long for the file system
+        path = expand_home(options.run)
+        run = path if path.is_dir() else path.parent.parent
+        if not path.exists():
+            refuse(f"There is no run or checkpoint {path}.")
+        if not (run / "config.yaml").is_file():
+            refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
+        checkpoint = best_checkpoint(run) if path.is_dir() else path
+        calibrated = checkpoint.name == "calibrated.ckpt"
+        configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
         for config in configs:
-            check_run(read_yaml(config), options.trust)
+            check_run(read_settings(config, []), options.trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
     run_lightning(command)

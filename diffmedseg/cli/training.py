@@ -26,7 +26,7 @@ from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
-from diffmedseg.cli.settings import SettingsParser, innermost
+from diffmedseg.cli.settings import SettingsParser
 from diffmedseg.configurable import to_config
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
@@ -38,12 +38,15 @@ from diffmedseg.runs import (
     RUN_FOLDER,
     RunLogger,
     experiment_folder,
+    hold_run,
     last_checkpoint,
     refuse_spawned_processes,
+    release_runs,
     remove_leftovers,
     shared_run,
     starting_checkpoint,
 )
+from diffmedseg.wording import innermost
 from diffmedseg.zoo.pretrained import initialise_from, write_initialisation
 
 _log = logging.getLogger(__name__)
@@ -219,6 +222,7 @@ class DiffMedSegCLI(LightningCLI):
         own = last_checkpoint(folder)
         if own.is_file():  # a job that was requeued, or processes that torchrun started again
             checkpoint = starting_checkpoint(str(own), kind, experiment)
+        hold_run(folder)
         remove_leftovers(folder)
         return folder, checkpoint
 
@@ -310,11 +314,12 @@ def run(args: list[str]) -> None:
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (CheckpointError, DataError, NoRunError, ZooError) as error:
+    except (CheckpointError, DataError, NoRunError, OSError, ZooError) as error:
         sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
     except SIGTERMException:
         sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
     finally:
+        release_runs()
         folder = Path(os.environ.get(RUN_FOLDER, "."))
         if RUN_FOLDER in os.environ:
             for empty in (folder, folder.parent):  # a start that failed takes no number

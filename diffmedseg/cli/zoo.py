@@ -185,15 +185,13 @@ def _familiarise(options: argparse.Namespace) -> None:
 
 def _with_data(options: argparse.Namespace) -> "tuple[Path, DiffusionSegmenter, SegmentationDataModule]":
     """Return the folder of a verified entry, its model, and its data where ``--root`` says."""
-    import yaml
-
     from diffmedseg.data.configured import build_data
     from diffmedseg.zoo.building import ZooError
-    from diffmedseg.zoo.loading import load_verified
+    from diffmedseg.zoo.loading import load_verified, read_settings
 
     folder, entry = current_source().verified(options.name)
     model = load_verified(options.name, folder, entry, options.trust)
-    settings = yaml.safe_load((folder / RUN).read_text(encoding="utf-8"))
+    settings = read_settings(folder / RUN, ["data"])
     init = settings["data"]["init_args"]
     if options.root is not None:
         if "root" not in init:

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from diffmedseg.dashboards.logger import WandbRunLogger, wandb_id
 from diffmedseg.data.base import Split
 from diffmedseg.data.fingerprint import split_fingerprint
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.store import ImageStore
+from diffmedseg.zoo.loading import read_settings
 
 if TYPE_CHECKING:
     import wandb
@@ -66,7 +65,7 @@ def use(run: "wandb.Run", artifact: "wandb.Artifact") -> None:
 
 def log_zoo_entry(run: Path, entry: Path) -> None:
     """Log a zoo entry to the W&B run of the run that it was made of; where that was not logged nothing happens."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("logger") or {}
+    config = read_settings(run / "config.yaml", []).get("logger") or {}
     if wandb_id(run) is None or config.get("class_path") != "diffmedseg.dashboards.WandbRunLogger":
         return
     import wandb

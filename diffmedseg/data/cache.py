@@ -14,16 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from rich.progress import track
 
+from diffmedseg.atomic import temporary_folder, temporary_for
 from diffmedseg.data.files import Item
 from diffmedseg.data.problem import Problem
 from diffmedseg.errors import DataError
+from diffmedseg.files import read_json
 from diffmedseg.reading.levels import Note
 from diffmedseg.reading.opening import stored_orientation
 from diffmedseg.reading.pictures import Picture, read_picture
@@ -47,17 +49,14 @@ class ShrunkImages:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
-            self.masks: NDArray[np.uint8] = np.load(folder / "masks.npy", mmap_mode="r")
-        except (OSError, EOFError, ValueError) as error:
-            raise _damaged(folder, error) from error
+        self.images: NDArray[np.uint8] = map_array(folder / "images.npy")
+        self.masks: NDArray[np.uint8] = map_array(folder / "masks.npy")
 
     @cached_property
     def problems(self) -> list[Problem]:
         """What may be wrong with how the images were read, with their ids."""
         try:
-            stored = json.loads((self.folder / "notes.json").read_text(encoding="utf-8"))
+            stored = read_json(self.folder / "notes.json")
             notes = {name: [Note(*note) for note in of_image] for name, of_image in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise _damaged(self.folder, error) from error
@@ -72,6 +71,19 @@ class ShrunkImages:
     def __reduce__(self) -> tuple[type["ShrunkImages"], tuple[Path]]:
         """Send workers the folder's name: a memory map would be pickled with all its content."""
         return ShrunkImages, (self.folder,)
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Map an array of the cache, read-only.
+
+    Raises:
+        DataError: If the file is missing or damaged; names its folder.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
+    except Exception as error:  # numpy parses the header as Python, which raises many kinds
+        raise _damaged(path.parent, error) from error
+    return array
 
 
 def _damaged(folder: Path, error: Exception) -> DataError:
@@ -150,8 +162,7 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < megabytes * 1e6:  # writing to a map on a full disk kills the process
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with TemporaryDirectory(prefix=f".{target.name}-", dir=folder) as temporary:
-            complete = Path(temporary) / target.name
+        with temporary_folder(target) as complete:
             write(complete)
             try:
                 complete.rename(target)
@@ -167,8 +178,8 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
 
 def cache_entries(folder: Path) -> list[Path]:
     """Return what :func:`build_once` left in a folder, also where it was killed. Nothing else there is ours."""
-    found = folder.iterdir() if folder.is_dir() else []
-    return sorted(path for path in found if path.is_dir() and re.fullmatch(r"[\w.-]+-[0-9a-f]{16}(-\w{8})?", path.name))
+    found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(path for path in found if re.fullmatch(r"[\w.-]+-[0-9a-f]{16}", temporary_for(path) or path.name))
 
 
 def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:

@@ -1,5 +1,6 @@
 """The data sets that have a name."""
 
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -84,13 +85,13 @@ def several_raters(config: Mapping[str, Any]) -> bool:
 
 def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
     """Return the facts of data that the project's own classes read; None of others."""
-    arguments = dict(config.get("init_args", {}))
     try:
+        arguments = dict(config.get("init_args", {}))
         make = _FACTS[config["class_path"]]
         if "source" in arguments:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
         return make(**arguments)
-    except (KeyError, TypeError, ValueError):  # a class of the user's; or a mistake, of which building it tells
+    except (AttributeError, KeyError, TypeError, ValueError, re.error):  # another's class; or a mistake, told later
         return None
 
 

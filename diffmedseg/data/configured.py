@@ -1,12 +1,13 @@
 """Building a data module from what a run recorded."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 import diffmedseg.data
 from diffmedseg.configurable import init_types
@@ -14,6 +15,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import DataError
 from diffmedseg.lazy import import_names
 from diffmedseg.plugins import PluginError, check_trusted, load_class
+from diffmedseg.wording import innermost
 
 
 def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> SegmentationDataModule:
@@ -24,7 +26,8 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
         trust: Packages besides diffmedseg whose classes may be built; see :mod:`diffmedseg.plugins`.
 
     Raises:
-        DataError: If the config names a class of a package that is not trusted. Then nothing was imported.
+        DataError: If the config names a class of a package that is not trusted; then nothing was imported. Or if the
+            class refuses its arguments.
     """
     import_names(diffmedseg.data)
     try:
@@ -37,7 +40,10 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
         raise DataError(str(error)) from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data")
-    data: SegmentationDataModule = parser.instantiate(parser.parse_object({"data": config})).data
+    try:
+        data: SegmentationDataModule = parser.instantiate(parser.parse_object({"data": config})).data
+    except (ArgumentError, AttributeError, LookupError, TypeError, ValueError, re.error) as error:
+        raise DataError(f"The settings of the data cannot be used: {innermost(str(error))}") from error
     return data
 
 

@@ -7,7 +7,6 @@ values and refuses all else.
 import io
 import pickle
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from diffmedseg.atomic import temporary_folder
 from diffmedseg.errors import DataError
 
 _RATERS = 4
@@ -67,13 +67,12 @@ def convert_lidc(source: Path, target: Path) -> int:
             slices = ArrayUnpickler(io.BufferedReader(file), encoding="latin1").load()
     except DataError as error:
         raise DataError(f"{source}: {error}.") from error
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # a damaged file can call what it allows in any way, or ask for all memory
         raise DataError(f"{source} cannot be read ({error!r}): download it again.") from error
     if not isinstance(slices, dict) or not slices:
         raise DataError(f"{source} holds no slices by name.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        folder = Path(temporary) / target.name
+    with temporary_folder(target) as folder:
         for name in ("images", *(f"masks_{rater}" for rater in range(_RATERS))):
             (folder / name).mkdir(parents=True)
         for name, content in track(slices.items(), "Converting", len(slices)):

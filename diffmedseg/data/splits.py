@@ -12,6 +12,7 @@ import yaml
 from diffmedseg.atomic import write_whole
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
+from diffmedseg.files import read_yaml
 from diffmedseg.reading.names import composed
 from diffmedseg.wording import count, first_names
 
@@ -109,7 +110,7 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
     """
     try:
         # Ids are text, as written: elsewhere in YAML 010 is 8, and yes is True.
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+        content = read_yaml(path, as_text=True)
         splits = {name: _ids(content[name]) for name in SPLITS}
         written = (content.get("drawn") or {}).items()
         before = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}

@@ -12,8 +12,9 @@ import yaml
 from rich.progress import track
 from torch import Tensor
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
+from diffmedseg.checkpoints import write_checkpoint
 from diffmedseg.configurable import to_config
 from diffmedseg.conformal import Conformal, check_share
 from diffmedseg.data.base import SegmentationDataModule
@@ -217,8 +218,8 @@ def _write(run: Path, settings: dict[str, Any], found: dict[str, Any], familiari
         checkpoint["state_dict"] |= {f"familiarity.{name}": value for name, value in familiarity.state_dict().items()}
     found = found | {"checkpoint": file_sha256(best)}
     text = yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
-    write_whole(run / "checkpoints" / "calibrated.ckpt", lambda temporary: torch.save(checkpoint, temporary))
-    write_whole(run / "calibration.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    write_whole(
+    write_checkpoint(run / "checkpoints" / "calibrated.ckpt", checkpoint)
+    write_alone(run / "calibration.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_alone(
         run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
     )

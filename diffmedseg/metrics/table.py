@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
+from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
 _NAMED = ("case", "region")
@@ -24,30 +25,37 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
             for row in rows:
                 writer.writerow({name: "" if value != value else value for name, value in asdict(row).items()})
 
-    write_whole(path, save)
+    write_alone(path, save)
 
 
 def read_cases(path: Path) -> list[CaseScore]:
     """Read scores of cases; columns that earlier versions did not write are NaN.
 
     Raises:
-        ValueError: If it is no such file; names what is wrong.
+        DataError: If it is no such file; names what is wrong.
     """
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no table of cases ({error}): restore it.") from error
+
+
+def _read(path: Path) -> list[CaseScore]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         needed = (*_NAMED, "dice", "iou", "both_empty", *_COUNTED)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")
+            raise DataError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")
         rows, names = [], [field.name for field in fields(CaseScore)]
         for line, row in enumerate(reader, 2):
             try:
                 values = {name: _value(name, row[name]) for name in names if name in row}
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {line} cannot be read ({error}): restore it.") from error
+                raise DataError(f"{path}, line {line} cannot be read ({error}): restore it.") from error
             rows.append(CaseScore(**values))  # type: ignore[arg-type]
     if not rows:
-        raise ValueError(f"{path} holds no case.")
+        raise DataError(f"{path} holds no case.")
     return rows
 
 

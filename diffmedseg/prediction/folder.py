@@ -15,6 +15,7 @@ import yaml
 
 from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, write_whole
 from diffmedseg.errors import DataError
+from diffmedseg.files import read_yaml
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.outputs import CONTOURS, MAPS, Outputs, label_values
 from diffmedseg.wording import first_names
@@ -172,12 +173,12 @@ class PredictionFolder(ABC, Generic[AnyRow]):
 
     def _check_settings(self) -> None:
         try:
-            before = yaml.safe_load(self._written.read_text(encoding="utf-8"))
+            before = read_yaml(self._written)
             earlier = before.pop(_OUTPUTS, None) or {}
             names = [*self._settings, *(name for name in before if name not in self._settings)]
             changed = [name for name in names if before.get(name) != self._settings.get(name)]
             labels = earlier.get("labels")
-        except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{self._written} is damaged ({error}): predict into a new folder.") from error
         said = [f"{name} {before.get(name)} then and {self._settings.get(name)} now" for name in changed]
         if self.labels is None:
@@ -340,7 +341,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             ) from error
         inside = self.folder.resolve()
         for name, found in regions.items():
-            if (inside / name).resolve().is_relative_to(inside):
+            if "\0" not in name and (inside / name).resolve().is_relative_to(inside):
                 self._remove(name, found)
         self.table.unlink()
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
+from diffmedseg.reading.dicom_elements import check_elements
 from diffmedseg.reading.grid import Grid, check_straight
 from diffmedseg.wording import first_names
 
@@ -105,14 +106,17 @@ def find_series(folder: Path) -> Series:
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    for path in _dicom_files(folder):
+        check_elements(path)
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        names_of = {one: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series[:1]}
     except RuntimeError as error:
         raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
     if len(series) != 1:
         found = f"{len(series)} DICOM series ({first_names(list(series))})" if series else "no DICOM series"
         raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
-    files = [Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])]
+    files = [Path(name) for name in names_of[series[0]]]
     names = {path.name for path in files}
     lost = [path.name for path in _dicom_files(folder) if path.name not in names]
     if lost:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _HEADER = 2**16  # bytes that are searched for the header
+_LONGEST_LINE = 1000  # characters: ITK's reader of NRRD crashes on lines of some thousands
 # Names of spaces in which NRRD files say how they lie, without those for a fourth axis of time.
 _SPACES = {"right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"}
 _MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
@@ -35,6 +36,8 @@ def read_itk(path: Path) -> tuple[NDArray[np.float32], Grid]:
 
     fields, note = _check_header(path)
     size, values = _read_size(path)
+    if min(size) < 1:
+        raise DataError(f"{path} has the size {size}: it holds no voxel. Download it again")
     check_size(path, math.prod(size) * values, math.prod(size) * values)
     if values != 1 and not _listed(fields):
         raise DataError(f"{path} has {values} values per voxel, as a colour picture; expected one")
@@ -56,6 +59,7 @@ def count_itk(path: Path) -> int:
     Raises:
         DataError: If it cannot be read.
     """
+    _check_header(path)
     size, values = _read_size(path)
     return math.prod(size[3:]) * values
 
@@ -107,12 +111,12 @@ def _check_header(path: Path) -> tuple[dict[str, str], str]:
     with path.open("rb") as file:
         lines = file.read(_HEADER).decode("latin-1").splitlines()
     if path.name.lower().endswith(".nrrd"):
-        fields = _until(lines, ":", "")
+        fields = _until(path, lines, ":", "")
         sizes, units = fields.get("space directions", fields.get("spacings")), fields.get("space units", "")
         detached = "data file" in fields or "datafile" in fields
         known = fields.get("space", "").lower().removesuffix("-time").removesuffix("t") in _SPACES
     else:
-        fields = _until(lines, "=", "ElementDataFile")
+        fields = _until(path, lines, "=", "ElementDataFile")
         sizes, units = fields.get("elementspacing", fields.get("elementsize")), fields.get("distanceunits", "")
         detached = fields.get("elementdatafile", "local").lower() != "local"
         known = True  # always LPS
@@ -128,10 +132,12 @@ def _check_header(path: Path) -> tuple[dict[str, str], str]:
     return fields, "" if known else UNSAID
 
 
-def _until(lines: list[str], sign: str, last: str) -> dict[str, str]:
+def _until(path: Path, lines: list[str], sign: str, last: str) -> dict[str, str]:
     """Return fields by their name in lower case, up to the line that is empty or has a name."""
     fields: dict[str, str] = {}
     for line in lines:
+        if len(line) > _LONGEST_LINE:
+            raise DataError(f"{path} has a line of {len(line):,} characters in its header: download it again")
         name, separator, value = line.partition(sign)
         if separator and not line.startswith("#"):
             fields[name.strip().lower()] = value.strip()

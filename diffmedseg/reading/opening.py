@@ -21,6 +21,9 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
 _MOST_PIXELS = 2**29
+# Pictures of many pixels have many bytes: even of one colour PNG and JPEG hold about a thousand pixels in a byte. Small
+# ones may have fewer, as a blank page that was faxed.
+_LARGE, _PIXELS_PER_BYTE = 50_000_000, 2000
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 
 
@@ -64,6 +67,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with _limits, Image.open(path) as image:
+            _check_extent(image, path)
             check_single(image)
             _read_turned_tiff(image)
             yield image
@@ -71,6 +75,16 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
         raise DataError(f"{path}: {why_unusable(error, path)}", [path.name]) from error
+
+
+def _check_extent(image: Image.Image, path: Path) -> None:
+    """Refuse a header that announces far more than the file can hold, before memory is taken for it."""
+    pixels, held = image.width * image.height, path.stat().st_size
+    if pixels > _LARGE and pixels > _PIXELS_PER_BYTE * held:
+        raise PictureError(
+            f"it announces {image.width:,} x {image.height:,} pixels and has {held:,} bytes: it is damaged. Download "
+            "or export it again"
+        )
 
 
 def check_single(image: Image.Image) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.metrics.cases import CaseScore, summarise
@@ -28,7 +28,7 @@ def write_example(model: DiffusionSegmenter, path: Path) -> None:
     shape = (1, len(model.channels), _COARSE, _COARSE)
     coarse = torch.rand(shape, generator=keyed_generator(_KEY)) * 2 - 1
     image = F.interpolate(coarse, model.image_size, mode="bicubic").clamp(-1, 1).half()
-    save_file({"image": image, "probability": _segment(model, image).half()}, path)
+    path.write_bytes(save({"image": image, "probability": _segment(model, image).half()}))
 
 
 def _segment(model: DiffusionSegmenter, image: torch.Tensor) -> torch.Tensor:

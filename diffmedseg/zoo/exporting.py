@@ -1,10 +1,9 @@
 """Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
-import json
+import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,20 +11,22 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from diffmedseg.atomic import lock_folder, temporary_folder
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
-from diffmedseg.files import file_sha256
+from diffmedseg.files import FormatError, file_sha256, read_yaml
 from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages, whole
 from diffmedseg.zoo.card import write_card, write_recipe_card
 from diffmedseg.zoo.checking import write_example
-from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run
+from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run, read_settings
 from diffmedseg.zoo.registry import (
+    CARD,
     CASES,
     CONFIG,
     EXAMPLE,
@@ -43,6 +44,7 @@ from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source
 
 _CODE_LICENCE = "Apache-2.0"
+_FILES = {CARD, CASES, CONFIG, EXAMPLE, METRICS, PICTURE, RUN, WEIGHTS}  # of an entry
 #: Scores that the registry names; an entry's own files have all.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
 #: Settings of a data module that say which cases a run was scored on.
@@ -99,7 +101,7 @@ def export(
                 f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run."
             )
         model.load_state_dict(whole(weights))
-        save_file(weights, folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(save(weights))
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         for file in (CASES, METRICS):
@@ -132,7 +134,7 @@ def _check_scores(run: Path) -> None:
     """
     if not (run / METRICS).is_file():
         return  # a run of before
-    said, best = json.loads((run / METRICS).read_text(encoding="utf-8")), chosen_checkpoint(run)
+    said, best = read_settings(run / METRICS, ["policy"]), chosen_checkpoint(run)
     if said.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
             f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
@@ -163,14 +165,14 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
     """
     with _new_entry(name, zoo) as (folder, register):
         try:
-            settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            settings = read_yaml(Path(config))
             init, data = settings["model"]["init_args"], build_data(settings["data"], trust)
             settings = _portable(settings, data)
             learned_from: str = find_class(settings["model"]["class_path"], trust).learned_from
             denoiser = find_class(init["denoiser"]["class_path"], trust)
             unsaid = [name for name in ("num_samples", "num_steps") if init[name] is None]
             init = init | {name: getattr(denoiser.recommended, name) for name in unsaid}
-        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, FormatError, TypeError, KeyError, AttributeError) as error:
             raise ZooError(
                 f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
                 f"({type(error).__name__}: {error})."
@@ -201,21 +203,25 @@ def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[En
     def entries() -> dict[str, Entry]:
         return source.entries() if (source.folder / REGISTRY).is_file() else {}
 
-    if name in entries() or place.exists():
-        raise ZooError(
-            f"{source.folder} has an entry {name!r} already: choose another tag. (If `zoo list` does not name it, its "
-            f"export was interrupted: delete {place}.)"
-        )
+    def refuse_taken() -> None:
+        foreign = [path for path in place.glob("*") if path.name not in _FILES]
+        if name in entries() or foreign or place.is_file():
+            raise ZooError(f"{source.folder} has an entry {name!r} already: choose another tag.")
+
+    refuse_taken()
     source.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=source.folder, prefix=".export-") as temporary:
-        folder = Path(temporary) / name
+    with temporary_folder(place) as folder:
         folder.mkdir()
 
         def register(entry: Entry) -> Path:
             for path in folder.iterdir():
                 path.chmod(0o644)  # safetensors writes for the owner alone
-            os.replace(folder, place)
-            write_registry(source.folder / REGISTRY, entries() | {name: entry})  # some may have come meanwhile
+            with lock_folder(source.folder, wait=math.inf):  # others may export at the same time
+                refuse_taken()
+                if place.is_dir():  # an export that was killed before it was registered
+                    shutil.rmtree(place)
+                os.replace(folder, place)
+                write_registry(source.folder / REGISTRY, entries() | {name: entry})
             return place
 
         yield folder, register

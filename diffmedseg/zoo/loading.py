@@ -1,18 +1,16 @@
 """Loading entries of a zoo, and checkpoints."""
 
-import json
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from diffmedseg.checkpoints import cannot_be_loaded
-from diffmedseg.files import expand_home, file_sha256
+from diffmedseg.files import FormatError, expand_home, file_sha256, read_json, read_yaml
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
@@ -71,12 +69,7 @@ def load_verified(name: str, folder: Path, entry: Entry, trust: Collection[str] 
 
 
 def _entry_parts(folder: Path, entry: Entry) -> _Parts:
-    return (
-        yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")),
-        whole(load_file(folder / WEIGHTS)),
-        entry.learned_from,
-        None,
-    )
+    return read_yaml(folder / CONFIG), whole(load_file(folder / WEIGHTS)), entry.learned_from, None
 
 
 def load_checkpoint(path: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
@@ -135,10 +128,18 @@ def best_checkpoint(run: Path) -> Path:
     said = run / "calibration.json"
     if not (calibrated.is_file() and best.is_file()):
         return best
-    if said.is_file() and json.loads(said.read_text(encoding="utf-8")).get("checkpoint") == file_sha256(best):
+    if said.is_file() and _calibrated_of(said) == file_sha256(best):
         return calibrated
     warnings.warn(f"{calibrated} was not made of {best.name} as it is, and is left out: calibrate again.", stacklevel=3)
     return best
+
+
+def _calibrated_of(said: Path) -> object:
+    """Return the sha256 of the checkpoint that a calibration was made of."""
+    try:
+        return read_json(said)["checkpoint"]
+    except (FormatError, KeyError, TypeError) as error:
+        raise ZooError(f"{said} is damaged ({error}): calibrate again.") from error
 
 
 def chosen_checkpoint(run: Path) -> Path:
@@ -153,15 +154,36 @@ def read_run(run: Path) -> dict[str, Any]:
     """Return the settings of a run: its config.yaml, or what its checkpoint says where a script trained it.
 
     Raises:
-        ZooError: If there is neither.
+        ZooError: If there is neither, or the file is damaged.
     """
     config, checkpoint = run / RUN_CONFIG, chosen_checkpoint(run)
     if config.is_file():
-        settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
-        return settings
+        return read_settings(config, ("model", "data", "trainer"))
     if not checkpoint.is_file():
         raise ZooError(f"{config} is missing: {run} is no run's folder.")
     try:
         return checkpoint_run(torch.load(checkpoint, map_location="cpu", weights_only=True))
     except ZooError as error:
         raise ZooError(f"{run}: {error}.") from error
+
+
+def read_settings(path: Path, parts: Sequence[str]) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file of a run.
+
+    Args:
+        path: The file.
+        parts: Names of the mappings that it has to hold.
+
+    Raises:
+        ZooError: If the file is damaged or lacks one of them.
+    """
+    try:
+        settings: dict[str, Any] = read_yaml(path)
+        if not isinstance(settings, dict):
+            raise TypeError("it holds no settings")
+        missing = [part for part in parts if not isinstance(settings[part], dict)]
+    except (FormatError, KeyError, TypeError) as error:
+        raise ZooError(f"{path} is damaged ({error}): restore it, or train again.") from error
+    if missing:
+        raise ZooError(f"{path} is damaged (no settings under {', '.join(missing)}): restore it, or train again.")
+    return settings

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.errors import ZooError
 from diffmedseg.files import expand_home, file_sha256, read_yaml
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS
@@ -96,7 +96,7 @@ def write_initialisation(model: DiffusionSegmenter, folder: Path) -> None:
     """Write what a fine-tuned model started from to ``initialisation.json`` in a run's folder."""
     if model.initialisation is not None:
         text = json.dumps(model.initialisation, indent=1)
-        write_whole(folder / INITIALISATION, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_alone(folder / INITIALISATION, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _is_entry(source: str | Path) -> bool:

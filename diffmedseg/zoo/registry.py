@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.errors import ZooError
 from diffmedseg.files import read_yaml
 from diffmedseg.zoo.typed import as_type
@@ -123,7 +123,7 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
     try:
         content = read_yaml(path)
         version, entries = content["version"], dict(content["entries"])
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise ZooError(f"{place} is damaged ({error}): restore it.") from error
     if version != REGISTRY_VERSION:
         raise ZooError(
@@ -133,14 +133,14 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
 
 
 def write_registry(path: Path, entries: dict[str, Entry]) -> None:
-    """Write a registry, whole or not at all."""
+    """Write a registry, whole or not at all; the zoo's folder has to be locked."""
     said = {name: asdict(entry) for name, entry in entries.items()}
     for one in said.values():
         if not one["packages"]:  # older versions, which know no packages, read the others
             del one["packages"]
     content = {"version": REGISTRY_VERSION, "entries": said}
     text = yaml.safe_dump(content, sort_keys=False, width=120)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_alone(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _parse(name: str, content: Any, place: str) -> Entry:  # noqa: ANN401  YAML can hold anything

@@ -1,12 +1,15 @@
 """Where a zoo lies: in the package, in a folder, at a URL or on the Hugging Face Hub."""
 
+import math
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import lock_folder, write_alone
 from diffmedseg.errors import ZooError, suggest, unknown
 from diffmedseg.files import cache_folder, expand_home, file_sha256
 from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
@@ -41,7 +44,8 @@ class Source:
         if self.remote:
             try:
                 fetched, address = self._fetch(REGISTRY), self._address(REGISTRY)
-                write_whole(path, lambda temporary: (temporary.write_bytes(fetched), read_registry(temporary, address)))
+                with self._writing(self.folder):
+                    write_alone(path, lambda copy: (copy.write_bytes(fetched), read_registry(copy, address)))
             except ZooError as error:
                 if not path.is_file():
                     raise
@@ -69,16 +73,41 @@ class Source:
         """
         name, entry = self.find(name)
         folder = self.entry_folder(name)
+        if self.remote:
+            with self._writing(folder):
+                self._fetch_missing(name, folder, entry)
         for file, expected in entry.sha256.items():
             path = folder / file
-            if self.remote and not (path.is_file() and file_sha256(path) == expected):
-                fetched = self._fetch(f"{name}/{file}")
-                _check(f"{self.location}/{name}/{file}", sha256(fetched).hexdigest(), expected)
-                write_whole(path, lambda temporary, content=fetched: temporary.write_bytes(content))  # type: ignore[misc]
             if not path.is_file():
                 raise ZooError(f"{path} is missing: restore the entry or export it again.")
             _check(str(path), file_sha256(path), expected)
         return folder, entry
+
+    @contextmanager
+    def _writing(self, folder: Path) -> Iterator[None]:
+        """Let one process at a time write to a folder of the cache.
+
+        Raises:
+            ZooError: If it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock_folder(folder, wait=math.inf):
+                yield
+        except OSError as error:
+            raise ZooError(
+                f"{self.location} cannot be kept in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a folder with "
+                "room that may be written."
+            ) from error
+
+    def _fetch_missing(self, name: str, folder: Path, entry: Entry) -> None:
+        """Fetch the files of an entry that are not there, or not whole."""
+        for file, expected in entry.sha256.items():
+            path = folder / file
+            if not (path.is_file() and file_sha256(path) == expected):
+                fetched = self._fetch(f"{name}/{file}")
+                _check(f"{self.location}/{name}/{file}", sha256(fetched).hexdigest(), expected)
+                write_alone(path, lambda temporary, content=fetched: temporary.write_bytes(content))  # type: ignore[misc]
 
     def has(self, name: str) -> bool:
         """Whether there is an entry of this name, or one that had it before."""

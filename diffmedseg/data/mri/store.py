@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.data.cache import build_once, files_key
+from diffmedseg.data.cache import build_once, files_key, map_array
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.volumes import normalise
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
+from diffmedseg.files import read_json
 
 _FORMAT = 5  # to be raised with any change to what is written for the same files
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
@@ -37,14 +38,14 @@ class DecodedCase:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.image: NDArray[np.uint16] = np.load(folder / "image.npy", mmap_mode="r")
-            self.labels: NDArray[np.uint8] = np.load(folder / "labels.npy", mmap_mode="r")
-            facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+            self.image: NDArray[np.uint16] = map_array(folder / "image.npy")
+            self.labels: NDArray[np.uint8] = map_array(folder / "labels.npy")
+            facts = read_json(folder / "facts.json")
             self.brain, self.tumour = np.array(facts["brain"]), np.array(facts["labelled"])
             self.spacing: tuple[float, float, float] = tuple(facts["spacing"])
             self.copies: list[tuple[int, int]] = [(a, b) for a, b in facts["copies"]]
             self.notes: list[str] = facts["notes"]
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
 
 

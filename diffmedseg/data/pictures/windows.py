@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import composed
 from diffmedseg.reading.windows import CropWindow, check_inside
@@ -70,4 +70,4 @@ def write_windows(path: Path, windows: Mapping[str, CropWindow]) -> None:
             writer.writerow(COLUMNS)
             writer.writerows((name, *window) for name, window in windows.items())
 
-    write_whole(path, save)
+    write_alone(path, save)

@@ -1,0 +1,1 @@
+"""Fuzzing of the readers (``make fuzz``) and killing of the commands (``make kill``)."""
