@@ -91,6 +91,8 @@ def check_weights(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> N
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    optional: tuple[str, ...] = getattr(model, "optional_weights", ())
+    found = {name: shape for name, shape in found.items() if name in expected or not name.startswith(optional)}
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             shapes = (

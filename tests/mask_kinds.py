@@ -3,6 +3,7 @@
 import struct
 
 import numpy as np
+from picture_kinds import write_tiff
 from PIL import Image
 
 HEIGHT, WIDTH = 40, 48
@@ -198,6 +199,8 @@ NEARLY = {
     "saved as JPEG": ("jpg", mode("L", quality=30)),
     "was JPEG": ("png", through_jpeg),
     "RGB JPEG": ("jpg", mode("RGB", quality=60)),
+    "JPEG of high quality": ("jpg", mode("L", quality=98)),
+    "JPEG of full quality": ("jpg", mode("L", quality=100)),
 }
 # By kind: suffix, what writes a mask, and what every command says.
 REFUSED = {
@@ -218,6 +221,12 @@ REFUSED = {
     "labels of 16 bits": ("png", levels(1, 300, dtype=np.uint16), "values 0, 1, 300"),
     "labels as float": ("tif", levels(1, 2, dtype=np.float32), "values 0, 1, 2"),
     "nothing black": ("png", scaled(255, low=100), "not those of a mask"),
+    "white is 0, float": ("tif", lambda mask, path: write_tiff(path, mask.astype(np.float32), 0), "0 is white"),
+    "16 bits per colour in planes": (
+        "tif",
+        lambda mask, path: write_tiff(path, np.stack([mask.astype(np.uint16) * 65535] * 3, -1), 2, planar=True),
+        "in planes",
+    ),
     "pages": ("tif", pages, "holds 2 pictures"),
     "films": ("gif", pages, "holds 2 pictures"),
     "NaN": ("tif", with_value(np.nan), "no numbers"),

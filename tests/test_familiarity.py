@@ -157,6 +157,7 @@ def test_a_run_is_fitted_and_its_entry_keeps_it(run, monkeypatch, capsys):
     assert best.familiarity is None
     # Tests build the model from calibration.yaml, which has none.
     best.load_state_dict(torch.load(run / "checkpoints" / "calibrated.ckpt", weights_only=True)["state_dict"])
+    main(["evaluate", str(run), f"--runs={run / 'tests'}"])
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(run / "zoo"))
     entry = export(run, "a_b.c")
     assert "30 validation cases" in (entry / "README.md").read_text()

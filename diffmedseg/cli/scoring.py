@@ -135,7 +135,11 @@ def calibrate(args: list[str]) -> None:
             f"{presence['found']:.1%} of {presence['diseased']} diseased ones (area under the ROC curve "
             f"{presence['auc']:.3f}). It holds for {presence['num_steps']} steps."
         )
-    print(f"Fitted to {count(found['cases'], 'validation case')}. Calibration error on these, before and after:")
+    print(
+        f"Fitted to {count(found['cases'], 'validation case')}. Masks stay as they are: their threshold is now "
+        f"{found['threshold']:.4f}, the calibrated value of the old one. Calibration error on the same cases, so lower "
+        "than on new ones, before and after:"
+    )
     if found["cases"] < _FEW_CASES:
         print(f"  These are few: below {_FEW_CASES} cases the probabilities may be worse than before. Hold out more.")
     for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
@@ -161,7 +165,7 @@ def _say_familiarity(found: Mapping[str, Any]) -> None:
 def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
     share, coverage = f"{fitted['share']:.0%}", f"{fitted['coverage']:.0%}"
     print(
-        f"Of new cases like these, {coverage} or more will have {share} of the inner contour within the truth, {share} "
+        f"Of new cases like these, about {coverage} have {share} of the inner contour within the truth, {share} "
         "of the truth within the outer contour, and the true area within its interval, with "
         f"{count(fitted['num_samples'], 'sample')} of {fitted['num_steps']} steps (probabilities before calibration):"
     )

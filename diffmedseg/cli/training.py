@@ -267,16 +267,27 @@ class DiffMedSegCLI(LightningCLI):
         """Test the best checkpoint, and say what was written."""
         if self._settings.trainer.fast_dev_run:
             return
+        self._say_how_far_it_got()
         saver = self.trainer.checkpoint_callback
         best = None if saver is None else getattr(saver, "best_model_path", None) or "best"
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
-        if self.trainer.is_global_zero and self.trainer.global_step == self._steps_before:
+        self._say_what_was_written()
+
+    def _say_how_far_it_got(self) -> None:
+        """Say whether less was trained than was asked for."""
+        steps, wanted = self.trainer.global_step, self.trainer.max_steps
+        if not self.trainer.is_global_zero:
+            return
+        if steps == self._steps_before:
             Console().print(
-                f"\nNothing was trained: at {self._steps_before} steps the run had reached its max_steps or max_time, "
+                f"\nNothing was trained: at {steps} steps the run had reached its max_steps or max_time, "
                 "or early stopping had ended it. All count from its first start: raise the one that stopped it, such "
                 "as --trainer.max_time 00:01:00:00."
             )
-        self._say_what_was_written()
+        elif steps < wanted:
+            limit = self._settings.trainer.max_time
+            why = f"the time limit (--trainer.max_time {limit}) or early stopping" if limit else "early stopping"
+            Console().print(f"\nTrained {steps} of {wanted} steps: {why} ended it.")
 
     def after_test(self) -> None:
         """Say what was written."""

@@ -11,6 +11,7 @@ import yaml
 from diffmedseg.data import facts
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.source import Source
+from diffmedseg.files import expand_home
 from diffmedseg.recipes import data_config, list_datasets
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
 
     config = data_config(name)
     if folder is not None and "root" in config["init_args"]:
-        config["init_args"]["root"] = str(folder)
+        config["init_args"]["root"] = str(expand_home(folder))
     for key, value in settings.items():
         *outer, last = key.split(".")
         place = config["init_args"]

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -129,6 +130,8 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
         )
     if not splits["test"] or not splits["train"]:
         raise DataError(f"{path} has no case to {'train on' if splits['test'] else 'test'}.")
+    if twice := [case for ids in splits.values() for case, times in Counter(ids).items() if times > 1]:
+        raise DataError(f"{path} names cases twice in a split: {first_names(twice)}. Keep one line of each.", twice)
     tested = {patients[case] for case in splits["test"]}
     shared = tested & {patients[case] for name in ("train", "val") for case in splits[name]}
     if shared:

@@ -14,7 +14,16 @@ from diffmedseg.metrics.cases import CaseScore, distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.surface import surface_scores
 from diffmedseg.reading.masks import MaskReader, read_values
-from diffmedseg.reading.names import PICTURES, VOLUMES, comparable, composed, files_below, mask_key, refuse_clashes
+from diffmedseg.reading.names import (
+    PICTURES,
+    PREDICTIONS,
+    VOLUMES,
+    comparable,
+    composed,
+    files_below,
+    mask_key,
+    refuse_clashes,
+)
 from diffmedseg.reading.volumes import check_same_grid, read_volume
 from diffmedseg.wording import first_names
 
@@ -102,7 +111,11 @@ def pair_masks(predictions: Path, truths: Path, common: bool = False) -> Pairs:
 def _mask_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder.")
-    return [path for path in files_below(folder) if path.name.lower().endswith((*VOLUMES, *PICTURES))]
+    files = files_below(folder)
+    predicted = {path.parent for path in files if path.name == PREDICTIONS}
+    masks = [path for path in files if path.name.lower().endswith((*VOLUMES, *PICTURES))]
+    wanted = tuple(f"_mask{suffix}" for suffix in (*VOLUMES, *PICTURES))  # predict writes other maps, too
+    return [path for path in masks if path.name.lower().endswith(wanted) or not predicted & {*path.parents}]
 
 
 def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[str, Path]]:
@@ -158,12 +171,16 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
     """
     if spacing is not None and min(spacing) <= 0:
         raise DataError(f"The spacing is {tuple(spacing)}; it has to be above 0.")
-    rows, unlike, faded, both = [], [], [], pairs.both
+    rows, unlike, both = [], [], pairs.both
+    solid: list[bool] = [False, False]
+    faded: tuple[list[Path], list[Path]] = [], []
     readers = [MaskReader(paths, _read_values) for paths in zip(*both.values(), strict=True)]
     for key, paths in both.items():
         predicted_path, true_path = paths
         predicted, true = (read_mask(path, reader) for path, reader in zip(paths, readers, strict=True))
-        faded += [path for path, mask in zip(paths, (predicted, true), strict=True) if mask.faded]
+        for side, mask in enumerate((predicted, true)):
+            solid[side] |= bool(mask.values.any())
+            faded[side].extend([paths[side]] if mask.faded else [])
         if predicted.values.shape != true.values.shape:
             unlike.append(f"{predicted_path} is {_size(predicted)}, {true_path} {_size(true)}")
             continue
@@ -188,7 +205,13 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
         raise DataError(
             f"{len(unlike)} masks differ in size: {first_names(unlike)}. Resize predictions to the original."
         )
-    return Scored(rows, faded)
+    for some, found in zip(solid, faded, strict=True):
+        if found and not some:
+            raise DataError(
+                f"{first_names(list(map(str, found)))}: no value is above half of the range, in these and in all masks "
+                "beside them. Save background as 0 and foreground as 255, one mask per label"
+            )
+    return Scored(rows, [*faded[0], *faded[1]])
 
 
 def score_folders(

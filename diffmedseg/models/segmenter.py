@@ -169,6 +169,9 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
             Samples (B, S, K, H, W), float32, and the condition network's own mask where there is one.
         """
 
+    #: Beginnings of the names of weights that a checkpoint may have and a model may leave out.
+    optional_weights = ("familiarity.",)
+
     #: Share of the votes that the condition network's own mask has when samples are fused.
     prior_share: float = 0.0
 
@@ -488,7 +491,8 @@ def sample_generators(seed: int, keys: Sequence[str], num_samples: int) -> Gener
 def _leave_familiarity_out(module: DiffusionSegmenter, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """Let a model be built without the familiarity that its checkpoint has: calibration.yaml does not name it."""
     if module.familiarity is None:
-        for key in [key for key in state_dict if key.startswith(f"{prefix}familiarity.")]:
+        optional = tuple(f"{prefix}{name}" for name in module.optional_weights)
+        for key in [key for key in state_dict if key.startswith(optional)]:
             del state_dict[key]
 
 

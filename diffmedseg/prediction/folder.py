@@ -18,6 +18,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.prediction.outputs import CONTOURS, MAPS, Outputs, label_values
+from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.wording import first_names
 
 _OUTPUTS = "outputs"  # the key of predictions.yaml that says which files and columns there are
@@ -108,7 +109,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         facts = {"nested": model.nested, "calibrated": model.conformal is not None, "several": self.num_samples > 1}
         facts["familiar"] = model.familiarity is not None
         self.rows: dict[str, list[AnyRow]] = {}
-        self.table, self._written = folder / "predictions.csv", folder / "predictions.yaml"
+        self.table, self._written = folder / "predictions.csv", folder / PREDICTIONS
         self._settings = yaml.safe_load(yaml.safe_dump(settings))  # as it will be read again
         self._columns = [one.name for one in fields(self.row) if facts.get(one.metadata.get("of", ""), True)]
         self._lock, self._locked, self._overwrite = ExitStack(), False, False

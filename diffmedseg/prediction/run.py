@@ -21,7 +21,8 @@ from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn, Segmentation
 from diffmedseg.wording import count
 
-_SECONDS_BETWEEN_TABLES = 10  # a crash loses at most the rows of so long, and their inputs are done again
+_SECONDS_BETWEEN_TABLES = 0.5  # a kill loses the rows of so long, and their inputs are done again
+_SHARE_OF_TABLES = 0.02  # of the time; the table of a large folder takes longer to write
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def predict_all(
         waiting = [one for one in inputs if one.name not in kept]
         folder.check_names([one.name for one in inputs])
         folder.begin()
-        order, written = [one.name for one in inputs], time.monotonic()
+        order, due = [one.name for one in inputs], time.monotonic() + _SECONDS_BETWEEN_TABLES
         batches = [waiting[first : first + batch_size] for first in range(0, len(waiting), batch_size)]
         steps = segment(batches, report)
         try:
@@ -145,9 +146,10 @@ def predict_all(
                 task = progress.add_task("Segmenting", total=len(waiting))
                 for _ in steps:
                     progress.advance(task)
-                    if time.monotonic() - written > _SECONDS_BETWEEN_TABLES:
+                    if (now := time.monotonic()) > due:
                         folder.write_table(order)
-                        written = time.monotonic()
+                        took = time.monotonic() - now
+                        due = now + max(_SECONDS_BETWEEN_TABLES, took / _SHARE_OF_TABLES)
         finally:
             steps.close()  # after an interruption: what is being written becomes whole
             folder.write_table(order)

@@ -65,7 +65,7 @@ def to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None = N
     Raises:
         PictureError: If it has more than 8 bits, and which values are black and white is not known.
     """
-    wide_colour = _has_wide_colour(image)  # decoding forgets it
+    wide_colour = has_wide_colour(image)  # decoding forgets it
     orientation, turn = exif_orientation(image)
     turned = (orientation < 5) != (turn < 5)
     size = (image.width, image.height) if turned else (image.height, image.width)
@@ -86,7 +86,7 @@ def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def _has_wide_colour(image: Image.Image) -> bool:
+def has_wide_colour(image: Image.Image) -> bool:
     """Whether a picture that is not decoded yet has 16 bits per channel, of which Pillow keeps the upper eight.
 
     Raises:
@@ -117,6 +117,11 @@ def _check_wide_colour(image: Image.Image, value_range: tuple[float, float] | No
     return [Note("dark picture", text, serious=True)]
 
 
+def says_white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF says so; up to 8 bits Pillow has turned it around already."""
+    return _tag(image, "PhotometricInterpretation") == (0,)
+
+
 def _is_signed(image: Image.Image) -> bool:
     return image.mode == "L" and _tag(image, "SampleFormat") == (2,)
 
@@ -124,7 +129,7 @@ def _is_signed(image: Image.Image) -> bool:
 def _scale(image: Image.Image, value_range: tuple[float, float] | None) -> tuple[Image.Image, list[Note]]:
     """Scale a grey picture of more than 8 bits, or of signed values."""
     notes: list[Note] = []
-    white_is_zero = _tag(image, "PhotometricInterpretation") == (0,)
+    white_is_zero = says_white_is_zero(image)
     least, most = _span(image)
     if np.isnan(least):
         raise PictureError("it holds no number: export it again")

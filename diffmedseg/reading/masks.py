@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError
-from diffmedseg.reading.opening import open_image
+from diffmedseg.reading.levels import has_wide_colour, says_white_is_zero
+from diffmedseg.reading.opening import PictureError, open_image
 
 Values = NDArray[Any]
 
 _RANGES = (1, 255, 65535)
 _ROUNDING = 1e-3  # of the range: resampling and float exports leave so much
 _TWO_LEVELS = 0.05  # of the range: a mask of two levels, such as 0 and 1.02, leaves no doubt
+_EDGES = 0.2  # of the foreground: so many pixels around its edges are neither black nor white
 _BLACK = 0.1  # of the top: a palette's black may be lighter than 0 (3 in DRIVE)
 _COLOUR = 64  # channels may differ by so much: JPEG keeps colours less well
 _SOFT_LEVELS = 8  # between black and white; fewer that fill areas are labels; ours
 _STEP = 0.1  # of the top: labels border on each other in larger steps than soft masks; ours
-_COLOURS = {"RGB", "RGBA", "LA", "RGBX"}  # of these Pillow reads the upper 8 of 16 bits
-_PHOTOMETRIC = 262  # TIFF's tag; 0 says that white is 0
+_LOSSY = (".jpg", ".jpeg", ".jfif", ".jp2", ".webp")
+_NOISE = 0.1  # of the top: compression with losses leaves so much around black and white
 _evidence = Lock()  # of all readers, which travel to other processes
 
 
@@ -37,8 +39,10 @@ def read_values(path: Path) -> Values:
         DataError: If the file cannot be read, holds several pictures, or has colours or transparency.
     """
     with open_image(path) as image:
-        reduced = ";16" in str(getattr(image, "tile", "")) and image.mode in _COLOURS
-        inverted = image.mode.startswith("I;16") and _white_is_zero(image)
+        reduced = has_wide_colour(image)
+        inverted = says_white_is_zero(image) and image.mode not in {"1", "L"}
+        if inverted and image.mode in {"I", "F"}:
+            raise PictureError("it says that 0 is white, in 32 bits. Save background as 0 and foreground as 255")
         values = _grey(ImageOps.exif_transpose(image), path)
     if reduced and values.max() <= 255 / 2:
         raise DataError(
@@ -46,12 +50,6 @@ def read_values(path: Path) -> Values:
             [path.name],
         )
     return 65535 - values.astype(np.uint16) if inverted else values
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF of 16 bits says so; of fewer bits Pillow turns it around itself."""
-    tags = getattr(image, "tag_v2", {})
-    return bool(tags.get(_PHOTOMETRIC) == 0)
 
 
 def _grey(image: Image.Image, path: Path) -> Values:
@@ -120,7 +118,8 @@ def _levels(values: Values, path: Path) -> _Levels:
     if not len(found) or not np.isfinite(found).all():
         raise DataError(f"{path} has values that are no numbers: save background as 0 and foreground as 1", [path.name])
     low, top = float(found[0]), float(found[-1])
-    tolerance = _ROUNDING * max(top, 1)
+    lossy = top > 1 and path.name.lower().endswith(_LOSSY)  # no labels survive in such files
+    tolerance = (_NOISE if lossy else _ROUNDING) * max(top, 1)
     if low < -tolerance:
         raise _refused(path, f"values {low:g} to {top:g}")
     black = low if low <= _BLACK * top else 0.0
@@ -128,11 +127,18 @@ def _levels(values: Values, path: Path) -> _Levels:
     labels = (
         top > 1 + _TWO_LEVELS
         and len(middle) > 0
+        and not (lossy and _are_few(values, black + tolerance, top - tolerance))
         and _are_labels(values, black + tolerance, top - tolerance, len(middle))
     )
     some = (*found[:4].tolist(), *found[4:][-1:].tolist())
     small = values.dtype in (np.uint8, np.bool_)
     return _Levels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
+
+
+def _are_few(values: Values, black: float, white: float) -> bool:
+    """Whether few values lie between black and white, as around edges that were compressed with losses."""
+    middle = np.count_nonzero((values > black) & (values < white))
+    return bool(middle < _EDGES * np.count_nonzero(values >= white))
 
 
 def _are_labels(values: Values, black: float, white: float, number: int) -> bool:

@@ -25,6 +25,9 @@ _ENDINGS = re.compile(
     re.IGNORECASE,
 )
 
+#: Marks a folder that ``diffmedseg predict`` wrote.
+PREDICTIONS = "predictions.yaml"
+
 #: Why a file is not there, though its name is.
 NOWHERE = "it is not there: a link that leads nowhere, or a file that was moved"
 
@@ -44,13 +47,32 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def check_name(name: str | Path, path: Path) -> None:
+    """Refuse a name that no table, and no key of the noise, can hold.
+
+    Args:
+        name: The name, or the path below a folder.
+        path: The file, for the message.
+
+    Raises:
+        DataError: If the name is not UTF-8; names the file.
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        remedy = "Rename it; where names look right, set PYTHONUTF8=1"
+        raise DataError(f"{shown}: its name is not UTF-8. {remedy}", [shown]) from error
+
+
 def files_below(root: Path) -> list[Path]:
     """List the files below a folder, in order, but for hidden ones and those in hidden folders.
 
     Links to folders are followed, but not to a folder that they lie in.
 
     Raises:
-        DataError: If a link leads nowhere that may be a picture, a volume or a folder; names it.
+        DataError: Naming a link that leads nowhere and may be a picture, a volume or a folder, or a name that is not
+            UTF-8.
     """
     found: list[Path] = []
     broken: list[str] = []
@@ -64,6 +86,8 @@ def files_below(root: Path) -> list[Path]:
                 if real not in above:
                     walk(path, above | {real})
             elif path.exists():
+                if path.name.lower().endswith((*VOLUMES, *PICTURES)):
+                    check_name(path.relative_to(root), path)
                 found.append(path)
             elif not path.suffix or path.name.lower().endswith((*VOLUMES, *PICTURES)):
                 broken.append(str(path))

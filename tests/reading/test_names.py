@@ -30,7 +30,6 @@ PAIRS = {
     "other letters": ("\u691c\u67fb.png", "\u691c\u67fb.png", "\u691c\u67fb"),
     "blanks": ("a b.png", "a b.png", "a b"),
     "digits": ("005.png", "005.png", "005"),
-    "bytes that are no UTF-8": (os.fsdecode(b"a\xff.png"), os.fsdecode(b"a\xff.png"), os.fsdecode(b"a\xff")),
 }
 
 
@@ -107,6 +106,41 @@ def test_links_that_lead_round_end(tmp_path):
     (tmp_path / "a" / "round").symlink_to(tmp_path)
     (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
     assert files_below(tmp_path) == [tmp_path / "a" / "x.png"]
+
+
+def test_predict_follows_no_link_that_leads_round(tmp_path):
+    save(tmp_path / "a" / "x.png")
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    assert [picture.name for picture in find_pictures([f"{tmp_path}/**/*"])] == ["a/x"]
+
+
+def test_folders_of_masks_in_any_case(tmp_path):
+    save(tmp_path / "Images" / "x.png")
+    save(tmp_path / "Masks_Anna" / "x.png")
+    save(tmp_path / "masks_bo" / "x.png")
+    layout = FileNames("images/(?P<id>.+)", {"lesion": ["masks*/{id}"]})
+    [case] = layout.search(tmp_path).cases
+    assert [files[0].parent.name for files in case.masks] == ["Masks_Anna", "masks_bo"]
+
+
+def test_two_masks_of_one_picture_are_refused(tmp_path):
+    for path in ("images/x.png", "masks/x.png", "masks/x_mask.png"):
+        save(tmp_path / path)
+    with pytest.raises(DataError, match="has several masks"):
+        layout().search(tmp_path)
+
+
+def test_names_that_no_table_can_hold_are_refused(tmp_path):
+    for part in ("images", "masks"):
+        save(tmp_path / part / "x.png")
+        os.rename(os.fsencode(tmp_path / part / "x.png"), os.fsencode(tmp_path / part) + b"/x\xff.png")
+    for search in (
+        lambda: layout().search(tmp_path),
+        lambda: pair_masks(tmp_path / "masks", tmp_path / "images"),
+    ):
+        with pytest.raises(DataError, match=r"x\\udcff\.png: its name is not UTF-8"):
+            search()
 
 
 @pytest.mark.parametrize("name", ["masks/x.png", "masks/more", "images/y.jpg"])

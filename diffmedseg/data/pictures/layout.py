@@ -106,7 +106,7 @@ class FileNames(Configurable):
             if "*" not in folder.replace("**", ""):
                 raters.append(paths)
                 continue
-            fits = sorted(one for one in root.glob(folder) if one.is_dir() and not is_hidden(one.name))
+            fits = sorted(one for one in root.glob(_any_case(folder)) if one.is_dir() and not is_hidden(one.name))
             for found in fits:
                 taken = _wildcards(folder, found.relative_to(root).as_posix())
                 raters.append(tuple(_fill(path, taken) for path in paths))
@@ -126,7 +126,9 @@ class FileNames(Configurable):
             )
         if found.without_picture:
             some = first_names(found.without_picture)
-            _log.warning("%s without a picture in %s: %s.", count(len(found.without_picture), "mask"), root, some)
+            _log.warning(
+                "%s without a picture in %s: left out: %s.", count(len(found.without_picture), "mask"), root, some
+            )
         return found.cases
 
     def search(self, root: Path) -> Found:
@@ -159,7 +161,8 @@ class FileNames(Configurable):
                 found = [path for other in by_last[last] if there.fullmatch(other) for path in exact[other]]
                 found = [path for path in found if path != image]
             else:
-                found = exact.get(name) or [path for path in by_key.get(f"{folder}/{last}", []) if path != image]
+                named = [*exact.get(name, []), *by_key.get(f"{folder}/{last}", [])]
+                found = [path for path in dict.fromkeys(named) if path != image]
             if len(found) > 1:
                 raise DataError(
                     f"{image} has several masks for {template}: {first_names(list(map(str, found)))}. Keep one."
@@ -309,9 +312,14 @@ def _any_folders(pattern: str) -> str:
     )
 
 
+def _any_case(pattern: str) -> str:
+    """Return a pattern of folders that minds no case."""
+    return re.sub("[A-Za-z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", pattern)
+
+
 def _wildcards(pattern: str, path: str) -> list[str]:
     """Return what the ``*`` of a pattern stand for in a path."""
-    match = re.fullmatch("(.*)".join(re.escape(part) for part in pattern.split("*")), path)
+    match = re.fullmatch("(.*)".join(re.escape(part) for part in pattern.split("*")), path, re.IGNORECASE)
     return list(match.groups()) if match else []
 
 

@@ -5,16 +5,17 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
-from diffmedseg.reading.names import is_hidden, listing, refuse_clashes
+from diffmedseg.reading.names import PREDICTIONS, is_hidden, listing, refuse_clashes
 from diffmedseg.reading.opening import is_volume, picture_suffixes
 from diffmedseg.wording import first_names
 
 # What systems leave in folders, and what is written beside maps: nobody expects these to be segmented.
-_NOT_MEANT = {"thumbs.db", "desktop.ini", "predictions.csv", "predictions.yaml"}
+_NOT_MEANT = {"thumbs.db", "desktop.ini", "predictions.csv", PREDICTIONS}
 _NO_VOLUMES = " This model takes pictures, not volumes."
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _search(source: str) -> tuple[list[Path], list[Path], Path]:
         if not pictures:
             raise _no_picture(path, source)
         deeper = {file.parent for file in _sort_out(_glob(f"{glob.escape(source)}/*/*"))[0]}
-        if below := [folder.name for folder in deeper if not (folder / "predictions.yaml").exists()]:
+        if below := [folder.name for folder in deeper if not (folder / PREDICTIONS).exists()]:
             _log.warning(
                 "Pictures in folders below it (%s) are left out: use '%s/**/*' for all.", first_names(below), source
             )
@@ -109,7 +110,37 @@ def _no_picture(folder: Path, source: str) -> DataError:
 
 
 def _glob(pattern: str) -> Iterator[Path]:
-    return map(Path, glob.iglob(pattern, recursive=True))
+    """Yield what fits a pattern. The standard library's glob follows links that lead round, again and again."""
+    fixed = _fixed_part(pattern)
+    return _expand(fixed, Path(pattern).parts[len(fixed.parts) :])
+
+
+def _expand(place: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield what fits the parts of a pattern below a place; ``**`` stands for any folders, hidden ones left out."""
+    if not parts:
+        if place.exists() or place.is_symlink():
+            yield place
+        return
+    first, rest = parts[0], parts[1:]
+    if not place.is_dir():
+        return
+    if first == "**" and rest:
+        yield from _expand(place, rest)
+    for child in sorted(place.iterdir()):
+        if child.name.startswith(".") and not first.startswith("."):
+            continue
+        if first != "**":
+            if fnmatch(child.name, first):
+                yield from _expand(child, rest)
+        elif child.is_dir() and not _leads_back(child):
+            yield from _expand(child, parts)
+        elif not rest:
+            yield child
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    return folder.is_symlink() and os.path.realpath(folder) in {os.path.realpath(above) for above in folder.parents}
 
 
 def _fixed_part(pattern: str) -> Path:

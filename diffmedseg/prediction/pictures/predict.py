@@ -23,7 +23,7 @@ from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, note_unfamiliar, predict_all
-from diffmedseg.reading.names import composed
+from diffmedseg.reading.names import check_name, composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Drawn, Segmentation, sample_areas
@@ -174,7 +174,7 @@ class _Pictures:
 
     def _read(self, file: PictureFile) -> _Read:
         start = time.perf_counter()
-        file.name.encode()  # what is not UTF-8 could be written to no table
+        check_name(file.name, file.path)
         names = [form(name) for name in (file.name, file.path.stem) for form in (str, composed)]
         windows = self.windows or {}
         window = next((windows[name] for name in names if name in windows), None)

@@ -13,7 +13,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.prediction.volumes.naming import Naming, modality
 from diffmedseg.reading.dicom import find_series, is_dicom
-from diffmedseg.reading.names import HALVES, PICTURES, VOLUMES, comparable, listing, stem, volume_files
+from diffmedseg.reading.names import HALVES, PICTURES, PREDICTIONS, VOLUMES, comparable, listing, stem, volume_files
 from diffmedseg.reading.volumes import count_volumes
 from diffmedseg.wording import first_names
 
@@ -207,7 +207,7 @@ def _search(
             left.append(path)
         return
     try:
-        if (path / "predictions.yaml").is_file():
+        if (path / PREDICTIONS).is_file():
             return  # results of an earlier call
         series_here = named and is_dicom(path)
         if series_here and len(naming.channels) == 1 and naming.volumes is None:

@@ -170,7 +170,7 @@ def test_a_mask_without_a_picture_is_named(lost, tmp_path, caplog):
         (tmp_path / "images" / lost).unlink()
         assert len(FileNames(OWN, {"a": ["masks*/{id}"]}).find(tmp_path)) == 4
     mask = lost.replace("jpg", "png")
-    assert f"2 masks without a picture in {tmp_path}: masks_a/{mask}, masks_b/{mask}." in caplog.text
+    assert f"2 masks without a picture in {tmp_path}: left out: masks_a/{mask}, masks_b/{mask}." in caplog.text
 
 
 def test_masks_of_pictures_that_are_not_asked_for_are_no_matter(tmp_path, caplog):
@@ -209,7 +209,10 @@ def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, t
         assert not caplog.text
         (tmp_path / picture.replace("{}", "1")).unlink()
         assert len(layout.find(tmp_path)) == 1
-    assert f"{count(len(masks), 'mask')} without a picture in {tmp_path}: {masks[0].replace('{}', '1')}" in caplog.text
+    assert (
+        f"{count(len(masks), 'mask')} without a picture in {tmp_path}: left out: {masks[0].replace('{}', '1')}"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
