@@ -23,6 +23,7 @@ _META_FIELDS = (
 )  # fmt: skip
 _WRITTEN = {field.lower(): field for field in _META_FIELDS}
 _SCALES = {"elementtointensityfunctionslope": 1, "elementtointensityfunctionoffset": 0}
+_ENCODINGS = {"raw": "raw", "gzip": "packed", "gz": "packed", "ascii": "text", "text": "text", "txt": "text"}  # of NRRD
 _ANY = 47  # zlib: streams of zlib and of gzip
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
@@ -88,7 +89,7 @@ def check_header(path: Path) -> ItkHeader:
     return ItkHeader(fields, "" if known else UNSAID, end, encoding)
 
 
-def _lines(path: Path, content: bytes) -> list[tuple[str, int]]:
+def _lines(content: bytes) -> list[tuple[str, int]]:
     """Return lines, each with the byte that follows it."""
     lines, end = [], 0
     for line in content.split(b"\n"):
@@ -105,7 +106,7 @@ def _check_line(path: Path, line: str) -> None:
 def _nrrd_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
     """Return fields up to the empty line, and where the voxels begin."""
     fields: dict[str, str] = {}
-    for line, end in _lines(path, content):
+    for line, end in _lines(content):
         _check_line(path, line)
         if not line:
             return fields, end
@@ -118,7 +119,7 @@ def _nrrd_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
 def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
     """Return fields up to that of the voxels, and where these begin."""
     fields: dict[str, str] = {}
-    for line, end in _lines(path, content):
+    for line, end in _lines(content):
         _check_line(path, line)
         name, separator, value = (part.strip() for part in line.partition("="))
         if not separator:
@@ -133,25 +134,24 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
 
 def _nrrd_encoding(path: Path, fields: dict[str, str]) -> str:
     given = fields.get("encoding", "").lower()
-    for names, encoding in (
-        (("raw",), "raw"), (("gzip", "gz"), "packed"), (("ascii", "text", "txt"), "text"),
-    ):  # fmt: skip
-        if given in names:
-            break
-    else:
+    if given not in _ENCODINGS:
         raise DataError(f"{path} has the encoding {given or 'of no name'}; expected raw, gzip or ascii: convert it")
     for name in ("lineskip", "byteskip"):
         if fields.get(name, "0") not in {"0", "-1"}:
             raise DataError(f"{path} has something else before its voxels ({name} is {fields[name]}): convert it")
-    return encoding
+    return _ENCODINGS[given]
 
 
 def _meta_encoding(path: Path, fields: dict[str, str]) -> str:
     for name, usual in _SCALES.items():
         if name in fields and _number(fields[name]) != usual:
-            raise DataError(f"{path} scales its values ({_WRITTEN[name]} = {fields[name]}), which is not read: convert it")
+            raise DataError(
+                f"{path} scales its values ({_WRITTEN[name]} = {fields[name]}), which is not read: convert it"
+            )
     if fields.get("headersize", "0") not in {"0", "-1"}:
-        raise DataError(f"{path} has something else before its voxels (HeaderSize = {fields['headersize']}): convert it")
+        raise DataError(
+            f"{path} has something else before its voxels (HeaderSize = {fields['headersize']}): convert it"
+        )
     if _true(fields.get("compresseddata", "")):
         if "compresseddatasize" not in fields:
             raise DataError(f"{path} has compressed voxels, but no CompressedDataSize: convert it again")

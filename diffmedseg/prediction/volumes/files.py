@@ -13,7 +13,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.prediction.volumes.naming import Naming, modality
 from diffmedseg.reading.dicom import find_series, is_dicom
-from diffmedseg.reading.names import HALVES, PICTURES, VOLUMES, comparable, listing, stem, volume_files
+from diffmedseg.reading.names import HALVES, PICTURES, VOLUMES, comparable, is_hidden, listing, stem, volume_files
 from diffmedseg.reading.volumes import count_volumes
 from diffmedseg.wording import first_names
 
@@ -203,7 +203,7 @@ def _search(
     if path.is_file():
         if path.name.lower().endswith(VOLUMES):
             yield path
-        elif not path.name.startswith("."):
+        elif not is_hidden(path.name):
             left.append(path)
         return
     try:
@@ -215,7 +215,7 @@ def _search(
             return
         among = naming.cases_among(path)
         here = among or ([path] if naming.is_case(path) else [])
-        entries = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        entries = sorted(one for one in path.iterdir() if not is_hidden(one.name))
         below = [one for one in entries if one.is_dir()]
         series = [one for one in below if one not in here and is_dicom(one)]
         volumes = [one for one in entries if one not in below and one.name.lower().endswith(VOLUMES)]
