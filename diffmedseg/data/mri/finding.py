@@ -80,6 +80,13 @@ def folders_below(root: Path) -> Iterator[Path]:
         yield from level
 
 
+def folder_beside(folder: Path, name: str) -> Path:
+    """Return the folder of a name beside another, whatever its case; one that is not there where there is none."""
+    exact = folder.with_name(name)
+    alike = (path for path in folder.parent.iterdir() if path.is_dir() and comparable(path.name) == comparable(name))
+    return exact if exact.is_dir() else next(alike, exact)
+
+
 def unique(cases: Sequence[Path]) -> list[Path]:
     """Drop copies of a case; Kaggle's lgg archive holds the whole tree twice, and some unpack a folder into its like.
 
@@ -208,7 +215,11 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path], folders: M
 
 def _folders_advice(root: Path, below: Sequence[Path], folders: Mapping[str, str]) -> str:
     """Say which folders are missing or empty, and which may be meant."""
-    missing = [name for name in folders.values() if not any(path.name == name and path.is_dir() for path in below)]
+    missing = [
+        name
+        for name in folders.values()
+        if not any(comparable(path.name) == comparable(name) and path.is_dir() for path in below)
+    ]
     if root.name in folders.values() and all((root.parent / name).is_dir() for name in folders.values()):
         return f"It is the folder {root.name} itself: name the one that holds {' and '.join(folders.values())}."
     if not missing:

@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.data.mri.finding import chosen, folders_below, no_case, pair_volumes, patient_of, unique, with_suffix
+from diffmedseg.data.mri.finding import (
+    chosen,
+    folder_beside,
+    folders_below,
+    no_case,
+    pair_volumes,
+    patient_of,
+    unique,
+    with_suffix,
+)
 from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
 from diffmedseg.data.mri.volumes import find_brain
 from diffmedseg.errors import DataError
 from diffmedseg.reading.masks import MaskReader
-from diffmedseg.reading.names import listing, mask_key, stem, volume_files
+from diffmedseg.reading.names import comparable, listing, mask_key, stem, volume_files
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.volumes import read_volume, read_volumes
 from diffmedseg.wording import count, first_names
@@ -152,11 +161,9 @@ class FourDimensional(Layout):
         """Yield each folder of masks, with the images beside it."""
         images, segmentations = self.folders
         for folder in folders_below(root):
-            if folder.name == images:
-                yield (
-                    folder.parent / segmentations,
-                    [path for path in volume_files(folder) if self.case.fullmatch(stem(path))],
-                )
+            if comparable(folder.name) == comparable(images):
+                paths = [path for path in volume_files(folder) if self.case.fullmatch(stem(path))]
+                yield folder_beside(folder, segmentations), paths
 
     def _pair(self, folder: Path, images: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
         masks = volume_files(folder) if folder.is_dir() else []
