@@ -429,7 +429,7 @@ def test_other_values_are_no_labels(values, allowed, tmp_path):
     with pytest.raises(DataError, match=r"a.nii has labels .*; this scheme has 0, .*by --data\.labels$"):
         to_labels(read_stored(path)[0], allowed, path)
     path = path.rename(path.with_name("BraTS-GLI-00001-000-seg.nii"))
-    with pytest.raises(DataError, match="choose the yaml of the data's year.*2024"):
+    with pytest.raises(DataError, match=r"choose the yaml of the data's year.*2024"):
         to_labels(read_stored(path)[0], allowed, path)
 
 
