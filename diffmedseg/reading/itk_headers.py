@@ -22,6 +22,11 @@ _META_FIELDS = (
     "Origin", "Position", "Rotation", "TransformMatrix",
 )  # fmt: skip
 _WRITTEN = {field.lower(): field for field in _META_FIELDS}
+# How many numbers these fields have, as a power of the number of dimensions.
+_NUMBERS = {
+    "dimsize": 1, "elementspacing": 1, "elementsize": 1, "offset": 1, "position": 1, "origin": 1, "transformmatrix": 2,
+    "rotation": 2, "orientation": 2,
+}  # fmt: skip
 _SCALES = {"elementtointensityfunctionslope": 1, "elementtointensityfunctionoffset": 0}
 _ENCODINGS = {"raw": "raw", "gzip": "packed", "gz": "packed", "ascii": "text", "text": "text", "txt": "text"}  # of NRRD
 _ANY = 47  # zlib: streams of zlib and of gzip
@@ -86,6 +91,8 @@ def check_header(path: Path) -> ItkHeader:
         raise DataError(f"{path} has voxels of {sizes} mm: correct their size, or convert it again")
     if other := set(re.split(r'[\s"]+', units.lower())) - _UNITS:
         raise DataError(f"{path} gives lengths in {other.pop()}; expected millimetres (mm): convert it")
+    if not is_nrrd(path):
+        _check_numbers(path, fields)
     return ItkHeader(fields, "" if known else UNSAID, end, encoding)
 
 
@@ -126,10 +133,26 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
             continue
         if name != _WRITTEN.get(name.lower(), name):
             raise DataError(f"{path} has the field {name}; expected {_WRITTEN[name.lower()]}: write it so")
+        if name in _META_FIELDS and name.lower() in fields:
+            raise DataError(f"{path} has the field {name} twice: its header is damaged. Download it again")
         fields[name.lower()] = value
         if name == "ElementDataFile":
             return fields, end
     return fields, len(content)
+
+
+def _check_numbers(path: Path, fields: dict[str, str]) -> None:
+    """Refuse numbers that ITK would leave out, or make up; some end the process."""
+    if not re.fullmatch("[1-7]", fields.get("ndims", "")) or "dimsize" not in fields:
+        said = f"{fields.get('ndims', 'no number of')} dimensions of {fields.get('dimsize', 'no')} voxels"
+        raise DataError(f"{path} says that it has {said}: its header is damaged. Download it again")
+    for name, power in _NUMBERS.items():
+        numbers, expected = fields.get(name, "").split(), int(fields["ndims"]) ** power
+        if name in fields and (len(numbers) != expected or None in map(_number, numbers)):
+            found = f"{_WRITTEN[name]} = {fields[name]}"
+            raise DataError(
+                f"{path} has {found}; expected {expected} numbers: its header is damaged. Download it again"
+            )
 
 
 def _nrrd_encoding(path: Path, fields: dict[str, str]) -> str:
