@@ -112,7 +112,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     left: dict[Path, str] = {}
     for source in sources:
         path = Path(os.path.abspath(expand_home(source)))
-        places = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
+        places = [path] if path.exists() else _fitting(path)
         if not places:
             raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
         unknown: list[Path] = []
@@ -144,6 +144,12 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
             "their own, or name the folder above them."
         )
     return cases_found
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """List what fits a pattern, but for what is hidden and not named by it."""
+    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [path for path in found if not any(map(is_hidden, set(path.parts) - set(pattern.parts)))]
 
 
 def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[Path]) -> DataError:
