@@ -1,7 +1,7 @@
 """Volumes of many kinds, as bytes, written without the package's own code."""
 
 import gzip
-import io
+import zlib
 
 import nibabel as nib
 import nrrd
@@ -61,15 +61,35 @@ def nrrd_file(values, path, **header):
     return path.read_bytes()
 
 
-def mha(values, dtype="MET_SHORT", end="ElementDataFile = LOCAL\n", **fields):
-    """Write (x, y, z) as MetaImage."""
+def mha(values, dtype="MET_SHORT", end="ElementDataFile = LOCAL\n", packed=False, harm=None, **fields):
+    """Write (x, y, z) as MetaImage; what is stored is harmed before its size is said."""
+    stored = values.astype("<i2").tobytes(order="F")
+    if packed:
+        stored = (harm or (lambda content: content))(zlib.compress(stored))
+        fields = {"CompressedData": True, "CompressedDataSize": len(stored)} | fields
     said = {
         "ObjectType": "Image", "NDims": 3, "BinaryData": True, "BinaryDataByteOrderMSB": False,
         "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "-11 -12 -13", "ElementSpacing": "2 1.5 3",
         "DimSize": " ".join(map(str, values.shape)), "ElementType": dtype,
     } | fields  # fmt: skip
     lines = "".join(f"{name} = {value}\n" for name, value in said.items() if value is not None)
-    buffer = io.BytesIO((lines + end).encode())
-    buffer.seek(0, io.SEEK_END)
-    buffer.write(values.astype("<i2").tobytes(order="F"))
-    return buffer.getvalue()
+    return (lines + end).encode() + stored
+
+
+def nrrd_of(values, packed=True, harm=None, behind="", **fields):
+    """Write (x, y, z) as NRRD of 16 bits; what is stored is harmed."""
+    stored = values.astype("<i2").tobytes(order="F")
+    stored = gzip.compress(stored) if packed else stored
+    said = {
+        "type": "short", "dimension": 3, "sizes": " ".join(map(str, values.shape)), "endian": "little",
+        "encoding": "gzip" if packed else "raw", "space": "left-posterior-superior",
+        "space directions": "(2,0,0) (0,1.5,0) (0,0,3)", "space origin": "(-11,-12,-13)",
+    } | {name.replace("_", " "): value for name, value in fields.items()}  # fmt: skip
+    lines = "".join(f"{name}: {value}\n" for name, value in said.items() if value is not None)
+    return f"NRRD0004\n{lines}{behind}\n".encode() + (harm or (lambda content: content))(stored)
+
+
+def flip(content, at=None):
+    """Turn one bit over, by default in the middle."""
+    at = len(content) // 2 if at is None else at
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]

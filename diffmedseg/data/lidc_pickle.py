@@ -6,8 +6,9 @@ values and refuses all else.
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,8 @@ def convert_lidc(source: Path, target: Path) -> int:
         raise DataError(f"{target} is there already: name a new folder.")
     try:
         with source.open("rb") as file:
+            _check_memo(file)
+            file.seek(0)
             slices = ArrayUnpickler(io.BufferedReader(file), encoding="latin1").load()
     except DataError as error:
         raise DataError(f"{source}: {error}.") from error
@@ -83,6 +86,17 @@ def convert_lidc(source: Path, target: Path) -> int:
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"masks_{rater}" / file_name)
         folder.rename(target)
     return len(slices)
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse places in the unpickler's memory beyond the number of things it holds, which it would take memory for.
+
+    Raises:
+        DataError: If there are any.
+    """
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > number:
+            raise DataError("it is damaged, or not the file that was spread")
 
 
 def _slice(name: str, content: Any, source: Path) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:  # noqa: ANN401

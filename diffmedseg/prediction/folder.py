@@ -342,7 +342,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             ) from error
         inside = self.folder.resolve()
         for name, found in regions.items():
-            if "\0" not in name and (inside / name).resolve().is_relative_to(inside):
+            if name and "\0" not in name and (inside / name).resolve().is_relative_to(inside):
                 self._remove(name, found)
         self.table.unlink()
 

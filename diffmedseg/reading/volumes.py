@@ -17,6 +17,8 @@ from diffmedseg.wording import first_names
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+_WHITE = {255, 65535}  # foreground, as tools for pictures write it
+_BRATS = "brats"  # in the names of all its files
 _SAME_PLACE = 1e-3  # mm, and parts of a unit vector: headers are rounded
 
 
@@ -140,18 +142,24 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
         allowed: The values of the label scheme; 0 is always one.
         path: Its file, for the message.
 
+    Where 1 is the only label, masks of 0 and 255 (or 65535) are taken for it, as pictures are.
+
     Raises:
         DataError: If there is another value: schemes differ between years, and the same number means another tissue.
     """
     import SimpleITK as sitk
 
     values = whole_labels(sitk.GetArrayFromImage(volume))
-    unknown = sorted(set(np.unique(values).tolist()) - allowed - {0})
+    found = set(np.unique(values).tolist()) - {0}
+    if allowed == {1} and len(found) == 1 and found <= _WHITE:
+        values, found = (values > 0).astype(np.uint8), {1}
+    unknown = sorted(found - allowed)
     if unknown:
+        choose = "choose the yaml of the data's year, or say" if _BRATS in path.name.lower() else "say"
+        year = " (in BraTS 2024, which has no yaml, 4 is the resection cavity)" if _BRATS in path.name.lower() else ""
         raise DataError(
             f"{path} has labels {first_names([f'{value:g}' for value in unknown], 5)}; this scheme has "
-            f"{', '.join(map(str, sorted(allowed | {0})))}: choose the yaml of the data's year, or say what each value "
-            "is by --data.labels (in BraTS 2024, which has no yaml, 4 is the resection cavity)"
+            f"{', '.join(map(str, sorted(allowed | {0})))}: {choose} what each value is by --data.labels{year}"
         )
     labels: NDArray[np.uint8] = values.astype(np.uint8)
     return labels

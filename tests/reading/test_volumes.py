@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from dark_disc import bright_segmenter
 from mri_files import data_module
-from volume_files import AFFINE, SIZE, affine_fields, blob, mha, nifti, nrrd_file, picture, pixdim
+from volume_files import AFFINE, SIZE, affine_fields, blob, flip, mha, nifti, nrrd_file, nrrd_of, picture, pixdim
 
 from diffmedseg.data import FourDimensional
 from diffmedseg.data.checking import check_data
@@ -114,7 +114,42 @@ REFUSED = {
     "Analyze": (".nii", lambda v: nifti(v, magic=b"\0"), "perhaps Analyze"),
     "empty": (".nii", lambda v: b"", "no NIfTI header"),
     "text": (".nii.gz", lambda v: b"<html>404</html>", "no NIfTI header"),
-    "mha, cut": (".mha", lambda v: mha(v)[:-9], "cannot be read"),
+    "mha, cut": (".mha", lambda v: mha(v)[:-9], "cut short .551 of 560 bytes"),
+    "mha, too long": (".mha", lambda v: mha(v) + b"more", "more than 560 bytes"),
+    "mha, a bit": (".mha", lambda v: mha(v, packed=True, harm=flip), "compressed voxels are damaged"),
+    "mha, a bit of the checksum": (
+        ".mha",
+        lambda v: mha(v, packed=True, harm=lambda c: flip(c, -2 + len(c))),
+        "compressed voxels are damaged",
+    ),
+    "mha, packed, then cut": (".mha", lambda v: mha(v, packed=True)[:-9], "compressed voxels; expected"),
+    "mha, cut, then said so": (".mha", lambda v: mha(v, packed=True, harm=lambda c: c[:-9]), "are damaged"),
+    "mha, cut, then packed": (".mha", lambda v: mha(v[..., :3], packed=True, DimSize="8 7 5"), "cut short"),
+    "mha, packed, of no size": (
+        ".mha",
+        lambda v: mha(v, packed=True, CompressedDataSize=None),
+        "no CompressedDataSize",
+    ),
+    "mha, text cut": (".mha", lambda v: mha(v, BinaryData=False)[:-560] + b"1 2 3\n", "cut short .3 of 280"),
+    "mha, other case": (".mha", lambda v: mha(v, ElementSpacing=None, elementspacing="2 1.5 3"), "ElementSpacing"),
+    "mha, scaled": (".mha", lambda v: mha(v, ElementToIntensityFunctionSlope=2), "scales its values"),
+    "mha, shifted": (".mha", lambda v: mha(v, ElementToIntensityFunctionOffset=-5), "scales its values"),
+    "mha, bytes before": (".mha", lambda v: mha(v, HeaderSize=10), "something else before"),
+    "mha, no dimensions": (".mha", lambda v: mha(v, NDims=0), "says that it has 0 dimensions of 8 7 5 voxels"),
+    "mha, dimensions below 0": (".mha", lambda v: mha(v, NDims=-4), "says that it has -4 dimensions"),
+    "mha, dimensions twice": (".mha", lambda v: b"NDims = 0 0\n" + mha(v), "the field NDims twice"),
+    "mha, no number of voxels": (".mha", lambda v: mha(v, DimSize=None), "3 dimensions of no voxels"),
+    "mha, two numbers of voxels": (".mha", lambda v: mha(v, DimSize="8 35"), "DimSize = 8 35; expected 3 numbers"),
+    "mha, words": (".mha", lambda v: mha(v, TransformMatrix="1 0 0 0 1 0 0 x 1"), "expected 9 numbers"),
+    "mha, half an offset": (".mha", lambda v: mha(v, Offset="1 2"), "Offset = 1 2; expected 3 numbers"),
+    "nrrd, a bit": (".nrrd", lambda v: nrrd_of(v, harm=flip), "compressed voxels are damaged"),
+    "nrrd, packed, then cut": (".nrrd", lambda v: nrrd_of(v, harm=lambda c: c[:-9]), "compressed voxels are damaged"),
+    "nrrd, cut, then packed": (".nrrd", lambda v: nrrd_of(v, sizes="8 7 6"), "cut short"),
+    "nrrd, cut": (".nrrd", lambda v: nrrd_of(v, packed=False)[:-1], "cut short .559 of 560"),
+    "nrrd, too long": (".nrrd", lambda v: nrrd_of(v, packed=False) + b"more", "more than 560 bytes"),
+    "nrrd, bytes before": (".nrrd", lambda v: nrrd_of(v, byte_skip=6), "something else before"),
+    "nrrd, micrometres": (".nrrd", lambda v: nrrd_of(v, units='"um" "um" "um"'), "lengths in um"),
+    "nrrd, spaceunits": (".nrrd", lambda v: nrrd_of(v, spaceunits='"um" "um" "um"'), "lengths in um"),
     "mha, no size": (".mha", lambda v: mha(v, ElementSpacing=None), "does not say how large"),
     "mha, size 0": (".mha", lambda v: mha(v, ElementSpacing="0 1 1"), "has voxels of 0 1 1 mm"),
     "mha, size below 0": (".mha", lambda v: mha(v, ElementSpacing="-1 1 1"), "has voxels of -1 1 1 mm"),
@@ -290,6 +325,42 @@ def test_nrrd_is_read_as_pynrrd_reads_it(space, encoding, tmp_path):
     assert sorted(read_mask(path).spacing) == pytest.approx([1.5, 2, 3])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("flair.mha", mha(picture())), ("flair.MHA", mha(picture())), ("flair.Mha", mha(picture(), packed=True)),
+     ("flair.nrrd", nrrd_of(picture())), ("flair.NRRD", nrrd_of(picture(), packed=False)),
+     ("flair.nrrd", nrrd_of(picture(), behind="space units:=um\n")),
+     ("flair.mha", mha(picture(), ElementToIntensityFunctionSlope=1, HeaderSize=-1))],
+)  # fmt: skip
+def test_other_formats_hold_what_was_written(name, content, tmp_path):
+    write(tmp_path / name, content)
+    [image] = read_stored(tmp_path / name)
+    assert np.array_equal(sitk.GetArrayFromImage(image), picture().T)
+    assert image.GetSpacing() == (2, 1.5, 3)
+    assert image.GetOrigin() == (-11, -12, -13)
+    assert [case.path.name for case in find_cases([tmp_path], Naming(("flair",), {}))] in ([name], [tmp_path.name])
+
+
+def test_units_of_axes_in_millimetres(tmp_path):
+    units = {"space": None, "space_directions": None, "space_origin": None, "spacings": "2 1.5 3"}
+    path = write(tmp_path / "a.nrrd", nrrd_of(picture(), units='"mm" "mm" "mm"', **units))
+    assert read_stored(path)[0].GetSpacing() == (2, 1.5, 3)
+
+
+@pytest.mark.parametrize("build", [mha, nrrd_of])
+def test_no_bit_of_compressed_voxels_is_turned_unseen(build, tmp_path):
+    """ITK alone reads some of these as other voxels; a bit that means nothing may be turned."""
+    length = len(build(picture(), packed=True, harm=lambda content: content))
+    for at in range(10, 200, 7):
+        path = write(tmp_path / f"a.{'mha' if build is mha else 'nrrd'}", build(picture(), packed=True,
+                     harm=lambda content, at=at: flip(content, at)))  # fmt: skip
+        try:
+            [image] = read_stored(path)
+        except DataError:
+            continue
+        assert np.array_equal(sitk.GetArrayFromImage(image), picture().T), (at, length)
+
+
 def test_nrrd_that_does_not_say_where_it_lies(tmp_path):
     write(tmp_path / "p" / "flair.nrrd", nrrd_file(picture(), tmp_path / "a.nrrd", spacings=[2.0, 1.5, 3.0]))
     volume = read_case(find_cases([tmp_path / "p"], Naming(("flair",), {}))[0])
@@ -346,6 +417,27 @@ def test_labels_that_were_rounded(value, tmp_path):
     [far] = read_stored(path)
     with pytest.raises(DataError, match=r"has labels 1\.02"):
         to_labels(far, {1}, path)
+
+
+@pytest.mark.parametrize(("white", "dtype"), [(255, "u1"), (255, "f4"), (254.9999, "f4"), (65535, "u2"), (1, "i2")])
+def test_white_is_the_only_label(white, dtype, tmp_path):
+    path = write(tmp_path / "a.nii", nifti(blob() * white, dtype))
+    labels = to_labels(read_stored(path)[0], {1}, path)
+    assert np.array_equal(labels, blob().T)
+    assert labels.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("values", "allowed"),
+    [(blob() * 255, {1, 2}), (blob() * 255, {2}), (blob() * 128, {1}), (blob() * 255 + (picture() > 50), {1})],
+)
+def test_other_values_are_no_labels(values, allowed, tmp_path):
+    path = write(tmp_path / "a.nii", nifti(values))
+    with pytest.raises(DataError, match=r"a.nii has labels .*; this scheme has 0, .*by --data\.labels$"):
+        to_labels(read_stored(path)[0], allowed, path)
+    path = path.rename(path.with_name("BraTS-GLI-00001-000-seg.nii"))
+    with pytest.raises(DataError, match=r"choose the yaml of the data's year.*2024"):
+        to_labels(read_stored(path)[0], allowed, path)
 
 
 def test_a_brain_mask_that_was_rounded(tmp_path):

@@ -48,8 +48,8 @@ def _read_own_masks() -> Callable[[Path], object]:
     layout = FileNames(r"(?P<id>.+)", {"lesion": ["{id}"]})
 
     def read(path: Path) -> object:
-        case = PictureCase("a", "a", path, ((path,),), path)
-        return layout.reader([case]).read(case), layout.reader([case]).field_of_view(case)
+        case = PictureCase("a", "a", path, ((path,),))
+        return layout.reader([case]).read(case)
 
     return read
 

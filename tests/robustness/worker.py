@@ -81,6 +81,7 @@ class Tally:
         crashes: How many inputs ended in each other way.
         examples: The number of the first input of each.
         seconds: Of all processes together.
+        hung: Inputs that did not end: each is tried twice, for the process may have been held up by others.
     """
 
     values: int = 0
@@ -88,6 +89,7 @@ class Tally:
     crashes: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[int]] = field(default_factory=dict)
     seconds: float = 0.0
+    hung: set[int] = field(default_factory=set)
 
     @property
     def inputs(self) -> int:
@@ -168,6 +170,9 @@ def _run_process(reader: Reader, seed: int, first: int, last: int, tally: Tally)
     code = os.waitstatus_to_exitcode(status)
     if code == 70 and number == first and values + refusals == 0:
         raise RuntimeError(f"The process for {reader.name} could not start.")
+    if hung and number not in tally.hung:
+        tally.hung.add(number)
+        return int(number)
     ended = (
         f"no end in {WALL_SECONDS} s"
         if hung

@@ -19,7 +19,7 @@ from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.errors import DataError
-from diffmedseg.wording import first_names
+from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +68,16 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         self.write_splits()
 
     def doubts(self) -> list[Problem]:
-        """Name the cases of which two channels are the same, or whose headers contradict themselves."""
+        """Name masks without an image, and cases with two channels alike or headers that contradict themselves."""
         folders = self._decode(self._used())
-        return self._copies(folders) + self._notes(folders)
+        return self._alone() + self._copies(folders) + self._notes(folders)
+
+    def _alone(self) -> list[Problem]:
+        alone = self.layout.masks_alone(self.root)
+        if not alone:
+            return []
+        text = f"{count(len(alone), 'mask')} without an image: add images or remove masks."
+        return [Problem("mask without image", text, [str(path.relative_to(self.root)) for path in alone])]
 
     def _used(self) -> list[Case]:
         used = {case for cases in self.split_ids.values() for case in cases}

@@ -9,7 +9,17 @@ from itertools import islice
 from pathlib import Path
 
 from diffmedseg.errors import DataError
-from diffmedseg.reading.names import HALVES, data_files, listing, stem, volume_files
+from diffmedseg.reading.names import (
+    HALVES,
+    comparable,
+    data_files,
+    is_hidden,
+    listing,
+    mask_key,
+    refuse_clashes,
+    stem,
+    volume_files,
+)
 from diffmedseg.wording import first_names
 
 _DEPTH = 4  # folders between the root and a case: an archive's own, HGG or LGG, ...
@@ -63,11 +73,18 @@ def folders_below(root: Path) -> Iterator[Path]:
         found = []
         for folder in level:
             try:
-                found += [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+                found += [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
             except PermissionError:
                 _log.warning("%s may not be read, and is left out.", folder)
         level = sorted(found)
         yield from level
+
+
+def folder_beside(folder: Path, name: str) -> Path:
+    """Return the folder of a name beside another, whatever its case; one that is not there where there is none."""
+    exact = folder.with_name(name)
+    alike = (path for path in folder.parent.iterdir() if path.is_dir() and comparable(path.name) == comparable(name))
+    return exact if exact.is_dir() else next(alike, exact)
 
 
 def unique(cases: Sequence[Path]) -> list[Path]:
@@ -115,9 +132,35 @@ def patient_of(case: re.Pattern[str], name: str) -> str:
 
 
 def with_suffix(folder: Path, pattern: str) -> Path | None:
-    """Return the volume of a name, whatever its suffix; None where there is none."""
+    """Return the volume of a name, whatever its suffix, case and kind of accents; None where there is none."""
     name = pattern.format(case=folder.name)
-    return next((path for path in volume_files(folder) if stem(path) == name), None) if folder.is_dir() else None
+    named = [path for path in volume_files(folder) if comparable(stem(path)) == comparable(name)]
+    return min(named, key=lambda path: stem(path) != name, default=None)
+
+
+def pair_volumes(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """Give each image its mask: that of its name, whatever its case and kind of accents, or with an ending as ``_seg``.
+
+    Returns:
+        Masks by image, where there is one, and the masks without an image.
+
+    Raises:
+        DataError: If two images have the same name, or an image has several masks; names the files.
+    """
+    refuse_clashes([(stem(path), path) for path in images], "images", "Rename one, or keep one.")
+    names = {comparable(stem(path)): path for path in images}
+    found: dict[Path, list[Path]] = {}
+    alone = []
+    for path in masks:
+        image = names.get(comparable(stem(path))) or names.get(comparable(mask_key(path)))
+        if image is None:
+            alone.append(path)
+        else:
+            found.setdefault(image, []).append(path)
+    for image, several in found.items():
+        if len(several) > 1:
+            raise DataError(f"{image} has several masks: {first_names(list(map(str, several)))}. Keep one.")
+    return {image: mask for image, [mask] in found.items()}, alone
 
 
 def no_case(root: Path, case: re.Pattern[str], expected: str, folders: Mapping[str, str] | None = None) -> DataError:
@@ -143,8 +186,8 @@ def _below(root: Path) -> list[Path]:
     """List what lies below a folder; in a large tree enough to tell what it is."""
     found = []
     for folder, folders, files in islice(os.walk(root), _MOST):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, name) for name in (*folders, *sorted(files)) if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        found += [Path(folder, name) for name in (*folders, *sorted(files)) if not is_hidden(name)]
         del folders[_SOME:]
     return found
 
@@ -172,7 +215,11 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path], folders: M
 
 def _folders_advice(root: Path, below: Sequence[Path], folders: Mapping[str, str]) -> str:
     """Say which folders are missing or empty, and which may be meant."""
-    missing = [name for name in folders.values() if not any(path.name == name and path.is_dir() for path in below)]
+    missing = [
+        name
+        for name in folders.values()
+        if not any(comparable(path.name) == comparable(name) and path.is_dir() for path in below)
+    ]
     if root.name in folders.values() and all((root.parent / name).is_dir() for name in folders.values()):
         return f"It is the folder {root.name} itself: name the one that holds {' and '.join(folders.values())}."
     if not missing:

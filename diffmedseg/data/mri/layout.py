@@ -77,6 +77,10 @@ class Layout(Configurable, ABC):
             DataError: If there is none, or files of a case are missing; says what was found and which yaml fits.
         """
 
+    def masks_alone(self, root: Path) -> list[Path]:
+        """Return the masks whose image is not there; a layout of one folder per case has none."""
+        return []
+
     @abstractmethod
     def read(self, case: Case, allowed: set[int]) -> RawCase:
         """Read a case.

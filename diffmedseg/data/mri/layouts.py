@@ -2,21 +2,30 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.data.mri.finding import chosen, folders_below, no_case, patient_of, unique, with_suffix
+from diffmedseg.data.mri.finding import (
+    chosen,
+    folder_beside,
+    folders_below,
+    no_case,
+    pair_volumes,
+    patient_of,
+    unique,
+    with_suffix,
+)
 from diffmedseg.data.mri.layout import Case, Layout, RawCase, assemble
 from diffmedseg.data.mri.volumes import find_brain
 from diffmedseg.errors import DataError
 from diffmedseg.reading.masks import MaskReader
-from diffmedseg.reading.names import listing, stem, volume_files
+from diffmedseg.reading.names import comparable, listing, mask_key, stem, volume_files
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.volumes import read_volume, read_volumes
-from diffmedseg.wording import first_names
+from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 
@@ -125,26 +134,41 @@ class FourDimensional(Layout):
     def find(self, root: Path) -> list[Case]:
         """Find the cases; see the base class."""
         images, segmentations = self.folders
-        parents = [path.parent for path in folders_below(root) if path.name == images]
-        found = [
-            path for parent in parents for path in volume_files(parent / images) if self.case.fullmatch(stem(path))
-        ]
-        if not found:
+        cases = []
+        for folder, paths in self._folders(root):
+            masks, alone = self._pair(folder, paths)
+            for path in paths:
+                if path not in masks:
+                    there = listing(folder) if folder.is_dir() else "no such folder"
+                    raise DataError(
+                        f"{path} has no segmentation in {folder}; there is {there}. Each image needs one of its name."
+                        f"{_number_advice(stem(path))}"
+                    )
+                cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (masks[path],)))
+            if alone:
+                _log.warning("%s without an image in %s: %s.", count(len(alone), "mask"), folder, _names(alone))
+        if not cases:
             called = "" if self.case.fullmatch("\0") else f" called {self.case.pattern}.nii.gz"
             expected = f"volumes{called} in a folder {images}, and their masks in {segmentations} beside it"
             raise no_case(root, self.case, expected, {"images": images, "segmentations": segmentations})
-        cases = []
-        for path in found:
-            segmentation = with_suffix(path.parent.parent / segmentations, stem(path))
-            if segmentation is None:
-                folder = path.parent.parent / segmentations
-                there = listing(folder) if folder.is_dir() else "no such folder"
-                raise DataError(
-                    f"{path} has no segmentation in {folder}; there is {there}. Each image needs one of its name."
-                    f"{_number_advice(stem(path))}"
-                )
-            cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (segmentation,)))
         return cases
+
+    def masks_alone(self, root: Path) -> list[Path]:
+        """Return the masks without an image; see the base class."""
+        return [path for folder, paths in self._folders(root) for path in self._pair(folder, paths)[1]]
+
+    def _folders(self, root: Path) -> Iterator[tuple[Path, list[Path]]]:
+        """Yield each folder of masks, with the images beside it."""
+        images, segmentations = self.folders
+        for folder in folders_below(root):
+            if comparable(folder.name) == comparable(images):
+                paths = [path for path in volume_files(folder) if self.case.fullmatch(stem(path))]
+                yield folder_beside(folder, segmentations), paths
+
+    def _pair(self, folder: Path, images: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
+        masks = volume_files(folder) if folder.is_dir() else []
+        pairs, alone = pair_volumes(images, masks)
+        return pairs, [path for path in alone if self.case.fullmatch(mask_key(path))]
 
     def read(self, case: Case, allowed: set[int]) -> RawCase:
         """Read a case; see the base class."""
@@ -155,6 +179,10 @@ class FourDimensional(Layout):
                 f"{', '.join(self.channels)}"
             )
         return assemble([volumes[index] for index in self.order], case, allowed)
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return first_names([path.name for path in paths])
 
 
 def _number_advice(name: str) -> str:

@@ -19,7 +19,7 @@ from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json
 
-_FORMAT = 5  # to be raised with any change to what is written for the same files
+_FORMAT = 6  # to be raised with any change to what is written for the same files
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
 _OPEN_CASES = 64  # each takes two file handles
 

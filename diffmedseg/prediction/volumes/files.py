@@ -13,7 +13,17 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.prediction.volumes.naming import Naming, modality
 from diffmedseg.reading.dicom import find_series, is_dicom
-from diffmedseg.reading.names import HALVES, PICTURES, PREDICTIONS, VOLUMES, comparable, listing, stem, volume_files
+from diffmedseg.reading.names import (
+    HALVES,
+    PICTURES,
+    PREDICTIONS,
+    VOLUMES,
+    comparable,
+    is_hidden,
+    listing,
+    stem,
+    volume_files,
+)
 from diffmedseg.reading.volumes import count_volumes
 from diffmedseg.wording import first_names
 
@@ -112,7 +122,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     left: dict[Path, str] = {}
     for source in sources:
         path = Path(os.path.abspath(expand_home(source)))
-        places = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
+        places = [path] if path.exists() else _fitting(path)
         if not places:
             raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
         unknown: list[Path] = []
@@ -144,6 +154,12 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
             "their own, or name the folder above them."
         )
     return cases_found
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """List what fits a pattern, but for what is hidden and not named by it."""
+    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [path for path in found if not any(map(is_hidden, set(path.parts) - set(pattern.parts)))]
 
 
 def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[Path]) -> DataError:
@@ -203,7 +219,7 @@ def _search(
     if path.is_file():
         if path.name.lower().endswith(VOLUMES):
             yield path
-        elif not path.name.startswith("."):
+        elif not is_hidden(path.name):
             left.append(path)
         return
     try:
@@ -215,7 +231,7 @@ def _search(
             return
         among = naming.cases_among(path)
         here = among or ([path] if naming.is_case(path) else [])
-        entries = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        entries = sorted(one for one in path.iterdir() if not is_hidden(one.name))
         below = [one for one in entries if one.is_dir()]
         series = [one for one in below if one not in here and is_dicom(one)]
         volumes = [one for one in entries if one not in below and one.name.lower().endswith(VOLUMES)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom import is_dicom
-from diffmedseg.reading.names import stem, volume_files
+from diffmedseg.reading.names import is_hidden, stem, volume_files
 
 # What the modalities are called in the names of files: BraTS of all years, MSD and BIDS.
 _WORDS = {
@@ -92,7 +92,7 @@ class Naming:
 
     def entries(self, folder: Path, channel: str) -> list[Path]:
         """List what may be a channel's file or series, in a folder."""
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
         found = [path for path in [*volume_files(folder), *below] if self.is_channel(stem(path), channel)]
         return [path for path in found if path.is_file() or is_dicom(path)]
 

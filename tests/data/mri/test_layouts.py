@@ -23,6 +23,7 @@ from mri_files import (
 )
 from PIL import Image
 
+from diffmedseg.data import FourDimensional
 from diffmedseg.data.checking import check_data
 from diffmedseg.errors import DataError
 
@@ -75,7 +76,7 @@ def test_channels_are_the_modalities_that_were_asked_for(tmp_path):
     some = chosen.load("train")
     for index in range(len(some)):
         assert torch.equal(some.image(index), everything.image(index)[[3, 0]])
-    with pytest.raises(ValueError, match="there are t1, t1ce, t2, flair"):
+    with pytest.raises(DataError, match="there are t1, t1ce, t2, flair"):
         data_module("brats", tmp_path, modalities=["adc"])
 
 
@@ -453,7 +454,7 @@ def test_unreadable_folders_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("labels", [{"x": [0, 1]}, {"x": [256]}])
 def test_labels_have_to_be_labels(labels, tmp_path):
-    with pytest.raises(ValueError, match="between 1 and 255"):
+    with pytest.raises(DataError, match="between 1 and 255"):
         data_module("brats", tmp_path, labels=labels)
 
 
@@ -480,3 +481,75 @@ def test_the_folder_of_images_is_not_the_data_set(tmp_path):
     write_layout("volumes", tmp_path)
     with pytest.raises(DataError, match=r"It is the folder images itself: name the one that holds images and masks"):
         data_module("volumes", tmp_path / "images").prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "case"),
+    [("c0", "C0", "c0"), ("C0", "c0", "C0"), ("\u00e9", "e\u0301", "\u00e9"), ("e\u0301", "\u00c9", "e\u0301"),
+     ("c0", "c0_seg", "c0"), ("c0", "c0-Mask", "c0"), ("c0", "C0_segmentation_gt", "c0"),
+     ("c0_seg", "c0_seg", "c0_seg")],
+)  # fmt: skip
+@pytest.mark.parametrize("folders", [("images", "masks"), ("Images", "MASKS")])
+def test_own_volumes_are_paired_as_pictures_are(image, mask, case, folders, tmp_path):
+    write_nifti(tmp_path / folders[0] / f"{image}.nii.gz", modality(3))
+    (tmp_path / folders[1]).mkdir()
+    (tmp_path / folders[1] / f"{mask}.NII").touch()
+    [found] = LAYOUT.find(tmp_path)
+    assert (found.id, found.segmentation[0].name) == (case, f"{mask}.NII")
+
+
+LAYOUT = FourDimensional("(?P<patient>.+)", "images", "masks", ["image"])
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [(["c0"], ["c0", "c0_seg"], r"c0\.nii has several masks: .*c0\.nii, .*c0_seg\.nii"),
+     (["c0"], ["c0", "C0"], "has several masks"), (["c0", "C0"], ["c0", "C0"], "have the same name"),
+     (["c0", "c1"], ["c0"], r"c1\.nii has no segmentation")],
+)  # fmt: skip
+def test_own_volumes_that_cannot_be_paired(images, masks, message, tmp_path):
+    for folder, names in (("images", images), ("masks", masks)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.nii").touch()
+    if len(list((tmp_path / "images").iterdir())) < len(images):
+        pytest.skip("a disk that takes these names for one")
+    with pytest.raises(DataError, match=message):
+        LAYOUT.find(tmp_path)
+
+
+def test_a_mask_without_an_image_is_named(tmp_path, caplog):
+    write_layout("volumes", tmp_path)
+    write_nifti(tmp_path / "masks" / "z.nii.gz", labels((1, 1, 1)))
+    data = data_module("volumes", tmp_path)
+    assert "z" not in data.cases
+    assert "1 mask without an image in" in caplog.text
+    [problem] = [one for one in data.doubts() if one.kind == "mask without image"]
+    assert (problem.names, problem.serious) == (["masks/z.nii.gz"], True)
+
+
+@pytest.mark.parametrize("folder", ["__MACOSX", ".trash"])
+@pytest.mark.parametrize("name", ["volumes", "brats", "msd_brain", "lgg"])
+def test_folders_that_systems_leave_are_no_data(name, folder, tmp_path):
+    cases = write_layout(name, tmp_path)
+    write_layout(name, tmp_path / folder)
+    for path in (tmp_path / folder).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"macOS")
+    assert list(data_module(name, tmp_path).cases) == sorted(cases)
+
+
+def test_letter_case_of_files_in_a_case_does_not_matter(tmp_path):
+    write_brats(tmp_path, CASES)
+    for path in list(tmp_path.rglob("*_flair.nii.gz")) + list(tmp_path.rglob("*_seg.nii.gz")):
+        path.rename(path.with_name(path.name.replace("_flair", "_FLAIR").replace("_seg", "_Seg")))
+    assert list(data_module("brats", tmp_path).cases) == CASES
+
+
+def test_white_masks_of_own_volumes(tmp_path):
+    cases = write_layout("volumes", tmp_path)
+    expected = data_module("volumes", tmp_path).load("test")
+    for name in cases:
+        write_nifti(tmp_path / "masks" / f"{name}.nii.gz", 255 * (labels() > 0), np.uint8)
+    found = data_module("volumes", tmp_path).load("test")
+    assert all(torch.equal(found.reference(index), expected.reference(index)) for index in range(len(expected)))

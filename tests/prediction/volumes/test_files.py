@@ -40,6 +40,14 @@ def test_a_case_a_folder_of_cases_and_a_pattern(tmp_path):
     assert names(TWO, tmp_path / "data", tmp_path / "data" / "LGG" / "Brats18_C_1") == every
 
 
+@pytest.mark.parametrize("folder", ["__MACOSX", ".trash"])
+def test_folders_that_systems_leave_hold_no_case(folder, tmp_path):
+    write_brats(tmp_path, ["p1", f"{folder}/p2", f"p1/{folder}/p3"], seg=None)
+    for source in (tmp_path, f"{tmp_path}/*", f"{tmp_path}/**/*_flair.nii.gz"):
+        assert [name.rpartition("/")[2].removesuffix("_flair") for name in names(FLAIR, source)] == ["p1"]
+    assert [name.rpartition("/")[2] for name in names(FLAIR, tmp_path / folder)] == ["p2"]  # who names it means it
+
+
 def test_files_are_cases_of_one_modality(tmp_path):
     for name in ("p1_flair", "p2_flair", "p1_t1", "p3_seg"):
         write_nifti(tmp_path / f"{name}.nii.gz", modality(0))
