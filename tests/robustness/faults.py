@@ -90,7 +90,7 @@ def _expect_error(command: Command, folder: Path) -> None:
     code = wait(start(command, folder, False, log))
     said = log.read_text(errors="replace").strip()
     log.unlink()
-    if code and (code < 0 or "Traceback" in said or "error: " not in said and "failed: " not in said):
+    if code and (code < 0 or "Traceback" in said or ("error: " not in said and "failed: " not in said)):
         lines = said.splitlines()
         raise RuntimeError(f"exit code {code}: {lines[-1] if lines else 'nothing said'}")
 

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+
+from diffmedseg.errors import DataError
 from robustness import worker
 from robustness.readers import all_readers
 from robustness.worker import Reader, Tally, judge, make_input, run
-
-from diffmedseg.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # libraries warn of damaged files
 
