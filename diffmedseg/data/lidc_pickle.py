@@ -102,7 +102,7 @@ def _check_memo(file: BinaryIO) -> None:
 def _slice(name: str, content: Any, source: Path) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:  # noqa: ANN401
     try:
         image, masks = np.asarray(content["image"], dtype=float), np.asarray(content["masks"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise DataError(f"{source}: {name} has no image and masks ({error!r}).") from error
     if image.ndim != 2 or masks.shape != (_RATERS, *image.shape):
         raise DataError(

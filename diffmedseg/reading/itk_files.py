@@ -2,6 +2,7 @@
 
 import math
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _HEADER = 2**16  # bytes that are searched for the header
+_PART = 2**20  # bytes that are decompressed at a time
 _LONGEST_LINE = 1000  # characters: ITK's reader of NRRD crashes on lines of some thousands
 # Names of spaces in which NRRD files say how they lie, without those for a fourth axis of time.
 _SPACES = {"right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"}
@@ -36,7 +38,7 @@ def read_itk(path: Path) -> tuple[NDArray[np.float32], Grid]:
 
     fields, note = _check_header(path)
     size, values = _read_size(path)
-    if min(size) < 1:
+    if not size or min(size) < 1:
         raise DataError(f"{path} has the size {size}: it holds no voxel. Download it again")
     check_size(path, math.prod(size) * values, math.prod(size) * values)
     if values != 1 and not _listed(fields):
@@ -120,6 +122,7 @@ def _check_header(path: Path) -> tuple[dict[str, str], str]:
         sizes, units = fields.get("elementspacing", fields.get("elementsize")), fields.get("distanceunits", "")
         detached = fields.get("elementdatafile", "local").lower() != "local"
         known = True  # always LPS
+        _check_meta_image(path, fields)
     if detached:
         raise DataError(f"{path} is a header whose voxels lie in another file: convert both to .nii.gz")
     if sizes is None:
@@ -130,6 +133,25 @@ def _check_header(path: Path) -> tuple[dict[str, str], str]:
     if other := set(re.split(r'[\s"]+', units.lower())) - _MILLIMETRES - {"s", "ms", "???", "none"}:
         raise DataError(f"{path} gives lengths in {other.pop()}; expected millimetres (mm): convert it")
     return fields, "" if known else UNSAID
+
+
+def _check_meta_image(path: Path, fields: dict[str, str]) -> None:
+    """Refuse what ITK's reader of MetaImage crashes on, or never returns from."""
+    if fields.get("ndims") not in {"1", "2", "3", "4", "5"}:
+        raise DataError(f"{path} does not say how many dimensions it has (NDims): download it again")
+    if fields.get("compresseddata", "").lower() != "true":
+        return
+    unpacker = zlib.decompressobj()
+    try:
+        with path.open("rb") as file:
+            while (line := file.readline()) and not line.startswith(b"ElementDataFile"):
+                pass
+            while not unpacker.eof and (part := unpacker.unconsumed_tail or file.read(_PART)):
+                unpacker.decompress(part, _PART)
+    except zlib.error as error:
+        raise DataError(f"{path} has damaged voxels ({error}): download it again") from error
+    if not unpacker.eof:
+        raise DataError(f"{path} is cut short: download it again")
 
 
 def _until(path: Path, lines: list[str], sign: str, last: str) -> dict[str, str]:
