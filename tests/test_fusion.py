@@ -83,6 +83,7 @@ def noisy_discs(seed, s):
 def simpleitk_staple(masks):
     """Return truth (H, W), sensitivity (S,) and specificity (S,) of masks (S, H, W), bool."""
     filter_ = sitk.STAPLEImageFilter()
+    filter_.SetNumberOfThreads(1)  # threads cost more than they gain on small masks
     filter_.SetForegroundValue(1)
     truth = filter_.Execute([sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks])
     return sitk.GetArrayFromImage(truth), np.array(filter_.GetSensitivity()), np.array(filter_.GetSpecificity())
@@ -118,7 +119,7 @@ def test_staple_ends_where_that_of_simpleitk_does():
     for seed in range(200):
         masks = disagreeing_raters(seed)
         expected, _, _ = simpleitk_staple(masks)
-        truth = fusion.STAPLEFusion()(torch.from_numpy(masks).double()[None, :, None])[0, 0].numpy()
+        truth = fusion.STAPLEFusion(tolerance=1e-6)(torch.from_numpy(masks).double()[None, :, None])[0, 0].numpy()
         assert np.allclose(truth, expected, atol=5e-3), seed  # SimpleITK stops earlier
         assert np.array_equal(truth > 0.5, expected > 0.5), seed
 

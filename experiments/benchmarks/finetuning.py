@@ -1,6 +1,6 @@
 """Fine-tuning against training from scratch with the same few steps, at 64 px.
 
-``python experiments/benchmarks/finetuning.py train --data /path/to/data`` trains and tests what has no scores yet;
+``python experiments/benchmarks/finetuning.py train /path/to/data`` trains and tests what has no scores yet;
 ``... collect`` gathers the scores of every case into finetuning.csv beside this file; ``... table`` prints them. The
 data folder holds ``isic2016``, ``isic2017`` and ``chase`` under their official names.
 
