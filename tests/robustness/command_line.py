@@ -112,13 +112,13 @@ def mutate_arguments(name: str, content: bytes, rng: Random, other: bytes) -> by
         if choice < 0.35 and arguments:
             option, equals, value = arguments[at].partition("=")
             new = (
-                mutate_text(value.encode(), rng).decode("utf-8", "replace")
+                mutate_text(value.encode("utf-8", "surrogatepass"), rng).decode("utf-8", "replace")
                 if rng.random() < 0.3
                 else rng.choice(TOKENS)
             )
             arguments[at] = f"{option}={new}" if equals else new
         elif choice < 0.5 and arguments:
-            text = mutate_text(arguments[at].encode(), rng)[:10000]
+            text = mutate_text(arguments[at].encode("utf-8", "surrogatepass"), rng)[:10000]
             arguments[at] = text.decode("utf-8", "surrogateescape")
         elif choice < 0.6 and arguments:
             del arguments[at]
