@@ -92,7 +92,7 @@ def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
         if "source" in arguments:
             arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
         return make(**arguments)
-    except (AttributeError, KeyError, TypeError, ValueError, re.error):  # another's class; or a mistake, told later
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, re.error):  # a mistake is told later
         return None
 
 

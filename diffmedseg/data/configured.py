@@ -42,7 +42,7 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
     parser.add_subclass_arguments(SegmentationDataModule, "data")
     try:
         data: SegmentationDataModule = parser.instantiate(parser.parse_object({"data": config})).data
-    except (ArgumentError, AttributeError, LookupError, TypeError, ValueError, re.error) as error:
+    except (ArgumentError, AttributeError, LookupError, OverflowError, TypeError, ValueError, re.error) as error:
         raise DataError(f"The settings of the data cannot be used: {innermost(str(error))}") from error
     return data
 

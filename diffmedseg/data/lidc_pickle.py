@@ -19,6 +19,7 @@ from diffmedseg.atomic import temporary_folder
 from diffmedseg.errors import DataError
 
 _RATERS = 4
+_LONGEST_NAME = 200  # file systems take 255 bytes
 #: What arrays and numbers of numpy, and bytes that Python 2 wrote, are made of.
 _ALLOWED = {
     ("numpy", "ndarray"),
@@ -100,9 +101,11 @@ def _check_memo(file: BinaryIO) -> None:
 
 
 def _slice(name: str, content: Any, source: Path) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:  # noqa: ANN401
+    if not 0 < len(name) <= _LONGEST_NAME or "\0" in name:
+        raise DataError(f"{source}: {name[:50]!r} is no name of a slice: download it again.")
     try:
         image, masks = np.asarray(content["image"], dtype=float), np.asarray(content["masks"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise DataError(f"{source}: {name} has no image and masks ({error!r}).") from error
     if image.ndim != 2 or masks.shape != (_RATERS, *image.shape):
         raise DataError(

@@ -30,7 +30,7 @@ def read_itk(path: Path) -> tuple[NDArray[np.float32], Grid]:
 
     header = check_header(path)
     size, values, width = _read_size(path)
-    if min(size) < 1:
+    if not size or min(size) < 1:
         raise DataError(f"{path} has the size {size}: it holds no voxel. Download it again")
     check_size(path, math.prod(size) * values, math.prod(size) * values)
     if values != 1 and not header.listed:

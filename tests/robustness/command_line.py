@@ -57,13 +57,35 @@ _COMMANDS = (
     "--version",
 )
 _SETTINGS = (
-    "--trainer.max_steps=2", "--trainer.precision=32-true", "--trainer.max_time=00:00:01:00", "--trainer.devices=1",
-    "--data.image_size=16", "--data.batch_size=2", "--data.steps_per_epoch=1", "--data.num_train=24", "--data.seed=0",
-    "--model.num_samples=2", "--model.num_steps=2", "--model.threshold=0.5", "--model.denoiser.init_args.size=tiny",
-    "--model.optimizer=torch.optim.Adam", "--model.optimizer.init_args.lr=0.1", "--ema.decay=0.9", "--runs=r", "--tags=[a]",
-    "--ckpt_path=null", "--seed_everything=3", "--experiment=e", "--pretrained=p", "--trust=[x]", "--logger=null",
-    "--model=MedSegDiffSegmenter", "--data=SyntheticDataModule", "--trainer.callbacks=[]", "--model.fusion=MeanFusion",
-)  # fmt: skip
+    "--trainer.max_steps=2",
+    "--trainer.precision=32-true",
+    "--trainer.max_time=00:00:01:00",
+    "--trainer.devices=1",
+    "--data.image_size=16",
+    "--data.batch_size=2",
+    "--data.steps_per_epoch=1",
+    "--data.num_train=24",
+    "--data.seed=0",
+    "--model.num_samples=2",
+    "--model.num_steps=2",
+    "--model.threshold=0.5",
+    "--model.denoiser.init_args.size=tiny",
+    "--model.optimizer=torch.optim.Adam",
+    "--model.optimizer.init_args.lr=0.1",
+    "--ema.decay=0.9",
+    "--runs=r",
+    "--tags=[a]",
+    "--ckpt_path=null",
+    "--seed_everything=3",
+    "--experiment=e",
+    "--pretrained=p",
+    "--trust=[x]",
+    "--logger=null",
+    "--model=MedSegDiffSegmenter",
+    "--data=SyntheticDataModule",
+    "--trainer.callbacks=[]",
+    "--model.fusion=MeanFusion",
+)
 
 
 def argument_lists() -> list[Files]:
@@ -90,13 +112,13 @@ def mutate_arguments(name: str, content: bytes, rng: Random, other: bytes) -> by
         if choice < 0.35 and arguments:
             option, equals, value = arguments[at].partition("=")
             new = (
-                mutate_text(value.encode(), rng).decode("utf-8", "replace")
+                mutate_text(value.encode("utf-8", "surrogatepass"), rng).decode("utf-8", "replace")
                 if rng.random() < 0.3
                 else rng.choice(TOKENS)
             )
             arguments[at] = f"{option}={new}" if equals else new
         elif choice < 0.5 and arguments:
-            text = mutate_text(arguments[at].encode(), rng)[:10000]
+            text = mutate_text(arguments[at].encode("utf-8", "surrogatepass"), rng)[:10000]
             arguments[at] = text.decode("utf-8", "surrogateescape")
         elif choice < 0.6 and arguments:
             del arguments[at]

@@ -119,10 +119,16 @@ def nifti(
     code, bits = kind[values.dtype.str[1:]]
     dims = [values.ndim, *values.shape[::-1], *[1] * (7 - values.ndim)]
     for at, form, *fields in (
-        (0, "i", 348), (40, "8h", *dims), (70, "2h", code, bits), (76, "8f", 1, 1, 1, 2, 1, 0, 0, 0), (108, "3f", 352, 1, 0),
-        (123, "B", 10), (252, "2h", int(qform), int(sform)), (256, "6f", 0, 0, 0, -4, -4, -4),
+        (0, "i", 348),
+        (40, "8h", *dims),
+        (70, "2h", code, bits),
+        (76, "8f", 1, 1, 1, 2, 1, 0, 0, 0),
+        (108, "3f", 352, 1, 0),
+        (123, "B", 10),
+        (252, "2h", int(qform), int(sform)),
+        (256, "6f", 0, 0, 0, -4, -4, -4),
         (280, "12f", 1, 0, 0, -4, 0, 1, 0, -4, 0, 0, 2, -4),
-    ):  # fmt: skip
+    ):
         struct.pack_into(order + form, header, at, *fields)
     header[344:348] = b"n+1\0"
     return bytes(header) + bytes(4) + values.astype(values.dtype.newbyteorder(order)).tobytes()

@@ -45,7 +45,7 @@ def test_a_published_split_whose_test_set_is_not_there_is_refused(tmp_path):
         yaml_module("chase", tmp_path).load("train")
     folds = yaml_module("chase", tmp_path, split_by="folds", folds=5)
     assert len(folds.load("test")) == 4
-    with pytest.raises(ValueError, match="split_by is 'last'; it may be first_ten, folds, last_four"):
+    with pytest.raises(DataError, match="split_by is 'last'; it may be first_ten, folds, last_four"):
         yaml_module("chase", tmp_path, split_by="last")
 
 
@@ -150,7 +150,7 @@ def test_vessels_are_trained_on_patches(tmp_path):
     top, left = (places == batch["image"][0]).flatten(2).all(2).nonzero()[0].tolist()
     masks = store.masks(index)[:, :, top : top + 12, left : left + 12]
     assert any(torch.equal(mask, batch["mask"][0]) for mask in masks)
-    with pytest.raises(ValueError, match="patch is 4; it has to be at least 8"):
+    with pytest.raises(DataError, match="patch is 4; it has to be at least 8"):
         yaml_module("chase", tmp_path, patch=4)
 
 
