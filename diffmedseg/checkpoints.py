@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
-from diffmedseg.atomic import write_whole
+from diffmedseg.atomic import write_alone
 from diffmedseg.errors import CheckpointError as CheckpointError
 
 #: What a checkpoint has to hold, by what is done with it.
@@ -39,7 +39,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     Raises:
         OSError: If the disk is full or may not be written; names the file.
     """
-    write_whole(path, partial(_save, checkpoint))
+    write_alone(path, partial(_save, checkpoint))
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_full_disk_is_said_of_the_file_and_leaves_nothing(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_checkpoint_on_a_full_disk_is_said_to_be_that(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffmedseg.checkpoints.write_whole", lambda path, save: save(type(path)("/dev/full")))
+    monkeypatch.setattr("diffmedseg.checkpoints.write_alone", lambda path, save: save(type(path)("/dev/full")))
     with pytest.raises(OSError, match="No space left on device"):
         write_checkpoint(tmp_path / "a.ckpt", {"weights": torch.zeros(1_000_000)})
 
