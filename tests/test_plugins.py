@@ -1,6 +1,7 @@
 """A package outside the project: its network, loss, fusion, optimiser and data train, and load where it is trusted."""
 
 import logging
+import shutil
 import sys
 
 import pytest
@@ -144,8 +145,9 @@ def package(trained, monkeypatch):
 
 
 @pytest.fixture
-def own_run(trained):
-    return trained[1]
+def own_run(trained, tmp_path):
+    """A copy: some tests calibrate it."""
+    return shutil.copytree(trained[1], tmp_path / "own_run")
 
 
 def untouched(package):

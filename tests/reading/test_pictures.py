@@ -156,7 +156,7 @@ def test_a_folder_that_is_almost_black_is_warned_of_each_time(tmp_path, caplog):
 
 def test_a_range_is_a_fact_of_the_data():
     assert yaml_module("folder", ".", range=[0, 4095]).info.value_range == (0, 4095)
-    with pytest.raises(ValueError, match="below the second"):
+    with pytest.raises(DataError, match="below the second"):
         yaml_module("folder", ".", range=[9, 9])
 
 

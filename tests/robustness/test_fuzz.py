@@ -78,7 +78,9 @@ def _spin(path):
 
 
 def _overflow(path):
-    return bytearray(b"x") * (200 * 2**20)
+    kept = bytearray(b"x") * (200 * 2**20)
+    time.sleep(0.5)  # memory is looked at now and then
+    return kept
 
 
 def _write_outside(path):
