@@ -15,6 +15,7 @@ from torch import Tensor
 from diffmedseg.reading.levels import to_eight_bit
 from diffmedseg.reading.opening import check_single, why_unusable
 from diffmedseg.reading.pictures import turn_upright
+from diffmedseg.reading.png import check_rows
 from diffmedseg.reading.windows import CropWindow
 
 _AREA_PIXELS = 2**22  # pixels that are counted together: bounds memory
@@ -219,6 +220,9 @@ def _from_picture(image: Image, channels: int, value_range: tuple[float, float] 
         raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
     try:
         check_single(image)
+        file = Path(getattr(image, "filename", "") or ".")  # of a picture that was opened by its name
+        if file.suffix.lower() == ".png" and file.is_file():
+            check_rows(file)
         found = to_eight_bit(image, value_range)
         colours = found.image if found.image.mode == "L" else found.image.convert("RGB")
     except Exception as error:  # Pillow decodes files only now, and raises anything

@@ -61,7 +61,7 @@ def alpha(levels: NDArray[np.generic], top: int, clear: bool = True) -> NDArray[
     return np.dstack([levels, opaque])
 
 
-def write_png(path, levels, bits=None, width=None, late=b""):
+def write_png(path, levels, bits=None, width=None, late=b"", height=None):
     """Write (h, w), (h, w, 2 to 4) of 8 or 16 bits, or rows of packed bits, and an EXIF chunk behind the pixels."""
 
     def chunk(kind, data):
@@ -71,7 +71,7 @@ def write_png(path, levels, bits=None, width=None, late=b""):
     bits = bits or 8 * levels.dtype.itemsize
     lines = b"".join(b"\0" + line.astype(f">u{levels.dtype.itemsize}").tobytes() for line in levels)
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width or levels.shape[1], len(levels), bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width or levels.shape[1], height or len(levels), bits, colour_type, 0, 0, 0)
     chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines))]
     chunks += [chunk(b"eXIf", late)] if late else []
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b""))
@@ -276,6 +276,7 @@ KINDS = [
         for suffix in ("jpg", "png", "tif", "gif", "webp", "bmp", "ppm", "jp2", "tga", "pcx")
         for share in (0.5, 0.9, 0.99)
     ),
+    Kind("png of too few rows", lambda p: write_png(p, COLOUR, height=len(COLOUR) + 1), None, "it is cut short"),
     Kind("jpg cut short, progressive", cut(NOISE, 0.9, progressive=True), None, DAMAGED),
     Kind("tif cut short, deflated", cut(NOISE, 0.9, compression="tiff_deflate"), None, DAMAGED),
     Kind("png empty", Path.touch, None, DAMAGED),

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from diffmedseg.errors import DataError
 from diffmedseg.reading.levels import has_wide_colour, says_white_is_zero
 from diffmedseg.reading.opening import PictureError, open_image
+from diffmedseg.reading.png import check_rows
 
 Values = NDArray[Any]
 
@@ -39,6 +40,8 @@ def read_values(path: Path) -> Values:
         DataError: If the file cannot be read, holds several pictures, or has colours or transparency.
     """
     with open_image(path) as image:
+        if image.format == "PNG":
+            check_rows(path)
         reduced = has_wide_colour(image)
         inverted = says_white_is_zero(image) and image.mode not in {"1", "L"}
         if inverted and image.mode in {"I", "F"}:

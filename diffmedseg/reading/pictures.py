@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffmedseg.reading.levels import Note, to_eight_bit
 from diffmedseg.reading.opening import PictureError, open_image
+from diffmedseg.reading.png import check_rows
 from diffmedseg.reading.windows import CropWindow, check_inside
 
 
@@ -66,6 +67,8 @@ def read_picture(
         DataError: If it cannot be read, or the window is not in it; names the file.
     """
     with open_image(path) as opened:
+        if opened.format == "PNG":
+            check_rows(path)
         found = to_eight_bit(opened, value_range)
         if window is not None:
             if found.orientation != 1:

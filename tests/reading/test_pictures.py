@@ -19,6 +19,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.prediction.run import Report
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.pictures import read_picture, read_upright, shrink_image, turn_upright
+from diffmedseg.reading.png import _size
 from diffmedseg.segmentation import to_model_range
 
 GRID = (32, 48)
@@ -166,3 +167,10 @@ def test_grey_models_are_trained_on_the_luminance_that_they_predict_from(tmp_pat
     predicted = read_picture(tmp_path / "images" / "a.png", 1, GRID).image
     assert torch.equal(trained[1].load("train").image(0), predicted)
     assert not torch.equal(trained[0].load("train").image(0)[:1], predicted)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (5, 8), (9, 1), (16, 17)])
+def test_rows_of_a_png_hold_every_pixel_once(interlaced, width, height):
+    one, two = (_size(width, height, bits, interlaced) for bits in (8, 16))
+    assert two - one == width * height
