@@ -10,7 +10,6 @@ from diffmedseg.errors import DataError, unknown
 
 MAPS = ("mask", "probability", "disagreement")
 CONTOURS = ("inner", "outer")  # of calibrated models
-SAMPLE_FORMS = ("image", "npz")
 IN_ORDER = "order"
 _LARGEST_LABEL = 255  # label maps have 8 bits
 # Label of the voxels that lie in a region and in no region inside it.

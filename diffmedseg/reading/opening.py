@@ -14,9 +14,6 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom import is_dicom_file
 from diffmedseg.reading.names import NOWHERE, VOLUMES
 
-# What Pillow raises on files that are cut short or overwritten (fuzzed: OSError and SyntaxError) or whose header
-# announces an absurd size.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # Of these Pillow reads the header alone, or it needs another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
