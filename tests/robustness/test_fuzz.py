@@ -1,6 +1,7 @@
 """The fuzzer finds what it looks for, and a slice of what it tries."""
 
 import ctypes
+import mmap
 import os
 import time
 from pathlib import Path
@@ -78,9 +79,9 @@ def _spin(path):
 
 
 def _overflow(path):
-    kept = bytearray(b"x") * (200 * 2**20)
-    time.sleep(0.5)  # memory is looked at now and then
-    return kept
+    with mmap.mmap(-1, 200 * 2**20) as kept:  # of its own: the heap may hold as much that was freed before the fork
+        for page in range(0, len(kept), mmap.PAGESIZE):
+            kept[page] = 1
 
 
 def _write_outside(path):
