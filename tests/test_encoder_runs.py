@@ -52,6 +52,15 @@ def test_the_baseline_is_the_network_that_conditions_the_others(preset):
         assert {name: value.shape for name, value in condition.state_dict().items()} == shapes
 
 
+@pytest.mark.parametrize("width", ["slim", "[96, 48, 32, 16, 16]"])
+def test_the_decoder_is_set_alike_for_all_three(width):
+    setting = f"--model.denoiser.decoder_channels={width}"
+    for model in ("supervised", "medsegdiff-lite", "medsegdiff-v2"):
+        network = compose(model, setting, encoder=SMALL, encoder_weights="none").model.denoiser
+        assert network._init_args["decoder_channels"] == [96, 48, 32, 16, 16]
+        assert getattr(network, "condition", network).decoded_channels == 16
+
+
 def test_none_is_the_models_own_network():
     for model in ("medsegdiff-lite", "medsegdiff-v2", "supervised"):
         own, chosen = effective(compose(model)), effective(compose(model, encoder="none"))

@@ -41,6 +41,7 @@ def test_the_network_of_a_source_comes_without_what_the_data_says(run):
     config = zoo.pretrained_config(run)
     own = {"size": "tiny", "residual": True, "encoder": "resnet18", "dropout": 0.0, "encoder_frozen_norm": False}
     own |= {"encoder_mean": [0.485, 0.456, 0.406], "encoder_std": [0.229, 0.224, 0.225]}  # what the weights expect
+    own |= {"decoder_channels": [96, 48, 32, 16, 16]}
     config["init_args"]["denoiser"]["init_args"] |= own | {"encoder_weights": "imagenet"}
     denoiser = zoo.pretrained_denoiser(config)
     assert denoiser["class_path"] == "diffmedseg.models.MedSegDiffLite"

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from small_networks import small
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffmedseg import zoo
+from diffmedseg.configurable import to_config
 from diffmedseg.diffusion import NoiseProcess, PriorLoss, ReverseProcess
 from diffmedseg.metrics.cases import score_cases, score_image
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2, ResidualUNet, SMPNetwork
@@ -79,6 +81,40 @@ def test_an_encoder_of_smp_as_the_condition_network(cls):
     assert out.shape == (3, 2, 64, 96)
     with pytest.raises(ValueError, match="64 x 64"):
         network.encode(torch.zeros(1, 4, 40, 40))
+
+
+@pytest.mark.parametrize("cls", [*CONDITIONED, SMPNetwork])
+def test_a_slim_decoder_keeps_the_encoder_and_is_stored_as_numbers(cls):
+    usual, slim = (cls(3, 1, encoder="resnet18", decoder_channels=width) for width in (None, "slim"))
+    networks = [getattr(network, "condition", network).network for network in (usual, slim)]
+    own, fewer = (sum(value.numel() for value in network.decoder.parameters()) for network in networks)
+    assert fewer < own / 2
+    shapes = [[value.shape for value in network.encoder.state_dict().values()] for network in networks]
+    assert shapes[0] == shapes[1]
+    stored = to_config(slim)
+    assert stored["init_args"]["decoder_channels"] == [96, 48, 32, 16, 16]
+    assert to_config(usual)["init_args"]["decoder_channels"] is None
+    zoo.build(stored).load_state_dict(slim.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        (r"decoder_channels is \[8, 8\]; give 5 positive numbers", {"decoder_channels": [8, 8]}),
+        ("give 5 positive numbers", {"decoder_channels": [8, 8, 8, 8, 0]}),
+        ("no decoder width 'slender'", {"decoder_channels": "slender"}),
+        ("cannot be set for the architecture fpn", {"decoder_channels": "slim", "architecture": "fpn"}),
+        ("cannot be set for the architecture deeplabv3", {"decoder_channels": "slim", "architecture": "deeplabv3"}),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused(message, options):
+    with pytest.raises(ValueError, match=message):
+        SMPNetwork(3, 1, encoder="resnet18", **options)
+
+
+def test_our_own_network_takes_no_channels_of_a_decoder():
+    with pytest.raises(ValueError, match="decoder_channels needs an encoder"):
+        MedSegDiffLite(3, 1, decoder_channels="slim")
 
 
 def test_an_architecture_without_a_map_before_its_mask_is_refused():

@@ -17,7 +17,7 @@ from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_
 from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, resize, zero_init
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.recommended import Recommended
-from diffmedseg.models.supervised.networks import condition_network
+from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class MedSegDiffLite(Denoiser):
         residual: Whether the step network's output is added to the logits of the condition network's own mask, which
             then learn from their own loss alone.
         encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
-            network. This and the next four are those of :class:`~diffmedseg.models.SMPNetwork`.
+            network. This and the next five are those of :class:`~diffmedseg.models.SMPNetwork`.
         encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
         encoder_mean: Mean of the images that it was trained on; None for that of its weights.
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
+        decoder_channels: Channels of the five stages of its decoder, or ``slim``; None for the usual ones.
         dropout: Dropout of the condition network's residual blocks.
     """
 
@@ -81,15 +82,16 @@ class MedSegDiffLite(Denoiser):
         encoder_mean: Sequence[float] | None = None,
         encoder_std: Sequence[float] | None = None,
         encoder_frozen_norm: bool = False,
+        decoder_channels: DecoderWidth | Sequence[int] | None = None,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         spec, patch = LITE_SIZES[size], self.patch
         self.residual = residual
         self.condition = condition_network(
             image_channels, mask_channels, size, dropout,
-            encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm,
+            encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
         )  # fmt: skip
-        self._settle(encoder_mean=self.condition.encoder_mean, encoder_std=self.condition.encoder_std)
+        self._settle(**self.condition.settled)
         self.divisor = max(2 * patch, self.condition.divisor)
         time_channels, patched = 2 * spec.width, mask_channels * patch**2
         decoded = self.condition.decoded_channels

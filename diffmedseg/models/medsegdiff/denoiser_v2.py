@@ -35,7 +35,7 @@ from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecod
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
 from diffmedseg.models.recommended import Recommended
-from diffmedseg.models.supervised.networks import condition_network
+from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
 
 #: Layers of SS-Former; the paper says several.
 _LAYERS: dict[Size, int] = {"tiny": 1, "base": 2, "paper": 4}
@@ -82,11 +82,12 @@ class MedSegDiffV2(Denoiser):
         semantic: Whether SS-Former joins the deepest maps; if not, they are added.
         spectrum_filter: Whether SS-Former filters its affinities.
         encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
-            network. This and the next four are those of :class:`~diffmedseg.models.SMPNetwork`.
+            network. This and the next five are those of :class:`~diffmedseg.models.SMPNetwork`.
         encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
         encoder_mean: Mean of the images that it was trained on; None for that of its weights.
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
+        decoder_channels: Channels of the five stages of its decoder, or ``slim``; None for the usual ones.
         dropout: Dropout of the residual blocks.
     """
 
@@ -110,6 +111,7 @@ class MedSegDiffV2(Denoiser):
         encoder_mean: Sequence[float] | None = None,
         encoder_std: Sequence[float] | None = None,
         encoder_frozen_norm: bool = False,
+        decoder_channels: DecoderWidth | Sequence[int] | None = None,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         widths, blocks = SIZES[size].widths, SIZES[size].blocks
@@ -117,9 +119,9 @@ class MedSegDiffV2(Denoiser):
         before = (widths[0], *widths[:-1])
         self.condition = condition_network(
             image_channels, mask_channels, size, dropout,
-            encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm,
+            encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
         )  # fmt: skip
-        self._settle(encoder_mean=self.condition.encoder_mean, encoder_std=self.condition.encoder_std)
+        self._settle(**self.condition.settled)
         self.coarsest = 2 ** (len(widths) - 1)
         self.divisor = max(self.coarsest, self.condition.divisor)
         decoded, deepest = self.condition.decoded_channels, self.condition.deepest_channels

@@ -4,10 +4,11 @@ By themselves they are the control; within MedSegDiff-V2 and -lite they are the 
 the same network where they are compared.
 """
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from torch import Tensor, nn
 
@@ -31,6 +32,11 @@ from diffmedseg.models.recommended import DIRECT
 
 if TYPE_CHECKING:
     import segmentation_models_pytorch as smp
+
+#: Widths of a decoder that have a name. On ``lite0``, ``slim`` has a quarter of the weights of the usual decoder: a
+#: zoo entry in float16 then stays below 8 MB.
+DecoderWidth = Literal["slim"]
+DECODERS: dict[DecoderWidth, tuple[int, ...]] = {"slim": (96, 48, 32, 16, 16)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,13 @@ class DirectNetwork(Denoiser):
     #: Mean and standard deviation that a pretrained encoder expects, of images in [0, 1]; None for images in [-1, 1].
     encoder_mean: list[float] | None = None
     encoder_std: list[float] | None = None
+    #: Channels of the decoder's stages; None for the usual ones.
+    decoder_channels: list[int] | None = None
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """What the arguments of an encoder and its decoder came to, for the config."""
+        return {name: getattr(self, name) for name in ("encoder_mean", "encoder_std", "decoder_channels")}
 
     @abstractmethod
     def maps(self, image: Tensor) -> ImageMaps:
@@ -140,10 +153,12 @@ class SMPNetwork(DirectNetwork):
             [-1, 1].
         encoder_frozen_norm: Whether the encoder's BatchNorm layers keep their statistics, scales and shifts while
             the rest is trained.
+        decoder_channels: Channels of the decoder's five stages, from coarse to fine, or ``slim`` for those of
+            ``DECODERS``. None for the architecture's own. The stored config has the numbers.
 
     Raises:
-        ValueError: If there is no such architecture, encoder, package or file, or if the weights are not of this
-            encoder.
+        ValueError: If there is no such architecture, encoder, package or file, if the weights are not of this
+            encoder, or if the decoder cannot have these channels.
     """
 
     title = "Supervised baseline (segmentation-models-pytorch)"
@@ -159,10 +174,12 @@ class SMPNetwork(DirectNetwork):
         encoder_mean: Sequence[float] | None = None,
         encoder_std: Sequence[float] | None = None,
         encoder_frozen_norm: bool = False,
+        decoder_channels: DecoderWidth | Sequence[int] | None = None,
     ) -> None:
         super().__init__(image_channels, mask_channels)
+        self.decoder_channels = _decoder_channels(architecture, decoder_channels)
         name, weights = encoder_name(encoder), find_weights(encoder, encoder_weights)
-        self.network = _build(architecture, name, weights, image_channels, mask_channels)
+        self.network = _build(architecture, name, weights, image_channels, mask_channels, self.decoder_channels)
         if not isinstance(self.network.segmentation_head, nn.Sequential):
             raise ValueError(f"{architecture} gives no map before its mask: use another architecture, such as unet.")
         self.deepest_channels = self.network.encoder.out_channels[-1]
@@ -180,7 +197,7 @@ class SMPNetwork(DirectNetwork):
             for norm in norms:
                 norm.requires_grad_(False)
         self.train()
-        self._settle(encoder_mean=self.encoder_mean, encoder_std=self.encoder_std)
+        self._settle(**self.settled)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation; frozen BatchNorm layers always keep their statistics."""
@@ -214,13 +231,17 @@ class SMPNetwork(DirectNetwork):
 
 
 def _build(
-    architecture: str, encoder: str, weights: EncoderWeights, image_channels: int, mask_channels: int
+    architecture: str,
+    encoder: str,
+    weights: EncoderWeights,
+    image_channels: int,
+    mask_channels: int,
+    decoder_channels: Sequence[int] | None,
 ) -> "smp.base.SegmentationModel":
     """Build a network of segmentation-models-pytorch, with the weights of its encoder."""
     import segmentation_models_pytorch as smp
 
-    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise ValueError(unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING)))
+    decoder = {} if decoder_channels is None else {"decoder_channels": tuple(decoder_channels)}
     try:
         network = smp.create_model(
             architecture,
@@ -228,6 +249,7 @@ def _build(
             encoder_weights=weights.hub,
             in_channels=image_channels,
             classes=mask_channels,
+            **decoder,
         )
     except Exception as error:  # what a hub, a network or a model of timm raises can be anything
         hub = "" if weights.hub is None else " Without a network, give encoder_weights as a file, or none."
@@ -238,6 +260,36 @@ def _build(
         load_encoder(network.encoder, weights.file)
     _freeze_what_no_map_needs(network.encoder)
     return network
+
+
+def _decoder_channels(architecture: str, channels: DecoderWidth | Sequence[int] | None) -> list[int] | None:
+    """Return the channels of the decoder's stages; None for those of the architecture.
+
+    Raises:
+        ValueError: If there is no such architecture, or its decoder cannot have these channels.
+    """
+    import segmentation_models_pytorch as smp
+
+    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise ValueError(unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING)))
+    if channels is None:
+        return None
+    parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()].__init__).parameters
+    usual = parameters["decoder_channels"].default if "decoder_channels" in parameters else None
+    if not isinstance(usual, tuple):  # of some architectures it is one number, with another meaning
+        raise ValueError(
+            f"decoder_channels cannot be set for the architecture {architecture}: leave it out, or use unet."
+        )
+    if isinstance(channels, str):
+        if channels not in DECODERS:
+            raise ValueError(unknown("decoder width", channels, list(DECODERS)))
+        return list(DECODERS[channels])
+    if len(channels) != len(usual) or min(channels) < 1:
+        raise ValueError(
+            f"decoder_channels is {list(channels)}; give {len(usual)} positive numbers, from the coarsest stage to the "
+            f"finest, or {' or '.join(DECODERS)}."
+        )
+    return list(channels)
 
 
 def _normalisation(
@@ -269,6 +321,7 @@ def condition_network(
     encoder_mean: Sequence[float] | None,
     encoder_std: Sequence[float] | None,
     encoder_frozen_norm: bool,
+    decoder_channels: DecoderWidth | Sequence[int] | None,
 ) -> DirectNetwork:
     """Make the network that conditions others on an image.
 
@@ -283,10 +336,13 @@ def condition_network(
         encoder_mean: Mean of the images that it was trained on.
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
+        decoder_channels: Channels of the stages of the U-Net's decoder.
     """
     if encoder is None or is_none(encoder):
         if encoder_frozen_norm:
             raise ValueError("encoder_frozen_norm needs an encoder: our own network has no BatchNorm layers.")
+        if decoder_channels is not None:
+            raise ValueError("decoder_channels needs an encoder: the width of our own network is its size.")
         return ResidualUNet(image_channels, mask_channels, size, dropout)
     return SMPNetwork(
         image_channels,
@@ -297,4 +353,5 @@ def condition_network(
         encoder_mean,
         encoder_std,
         encoder_frozen_norm,
+        decoder_channels,
     )
