@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -272,3 +273,23 @@ def _spread(kernels: Tensor, channels: int) -> Tensor:
 def batch_norms(encoder: nn.Module) -> list[nn.Module]:
     """Return the BatchNorm layers of an encoder."""
     return [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def prepare_for_cpu(encoder: nn.Module) -> None:
+    """Let depthwise convolutions keep float32 under autocast on a CPU, where bfloat16 makes them slower.
+
+    With images whose channels are last, a training step on lite0 takes two thirds of the time (experiments/README.md,
+    "Pretrained encoders").
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            # A bound method: a copy of the encoder gets one of its own.
+            module.forward = MethodType(_convolve_precisely, module)  # type: ignore[method-assign]
+
+
+def _convolve_precisely(self: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve as the class does; on a CPU in the precision of the weights."""
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return type(self).forward(self, x)
+    with torch.autocast("cpu", enabled=False):
+        return type(self).forward(self, x.to(self.weight.dtype))

@@ -4,12 +4,12 @@
 and goes on with a run that was stopped; ``... collect`` gathers the scores of every case into encoders.csv beside this
 file; ``... table`` prints mean Dice and the paired difference from the pretrained encoder.
 
-Every run takes the same steps at 128 px and is scored on the seeded tenth of the training images, which is never
+Every run takes the same steps and is scored on the seeded tenth of the training images, which is never
 reported. Its last averaged weights are scored: no checkpoint is chosen.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from diffmedseg.metrics import bootstrap_interval
 
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("dice", "dice_prior", "diversity")
-RUN = ("variant", "steps", "seed")
+RUN = ("variant", "image_size", "steps", "seed")
 START = "pretrained"
 LITE, BASELINE = "medsegdiff-lite", "supervised"
 ENCODER = ["--encoder=lite0"]
@@ -51,7 +51,8 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 def train(
     root: Path,
     runs: Path = Path("runs/encoders"),
-    steps: int = 1000,
+    steps: int = 300,
+    image_size: int = 64,
     seeds: list[int] = [0, 1],  # noqa: B006
     only: list[str] = [],  # noqa: B006
     lr: float = 5e-4,
@@ -63,13 +64,14 @@ def train(
         root: Folder that holds the official folders of ISIC 2017.
         runs: Where runs are written.
         steps: Training steps of every run.
+        image_size: In pixels.
         seeds: Seeds of the new weights, the order and the noise.
         only: Names of VARIANTS; all when empty.
         lr: Learning rate, of AdamW.
         settings: Further settings of every run.
     """
     common = [
-        f"--data.root={root}", "--data.reported=tenth", "--data.image_size=128", "--data.batch_size=16",
+        f"--data.root={root}", "--data.reported=tenth", f"--data.image_size={image_size}", "--data.batch_size=16",
         f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}", "--trainer.precision=bf16-mixed",
         f"--model.optimizer.lr={lr}", "--logger=csv",
     ]  # fmt: skip
@@ -77,7 +79,7 @@ def train(
         for variant in only or VARIANTS:
             model, changes = VARIANTS[variant]
             seeded = [f"--seed_everything={seed}", *common, *settings, *changes]
-            train_run(runs / str(steps), _name(variant, seed), model, "isic2017", seeded)
+            train_run(runs / f"{image_size}px" / str(steps), _name(variant, seed), model, "isic2017", seeded)
 
 
 def _name(variant: str, seed: int) -> str:
@@ -96,11 +98,12 @@ def collect(runs: Path = Path("runs/encoders"), output: Path = SCORES) -> None:
     """
     rows = []
     for variant in VARIANTS:
-        for path in sorted(runs.glob(f"*/{_name(variant, 0)[:-1]}*/version_0/cases.csv")):
-            run = path.parents[1]
+        for path in sorted(runs.glob(f"*px/*/{_name(variant, 0)[:-1]}*/version_0/cases.csv")):
+            run, steps, size = path.parents[1:4]
             for case in read_rows(path):
                 scores = {name: f"{float(case[name]):.4f}" if case.get(name) else "" for name in COLUMNS}
-                about = {"variant": variant, "steps": run.parent.name, "seed": run.name.rpartition(".")[2]}
+                about = {"variant": variant, "image_size": size.name[:-2], "steps": steps.name}
+                about["seed"] = run.name.rpartition(".")[2]
                 rows.append({**about, "case": case["case"], **scores})
     if not rows:
         raise FileNotFoundError(f"There are no finished runs in {runs}: train first.")
@@ -108,34 +111,35 @@ def collect(runs: Path = Path("runs/encoders"), output: Path = SCORES) -> None:
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print mean Dice by variant and steps, and the paired difference from START after the same steps.
+    """Print mean Dice by image size, steps and variant, and the paired difference from START in the same setting.
 
     Seeds are averaged first; the 95 % intervals are bootstrapped over images.
 
     Args:
         scores: The table of scores.
     """
-    heads = ["steps", "variant", "images", "seeds", "Dice", f"difference from {START}", "by seed"]
+    heads = ["px", "steps", "variant", "images", "seeds", "Dice", f"difference from {START}", "by seed"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     rows = read_rows(scores)
-    keys = {(int(row["steps"]), row["variant"]) for row in rows}
-    for steps, variant in sorted(keys, key=lambda key: (key[0], list(VARIANTS).index(key[1]))):
-        own, start = _dice(rows, variant, steps), _dice(rows, START, steps)
-        shared = [seed for seed in own if seed in start and variant != START]
-        less = [_paired(own[seed], start[seed]) for seed in shared]
-        mean = np.mean([np.mean(list(dice.values())) for dice in own.values()])
-        cells = [str(steps), variant, str(len(next(iter(own.values())))), str(len(own)), f"{mean:.4f}"]
-        cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.4f}" for one in less)]
-        print(f"| {' | '.join(cells)} |")
+    settings = {(int(row["image_size"]), int(row["steps"])) for row in rows}
+    for size, steps in sorted(settings):
+        dice = _dice(row for row in rows if (int(row["image_size"]), int(row["steps"])) == (size, steps))
+        for variant in (name for name in VARIANTS if name in dice):
+            own, start = dice[variant], dice[START]
+            shared = [seed for seed in own if seed in start and variant != START]
+            less = [_paired(own[seed], start[seed]) for seed in shared]
+            mean = np.mean([np.mean(list(one.values())) for one in own.values()])
+            cells = [str(size), str(steps), variant, str(len(next(iter(own.values())))), str(len(own)), f"{mean:.4f}"]
+            cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.4f}" for one in less)]
+            print(f"| {' | '.join(cells)} |")
 
 
-def _dice(rows: Sequence[Mapping[str, str]], variant: str, steps: int) -> dict[str, dict[str, float]]:
-    """Return the Dice of every case, by seed."""
-    found: dict[str, dict[str, float]] = defaultdict(dict)
+def _dice(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the Dice of every case, by variant and seed."""
+    found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if (row["variant"], int(row["steps"])) == (variant, steps):
-            found[row["seed"]][row["case"]] = float(row["dice"])
-    return dict(found)
+        found[row["variant"]][row["seed"]][row["case"]] = float(row["dice"])
+    return found
 
 
 def _paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:

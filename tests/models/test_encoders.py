@@ -1,5 +1,6 @@
 """Pretrained encoders: the same maps as their reference, and the normalisation that they were trained with."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -342,3 +343,23 @@ def test_weights_follow_only_inside(no_package):
         SMPNetwork(3, 1, encoder="lite0", encoder_weights="imagenet")
     with pytest.raises(ValueError, match="not installed"):
         SMPNetwork(3, 1, encoder="lite0", encoder_weights="imagenet")
+
+
+def test_maps_for_familiarity_are_those_that_the_mask_comes_from():
+    network = SMPNetwork(3, 1, encoder="lite0", encoder_mean=MEAN, encoder_std=STD).eval()
+    torch.testing.assert_close(network.image_maps(IMAGE)[-1], network.maps(IMAGE).deepest)
+
+
+def test_depthwise_convolutions_keep_their_precision():
+    network = SMPNetwork(3, 1, encoder="lite0").eval()
+    copied = deepcopy(network)
+    name = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1)
+    own, other = network.get_submodule(name), copied.get_submodule(name)
+    nn.init.zeros_(other.weight)
+    x = torch.rand(1, own.in_channels, 8, 8)
+    precise = own(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(own(x), precise)
+        assert own(x.bfloat16()).dtype == torch.float32
+        assert network.maps(IMAGE).deepest.dtype == torch.bfloat16  # the others are faster so
+        assert not other(x).any()  # a copy has weights of its own
