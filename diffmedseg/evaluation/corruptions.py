@@ -51,7 +51,7 @@ def corrupt(image: Tensor, name: str, severity: str = "medium", key: str = "") -
         ValueError: If there is no such corruption or severity, or the image has another shape.
     """
     if name not in CORRUPTIONS:
-        raise ValueError(unknown("corruption", name, CORRUPTIONS))
+        raise ValueError(unknown("corruption", name, list(CORRUPTIONS)))
     if severity not in SEVERITIES:
         raise ValueError(unknown("severity", severity, SEVERITIES))
     if image.ndim != 3 or len(image) != 3:

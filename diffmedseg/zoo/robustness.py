@@ -58,12 +58,13 @@ def read_robustness(path: Path) -> list[RobustnessRow]:
     kinds = {field.name: field.type for field in fields(RobustnessRow)}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file, strict=True))
-        return [RobustnessRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]  # type: ignore[operator]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        expected = ",".join(kinds)
+            reader = csv.DictReader(file, strict=True)
+            if list(reader.fieldnames or []) != list(kinds):
+                raise ValueError(f"its columns are {','.join(reader.fieldnames or []) or 'missing'}")
+            return [RobustnessRow(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in reader]  # type: ignore[operator]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ZooError(
-            f"{path} is no robustness table: {error}. Expected the columns {expected}. Write the table again."
+            f"{path} is no robustness table: {error}. Expected the columns {','.join(kinds)}. Write the table again."
         ) from error
 
 

@@ -1,10 +1,10 @@
 """How models of skin lesions stand other cameras, optics and files: Dice on corrupted copies of images.
 
-``python experiments/benchmarks/robustness.py score '[ENTRY, runs/RUN/version_0]' /path/to/isic2017`` scores models on
-the seeded tenth, writes ``robustness.csv`` and prints the table. ``--reported official`` takes the 150 official
-validation images. ``--elsewhere /path/to/isic2016`` adds the images of ISIC 2016 that ISIC 2017 does not train on.
-``table`` prints the table again. ``card robustness.csv MODEL RUN`` writes the rows of a model into the folder of its run.
-``diffmedseg export`` takes them into the entry's card.
+``python experiments/benchmarks/corrupted_images.py score '[ENTRY, runs/RUN/version_0]' /path/to/isic2017`` scores
+models on the seeded tenth, writes ``robustness.csv`` and prints the table. ``--reported official`` takes the 150
+official validation images. ``--elsewhere /path/to/isic2016`` adds the images of ISIC 2016 that ISIC 2017 does not train
+on. ``table`` prints the table again. ``card robustness.csv MODEL RUN`` writes the rows of a model into the folder of its
+run; ``diffmedseg export`` takes them into the entry's card.
 
 Every model gets the same images: at most 256 px, corrupted, then rounded to 8 bits. Masks are scored at this size.
 """
@@ -162,30 +162,38 @@ def card(scores: Path, model: str, run: Path) -> None:
         model: Name of the model in the table.
         run: The run's folder.
     """
-    rows = []
-    for (name, images, corruption), values in _cells(scores).items():
+    rows, cells = [], _cells(scores)
+    for (name, images, corruption), values in cells.items():
         if name == model:
-            change = values - _cells(scores)[model, images, CLEAN]
-            mean = float(change.mean())
-            rows.append(
-                RobustnessRow(images, corruption, len(values), float(values.mean()), mean, *bootstrap_interval(change))
-            )
+            change = values - cells[model, images, CLEAN]
+            means = float(values.mean()), float(change.mean())
+            rows.append(RobustnessRow(images, corruption, len(values), *means, *bootstrap_interval(change)))
     if not rows:
         raise SystemExit(f"{scores} has no model {model!r}: score it first.")
     print(f"Wrote {write_robustness(run, rows)}")
 
 
 def _cells(scores: Path) -> dict[tuple[str, str, str], np.ndarray]:
-    """Return Dice of every image, in the order of cases, by model, set of images and corruption, and the mean of all."""
+    """Return Dice of every image by model, set of images and corruption; the mean of all corruptions ends each set.
+
+    Images stand in the order of their names, so that models can be compared image by image.
+    """
     found: dict[tuple[str, str, str], dict[str, float]] = {}
+    cases: dict[str, set[str]] = {}
     for row in read_rows(scores):
         kind = ", ".join(part for part in (row["corruption"], row["severity"]) if part)
         found.setdefault((row["model"], row["images"], kind), {})[row["case"]] = float(row["dice"])
-    cells = {key: np.array([values[case] for case in sorted(values)]) for key, values in found.items()}
-    for model, images in dict.fromkeys((model, images) for model, images, _ in cells):
-        corrupted = [values for key, values in cells.items() if key[:2] == (model, images) and key[2] != CLEAN]
-        if corrupted:
-            cells[model, images, MEAN] = np.mean(corrupted, 0)
+        cases.setdefault(row["images"], set()).add(row["case"])
+    for (model, images, kind), values in found.items():
+        if missing := cases[images] - values.keys():
+            raise SystemExit(f"{scores}: {model} has no score of {min(missing)} ({images}, {kind}). Score it again.")
+    cells: dict[tuple[str, str, str], np.ndarray] = {}
+    for model, images in dict.fromkeys((model, images) for model, images, _ in found):
+        kinds = {kind: np.array([values[case] for case in sorted(values)])
+                 for (a, b, kind), values in found.items() if (a, b) == (model, images)}  # fmt: skip
+        corrupted = [values for kind, values in kinds.items() if kind != CLEAN]
+        kinds |= {MEAN: np.mean(corrupted, 0)} if corrupted else {}
+        cells |= {(model, images, kind): values for kind, values in kinds.items()}
     return cells
 
 
