@@ -1,12 +1,17 @@
 """The robustness table: from scores of images to a run's folder, an entry and its card."""
 
 import shutil
+from types import SimpleNamespace
 
 import corrupted_images
 import pytest
-from rows import write_rows
+import torch
+from isic_files import write
+from rows import read_rows, write_rows
 
 from diffmedseg import zoo
+from diffmedseg.data import ISIC2016DataModule, ISIC2017DataModule
+from diffmedseg.evaluation.corruptions import CORRUPTIONS
 from diffmedseg.zoo import Source, ZooError, file_sha256
 from diffmedseg.zoo.registry import ROBUSTNESS
 from diffmedseg.zoo.robustness import RobustnessRow, read_robustness, robustness_section, write_robustness
@@ -52,6 +57,34 @@ def test_a_score_that_is_missing_is_named(tmp_path):
     part = {key: value for key, value in DICE.items() if key != ("b", "x", "blur", "mild")}
     with pytest.raises(SystemExit, match="b has no score of x \\(tenth, blur, mild\\)"):
         corrupted_images.table(scores(tmp_path / "s.csv", part))
+
+
+def test_scores_are_those_of_the_same_corrupted_images_and_of_none_that_is_trained_on(tmp_path, monkeypatch, capsys):
+    class Dark:
+        """Finds what is darker than half grey; and notes how many copies it is given."""
+
+        def segment(self, images, keys):
+            assert images.dtype == torch.uint8
+            assert len(set(keys)) == 1
+            copies.append(len(images))
+            return SimpleNamespace(mask=images.float().mean(1, keepdim=True) < 128)
+
+    copies = []
+    monkeypatch.setattr(corrupted_images, "load_model", lambda name: Dark())
+    write(tmp_path / "2017", ISIC2017DataModule, training=20)
+    write(tmp_path / "2016", ISIC2016DataModule, training=22)  # two images that 2017 does not have
+    output = tmp_path / "s.csv"
+    corrupted_images.score(
+        ["dark"], tmp_path / "2017", elsewhere=tmp_path / "2016", severities=["strong"], output=output
+    )
+    assert "4 of 22 images" in capsys.readouterr().out  # these two, and the seeded tenth
+    assert copies == [1 + len(CORRUPTIONS)] * (2 + 4)
+    rows = read_rows(output)
+    clean = {row["case"]: float(row["dice"]) for row in rows if row["corruption"] == "none"}
+    assert {"ISIC_0000020", "ISIC_0000021"} < clean.keys()
+    assert min(clean.values()) > 0.95
+    dark = [float(row["dice"]) for row in rows if row["corruption"] == "dark"]
+    assert max(dark) < 0.5  # all of the image is found
 
 
 def test_a_models_changes_are_written_for_its_card(tmp_path):

@@ -3,8 +3,8 @@
 ``python experiments/benchmarks/corrupted_images.py score '[ENTRY, runs/RUN/version_0]' /path/to/isic2017`` scores
 models on the seeded tenth, writes ``robustness.csv`` and prints the table. ``--reported official`` takes the 150
 official validation images. ``--elsewhere /path/to/isic2016`` adds the images of ISIC 2016 that ISIC 2017 does not train
-on. ``table`` prints the table again. ``card robustness.csv MODEL RUN`` writes the rows of a model into the folder of its
-run; ``diffmedseg export`` takes them into the entry's card.
+on. ``table`` prints the table again. ``card robustness.csv MODEL RUN`` writes the rows of a model into the folder of
+its run; ``diffmedseg export`` takes them into the entry's card.
 
 Every model gets the same images: at most 256 px, corrupted, then rounded to 8 bits. Masks are scored at this size.
 """
