@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 from diffmedseg.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from diffmedseg.data.augmentation import Augmentation as Augmentation
+    from diffmedseg.data.augmentation import (
+        Augmentation as Augmentation,
+        DermoscopyAugmentation as DermoscopyAugmentation,
+    )
     from diffmedseg.data.base import SegmentationDataModule as SegmentationDataModule
     from diffmedseg.data.info import DatasetInfo as DatasetInfo
     from diffmedseg.data.isic import (
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "diffmedseg.data.augmentation": ["Augmentation"],
+        "diffmedseg.data.augmentation": ["Augmentation", "DermoscopyAugmentation"],
         "diffmedseg.data.base": ["SegmentationDataModule"],
         "diffmedseg.data.info": ["DatasetInfo"],
         "diffmedseg.data.isic": ["ISIC2016DataModule", "ISIC2017DataModule", "ISIC2018DataModule"],

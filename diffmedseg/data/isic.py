@@ -125,7 +125,12 @@ class ISICDataModule(SegmentationDataModule):
                 cache_folder(), f"{self.info.name}-{part}", items, self.image_size, shape,
                 lambda item: _read_masks(item, reader),
             )  # fmt: skip
-        return ISICStore([items[row] for row in rows], self._shrunk[part], rows, reader)
+        return ISICStore(self.files(split), self._shrunk[part], rows, reader)
+
+    def files(self, split: Split) -> list[Item]:
+        """Return the files of each image of a split, in the order of its store."""
+        part, rows = self._splits[split]
+        return [self._parts[part][row] for row in rows]
 
     def doubts(self) -> list[Problem]:
         """Say what may be wrong with how the images were read; see the base class."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, Entry
+from diffmedseg.zoo.robustness import robustness_section
 
 
 def write_card(
@@ -101,7 +102,7 @@ The lowest Dice: {worst}.
 
 {shown}
 
-{_unfamiliar(init)}{_licence(entry)}
+{robustness_section(folder)}{_unfamiliar(init)}{_licence(entry)}
 """,
         encoding="utf-8",
     )

@@ -33,6 +33,7 @@ from diffmedseg.zoo.registry import (
     METRICS,
     PICTURE,
     REGISTRY,
+    ROBUSTNESS,
     RUN,
     WEIGHTS,
     Entry,
@@ -44,7 +45,7 @@ from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.source import Source, current_source
 
 _CODE_LICENCE = "Apache-2.0"
-_FILES = {CARD, CASES, CONFIG, EXAMPLE, METRICS, PICTURE, RUN, WEIGHTS}  # of an entry
+_FILES = {CARD, CASES, CONFIG, EXAMPLE, METRICS, PICTURE, ROBUSTNESS, RUN, WEIGHTS}  # of an entry
 #: Scores that the registry names; an entry's own files have all.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
 #: Settings of a data module that say which cases a run was scored on.
@@ -104,7 +105,7 @@ def export(
         (folder / WEIGHTS).write_bytes(save(weights))
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        for file in (CASES, METRICS):
+        for file in (CASES, METRICS, ROBUSTNESS):
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
         write_example(model.eval(), folder / EXAMPLE)

@@ -18,6 +18,7 @@ CARD = "README.md"
 CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE, PICTURE = (
     "config.yaml", "model.safetensors", "run.yaml", "cases.csv", "metrics.json", "example.safetensors", "cases.png",
 )  # fmt: skip
+ROBUSTNESS = "robustness.csv"
 
 
 @dataclass(frozen=True)
