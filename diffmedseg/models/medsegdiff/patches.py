@@ -89,7 +89,7 @@ class DetailedWriter(PatchWriter):
     At first the correction is zero.
     """
 
-    _WIDTH = 8
+    _WIDTH = 4
 
     def __init__(self, mask_channels: int, patch: int, decoded_channels: int) -> None:
         super().__init__(mask_channels, patch, decoded_channels)
@@ -128,7 +128,7 @@ class InterpolatedWriter(PatchWriter):
 class GuidedWriter(PatchWriter):
     """Interpolates a bias and weights, by which the image's details are added up at each pixel: ``guided``."""
 
-    _DETAILS = 7
+    _DETAILS = 3
 
     def __init__(self, mask_channels: int, patch: int, decoded_channels: int) -> None:
         super().__init__(mask_channels, patch, decoded_channels)
