@@ -27,6 +27,7 @@ from training import train_run
 
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.batch import Batch
+from diffmedseg.errors import unknown
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import score_cases
 from diffmedseg.metrics.images import score_image
@@ -86,7 +87,12 @@ def train(
         lr: Learning rate, of AdamW.
         cases: Images that are scored.
         settings: Further settings of every run.
+
+    Raises:
+        ValueError: If nobody has said how to keep the reported images of the data set out.
     """
+    if data not in HELD_OUT:
+        raise ValueError(unknown("data set for these runs", data, list(HELD_OUT)))
     common = [
         "--encoder=lite0", "--model.encoder_lr=0.3", f"--data.root={root}", *HELD_OUT[data], "--data.image_size=128",
         "--data.batch_size=16", f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
@@ -135,9 +141,9 @@ def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
 
 def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch: Batch) -> Iterator[dict[str, object]]:
     """Yield a row for each image: its scores, and the jumps of its samples and its fused map on the model's grid."""
-    drawn = model.sample(batch["image"], SAMPLES, keys=batch["id"])
+    drawn = model.sample(batch["image"], SAMPLES, keys=batch["case"])
     fused = model.fuse_by(model.fusion, drawn, model.image_size)
-    for i, name in enumerate(batch["id"]):
+    for i, name in enumerate(batch["case"]):
         reference, samples, mean = batch["reference"][i], fused.samples[i], fused.samples[i].mean(0)
         prior = None if fused.prior is None else fused.prior[i]
         own = score_image(name, fused.probability[i], samples, reference, model.threshold, 0.0, prior=prior)
@@ -148,7 +154,7 @@ def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch:
         for columns, maps in zip(JUMPS.values(), (samples, fused.probability[i]), strict=True):
             found |= zip(columns, jumps(maps), strict=True)
         scores = {column: "" if value != value else f"{value:.6g}" for column, value in found.items()}
-        yield {"case": name, "patient": data.patient(batch["case"][i]), **scores}
+        yield {"case": name, "patient": data.patient(name), **scores}
 
 
 def jumps(maps: Tensor, patch: int = MedSegDiffLite.patch) -> tuple[float, float]:

@@ -143,7 +143,8 @@ class GuidedWriter(PatchWriter):
         """Write masks; see the base class."""
         [detail] = details
         m = F.interpolate(m, scale_factor=float(self.patch), mode="bilinear")
-        m = m.unflatten(1, (-1, self.each)).unflatten(0, (len(detail), -1))  # (B, S, K, each, H, W)
+        images, samples = len(detail), len(m) // len(detail)
+        m = m.reshape(images, samples, -1, self.each, *m.shape[-2:])  # (B, S, K, each, H, W)
         out = m[:, :, :, 0] + (m[:, :, :, 1:] * detail[:, None, None]).sum(3)
         return out.flatten(0, 1)
 
