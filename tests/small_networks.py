@@ -1,16 +1,31 @@
 """Networks small enough for tests."""
 
 import inspect
+from functools import partial
 
+import pytest
 import torch
 
 import diffmedseg.models
-from diffmedseg.models import Denoiser
+from diffmedseg.models import Denoiser, MedSegDiffLite
+from diffmedseg.models.medsegdiff.patches import WRITERS
+
+#: Arguments of MedSegDiffLite, by what they are called in tests: every setting that changes its step network.
+LITE_DESIGNS = {
+    **{name: {"patches": name} for name in WRITERS if name != "apart"},
+    "ff_parser": {"ff_parser": True},
+    "dynamic_encoding": {"dynamic_encoding": True},
+    "both": {"ff_parser": True, "dynamic_encoding": True},
+}
 
 
 def concrete_denoisers():
     classes = (getattr(diffmedseg.models, name) for name in diffmedseg.models.__all__)
     return [c for c in classes if inspect.isclass(c) and issubclass(c, Denoiser) and not inspect.isabstract(c)]
+
+
+def lite_designs():
+    return [pytest.param(partial(MedSegDiffLite, **own), id=f"lite, {name}") for name, own in LITE_DESIGNS.items()]
 
 
 def small(cls, image_channels=3, mask_channels=1):

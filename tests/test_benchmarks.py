@@ -15,6 +15,7 @@ import folds
 import ged_time
 import isic2017_result
 import kills
+import lite_designs
 import peer_time
 import pytest
 import shared_noise
@@ -25,7 +26,7 @@ from rows import read_rows
 from test_recipes import instantiate
 
 from diffmedseg import load_checkpoint
-from diffmedseg.data import ISIC2017DataModule
+from diffmedseg.data import ISIC2017DataModule, SyntheticDataModule
 from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
@@ -315,3 +316,86 @@ def test_kills_tells_checkpoints_apart_by_a_bit(tmp_path):
     other = {"optimizer_states": [{"step": torch.tensor(1.0).nextafter(torch.tensor(2.0)), "lr": 0.1}]}
     assert kills.is_same(saved, saved)
     assert not kills.is_same(saved, other)
+
+
+@pytest.mark.parametrize("side", [16, 18])
+def test_blocks_are_jumps_at_the_borders_of_patches(side):
+    """A ramp has none, whatever its slope; patches of one value each are nothing else; noise has them as often."""
+    torch.manual_seed(0)
+    ramp = (torch.arange(side) / side + 0.1 * torch.arange(side)[:, None])[None]
+    assert lite_designs.jumps(ramp) == pytest.approx([(0.1 + 1 / side) / 2] * 2)
+    flat = torch.rand(20, 5, 5).repeat_interleave(4, -1).repeat_interleave(4, -2)[..., :side, :side]
+    border, inside = lite_designs.jumps(flat)
+    assert inside == 0
+    assert border > 0.2
+    border, inside = lite_designs.jumps(torch.rand(200, side, side))
+    assert border / inside == pytest.approx(1, abs=0.02)
+    pair = torch.zeros(1, side, side)
+    pair[0, :, 4:] = 1  # by hand: one border of all that are between columns or rows
+    borders = 2 * ((side - 1) // 4) * side
+    assert lite_designs.jumps(pair) == pytest.approx((side / borders, 0))
+
+
+def test_the_mean_influence_is_the_ratio_of_sums():
+    pairs = {"a": [2.0, 1.0], "b": [0.0, 3.0], "c": [5.0, 2.0]}
+    found = lite_designs.ratios({name: torch.tensor(pair).numpy() for name, pair in pairs.items()})
+    assert sum(found.values()) / 3 == pytest.approx(7 / 6)
+    alike = lite_designs.ratios({name: torch.tensor([1.5 * b, b]).numpy() for name, (_, b) in pairs.items()})
+    assert list(alike.values()) == pytest.approx([1.5] * 3)  # none has an influence of its own
+
+
+def test_designs_are_scored_on_images_from_everywhere(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = MedSegDiffSegmenter(MedSegDiffLite(3, 1, "tiny"), image_size=(32, 32), num_steps=2).eval()
+    data = SyntheticDataModule(num_train=1, num_val=1, num_test=9, image_size=32, eval_batch_size=2)
+    data.setup("test")
+    monkeypatch.setattr(lite_designs, "load_run", lambda run: (model, data))
+    lite_designs.score(tmp_path, cases=3)
+    rows = read_rows(tmp_path / "designs.csv")
+    assert [row["case"] for row in rows] == ["test-0000", "test-0004", "test-0008"]
+    assert all(row[column] for row in rows for column in ("ged_unbiased", "distance_to_raters", "map_inside"))
+    loader = data.test_dataloader()
+    batch = data.on_after_batch_transfer(loader.collate_fn([loader.dataset[4]]), 0)
+    expected = model.segment(batch["image"], num_samples=8, keys=["test-0004"])
+    border, inside = lite_designs.jumps(expected.samples)
+    assert [float(rows[1][name]) for name in ("sample_border", "sample_inside")] == pytest.approx(
+        [border, inside], rel=1e-3
+    )
+
+
+def test_every_design_of_lite_is_one_of_its_own():
+    """No two predict alike, whatever weights they learn."""
+    image, x_t, outputs = torch.randn(1, 3, 32, 32), torch.randn(1, 1, 32, 32), []
+    for options in lite_designs.VARIANTS.values():
+        network = MedSegDiffLite(3, 1, "tiny", **options).eval()
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        with torch.no_grad():
+            outputs.append(network(x_t, torch.tensor([500]), network.encode(image)))
+    assert not any(torch.allclose(one, other) for i, one in enumerate(outputs) for other in outputs[:i])
+    with pytest.raises(ValueError, match="There are: isic2017, lidc_slices"):
+        lite_designs.train("somewhere", data="chase")
+
+
+def test_table_of_the_designs(tmp_path, capsys):
+    """By hand: two patients, of whom the first has two images; jumps whose ratio is 2 and 1."""
+    for variant, dices, border in (("apart", (0.4, 0.6, 0.8), 2), ("guided", (0.6, 0.6, 0.9), 1)):
+        for seed in (0, 1):
+            run = tmp_path / "isic2017" / "300" / f"{variant}.{seed}" / "version_0"
+            run.mkdir(parents=True)
+            rows = [
+                {"case": case, "patient": case[0], "ged_unbiased": ""}
+                | dict.fromkeys(("dice", "dice_samples", "dice_prior", "diversity"), dice)
+                | {"sample_border": border, "sample_inside": 1, "map_border": 1, "map_inside": 1}
+                | {"distance_to_raters": ""}
+                for case, dice in zip(("a0", "a1", "b0"), dices, strict=True)
+            ]
+            lite_designs.write_rows(rows, run / "designs.csv")
+    lite_designs.collect(tmp_path, tmp_path / "scores.csv")
+    lite_designs.table(tmp_path / "scores.csv")
+    printed = capsys.readouterr().out
+    assert "| apart | 2 | 2 | 0.6500 |" in printed
+    assert "| guided | 2 | 2 | 0.7500, +0.1000 (+0.1000 to +0.1000; +0.1000, +0.1000) |" in printed
+    assert "| 1.0000, -1.0000 (-1.0000 to -1.0000; -1.0000, -1.0000) | 1.0000 |" in printed
+    assert "GED" not in printed

@@ -1,17 +1,19 @@
 import inspect
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
 import torch
-from small_networks import concrete_denoisers, small
+from small_networks import concrete_denoisers, lite_designs, small
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_spectrum
 
-DENOISERS = concrete_denoisers()
+DENOISERS = [*concrete_denoisers(), *lite_designs()]
+FULL_LITE = partial(MedSegDiffLite, patches="guided", ff_parser=True, dynamic_encoding=True)
 
 
 def inputs(batch=2, samples=1, size=(32, 32), channels=3, regions=1):
@@ -29,7 +31,7 @@ def inputs_of(network, batch=2, samples=1, size=(32, 32)):
 
 def test_there_are_denoisers_to_test():
     assert MedSegDiffV1 in DENOISERS
-    assert len(DENOISERS) >= 3
+    assert len(concrete_denoisers()) >= 3
 
 
 @pytest.mark.parametrize("cls", DENOISERS)
@@ -85,7 +87,7 @@ def compile_a_step(cls):
     assert list(network.state_dict()) == names
 
 
-@pytest.mark.parametrize("cls", [MedSegDiffV1, MedSegDiffV2, MedSegDiffLite])
+@pytest.mark.parametrize("cls", [MedSegDiffV1, MedSegDiffV2, MedSegDiffLite, FULL_LITE])
 def test_a_step_is_one_graph_when_compiled(cls):
     """Nothing in it falls back to Python, as reading a value off a GPU would; weights keep their names.
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from small_networks import concrete_denoisers, small
+from small_networks import concrete_denoisers, lite_designs, small
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, ResidualUNet
 from diffmedseg.models.finetuning import MisfitError, initialise
 
-DENOISERS = concrete_denoisers()
+DENOISERS = [*concrete_denoisers(), *lite_designs()]
 RGB, LESION = ("red", "green", "blue"), ("lesion",)
 
 
@@ -74,7 +74,7 @@ def test_channels_and_regions_are_matched_by_name(cls):
         torch.testing.assert_close(own_prior, prior[:, swap], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("cls", [MedSegDiffLite, MedSegDiffV1, ResidualUNet])
+@pytest.mark.parametrize("cls", [MedSegDiffLite, MedSegDiffV1, ResidualUNet, *lite_designs()])
 def test_what_is_new_changes_nothing_of_what_the_source_knows(cls):
     source = segmenter(cls, ("flair",), ("whole",))
     model = segmenter(cls, ("t1", "flair"), ("whole", "core"), seed=2)
@@ -85,7 +85,7 @@ def test_what_is_new_changes_nothing_of_what_the_source_knows(cls):
 
 
 @pytest.mark.filterwarnings("ignore:.*takes the image channels")
-@pytest.mark.parametrize("cls", [MedSegDiffLite, MedSegDiffV1, ResidualUNet])
+@pytest.mark.parametrize("cls", [MedSegDiffLite, MedSegDiffV1, ResidualUNet, *lite_designs()])
 def test_unknown_channels_and_regions_keep_the_response(cls):
     """A grey image in place of three equal colours, or the reverse, and three equal regions in place of one."""
     grey, x_t = noise(1), noise(1, seed=1)

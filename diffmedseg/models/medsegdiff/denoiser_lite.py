@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffmedseg.errors import unknown
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
-from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, resize, zero_init
+from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, layer_norm, resize, zero_init
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+from diffmedseg.models.medsegdiff.ff_parser import FFParser
+from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
 
@@ -40,6 +43,36 @@ LITE_SIZES: dict[Size, LiteSpec] = {
 }
 
 
+class CoarseEncoding(nn.Module):
+    """MedSegDiff's dynamic conditional encoding (eq. 3) and FF-Parser (eq. 4-6) on the coarse grid.
+
+    As in :class:`~diffmedseg.models.medsegdiff.denoiser_v1.DynamicConditionalEncoding`, but what depends on the image
+    alone is computed apart, once per image, and the result is added to the map of x_t: at first as zero.
+
+    Args:
+        channels: Channels of both maps.
+        affinity: Whether to form the affinity product; if not, the image's map is added to the filtered map of x_t.
+        ff_parser: Whether to filter the map of x_t.
+    """
+
+    def __init__(self, channels: int, affinity: bool, ff_parser: bool) -> None:
+        super().__init__()
+        self.affinity = affinity
+        self.filter: nn.Module = FFParser(channels) if ff_parser else nn.Identity()
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def image_part(self, m_i: Tensor) -> Tensor:
+        """Return what the image's map (B, C, H, W) contributes, of the same shape."""
+        return layer_norm(m_i) * m_i if self.affinity else m_i
+
+    def forward(self, image_part: Tensor, m_x: Tensor) -> Tensor:
+        """Add the encoding to the map of x_t; all are (rows, C, H, W)."""
+        filtered = self.filter(m_x)
+        encoded = image_part * layer_norm(filtered) if self.affinity else image_part + filtered
+        out: Tensor = m_x + self.out(encoded)
+        return out
+
+
 class MedSegDiffLite(Denoiser):
     """A condition network with a mask of its own, and a coarse network that denoises on top of it.
 
@@ -57,6 +90,12 @@ class MedSegDiffLite(Denoiser):
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
         decoder_channels: Channels of the five stages of its decoder, or ``slim``; None for the usual ones.
         dropout: Dropout of the condition network's residual blocks.
+        patches: How masks are read and written in patches of 4 x 4 pixels: ``apart`` from each other; ``overlapping``
+            their neighbours; apart and then ``smoothed`` by a 3 x 3 kernel, or corrected with ``detailed`` maps of the
+            image; ``interpolated`` from one value per patch, or from weights of such maps (``guided``).
+        ff_parser: Whether a filter in Fourier space acts on the coarse map of x_t, as in MedSegDiff-V1.
+        dynamic_encoding: Whether the affinity product of the coarse maps of x_t and image is formed, as in
+            MedSegDiff-V1.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -83,8 +122,13 @@ class MedSegDiffLite(Denoiser):
         encoder_std: Sequence[float] | None = None,
         encoder_frozen_norm: bool = False,
         decoder_channels: DecoderWidth | Sequence[int] | None = None,
+        patches: Patches = "apart",
+        ff_parser: bool = False,
+        dynamic_encoding: bool = False,
     ) -> None:
         super().__init__(image_channels, mask_channels)
+        if patches not in WRITERS:
+            raise ValueError(unknown("way of patches", patches, list(WRITERS)))
         spec, patch = LITE_SIZES[size], self.patch
         self.residual = residual
         self.condition = condition_network(
@@ -93,19 +137,23 @@ class MedSegDiffLite(Denoiser):
         )  # fmt: skip
         self._settle(**self.condition.settled)
         self.divisor = max(2 * patch, self.condition.divisor)
-        time_channels, patched = 2 * spec.width, mask_channels * patch**2
-        decoded = self.condition.decoded_channels
+        time_channels, decoded = 2 * spec.width, self.condition.decoded_channels
+        self.writer = WRITERS[patches](mask_channels, patch, decoded)
+        reach = self.writer.reach
         self.coarse = nn.Conv2d(decoded + mask_channels, spec.width, patch, stride=patch)
         self.deepest = nn.Conv2d(self.condition.deepest_channels, spec.width, 1)
         self.time = TimeEmbedding(time_channels)
-        self.stem = nn.Conv2d(patched, spec.width, 1)
+        self.stem = nn.Conv2d(mask_channels * patch**2, spec.width, reach, padding=reach // 2)
         self.blocks = nn.ModuleList(ResBlock(spec.width, spec.width, time_channels) for _ in range(spec.blocks))
         self.down = downsample(spec.width)
         self.middle = ResBlock(spec.width, spec.width, time_channels)
         self.head = nn.Sequential(
             group_norm(spec.width),
             nn.SiLU(),
-            zero_init(nn.Conv2d(spec.width, patched, 1)),
+            zero_init(nn.Conv2d(spec.width, mask_channels * self.writer.each, reach, padding=reach // 2)),
+        )
+        self.encoding = (
+            CoarseEncoding(spec.width, dynamic_encoding, ff_parser) if dynamic_encoding or ff_parser else None
         )
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
@@ -113,9 +161,10 @@ class MedSegDiffLite(Denoiser):
         own = {
             "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
             "stem": ChannelAxis("regions", each=self.patch**2),
-            "head.2": ChannelAxis("regions", "output", each=self.patch**2),
+            "head.2": ChannelAxis("regions", "output", each=self.writer.each),
         }
-        return nested_axes("condition", self.condition.channel_axes()) | own
+        condition, writer = self.condition.channel_axes(), self.writer.channel_axes()
+        return nested_axes("condition", condition) | nested_axes("writer", writer) | own
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return those of the condition network; see the base class."""
@@ -128,7 +177,8 @@ class MedSegDiffLite(Denoiser):
         decoded = resize(maps.decoded, image.shape[-2:])
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
         coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
-        return Condition((coarse,), maps.prior)
+        encoding = () if self.encoding is None else (self.encoding.image_part(coarse),)
+        return Condition((coarse, *encoding, *self.writer.details(decoded)), maps.prior)
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the condition network; see the base class."""
@@ -136,15 +186,17 @@ class MedSegDiffLite(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
-        time, [coarse], rows = self.time(t), condition.features, len(x_t)
+        time, rows, (coarse, *others) = self.time(t), len(x_t), condition.features
         m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
         half = len(self.blocks) // 2
         for block in self.blocks[:half]:
             m = block(m, time)
+        if self.encoding is not None:
+            m = self.encoding(repeat_for_samples(others.pop(0), rows), m)
         m = m + F.interpolate(self.middle(self.down(m), time), scale_factor=2.0, mode="nearest")
         for block in self.blocks[half:]:
             m = block(m, time)
-        out: Tensor = F.pixel_shuffle(self.head(m), self.patch)
+        out: Tensor = self.writer(self.head(m), tuple(others))
         if self.residual and condition.prior is not None:
             out = out + repeat_for_samples(condition.prior.detach(), rows)
         return out

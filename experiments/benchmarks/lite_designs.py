@@ -1,0 +1,311 @@
+"""MedSegDiff-Lite's step network: ways against visible patches, the FF-Parser and dynamic encoding, after equal steps.
+
+``python experiments/benchmarks/lite_designs.py train /path/to/isic2017`` trains and scores what has no scores yet, and
+goes on with a run that was stopped; ``... train /path/to/lidc_slices --data lidc_slices`` does so on data with several
+raters. ``... collect`` gathers the scores of every case into lite_designs.csv beside this file, ``... table`` prints
+means and paired differences from today's network, and ``... cost`` prints operations and times of a step.
+
+Every run takes the same steps. It is scored on the same images, which are spread evenly over the seeded tenth
+of the training images (ISIC 2017) or over another fold than the reported one (LIDC). The last averaged weights are
+scored: no checkpoint is chosen.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from rows import read_rows, with_earlier, write_rows
+from samples_and_steps import load_run
+from timing import hardware, median_seconds
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torch.utils.flop_counter import FlopCounterMode
+from training import train_run
+
+from diffmedseg.data import SegmentationDataModule
+from diffmedseg.data.batch import Batch
+from diffmedseg.errors import unknown
+from diffmedseg.metrics import bootstrap_interval
+from diffmedseg.metrics.cases import score_cases
+from diffmedseg.metrics.images import score_image
+from diffmedseg.models import DiffusionSegmenter, MedSegDiffLite
+
+SCORES = Path(__file__).with_suffix(".csv")
+RUN = ("data", "variant", "steps", "seed")
+START = "apart"
+#: By name: arguments of MedSegDiffLite.
+VARIANTS: dict[str, dict[str, object]] = {
+    START: {},
+    "overlapping": {"patches": "overlapping"},
+    "smoothed": {"patches": "smoothed"},
+    "detailed": {"patches": "detailed"},
+    "interpolated": {"patches": "interpolated"},
+    "guided": {"patches": "guided"},
+    "FF-Parser": {"ff_parser": True},
+    "dynamic encoding": {"dynamic_encoding": True},
+    "FF-Parser, dynamic encoding": {"ff_parser": True, "dynamic_encoding": True},
+}
+#: By data set: what keeps the images out that are reported.
+HELD_OUT = {"isic2017": ["--data.reported=tenth"], "lidc_slices": ["--data.fold=1"]}
+#: Scores of a case, by the column's title.
+TITLES = {
+    "dice": "Dice",
+    "dice_samples": "Dice of the samples alone",
+    "dice_prior": "Dice of the prior",
+    "diversity": "diversity",
+    "distance_to_raters": "distance to raters",
+    "ged_unbiased": "GED (unbiased)",
+}
+#: Mean jump from pixel to pixel across borders of patches and within patches, of samples and of fused maps.
+JUMPS = {"blocks of samples": ("sample_border", "sample_inside"), "blocks of maps": ("map_border", "map_inside")}
+SAMPLES = 8
+
+
+def train(
+    root: Path,
+    data: str = "isic2017",
+    runs: Path = Path("runs/lite_designs"),
+    steps: int = 300,
+    image_size: int = 64,
+    seeds: list[int] = [0, 1],  # noqa: B006
+    only: list[str] = [],  # noqa: B006
+    lr: float = 5e-4,
+    cases: int = 100,
+    settings: list[str] = [],  # noqa: B006
+) -> None:
+    """Train and score every variant and seed that has no scores yet.
+
+    Args:
+        root: Folder of the data set.
+        data: Name of the data set, one of HELD_OUT.
+        runs: Where runs are written.
+        steps: Training steps of every run.
+        image_size: In pixels.
+        seeds: Seeds of the new weights, the order and the noise.
+        only: Names of VARIANTS; all when empty.
+        lr: Learning rate, of AdamW.
+        cases: Images that are scored.
+        settings: Further settings of every run.
+
+    Raises:
+        ValueError: If nobody has said how to keep the reported images of the data set out.
+    """
+    if data not in HELD_OUT:
+        raise ValueError(unknown("data set for these runs", data, list(HELD_OUT)))
+    common = [
+        "--encoder=lite0", "--model.encoder_lr=0.3", "--model.denoiser.decoder_channels=slim", f"--data.root={root}", *HELD_OUT[data], f"--data.image_size={image_size}",
+        "--data.batch_size=16", f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
+        "--trainer.precision=bf16-mixed", f"--model.optimizer.lr={lr}", "--logger=csv",
+        "--trainer.limit_val_batches=5", "--trainer.limit_test_batches=1",
+    ]  # fmt: skip
+    for seed in seeds:
+        for variant in only or VARIANTS:
+            changes = [f"--model.denoiser.{name}={value}" for name, value in VARIANTS[variant].items()]
+            folder, name = runs / data / str(steps), _name(variant, seed)
+            train_run(
+                folder, name, "medsegdiff-lite", data, [f"--seed_everything={seed}", *common, *settings, *changes]
+            )
+            score(folder / name / "version_0", cases)
+
+
+def _name(variant: str, seed: int) -> str:
+    return f"{variant.replace(', ', '_').replace(' ', '-')}.{seed}"
+
+
+def score(run: Path, cases: int = 100) -> None:
+    """Score a finished run, unless it has scores, into designs.csv in its folder.
+
+    Args:
+        run: The run's folder.
+        cases: Images that are scored, spread evenly over the test images.
+    """
+    output = run / "designs.csv"
+    if output.is_file():
+        return
+    model, data = load_run(run)
+    with torch.inference_mode():
+        rows = [row for batch in _batches(data, cases) for row in _score_batch(model, data, batch)]
+    write_rows(rows, output)
+
+
+def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
+    """Yield batches of as many test images, spread evenly over all of them."""
+    loader = data.test_dataloader()
+    total = len(data.stores["test"])
+    chosen = np.unique(np.linspace(0, total - 1, min(cases, total)).round().astype(int)).tolist()
+    some = DataLoader(Subset(loader.dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    for batch in some:
+        yield data.on_after_batch_transfer(batch, 0)
+
+
+def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch: Batch) -> Iterator[dict[str, object]]:
+    """Yield a row for each image: its scores, and the jumps of its samples and its fused map on the model's grid."""
+    drawn = model.sample(batch["image"], SAMPLES, keys=batch["case"])
+    fused = model.fuse_by(model.fusion, drawn, model.image_size)
+    for i, name in enumerate(batch["case"]):
+        reference, samples, mean = batch["reference"][i], fused.samples[i], fused.samples[i].mean(0)
+        prior = None if fused.prior is None else fused.prior[i]
+        own = score_image(name, fused.probability[i], samples, reference, model.threshold, 0.0, prior=prior)
+        alone = score_image(name, mean, mean[None], reference, 0.5, 0.0)
+        (row, *_), (other, *_) = score_cases([own], model.regions), score_cases([alone], model.regions)
+        found = {column: getattr(row, column) for column in TITLES if column != "dice_samples"}
+        found["dice_samples"] = other.dice
+        for columns, maps in zip(JUMPS.values(), (samples, fused.probability[i]), strict=True):
+            found |= zip(columns, jumps(maps), strict=True)
+        scores = {column: "" if value != value else f"{value:.6g}" for column, value in found.items()}
+        yield {"case": name, "patient": data.patient(name), **scores}
+
+
+def jumps(maps: Tensor, patch: int = MedSegDiffLite.patch) -> tuple[float, float]:
+    """Return the mean absolute difference of neighbours across borders of patches, and of neighbours within patches.
+
+    Their ratio, each averaged over many images, is 1 where patches do not show: an outline passes a border as often as
+    any other place.
+
+    Args:
+        maps: (..., H, W), on the grid of the network.
+        patch: Side of a patch, in pixels.
+    """
+    across, within = [], []
+    for dim in (-1, -2):
+        steps = maps.double().diff(dim=dim).abs().movedim(dim, 0)
+        border = (torch.arange(len(steps), device=maps.device) + 1) % patch == 0
+        across.append(steps[border].flatten())
+        within.append(steps[~border].flatten())
+    return float(torch.cat(across).mean()), float(torch.cat(within).mean())
+
+
+def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> None:
+    """Gather the scores of every case; runs that are not here keep theirs.
+
+    Args:
+        runs: Where runs were written.
+        output: The table of scores.
+
+    Raises:
+        FileNotFoundError: If there is no scored run.
+    """
+    rows: list[Mapping[str, object]] = []
+    for variant in VARIANTS:
+        for path in sorted(runs.glob(f"*/*/{_name(variant, 0)[:-1]}*/version_0/designs.csv")):
+            run = path.parents[1]
+            about = (run.parents[1].name, variant, run.parent.name, run.name.rpartition(".")[2])
+            rows += [dict(zip(RUN, about, strict=True)) | row for row in read_rows(path)]
+    if not rows:
+        raise FileNotFoundError(f"There are no scored runs in {runs}: train first.")
+    write_rows(with_earlier(rows, output, run=RUN), output)
+
+
+def table(scores: Path = SCORES) -> None:
+    """Print the mean of every score by variant, and the paired difference from START after the same steps.
+
+    Images of a patient are averaged first, then seeds; the 95 % intervals are bootstrapped over patients.
+
+    Args:
+        scores: The table of scores.
+    """
+    rows = read_rows(scores)
+    for data, steps in sorted({(row["data"], int(row["steps"])) for row in rows}):
+        here = [row for row in rows if (row["data"], int(row["steps"])) == (data, steps)]
+        titles = [title for title in (*TITLES.values(), *JUMPS) if _values(here, START, title)]
+        print(f"\n{data}, {steps} steps\n\n| variant | patients | seeds | {' | '.join(titles)} |")
+        print("|---" * (3 + len(titles)) + "|")
+        for variant in [name for name in VARIANTS if any(row["variant"] == name for row in here)]:
+            first = _values(here, variant, titles[0])
+            counts = [str(len(next(iter(first.values())))), str(len(first))]
+            cells = [_cell(_values(here, variant, title), _values(here, START, title)) for title in titles]
+            print(f"| {' | '.join([variant, *counts, *cells])} |")
+
+
+def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
+    """Write the mean over seeds and patients, and the difference from START with its interval and by seed."""
+    mean = np.mean([np.mean(list(values.values())) for values in own.values()])
+    shared = [seed for seed in own if seed in start and own[seed] is not start[seed]]
+    less = [_paired(own[seed], start[seed]) for seed in shared]
+    if not less or not np.any(less):
+        return f"{mean:.4f}"
+    average = np.mean(less, 0)
+    low, high = bootstrap_interval(average)
+    by_seed = ", ".join(f"{one.mean():+.4f}" for one in less)
+    return f"{mean:.4f}, {average.mean():+.4f} ({low:+.4f} to {high:+.4f}; {by_seed})"
+
+
+def _paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
+    """Return the difference by patient.
+
+    Raises:
+        ValueError: If the patients differ, so that nothing could be paired.
+    """
+    if one.keys() != other.keys():
+        raise ValueError(f"Two runs were scored on {len(one)} and {len(other)} patients that differ: score them again.")
+    return np.array([one[patient] - other[patient] for patient in sorted(one)])
+
+
+def _values(rows: Sequence[Mapping[str, str]], variant: str, title: str) -> dict[str, dict[str, float]]:
+    """Return a score of every patient that has it, by seed: the mean over the patient's images."""
+    columns = JUMPS.get(title) or [column for column, one in TITLES.items() if one == title]
+    found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["variant"] == variant and all(row[column] for column in columns):
+            found[row["seed"]][row["patient"]].append([float(row[column]) for column in columns])
+    means = {seed: {name: np.mean(own, 0) for name, own in patients.items()} for seed, patients in found.items()}
+    if title in JUMPS:
+        return {seed: ratios(patients) for seed, patients in means.items()}
+    return {seed: {name: float(own[0]) for name, own in patients.items()} for seed, patients in means.items()}
+
+
+def ratios(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return a number for each pair (a, b), whose mean is the sum of all a over the sum of all b.
+
+    The ratio of one image depends on where its outline happens to lie. These numbers are the ratio of all images plus
+    the influence of each on it, so that intervals of their mean are intervals of the ratio.
+    """
+    a, b = np.array(list(pairs.values())).T
+    ratio = a.sum() / b.sum()
+    return dict(zip(pairs, (ratio + (a - ratio * b) / b.mean()).tolist(), strict=True))
+
+
+def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:
+    """Print parameters, operations and times of a step of every variant, which take turns on one image.
+
+    FFTs, interpolation and what acts on each value by itself are not among the operations; the times have them.
+
+    Args:
+        side: Side of the image, in pixels.
+        samples: Samples of a step.
+        rounds: How often each is timed.
+    """
+    t, image = torch.full((samples,), 500), torch.zeros(1, 3, side, side)
+    sizes, operations, work = {}, {}, {}
+    for variant, options in VARIANTS.items():
+        network = MedSegDiffLite(3, 1, "tiny", **options).eval()  # type: ignore[arg-type]  # any argument
+        work[variant] = _step(network, image, t)
+        with FlopCounterMode(display=False) as counter:
+            work[variant]()
+        sizes[variant] = sum(parameter.numel() for parameter in network.parameters())
+        operations[variant] = counter.get_total_flops() / samples / 1e6
+    seconds = median_seconds(work, rounds)
+    print(f"{hardware()}; tiny, {side} px, a step of {samples} samples\n")
+    print("| variant | parameters | MFLOP per sample | ms | times today's |\n|---|---|---|---|---|")
+    for variant, taken in seconds.items():
+        cells = [f"{sizes[variant]:,}", f"{operations[variant]:.1f}", f"{1e3 * taken:.1f}"]
+        print(f"| {' | '.join([variant, *cells, f'{taken / seconds[START]:.2f}'])} |")
+
+
+def _step(network: MedSegDiffLite, image: Tensor, t: Tensor) -> Callable[[], object]:
+    x_t = torch.randn(len(t), network.mask_channels, *image.shape[-2:])
+    with torch.inference_mode():
+        condition = network.encode(image)
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(x_t, t, condition)
+
+    return run
+
+
+if __name__ == "__main__":
+    auto_cli([train, score, collect, table, cost], as_positional=True)
