@@ -57,6 +57,27 @@ def test_resume_equals_uninterrupted(whole_run, tmp_path):
     assert_same(a["current_model_state"], b["current_model_state"], atol=0, rtol=0)
 
 
+def with_encoder(**options):
+    """Lite on an encoder that learns more slowly than the rest; its BatchNorm layers know one process's batch only."""
+    torch.manual_seed(0)
+    network = MedSegDiffLite(3, 1, "tiny", encoder="tu-mobilenetv3_small_050", encoder_frozen_norm=True).train()
+    settings = {"image_size": (32, 32), "num_samples": 2, "num_steps": 2, "val_num_samples": 1, "val_num_steps": 1}
+    return MedSegDiffSegmenter(network, **settings | {"warmup_steps": 2, "encoder_lr": 0.5} | options)
+
+
+def test_resume_keeps_the_learning_rate_of_an_encoder(tmp_path):
+    whole, parts = with_encoder(), tmp_path / "parts"
+    tiny_trainer(tmp_path, max_steps=6).fit(whole, tiny_data(image_size=(32, 32)))
+    for ckpt_path in (None, parts / "last.ckpt"):
+        resumed = with_encoder()
+        trainer = tiny_trainer(parts, max_steps=6, callbacks=[WarmupEMA(), *checkpoints(parts), StopAfterEpoch()])
+        trainer.fit(resumed, tiny_data(image_size=(32, 32)), ckpt_path=ckpt_path, weights_only=True)
+    assert_same(dict(resumed.state_dict()), dict(whole.state_dict()), atol=0, rtol=0)
+    states = [load(folder / "last.ckpt") for folder in (tmp_path, parts)]
+    groups = [[group["lr"] for group in state["optimizer_states"][0]["param_groups"]] for state in states]
+    assert groups[0] == groups[1]
+
+
 class StopAfterEpoch(Callback):
     def on_validation_end(self, trainer, pl_module):
         trainer.should_stop = True
@@ -160,15 +181,15 @@ class RecordGradients(Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if self.gradients is None:
-            self.gradients = {name: p.grad.clone() for name, p in pl_module.named_parameters()}
+            self.gradients = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.requires_grad}
             if trainer.is_global_zero and trainer.world_size > 1:
                 torch.save(self.gradients, f"{trainer.default_root_dir}/gradients.pt")
 
 
 def gradients(folder, batch_size, make=tiny_model, **options):
     record = RecordGradients()
-    data = tiny_data(batch_size=batch_size, steps_per_epoch=4)
     model = make(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    data = tiny_data(batch_size=batch_size, steps_per_epoch=4, image_size=model.image_size)
     tiny_trainer(folder, callbacks=[record], max_steps=1, limit_val_batches=0, **options).fit(model, data)
     return record.gradients
 
@@ -192,8 +213,8 @@ def diffseg(**options):
 
 @pytest.mark.parametrize(
     "make",
-    [tiny_model, partial(member, MedSegDiffV2), partial(member, MedSegDiffLite), diffseg],
-    ids=["V1", "V2", "lite", "diffseg"],
+    [tiny_model, partial(member, MedSegDiffV2), partial(member, MedSegDiffLite), with_encoder, diffseg],
+    ids=["V1", "V2", "lite", "encoder", "diffseg"],
 )
 def test_two_processes_give_the_gradient_of_one(make, tmp_path):
     """lucidrains' trainer goes around DDP, so that the processes' gradients differ."""

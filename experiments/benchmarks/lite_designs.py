@@ -96,7 +96,8 @@ def train(
     if data not in HELD_OUT:
         raise ValueError(unknown("data set for these runs", data, list(HELD_OUT)))
     common = [
-        "--encoder=lite0", "--model.encoder_lr=0.3", "--model.denoiser.decoder_channels=slim", f"--data.root={root}", *HELD_OUT[data], f"--data.image_size={image_size}",
+        "--encoder=lite0", "--model.encoder_lr=0.3", "--model.denoiser.decoder_channels=slim",
+        f"--data.root={root}", *HELD_OUT[data], f"--data.image_size={image_size}",
         "--data.batch_size=16", f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
         "--trainer.precision=bf16-mixed", f"--model.optimizer.lr={lr}", "--logger=csv",
         "--trainer.limit_val_batches=5", "--trainer.limit_test_batches=1",
