@@ -155,7 +155,9 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    print(current_source().card(options.name))
+    from diffmedseg.zoo.front_matter import without_front_matter
+
+    print(without_front_matter(current_source().card(options.name)))
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -40,6 +40,11 @@ def front_matter(name: str, entry: Entry) -> str:
     return f"---\n{card.to_yaml()}\n---\n"
 
 
+def without_front_matter(card: str) -> str:
+    """Return a card as people read it."""
+    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
+
+
 def _tags(entry: Entry) -> list[str]:
     several = ["diffusion", "uncertainty"] if entry.num_samples > 1 else []
     return ["medical-imaging", "segmentation", *several, "pytorch-lightning", *map(_slug, entry.regions)]

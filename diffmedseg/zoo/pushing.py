@@ -81,8 +81,8 @@ def _upload(folder: Path, name: str, entry: Entry, repository: str, private: boo
         raise ZooError("There is no token of the Hugging Face Hub: set HF_TOKEN to one that may write.")
     api = HfApi(token=token)
     try:
-        _check_repository(api, repository, name, entry)
-        api.create_repo(repository, private=private, exist_ok=True)
+        if not _is_for(api, repository, name, entry):
+            api.create_repo(repository, private=private)
         # Files that the entry no longer has are deleted.
         api.upload_folder(
             repo_id=repository,
@@ -107,28 +107,31 @@ def _first_line(error: object) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
 
 
-def _check_repository(api: "HfApi", repository: str, name: str, entry: Entry) -> None:
-    """Refuse a repository that holds anything else, or a version of the entry that this one does not follow."""
+def _is_for(api: "HfApi", repository: str, name: str, entry: Entry) -> bool:
+    """Tell whether there is a repository; it holds this entry alone, of the same or a lower version, or nothing.
+
+    Raises:
+        ZooError: If the repository holds anything else.
+    """
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         files = set(api.list_repo_files(repository)) - _OF_THE_HUB
     except RepositoryNotFoundError:
-        return
+        return False
     foreign = sorted(file for file in files - {CARD, REGISTRY} if not file.startswith(f"{name}/"))
     if foreign or (CARD in files and REGISTRY not in files):
         raise ZooError(
             f"The repository {repository} has other files, such as {[*foreign, CARD][0]}: choose the name of a new "
             f"repository, or one that holds {name} alone."
         )
-    if REGISTRY not in files:
-        return
-    there = _registry(api, repository).get(name)
+    there = _registry(api, repository).get(name) if REGISTRY in files else None
     if there and there != entry and version_key(entry.version) <= version_key(there.version):
         raise ZooError(
             f"The repository {repository} has version {there.version} of {name}, with other content: export this one "
             "with a higher --version."
         )
+    return True
 
 
 def _registry(api: "HfApi", repository: str) -> dict[str, Entry]:

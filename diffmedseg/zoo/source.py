@@ -164,7 +164,7 @@ class Source:
         try:
             remote = fsspec.open(address, "rb")
             if file == REGISTRY:
-                remote.fs.invalidate_cache()  # of sizes, which another upload changes
+                remote.fs.invalidate_cache()  # of what was there or missing when it was asked last
             with remote as opened:
                 content: bytes = opened.read()
         except Exception as error:  # every protocol has its own
