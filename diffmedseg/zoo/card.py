@@ -147,9 +147,9 @@ def _picture(entry: Entry) -> str:
     where = f", {entry.url}" if entry.url else ""
     return f"""![the worst, median and best cases]({PICTURE})
 
-Cases are chosen by the Dice of {entry.regions[0]}. Cases without reference and without a found region are left out.
-Dice is that of the run, at native resolution: of two raters against the first, of more raters against their majority.
-The maps are those of the stored weights.
+Blue: the masks of the raters. Orange: the mask of the model. Cases are chosen by the Dice of {entry.regions[0]}.
+Cases without reference and without a found region are left out. Dice is that of the run, at native resolution: of two
+raters against the first, of more raters against their majority. The maps are those of the stored weights.
 
 Images: {entry.data} ({entry.citation}{where}), licence {entry.licences["data"]}. They were resized, and outlines were
 drawn on them."""

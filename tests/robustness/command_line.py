@@ -52,7 +52,7 @@ _COMMANDS = (
     "zoo verify a b --trust x",
     "zoo cases a --root r --out c.png --add",
     "zoo reproduce a --root r --runs runs",
-    "zoo export runs/a --name a_b.c --folder zoo --notes text --dtype float32 --pictures true --version 1.2.0 --change text",
+    "zoo export runs/a --name a_b.c --folder zoo --notes text --dtype float32 --pictures true --version 1.2.0",
     "zoo recipe s.yaml --name a_b.c",
     "export runs/a --name a_b.c",
     "dashboard --entity e --project p --name n --regions disc cup --out w.json",
