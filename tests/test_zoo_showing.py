@@ -122,7 +122,7 @@ def test_a_picture_is_added_to_an_entry_where_the_licence_allows_it(run, tmp_pat
     command = ["zoo", "cases", NAME, "--out", str(tmp_path / "drawn.png"), "--add"]
     with monkeypatch.context() as patch:
         patch.setattr(facts, "SYNTHETIC", replace(facts.SYNTHETIC, licence="CC BY-NC-SA 4.0"))
-        with pytest.raises(SystemExit, match="CC BY-NC-SA 4.0.*leave --add out"):
+        with pytest.raises(SystemExit, match=r"CC BY-NC-SA 4\.0.*leave --add out"):
             main(command)
     assert not (folder / PICTURE).exists()
     main(command)
