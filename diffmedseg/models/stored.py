@@ -12,6 +12,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
 from diffmedseg.configurable import Configurable, describe, is_unrecorded, public_path, to_config
 from diffmedseg.plugins import trusted_packages
+from diffmedseg.versions import installed_versions
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class StoredModule(Configurable, LightningModule):
         checkpoint["learned_from"] = self.learned_from
         checkpoint["initialisation"] = self.initialisation
         if self._trainer is not None:
+            checkpoint["versions"] = installed_versions()
             checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
