@@ -121,7 +121,7 @@ class JointFamiliarity(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the familiarity, (B,) in (0, 1], of the features (B, F) of all models, one after the other."""
-        own = features.split(self._features, 1)
+        own = torch.split(features, self._features, 1)
         ranks = torch.stack([part(one) for part, one in zip(self.parts, own, strict=True)])
         return (2 * ranks.mean(0)).clamp(max=1)
 

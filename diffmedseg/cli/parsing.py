@@ -58,6 +58,16 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tta(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tta``."""
+    parser.add_argument(
+        "--tta",
+        choices=("none", "flips"),
+        help="Test-time augmentation. flips deals the samples to four views of each image: as it is, and flipped "
+        "left-right, up-down and both. Default: the model's own.",
+    )
+
+
 def refuse(reason: object) -> NoReturn:
     """End with exit code 1, saying why."""
     sys.exit(f"error: {reason}")

@@ -79,6 +79,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
     num_steps: int
     seed: int
     tta: TTA
+    familiarity: Familiarity | None
 
     def __init__(
         self,
@@ -249,7 +250,10 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         self.eval()
         try:
             drawn = Drawn.pool(
-                [self._draw_view(image, keys, samples[i :: len(views)], num_steps, seed, view) for i, view in enumerate(views)]
+                [
+                    self._draw_view(image, keys, samples[i :: len(views)], num_steps, seed, view)
+                    for i, view in enumerate(views)
+                ]
             )
             features = None if self.familiarity is None else self._features_of(image, samples[:: len(views)])
         finally:
@@ -291,9 +295,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
             return fused
         probability = resize_soft(refined, size)
-        return replace(
-            fused, probability=probability, mask=probability > self.threshold, unrefined=fused.probability
-        )
+        return replace(fused, probability=probability, mask=probability > self.threshold, unrefined=fused.probability)
 
     def _voters(self, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
         """Return what is fused, and its weights: the samples, and the prior where it has a share of the votes."""

@@ -79,7 +79,13 @@ class Segmenter(BatchedModule, ABC):
 
     @abstractmethod
     def draw(
-        self, image: Tensor, keys: Sequence[str], samples: range, num_steps: int | None, seed: int | None, tta: TTA | None
+        self,
+        image: Tensor,
+        keys: Sequence[str],
+        samples: range,
+        num_steps: int | None,
+        seed: int | None,
+        tta: TTA | None,
     ) -> Drawn:
         """Draw samples for images, in evaluation mode, whatever the mode is.
 
@@ -216,8 +222,8 @@ class Segmenter(BatchedModule, ABC):
             )
         if (fitted is not None or self.calibration is not None) and tta != self.fitted_tta:
             said.append(
-                f"Calibration, contours and intervals of area were fitted with tta={self.fitted_tta}, and need not hold "
-                f"with tta={tta}: calibrate the run with the same --tta."
+                f"Calibration, contours and intervals of area were fitted with tta={self.fitted_tta}, and need not "
+                f"hold with tta={tta}: calibrate the run with the same --tta."
             )
         return said
 
