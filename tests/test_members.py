@@ -99,7 +99,11 @@ def test_predict_takes_all_models_before_the_first_input(experiment, photos, tmp
     assert (probability - found.probability[0, 0]).abs().max() < 0.05  # predict shrinks pictures as it reads them
     main([*command, "--resume"])
     assert "kept 1" in capsys.readouterr().err
-    for other in ([*command[:2], *command[3:]], ["predict", *runs[::-1], *command[3:]], [*command, "--tta=flips", "--num_samples=8"]):
+    for other in (
+        [*command[:2], *command[3:]],
+        ["predict", *runs[::-1], *command[3:]],
+        [*command, "--tta=flips", "--num_samples=8"],
+    ):
         with pytest.raises(SystemExit, match="was predicted with other settings"):
             main([*other, "--resume"])
     main(["predict", str(experiment), str(photos), "--out", str(tmp_path / "all"), *QUICK])
@@ -110,7 +114,7 @@ def test_predict_refuses_too_few_samples_and_members_that_disagree(experiment, p
     where = [str(photos), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="error: num_samples is 4, and there are 8 members and views"):
         main(["predict", str(experiment), *where, *QUICK, "--tta=flips"])
-    with pytest.raises(SystemExit, match="error: .* cannot form an ensemble: their channels are"):
+    with pytest.raises(SystemExit, match=r"error: .* cannot form an ensemble: their channels are"):
         main(["predict", ENTRY, "supervised_brats2015.cpu64", *where])
     assert not (tmp_path / "out").exists()
 

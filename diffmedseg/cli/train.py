@@ -52,8 +52,8 @@ def evaluate(args: list[str]) -> None:
         usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Test a run again: its best checkpoint (calibrated where `diffmedseg calibrate` made one), or the\n"
-        "checkpoint that is named. Several runs, checkpoints or zoo entries, an experiment's folder or a quoted pattern\n"
-        "are tested as one ensemble, on the data of the first. Results go to runs/<experiment>/test_<n>.\n\n"
+        "checkpoint that is named. Several runs, checkpoints or zoo entries, an experiment's folder or a quoted\n"
+        "pattern are tested as one ensemble, on the data of the first. Results go to runs/<experiment>/test_<n>.\n\n"
         "  diffmedseg evaluate runs/medsegdiff-lite-synthetic/version_0 --model.num_samples 16\n"
         "  diffmedseg evaluate runs/medsegdiff-lite-chase/version_0/checkpoints/last.ckpt --data.root /data/chase\n"
         "  diffmedseg evaluate 'runs/seeds.*' --tta flips",

@@ -27,7 +27,7 @@ from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
-from diffmedseg.models.views import TTA, VIEWS, flip
+from diffmedseg.models.views import TTA, flip, views_of
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 
@@ -134,8 +134,8 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
                 f"encoder_lr is {encoder_lr}, but the network {type(denoiser).__name__} has no encoder of its own: "
                 "choose an encoder, or leave encoder_lr at 1."
             )
-        if unknown := {tta, fitted_tta} - set(VIEWS):
-            raise ValueError(f"tta is {', '.join(unknown)}; it may be {' or '.join(VIEWS)}.")
+        for augmentation in (tta, fitted_tta):
+            views_of(augmentation)
         self.encoder_lr, self.tta, self.fitted_tta = encoder_lr, tta, fitted_tta
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
@@ -218,7 +218,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
 
     def fewest_samples(self, tta: TTA | None = None) -> int:
         """Return the number of views; see the base class."""
-        return len(VIEWS[self.tta if tta is None else tta])
+        return len(views_of(self.tta if tta is None else tta))
 
     @property
     def decision_level(self) -> float:
@@ -227,11 +227,6 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             return self.threshold
         levels = torch.arange(_LEVELS + 1) / _LEVELS
         return max(int((self.calibration(levels) <= self.threshold).sum()) - 1, 0) / _LEVELS
-
-    def misfits(self, num_samples: int, num_steps: int | None, tta: TTA | None) -> list[str]:
-        """Say what need not hold with these settings; of a validation, whose contours nobody looks at, nothing."""
-        validating = (num_samples, num_steps) == (self.val_num_samples, self.val_num_steps)
-        return [] if validating else super().misfits(num_samples, num_steps, tta)
 
     @torch.inference_mode()
     def draw(
@@ -245,7 +240,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
     ) -> Drawn:
         """Draw samples, dealt to the views in turn; see the base class. Familiarity is that of the image as it is."""
         num_steps, seed = self.num_steps if num_steps is None else num_steps, self.seed if seed is None else seed
-        views = VIEWS[self.tta if tta is None else tta]
+        views = views_of(self.tta if tta is None else tta)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -303,7 +298,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         if prior is None or not self.prior_share:
             return super()._voters(drawn)
         weights = samples.new_ones(samples.shape[1] + 1)
-        weights[:-1] *= 1 if drawn.weights is None else drawn.weights
+        weights[:-1] *= 1 if drawn.weights is None else drawn.weights.to(weights)
         weights[-1] = samples.shape[1] * self.prior_share / (1 - self.prior_share)
         return torch.cat([samples, prior[:, None]], 1), weights
 
@@ -340,9 +335,9 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
-        segmentation = self.segment(
-            batch["image"], self.val_num_samples, self.val_num_steps, keys=self.noise_keys(batch), tta="none"
-        )
+        few = self.val_num_samples, self.val_num_steps
+        drawn, grid, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
+        segmentation = self.fuse(drawn, size, grid, keys)
         self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return {"segmentation": segmentation}

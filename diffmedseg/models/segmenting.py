@@ -144,6 +144,7 @@ class Segmenter(BatchedModule, ABC):
             ValueError: If the image does not fit the model, or there are fewer samples than members and views; the
                 message says why.
         """
+        self._warn_of_misfits(num_samples, num_steps, tta)
         drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta)
         result = self.fuse(drawn, size, grid, keys)
         if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
@@ -166,6 +167,7 @@ class Segmenter(BatchedModule, ABC):
         tta: TTA | None = None,
     ) -> Drawn:
         """Draw alone; see :meth:`segment`, which fuses what was drawn."""
+        self._warn_of_misfits(num_samples, num_steps, tta)
         return self._sample(image, num_samples, num_steps, seed, keys, tta)[0]
 
     def count_samples(self, num_samples: int | None = None, tta: TTA | None = None) -> int:
@@ -197,8 +199,6 @@ class Segmenter(BatchedModule, ABC):
         num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
         if num_steps is not None and num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}; it has to be at least 1.")
-        for misfit in self.misfits(num_samples, num_steps, tta):
-            warnings.warn(misfit, stacklevel=3)
         turn = exif_orientation(image)[1] if isinstance(image, Image) else 1
         image = to_model_range(image, len(self.channels), self.value_range)
         size = (int(image.shape[-2]), int(image.shape[-1]))
@@ -212,20 +212,22 @@ class Segmenter(BatchedModule, ABC):
         drawn = drawn.each(partial(turn_back, orientation=turn))
         return drawn, turn_back(grid, turn), size if turn < 5 else size[::-1], keys
 
-    def misfits(self, num_samples: int, num_steps: int | None, tta: TTA | None) -> list[str]:
-        """Say what was fitted to validation cases with other settings than these, and need not hold with them."""
-        fitted, said = self.conformal, []
+    def _warn_of_misfits(self, num_samples: int | None, num_steps: int | None, tta: TTA | None) -> None:
+        """Warn of what was fitted to validation cases with other settings than these."""
+        num_samples, fitted = self.count_samples(num_samples, tta), self.conformal
+        num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
         if fitted is not None and (num_samples, num_steps) != (fitted.num_samples, fitted.num_steps):
-            said.append(
+            warnings.warn(
                 f"Contours and intervals of area were fitted with {fitted.num_samples} samples of {fitted.num_steps} "
-                f"steps, and need not hold with {num_samples} of {num_steps}."
+                f"steps, and need not hold with {num_samples} of {num_steps}.",
+                stacklevel=4,
             )
         if (fitted is not None or self.calibration is not None) and tta != self.fitted_tta:
-            said.append(
+            warnings.warn(
                 f"Calibration, contours and intervals of area were fitted with tta={self.fitted_tta}, and need not "
-                f"hold with tta={tta}: calibrate the run with the same --tta."
+                f"hold with tta={tta}: calibrate the run with the same --tta.",
+                stacklevel=4,
             )
-        return said
 
     # Fusing.
 

@@ -84,7 +84,7 @@ def test_there_is_a_sample_for_each_view():
     assert model.segment(IMAGES, tta="flips").samples.shape[1] == 4
     with pytest.raises(ValueError, match="num_samples is 3, and there are 4 members and views: take at least 4"):
         model.segment(IMAGES, 3, tta="flips")
-    with pytest.raises(ValueError, match="tta is turns; it may be none or flips"):
+    with pytest.raises(ValueError, match=r"tta is .turns.; it may be none or flips"):
         segmenter(tta="turns")
 
 
