@@ -101,7 +101,7 @@ class JointFamiliarity(nn.Module):
     """The familiarity of an image to several models together: twice the mean of theirs, at most 1.
 
     Of new cases drawn like the validation cases of each, at most a share p has one of p or less, however theirs depend
-    on each other (Rüschendorf 1982; Vovk & Wang 2020, arXiv 1212.4966, table 1).
+    on each other (Rüschendorf 1982; Vovk & Wang 2020, arXiv 1212.4966).
 
     Args:
         parts: Those of the models.

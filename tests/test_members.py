@@ -20,6 +20,15 @@ from diffmedseg.zoo.members import find_members, names_models
 ENTRY = "medsegdiff-lite_synthetic.tiny"
 QUICK = ["--num_samples=4", "--num_steps=1"]
 
+#: Settings that a test of an ensemble does not take, and what is said of them.
+WRONG = {
+    "--model.prior_share=0.1": "--model.prior_share is no setting of an ensemble",
+    "--model.num_samples=1": "num_samples is 1, and there are 2 members and views",
+    "--model.num_steps=0": "--model.num_steps: '0' is not a whole number of at least 1",
+    "--model.threshold=2": "--model.threshold: '2' is not a number between 0 and 1",
+    "--model.tta=turns": "tta is 'turns'; it may be none or flips",
+}
+
 
 @pytest.fixture
 def experiment(run):
@@ -131,8 +140,10 @@ def test_evaluate_scores_an_ensemble_as_a_run(experiment, tmp_path, capsys):
     assert not (folder / "config.yaml").exists()  # of the first member alone
     main(["compare", f"first={experiment / 'version_0'}", f"both={folder}", "--scores=dice", "--format=csv"])
     assert {row["test"] for row in csv.DictReader(capsys.readouterr().out.splitlines()[-3:])}
-    with pytest.raises(SystemExit, match=r"--model.prior_share is no setting of an ensemble"):
-        main(["evaluate", str(experiment), "--model.prior_share=0.1", f"--runs={tmp_path}"])
+    for setting, said in WRONG.items():
+        with pytest.raises(SystemExit, match=f"error: {said}"):
+            main(["evaluate", str(experiment), setting, f"--runs={tmp_path / 'wrong'}"])
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_an_ensemble_of_one_scores_as_the_run(run, tmp_path):

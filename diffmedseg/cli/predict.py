@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmedseg.cli.parsing import Parser, add_trust, add_tta, positive_integer, refuse, report_errors
+from diffmedseg.cli.parsing import (
+    Parser,
+    add_trust,
+    add_tta,
+    any_number,
+    open_share,
+    positive_integer,
+    refuse,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from diffmedseg.prediction import Outputs
@@ -46,7 +55,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--threshold",
-        type=_share,
+        type=open_share,
         metavar="T",
         help="The mask is where the probability, calibrated where the model is, exceeds T, between 0 and 1. Default: "
         "the model's own.",
@@ -124,25 +133,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _share(text: str) -> float:
-    number = _number(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return number
-
-
 def _length(text: str) -> float:
-    number = _number(text)
+    number = any_number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a length in mm above 0")
     return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _outputs(options: argparse.Namespace, parser: Parser) -> "Outputs":

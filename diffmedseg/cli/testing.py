@@ -1,10 +1,12 @@
 """What ``diffmedseg evaluate`` runs for zoo entries and ensembles; :mod:`diffmedseg.cli.train` has its parser."""
 
-from collections.abc import Collection, Sequence
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.cli.parsing import refuse
+from diffmedseg.cli.parsing import open_share, positive_integer
 from diffmedseg.cli.training import Tested, run
 from diffmedseg.cli.trusting import check_run
 from diffmedseg.errors import DataError, ZooError
@@ -14,7 +16,13 @@ from diffmedseg.zoo.registry import RUN
 from diffmedseg.zoo.source import current_source
 
 #: Settings of a model that a test of an ensemble or an entry takes, and what reads them.
-_TAKEN = {"num_samples": int, "num_steps": int, "seed": int, "threshold": float, "tta": str}
+_TAKEN: dict[str, Callable[[str], Any]] = {
+    "num_samples": positive_integer,
+    "num_steps": positive_integer,
+    "seed": int,
+    "threshold": open_share,
+    "tta": str,
+}
 
 
 def evaluate_together(members: Sequence[str], settings: Sequence[str], parts: Sequence[str], trust: list[str]) -> None:
@@ -36,7 +44,8 @@ def evaluate_together(members: Sequence[str], settings: Sequence[str], parts: Se
         raise ZooError(f"{members[0]} is a checkpoint without a run: nothing says which data it is tested on.")
     for name in members:
         if name not in trained:
-            print(f"note: nothing says what {name} was trained on. Make sure that it has not seen the test cases.")
+            said = f"note: nothing says what {name} was trained on: make sure that it has not seen the test cases."
+            print(said, file=sys.stderr)
     own, others = _split(settings)
     model = load_model(members, trust)
     for name, value in own.items():
@@ -83,6 +92,6 @@ def _split(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             )
         try:
             own[name] = _TAKEN[name](value)
-        except ValueError:
-            refuse(f"{option} is {value!r}; expected a {_TAKEN[name].__name__}.")
+        except (ValueError, ArgumentTypeError) as error:
+            raise DataError(f"{option}: {error}.") from error
     return own, others
