@@ -21,8 +21,8 @@ def effective(cli):
 
 #: A setting that volumes took on later, at the value that it had always meant for them.
 _MEANT = ("split_by", "folds")
-#: Arguments that models took on later; None is what they had always meant.
-_LATER = ("value_range", "familiarity")
+#: Arguments that models took on later, at the values that change nothing.
+_LATER = {"value_range": None, "familiarity": None, "encoder_lr": 1, "tta": "none", "fitted_tta": "none"}
 
 
 def _set(value):
@@ -40,11 +40,9 @@ def _model(model):
         for cls in type(model).__mro__
         if issubclass(cls, nn.Module)
         for name in inspect.signature(cls.__init__).parameters
-        if hasattr(model, name) and not (name in _LATER and getattr(model, name) is None)
+        if hasattr(model, name) and not (name in _LATER and getattr(model, name) == _LATER[name])
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
-    if built.get("encoder_lr") == 1:  # which segmenters took on later; 1 changes nothing
-        del built["encoder_lr"]
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])
     built["optimizer"] = [type(optimizer).__name__, _plain(optimizer.defaults)]
     shapes = [(name, list(value.shape)) for name, value in model.denoiser.state_dict().items()]

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 #: Arguments that users change on a model that is built; checkpoints store them as they are then.
 _CHANGEABLE = (
     *("threshold", "num_samples", "num_steps", "val_num_samples", "val_num_steps", "seed", "prior_share"),
-    *("fusion", "refinement", "calibration", "conformal", "familiarity", "least_contrast", "value_range"),
+    *("fusion", "refinement", "calibration", "conformal", "familiarity", "least_contrast", "value_range", "tta"),
 )
 
 
