@@ -123,7 +123,8 @@ def _train_parser() -> Parser:
     parser.add_argument(
         "--encoder",
         help="Train a U-Net on this encoder as the condition network, or as the supervised baseline: lite0, lite1, "
-        "lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own network.",
+        "lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own network. "
+        "Default: what the preset takes for the data; without a preset, none.",
     )
     parser.add_argument(
         "--encoder_weights",
@@ -189,4 +190,5 @@ def _setting(settings: list[str], name: str) -> str | None:
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:
     with_preset = f" with the preset {preset}" if preset else ""
     raters = ", with the settings for several raters" if run.for_several_raters else ""
-    print(f"Training {model} on {data}{with_preset}{raters}: runs/{run.name}", file=sys.stderr, flush=True)
+    encoder = f", on the encoder {run.encoder}" if run.encoder else ""
+    print(f"Training {model} on {data}{with_preset}{encoder}{raters}: runs/{run.name}", file=sys.stderr, flush=True)

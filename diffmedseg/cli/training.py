@@ -153,6 +153,15 @@ class DiffMedSegCLI(LightningCLI):
             "--tags", type=list[str], default=[], help="Facts of the data that chose the recipe's settings."
         )
         parser.add_argument(
+            "--recommended_encoder",
+            type=str | None,
+            default=None,
+            help="Fact of the data: the encoder that presets take, of those that were measured.",
+        )
+        parser.add_argument(
+            "--on_encoder", type=dict, default={}, help="Arguments of networks on an encoder, which recipes pass on."
+        )
+        parser.add_argument(
             "--pretrained",
             type=str | None,
             default=None,

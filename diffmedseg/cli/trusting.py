@@ -10,7 +10,7 @@ from diffmedseg.plugins import check_trusted
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 #: Settings that LightningCLI takes as text, whatever they look like.
-_TEXT = {"experiment", "runs", "ckpt_path", "pretrained", "tags"}
+_TEXT = {"experiment", "runs", "ckpt_path", "pretrained", "tags", "recommended_encoder"}
 #: Packages whose classes the configuration of every run names.
 _USUAL = {__name__.partition(".")[0], "lightning", "torch", "diffusers"}
 
