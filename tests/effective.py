@@ -19,8 +19,8 @@ def effective(cli):
     }
 
 
-#: A setting that volumes took on later, at the value that it had always meant for them.
-_MEANT = ("split_by", "folds")
+#: Settings that data took on later, at the value that they had always meant.
+_MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False)]
 #: Arguments that models took on later; None is what they had always meant.
 _LATER = ("value_range", "familiarity")
 
@@ -28,7 +28,7 @@ _LATER = ("value_range", "familiarity")
 def _set(value):
     """Drop what is null, and what a class took on later without a change."""
     if isinstance(value, dict):
-        return {key: _set(item) for key, item in value.items() if item is not None and (key, item) != _MEANT}
+        return {key: _set(item) for key, item in value.items() if item is not None and (key, item) not in _MEANT}
     if isinstance(value, list | tuple):
         return [_set(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value
