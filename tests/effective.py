@@ -23,6 +23,10 @@ def effective(cli):
 _MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False)]
 #: Arguments that models took on later; None is what they had always meant.
 _LATER = ("value_range", "familiarity")
+#: Arguments that models and losses took on later, at the value that changes nothing.
+_UNCHANGED = {"encoder_lr": 1, "dice_over": "image"}
+#: What settings were called when digests were stored.
+_CALLED = {"val/score": "val/dice"}
 
 
 def _set(value):
@@ -31,7 +35,7 @@ def _set(value):
         return {key: _set(item) for key, item in value.items() if item is not None and (key, item) not in _MEANT}
     if isinstance(value, list | tuple):
         return [_set(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
+    return _CALLED.get(value, value) if isinstance(value, str) else str(value) if isinstance(value, PurePath) else value
 
 
 def _model(model):
@@ -43,8 +47,9 @@ def _model(model):
         if hasattr(model, name) and not (name in _LATER and getattr(model, name) is None)
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
-    if built.get("encoder_lr") == 1:  # which segmenters took on later; 1 changes nothing
-        del built["encoder_lr"]
+    for name, value in _UNCHANGED.items():
+        if built.get(name) == value:
+            del built[name]
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])
     built["optimizer"] = [type(optimizer).__name__, _plain(optimizer.defaults)]
     shapes = [(name, list(value.shape)) for name, value in model.denoiser.state_dict().items()]
@@ -61,7 +66,11 @@ def _plain(value):
         return {str(key): _plain(item) for key, item in sorted(value.items(), key=str)}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value] if len(value) < 50 else _digest(list(value))
-    public = {name: item for name, item in vars(value).items() if not name.startswith("_") and name != "training"}
+    public = {
+        name: item
+        for name, item in vars(value).items()
+        if not name.startswith("_") and name != "training" and (name, item) not in _UNCHANGED.items()
+    }
     return [type(value).__name__, _plain(public)]
 
 
