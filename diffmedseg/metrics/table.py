@@ -9,7 +9,7 @@ from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
-_NAMED = ("case", "region")
+_NAMED = ("case", "region", "patient")
 _COUNTED = ("num_slices", "num_samples", "num_raters")
 _SPREAD = ("density_low", "density_high")  # over the samples of a case: no means of them are reported
 _COLUMNS = (*_NAMED, *(name for name in TITLES if name != "seconds"), *_SPREAD, "both_empty", *_COUNTED, "seconds")
@@ -29,7 +29,7 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
 
 
 def read_cases(path: Path) -> list[CaseScore]:
-    """Read scores of cases; columns that earlier versions did not write are NaN.
+    """Read scores of cases; columns that earlier versions did not write are NaN, or no patient.
 
     Raises:
         DataError: If it is no such file; names what is wrong.
@@ -43,7 +43,7 @@ def read_cases(path: Path) -> list[CaseScore]:
 def _read(path: Path) -> list[CaseScore]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        needed = (*_NAMED, "dice", "iou", "both_empty", *_COUNTED)
+        needed = ("case", "region", "dice", "iou", "both_empty", *_COUNTED)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
             raise DataError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")

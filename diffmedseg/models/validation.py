@@ -1,4 +1,4 @@
-"""What a validation says of a model: the score by which checkpoints are chosen, and whether it finds anything at all."""
+"""What a validation says of a model: the score that chooses checkpoints, and whether it finds anything at all."""
 
 import warnings
 
@@ -71,4 +71,4 @@ class ValidationScore(nn.Module):
 
 
 def _resize(samples: Tensor, size: tuple[int, int]) -> Tensor:
-    return resize_soft(samples.flatten(0, 1).float(), size).unflatten(0, samples.shape[:2])
+    return resize_soft(samples.flatten(0, 1).float(), size).reshape(*samples.shape[:3], *size)

@@ -129,7 +129,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
     def _nonempty_raters(self) -> NDArray[np.int64]:
         """Count the raters of each picture who have foreground in any region, (N,), as the files have it."""
         outlined = np.asarray(self._shrunk.masks[:, :, 0, 0, 0]) != MISSING
-        return (self._shrunk.filled.any(-1) & outlined).sum(1)
+        number: NDArray[np.int64] = (self._shrunk.filled.any(-1) & outlined).sum(1)
+        return number
 
     @cached_property
     def _shrunk(self) -> ShrunkImages:

@@ -188,8 +188,8 @@ class FileNames(Configurable):
             seen[comparable(case)] = path
             masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
             if self.complete and not all(masks):
-                missing = [rater[0].format(**groups) for rater, files in zip(templates, masks, strict=True) if not files]
-                incomplete[case] = f"{path} has no mask {first_names(missing, len(missing))}"
+                lacks = [rater[0].format(**groups) for rater, files in zip(templates, masks, strict=True) if not files]
+                incomplete[case] = f"{path} has no mask {', '.join(lacks)}"
             elif any(masks):
                 seen_part = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
                 if self.field_of_view is not None and seen_part is None:
@@ -240,7 +240,8 @@ class FileNames(Configurable):
     def _incomplete(found: Mapping[str, str], raters: int) -> DataError:
         return DataError(
             f"{count(len(found), 'picture')} without all of the {raters} masks that this data set has of each: "
-            f"{first_names(found.values())}. Download these files again; a rater who outlined nothing has an empty mask.",
+            f"{first_names(found.values())}. Download these files again. A rater who outlined nothing has an empty "
+            "mask.",
             found,
         )
 

@@ -40,8 +40,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         prior_loss: The loss of the condition network's own mask, for networks that have one.
         noise_levels: Noise levels at which each encoded image is trained per step. Here and for ``prior_share`` None
             takes what the network recommends.
-        dice_over: What the Dice terms of the recommended losses are taken over: ``image``, or ``batch`` where many masks
-            are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
+        dice_over: What the Dice terms of the recommended losses are taken over: ``image``, or ``batch`` where many
+            masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
