@@ -9,10 +9,19 @@ from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
-_NAMED = ("case", "region", "patient")
+_NAMED = ("case", "region")
+_TEXTS = (*_NAMED, "patient")
 _COUNTED = ("num_slices", "num_samples", "num_raters")
 _SPREAD = ("density_low", "density_high")  # over the samples of a case: no means of them are reported
-_COLUMNS = (*_NAMED, *(name for name in TITLES if name != "seconds"), *_SPREAD, "both_empty", *_COUNTED, "seconds")
+_COLUMNS = (
+    *_NAMED,
+    *(name for name in TITLES if name != "seconds"),
+    *_SPREAD,
+    "both_empty",
+    *_COUNTED,
+    "patient",
+    "seconds",
+)
 
 
 def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
@@ -43,7 +52,7 @@ def read_cases(path: Path) -> list[CaseScore]:
 def _read(path: Path) -> list[CaseScore]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        needed = ("case", "region", "dice", "iou", "both_empty", *_COUNTED)
+        needed = (*_NAMED, "dice", "iou", "both_empty", *_COUNTED)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
             raise DataError(f"{path} is no table of cases: it has no column {', '.join(missing)}.")
@@ -60,7 +69,7 @@ def _read(path: Path) -> list[CaseScore]:
 
 
 def _value(name: str, text: str) -> str | int | float | bool:
-    if name in _NAMED:
+    if name in _TEXTS:
         return text
     if name == "both_empty":
         return text == "True"

@@ -55,7 +55,10 @@ def write_card(
             f"- **Calibrated** on the validation cases after it was scored: {masks}, its probabilities (NLL, Brier "
             "score) are others.\n"
         )
-    rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:5]
+    table = read_cases(folder / CASES)
+    patients = len({row.patient or row.case for row in table})
+    over = f"{patients} patients" if patients < len({row.case for row in table}) else "cases"
+    rows = sorted(table, key=lambda row: row.dice)[:5]
     worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
     n = entry.metrics.cases if entry.metrics else 0
     cases = f"{n} case{'s' * (n != 1)}, {entry.metrics.split}" if entry.metrics else ""
@@ -89,7 +92,7 @@ Research software: **not for diagnosis**.
 ## Scores
 
 Of the run, before the weights were stored as they are here: means over {cases}, at native
-resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. All, per case: `cases.csv`.
+resolution, with 95 % bootstrap intervals over {over}; two empty masks count 1. All, per case: `cases.csv`.
 
 | region | score | mean | 95 % interval |
 |---|---|---|---|
