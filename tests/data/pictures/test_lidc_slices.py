@@ -106,7 +106,9 @@ def test_a_slice_without_its_four_masks_is_refused(root):
     for file in (folder / "mask-2").iterdir():
         file.unlink()
     (folder / "mask-2").rmdir()
-    with pytest.raises(DataError, match=r"5 pictures without all .*mask-2/slice-0.*Download these files again") as error:
+    with pytest.raises(
+        DataError, match=r"5 pictures without all .*mask-2/slice-0.*Download these files again"
+    ) as error:
         yaml_module("lidc_slices", root).load("train")
     assert len(error.value.names) == 5
 
