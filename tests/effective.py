@@ -23,8 +23,8 @@ def effective(cli):
 _MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False)]
 #: Arguments that models took on later; None is what they had always meant.
 _LATER = ("value_range", "familiarity")
-#: Arguments that models and losses took on later, at the value that changes nothing.
-_UNCHANGED = {"encoder_lr": 1, "dice_over": "image"}
+#: Arguments that models and losses took on later, at the values that change nothing.
+_UNCHANGED = {"encoder_lr": [1], "dice_over": ["image", None]}
 #: What settings were called when digests were stored.
 _CALLED = {"val/score": "val/dice"}
 
@@ -47,9 +47,7 @@ def _model(model):
         if hasattr(model, name) and not (name in _LATER and getattr(model, name) is None)
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
-    for name, value in _UNCHANGED.items():
-        if built.get(name) == value:
-            del built[name]
+    built = {name: value for name, value in built.items() if value not in _UNCHANGED.get(name, [])}
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])
     built["optimizer"] = [type(optimizer).__name__, _plain(optimizer.defaults)]
     shapes = [(name, list(value.shape)) for name, value in model.denoiser.state_dict().items()]
@@ -69,7 +67,7 @@ def _plain(value):
     public = {
         name: item
         for name, item in vars(value).items()
-        if not name.startswith("_") and name != "training" and (name, item) not in _UNCHANGED.items()
+        if not name.startswith("_") and name != "training" and item not in _UNCHANGED.get(name, [])
     }
     return [type(value).__name__, _plain(public)]
 

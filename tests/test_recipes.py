@@ -134,7 +134,11 @@ def test_where_masks_are_often_empty_dice_is_taken_over_batches(model):
             continue
         assert built.prior_loss.dice_over == over
         assert built.prior_loss.bce == (10 if model == "medsegdiff-v2" else 1)
-        assert (built.loss.dice_over == over) or not built.loss.dice
+        assert built.loss.dice_over == over
+        own = compose(model, data, "--model.prior_loss.dice=2").model.prior_loss
+        assert (own.dice, own.dice_over) == (2, over)  # a loss of one's own keeps it
+        own = compose(model, data, "--model.prior_loss.dice_over=image").model.prior_loss
+        assert own.dice_over == "image"  # unless it says otherwise
 
 
 def test_best_and_early_stopping_follow_the_score_that_no_empty_answer_wins():

@@ -29,7 +29,7 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     return 1 - (2 * intersection + 1) / (probability.sum((-2, -1)) + mask.sum((-2, -1)) + 1)
 
 
-def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver, weight: Tensor | None = None) -> Tensor:
+def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver | None, weight: Tensor | None = None) -> Tensor:
     """One minus the soft Dice, as the mean over regions, for each row of a batch.
 
     Over each image, an empty answer to an empty mask has Dice 1, and any answer has nearly 0. Where many masks are
@@ -41,13 +41,13 @@ def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver, weight: Ten
     Args:
         probability: (B, K, H, W), in [0, 1].
         mask: (B, K, H, W), in {0, 1}.
-        over: ``image`` for a Dice of each image, ``batch`` for the Dice of all pixels of the batch.
+        over: ``image`` or None for a Dice of each image, ``batch`` for the Dice of all pixels of the batch.
         weight: (B,), at least 0: how much each image counts in the sums of a batch; None for all alike.
 
     Returns:
         Shape (B,), in [0, 1]; over the batch all values are equal. The caller multiplies by its weights either way.
     """
-    if over == "image":
+    if over != "batch":
         return soft_dice_loss(probability, mask).mean(1)
     rows = 1 if weight is None else weight[:, None, None, None]
     intersection = (rows * probability * mask).sum((0, 2, 3))
@@ -64,6 +64,7 @@ class DiffusionLoss(Configurable, nn.Module):
         dice: Weight of the soft Dice loss of x_0. It seeks modes, so it costs diversity.
         weighting: How noise levels are weighted: alike, or by SNR + 1 clamped to [1, 5].
         dice_over: What the soft Dice is taken over; ``batch`` where many masks are empty, see :func:`row_dice_loss`.
+            None takes what the segmenter says, and without one each image.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class DiffusionLoss(Configurable, nn.Module):
         bce: float = 1.0,
         dice: float = 0.0,
         weighting: Weighting = "uniform",
-        dice_over: DiceOver = "image",
+        dice_over: DiceOver | None = None,
     ) -> None:
         super().__init__()
         if min(mse, bce, dice) < 0 or mse + bce + dice == 0:
@@ -130,9 +131,10 @@ class PriorLoss(Configurable, nn.Module):
         dice: Weight of the soft Dice loss.
         every: It counts at every such time step; 1 for all.
         dice_over: What the soft Dice is taken over; ``batch`` where many masks are empty, see :func:`row_dice_loss`.
+            None takes what the segmenter says, and without one each image.
     """
 
-    def __init__(self, bce: float = 1.0, dice: float = 1.0, every: int = 1, dice_over: DiceOver = "image") -> None:
+    def __init__(self, bce: float = 1.0, dice: float = 1.0, every: int = 1, dice_over: DiceOver | None = None) -> None:
         super().__init__()
         if min(bce, dice) < 0 or every < 1:
             raise ValueError(f"bce {bce} and dice {dice} have to be at least 0, and every {every} at least 1.")

@@ -42,8 +42,8 @@ class Recommended:
         prior_share: Share of the votes that the condition network's own mask has.
         process: Makes the noise process of masks.
         reverse: Makes the sampler of masks.
-        loss: Makes the loss of noisy masks; takes ``dice_over``.
-        prior_loss: Makes the loss of the condition network's own mask; takes ``dice_over``.
+        loss: Makes the loss of noisy masks.
+        prior_loss: Makes the loss of the condition network's own mask.
         refinement: Makes the refinement of the fused probability; None for no refinement.
     """
 
@@ -55,8 +55,8 @@ class Recommended:
     prior_share: float = 0.0
     process: Callable[[], NoiseProcess] = _PROCESS
     reverse: Callable[[], ReverseProcess] = _unipc
-    loss: Callable[..., DiffusionLoss] = _LOSS
-    prior_loss: Callable[..., PriorLoss] = PriorLoss
+    loss: Callable[[], DiffusionLoss] = _LOSS
+    prior_loss: Callable[[], PriorLoss] = PriorLoss
     refinement: Callable[[], Refinement | None] = _no_refinement
 
 

@@ -40,8 +40,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         prior_loss: The loss of the condition network's own mask, for networks that have one.
         noise_levels: Noise levels at which each encoded image is trained per step. Here and for ``prior_share`` None
             takes what the network recommends.
-        dice_over: What the Dice terms of the recommended losses are taken over: ``image``, or ``batch`` where many
-            masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
+        dice_over: What the Dice terms of both losses are taken over, unless they say it themselves: ``image``, or
+            ``batch`` where many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
@@ -83,9 +83,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
                 f"A network that is residual to the logits of its own mask predicts x_0, not "
                 f"{self.process.prediction}: change the prediction, or set residual to false."
             )
-        over = {} if dice_over == "image" else {"dice_over": dice_over}
-        self.loss = advice.loss(**over) if loss == "recommended" else loss or DiffusionLoss()
-        self.prior_loss = advice.prior_loss(**over) if prior_loss == "recommended" else prior_loss or PriorLoss()
+        self.loss = advice.loss() if loss == "recommended" else loss or DiffusionLoss()
+        self.prior_loss = advice.prior_loss() if prior_loss == "recommended" else prior_loss or PriorLoss()
+        for part in (self.loss, self.prior_loss):
+            part.dice_over = part.dice_over or dice_over
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
         parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
