@@ -86,7 +86,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self.loss = advice.loss() if loss == "recommended" else loss or DiffusionLoss()
         self.prior_loss = advice.prior_loss() if prior_loss == "recommended" else prior_loss or PriorLoss()
         for part in (self.loss, self.prior_loss):
-            part.dice_over = part.dice_over or dice_over
+            if getattr(part, "dice_over", dice_over) is None:  # a function of the user's own has none
+                part.dice_over = dice_over
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
         parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
