@@ -128,6 +128,30 @@ def test_fidelity_to_raters_is_not_traded_for_dice(data):
         assert (cli.model.loss.dice > 0) == (cli.datamodule.info.raters == 1)
 
 
+@pytest.mark.parametrize("model", ["medsegdiff", "medsegdiff-lite", "medsegdiff-v2", "supervised"])
+def test_where_masks_are_often_empty_dice_is_taken_over_batches(model):
+    """An empty answer would win a whole Dice with each of them; all else stays what the network recommends."""
+    for data, over in (("lidc_slices", "batch"), ("lgg", "batch"), ("chase", "image"), ("isic2017", "image")):
+        built = compose(model, data).model
+        if model == "supervised":
+            assert built.dice_over == over
+            continue
+        assert built.prior_loss.dice_over == over
+        assert built.prior_loss.bce == (10 if model == "medsegdiff-v2" else 1)
+        assert built.loss.dice_over == over
+        own = compose(model, data, "--model.prior_loss.dice=2").model.prior_loss
+        assert (own.dice, own.dice_over) == (2, over)  # a loss of one's own keeps it
+        own = compose(model, data, "--model.prior_loss.dice_over=image").model.prior_loss
+        assert own.dice_over == "image"  # unless it says otherwise
+
+
+def test_best_and_early_stopping_follow_the_score_that_no_empty_answer_wins():
+    trainer = compose("medsegdiff-lite", "lidc_slices").config.trainer
+    callbacks = [one.init_args for one in trainer.callbacks if "monitor" in one.get("init_args", {})]
+    monitors = [(one.monitor, one.mode) for one in callbacks if one.monitor]
+    assert monitors == [("val/score", "max")] * 2
+
+
 def test_the_supervised_baseline_has_the_budget_of_what_it_is_compared_with():
     pairs = [("medsegdiff", "cpu", "none"), ("medsegdiff", "gpu", "none"), ("medsegdiff", "paper", "none")]
     pairs += [("medsegdiff-lite", "cpu", "lite0"), ("medsegdiff-lite", "gpu", "lite0")]

@@ -133,7 +133,8 @@ class CaseMetrics(SegmentationCallback):
         images = pool(image for own, _ in gathered for image in own.values())
         conformal = model.conformal
         held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
-        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer))
+        patients = _patients(trainer, images)
+        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer), patients)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
         self.summary["policy"] |= _policy(model, trainer, images.values())
@@ -155,6 +156,12 @@ class CaseMetrics(SegmentationCallback):
 def _tubular(trainer: Trainer) -> bool:
     """Whether what is tested is vessels; other data modules than ours know nothing of it."""
     return bool(getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False))
+
+
+def _patients(trainer: Trainer, cases: Iterable[str]) -> dict[str, str]:
+    """Return the patient of each case; other data modules than ours know nothing of patients."""
+    patient = getattr(getattr(trainer, "datamodule", None), "patient", None)
+    return {} if patient is None else {case: patient(case) for case in cases}
 
 
 def _policy(model: Segmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:
@@ -215,16 +222,22 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
         f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
+    patients = len({row.patient or row.case for row in rows})
+    if patients < len({row.case for row in rows}):
+        policy += f"; intervals over {count(patients, 'patient')}"
     if max(row.num_raters for row in rows) > 1:
         policy += "; masks are compared with a reference: of two raters the first, of more their majority"
     if empty:
         policy += f"; {count(empty, 'empty mask')} predicted empty, which counts 1"
+    for region, found in regions.items():
+        for name in found["set"].get("empty_in_all_cases", []):
+            policy += f"; the {name} of {region} is empty in every case"
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
     for region, own in groupby(summaries, lambda summary: summary.region):
         for s in own:
-            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+            interval = "" if math.isnan(s.low) else f"{s.low:.4f} to {s.high:.4f}"
             table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval)
         for name, title in SET_TITLES.items():
             if (value := regions[region]["set"].get(name)) is not None:

@@ -1,5 +1,6 @@
 """The base of all models that are trained: their settings, optimiser and training steps."""
 
+import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -27,6 +28,7 @@ from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
+from diffmedseg.models.validation import ValidationScore
 from diffmedseg.models.views import TTA, flip, views_of
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
@@ -34,6 +36,14 @@ from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 _REGIONS = {1: ("lesion",)}
 _LEVELS = 2**16  # in which a threshold is looked up; float32 holds each
+
+_log = logging.getLogger(__name__)
+
+#: What to do about a model that finds nothing.
+_EMPTY_REMEDY = (
+    "In the first steps this is usual. If it stays, train longer, or take the Dice loss over batches by "
+    "--model.dice_over=batch."
+)
 
 Generators = Sequence[Sequence[torch.Generator]]
 
@@ -148,7 +158,8 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         self.register_load_state_dict_pre_hook(_leave_familiarity_out)  # type: ignore[no-untyped-call]  # of torch
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
-        self.val_dice, self.test_dice = Dice(), torch.nn.ModuleList(Dice() for _ in self.regions)
+        self.val_dice, self.val_score = Dice(), ValidationScore()
+        self.test_dice = torch.nn.ModuleList(Dice() for _ in self.regions)
         self.tiling = Tiling(self.image_size, denoiser.divisor)
         sampling = ("num_samples", "num_steps", "val_num_samples", "val_num_steps")
         settled = (*sampling, "channels", "regions", "fusion", "refinement")
@@ -334,13 +345,30 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             self.trainer.should_stop = True
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
+        """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``.
+
+        At the end ``val/score`` is logged, too: see :class:`~diffmedseg.models.validation.ValidationScore`.
+        """
         few = self.val_num_samples, self.val_num_steps
         drawn, grid, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
         segmentation = self.fuse(drawn, size, grid, keys)
         self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        self.val_score.update(segmentation, batch)
         return {"segmentation": segmentation}
+
+    def on_validation_epoch_start(self) -> None:
+        """Count images anew."""
+        super().on_validation_epoch_start()
+        self.val_score.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the score by which checkpoints are chosen, and warn of a model that finds nothing."""
+        self.log("val/score", self.val_score.compute())
+        problems = self.val_score.find_empty_answers()
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            for problem in problems:
+                _log.warning("Step %d: %s %s", self.global_step, problem, _EMPTY_REMEDY)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.

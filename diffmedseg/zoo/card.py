@@ -50,7 +50,7 @@ def _parts(folder: Path, name: str, entry: Entry, model: dict[str, Any], run: di
     model = load_pretrained("{name}"{trust})
     result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size""",
         _contract(entry, _cropped(init, run)),
-        _scores(entry),
+        _scores(folder, entry),
         _failures(folder, name, entry),
         robustness_section(folder),
         _calibration(init, run),
@@ -114,9 +114,14 @@ def _cropped(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     )
 
 
-def _scores(entry: Entry) -> str:
+def _scores(folder: Path, entry: Entry) -> str:
+    from diffmedseg.metrics.table import read_cases
+
     if entry.metrics is None:
         return ""
+    cases = read_cases(folder / CASES)
+    patients = len({row.patient or row.case for row in cases})
+    over = f"{patients} patients" if patients < len({row.case for row in cases}) else "cases"
     rows = [
         f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
         for region, found in entry.metrics.scores.items()
@@ -128,8 +133,8 @@ def _scores(entry: Entry) -> str:
 {table}
 
 Means over {_count(entry.metrics.cases, "case")} of the split: {entry.metrics.split}. Scores are computed at native
-resolution, with the weights before they were rounded. Intervals are bootstrap intervals over cases. Two empty masks
-count 1. `cases.csv` has the scores of every case."""
+resolution, with the weights before they were rounded. Intervals are bootstrap intervals over {over}. Two empty
+masks count 1. `cases.csv` has the scores of every case."""
 
 
 def _failures(folder: Path, name: str, entry: Entry) -> str:

@@ -53,7 +53,7 @@ class Metrics:
         cases: How many.
         seed: Of the training.
         command: What trains and scores it again, in the entry's folder; empty where a script of its author did.
-        scores: By region and score: mean, and the ends of its 95 % bootstrap interval over cases.
+        scores: By region and score: mean, and the ends of its 95 % interval, over patients where they are known.
     """
 
     split: str
