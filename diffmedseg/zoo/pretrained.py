@@ -57,14 +57,27 @@ def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``{class_path, init_args}`` without the numbers of channels and regions, which come from the data. The
-        encoder's weights are None: they come from the source, too.
+        encoder's weights are None: they come from the source, too. What a source does not name has the class's
+        default, whatever the files of the run say.
     """
     denoiser = config["init_args"]["denoiser"]
     linked = {"image_channels", "mask_channels"}
-    own = {name: value for name, value in denoiser.get("init_args", {}).items() if name not in linked}
+    named = _defaults(denoiser["class_path"]) | denoiser.get("init_args", {})
+    own = {name: value for name, value in named.items() if name not in linked}
     if "encoder_weights" in own:
         own["encoder_weights"] = None
     return {"class_path": denoiser["class_path"], "init_args": own}
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """Return the defaults of a network's class; nothing for classes that are not of this project."""
+    if not path.startswith(f"{__name__.partition('.')[0]}."):
+        return {}
+    from diffmedseg.configurable import init_parameters
+    from diffmedseg.zoo.building import find_class
+
+    parameters = init_parameters(find_class(path))
+    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
 
 
 def initialise_from(model: DiffusionSegmenter, source: str | Path, trust: Collection[str] = ()) -> Initialisation:
