@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.models.recommended import Recommended
+from diffmedseg.models.ssn.normal import LowRankNormal
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Condition:
     Attributes:
         features: Feature maps of the image, each (B, C_i, H_i, W_i).
         prior: The condition network's own mask as logits (B, K, H, W), where it has one.
+        normal: The distribution of such masks, whose mean is ``prior``, where it has one.
     """
 
     features: tuple[Tensor, ...]
     prior: Tensor | None = None
+    normal: LowRankNormal | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from diffmedseg.models import (
     DiffSegSegmenter,
     MedSegDiffSegmenter,
     ResidualUNet,
+    SSNSegmenter,
     SupervisedSegmenter,
 )
+from diffmedseg.models.ssn.normal import LowRankNormal
 from diffmedseg.models.tiling import blend, windows
 
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -27,7 +29,9 @@ class Pixels(Denoiser):
 
     def encode(self, image):
         self.seen.append(tuple(image.shape[-2:]))
-        return Condition((image,), self.weight * image[:, :1])
+        mean = self.weight * image[:, :1]
+        normal = LowRankNormal(mean, self.weight * image[:, :, None], self.weight * image[:, 1:2].abs())
+        return Condition((image,), mean, normal)
 
     def forward(self, x_t, t, condition, label=None):
         self.seen.append(tuple(x_t.shape[-2:]))
@@ -43,6 +47,7 @@ def segmenters():
     return {
         "medsegdiff": MedSegDiffSegmenter(Pixels(), **settings),
         "supervised": SupervisedSegmenter(Pixels(), **settings),
+        "ssn": SSNSegmenter(Pixels(), **settings),
         "diffseg": DiffSegSegmenter(Pixels(), linear, **settings),
     }
 
