@@ -17,8 +17,8 @@ class SSNSegmenter(DiffusionSegmenter):
     """Learns a low-rank normal distribution over the logits of masks (Monteiro et al. 2020, arXiv 2006.06015).
 
     One sample is one draw of all logits at once. A pass gives the distribution, and with it all samples of an image:
-    ``num_steps`` changes nothing. The probability is the mean of the samples: the expectation of a sigmoid has no closed
-    form. The sigmoid of the mean is another number, the median of each pixel: results hold it as the prior.
+    ``num_steps`` changes nothing. The probability is the mean of the samples, because the expectation of a sigmoid has
+    no closed form. The sigmoid of the mean is another number, the median of each pixel: results hold it as the prior.
 
     Args:
         denoiser: A network whose condition is a distribution, such as :class:`~diffmedseg.models.StochasticUNet`.
