@@ -19,7 +19,8 @@ class Condition:
 
     Attributes:
         features: Feature maps of the image, each (B, C_i, H_i, W_i).
-        prior: The condition network's own mask as logits (B, K, H, W), where it has one.
+        prior: The condition network's own mask as logits (B, K, H, W), where it has one; with ``normal`` it may be
+            (B * S, K, H, W), one for each sample.
         normal: The distribution of such masks, whose mean is ``prior``, where it has one.
     """
 

@@ -4,9 +4,18 @@ import pytest
 import torch
 from small_networks import small
 
-from diffmedseg.models import Condition, Denoiser, MedSegDiffSegmenter, MedSegDiffV1, SSNSegmenter, StochasticUNet
+from diffmedseg.models import (
+    Condition,
+    Denoiser,
+    MedSegDiffLite,
+    MedSegDiffSegmenter,
+    MedSegDiffV1,
+    SSNSegmenter,
+    StochasticUNet,
+)
 from diffmedseg.models.finetuning import initialise
-from diffmedseg.models.ssn.normal import LowRankNormal, NormalNoise, log_likelihoods, monte_carlo_loss
+from diffmedseg.models.segmenter import sample_generators
+from diffmedseg.models.ssn.normal import LowRankNormal, NormalNoise, choose_likely, log_likelihoods, monte_carlo_loss
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 SHAPE = (2, 2, 3)  # regions, height, width
@@ -85,6 +94,37 @@ def test_log_likelihoods_tell_which_sample_is_the_raters():
     mask = torch.tensor([[[[1.0, 0.0]]]])
     found = log_likelihoods(torch.stack([mask * 2 - 1, 1 - mask * 2], 1), mask)
     torch.testing.assert_close(found, torch.tensor([[-2 * math.log1p(math.exp(-1)), -2 * math.log1p(math.e)]]))
+
+
+def test_samples_are_chosen_in_proportion_to_their_likelihood_each_of_its_own_image():
+    logits = torch.tensor([[-1.0, 0.0, 2.0], [5.0, 6.0, 7.0]]).reshape(2, 3, 1, 1, 1)
+    mask, [keyed] = torch.ones(2, 1, 1, 1), generators(1, 2 * 4000)
+    chosen = choose_likely(logits, mask, keyed).reshape(2, 4000)
+    for own, image in zip(chosen, logits.reshape(2, 3), strict=True):
+        frequency = (own == image[:, None]).float().mean(1)
+        torch.testing.assert_close(frequency, image.sigmoid() / image.sigmoid().sum(), atol=0.03, rtol=0)
+
+
+def test_a_chain_stands_on_a_keyed_sample_of_the_prior():
+    """An untrained step network adds nothing: chains are samples of the prior, and training sees the likely one."""
+    torch.manual_seed(0)
+    network = MedSegDiffLite(3, 1, "tiny", prior="samples")
+    torch.nn.init.normal_(network.covariance.factors.weight, std=3.0)
+    model = MedSegDiffSegmenter(network, image_size=(32, 32), num_steps=3).eval()
+    samples, again = model.segment(IMAGES, 3, keys=list("abcd")), model.segment(IMAGES[1:2], 2, keys=["b"])
+    torch.testing.assert_close(samples.samples[1:2, :2], again.samples, atol=1e-4, rtol=0)
+    normal = network.encode(IMAGES).normal
+    noise = NormalNoise.draw(sample_generators(model.seed, list("abcd"), 3), normal)
+    torch.testing.assert_close(samples.samples, normal.sample(noise).detach().sigmoid(), atol=1e-4, rtol=0)
+    modes = samples.binary_samples[:, 0].float()
+    loss = [model.training_loss(keyed_batch(4) | {"mask": mask}) for mask in (modes, modes.roll(1, 0))]
+    assert loss[0] < loss[1]
+
+
+@pytest.mark.parametrize("options", [{"prior": "median"}, {"prior": "samples", "residual": False}])
+def test_a_prior_that_cannot_be_is_refused(options):
+    with pytest.raises(ValueError, match="prior"):
+        MedSegDiffLite(3, 1, "tiny", **options)
 
 
 class Maps(Denoiser):

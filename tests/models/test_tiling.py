@@ -37,8 +37,10 @@ class Pixels(Denoiser):
         self.seen.append(tuple(x_t.shape[-2:]))
         if label is not None:  # DiffSeg's have no condition
             return self.weight * x_t * (0.5 + label.reshape(-1, 1, 1, 1))
-        image = condition.features[0].repeat_interleave(len(x_t) // len(condition.features[0]), 0)
-        return self.weight * (x_t + image[:, :1])
+        image, prior = (
+            one.repeat_interleave(len(x_t) // len(one), 0) for one in (condition.features[0], condition.prior)
+        )
+        return self.weight * (x_t + image[:, :1] + prior)
 
 
 def segmenters():

@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffmedseg.diffusion import keyed_normal
+from diffmedseg.diffusion import keyed_generator, keyed_normal
+
+#: Samples that estimate the likelihood in training: the number of the paper and of the released configurations.
+MC_SAMPLES = 20
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,40 @@ class NormalNoise:
     def with_opposites(self) -> "NormalNoise":
         """Add the opposite of each sample's noise: antithetic pairs, whose mean is exactly zero."""
         return NormalNoise(torch.cat([self.latents, -self.latents], 1), torch.cat([self.pixels, -self.pixels], 1))
+
+
+def training_samples(normal: LowRankNormal, seed: int, draws: Sequence[int], number: int) -> Tensor:
+    """Draw the samples that estimate the likelihood of masks in training, in antithetic pairs.
+
+    Args:
+        normal: The distribution, of B images.
+        seed: Seed of the noise.
+        draws: B keys of the noise.
+        number: S, even.
+
+    Returns:
+        Logits, (B, S, K, H, W).
+    """
+    generators = [[keyed_generator(seed, "train", draw, "pair", pair) for pair in range(number // 2)] for draw in draws]
+    return normal.sample(NormalNoise.draw(generators, normal).with_opposites())
+
+
+def choose_likely(logits: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw samples from the posterior: those that a rater's mask makes likely (sampling-importance-resampling).
+
+    Args:
+        logits: (B, S, K, H, W), samples of the prior.
+        mask: (B, K, H, W), in {0, 1}: the mask of one rater.
+        generators: B * L, image-major; each chooses one sample.
+
+    Returns:
+        (B * L, K, H, W): each is one of the S samples of its image, chosen in proportion to its likelihood.
+    """
+    weights = log_likelihoods(logits, mask).repeat_interleave(len(generators) // len(logits), 0)
+    uniform = torch.stack([torch.rand(weights.shape[1], generator=g) for g in generators]).to(weights.device)
+    chosen = (weights - (-uniform.clamp(min=_TINY).log()).log()).argmax(1)  # the Gumbel-max trick
+    image = torch.arange(len(generators), device=weights.device) // (len(generators) // len(logits))
+    return logits[image, chosen]
 
 
 def log_likelihoods(logits: Tensor, mask: Tensor) -> Tensor:

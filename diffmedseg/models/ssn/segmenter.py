@@ -5,10 +5,9 @@ from typing import Any
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.ssn.normal import LowRankNormal, NormalNoise, monte_carlo_loss
+from diffmedseg.models.ssn.normal import MC_SAMPLES, LowRankNormal, NormalNoise, monte_carlo_loss, training_samples
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
@@ -32,7 +31,7 @@ class SSNSegmenter(DiffusionSegmenter):
 
     name = "ssn"
 
-    def __init__(self, denoiser: Denoiser, mc_samples: int = 20, **kwargs: Any) -> None:
+    def __init__(self, denoiser: Denoiser, mc_samples: int = MC_SAMPLES, **kwargs: Any) -> None:
         super().__init__(denoiser, **kwargs)
         if mc_samples < 2 or mc_samples % 2:
             raise ValueError(f"mc_samples is {mc_samples}; samples come in pairs: give an even number, at least 2.")
@@ -40,10 +39,8 @@ class SSNSegmenter(DiffusionSegmenter):
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Return the Monte-Carlo likelihood of one rater's mask."""
-        normal, pairs = self._normal(batch["image"]), range(self.mc_samples // 2)
-        generators = [[keyed_generator(self.seed, "train", draw, pair) for pair in pairs] for draw in batch["draw"]]
-        noise = NormalNoise.draw(generators, normal).with_opposites()
-        return monte_carlo_loss(normal.sample(noise), batch["mask"])
+        normal = self._normal(batch["image"])
+        return monte_carlo_loss(training_samples(normal, self.seed, batch["draw"], self.mc_samples), batch["mask"])
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw S masks per image; see the base class. Windows share the noise."""
