@@ -77,13 +77,13 @@ def test_loss_is_the_likelihood_by_brute_force():
     pixel = torch.where(mask[:, None] == 1, logits.sigmoid(), 1 - logits.sigmoid())  # p(y_i | logit_i)
     likelihood = pixel.double().prod(-1).prod(-1).prod(-1).mean(1)
     expected = -likelihood.log().mean() / math.prod(SHAPE)
-    torch.testing.assert_close(monte_carlo_loss(logits, mask).double(), expected)
+    torch.testing.assert_close(monte_carlo_loss(log_likelihoods(logits, mask), mask[0].numel()).double(), expected)
 
 
 def test_a_likelihood_too_small_for_a_float_has_a_loss_and_a_gradient():
     """exp(-65,536) is zero in every floating-point type."""
     logits = torch.full((1, 2, 1, 256, 256), -1.0, requires_grad=True)
-    loss = monte_carlo_loss(logits, torch.ones(1, 1, 256, 256))
+    loss = monte_carlo_loss(log_likelihoods(logits, torch.ones(1, 1, 256, 256)), 256 * 256)
     loss.backward()
     torch.testing.assert_close(loss.detach(), torch.tensor(math.log1p(math.e)))
     assert torch.isfinite(logits.grad).all()
@@ -99,7 +99,7 @@ def test_log_likelihoods_tell_which_sample_is_the_raters():
 def test_samples_are_chosen_in_proportion_to_their_likelihood_each_of_its_own_image():
     logits = torch.tensor([[-1.0, 0.0, 2.0], [5.0, 6.0, 7.0]]).reshape(2, 3, 1, 1, 1)
     mask, [keyed] = torch.ones(2, 1, 1, 1), generators(1, 2 * 4000)
-    chosen = choose_likely(logits, mask, keyed).reshape(2, 4000)
+    chosen = choose_likely(logits, log_likelihoods(logits, mask), keyed).reshape(2, 4000)
     for own, image in zip(chosen, logits.reshape(2, 3), strict=True):
         frequency = (own == image[:, None]).float().mean(1)
         torch.testing.assert_close(frequency, image.sigmoid() / image.sigmoid().sum(), atol=0.03, rtol=0)

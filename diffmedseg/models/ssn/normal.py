@@ -92,45 +92,43 @@ def training_samples(normal: LowRankNormal, seed: int, draws: Sequence[int], num
     return normal.sample(NormalNoise.draw(generators, normal).with_opposites())
 
 
-def choose_likely(logits: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw samples from the posterior: those that a rater's mask makes likely (sampling-importance-resampling).
-
-    Args:
-        logits: (B, S, K, H, W), samples of the prior.
-        mask: (B, K, H, W), in {0, 1}: the mask of one rater.
-        generators: B * L, image-major; each chooses one sample.
-
-    Returns:
-        (B * L, K, H, W): each is one of the S samples of its image, chosen in proportion to its likelihood.
-    """
-    weights = log_likelihoods(logits, mask).repeat_interleave(len(generators) // len(logits), 0)
-    uniform = torch.stack([torch.rand(weights.shape[1], generator=g) for g in generators]).to(weights.device)
-    chosen = (weights - (-uniform.clamp(min=_TINY).log()).log()).argmax(1)  # the Gumbel-max trick
-    image = torch.arange(len(generators), device=weights.device) // (len(generators) // len(logits))
-    return logits[image, chosen]
-
-
 def log_likelihoods(logits: Tensor, mask: Tensor) -> Tensor:
     """Return the log-likelihood of masks (B, K, H, W) under the logits of samples (B, S, K, H, W): (B, S), in nats."""
-    mask = mask.float()[:, None].expand_as(logits)
-    return -F.binary_cross_entropy_with_logits(logits, mask, reduction="none").sum((2, 3, 4))
+    with torch.autocast(logits.device.type, enabled=False):
+        mask = mask.float()[:, None].expand_as(logits)
+        return -F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none").sum((2, 3, 4))
 
 
-def monte_carlo_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def monte_carlo_loss(likelihoods: Tensor, pixels: int) -> Tensor:
     """Return the negative Monte-Carlo log-likelihood of masks (Monteiro et al. 2020), a scalar.
 
     The likelihood of a whole mask is averaged over samples before the logarithm is taken. It is a product over pixels
     that underflows, so the logarithms of the samples meet in a logsumexp.
 
     Args:
-        logits: (B, S, K, H, W), float32: S samples of each image.
-        mask: (B, K, H, W), in {0, 1}: the mask of one rater.
+        likelihoods: (B, S), float32, of :func:`log_likelihoods`.
+        pixels: Pixels of a mask, in all regions.
 
     Returns:
         The mean over images, in nats per pixel and region. The paper's sum would change with the size of images, and
         every gradient would be clipped.
     """
-    with torch.autocast(logits.device.type, enabled=False):
-        found = log_likelihoods(logits.float(), mask)
-        likelihood = torch.logsumexp(found, 1) - math.log(found.shape[1])
-        return -likelihood.mean() / mask[0].numel()
+    return -(torch.logsumexp(likelihoods, 1) - math.log(likelihoods.shape[1])).mean() / pixels
+
+
+def choose_likely(logits: Tensor, likelihoods: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw samples from the posterior: those that a rater's mask makes likely (sampling-importance-resampling).
+
+    Args:
+        logits: (B, S, K, H, W), samples of the prior.
+        likelihoods: (B, S), of :func:`log_likelihoods`.
+        generators: B * L, image-major; each chooses one sample.
+
+    Returns:
+        (B * L, K, H, W): each is one of the S samples of its image, chosen in proportion to its likelihood.
+    """
+    each, device = len(generators) // len(logits), logits.device
+    uniform = torch.stack([torch.rand(logits.shape[1], generator=g) for g in generators]).to(device)
+    gumbel = -(-uniform.clamp(min=_TINY).log()).log()  # the largest of the sums is a draw in proportion
+    chosen = (likelihoods.repeat_interleave(each, 0) + gumbel).argmax(1)
+    return logits[torch.arange(len(generators), device=device) // each, chosen]

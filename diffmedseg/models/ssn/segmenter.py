@@ -7,7 +7,14 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.ssn.normal import MC_SAMPLES, LowRankNormal, NormalNoise, monte_carlo_loss, training_samples
+from diffmedseg.models.ssn.normal import (
+    MC_SAMPLES,
+    LowRankNormal,
+    NormalNoise,
+    log_likelihoods,
+    monte_carlo_loss,
+    training_samples,
+)
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
@@ -23,6 +30,8 @@ class SSNSegmenter(DiffusionSegmenter):
         denoiser: A network whose condition is a distribution, such as :class:`~diffmedseg.models.StochasticUNet`.
         mc_samples: Samples of each image by which the likelihood of a mask is estimated in training. They come in
             antithetic pairs, as in the released code. 20 is the number of the paper and of the released configurations.
+            So few draw rare masks too often, since a mask that no sample resembles costs much; 100 come near to the
+            raters (experiments/benchmarks/rare_mode.py).
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
 
     Raises:
@@ -39,8 +48,9 @@ class SSNSegmenter(DiffusionSegmenter):
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Return the Monte-Carlo likelihood of one rater's mask."""
-        normal = self._normal(batch["image"])
-        return monte_carlo_loss(training_samples(normal, self.seed, batch["draw"], self.mc_samples), batch["mask"])
+        normal, mask = self._normal(batch["image"]), batch["mask"]
+        logits = training_samples(normal, self.seed, batch["draw"], self.mc_samples)
+        return monte_carlo_loss(log_likelihoods(logits, mask), mask[0].numel())
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw S masks per image; see the base class. Windows share the noise."""
