@@ -97,6 +97,35 @@ class Familiarity(Configurable, nn.Module):
         return fitted
 
 
+class JointFamiliarity(nn.Module):
+    """The familiarity of an image to several models together: twice the mean of theirs, at most 1.
+
+    Of new cases drawn like the validation cases of each, at most a share p has one of p or less, however theirs depend
+    on each other (Rüschendorf 1982; Vovk & Wang 2020, arXiv 1212.4966).
+
+    Args:
+        parts: Those of the models.
+    """
+
+    def __init__(self, parts: Sequence[Familiarity]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self._features = [part.features for part in parts]
+        self._lowest = 2 * sum(1 / (part.cases + 1) for part in parts) / len(parts)
+        self.by_slices = any(part.by_slices for part in parts)
+
+    @property
+    def level(self) -> float:
+        """The familiarity at or below which an image is unfamiliar: 1 %, or the lowest that there is."""
+        return max(_LEVEL, self._lowest)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the familiarity, (B,) in (0, 1], of the features (B, F) of all models, one after the other."""
+        own = torch.split(features, self._features, 1)
+        ranks = torch.stack([part(one) for part, one in zip(self.parts, own, strict=True)])
+        return (2 * ranks.mean(0)).clamp(max=1)
+
+
 def pool_maps(maps: Iterable[Tensor]) -> Tensor:
     """Pool feature maps, each (B, C_i, H_i, W_i), to their means and deviations over space, (B, 2 * sum of C_i)."""
     pooled = [statistic for one in maps for statistic in (one.mean((2, 3)), one.std((2, 3), correction=0))]

@@ -9,10 +9,13 @@ following that exist; later files override earlier ones::
     model/<family>+<tag>.yaml      for each tag of the data (its yaml says them), and for the data's own name;
                                    the tag several_raters is that of data with the masks of several raters
     member/<model>.yaml            where the model is not the family itself
+    encoder.yaml                   where the network is on an encoder
     preset/<preset>.yaml
     preset/<preset>+<model>.yaml
+    preset/<preset>+encoder.yaml   where the network is on an encoder
 
-Each file is an ordinary LightningCLI configuration. Importing this module takes no torch.
+A preset that has a ``+encoder`` file puts the networks that take an encoder on the one that the data set recommends, if
+it does. Each file is an ordinary LightningCLI configuration. Importing this module takes no torch.
 """
 
 import json
@@ -112,6 +115,7 @@ class Recipe:
         name: Name of the experiment, such as ``medsegdiff-lite-chase``: its runs lie in ``runs/<name>``.
         files: Configuration files; later ones override earlier ones.
         settings: Settings that override the files, as on the command line.
+        encoder: Name of the encoder that the network is on; None for the model's own network.
         network: A network that takes the place of the recipe's: that of ``pretrained``, or one on an encoder. None for
             the recipe's own.
         pretrained: What the weights start from: a zoo entry, a run or a file; None for new weights.
@@ -121,6 +125,7 @@ class Recipe:
     name: str
     files: tuple[Path, ...]
     settings: tuple[str, ...] = ()
+    encoder: str | None = None
     network: Mapping[str, Any] | None = None
     pretrained: str | None = None
     trust: tuple[str, ...] = ()
@@ -176,8 +181,8 @@ def recipe(
         trust: Packages of one's own whose classes ``pretrained`` may load.
         settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
         encoder: Name of an encoder, such as ``lite0`` or ``resnet34``: the condition network of MedSegDiff-Lite and -V2
-            becomes a U-Net on it, and so do SSN and the supervised baseline. None or ``none`` for the model's own
-            network.
+            becomes a U-Net on it, and so do SSN and the supervised baseline. ``none`` for the model's own network. None
+            for what the preset takes; without a preset that is the model's own network.
         encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None takes ``imagenet``.
 
     Raises:
@@ -193,20 +198,30 @@ def recipe(
     family = model_files[0]
     combined = [family.with_name(f"{family.stem}+{tag}.yaml") for tag in tags]
     files = [parts / "base.yaml", data_path, family, *(path for path in combined if path.is_file()), *model_files[1:]]
-    files += [] if preset is None else _preset_files(preset, model_name)
-    given = [] if folder is None else [f"--data.root={folder}"]
-    name = name or f"{model_name}-{data_name}"
+    if pretrained is not None and encoder is not None:
+        raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
     network = None if pretrained is None else _network(pretrained, model_name, files)
+    if encoder is None and pretrained is None and _takes_encoder(files) and _puts_on_encoders(preset):
+        encoder = content.get("recommended_encoder")
+    given = [] if folder is None else [f"--data.root={folder}"]
+    chosen: list[str] = []
     if encoder is not None:
-        if pretrained is not None:
-            raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
         network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
-        given += chosen
     elif encoder_weights is not None:
         raise RecipeError("encoder_weights needs an encoder: name one, such as lite0.")
+    encoder = None if encoder is None or encoder.lower() == "none" else encoder
+    files += [] if encoder is None else [parts / "encoder.yaml"]
+    files += [] if preset is None else _preset_files(preset, model_name, encoder is not None)
+    if encoder is not None:
+        chosen += [
+            f"--model.denoiser.{key}={value}"
+            for path in files
+            for key, value in _read(path).get("on_encoder", {}).items()
+        ]
     start = None if pretrained is None else str(pretrained)
     settings = [settings] if isinstance(settings, str) else settings
-    return Recipe(name, tuple(files), (*given, *settings), network, start, tuple(trust))
+    name = name or f"{model_name}-{data_name}"
+    return Recipe(name, tuple(files), (*given, *chosen, *settings), encoder, network, start, tuple(trust))
 
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:
@@ -234,6 +249,16 @@ def _class_of_network(files: Sequence[Path]) -> str | None:
     """Return the path of the network's class that the files name last."""
     denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
     return next((one["class_path"] for one in reversed(denoisers) if "class_path" in one), None)
+
+
+def _takes_encoder(files: Sequence[Path]) -> bool:
+    """Whether the network of the files is one of this project's that can stand on an encoder."""
+    package, _, name = (_class_of_network(files) or "").rpartition(".")
+    return package == "diffmedseg.models" and name in _ON_ENCODER
+
+
+def _puts_on_encoders(preset: str | None) -> bool:
+    return preset is not None and (experiments_folder() / "preset" / f"{preset}+encoder.yaml").is_file()
 
 
 def _on_encoder(
@@ -282,13 +307,14 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
     return network
 
 
-def _preset_files(preset: str, model: str) -> list[Path]:
+def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:
     if own := _own_file(preset):
         return [own]
     if preset not in list_presets(model):
         raise RecipeError(f"The model {model} has no preset {preset!r}. {suggest(preset, list_presets(model))}")
-    folder = experiments_folder() / "preset"
-    return [path for path in (folder / f"{preset}.yaml", folder / f"{preset}+{model}.yaml") if path.is_file()]
+    names = [preset, f"{preset}+{model}", *([f"{preset}+encoder"] if on_encoder else [])]
+    paths = [experiments_folder() / "preset" / f"{name}.yaml" for name in names]
+    return [path for path in paths if path.is_file()]
 
 
 def data_root(data: str | Path, root: str | Path | None = None) -> Path | None:

@@ -1,7 +1,7 @@
 """The result of segmenting images, and the images that can be segmented."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,21 @@ class Drawn:
         samples: (B, S, K, h, w): soft masks in [0, 1] whose decision level is 0.5.
         prior: (B, K, h, w), in [0, 1]: the mask that a condition network has of its own; None where there is none.
         features: (B, F): what the familiarity of the images follows from; None where the model has none.
+        weights: (S,), of sum S: what each sample counts where samples are fused; None where all count alike.
+        members: What each member of an ensemble drew, on its own grid; empty for a single model.
     """
 
     samples: Tensor
     prior: Tensor | None = None
     features: Tensor | None = None
+    weights: Tensor | None = None
+    members: "tuple[Drawn, ...]" = ()
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Drawn":
         """Change samples and prior alike."""
-        return replace(self, samples=change(self.samples), prior=None if self.prior is None else change(self.prior))
+        prior = None if self.prior is None else change(self.prior)
+        members = tuple(member.each(change) for member in self.members)
+        return replace(self, samples=change(self.samples), prior=prior, members=members)
 
     def only(self, i: int) -> "Drawn":
         """Take one image of the batch."""
@@ -45,7 +51,7 @@ class Drawn:
         return replace(self.each(lambda maps: maps[i : i + 1]), features=features)
 
     @staticmethod
-    def cat(parts: "list[Drawn]") -> "Drawn":
+    def cat(parts: "Sequence[Drawn]") -> "Drawn":
         """Put batches together."""
 
         def join(maps: list[Tensor | None]) -> Tensor | None:
@@ -54,6 +60,35 @@ class Drawn:
 
         samples = torch.cat([part.samples for part in parts])
         return Drawn(samples, join([part.prior for part in parts]), join([part.features for part in parts]))
+
+    @staticmethod
+    def pool(parts: "Sequence[Drawn]") -> "Drawn":
+        """Pool what was drawn of the same images in several ways, such as in several views.
+
+        Sample s is the next one of part s modulo the number of parts, so that the first of many samples are those of
+        few. The prior is the mean of the parts' priors, where all have one. All parts weigh alike.
+
+        Args:
+            parts: Of the same size; their numbers of samples differ by 1 at most, and do not increase.
+        """
+        first, counts = parts[0], [part.samples.shape[1] for part in parts]
+        if len(parts) == 1:
+            return first
+        number = sum(counts)
+        samples = first.samples.new_empty(len(first.samples), number, *first.samples.shape[2:])
+        weights = first.samples.new_empty(number)
+        for i, part in enumerate(parts):
+            samples[:, i :: len(parts)] = part.samples
+            weights[i :: len(parts)] = number / (len(parts) * counts[i])
+        priors = [part.prior for part in parts if part.prior is not None]
+        prior = torch.stack(priors).mean(0) if len(priors) == len(parts) else None
+        features = [part.features for part in parts if part.features is not None]
+        return Drawn(
+            samples,
+            prior,
+            torch.cat(features, 1) if features else None,
+            None if len(set(counts)) == 1 else weights,
+        )
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,24 @@ def effective(cli):
     }
 
 
-#: A setting that volumes took on later, at the value that it had always meant for them.
-_MEANT = ("split_by", "folds")
-#: Arguments that models took on later; None is what they had always meant.
-_LATER = ("value_range", "familiarity")
+#: Settings that data took on later, at the value that they had always meant.
+_MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False)]
+#: Arguments that models and losses took on later, at the values that change nothing.
+_LATER = {
+    "value_range": [None], "familiarity": [None], "encoder_lr": [1], "dice_over": ["image", None], "tta": ["none"],
+    "fitted_tta": ["none"],
+}  # fmt: skip
+#: What settings were called when digests were stored.
+_CALLED = {"val/score": "val/dice"}
 
 
 def _set(value):
     """Drop what is null, and what a class took on later without a change."""
     if isinstance(value, dict):
-        return {key: _set(item) for key, item in value.items() if item is not None and (key, item) != _MEANT}
+        return {key: _set(item) for key, item in value.items() if item is not None and (key, item) not in _MEANT}
     if isinstance(value, list | tuple):
         return [_set(item) for item in value]
-    return str(value) if isinstance(value, PurePath) else value
+    return _CALLED.get(value, value) if isinstance(value, str) else str(value) if isinstance(value, PurePath) else value
 
 
 def _model(model):
@@ -40,11 +45,9 @@ def _model(model):
         for cls in type(model).__mro__
         if issubclass(cls, nn.Module)
         for name in inspect.signature(cls.__init__).parameters
-        if hasattr(model, name) and not (name in _LATER and getattr(model, name) is None)
+        if hasattr(model, name) and getattr(model, name) not in _LATER.get(name, [])
     }
     built = {name: _plain(getattr(model, name)) for name in sorted(names)}
-    if built.get("encoder_lr") == 1:  # which segmenters took on later; 1 changes nothing
-        del built["encoder_lr"]
     optimizer = model.optimizer([nn.Parameter(torch.zeros(1))])
     built["optimizer"] = [type(optimizer).__name__, _plain(optimizer.defaults)]
     shapes = [(name, list(value.shape)) for name, value in model.denoiser.state_dict().items()]
@@ -61,7 +64,11 @@ def _plain(value):
         return {str(key): _plain(item) for key, item in sorted(value.items(), key=str)}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value] if len(value) < 50 else _digest(list(value))
-    public = {name: item for name, item in vars(value).items() if not name.startswith("_") and name != "training"}
+    public = {
+        name: item
+        for name, item in vars(value).items()
+        if not name.startswith("_") and name != "training" and item not in _LATER.get(name, [])
+    }
     return [type(value).__name__, _plain(public)]
 
 

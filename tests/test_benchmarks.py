@@ -26,6 +26,7 @@ from rows import read_rows
 from test_recipes import instantiate
 
 from diffmedseg import load_checkpoint
+from diffmedseg.configurable import to_config
 from diffmedseg.data import ISIC2017DataModule, SyntheticDataModule
 from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
@@ -344,13 +345,12 @@ def test_the_mean_influence_is_the_ratio_of_sums():
     assert list(alike.values()) == pytest.approx([1.5] * 3)  # none has an influence of its own
 
 
-def test_designs_are_scored_on_images_from_everywhere(tmp_path, monkeypatch):
+def test_designs_are_scored_on_images_from_everywhere(tmp_path):
     torch.manual_seed(0)
     model = MedSegDiffSegmenter(MedSegDiffLite(3, 1, "tiny"), image_size=(32, 32), num_steps=2).eval()
     data = SyntheticDataModule(num_train=1, num_val=1, num_test=9, image_size=32, eval_batch_size=2)
     data.setup("test")
-    monkeypatch.setattr(lite_designs, "load_run", lambda run: (model, data))
-    lite_designs.score(tmp_path, cases=3)
+    lite_designs.score(model, data, tmp_path / "designs.csv", cases=3)
     rows = read_rows(tmp_path / "designs.csv")
     assert [row["case"] for row in rows] == ["test-0000", "test-0004", "test-0008"]
     assert all(row[column] for row in rows for column in ("ged_unbiased", "distance_to_raters", "map_inside"))
@@ -374,15 +374,28 @@ def test_every_design_of_lite_is_one_of_its_own():
         with torch.no_grad():
             outputs.append(network(x_t, torch.tensor([500]), network.encode(image)))
     assert not any(torch.allclose(one, other) for i, one in enumerate(outputs) for other in outputs[:i])
-    with pytest.raises(ValueError, match="There are: isic2017, lidc_slices"):
-        lite_designs.train("somewhere", data="chase")
+
+
+def test_a_new_step_network_stands_on_the_old_condition_network(tmp_path, monkeypatch):
+    trained = MedSegDiffSegmenter(MedSegDiffLite(3, 1, "tiny"), image_size=(32, 32), num_steps=2)
+    data = SyntheticDataModule(num_train=4, num_val=1, num_test=2, image_size=32, batch_size=2, eval_batch_size=2)
+    data.setup("test")
+    monkeypatch.setattr(lite_designs, "load_run", lambda run: (trained, data))
+    model, _ = lite_designs.with_new_steps(tmp_path, {"patches": "guided"})
+    assert to_config(model.denoiser)["init_args"]["patches"] == "guided"
+    before = {name: value.clone() for name, value in trained.denoiser.condition.state_dict().items()}
+    lite_designs.train([tmp_path], runs=tmp_path, steps=2, only=["apart"])
+    assert read_rows(tmp_path / "isic2017" / "2" / "apart.0" / "designs.csv")
+    own = model.denoiser.condition.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in before.items())
+    assert not any(parameter.requires_grad for parameter in model.denoiser.condition.parameters())
 
 
 def test_table_of_the_designs(tmp_path, capsys):
     """By hand: two patients, of whom the first has two images; jumps whose ratio is 2 and 1."""
     for variant, dices, border in (("apart", (0.4, 0.6, 0.8), 2), ("guided", (0.6, 0.6, 0.9), 1)):
         for seed in (0, 1):
-            run = tmp_path / "isic2017" / "300" / f"{variant}.{seed}" / "version_0"
+            run = tmp_path / "isic2017" / "300" / f"{variant}.{seed}"
             run.mkdir(parents=True)
             rows = [
                 {"case": case, "patient": case[0], "ged_unbiased": ""}

@@ -17,6 +17,9 @@ from diffmedseg.models import SMPNetwork
 from diffmedseg.recipes import recipe
 
 SMALL = "mobilenetv3_small_050"  # of timm, which knows its mean and deviation
+PRESET_RUNS = [
+    ("isic2017", "cpu"), ("isic2018", "gpu"), ("isic2017", None), ("synthetic", "cpu"), ("chase", "gpu"),
+]  # fmt: skip
 MEAN = [0.485, 0.456, 0.406]
 
 
@@ -64,6 +67,30 @@ def test_the_decoder_is_set_alike_for_all(width):
         network = compose(model, setting, encoder=SMALL, encoder_weights="none").model.denoiser
         assert network._init_args["decoder_channels"] == [96, 48, 32, 16, 16]
         assert own_network(network).decoded_channels == 16
+
+
+@pytest.mark.parametrize("model", ["medsegdiff-lite", "medsegdiff-v2", "supervised"])
+def test_presets_take_the_encoder_that_the_data_recommends(model):
+    found = [recipe(model, data, preset=preset).encoder for data, preset in PRESET_RUNS]
+    assert found == ["lite0", "lite0", None, None, None]
+    assert recipe(model, "isic2017", preset="cpu", encoder="none").encoder is None
+    assert recipe(model, "isic2017", preset="cpu", encoder="resnet18").encoder == "resnet18"
+    files = [path.name for path in recipe(model, "isic2017", preset="cpu").files]
+    assert files[-3:] == ["encoder.yaml", "cpu.yaml", "cpu+encoder.yaml"]
+
+
+def test_models_without_an_encoder_have_their_presets():
+    assert recipe("medsegdiff", "isic2017", preset="cpu").encoder is None
+    assert (
+        recipe("medsegdiff-lite", "isic2017", preset="cpu", pretrained="medsegdiff-lite_isic2017.cpu64").encoder is None
+    )
+
+
+def test_an_encoder_learns_more_slowly_unless_told_otherwise():
+    run = compose("medsegdiff-lite", encoder=SMALL, encoder_weights="none")
+    assert run.model.encoder_lr == 0.3
+    run = compose("medsegdiff-lite", "--model.encoder_lr=1", encoder=SMALL, encoder_weights="none")
+    assert run.model.encoder_lr == 1
 
 
 def test_none_is_the_models_own_network():

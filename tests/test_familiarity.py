@@ -180,7 +180,7 @@ def test_an_entry_of_before_takes_one_on(run, monkeypatch):
     assert torch.equal(model.familiarity.points, fitted.points)
     assert verify_entry(Source(run / "zoo"), "a_b.c") < 1e-3
     assert not list(folder.glob("*.before"))
-    assert "## Unfamiliar images" in (folder / "README.md").read_text()
+    assert "**Unfamiliar images**" in (folder / "README.md").read_text()
     with pytest.raises(ZooError, match="has a familiarity already"):
         add_familiarity(Source(run / "zoo"), "a_b.c", fitted)
     shutil.rmtree(folder)

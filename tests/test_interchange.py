@@ -96,7 +96,7 @@ def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, finished_di
 
 def test_a_run_of_diffseg_becomes_an_entry_of_a_zoo(diffseg_run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path))
-    export(diffseg_run, "diffseg_brats.test", half=False)
+    export(diffseg_run, "diffseg_brats.test", dtype="float32")
     model, image = load_pretrained("diffseg_brats.test"), torch.rand(1, 4, 20, 24) * 2 - 1
     assert model.learned_from == "image-level labels"
     expected = load_checkpoint(diffseg_run).segment(image, 2, 2).probability

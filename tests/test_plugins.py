@@ -206,7 +206,7 @@ def test_it_predicts_calibrates_and_exports(package, own_run, tmp_path, monkeypa
     main(["calibrate", str(own_run), "--trust", "ownseg"])
     assert load_checkpoint(own_run, ["ownseg"]).calibration is not None
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
-    main(["zoo", "export", str(own_run), "--name", "own_own.test", "--half", "false", "--trust", "ownseg"])
+    main(["zoo", "export", str(own_run), "--name", "own_own.test", "--dtype", "float32", "--trust", "ownseg"])
     assert zoo.current_source().entries()["own_own.test"].packages == ["ownseg"]
     assert "trust=['ownseg']" in (tmp_path / "zoo" / "own_own.test" / "README.md").read_text()
     assert verify_entry(zoo.current_source(), "own_own.test", trust=["ownseg"]) < 1e-3

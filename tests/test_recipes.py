@@ -15,6 +15,7 @@ from tiny_run import EXPERIMENTS
 from diffmedseg.callbacks.order import check_order
 from diffmedseg.cli import main, training
 from diffmedseg.errors import RecipeError
+from diffmedseg.models.encoders import weights_follow
 from diffmedseg.recipes import list_datasets, list_models, list_presets, recipe
 
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
@@ -40,10 +41,13 @@ def instantiate(files, *options):
 @cache
 def compose(model, data, *options):
     """Build the run of ``diffmedseg train`` with these arguments, but those that only the command knows."""
-    own = dict(option[2:].split("=", 1) for option in options if option.startswith(("--preset=", "--name=")))
-    rest = [option for option in options if not option.startswith(("--preset=", "--name=", "--logger="))]
+    of_command = ("--preset=", "--name=", "--encoder=")
+    own = dict(option[2:].split("=", 1) for option in options if option.startswith(of_command))
+    rest = [option for option in options if not option.startswith((*of_command, "--logger="))]
     run = recipe(model, data, **own)
-    return instantiate(run.files, f"--experiment={run.name}", *run.settings, *rest)
+    network = [argument for argument in run.arguments if argument.startswith("--model.denoiser=")]
+    with weights_follow():  # an encoder's package need not be installed
+        return instantiate(run.files, f"--experiment={run.name}", *network, *run.settings, *rest)
 
 
 def name(path):
@@ -124,11 +128,37 @@ def test_fidelity_to_raters_is_not_traded_for_dice(data):
         assert (cli.model.loss.dice > 0) == (cli.datamodule.info.raters == 1)
 
 
+@pytest.mark.parametrize("model", ["medsegdiff", "medsegdiff-lite", "medsegdiff-v2", "supervised"])
+def test_where_masks_are_often_empty_dice_is_taken_over_batches(model):
+    """An empty answer would win a whole Dice with each of them; all else stays what the network recommends."""
+    for data, over in (("lidc_slices", "batch"), ("lgg", "batch"), ("chase", "image"), ("isic2017", "image")):
+        built = compose(model, data).model
+        if model == "supervised":
+            assert built.dice_over == over
+            continue
+        assert built.prior_loss.dice_over == over
+        assert built.prior_loss.bce == (10 if model == "medsegdiff-v2" else 1)
+        assert built.loss.dice_over == over
+        own = compose(model, data, "--model.prior_loss.dice=2").model.prior_loss
+        assert (own.dice, own.dice_over) == (2, over)  # a loss of one's own keeps it
+        own = compose(model, data, "--model.prior_loss.dice_over=image").model.prior_loss
+        assert own.dice_over == "image"  # unless it says otherwise
+
+
+def test_best_and_early_stopping_follow_the_score_that_no_empty_answer_wins():
+    trainer = compose("medsegdiff-lite", "lidc_slices").config.trainer
+    callbacks = [one.init_args for one in trainer.callbacks if "monitor" in one.get("init_args", {})]
+    monitors = [(one.monitor, one.mode) for one in callbacks if one.monitor]
+    assert monitors == [("val/score", "max")] * 2
+
+
 def test_the_supervised_baseline_has_the_budget_of_what_it_is_compared_with():
-    for preset in ("cpu", "gpu", "paper"):
-        first, second = (
-            compose(model, "isic2017", f"--preset={preset}").config for model in ("medsegdiff", "supervised")
-        )
+    pairs = [("medsegdiff", "cpu", "none"), ("medsegdiff", "gpu", "none"), ("medsegdiff", "paper", "none")]
+    pairs += [("medsegdiff-lite", "cpu", "lite0"), ("medsegdiff-lite", "gpu", "lite0")]
+    for other, preset, encoder in pairs:
+        own = () if other == "medsegdiff" else (f"--encoder={encoder}",)  # which takes none
+        first = compose(other, "isic2017", f"--preset={preset}", *own).config
+        second = compose("supervised", "isic2017", f"--preset={preset}", f"--encoder={encoder}").config
         for part in ("trainer", "ema", "data"):
             assert first[part] == second[part]
         for setting in ("optimizer", "warmup_steps", "cosine_decay", "denoiser.init_args.size"):

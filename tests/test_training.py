@@ -57,6 +57,27 @@ def test_resume_equals_uninterrupted(whole_run, tmp_path):
     assert_same(a["current_model_state"], b["current_model_state"], atol=0, rtol=0)
 
 
+def with_encoder(**options):
+    """Lite on an encoder that learns more slowly than the rest."""
+    torch.manual_seed(0)
+    network = MedSegDiffLite(3, 1, "tiny", encoder="tu-mobilenetv3_small_050", encoder_frozen_norm=True).train()
+    settings = {"image_size": (32, 32), "num_samples": 2, "num_steps": 2, "val_num_samples": 1, "val_num_steps": 1}
+    return MedSegDiffSegmenter(network, **settings | {"warmup_steps": 2, "encoder_lr": 0.5} | options)
+
+
+def test_resume_keeps_the_learning_rate_of_an_encoder(tmp_path):
+    whole, parts = with_encoder(), tmp_path / "parts"
+    tiny_trainer(tmp_path, max_steps=6).fit(whole, tiny_data(image_size=(32, 32)))
+    for ckpt_path in (None, parts / "last.ckpt"):
+        resumed = with_encoder()
+        trainer = tiny_trainer(parts, max_steps=6, callbacks=[WarmupEMA(), *checkpoints(parts), StopAfterEpoch()])
+        trainer.fit(resumed, tiny_data(image_size=(32, 32)), ckpt_path=ckpt_path, weights_only=True)
+    assert_same(dict(resumed.state_dict()), dict(whole.state_dict()), atol=0, rtol=0)
+    states = [load(folder / "last.ckpt") for folder in (tmp_path, parts)]
+    groups = [[group["lr"] for group in state["optimizer_states"][0]["param_groups"]] for state in states]
+    assert groups[0] == groups[1]
+
+
 class StopAfterEpoch(Callback):
     def on_validation_end(self, trainer, pl_module):
         trainer.should_stop = True

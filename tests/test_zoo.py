@@ -18,7 +18,7 @@ IMAGE = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2
 @pytest.fixture
 def own_zoo(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
-    zoo.export(run, "medsegdiff-lite_synthetic.test", half=False)
+    zoo.export(run, "medsegdiff-lite_synthetic.test", dtype="float32")
     return tmp_path / "zoo"
 
 

@@ -53,7 +53,7 @@ def test_the_network_of_a_source_comes_without_what_the_data_says(run):
 
 def test_a_run_its_checkpoint_and_its_entry_give_the_same_weights(run, model, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
-    zoo.export(run, "lite_synthetic.test", half=False)
+    zoo.export(run, "lite_synthetic.test", dtype="float32")
     best = run / "checkpoints" / "best.ckpt"
     weights = tmp_path / "zoo" / "lite_synthetic.test" / "model.safetensors"
     for source, file in ((run, best), (best, best), ("lite_synthetic.test", weights)):
@@ -101,7 +101,7 @@ def test_a_model_from_scratch_says_nothing(tmp_path):
 
 def test_errors_name_the_remedy(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
-    zoo.export(run, "lite_synthetic.test", half=False)
+    zoo.export(run, "lite_synthetic.test", dtype="float32")
     base = MedSegDiffSegmenter(MedSegDiffLite(3, 1, "base"))
     with pytest.raises(ZooError, match=r"Did you mean lite_synthetic\.test\?"):
         zoo.initialise_from(base, "lite_sinthetic.test")

@@ -286,8 +286,8 @@ def test_shipped_entries_keep_the_schema_and_the_budget():
     entries = read_registry(ROOT / "zoo" / "registry.yaml")
     assert entries
     sizes = {name: sum(f.stat().st_size for f in (ROOT / "zoo" / name).iterdir()) for name in entries}
-    assert max(sizes.values()) <= 6e6
-    assert sum(sizes.values()) <= 30e6
+    assert max(sizes.values()) <= 8e6
+    assert sum(sizes.values()) <= 45e6  # of 55 MB of all tracked files
     for name, entry in entries.items():
         files = {path.name for path in (ROOT / "zoo" / name).iterdir()}
         assert files == entry.sha256.keys() | {"README.md"}

@@ -116,6 +116,23 @@ def test_whoever_has_the_data_draws_what_an_entry_left_out(run, tmp_path, monkey
     assert not (tmp_path / "none.png").exists()
 
 
+def test_a_picture_is_added_to_an_entry_where_the_licence_allows_it(run, tmp_path, monkeypatch):
+    folder = zoo.export(run, NAME, tmp_path / "zoo", pictures=False)
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
+    command = ["zoo", "cases", NAME, "--out", str(tmp_path / "drawn.png"), "--add"]
+    with monkeypatch.context() as patch:
+        patch.setattr(facts, "SYNTHETIC", replace(facts.SYNTHETIC, licence="CC BY-NC-SA 4.0"))
+        with pytest.raises(SystemExit, match=r"CC BY-NC-SA 4\.0.*leave --add out"):
+            main(command)
+    assert not (folder / PICTURE).exists()
+    main(command)
+    entry = Source(tmp_path / "zoo").entries()[NAME]
+    assert (entry.version, entry.unpictured) == ("1.0.1", "")
+    assert entry.sha256[PICTURE] == file_sha256(tmp_path / "drawn.png")
+    assert f"]({PICTURE})" in (folder / "README.md").read_text()
+    assert verify_entry(Source(tmp_path / "zoo"), NAME) < 1e-3
+
+
 def test_other_data_than_was_scored_is_not_shown(tmp_path):
     reason = show_cases(tiny_model().eval(), tiny_data(), [row("elsewhere", 0.5)], tmp_path / PICTURE)
     assert "has no case elsewhere" in reason

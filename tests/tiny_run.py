@@ -54,7 +54,7 @@ def tiny_model(**options):
 def checkpoints(folder):
     """The two of experiments/base.yaml."""
     settings = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(folder, "best", monitor="val/dice", mode="max", **settings)
+    best = ModelCheckpoint(folder, "best", monitor="val/score", mode="max", **settings)
     return [best, ModelCheckpoint(folder, "last", **settings)]
 
 

@@ -25,7 +25,7 @@ from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.refinement import Refinement
 from diffmedseg.wording import count
 
@@ -64,11 +64,11 @@ class CaseMetrics(SegmentationCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Score in place of the model, which would log its Dice."""
         super().setup(trainer, pl_module, stage)
-        cast(DiffusionSegmenter, pl_module).scores_its_tests = False
+        cast(Segmenter, pl_module).scores_its_tests = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave scoring to the model again."""
-        cast(DiffusionSegmenter, pl_module).scores_its_tests = True
+        cast(Segmenter, pl_module).scores_its_tests = True
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
@@ -84,7 +84,7 @@ class CaseMetrics(SegmentationCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score the images of a batch."""
-        model, segmentation = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
+        model, segmentation = cast(Segmenter, pl_module), outputs["segmentation"]
         tubular = _tubular(trainer)
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
@@ -128,12 +128,13 @@ class CaseMetrics(SegmentationCallback):
         gathered = [(self.images, self.surfaces)] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, (self.images, self.surfaces))
-        model = cast(DiffusionSegmenter, pl_module)
+        model = cast(Segmenter, pl_module)
         surfaces = {case: scores for _, own in gathered for case, scores in own.items()}
         images = pool(image for own, _ in gathered for image in own.values())
         conformal = model.conformal
         held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
-        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer))
+        patients = _patients(trainer, images)
+        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer), patients)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
         self.summary["policy"] |= _policy(model, trainer, images.values())
@@ -157,7 +158,13 @@ def _tubular(trainer: Trainer) -> bool:
     return bool(getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False))
 
 
-def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:
+def _patients(trainer: Trainer, cases: Iterable[str]) -> dict[str, str]:
+    """Return the patient of each case; other data modules than ours know nothing of patients."""
+    patient = getattr(getattr(trainer, "datamodule", None), "patient", None)
+    return {} if patient is None else {case: patient(case) for case in cases}
+
+
+def _policy(model: Segmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:
     """Say how the segmentations came about; callbacks take the place of the model's own rules."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
     changing = [one for one in callbacks if isinstance(one, SegmentationCallback) and one.stage < Stage.LOOK]
@@ -167,8 +174,9 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
     refined = all(image.unrefined is not None for image in images)
     changed, conformal = [type(one).__name__ for one in changing], model.conformal
     return {
-        "network": model.denoiser.title,
-        "papers": list(model.denoiser.papers),
+        "network": model.title,
+        "members": list(model.members),
+        "papers": list(model.papers),
         "learned_from": model.learned_from,
         "pretrained": _pretrained(model.initialisation),
         "fusion": settings(rules["fusion"]),
@@ -177,6 +185,7 @@ def _policy(model: DiffusionSegmenter, trainer: Trainer, images: Iterable[ImageS
         "contours": conformal and {name: getattr(conformal, name) for name in ("share", "coverage", "cases")},
         "changed_by": changed,
         "num_steps": model.num_steps,
+        "tta": model.tta,
         "seed": model.seed,
     }
 
@@ -213,16 +222,22 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
         f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
+    patients = len({row.patient or row.case for row in rows})
+    if patients < len({row.case for row in rows}):
+        policy += f"; intervals over {count(patients, 'patient')}"
     if max(row.num_raters for row in rows) > 1:
         policy += "; masks are compared with a reference: of two raters the first, of more their majority"
     if empty:
         policy += f"; {count(empty, 'empty mask')} predicted empty, which counts 1"
+    for region, found in regions.items():
+        for name in found["set"].get("empty_in_all_cases", []):
+            policy += f"; the {name} of {region} is empty in every case"
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
     for region, own in groupby(summaries, lambda summary: summary.region):
         for s in own:
-            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+            interval = "" if math.isnan(s.low) else f"{s.low:.4f} to {s.high:.4f}"
             table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval)
         for name, title in SET_TITLES.items():
             if (value := regions[region]["set"].get(name)) is not None:

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.crf import DenseCRF
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
@@ -40,7 +40,7 @@ class DenseCRFRefinement(SegmentationCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Replace the segmentation, and keep what the probability was."""
-        model, start, before = cast(DiffusionSegmenter, pl_module), time.perf_counter(), outputs["segmentation"]
+        model, start, before = cast(Segmenter, pl_module), time.perf_counter(), outputs["segmentation"]
         # A refinement of the model's own is replaced.
         unrefined = before.probability if before.unrefined is None else before.unrefined
         refined = self.refinement(batch["image"], before.samples, unrefined, model.nested, batch["case"])

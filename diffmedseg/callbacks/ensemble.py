@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.fusion import Fusion, MeanFusion
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.segmentation import Drawn
 
 
@@ -40,7 +40,7 @@ class MultiSampleEnsemble(SegmentationCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Replace the segmentation."""
-        model, before = cast(DiffusionSegmenter, pl_module), outputs["segmentation"]
+        model, before = cast(Segmenter, pl_module), outputs["segmentation"]
         size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
         after = model.fuse_by(self.fusion, Drawn(before.samples, before.prior), size)
         outputs["segmentation"] = replace(before, probability=after.probability, mask=after.mask, unrefined=None)

@@ -7,7 +7,7 @@ from typing import cast
 
 from lightning import Callback, LightningModule, Trainer
 
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 
 
 class Stage(IntEnum):
@@ -31,7 +31,7 @@ class SegmentationCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a wrong order: a score would be of another segmentation than the one that is left."""
         check_order(trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning, not declared
-        if self.stage is not Stage.LOOK and cast(DiffusionSegmenter, pl_module).calibration is not None:
+        if self.stage is not Stage.LOOK and cast(Segmenter, pl_module).calibration is not None:
             raise ValueError(
                 f"{type(self).__name__} would change what the model's calibration was fitted to: test without it."
             )

@@ -11,7 +11,7 @@ from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.evaluation.figures import Example, example_of
 from diffmedseg.evaluation.report import render_report
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 
 
 class TestReport(SegmentationCallback):
@@ -52,11 +52,11 @@ class TestReport(SegmentationCallback):
             raters = batch["raters"][i][batch["rater_valid"][i]]
             area = float(raters.sum()) + 1e-3 * float(s.probability[i].sum())
             if case not in self.examples or area > self.examples[case][0]:
-                self.examples[case] = area, example_of(batch, s, i, cast(DiffusionSegmenter, pl_module).threshold)
+                self.examples[case] = area, example_of(batch, s, i, cast(Segmenter, pl_module).threshold)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write."""
-        model = cast(DiffusionSegmenter, pl_module)
+        model = cast(Segmenter, pl_module)
         info: DatasetInfo | None = getattr(getattr(trainer, "datamodule", None), "info", None)  # others have none
         gathered = [self.examples] * trainer.world_size
         if trainer.world_size > 1:
@@ -64,7 +64,6 @@ class TestReport(SegmentationCallback):
         examples = {case: example for own in gathered for case, (_, example) in own.items()}
         path = run_folder(trainer) / "report.html"
         if trainer.is_global_zero and self.scorer.rows:
-            method = model.denoiser.title or model.name
-            title = method if info is None else f"{method} on {info.title}"
+            title = model.title if info is None else f"{model.title} on {info.title}"
             text = render_report(title, self.scorer.summary, self.scorer.rows, examples, model.regions)
             write_alone(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

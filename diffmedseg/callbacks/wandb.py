@@ -16,7 +16,7 @@ from diffmedseg.dashboards.media import Picture, case_table, overlay
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.evaluation.figures import draw_reliability, draw_risk_coverage
 from diffmedseg.files import file_sha256
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.segmentation import Segmentation
 
 _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -100,7 +100,7 @@ class WandbDashboard(SegmentationCallback):
     def _log_panels(self, key: str, trainer: Trainer, pl_module: LightningModule) -> None:
         pictures = self.shown.chosen()
         if self.logger is not None and pictures:
-            regions = cast(DiffusionSegmenter, pl_module).regions
+            regions = cast(Segmenter, pl_module).regions
             images: Any = [overlay(picture, regions, self.longest) for picture in pictures]
             self.logger.log_metrics({key: images}, trainer.global_step)
 
@@ -145,7 +145,7 @@ class WandbDashboard(SegmentationCallback):
         """Log the best and the last checkpoint."""
         if self.logger is None:
             return
-        run, model = self.logger.experiment, cast(DiffusionSegmenter, pl_module)
+        run, model = self.logger.experiment, cast(Segmenter, pl_module)
         savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
         for saver in sorted(savers, key=lambda one: one.monitor is None):  # W&B gives the last one logged "latest", too
             if saver.best_model_path:

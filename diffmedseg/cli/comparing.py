@@ -31,7 +31,7 @@ def compare(args: list[str]) -> None:
     parser = Parser(
         "diffmedseg compare",
         "Compare two or more tests of the same cases with the first of them, paired: means and differences with 95 % "
-        "intervals over cases.",
+        "intervals, over patients where the tables say them, else over cases.",
     )
     parser.add_argument(
         "tests",

@@ -5,14 +5,12 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from diffmedseg.cli.parsing import Parser
 from diffmedseg.recipes import list_datasets, list_models, list_presets
+from diffmedseg.versions import package_versions
 from diffmedseg.zoo.source import current_source
-
-_PACKAGES = ("diffmedseg", "torch", "lightning", "diffusers", "torchmetrics", "monai", "segmentation-models-pytorch")
 
 
 def main(args: list[str]) -> None:
@@ -37,23 +35,13 @@ def collect() -> dict[str, Any]:
     """Return versions, models, data sets, presets by model, zoo entries and devices. Importing no torch."""
     entries = {name: entry.status for name, entry in sorted(current_source().entries().items())}
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "models": list_models(),
         "datasets": list_datasets(),
         "presets": {model: list_presets(model) for model in list_models()},
         "entries": entries,
         "devices": _devices(),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def _devices() -> list[str]:

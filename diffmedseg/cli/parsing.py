@@ -1,6 +1,7 @@
 """What the parsers of all commands share."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,22 @@ def positive_integer(text: str) -> int:
     return number
 
 
+def open_share(text: str) -> float:
+    """Read a number between 0 and 1."""
+    number = any_number(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return number
+
+
+def any_number(text: str) -> float:
+    """Read a number; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add ``--trust``."""
     parser.add_argument(
@@ -55,6 +72,16 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PACKAGE",
         help="Package of your own whose classes may be imported. Can be repeated.",
+    )
+
+
+def add_tta(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tta``."""
+    parser.add_argument(
+        "--tta",
+        choices=("none", "flips"),
+        help="Test-time augmentation. flips deals the samples to four views of each image: as it is, and flipped "
+        "left-right, up-down and both. Default: the model's own.",
     )
 
 

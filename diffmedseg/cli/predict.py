@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, refuse, report_errors
+from diffmedseg.cli.parsing import (
+    Parser,
+    add_trust,
+    add_tta,
+    any_number,
+    open_share,
+    positive_integer,
+    refuse,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from diffmedseg.prediction import Outputs
@@ -21,10 +30,16 @@ def _parser() -> Parser:
         "to 1; 0 to 0.5) on the grid of the input, and volumes in millilitres. The mask is fused from the samples, "
         "and its area may lie outside of samples_area_min and samples_area_max.",
     )
-    parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry.")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="A checkpoint, a run's folder, or the name of a zoo entry. Several, one after the other, form an "
+        "ensemble, as do all runs of an experiment's folder or of a quoted pattern such as 'runs/chase.*'.",
+    )
     parser.add_argument(
         "images",
         nargs="+",
+        metavar="INPUT",
         help="Pictures, folders, or patterns such as 'photos/**/*.jpg'; for a model of volumes: folders with a file "
         "(or a folder of DICOM slices) for each modality, and folders of these.",
     )
@@ -40,12 +55,13 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--threshold",
-        type=_share,
+        type=open_share,
         metavar="T",
         help="The mask is where the probability, calibrated where the model is, exceeds T, between 0 and 1. Default: "
         "the model's own.",
     )
     parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
+    add_tta(parser)
     parser.add_argument(
         "--batch_size", type=positive_integer, default=8, help="Pictures or slices segmented together. Default: 8."
     )
@@ -117,25 +133,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _share(text: str) -> float:
-    number = _number(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return number
-
-
 def _length(text: str) -> float:
-    number = _number(text)
+    number = any_number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a length in mm above 0")
     return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _outputs(options: argparse.Namespace, parser: Parser) -> "Outputs":
@@ -167,7 +169,7 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if options.range and not options.range[0] < options.range[1]:
         parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
-    from diffmedseg.cli.predicting import Settings, load_model, on_device, predict, say
+    from diffmedseg.cli.predicting import Settings, load_leading, on_device, predict, say
 
     settings = Settings(
         options.num_samples,
@@ -176,11 +178,12 @@ def main(args: list[str]) -> None:
         options.bf16,
         tuple(options.range) if options.range else None,
         options.threshold,
+        options.tta,
     )
     outputs = _outputs(options, parser)
     try:
         with report_errors():
-            model = load_model(options.ckpt, options.trust).to(on_device(options.device))
+            model = load_leading(options).to(on_device(options.device))
             report = predict(model, options, settings, outputs)
     except KeyboardInterrupt:
         print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)

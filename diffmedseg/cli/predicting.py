@@ -1,6 +1,7 @@
 """What ``diffmedseg predict`` and ``windows`` run; :mod:`diffmedseg.cli.predict` has their parsers."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from diffmedseg.data.catalogue import configured
 from diffmedseg.data.pictures import PictureDataModule
 from diffmedseg.data.pictures.windows import read_windows, write_windows
 from diffmedseg.errors import DataError
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import (
     Naming,
     Outputs,
@@ -25,11 +26,12 @@ from diffmedseg.prediction import (
     takes_pictures,
 )
 from diffmedseg.zoo import load_model
+from diffmedseg.zoo.members import names_models
 
-__all__ = ["Outputs", "Settings", "find", "load_model", "on_device", "predict", "say"]
+__all__ = ["Outputs", "Settings", "find", "load_leading", "load_model", "on_device", "predict", "say"]
 
 
-def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Settings, outputs: Outputs) -> Report:
+def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, outputs: Outputs) -> Report:
     """Segment what the model takes."""
     how = options.out, settings, options.batch_size, outputs.panel, options.resume
     if takes_pictures(model):
@@ -51,7 +53,21 @@ def predict(model: DiffusionSegmenter, options: argparse.Namespace, settings: Se
     return predict_volumes(model, find_cases(options.images, naming), *how, options.overwrite, outputs)
 
 
-def find(model: DiffusionSegmenter, options: argparse.Namespace) -> Report:
+def load_leading(options: argparse.Namespace) -> Segmenter:
+    """Load the model, or the ensemble of all models that are named before the first input."""
+    names = [options.model]
+    while len(options.images) > 1 and names_models(options.images[0]):
+        names.append(options.images.pop(0))
+    model = load_model(names, options.trust)
+    if model.members:
+        print(f"Ensemble of {len(model.members)} models: {', '.join(model.members)}", file=sys.stderr)
+        print(
+            "An ensemble has no calibration and no contours: those of its members hold for each alone.", file=sys.stderr
+        )
+    return model
+
+
+def find(model: Segmenter, options: argparse.Namespace) -> Report:
     """Find windows, and write them."""
     pictures = find_pictures(options.images) if options.data is None else _of_data(options.data, options.images)
     found, report = find_windows(model, pictures, options.margin, options.batch_size)

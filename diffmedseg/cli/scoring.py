@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmedseg.cli.parsing import Parser, add_trust, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, add_tta, report_errors
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def calibrate(args: list[str]) -> None:
     parser.add_argument(
         "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
     )
+    add_tta(parser)
     add_trust(parser)
     options = parser.parse_args(args)
     if options.nothing is not None and not 0 < options.nothing < 1:
@@ -125,7 +126,7 @@ def calibrate(args: list[str]) -> None:
     from diffmedseg.evaluation.calibrating import calibrate_run
 
     with report_errors():
-        fitting = options.method, options.share, options.coverage, options.nothing
+        fitting = options.method, options.share, options.coverage, options.nothing, options.tta
         found = calibrate_run(options.run, *fitting, options.trust)
     if "presence" in found:
         presence = found["presence"]

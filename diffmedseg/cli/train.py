@@ -4,7 +4,7 @@ import argparse
 import sys
 import textwrap
 
-from diffmedseg.cli.parsing import Parser, add_trust, refuse, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, add_tta, refuse, report_errors
 from diffmedseg.files import expand_home
 from diffmedseg.recipes import (
     Recipe,
@@ -49,26 +49,44 @@ def evaluate(args: list[str]) -> None:
     """Run ``diffmedseg evaluate``."""
     parser = Parser(
         "diffmedseg evaluate",
-        usage="diffmedseg evaluate RUN [settings]",
+        usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Test a run again: its best checkpoint (calibrated where `diffmedseg calibrate` made one), or the\n"
-        "checkpoint that is named. Results go to runs/<experiment>/test_<n>.\n\n"
+        "checkpoint that is named. Several runs, checkpoints or zoo entries, an experiment's folder or a quoted\n"
+        "pattern are tested as one ensemble, on the data of the first. Results go to runs/<experiment>/test_<n>.\n\n"
         "  diffmedseg evaluate runs/medsegdiff-lite-synthetic/version_0 --model.num_samples 16\n"
-        "  diffmedseg evaluate runs/medsegdiff-lite-chase/version_0/checkpoints/last.ckpt --data.root /data/chase",
+        "  diffmedseg evaluate runs/medsegdiff-lite-chase/version_0/checkpoints/last.ckpt --data.root /data/chase\n"
+        "  diffmedseg evaluate 'runs/seeds.*' --tta flips",
         epilog="Any setting of the run may be given, such as --model.num_steps 4: `diffmedseg test --help` lists them.",
     )
-    parser.add_argument("run", help="A run's folder, or a checkpoint in it.")
+    parser.add_argument("run", nargs="+", help="A run's folder, a checkpoint in it, or a zoo entry. Can be repeated.")
+    add_tta(parser)
     add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
     if (named := _setting(settings, "--ckpt_path")) is not None:
         refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
-    from diffmedseg.cli.training import run as run_lightning
+    if options.tta is not None:
+        settings = [*settings, f"--model.tta={options.tta}"]
+    from diffmedseg.cli.testing import evaluate_together
+    from diffmedseg.zoo.members import find_members, names_models
+
+    with report_errors():  # a name may be too long for the file system
+        members = [member for name in options.run for member in find_members(name)]
+        if len(members) > 1 or (not expand_home(members[0]).exists() and names_models(members[0])):
+            evaluate_together(members, settings, _parts(options), options.trust)
+        else:
+            _evaluate_run(members[0], settings, _parts(options), options.trust)
+
+
+def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[str]) -> None:
+    """Test a run, or a checkpoint in it."""
+    from diffmedseg.cli.training import Tested, run as run_lightning
     from diffmedseg.cli.trusting import check_run
     from diffmedseg.zoo.loading import best_checkpoint, read_settings
 
-    with report_errors():  # a name may be too long for the file system
-        path = expand_home(options.run)
+    with report_errors():
+        path = expand_home(name)
         run = path if path.is_dir() else path.parent.parent
         if not path.exists():
             refuse(f"There is no run or checkpoint {path}.")
@@ -77,11 +95,12 @@ def evaluate(args: list[str]) -> None:
         checkpoint = best_checkpoint(run) if path.is_dir() else path
         calibrated = checkpoint.name == "calibrated.ckpt"
         configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
-        for config in configs:
-            check_run(read_settings(config, []), options.trust)
+        read = [read_settings(config, []) for config in configs]
+        for found in read:
+            check_run(found, trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
-    command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *_parts(options), *settings]
-    run_lightning(command)
+    command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *parts, *settings]
+    run_lightning(command, Tested(trained={str(path): read[0].get("data") or {}}, trust=trust))
 
 
 def _train_parser() -> Parser:
@@ -105,7 +124,7 @@ def _train_parser() -> Parser:
         "--encoder",
         help="Train a U-Net on this encoder as the condition network, as SSN, or as the supervised baseline: lite0, "
         "lite1, lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own "
-        "network.",
+        "network. Default: what the preset takes for the data; without a preset, none.",
     )
     parser.add_argument(
         "--encoder_weights",
@@ -171,4 +190,5 @@ def _setting(settings: list[str], name: str) -> str | None:
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:
     with_preset = f" with the preset {preset}" if preset else ""
     raters = ", with the settings for several raters" if run.for_several_raters else ""
-    print(f"Training {model} on {data}{with_preset}{raters}: runs/{run.name}", file=sys.stderr, flush=True)
+    encoder = f", on the encoder {run.encoder}" if run.encoder else ""
+    print(f"Training {model} on {data}{with_preset}{encoder}{raters}: runs/{run.name}", file=sys.stderr, flush=True)

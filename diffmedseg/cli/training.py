@@ -5,7 +5,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from diffmedseg.configurable import to_config
 from diffmedseg.dashboards import WandbRunLogger, default_logger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import CheckpointError, DataError, NoRunError, RecipeError, ZooError
+from diffmedseg.evaluation.held_out import check_held_out
 from diffmedseg.lazy import import_names
 from diffmedseg.models.encoders import weights_follow
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.runs import (
     RUN_FOLDER,
     RunLogger,
@@ -50,6 +53,21 @@ from diffmedseg.wording import innermost
 from diffmedseg.zoo.pretrained import initialise_from, write_initialisation
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What is known of a test beside its configuration.
+
+    Attributes:
+        model: What is tested in place of the configuration's model, such as an ensemble; None for the latter.
+        trained: By the models' names, the configurations of the data modules that they were trained with.
+        trust: Packages besides diffmedseg whose classes these may name.
+    """
+
+    model: Segmenter | None = None
+    trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trust: Sequence[str] = ()
 
 
 class LoggedConfig(SaveConfigCallback):
@@ -74,6 +92,10 @@ class DiffMedSegCLI(LightningCLI):
     model: DiffusionSegmenter
     datamodule: SegmentationDataModule
 
+    def __init__(self, *args: Any, test: "Tested | None" = None, **kwargs: Any) -> None:
+        self.test_of = test or Tested()
+        super().__init__(*args, **kwargs)
+
     @property
     def arguments(self) -> list[str]:
         """The command line, which tells the commands of one job apart."""
@@ -94,7 +116,7 @@ class DiffMedSegCLI(LightningCLI):
         if checkpoint is not None:
             self._take_normalisation(read_checkpoint(checkpoint, TO_TEST))
         try:
-            with contextlib.nullcontext() if checkpoint is None else weights_follow():
+            with contextlib.nullcontext() if checkpoint is None and self.test_of.model is None else weights_follow():
                 super().instantiate_classes()
         except ValueError as error:
             raise RecipeError(innermost(str(error))) from error
@@ -129,6 +151,15 @@ class DiffMedSegCLI(LightningCLI):
         )
         parser.add_argument(
             "--tags", type=list[str], default=[], help="Facts of the data that chose the recipe's settings."
+        )
+        parser.add_argument(
+            "--recommended_encoder",
+            type=str | None,
+            default=None,
+            help="Fact of the data: the encoder that presets take, of those that were measured.",
+        )
+        parser.add_argument(
+            "--on_encoder", type=dict, default={}, help="Arguments of networks on an encoder, which recipes pass on."
         )
         parser.add_argument(
             "--pretrained",
@@ -234,16 +265,22 @@ class DiffMedSegCLI(LightningCLI):
         """
 
     def before_test(self) -> None:
-        """Refuse a calibrated checkpoint with a configuration that knows nothing of it.
+        """Refuse test cases that were trained on, and a calibrated checkpoint with a configuration without calibration.
 
         Raises:
-            DataError: Naming the file that is missing.
+            DataError: Naming the cases, or the file that is missing.
         """
+        check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust)
         path = self._settings.get("ckpt_path")
         if path and Path(path).is_file() and self.model.calibration is None:
             hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
             if hparams.get("calibration"):
                 raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Test what is tested in place of the configuration's model."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        return arguments if self.test_of.model is None else arguments | {"model": self.test_of.model}
 
     def before_fit(self) -> None:
         """Say what is trained, and start from the weights of another model where one is named."""
@@ -314,14 +351,14 @@ class DiffMedSegCLI(LightningCLI):
             )
 
 
-def run(args: list[str]) -> None:
-    """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``."""
+def run(args: list[str], test: Tested | None = None) -> None:
+    """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``; ``test`` says more of a test."""
     keep_freed_memory()
     quieten()
     stop = StopSafely()
     try:
         with stop.listening():
-            _cli(args, run=True, stop=stop)
+            _cli(args, run=True, stop=stop, test=test)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -346,7 +383,7 @@ def build(args: list[str]) -> tuple[DiffusionSegmenter, SegmentationDataModule, 
     return cli.model, cli.datamodule, cli.trainer
 
 
-def _cli(args: list[str], run: bool, stop: StopSafely | None = None) -> DiffMedSegCLI:
+def _cli(args: list[str], run: bool, stop: StopSafely | None = None, test: Tested | None = None) -> DiffMedSegCLI:
     for package in (diffmedseg.data, diffmedseg.models):
         import_names(package)  # makes the classes known by their short names
     return DiffMedSegCLI(
@@ -356,11 +393,13 @@ def _cli(args: list[str], run: bool, stop: StopSafely | None = None) -> DiffMedS
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_callback=LoggedConfig,
+        # The configuration's model is not the one that is tested: metrics.json names that.
+        save_config_callback=LoggedConfig if test is None or test.model is None else None,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [ExactResume(), stop or StopSafely()]},
         parser_kwargs={"description": "Train and test segmenters by configuration files."},
         parser_class=SettingsParser,
         args=args,
         run=run,
+        test=test,
     )

@@ -9,6 +9,8 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.plugins import check_trusted
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+#: Settings that LightningCLI takes as text, whatever they look like.
+_TEXT = {"experiment", "runs", "ckpt_path", "pretrained", "tags", "recommended_encoder"}
 #: Packages whose classes the configuration of every run names.
 _USUAL = {__name__.partition(".")[0], "lightning", "torch", "diffusers"}
 
@@ -27,7 +29,7 @@ def check_run(config: Mapping[str, Any], trust: Collection[str]) -> None:
         PluginError: Naming the package and the remedy.
     """
     named = {*class_names(config.get("model"), DiffusionSegmenter), *class_names(config.get("data"))}
-    named |= set(_dotted({key: value for key, value in config.items() if key not in {"model", "data"}}))
+    named |= set(_dotted({key: value for key, value in config.items() if key not in {"model", "data"} | _TEXT}))
     for path in sorted(named):
         if path.partition(".")[0] not in _USUAL:
             check_trusted(path, trust)

@@ -1,15 +1,17 @@
 """``diffmedseg zoo`` and ``export``: pretrained models."""
 
 import argparse
+import json
 import math
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from diffmedseg.cli.parsing import Parser, add_trust, png_file, report_errors
-from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN
-from diffmedseg.zoo.source import current_source
+from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN, StorageType
+from diffmedseg.zoo.source import Source, current_source, filter_entries
 
 if TYPE_CHECKING:
     from diffmedseg.data.base import SegmentationDataModule
@@ -32,6 +34,7 @@ def export_command(args: list[str]) -> None:
         _export(options)
 
 
+_PICTURED = "Picture of its worst, median and best cases."
 _EXPORT = "Make a zoo entry of a finished run; where the run was logged to W&B, an artifact as well."
 
 
@@ -44,7 +47,10 @@ def _parser() -> Parser:
         own.set_defaults(run=run)
         return own
 
-    add("list", _list, "List the names of the entries.")
+    one = add("list", _list, "List the entries, all or those for a data set or a task.")
+    one.add_argument("--data", help="Part of the name of a data set, such as isic.")
+    one.add_argument("--task", help="Part of the name of a region that is found, such as lesion.")
+    one.add_argument("--json", action="store_true", help="Print all that is known of them, for programs.")
     add("table", _table, "Print the entries and their scores as a Markdown table.")
     add("show", _show, "Print the card of an entry.").add_argument("name", help="Name of the entry.")
 
@@ -56,6 +62,9 @@ def _parser() -> Parser:
     one.add_argument("name", help="Name of the entry.")
     one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
     one.add_argument("--out", type=png_file, default=Path("cases.png"), help="PNG to write. Default: cases.png.")
+    one.add_argument(
+        "--add", action="store_true", help="Add the picture to the entry, where the data's licence allows it."
+    )
     add_trust(one)
 
     one = add("reproduce", _reproduce, "Train an entry again, and compare its Dice with the interval that is stated.")
@@ -69,6 +78,20 @@ def _parser() -> Parser:
     add_trust(one)
 
     _add_export(add("export", _export, _EXPORT))
+
+    one = add("card", _card, "Write the cards of entries again, by today's template.")
+    one.add_argument("names", nargs="*", help="Names of entries. Default: all.")
+
+    one = add("retire", _retire, "Remove an entry that another one replaces. Its name then leads to the other one.")
+    one.add_argument("name", help="Name of the entry to remove.")
+    one.add_argument("--superseded_by", required=True, help="Name of the entry that replaces it.")
+    one.add_argument("--reason", default="", help="Why, in one sentence.")
+
+    one = add("push", _push, "Publish an entry as a repository of the Hugging Face Hub.")
+    one.add_argument("name", help="Name of the entry.")
+    one.add_argument("target", metavar="hf://OWNER/NAME", help="The repository; made where there is none.")
+    one.add_argument("--dry_run", action="store_true", help="Print what would be uploaded, and upload nothing.")
+    one.add_argument("--private", action="store_true", help="Make a new repository private.")
 
     one = add("recipe", _recipe, "Make an entry of a configuration that nobody has run yet: no weights, no numbers.")
     one.add_argument("settings", type=Path, help="All settings of a run, as `train ... --print_config` prints them.")
@@ -86,7 +109,14 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="The run's folder.")
     _add_name(parser)
-    parser.add_argument("--half", type=_boolean, default=True, help="Store float16. Default: true.")
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(StorageType),
+        default="float16",
+        help="Type of the stored parameters. float16, the default, is refused where it changes the model's output.",
+    )
+    parser.add_argument("--version", default="1.0.0", help="Version of the entry; a higher one replaces the entry.")
+    parser.add_argument("--change", default="First version.", help="What is new in this version, in one line.")
     parser.add_argument(
         "--pictures", type=_boolean, default=True, help="Show its worst cases where the data's licence allows it."
     )
@@ -101,8 +131,21 @@ def _boolean(text: str) -> bool:
 
 def _list(options: argparse.Namespace) -> None:
     source = current_source()
-    lines = [f"{name}{' (recipe)' * (entry.status == 'recipe')}" for name, entry in sorted(source.entries().items())]
+    entries = filter_entries(source.entries(), options.data, options.task)
+    if options.json:
+        print(json.dumps([{"name": name, **_finite(asdict(entry))} for name, entry in entries.items()], indent=1))
+        return
+    lines = [f"{name}{' (recipe)' * (entry.status == 'recipe')}" for name, entry in sorted(entries.items())]
     print("\n".join(lines) or f"{source.location} has no entries.")
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  what JSON can hold
+    """Return plain data with None in the place of numbers that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -112,7 +155,9 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    print(current_source().card(options.name))
+    from diffmedseg.zoo.front_matter import without_front_matter
+
+    print(without_front_matter(current_source().card(options.name)))
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -162,12 +207,20 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _cases(options: argparse.Namespace) -> None:
     from diffmedseg.metrics.table import read_cases
     from diffmedseg.zoo.building import ZooError
+    from diffmedseg.zoo.changing import replace_files
     from diffmedseg.zoo.showing import show_cases
 
     folder, model, data = _with_data(options)
+    if options.add and not data.info.may_be_shown:
+        raise ZooError(
+            f"The licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on: leave "
+            "--add out."
+        )
     if reason := show_cases(model, data, read_cases(folder / CASES), options.out):
         raise ZooError(f"Nothing is drawn: {reason}.")
     print(f"Wrote {options.out}")
+    if options.add:
+        print(f"Wrote {replace_files(current_source(), folder.name, {PICTURE: options.out.read_bytes()}, _PICTURED)}")
 
 
 def _familiarise(options: argparse.Namespace) -> None:
@@ -205,12 +258,47 @@ def _export(options: argparse.Namespace) -> None:
     from diffmedseg.zoo.exporting import export
 
     entry = export(
-        options.run_folder, options.name, options.folder, options.half, options.notes, options.pictures, options.trust
+        options.run_folder,
+        options.name,
+        options.folder,
+        options.dtype,
+        options.notes,
+        options.pictures,
+        options.trust,
+        options.version,
+        options.change,
     )
     log_zoo_entry(options.run_folder, entry)
-    print(f"Wrote {entry}")
+    print(f"Wrote {entry} ({sum(path.stat().st_size for path in entry.iterdir()) / 1e6:.2f} MB)")
+    if storage := Source(entry.parent).entries()[entry.name].storage:
+        print(storage.summary())
     if not (entry / PICTURE).is_file():
         print(f"{entry / CARD} says why it has no picture of its worst cases.")
+
+
+def _card(options: argparse.Namespace) -> None:
+    from diffmedseg.zoo.changing import rewrite_card
+
+    source = current_source()
+    for name in options.names or sorted(source.entries()):
+        print(f"Wrote {rewrite_card(source, name) / CARD}")
+
+
+def _retire(options: argparse.Namespace) -> None:
+    from diffmedseg.zoo.changing import retire
+
+    retire(current_source(), options.name, options.superseded_by, options.reason)
+    print(f"Removed {options.name}: its name now leads to {options.superseded_by}.")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from diffmedseg.zoo.pushing import push
+
+    sizes = push(current_source(), options.name, options.target, options.dry_run, options.private)
+    for file, size in sizes.items():
+        print(f"{size:>10,} {file}")
+    done = "Nothing was uploaded to" if options.dry_run else "Uploaded to"
+    print(f"{done} {options.target}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB")
 
 
 def _recipe(options: argparse.Namespace) -> None:

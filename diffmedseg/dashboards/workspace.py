@@ -12,6 +12,8 @@ _CURVES = {
     "GED (validation)": "val/ged",
     "Diversity of samples (validation)": "val/diversity",
     "Learning rate": "train/learning_rate",
+    "Learning rate of the encoder": "train/learning_rate/encoder",
+    "Learning rate of all but the encoder": "train/learning_rate/network",
     "Gradient norm": "train/gradient_norm",
     "Images per second": "train/images_per_second",
 }

@@ -92,6 +92,10 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             DataError: If files are missing, unpaired or unreadable; the message names them and the remedy.
         """
 
+    def split_cases(self, split: Split) -> set[str]:
+        """Return the cases of a split; a data set that knows them without reading images says so."""
+        return set(self.load(split).cases)
+
     def patient(self, case: str) -> str:
         """Return the patient that a case is of, by its name: the case itself where nothing else is known."""
         return case

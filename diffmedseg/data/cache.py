@@ -33,7 +33,7 @@ from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2  # to be raised with any change to what is written for the same files
+FORMAT = 3  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
 _UNCOMPRESSED = {".bmp", ".mha", ".nii", ".nrrd", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 
@@ -45,12 +45,14 @@ class ShrunkImages:
         folder: The folder.
         images: (N, 3, H, W), uint8, read-only.
         masks: (N, R, K, H, W), uint8 in {0, 1}, read-only.
+        filled: (N, R, K), bool, read-only: whether a mask has any foreground in the file, in the part that is shown.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.images: NDArray[np.uint8] = map_array(folder / "images.npy")
         self.masks: NDArray[np.uint8] = map_array(folder / "masks.npy")
+        self.filled: NDArray[np.bool_] = map_array(folder / "filled.npy")
 
     @cached_property
     def problems(self) -> list[Problem]:
@@ -236,7 +238,7 @@ def _write(
     folder.mkdir()
     images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(items), 3, *size))
     masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (len(items), *mask_shape, *size))
-
+    filled = open_memmap(folder / "filled.npy", "w+", np.bool_, (len(items), *mask_shape))
     notes: dict[str, list[Note]] = {}
 
     def shrink(index: int) -> DataError | None:
@@ -248,7 +250,8 @@ def _write(
             images[index] = picture.image.numpy()
             if found := [*picture.notes, *_doubt_orientation(item, picture)]:
                 notes[item.id] = found
-            masks[index] = _shrink_masks(native if item.window is None else item.window.crop(native), size)
+            shown = native if item.window is None else item.window.crop(native)
+            masks[index], filled[index] = _shrink_masks(shown, size), shown.any((-2, -1))
         except DataError as error:
             return error
         return None

@@ -87,6 +87,7 @@ class _Prints:
     split: str
     ids: list[str]
     cases: list[str]
+    patients: list[str]
     digests: list[str]
     thumbnails: Tensor
 
@@ -131,7 +132,7 @@ def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
     for split, store in data.stores.items():
         prints.append(_read_split(store, split, data, found))
         found.problems += _doubts(found.splits[split], split)
-    patients = {one.split: {data.patient(case) for case in one.cases} for one in prints}
+    patients = {one.split: set(one.patients) for one in prints}
     shared = patients.get("test", set()) & (patients.get("train", set()) | patients.get("val", set()))
     if shared:
         text = f"{count(len(shared), 'patient')} in the test set and also among those trained or chosen on."
@@ -189,17 +190,14 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
         },
         agreement={region: float(np.mean(found)) if found else None for region, found in dice.items()},
     )
-    return _Prints(split, list(store.ids), list(store.cases), digests, torch.stack(thumbnails))
+    patients = [data.patient(case) for case in store.cases]
+    return _Prints(split, list(store.ids), list(store.cases), patients, digests, torch.stack(thumbnails))
 
 
 def _lost_on_grid(store: ImageStore, index: int, masks: Tensor) -> int:
     """Count the masks of an item that are empty on the grid, (R, K, H, W), but not as they were given."""
     empty = ~masks.flatten(2).any(-1)
-    if not empty.any():
-        return 0
-    native, window = store.reference(index), store.window(index)
-    native = native if window is None else torch.from_numpy(window.crop(native.numpy()))
-    return int((empty & native.flatten(2).any(-1)).sum())
+    return int((empty & store.filled(index)).sum()) if empty.any() else 0
 
 
 def _covers_nearly_all(masks: Tensor) -> bool:
@@ -245,7 +243,7 @@ def _doubts(facts: SplitFacts, split: str) -> list[Problem]:
 
 
 def _repeated(a: _Prints, b: _Prints, place: str, serious: bool) -> list[Problem]:
-    """Find images that two splits share, or that one holds twice; slices of a case may be alike."""
+    """Find images that two splits share, or that one holds twice; slices of a patient may be nearly the same."""
     within = a is b
     kinds: dict[str, Sequence[tuple[int, int]]] = {
         "same id": [] if within else [(a.ids.index(name), b.ids.index(name)) for name in sorted({*a.ids} & {*b.ids})],
@@ -257,10 +255,14 @@ def _repeated(a: _Prints, b: _Prints, place: str, serious: bool) -> list[Problem
     seen: set[tuple[int, int]] = set()
     problems = []
     for kind, pairs in kinds.items():
-        new = [(i, j) for i, j in pairs if (i, j) not in seen and not (within and a.cases[i] == b.cases[j])]
+        grouped_by = "patients" if kind == "nearly same image" else "cases"
+        first, second = getattr(a, grouped_by), getattr(b, grouped_by)
+        new = [(i, j) for i, j in pairs if (i, j) not in seen and not (within and first[i] == second[j])]
         seen |= set(new)
         if new:
             names = [a.ids[i] if a.ids[i] == b.ids[j] else f"{a.ids[i]} = {b.ids[j]}" for i, j in new]
             text = f"{len(new)} pairs: {kind}, in {place}."
+            if of_one := sum(within and a.patients[i] == b.patients[j] for i, j in new):
+                text += f" Pairs of one patient, who is in one split only: {of_one}."
             problems.append(Problem(kind, text, names, serious))
     return problems

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
 from diffmedseg.errors import DataError
@@ -75,6 +75,10 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
     def patient(self, case: str) -> str:
         """Return the patient that a case is of."""
         return self.cases[case].patient
+
+    def split_cases(self, split: Split) -> set[str]:
+        """Return the cases of a split, without reading images."""
+        return set(self.split_ids[split])
 
     def write_splits(self) -> None:
         """Write the splits where a file for them is named that does not exist yet."""

@@ -48,4 +48,9 @@ class DatasetInfo:
     @property
     def may_be_shown(self) -> bool:
         """Whether copies of its images may be given away: the licence is CC0, CC BY or Apache-2.0, and no other."""
-        return re.match(_OPEN, self.licence) is not None
+        return is_open(self.licence)
+
+
+def is_open(licence: str) -> bool:
+    """Whether a licence lets everybody hand on copies: CC0, CC BY or Apache-2.0, and no other."""
+    return re.match(_OPEN, licence) is not None

@@ -132,6 +132,11 @@ class ISICDataModule(SegmentationDataModule):
         part, rows = self._splits[split]
         return [self._parts[part][row] for row in rows]
 
+    def split_cases(self, split: Split) -> set[str]:
+        """Return the cases of a split, without reading images."""
+        part, rows = self._splits[split]
+        return {self._parts[part][row].id for row in rows}
+
     def doubts(self) -> list[Problem]:
         """Say what may be wrong with how the images were read; see the base class."""
         return [problem for shrunk in self._shrunk.values() for problem in shrunk.problems]

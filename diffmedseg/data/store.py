@@ -46,6 +46,12 @@ class ImageStore(ABC):
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}: the same masks at native resolution."""
 
+    def filled(self, index: int) -> Tensor:
+        """Return (R, K), bool: which masks of the file have any foreground in the part that :meth:`masks` shows."""
+        native, window = self.reference(index), self.window(index)
+        native = native if window is None else torch.from_numpy(window.crop(native.numpy()))
+        return native.flatten(2).any(-1)
+
     def field_of_view(self, index: int) -> Tensor | None:
         """Return (h, w), bool, at native resolution: outside of it nothing is scored. None where all is."""
         return None

@@ -11,6 +11,8 @@ from diffmedseg.diffusion.encoding import x_to_mask
 from diffmedseg.diffusion.process import NoiseProcess
 
 Weighting = Literal["uniform", "snr_plus_one"]
+#: What a soft Dice is taken over: each image of a batch, or all of them as one.
+DiceOver = Literal["image", "batch"]
 
 
 def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
@@ -27,6 +29,32 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     return 1 - (2 * intersection + 1) / (probability.sum((-2, -1)) + mask.sum((-2, -1)) + 1)
 
 
+def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver | None, weight: Tensor | None = None) -> Tensor:
+    """One minus the soft Dice, as the mean over regions, for each row of a batch.
+
+    Over each image, an empty answer to an empty mask has Dice 1, and any answer has nearly 0. Where many masks are
+    empty, a network that answers nothing everywhere then collects a whole Dice for each of them, and a small network
+    never leaves that answer. Over the batch, an empty answer has Dice 0 as soon as one mask of the batch is not empty,
+    and foreground in an image with an empty mask costs no more than the same pixels elsewhere. nnU-Net's 2-D
+    configuration does the same (Isensee et al. 2021, "batch Dice").
+
+    Args:
+        probability: (B, K, H, W), in [0, 1].
+        mask: (B, K, H, W), in {0, 1}.
+        over: ``image`` or None for a Dice of each image, ``batch`` for the Dice of all pixels of the batch.
+        weight: (B,), at least 0: how much each image counts in the sums of a batch; None for all alike.
+
+    Returns:
+        Shape (B,), in [0, 1]; over the batch all values are equal. The caller multiplies by its weights either way.
+    """
+    if over != "batch":
+        return soft_dice_loss(probability, mask).mean(1)
+    rows = 1 if weight is None else weight[:, None, None, None]
+    intersection = (rows * probability * mask).sum((0, 2, 3))
+    total = (rows * (probability + mask)).sum((0, 2, 3))
+    return (1 - (2 * intersection + 1) / (total + 1)).mean().expand(len(mask))
+
+
 class DiffusionLoss(Configurable, nn.Module):
     """A weighted sum of losses on a denoiser's prediction, in float32 whatever the autocast.
 
@@ -35,13 +63,22 @@ class DiffusionLoss(Configurable, nn.Module):
         bce: Weight of the binary cross-entropy of x_0; needs an ``x_0`` prediction, whose output is a logit.
         dice: Weight of the soft Dice loss of x_0. It seeks modes, so it costs diversity.
         weighting: How noise levels are weighted: alike, or by SNR + 1 clamped to [1, 5].
+        dice_over: What the soft Dice is taken over; ``batch`` where many masks are empty, see :func:`row_dice_loss`.
+            None takes what the segmenter says, and without one each image.
     """
 
-    def __init__(self, mse: float = 0.0, bce: float = 1.0, dice: float = 0.0, weighting: Weighting = "uniform") -> None:
+    def __init__(
+        self,
+        mse: float = 0.0,
+        bce: float = 1.0,
+        dice: float = 0.0,
+        weighting: Weighting = "uniform",
+        dice_over: DiceOver | None = None,
+    ) -> None:
         super().__init__()
         if min(mse, bce, dice) < 0 or mse + bce + dice == 0:
             raise ValueError(f"Loss weights mse={mse}, bce={bce}, dice={dice}: none may be negative, one must be set.")
-        self.mse, self.bce, self.dice, self.weighting = mse, bce, dice, weighting
+        self.mse, self.bce, self.dice, self.weighting, self.dice_over = mse, bce, dice, weighting, dice_over
 
     def forward(
         self, process: NoiseProcess, output: Tensor, x_t: Tensor, t: Tensor, x_0: Tensor, eps: Tensor
@@ -67,7 +104,10 @@ class DiffusionLoss(Configurable, nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             output = output.float()
             x_0_hat, mask = process.to_x_0(output, x_t, t), x_to_mask(x_0)
-            loss = output.new_zeros(len(output))
+            loss, weight = output.new_zeros(len(output)), None
+            if self.weighting == "snr_plus_one":
+                # SNR + 1 = 1 / (1 - alpha_bar); clamped as in Hang et al. 2023, arXiv 2303.09556 (min-SNR, gamma 5).
+                weight = (1 / (1 - process.alpha_bar[t])).clamp(max=5)
             if self.mse:
                 predicted = x_0_hat if process.prediction == "x_0" else output
                 loss = loss + self.mse * (predicted - process.target(x_0, eps, t)).square().flatten(1).mean(1)
@@ -75,12 +115,9 @@ class DiffusionLoss(Configurable, nn.Module):
                 cross_entropy = F.binary_cross_entropy_with_logits(output, mask, reduction="none")
                 loss = loss + self.bce * cross_entropy.flatten(1).mean(1)
             if self.dice:
-                loss = loss + self.dice * soft_dice_loss(x_to_mask(x_0_hat), mask).mean(1)
-            if self.weighting == "snr_plus_one":
-                alpha_bar = process.alpha_bar[t]
-                # SNR + 1 = 1 / (1 - alpha_bar); clamped as in Hang et al. 2023, arXiv 2303.09556 (min-SNR, gamma 5).
-                loss = loss * (1 / (1 - alpha_bar)).clamp(max=5)
-            return loss.mean()
+                dice = row_dice_loss(x_to_mask(x_0_hat), mask, self.dice_over, weight)
+                loss = loss + self.dice * dice
+            return (loss if weight is None else loss * weight).mean()
 
 
 class PriorLoss(Configurable, nn.Module):
@@ -93,13 +130,15 @@ class PriorLoss(Configurable, nn.Module):
         bce: Weight of the binary cross-entropy.
         dice: Weight of the soft Dice loss.
         every: It counts at every such time step; 1 for all.
+        dice_over: What the soft Dice is taken over; ``batch`` where many masks are empty, see :func:`row_dice_loss`.
+            None takes what the segmenter says, and without one each image.
     """
 
-    def __init__(self, bce: float = 1.0, dice: float = 1.0, every: int = 1) -> None:
+    def __init__(self, bce: float = 1.0, dice: float = 1.0, every: int = 1, dice_over: DiceOver | None = None) -> None:
         super().__init__()
         if min(bce, dice) < 0 or every < 1:
             raise ValueError(f"bce {bce} and dice {dice} have to be at least 0, and every {every} at least 1.")
-        self.bce, self.dice, self.every = bce, dice, every
+        self.bce, self.dice, self.every, self.dice_over = bce, dice, every, dice_over
 
     def forward(self, logits: Tensor, mask: Tensor, t: Tensor) -> Tensor:
         """Compute the loss, a scalar.
@@ -114,5 +153,6 @@ class PriorLoss(Configurable, nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(1)
-            loss = self.bce * cross_entropy + self.dice * soft_dice_loss(logits.sigmoid(), mask).mean(1)
-            return (loss * (t % self.every == 0).float().mean(1)).mean()
+            counts = (t % self.every == 0).float().mean(1)
+            loss = self.bce * cross_entropy + self.dice * row_dice_loss(logits.sigmoid(), mask, self.dice_over, counts)
+            return (loss * counts).mean()

@@ -27,6 +27,7 @@ from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.views import TTA
 from diffmedseg.zoo import ZooError, load_checkpoint
 from diffmedseg.zoo.loading import chosen_checkpoint, read_run
 
@@ -42,6 +43,7 @@ def calibrate_run(
     share: float = 0.95,
     coverage: float = 0.9,
     nothing: float | None = None,
+    tta: TTA | None = None,
     trust: Collection[str] = (),
 ) -> dict[str, Any]:
     """Fit a run's best checkpoint to its validation cases, and write what was found into its folder.
@@ -60,6 +62,7 @@ def calibrate_run(
         coverage: How often contours and areas have to hold.
         nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
             these as they are.
+        tta: Test-time augmentation, which the calibrated model then has for its own; None for that of the run.
         trust: Packages besides diffmedseg whose classes the run may name; see :mod:`diffmedseg.plugins`.
 
     Raises:
@@ -76,7 +79,9 @@ def calibrate_run(
     data.serve((), model.regions)
     bf16 = "bf16" in str(config["trainer"]["precision"])
     found: dict[str, Any] = {"method": method}
-    settings: dict[str, Any] = {}
+    model.tta = model.tta if tta is None else tta
+    model.fitted_tta = model.tta
+    settings: dict[str, Any] = {"tta": model.tta, "fitted_tta": model.fitted_tta}
     if nothing is not None:
         found["presence"] = fit_presence(model, data, bf16, nothing)
         settings["least_contrast"] = model.least_contrast

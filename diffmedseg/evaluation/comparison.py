@@ -28,11 +28,11 @@ class Comparison:
         tables: Number of tables that were pooled: seeds, folds or both.
         cases: Number of cases. Each counts once, with its mean over the tables that hold it.
         mean: Mean over the cases.
-        low: Lower end of its 95 % bootstrap interval over cases.
+        low: Lower end of its 95 % bootstrap interval, over patients where the tables say them, else over cases.
         high: Upper end.
         deviation: Standard deviation of the mean over tables of the same cases (seeds); NaN of one table and of folds.
         difference: Mean of this test minus the first, over the same cases; NaN of the first test.
-        difference_low: Lower end of its 95 % bootstrap interval over cases.
+        difference_low: Lower end of its 95 % bootstrap interval, likewise.
         difference_high: Upper end.
         above: Share of cases in which this test is above the first; ties count half. NaN of the first test.
     """
@@ -75,6 +75,7 @@ def compare_tests(
         raise DataError(f"There is {count(len(tests), 'test')}; expected two or more to compare.")
     pooled = {name: _pool(name, tables) for name, tables in tests.items()}
     keys = _common_keys(pooled, common)
+    patient = {row.case: row.patient for tables in tests.values() for table in tables for row in table if row.patient}
     rows = []
     for region in dict.fromkeys(row.region for tables in tests.values() for row in tables[0]):
         cases = [key for key in keys if key[1] == region]
@@ -85,8 +86,11 @@ def compare_tests(
             if not kept.any():
                 continue
             first = values[next(iter(tests))][kept]
+            patients = [patient.get(case, case) for (case, _), keep in zip(cases, kept, strict=True) if keep]
             rows += [
-                _compare(region, score, name, tests[name], one[kept], None if name == next(iter(tests)) else first)
+                _compare(
+                    region, score, name, tests[name], one[kept], patients, None if name == next(iter(tests)) else first
+                )
                 for name, one in have.items()
             ]
     return rows
@@ -137,15 +141,18 @@ def _compare(
     name: str,
     tables: Sequence[Sequence[CaseScore]],
     values: NDArray[np.float64],
+    patients: Sequence[str],
     first: NDArray[np.float64] | None,
 ) -> Comparison:
-    own = region, score, name, len(tables), len(values), float(values.mean()), *bootstrap_interval(values)
+    interval = bootstrap_interval(values, patients=patients)
+    own = region, score, name, len(tables), len(values), float(values.mean()), *interval
     deviation = _deviation(tables, region, score)
     if first is None or np.isnan(first).any():
         return Comparison(*own, deviation)
     difference = values - first
     above = float(((np.sign(difference) + 1) / 2).mean())
-    return Comparison(*own, deviation, float(difference.mean()), *bootstrap_interval(difference), above)
+    interval = bootstrap_interval(difference, patients=patients)
+    return Comparison(*own, deviation, float(difference.mean()), *interval, above)
 
 
 def _deviation(tables: Sequence[Sequence[CaseScore]], region: str, score: str) -> float:

@@ -52,7 +52,13 @@ _MEANING = {
     "rater_diversity": "how different raters are from each other, each from itself included",
     "ged_biased": "distance of samples and raters as papers print it; lower is better",
     "ged_unbiased": "distance of samples and raters, whatever the number of samples; lower is better",
+    "ged_16": "the same of the first 16 samples",
     "hungarian_iou": "overlap of samples and raters, matched one to one",
+    "hungarian_iou_16": "the same of the first 16 samples",
+    "hungarian_iou_32": "the same of the first 32 samples",
+    "found": "of cases with a lesion, in how many the mask is not empty",
+    "samples_filled": "share of the samples that are not empty; best where it is that of raters",
+    "raters_filled": "share of the raters who outlined something",
     "best_of_n_iou": "overlap of each rater with the sample that an oracle picks",
     "rater_correlation": "whether samples disagree where raters do, -1 to 1",
     "brier": "squared error of the probability; lower is better",
@@ -108,6 +114,7 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Map
         f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
         f"{count(dice['cases'], 'case')}; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
     ]
+    lines += [f"<b>The {html.escape(name)} is empty in every case.</b>" for name in of_set["empty_in_all_cases"]]
     if of_set["without_lesion"]:
         alarms = of_set["without_lesion"] - of_set["both_empty"]
         lines.append(

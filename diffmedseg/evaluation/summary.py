@@ -15,7 +15,8 @@ from diffmedseg.metrics.images import ImageScore
 #: What is the same in every test.
 POLICY = {
     "aggregation": "mean over cases; NaN (a case does not have the score) is left out",
-    "interval": "95 % percentile bootstrap over cases, 10,000 draws, seed 0",
+    "interval": "95 % percentile bootstrap, 10,000 draws, seed 0; whole patients are drawn, each with all its cases, "
+    "where the data says which cases are of one patient, else cases",
     "resolution": "native: probability and samples are resized to the reference, bilinearly; of windows "
     "of pictures, to where these lie in it, and outside of them nothing is found",
     "both_empty": "Dice, IoU and NSD count 1, HD95 0",
@@ -33,6 +34,10 @@ POLICY = {
     "ged": "d = 1 - IoU, two empty masks 0; biased: all pairs of samples, a sample with itself included; unbiased: "
     "pairs of different samples; of raters in both all pairs, a rater with itself included. Unbiased GED = 2 "
     "distance_to_raters - diversity - rater_diversity",
+    "hungarian_iou": "samples and raters are repeated to the least common multiple of their numbers and matched one to "
+    "one for the largest mean IoU, two empty masks 1: the exact best matching of the two sets as distributions",
+    "first_samples": "ged_16, hungarian_iou_16 and hungarian_iou_32 take the first 16 or 32 samples of each case",
+    "found": "of cases whose reference is not empty, those whose fused mask is not, either",
     "nll": "probabilities are kept at least 1e-6 from 0 and 1",
     "ece": "at most 17 bins over the pixels of all cases: probabilities below 0.001, those from 0.999 on, and between "
     "them 15 of about equal mass; neighbourhood: the box around any rater's mask, enlarged by half its size on each "
@@ -71,6 +76,7 @@ def summarise_test(
         "threshold": threshold,
         "samples_per_image": first.num_samples,
         "raters": sorted({row.num_raters for row in rows}),
+        "patients": len({row.patient or row.case for row in rows}),
     }
     regions: dict[str, Any] = {}
     for k, region in enumerate(dict.fromkeys(row.region for row in rows)):
@@ -88,9 +94,14 @@ def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int)
     reliability = torch.stack([image.reliability[:2, k] for image in images]).sum(0)
     tp, fp, fn = torch.stack([image.counts[:, k] for image in images]).sum(0)
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
+    masks = {"fused mask": [image.counts for image in images]}
+    if all(image.prior is not None for image in images):
+        masks["condition network's own mask"] = [image.prior for image in images if image.prior is not None]
+    nothing = [name for name, counts in masks.items() if not sum(int(one[:2, k].sum()) for one in counts)]
     alarms = [not row.both_empty for row in rows if math.isnan(row.sensitivity)]  # where there is nothing to find
     several = len(set(dice)) > 1 and len(set(doubt)) > 1
     return {
+        "empty_in_all_cases": nothing if fn + tp else [],
         "both_empty": sum(row.both_empty for row in rows),
         "without_lesion": len(alarms),
         "false_alarms": sum(alarms) / len(alarms) if alarms else None,

@@ -11,11 +11,20 @@ from diffmedseg.metrics.functional import (
     soft_dice_confidence,
     soft_overlap,
 )
-from diffmedseg.metrics.modules import Dice, GeneralizedEnergyDistance, IoU, SampleDiversity
+from diffmedseg.metrics.modules import (
+    Dice,
+    ForegroundCount,
+    ForegroundDice,
+    GeneralizedEnergyDistance,
+    IoU,
+    SampleDiversity,
+)
 
 __all__ = [
     "Dice",
     "EnergyDistance",
+    "ForegroundCount",
+    "ForegroundDice",
     "GeneralizedEnergyDistance",
     "IoU",
     "SampleDiversity",

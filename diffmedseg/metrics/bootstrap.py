@@ -1,36 +1,58 @@
 """Intervals of a mean over cases."""
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 _AT_ONCE = 2**22  # numbers drawn together: bounds the memory
 
 
 def bootstrap_interval(
-    values: ArrayLike, confidence: float = 0.95, draws: int = 10_000, seed: int = 0
+    values: ArrayLike,
+    confidence: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+    patients: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, chapter 13).
+
+    Cases of one patient are alike, so that an interval over cases would be too narrow. Where patients are given, whole
+    patients are drawn, each with all its cases (the cluster bootstrap); the mean is still that over cases.
 
     Args:
         values: One number per case; NaN is left out.
         confidence: Coverage wanted.
         draws: Number of resamples.
         seed: Seed of the resamples.
+        patients: The patient of each case; None where each case is a patient of its own.
 
     Returns:
-        Lower and upper end; NaN for both where there are fewer than two values, whose spread nobody knows.
+        Lower and upper end; NaN for both where there are fewer than two values, or fewer than two patients, whose
+        spread nobody knows.
     """
     numbers = np.asarray(values, dtype=float)
-    numbers = numbers[~np.isnan(numbers)]
-    if numbers.size < 2:
+    kept = ~np.isnan(numbers)
+    sums, sizes = numbers[kept], None
+    if patients is not None:
+        order: dict[Hashable, int] = {}
+        patient = np.array([order.setdefault(one, len(order)) for one in patients], dtype=np.intp)[kept]
+        _, patient = np.unique(patient, return_inverse=True)
+        if len(patient) and patient.max() + 1 < len(patient):
+            sums, sizes = np.bincount(patient, sums), np.bincount(patient)
+    if sums.size < 2:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    rows = max(_AT_ONCE // numbers.size, 1)
-    means = np.concatenate(
-        [
-            numbers[rng.integers(numbers.size, size=(min(rows, draws - first), numbers.size))].mean(1)
-            for first in range(0, draws, rows)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    rows = max(_AT_ONCE // sums.size, 1)
+    means = [_means(rng, min(rows, draws - first), sums, sizes) for first in range(0, draws, rows)]
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def _means(
+    rng: np.random.Generator, draws: int, sums: NDArray[np.float64], sizes: NDArray[np.intp] | None
+) -> NDArray[np.float64]:
+    """Draw patients with replacement, and average over their cases."""
+    drawn = rng.integers(sums.size, size=(draws, sums.size))
+    means: NDArray[np.float64] = sums[drawn].mean(1) if sizes is None else sums[drawn].sum(1) / sizes[drawn].sum(1)
+    return means

@@ -82,6 +82,13 @@ class CaseScore:
         num_samples: S.
         num_raters: R.
         seconds: Time to segment the case.
+        patient: The patient that the case is of; empty where nobody knows. Intervals are then over patients.
+        ged_16: ``ged_biased`` of the first 16 samples, which are the samples of a test with 16; NaN of fewer.
+        hungarian_iou_16: ``hungarian_iou`` of the first 16 samples; NaN of fewer.
+        hungarian_iou_32: The same of the first 32.
+        found: Where the reference is not empty, whether the fused mask is not, either: 1 or 0. NaN with one rater.
+        samples_filled: Share of the samples that are not empty; NaN with one rater.
+        raters_filled: Share of the raters whose mask is not empty; NaN with one rater.
     """
 
     case: str
@@ -124,6 +131,13 @@ class CaseScore:
     area_held: float = _NAN
     between_contours: float = _NAN
     seconds: float = _NAN
+    patient: str = ""
+    ged_16: float = _NAN
+    hungarian_iou_16: float = _NAN
+    hungarian_iou_32: float = _NAN
+    found: float = _NAN
+    samples_filled: float = _NAN
+    raters_filled: float = _NAN
 
 
 def score_cases(
@@ -132,6 +146,7 @@ def score_cases(
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
     held: Mapping[str, Sequence["Held"]] | None = None,
     tubular: bool = False,
+    patients: Mapping[str, str] | None = None,
 ) -> list[CaseScore]:
     """Pool the images of each case: its slices are scored as one volume, whose samples share their noise.
 
@@ -141,6 +156,7 @@ def score_cases(
         surfaces: By case, the surface scores of each region, where they are known.
         held: By case, what :meth:`~diffmedseg.conformal.Conformal.held` says of each region, of calibrated models.
         tubular: Whether regions are vessels, of which the density is told.
+        patients: By case, the patient that it is of, where that is known.
     """
     unknown = [SurfaceScores(_NAN, _NAN)] * len(regions)
     rows = []
@@ -148,6 +164,7 @@ def score_cases(
         for k, region in enumerate(regions):
             some = {} if held is None else vars(held[case][k])
             some = some | (_densities(image, k) if tubular else {})
+            some = some | ({"patient": patients[case]} if patients and case in patients else {})
             rows.append(_score_region(image, k, region, (surfaces or {}).get(case, unknown)[k], some))
     return rows
 
@@ -182,24 +199,22 @@ def distance_scores(surface: SurfaceScores) -> dict[str, Any]:
 
 
 def _score_region(
-    image: ImageScore, k: int, region: str, surface: SurfaceScores, known: Mapping[str, float]
+    image: ImageScore, k: int, region: str, surface: SurfaceScores, known: Mapping[str, float | str]
 ) -> CaseScore:
-    s, (tp, fp, _) = image.num_samples, image.counts[:, k]
-    samples_empty = (image.pairs[0, k].diagonal()[:s] == 0).double().mean()
+    s, (tp, fp, fn) = image.num_samples, image.counts[:, k]
+    empty = (image.pairs[0, k].diagonal() == 0).double()
+    samples_empty = empty[:s].mean()
     inside, total = image.overlap[:, k]
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
     some: dict[str, Any] = {**known}  # that not every case has
     if image.num_raters > 1:
-        energy = energy_from_distances(among, across, raters)
+        some |= _set_scores(among, across, raters)
         some |= {
-            "distance_to_raters": float(energy.sample_rater),
-            "rater_diversity": float(energy.rater_rater),
-            "ged_biased": float(energy.biased),
-            "ged_unbiased": float(energy.unbiased),
-            "hungarian_iou": hungarian_iou(across),
-            "best_of_n_iou": best_of_n_iou(across),
+            "found": float(tp + fp > 0) if tp + fn else _NAN,
+            "samples_filled": 1 - float(samples_empty),
+            "raters_filled": 1 - float(empty[s:].mean()),
             "rater_correlation": _correlation(image.moments[:, k]),
         }
     if image.unrefined is not None:
@@ -224,6 +239,25 @@ def _score_region(
     )
 
 
+def _set_scores(among: Tensor, across: Tensor, raters: Tensor) -> dict[str, float]:
+    """Compare the set of samples with that of raters, by distances (S, S), (S, R) and (R, R).
+
+    Papers print 16 and 32 samples. The first of many samples are those of a test with few, so that one test has all.
+    """
+    energy = energy_from_distances(among, across, raters)
+    scores = {
+        "distance_to_raters": float(energy.sample_rater),
+        "rater_diversity": float(energy.rater_rater),
+        "ged_biased": float(energy.biased),
+        "ged_unbiased": float(energy.unbiased),
+        "hungarian_iou": hungarian_iou(across),
+        "best_of_n_iou": best_of_n_iou(across),
+    }
+    if len(among) >= 16:
+        scores["ged_16"] = float(energy_from_distances(among[:16, :16], across[:16], raters).biased)
+    return scores | {f"hungarian_iou_{n}": hungarian_iou(across[:n]) for n in (16, 32) if len(across) >= n}
+
+
 def _proper_means(sums: Tensor, when: str = "") -> dict[str, Any]:
     pixels, squared, surprise = sums.tolist()
     return {f"brier{when}": squared / pixels, f"nll{when}": surprise / pixels}
@@ -238,7 +272,7 @@ def _correlation(moments: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of one score over the cases of one region, with its bootstrap interval; NaN is left out."""
+    """Mean of one score over the cases of one region, with its bootstrap interval over patients; NaN is left out."""
 
     region: str
     score: str
@@ -270,9 +304,15 @@ TITLES = {
     "rater_diversity": "Diversity of raters",
     "ged_biased": "GED (biased)",
     "ged_unbiased": "GED (unbiased)",
+    "ged_16": "GED (biased) of 16 samples",
     "hungarian_iou": "Hungarian IoU",
+    "hungarian_iou_16": "Hungarian IoU of 16 samples",
+    "hungarian_iou_32": "Hungarian IoU of 32 samples",
     "best_of_n_iou": "Best-of-N IoU",
     "rater_correlation": "Correlation with raters",
+    "found": "Lesion found at all",
+    "samples_filled": "Samples not empty",
+    "raters_filled": "Raters not empty",
     "brier": "Brier score",
     "brier_unrefined": "Brier score before refinement",
     "nll": "NLL, nats",
@@ -285,7 +325,7 @@ TITLES = {
 }
 
 LOWER_IS_BETTER = {
-    *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased"),
+    *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased", "ged_16"),
     *("brier", "brier_unrefined", "nll", "nll_unrefined", "between_contours", "seconds"),
 }
 
@@ -294,9 +334,12 @@ def summarise(rows: Sequence[CaseScore]) -> list[Summary]:
     """Average each score over the cases of each region; scores that no case has are left out."""
     summaries = []
     for region in dict.fromkeys(row.region for row in rows):
+        own = [row for row in rows if row.region == region]
+        patients = [row.patient or row.case for row in own]
         for score in TITLES:
-            values = np.array([getattr(row, score) for row in rows if row.region == region], dtype=float)
-            values = values[~np.isnan(values)]
-            if len(values):
-                summaries.append(Summary(region, score, float(values.mean()), *bootstrap_interval(values), len(values)))
+            values = np.array([getattr(row, score) for row in own], dtype=float)
+            cases = int((~np.isnan(values)).sum())
+            if cases:
+                interval = bootstrap_interval(values, patients=patients)
+                summaries.append(Summary(region, score, float(np.nanmean(values)), *interval, cases))
     return summaries

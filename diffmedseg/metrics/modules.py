@@ -25,8 +25,8 @@ class _CaseMean(Metric, ABC):
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor) -> None:
-        self.total += values.sum()
-        self.count += values.numel()
+        self.total += values.nansum()  # NaN is what a mask does not have
+        self.count += (~values.isnan()).sum()
 
     def compute(self) -> Tensor:
         """Return the mean over all masks seen, NaN before the first."""
@@ -63,8 +63,8 @@ class _OverlapMean(_CaseMean):
         counts = torch.stack(functional.confusion_counts(prediction, reference), 1)  # (B, 3, K)
         for b in range(len(counts)):
             if cases is not None and cases[b] == self._case:  # replace what the case's earlier slices gave
-                self.total -= self._pooled.sum()
-                self.count -= self._pooled.numel()
+                self.total -= self._pooled.nansum()
+                self.count -= (~self._pooled.isnan()).sum()
                 self._counts = self._counts + counts[b]
             else:
                 self._counts = counts[b]
@@ -86,6 +86,21 @@ class Dice(_OverlapMean):
     """Mean Dice of cases and regions; two empty masks count 1. Higher is better."""
 
     _overlap = staticmethod(functional.dice_from_counts)
+
+
+class ForegroundDice(_OverlapMean):
+    """Mean Dice of cases and regions where mask or reference has foreground; 1 where none has. Higher is better.
+
+    An answer of nothing then has 0 wherever there is something to find, and a false alarm has 0, too.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the mean over all such masks seen."""
+        return torch.where(self.count == 0, 1.0, self.total / self.count.clamp(min=1))
+
+    @staticmethod
+    def _overlap(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+        return torch.where(tp + fp + fn == 0, torch.nan, functional.dice_from_counts(tp, fp, fn))
 
 
 class IoU(_OverlapMean):
@@ -125,3 +140,30 @@ class GeneralizedEnergyDistance(_CaseMean):
             for k in range(samples.shape[2]):
                 distance = functional.generalized_energy_distance(samples[b, :, k], valid[:, k])
                 self._add(distance.unbiased if self.unbiased else distance.biased)
+
+
+class ForegroundCount(Metric):
+    """Counts images, and those with any foreground, kind by kind.
+
+    Args:
+        kinds: Number of kinds of masks, such as those of raters and of a model.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    images: Tensor
+    filled: Tensor
+
+    def __init__(self, kinds: int) -> None:
+        super().__init__()
+        self.add_state("images", torch.zeros(kinds, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("filled", torch.zeros(kinds, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, kind: int, masks: Tensor) -> None:
+        """Add masks (B, ..., H, W), bool, of a kind, from 0."""
+        self.images[kind] += len(masks)
+        self.filled[kind] += masks.flatten(1).any(1).sum()
+
+    def compute(self) -> Tensor:
+        """Return the number of images and of those with foreground, by kind: (2, kinds), int64."""
+        return torch.stack([self.images, self.filled])

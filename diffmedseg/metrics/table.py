@@ -10,9 +10,18 @@ from diffmedseg.errors import DataError
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
 _NAMED = ("case", "region")
+_TEXTS = (*_NAMED, "patient")
 _COUNTED = ("num_slices", "num_samples", "num_raters")
 _SPREAD = ("density_low", "density_high")  # over the samples of a case: no means of them are reported
-_COLUMNS = (*_NAMED, *(name for name in TITLES if name != "seconds"), *_SPREAD, "both_empty", *_COUNTED, "seconds")
+_COLUMNS = (
+    *_NAMED,
+    *(name for name in TITLES if name != "seconds"),
+    *_SPREAD,
+    "both_empty",
+    *_COUNTED,
+    "patient",
+    "seconds",
+)
 
 
 def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
@@ -29,7 +38,7 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
 
 
 def read_cases(path: Path) -> list[CaseScore]:
-    """Read scores of cases; columns that earlier versions did not write are NaN.
+    """Read scores of cases; columns that earlier versions did not write are NaN, or no patient.
 
     Raises:
         DataError: If it is no such file; names what is wrong.
@@ -60,7 +69,7 @@ def _read(path: Path) -> list[CaseScore]:
 
 
 def _value(name: str, text: str) -> str | int | float | bool:
-    if name in _NAMED:
+    if name in _TEXTS:
         return text
     if name == "both_empty":
         return text == "True"

@@ -278,8 +278,7 @@ def batch_norms(encoder: nn.Module) -> list[nn.Module]:
 def prepare_for_cpu(encoder: nn.Module) -> None:
     """Let depthwise convolutions keep float32 under autocast on a CPU, where bfloat16 makes them slower.
 
-    With images whose channels are last, a training step on lite0 takes two thirds of the time (experiments/README.md,
-    "Pretrained encoders").
+    ``experiments/benchmarks/encoder_step_time.py`` measures it.
     """
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:

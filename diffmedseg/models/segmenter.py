@@ -1,50 +1,55 @@
-"""The base of all segmenters: sampling, fusion, optimiser, steps and logged names."""
+"""The base of all models that are trained: their settings, optimiser and training steps."""
 
+import logging
 import math
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from PIL.Image import Image
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.calibration import Calibration
 from diffmedseg.conformal import Conformal
-from diffmedseg.data.batch import Batch, check_batch
-from diffmedseg.data.store import majority
+from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.familiarity import Familiarity, pool_maps
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
-from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
 from diffmedseg.models.recommended import Recommend
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling
-from diffmedseg.reading.opening import exif_orientation
-from diffmedseg.reading.pictures import turn_back
+from diffmedseg.models.validation import ValidationScore
+from diffmedseg.models.views import TTA, flip, views_of
 from diffmedseg.refinement import Refinement
-from diffmedseg.segmentation import Drawn, Segmentation, nest, resize_soft, to_model_range
+from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 _REGIONS = {1: ("lesion",)}
+_LEVELS = 2**16  # in which a threshold is looked up; float32 holds each
+
+_log = logging.getLogger(__name__)
+
+#: What to do about a model that finds nothing.
+_EMPTY_REMEDY = (
+    "In the first steps this is usual. If it stays, train longer, or take the Dice loss over batches by "
+    "--model.dice_over=batch."
+)
 
 Generators = Sequence[Sequence[torch.Generator]]
 
 
-class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
-    """Gives, for an image, a set of plausible masks, one fused mask, and a map of where the set disagrees.
+class DiffusionSegmenter(StoredModule, Segmenter, ABC):
+    """A model that segments by a network; see :class:`~diffmedseg.models.Segmenter`.
 
     A method says only how its training loss comes about for a batch and how it draws samples for an image.
 
@@ -77,9 +82,14 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         value_range: What becomes black and white in pictures of more than 8 bits, as in the data it was trained on;
             None takes 0 to 65,535 for 16 bits, and refuses more.
         encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
+        tta: Test-time augmentation when testing and predicting; ``flips`` is four views, see :meth:`segment`.
+        fitted_tta: Test-time augmentation with which calibration and contours were fitted.
     """
 
-    name: str
+    num_steps: int
+    seed: int
+    tta: TTA
+    familiarity: Familiarity | None
 
     def __init__(
         self,
@@ -107,6 +117,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         cropped: bool = False,
         value_range: tuple[float, float] | None = None,
         encoder_lr: float = 1.0,
+        tta: TTA = "none",
+        fitted_tta: TTA = "none",
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -132,7 +144,9 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
                 f"encoder_lr is {encoder_lr}, but the network {type(denoiser).__name__} has no encoder of its own: "
                 "choose an encoder, or leave encoder_lr at 1."
             )
-        self.encoder_lr = encoder_lr
+        for augmentation in (tta, fitted_tta):
+            views_of(augmentation)
+        self.encoder_lr, self.tta, self.fitted_tta = encoder_lr, tta, fitted_tta
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
@@ -144,7 +158,8 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         self.register_load_state_dict_pre_hook(_leave_familiarity_out)  # type: ignore[no-untyped-call]  # of torch
         self.optimizer, self.warmup_steps, self.cosine_decay = SharedFactory(optimizer), warmup_steps, cosine_decay
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
-        self.val_dice, self.test_dice = Dice(), torch.nn.ModuleList(Dice() for _ in self.regions)
+        self.val_dice, self.val_score = Dice(), ValidationScore()
+        self.test_dice = torch.nn.ModuleList(Dice() for _ in self.regions)
         self.tiling = Tiling(self.image_size, denoiser.divisor)
         sampling = ("num_samples", "num_steps", "val_num_samples", "val_num_steps")
         settled = (*sampling, "channels", "regions", "fusion", "refinement")
@@ -186,51 +201,7 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         """
         return None
 
-    #: Whether a test logs Dice by itself; a callback that scores more sets it to False for its time.
-    scores_its_tests: bool = True
-
     # Segmenting.
-
-    def forward(self, image: Tensor | np.ndarray | Image, **options: Any) -> Segmentation:
-        """Segment; see :meth:`segment`, which takes the same."""
-        return self.segment(image, **options)
-
-    @torch.inference_mode()
-    def segment(
-        self,
-        image: Tensor | np.ndarray | Image,
-        num_samples: int | None = None,
-        num_steps: int | None = None,
-        seed: int | None = None,
-        keys: Sequence[str] | None = None,
-    ) -> Segmentation:
-        """Segment images, with or without a Trainer.
-
-        The result is a function of image, settings, seed and key: it does not depend on batch size or order, and
-        the first of 16 samples is the one of 1.
-
-        Args:
-            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.segmentation.to_model_range`.
-                Float is taken as [-1, 1]. Images are resized to the model's grid, results back. A PIL image is
-                segmented upright, by its EXIF orientation, and results are turned back to lie over it.
-            num_samples: S; None for the model's own.
-            num_steps: Network evaluations per sample; None for the model's own.
-            seed: Seed of the noise; None for the model's own.
-            keys: One key per image for its noise; None for a key made from the image's content.
-
-        Raises:
-            ValueError: If the image does not fit the model; the message says why.
-        """
-        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys)
-        result = self.fuse(drawn, size, grid, keys)
-        if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
-            # Always the same words: Python then says them once.
-            warnings.warn(
-                "Some images look unlike the images this model was validated on: check that they are the right kind of "
-                "image. The result's familiarity says which.",
-                stacklevel=3,
-            )
-        return result
 
     @torch.inference_mode()
     def features(self, image: Tensor) -> Tensor | None:
@@ -246,142 +217,99 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
             parts = [self.denoiser.image_maps(self._memory_format(image[part])) for part in self.tiling.parts()]
             return torch.stack([pool_maps(maps) for maps in parts]).mean(0) if parts[0] else None
 
+    @property
+    def title(self) -> str:
+        """What people call the network, or else the method."""
+        return self.denoiser.title or self.name
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """What describes the network's method."""
+        return tuple(self.denoiser.papers)
+
+    def fewest_samples(self, tta: TTA | None = None) -> int:
+        """Return the number of views; see the base class."""
+        return len(views_of(self.tta if tta is None else tta))
+
+    @property
+    def decision_level(self) -> float:
+        """The probability before calibration above which a pixel is foreground: ``threshold`` is after it."""
+        if self.calibration is None:
+            return self.threshold
+        levels = torch.arange(_LEVELS + 1) / _LEVELS
+        return max(int((self.calibration(levels) <= self.threshold).sum()) - 1, 0) / _LEVELS
+
     @torch.inference_mode()
-    def sample(
+    def draw(
         self,
-        image: Tensor | np.ndarray | Image,
-        num_samples: int | None = None,
+        image: Tensor,
+        keys: Sequence[str],
+        samples: range,
         num_steps: int | None = None,
         seed: int | None = None,
-        keys: Sequence[str] | None = None,
+        tta: TTA | None = None,
     ) -> Drawn:
-        """Draw alone; see :meth:`segment`, which fuses what was drawn."""
-        return self._sample(image, num_samples, num_steps, seed, keys)[0]
-
-    def _sample(
-        self,
-        image: Tensor | np.ndarray | Image,
-        num_samples: int | None,
-        num_steps: int | None,
-        seed: int | None,
-        keys: Sequence[str] | None,
-    ) -> tuple[Drawn, Tensor, tuple[int, int], Sequence[str]]:
-        """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
-        num_samples = self.num_samples if num_samples is None else num_samples
-        num_steps = self.num_steps if num_steps is None else num_steps
-        if min(num_samples, num_steps) < 1:
-            raise ValueError(f"num_samples is {num_samples} and num_steps {num_steps}; both have to be at least 1.")
-        fitted = self.conformal
-        validating = (self.val_num_samples, self.val_num_steps)  # nobody looks at contours then
-        if fitted is not None and (num_samples, num_steps) not in {(fitted.num_samples, fitted.num_steps), validating}:
-            warnings.warn(
-                f"Contours and intervals of area were fitted with {fitted.num_samples} samples of {fitted.num_steps} "
-                f"steps, and need not hold with {num_samples} of {num_steps}.",
-                stacklevel=3,
-            )
-        seed = self.seed if seed is None else seed
-        turn = exif_orientation(image)[1] if isinstance(image, Image) else 1
-        image = to_model_range(image, len(self.channels), self.value_range)
-        size = (int(image.shape[-2]), int(image.shape[-1]))
-        if keys is None:
-            keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
-        if len(keys) != len(image):
-            raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
-        image = image.to(self.device)
-        if size != self.image_size:
-            image = to_grid(image, self.image_size)
+        """Draw samples, dealt to the views in turn; see the base class. Familiarity is that of the image as it is."""
+        num_steps, seed = self.num_steps if num_steps is None else num_steps, self.seed if seed is None else seed
+        views = views_of(self.tta if tta is None else tta)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            per_pass = max(self._rows_per_pass() // num_samples, 1)
-            chunks = [
-                self._draw_chunk(
-                    self._memory_format(image[first : first + per_pass]),
-                    sample_generators(seed, keys[first : first + per_pass], num_samples),
-                    num_steps,
-                )
-                for first in range(0, len(image), per_pass)
-            ]
+            drawn = Drawn.pool(
+                [
+                    self._draw_view(image, keys, samples[i :: len(views)], num_steps, seed, view)
+                    for i, view in enumerate(views)
+                ]
+            )
+            features = None if self.familiarity is None else self._features_of(image, samples[:: len(views)])
         finally:
             for module, mode in modes:  # parts that were frozen stay so
                 module.training = mode
-        drawn = Drawn.cat(chunks).each(partial(turn_back, orientation=turn))
-        return drawn, turn_back(image, turn), size if turn < 5 else size[::-1], keys
+        return replace(drawn, features=features)
 
-    def _draw_chunk(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
-        drawn = self.draw_samples(image, generators, num_steps)
-        return drawn if self.familiarity is None else replace(drawn, features=self.features(image))
+    def _draw_view(
+        self, image: Tensor, keys: Sequence[str], samples: range, num_steps: int, seed: int, axes: tuple[int, ...]
+    ) -> Drawn:
+        """Draw samples of images that are flipped along axes, and flip them back."""
+        flipped, chunks = flip(image, axes), []
+        for some in self._chunks(len(image), len(samples)):
+            generators = sample_generators(seed, keys[some], samples)
+            chunks.append(self.draw_samples(self._memory_format(flipped[some]), generators, num_steps))
+        return Drawn.cat(chunks).each(partial(flip, axes=axes))
 
-    def fuse(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
-        """Fuse what was drawn into a segmentation, by the model's own rule, refinement and calibration.
+    def _features_of(self, image: Tensor, samples: range) -> Tensor | None:
+        """Return the features of images, chunk by chunk; see :meth:`features`."""
+        chunks = [self.features(self._memory_format(image[some])) for some in self._chunks(len(image), len(samples))]
+        there = [chunk for chunk in chunks if chunk is not None]
+        return torch.cat(there) if there else None
 
-        Args:
-            drawn: Samples, and the prior where there is one.
-            size: Height and width of the result.
-            image: (B, C, h, w), in [-1, 1], on the model's grid: what the refinement sees.
-            keys: One key per image, of the refinement's randomness.
-        """
+    def _chunks(self, images: int, samples: int) -> list[slice]:
+        """Return parts of a batch whose samples fit the memory budget together."""
+        per_pass = max(self._rows_per_pass() // samples, 1)
+        return [slice(first, first + per_pass) for first in range(0, images, per_pass)]
+
+    def fuse_plainly(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+        """Fuse and refine what was drawn; see the base class."""
         fused = self.fuse_by(self.fusion, drawn, size)
-        probability, unrefined = fused.probability, None
-        if self.refinement is not None:
-            grid = (int(drawn.samples.shape[-2]), int(drawn.samples.shape[-1]))
-            small = self.fuse_by(self.fusion, drawn, grid)
-            try:
-                refined = self.refinement(image, small.samples, small.probability, self.nested, keys)
-                unrefined, probability = probability, resize_soft(refined, size)
-            except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
-                warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
-        familiarity = None
-        if self.familiarity is not None and drawn.features is not None and not self.familiarity.by_slices:
-            familiarity = self.familiarity(drawn.features)
-        mask = probability > self.threshold
-        fused = replace(fused, probability=probability, mask=mask, unrefined=unrefined, familiarity=familiarity)
-        return self._finish(fused)
-
-    def at_size(self, segmentation: Segmentation, size: tuple[int, int]) -> Segmentation:
-        """Resize the maps of a segmentation, which may be that of another rule than the model's own.
-
-        A probability is resized before it is calibrated, as in :meth:`fuse`: resizing a calibrated one is another.
-        """
-        plain = segmentation.uncalibrated or segmentation
-        probability, mean = (resize_soft(one.float(), size) for one in (plain.probability, plain.samples.mean(1)))
-        unrefined = None if plain.unrefined is None else resize_soft(plain.unrefined.float(), size)
-        uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
-        return self._finish(Segmentation(plain.samples, probability, uncertainty, mask, unrefined, prior=plain.prior))
-
-    def _finish(self, plain: Segmentation) -> Segmentation:
-        """Draw contours and calibrate."""
-        inner, outer = (None, None) if self.conformal is None else self.conformal.contours(plain.probability)
-        if self.calibration is None:
-            return replace(plain, inner=inner, outer=outer)
-        probability, unrefined = self.calibration(plain.probability), plain.unrefined
-        return replace(
-            plain,
-            probability=probability,
-            mask=probability > self.threshold,
-            unrefined=None if unrefined is None else self.calibration(unrefined),
-            uncalibrated=plain,
-            inner=inner,
-            outer=outer,
-        )
-
-    def fuse_by(self, fusion: Fusion, drawn: Drawn, size: tuple[int, int]) -> Segmentation:
-        """Fuse what was drawn into a segmentation at ``size`` by a rule, and do no more."""
-        drawn = drawn.each(nest) if self.nested else drawn
-        samples, prior = drawn.samples, drawn.prior
-        probability, mean = fusion(*self._voters(drawn)), samples.mean(1)
-        if self.nested:
-            probability = nest(probability)
-        probability, mean = resize_soft(probability, size), resize_soft(mean, size)
-        uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
-        return Segmentation(samples, probability, uncertainty, mask, prior=prior)
+        if self.refinement is None:
+            return fused
+        grid = (int(drawn.samples.shape[-2]), int(drawn.samples.shape[-1]))
+        small = self.fuse_by(self.fusion, drawn, grid)
+        try:
+            refined = self.refinement(image, small.samples, small.probability, self.nested, keys)
+        except ModuleNotFoundError as error:  # a checkpoint may come to a machine without a compiler
+            warnings.warn(f"Masks are not refined: {error}", stacklevel=2)
+            return fused
+        probability = resize_soft(refined, size)
+        return replace(fused, probability=probability, mask=probability > self.threshold, unrefined=fused.probability)
 
     def _voters(self, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
         """Return what is fused, and its weights: the samples, and the prior where it has a share of the votes."""
         samples, prior = drawn.samples, drawn.prior
         if prior is None or not self.prior_share:
-            return samples, None
+            return super()._voters(drawn)
         weights = samples.new_ones(samples.shape[1] + 1)
+        weights[:-1] *= 1 if drawn.weights is None else drawn.weights.to(weights)
         weights[-1] = samples.shape[1] * self.prior_share / (1 - self.prior_share)
         return torch.cat([samples, prior[:, None]], 1), weights
 
@@ -417,52 +345,30 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
             self.trainer.should_stop = True
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``."""
-        segmentation = self.segment(
-            batch["image"], self.val_num_samples, self.val_num_steps, keys=self.noise_keys(batch)
-        )
+        """Segment with few samples and steps; log the Dice of cases on the model's grid, ``val/dice``.
+
+        At the end ``val/score`` is logged, too: see :class:`~diffmedseg.models.validation.ValidationScore`.
+        """
+        few = self.val_num_samples, self.val_num_steps
+        drawn, grid, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
+        segmentation = self.fuse(drawn, size, grid, keys)
         self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        self.val_score.update(segmentation, batch)
         return {"segmentation": segmentation}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image.
+    def on_validation_epoch_start(self) -> None:
+        """Count images anew."""
+        super().on_validation_epoch_start()
+        self.val_score.reset()
 
-        Without a callback that scores them, the Dice of cases at native resolution is logged: ``test/dice``, or one for
-        each region.
-        """
-        start = time.perf_counter()
-        segmentation = self.segment(batch["image"], keys=self.noise_keys(batch))
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        seconds = (time.perf_counter() - start) / len(batch["image"])
-        if self.scores_its_tests:
-            self._score(segmentation, batch)
-        return {"segmentation": segmentation, "seconds": seconds}
-
-    def _score(self, segmentation: Segmentation, batch: Batch) -> None:
-        """Log the Dice of a test, of cases of which each may have a size of its own."""
-        scores = cast(Sequence[Dice], self.test_dice)
-        for i, case in enumerate(batch["case"]):
-            reference, window, seen = batch["reference"][i], batch["window"][i], batch["field_of_view"][i]
-            size = (int(reference.shape[-2]), int(reference.shape[-1]))
-            mask = self.at_size(segmentation.only(i), size if window is None else window.size).mask
-            mask = mask if window is None else window.place(mask, size)
-            truth = majority(reference).bool()
-            if seen is not None:
-                mask, truth = mask & seen, truth & seen
-            for k, score in zip(range(len(self.regions)), scores, strict=False):
-                score.update(mask[:, k : k + 1], truth[None, k : k + 1], [case])
-        for region, score in zip(self.regions, scores, strict=False):  # DiffSeg finds the first alone
-            name = f"test/{region}/dice" if len(self.regions) > 1 else "test/dice"
-            self.log(name, score, on_epoch=True, batch_size=len(batch["image"]))
-
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Segmentation:
-        """Segment the images of a batch; a batch of images alone will do."""
-        if isinstance(batch, Tensor):
-            return self.segment(batch)
-        check_batch(batch, ("image",), len(self.channels), len(self.regions), False)
-        return self.segment(batch["image"], keys=batch.get("case"))
+    def on_validation_epoch_end(self) -> None:
+        """Log the score by which checkpoints are chosen, and warn of a model that finds nothing."""
+        self.log("val/score", self.val_score.compute())
+        problems = self.val_score.find_empty_answers()
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            for problem in problems:
+                _log.warning("Step %d: %s %s", self.global_step, problem, _EMPTY_REMEDY)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.
@@ -483,9 +389,9 @@ class DiffusionSegmenter(StoredModule, BatchedModule, ABC):
         }
 
 
-def sample_generators(seed: int, keys: Sequence[str], num_samples: int) -> Generators:
-    """Return the generator of each sample of each image: the first of many samples are those of few."""
-    return [[keyed_generator(seed, key, s) for s in range(num_samples)] for key in keys]
+def sample_generators(seed: int, keys: Sequence[str], samples: range) -> Generators:
+    """Return the generator of each sample of each image, by the samples' numbers."""
+    return [[keyed_generator(seed, key, s) for s in samples] for key in keys]
 
 
 def _leave_familiarity_out(module: DiffusionSegmenter, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
 from diffmedseg.configurable import Configurable, describe, is_unrecorded, public_path, to_config
 from diffmedseg.plugins import trusted_packages
+from diffmedseg.versions import installed_versions
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 #: Arguments that users change on a model that is built; checkpoints store them as they are then.
 _CHANGEABLE = (
     *("threshold", "num_samples", "num_steps", "val_num_samples", "val_num_steps", "seed", "prior_share"),
-    *("fusion", "refinement", "calibration", "conformal", "familiarity", "least_contrast", "value_range"),
+    *("fusion", "refinement", "calibration", "conformal", "familiarity", "least_contrast", "value_range", "tta"),
 )
 
 
@@ -56,6 +57,7 @@ class StoredModule(Configurable, LightningModule):
         checkpoint["learned_from"] = self.learned_from
         checkpoint["initialisation"] = self.initialisation
         if self._trainer is not None:
+            checkpoint["versions"] = installed_versions()
             checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

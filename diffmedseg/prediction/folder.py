@@ -16,7 +16,7 @@ import yaml
 from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.outputs import CONTOURS, MAPS, Outputs, label_values
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.wording import first_names
@@ -99,7 +99,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     samples_suffix: ClassVar[str]
 
     def __init__(
-        self, folder: Path, model: DiffusionSegmenter, settings: dict[str, Any], outputs: Outputs | None = None
+        self, folder: Path, model: Segmenter, settings: dict[str, Any], outputs: Outputs | None = None
     ) -> None:
         self.folder, self.regions, self.nested = folder, tuple(model.regions), model.nested
         self.outputs = outputs or Outputs()

@@ -16,7 +16,8 @@ from torch import Tensor
 from diffmedseg.crf import crf_is_available
 from diffmedseg.errors import DataError
 from diffmedseg.familiarity import describe_unfamiliar
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.models.views import TTA
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn, Segmentation
 from diffmedseg.wording import count
@@ -37,6 +38,7 @@ class Settings:
         value_range: What becomes black and white in pictures of more than 8 bits; None for the model's own.
         threshold: Where the probability exceeds it, after calibration where there is one, is the mask; None for the
             model's own. It changes no sample.
+        tta: Test-time augmentation; None for the model's own.
     """
 
     num_samples: int | None = None
@@ -45,21 +47,27 @@ class Settings:
     bf16: bool = False
     value_range: tuple[float, float] | None = None
     threshold: float | None = None
+    tta: TTA | None = None
 
-    def filled_from(self, model: DiffusionSegmenter) -> "Settings":
-        """Fill in the model's own."""
+    def filled_from(self, model: Segmenter) -> "Settings":
+        """Fill in the model's own; an ensemble leaves to its members what they have of their own.
+
+        Raises:
+            ValueError: If there are fewer samples than members and views.
+        """
         return replace(
             self,
-            num_samples=model.num_samples if self.num_samples is None else self.num_samples,
+            num_samples=model.count_samples(self.num_samples, self.tta),
             num_steps=model.num_steps if self.num_steps is None else self.num_steps,
             seed=model.seed if self.seed is None else self.seed,
             value_range=model.value_range if self.value_range is None else self.value_range,
+            tta=model.tta if self.tta is None else self.tta,
         )
 
     def stored(self) -> dict[str, Any]:
-        """Return what ``predictions.yaml`` says; a threshold only where it is not the model's own."""
-        said = asdict(self)
-        return {name: value for name, value in said.items() if name != "threshold" or value is not None}
+        """Return what ``predictions.yaml`` says; threshold and augmentation only where they are not the usual ones."""
+        usual = {"threshold": (None,), "tta": (None, "none")}
+        return {name: value for name, value in asdict(self).items() if value not in usual.get(name, ())}
 
     def decide(self, result: Segmentation) -> Segmentation:
         """Apply the threshold to a segmentation; contours are kept inside and outside of the mask."""
@@ -170,7 +178,7 @@ def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
         )
 
 
-def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter, settings: Settings) -> Drawn:
+def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
     """Draw the samples of a batch, on the CPU.
 
     Args:
@@ -184,7 +192,7 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
     """
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
-            drawn = model.sample(images, settings.num_samples, settings.num_steps, settings.seed, keys)
+            drawn = model.sample(images, settings.num_samples, settings.num_steps, settings.seed, keys, settings.tta)
     except torch.OutOfMemoryError as error:
         raise DataError(f"{model.device} has too little memory: lower --batch_size, or use --device cpu.") from error
     if not torch.isfinite(drawn.samples).all():
@@ -195,14 +203,20 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: DiffusionSegmenter,
     return replace(drawn.each(Tensor.cpu), features=features)  # waits for the device
 
 
-def note_unfamiliar(model: DiffusionSegmenter, familiarity: Tensor | None) -> str:
+def note_unfamiliar(model: Segmenter, familiarity: Tensor | None) -> str:
     """Return the note on an image whose familiarity (1,) is low; empty where it is not, or there is none."""
     if model.familiarity is None or familiarity is None or float(familiarity) > model.familiarity.level:
         return ""
     return describe_unfamiliar(float(familiarity))
 
 
-def fingerprint(model: DiffusionSegmenter) -> str:
+def describe_model(model: Segmenter) -> dict[str, Any]:
+    """Return what ``predictions.yaml`` says of a model: its fingerprint, and of an ensemble that of each member."""
+    members = {name: fingerprint(member) for name, member in model.members.items()}
+    return {"model": fingerprint(model)} | ({"members": members} if members else {})
+
+
+def fingerprint(model: Segmenter) -> str:
     """Return a digest of the weights, and of what turns samples into masks."""
     shape = model.threshold, model.nested, model.image_size, model.channels, model.regions
     calibration = None if model.calibration is None else (type(model.calibration).__name__, vars(model.calibration))
@@ -216,7 +230,8 @@ def fingerprint(model: DiffusionSegmenter) -> str:
         refinement,
         sorted(model.hparams.items(), key=str),
     )
-    digest = blake2b(repr(rule).encode(), digest_size=8)
+    members = [fingerprint(member) for member in model.members.values()]
+    digest = blake2b((repr(rule) + "".join(members)).encode(), digest_size=8)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())

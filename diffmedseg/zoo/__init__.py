@@ -1,11 +1,18 @@
-"""Pretrained models: listing, loading, exporting, verifying.
+"""Pretrained models: listing, loading, exporting, verifying, publishing.
 
-An entry is a folder with ``config.yaml`` (what rebuilds the model), ``model.safetensors`` (averaged weights),
-``run.yaml`` (what trains it again), ``cases.csv`` and, of newer runs, ``metrics.json`` (what it reached), where the
-data's licence allows it ``cases.png`` (its worst, median and best cases), ``example.safetensors`` (an input and what
-the model made of it) and ``README.md`` (the card). ``registry.yaml`` names the entries and the hash of each file but
-the card. A recipe, which nobody has trained yet, has ``run.yaml`` and a card alone. Nothing is ever unpickled, hashes
-are checked first, and only classes of diffmedseg, and of packages that the user trusts by name, are built.
+An entry is a folder with these files:
+
+- ``config.yaml``: what rebuilds the model; ``model.safetensors``: its averaged weights.
+- ``run.yaml``: what trains it again.
+- ``cases.csv`` and, of newer runs, ``metrics.json``: what it reached.
+- ``cases.png``: its worst, median and best cases, where the data's licence allows it.
+- ``example.safetensors``: an input, and what the model made of it.
+- ``README.md``: the card, written from these files and the registry.
+
+``registry.yaml`` has what is known of each entry, its version, the hash of each file but the card, and the names of
+retired entries with their successors. A recipe, which nobody has trained yet, has ``run.yaml`` and a card alone.
+Nothing is ever unpickled, hashes are checked first, and only classes of diffmedseg, and of packages that the user
+trusts by name, are built.
 
 Each name is imported when it is first used: listing a zoo needs no torch.
 """
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
         build as build,
         checkpoint_config as checkpoint_config,
     )
+    from diffmedseg.zoo.changing import retire as retire, rewrite_card as rewrite_card
     from diffmedseg.zoo.exporting import add_recipe as add_recipe, export as export
     from diffmedseg.zoo.loading import (
         load_checkpoint as load_checkpoint,
@@ -35,10 +43,12 @@ if TYPE_CHECKING:
         pretrained_denoiser as pretrained_denoiser,
         write_initialisation as write_initialisation,
     )
+    from diffmedseg.zoo.pushing import push as push
     from diffmedseg.zoo.registry import Entry as Entry
     from diffmedseg.zoo.source import (
         Source as Source,
         current_source as current_source,
+        filter_entries as filter_entries,
         list_pretrained as list_pretrained,
     )
 
@@ -48,6 +58,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.errors": ["ZooError"],
         "diffmedseg.files": ["file_sha256"],
         "diffmedseg.zoo.building": ["allowed_classes", "build", "checkpoint_config"],
+        "diffmedseg.zoo.changing": ["retire", "rewrite_card"],
         "diffmedseg.zoo.exporting": ["add_recipe", "export"],
         "diffmedseg.zoo.loading": ["load_checkpoint", "load_entry", "load_model", "load_pretrained"],
         "diffmedseg.zoo.pretrained": [
@@ -56,7 +67,8 @@ __getattr__, __dir__, __all__ = lazy_names(
             "pretrained_denoiser",
             "write_initialisation",
         ],
+        "diffmedseg.zoo.pushing": ["push"],
         "diffmedseg.zoo.registry": ["Entry"],
-        "diffmedseg.zoo.source": ["Source", "current_source", "list_pretrained"],
+        "diffmedseg.zoo.source": ["Source", "current_source", "filter_entries", "list_pretrained"],
     },
 )

@@ -1,192 +1,229 @@
-"""The cards of entries, and the table of all of them."""
+"""The cards of entries, and the table of all of them.
+
+A card is made of the files of its entry and of what the registry says: it can be written again at any time.
+"""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.zoo.registry import CARD, CASES, PICTURE, Entry
+import yaml
+
+from diffmedseg.atomic import write_alone
+from diffmedseg.zoo.front_matter import front_matter
+from diffmedseg.zoo.registry import CARD, CASES, CONFIG, PICTURE, RUN, Entry
 from diffmedseg.zoo.robustness import robustness_section
 
+_LOWEST = 5  # cases that are named
 
-def write_card(
-    folder: Path,
-    name: str,
-    entry: Entry,
-    model: dict[str, Any],
-    run: dict[str, Any],
-    steps: int,
-    notes: str,
-    unseen: str,
-) -> None:
-    """Write ``README.md`` of a trained entry.
+
+def write_card(folder: Path, name: str, entry: Entry) -> None:
+    """Write ``README.md`` of an entry, with the front matter of the Hugging Face Hub.
 
     Args:
-        folder: The entry's folder.
+        folder: The entry's folder, with all its other files.
         name: Name of the entry.
         entry: What the registry says of it.
-        model: The model's config.
-        run: The run's resolved config.
-        steps: Optimiser steps of the chosen checkpoint.
-        notes: What else to say.
-        unseen: Why there is no picture of cases; empty where there is one.
     """
-    from diffmedseg.metrics.table import read_cases  # needs torch, which the table below does without
-
-    command = "a script of its author; run.yaml beside this card has the settings of model and data"
-    if entry.metrics and entry.metrics.command:
-        command = f"`{entry.metrics.command}`, where run.yaml lies beside this card"
-    init, batch = model["init_args"], run["data"]["init_args"]["batch_size"]
-    scores = "\n".join(
-        f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
-        for region, found in (entry.metrics.scores if entry.metrics else {}).items()
-        for score, (mean, low, high) in found.items()
-    )
-    cropped = ""
-    if init.get("cropped"):
-        file = run["data"]["init_args"]["windows"]
-        cropped = (
-            "- **Windows**: it was trained on windows of pictures, and has to be shown such windows; `predict` takes "
-            f"them by --windows, and run.yaml names the file of its own ({file}).\n"
-        )
-    calibrated, before = "", run["model"]["init_args"].get("least_contrast")
-    if init.get("calibration"):
-        masks = "its masks are the same" if init.get("least_contrast") == before else "some of its masks became empty"
-        calibrated = (
-            f"- **Calibrated** on the validation cases after it was scored: {masks}, its probabilities (NLL, Brier "
-            "score) are others.\n"
-        )
-    rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:5]
-    worst = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
-    n = entry.metrics.cases if entry.metrics else 0
-    cases = f"{n} case{'s' * (n != 1)}, {entry.metrics.split}" if entry.metrics else ""
-    shown = (
-        f"It has no pictures of them: {unseen}. Where the data is,\n\n"
-        f"    diffmedseg zoo cases {name} --root /path/to/the/data\n\ndraws its worst, median and best cases."
-        if unseen
-        else f"![its worst, median and best cases]({PICTURE})\n\n"
-        f"By {entry.regions[0]}; cases without anything in which nothing was found are left out. Dice is that of the "
-        f"run, at native resolution, of two raters against the first, of more against their majority, which may be "
-        f"empty; the maps are those of the weights as they are here. Images: {entry.data}, {entry.licences['data']}."
-    )
-    (folder / CARD).write_text(
-        f"""# {name}
-
-{_network(entry, init)}, trained on {entry.data}
-for {steps} steps (batch {batch}, precision {run["trainer"]["precision"]}, seed {run["seed_everything"]})
-and scored by {command}.
-{notes}
-
-Research software: **not for diagnosis**.
-
-    from diffmedseg import load_pretrained
-
-    model = load_pretrained("{name}"{f", trust={entry.packages}" if entry.packages else ""})
-    result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size
-
-{_contract(entry)}
-- **Sampling**: samples: {entry.num_samples}; steps of each: {entry.num_steps}; fused by {entry.fusion}.
-{_packages(name, entry)}{cropped}{calibrated}
-## Scores
-
-Of the run, before the weights were stored as they are here: means over {cases}, at native
-resolution, with 95 % bootstrap intervals over cases; two empty masks count 1. All, per case: `cases.csv`.
-
-| region | score | mean | 95 % interval |
-|---|---|---|---|
-{scores}
-
-## Where it fails
-
-The lowest Dice: {worst}.
-
-{shown}
-
-{robustness_section(folder)}{_unfamiliar(init)}{_licence(entry)}
-""",
-        encoding="utf-8",
-    )
+    run = yaml.safe_load((folder / RUN).read_text(encoding="utf-8"))
+    if entry.status == "recipe":
+        parts = _recipe_parts(name, entry, run)
+    else:
+        parts = _parts(folder, name, entry, yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), run)
+    text = front_matter(name, entry) + "\n" + "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+    write_alone(folder / CARD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_recipe_card(folder: Path, name: str, entry: Entry, run: dict[str, Any], notes: str) -> None:
-    """Write ``README.md`` of an entry that nobody has trained yet.
+def _parts(folder: Path, name: str, entry: Entry, model: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """Return the paragraphs and sections of a trained entry's card, in order."""
+    init = model["init_args"]
+    trust = f", trust={entry.packages}" if entry.packages else ""
+    return [
+        f"# {name}",
+        f"{_network(entry, init)}, trained on {entry.data}. Version {entry.version}.",
+        "Research software: **not for diagnosis**.",
+        entry.notes,
+        "## Use",
+        f"""    from diffmedseg import load_pretrained
 
-    Args:
-        folder: The entry's folder.
-        name: Name of the entry.
-        entry: What the registry says of it.
-        run: All settings of the run.
-        notes: What else to say.
-    """
+    model = load_pretrained("{name}"{trust})
+    result = model.segment(image)  # a PIL image, an array or a tensor; result.mask has its size""",
+        _contract(entry, _cropped(init, run)),
+        _scores(folder, entry),
+        _failures(folder, name, entry),
+        robustness_section(folder),
+        _calibration(init, run),
+        _weights(entry),
+        _training(entry, run),
+        _licence(entry),
+        _changelog(entry),
+    ]
+
+
+def _recipe_parts(name: str, entry: Entry, run: dict[str, Any]) -> list[str]:
+    """Return the paragraphs and sections of the card of an entry that nobody has trained yet, in order."""
     trainer = run["trainer"]
-    (folder / CARD).write_text(
-        f"""# {name}
-
-A recipe: {_network(entry, run["model"]["init_args"])}, for {entry.data}; all settings: run.yaml beside this card.
-**Nobody has trained it yet**: it has no weights, and no numbers.
-{notes}
-
-    diffmedseg fit -c run.yaml --data.root /path/to/the/data
-    diffmedseg export runs/{run["experiment"]}/version_0 --name {name.rpartition(".")[0]}.mine
-
-- **Training**: {trainer["max_steps"]} steps at most, batch {run["data"]["init_args"]["batch_size"]}, precision \
-{trainer["precision"]}, seed {run["seed_everything"]}.
-{_contract(entry)}
-
-{_licence(entry)}
-""",
-        encoding="utf-8",
-    )
+    return [
+        f"# {name}",
+        f"A recipe: {_network(entry, run['model']['init_args'])}, for {entry.data}. `run.yaml` beside this card has "
+        "all settings. **Nobody has trained it yet**: it has no weights and no scores.",
+        entry.notes,
+        "## Use",
+        f"""    diffmedseg fit -c run.yaml --data.root /path/to/the/data
+    diffmedseg export runs/{run["experiment"]}/version_0 --name {name.rpartition(".")[0]}.mine""",
+        f"Training takes at most {trainer['max_steps']} steps (batch {run['data']['init_args']['batch_size']}, "
+        f"precision {trainer['precision']}, seed {run['seed_everything']}).",
+        _contract(entry),
+        _licence(entry),
+        _changelog(entry),
+    ]
 
 
 def _network(entry: Entry, init: Mapping[str, Any]) -> str:
-    size = init["denoiser"]["init_args"].get("size")
+    arguments = init["denoiser"]["init_args"]
     title = entry.network or init["denoiser"]["class_path"].rpartition(".")[2]
-    return f"{title}, size {size}" if size else title
+    settings = [f", {key} {arguments[key]}" for key in ("size", "encoder") if arguments.get(key)]
+    return title + "".join(settings)
 
 
-def _contract(entry: Entry) -> str:
-    return f"""\
-- **Input**: {len(entry.input.channels)} channels ({", ".join(entry.input.channels)}), resized to \
-{entry.input.size[0]} x {entry.input.size[1]} px; float is
-  taken as [-1, 1] ({entry.input.normalisation}), uint8 as [0, 255].
-- **Learned from**: {entry.learned_from}.
-- **Output**: {", ".join(entry.regions)}; foreground where the probability exceeds {entry.threshold}."""
+def _contract(entry: Entry, windows: str = "") -> str:
+    """Return what an entry takes and gives, as a table."""
+    channels, (height, width) = ", ".join(entry.input.channels), entry.input.size
+    packages = ", ".join(entry.packages)
+    rows = {
+        "Input": f"{len(entry.input.channels)} channels ({channels}), resized to {height} x {width} px. "
+        f"Float images are read as [-1, 1] ({entry.input.normalisation}), uint8 images as [0, 255].",
+        "Output": f"{', '.join(entry.regions)}. Foreground is where the probability exceeds {entry.threshold:.4g}.",
+        "Sampling": f"{_count(entry.num_samples, 'sample')} of {_count(entry.num_steps, 'step')}, fused by "
+        f"{entry.fusion}.",
+        "Learned from": f"{entry.learned_from}.",
+        "Windows": windows,
+        "Needs": packages
+        and f"the code of {packages}, which is not part of this entry: pass `trust={entry.packages}`.",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in rows.items() if text)])
 
 
-def _unfamiliar(init: Mapping[str, Any]) -> str:
-    fitted = init.get("familiarity")
-    return f"{familiarity_note(fitted['init_args']['cases'])}\n" if fitted else ""
-
-
-def familiarity_note(cases: int) -> str:
-    """Return what a card says of a warning of unfamiliar images that was fitted to so many validation cases."""
-    return (
-        "## Unfamiliar images\n\n"
-        f"`result.familiarity` says how usual an image is among the {cases} validation cases. `predict` warns\n"
-        "of images that look unlike these.\n"
-    )
-
-
-def _packages(name: str, entry: Entry) -> str:
-    if not entry.packages:
+def _cropped(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    if not init.get("cropped"):
         return ""
     return (
-        f"- **Needs** the package{'s' * (len(entry.packages) > 1)} {', '.join(entry.packages)}, whose code is not part "
-        f"of this entry: `load_pretrained({name!r}, trust={entry.packages})`.\n"
+        "The model was trained on windows of pictures: show it such windows. `predict --windows FILE` takes them. "
+        f"The windows of its training are in {run['data']['init_args']['windows']}."
     )
+
+
+def _scores(folder: Path, entry: Entry) -> str:
+    from diffmedseg.metrics.table import read_cases
+
+    if entry.metrics is None:
+        return ""
+    cases = read_cases(folder / CASES)
+    patients = len({row.patient or row.case for row in cases})
+    over = f"{patients} patients" if patients < len({row.case for row in cases}) else "cases"
+    rows = [
+        f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
+        for region, found in entry.metrics.scores.items()
+        for score, (mean, low, high) in found.items()
+    ]
+    table = "\n".join(["| region | score | mean | 95 % interval |", "|---|---|---|---|", *rows])
+    return f"""## Scores
+
+{table}
+
+Means over {_count(entry.metrics.cases, "case")} of the split: {entry.metrics.split}. Scores are computed at native
+resolution, with the weights before they were rounded. Intervals are bootstrap intervals over {over}. Two empty
+masks count 1. `cases.csv` has the scores of every case."""
+
+
+def _failures(folder: Path, name: str, entry: Entry) -> str:
+    from diffmedseg.metrics.table import read_cases  # needs torch, which the table below does without
+
+    rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:_LOWEST]
+    lowest = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
+    shown = _picture(entry) if PICTURE in entry.sha256 else (
+        f"There is no picture of these cases: {entry.unpictured or 'the author left it out'}. With the data at hand, "
+        "this command draws the worst, median and best cases:\n\n"
+        f"    diffmedseg zoo cases {name} --root /path/to/the/data"
+    )  # fmt: skip
+    return f"## Where it fails\n\nThe lowest Dice: {lowest}.\n\n{shown}"
+
+
+def _picture(entry: Entry) -> str:
+    where = f", {entry.url}" if entry.url else ""
+    return f"""![the worst, median and best cases]({PICTURE})
+
+Blue: the masks of the raters. Orange: the mask of the model. Cases are chosen by the Dice of {entry.regions[0]}.
+Cases without reference and without a found region are left out. Dice is that of the run, at native resolution: of two
+raters against the first, of more raters against their majority. The maps are those of the stored weights.
+
+Images: {entry.data} ({entry.citation}{where}), licence {entry.licences["data"]}. They were resized, and outlines were
+drawn on them."""
+
+
+def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Return what was fitted to the validation cases after training."""
+    said = []
+    if init.get("calibration"):
+        before = run["model"]["init_args"].get("least_contrast")
+        masks = "did not change" if init.get("least_contrast") == before else "changed: some became empty"
+        said.append(f"- **Calibrated** probabilities, fitted after the model was scored. Its masks {masks}.")
+    if init.get("conformal"):
+        fit = init["conformal"]["init_args"]
+        said.append(
+            f"- **Conformal contours**, fitted to {_count(fit['cases'], 'case')}: in {100 * fit['coverage']:.0f} % of "
+            f"new cases, the outer contour holds at least {100 * fit['share']:.0f} % of the region."
+        )
+    if init.get("familiarity"):
+        cases = init["familiarity"]["init_args"]["cases"]
+        said.append(
+            f"- **Unfamiliar images**: `result.familiarity` says how usual an image is among the {cases} validation "
+            "cases. `predict` warns of images that look unlike these."
+        )
+    return "## Fitted to validation cases\n\n" + "\n".join(said) if said else ""
+
+
+def _weights(entry: Entry) -> str:
+    stored = f" {entry.storage.summary()}" if entry.storage else ""
+    return f"## Weights\n\n{entry.bytes / 1e6:.1f} MB of safetensors.{stored}"
+
+
+def _training(entry: Entry, run: Mapping[str, Any]) -> str:
+    batch, trainer = run["data"]["init_args"]["batch_size"], run["trainer"]
+    steps = f"{_count(entry.steps, 'optimiser step')} (" if entry.steps else "("
+    how = "A script of its author trained it. `run.yaml` has the settings of model and data."
+    if entry.metrics and entry.metrics.command:
+        how = f"`{entry.metrics.command}` trains and scores it again. `run.yaml` lies beside this card."
+    text = f"{steps}batch {batch}, precision {trainer['precision']}, seed {run['seed_everything']})."
+    return f"## Training\n\n{text} {how}\n\n{_versions(entry)}"
+
+
+def _versions(entry: Entry) -> str:
+    names = [name for name in entry.exported_with | entry.trained_with]
+    if not names:
+        return ""
+    rows = [
+        f"| {n} | {entry.trained_with.get(n, 'unknown')} | {entry.exported_with.get(n, 'unknown')} |" for n in names
+    ]
+    return "\n".join(["| package | trained with | exported with |", "|---|---|---|", *rows])
 
 
 def _licence(entry: Entry) -> str:
+    works = [work for work in (entry.citation, *entry.papers) if work]
+    cite = f"\n\nPlease cite: {'; '.join(works)}" if works else ""
+    data = f"{entry.data}, {entry.licences['data']}{f' ({entry.url})' if entry.url else ''}"
     return f"""## Licence
 
-Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {entry.licences["data"]}.
-{_citation(entry)}"""
+Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {data}.{cite}"""
 
 
-def _citation(entry: Entry) -> str:
-    works = [work for work in (entry.citation, *entry.papers) if work]
-    return f"Please cite: {'; '.join(works)}" if works else ""
+def _changelog(entry: Entry) -> str:
+    return "## Changes\n\n" + "\n".join(f"- {line}" for line in entry.changelog) if entry.changelog else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _interval(low: float, high: float, digits: int) -> str:

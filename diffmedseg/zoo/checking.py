@@ -23,11 +23,16 @@ _KEY = "example"
 _COARSE = 6  # pixels: blobs that differ in size with the grid
 
 
-def write_example(model: DiffusionSegmenter, path: Path) -> None:
-    """Write an input, which is made up and smooth, and what the model makes of it."""
+def example_image(model: DiffusionSegmenter) -> torch.Tensor:
+    """Return a made-up, smooth input, (1, C, H, W) in [-1, 1]; float16."""
     shape = (1, len(model.channels), _COARSE, _COARSE)
     coarse = torch.rand(shape, generator=keyed_generator(_KEY)) * 2 - 1
-    image = F.interpolate(coarse, model.image_size, mode="bicubic").clamp(-1, 1).half()
+    return F.interpolate(coarse, model.image_size, mode="bicubic").clamp(-1, 1).half()
+
+
+def write_example(model: DiffusionSegmenter, path: Path) -> None:
+    """Write the made-up input, and what the model makes of it."""
+    image = example_image(model)
     path.write_bytes(save({"image": image, "probability": _segment(model, image).half()}))
 
 

@@ -1,11 +1,8 @@
 """Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
-import math
-import os
-import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from diffmedseg.atomic import lock_folder, temporary_folder
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
@@ -21,31 +17,30 @@ from diffmedseg.files import FormatError, file_sha256, read_yaml
 from diffmedseg.metrics.cases import CaseScore, summarise
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.denoiser import Denoiser
-from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages, whole
-from diffmedseg.zoo.card import write_card, write_recipe_card
-from diffmedseg.zoo.checking import write_example
+from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.versions import installed_versions
+from diffmedseg.zoo.adding import new_entry
+from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages
+from diffmedseg.zoo.checking import example_image, write_example
 from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run, read_settings
 from diffmedseg.zoo.registry import (
-    CARD,
     CASES,
     CONFIG,
     EXAMPLE,
     METRICS,
     PICTURE,
-    REGISTRY,
     ROBUSTNESS,
     RUN,
     WEIGHTS,
     Entry,
     Input,
     Metrics,
-    write_registry,
+    StorageType,
 )
 from diffmedseg.zoo.showing import show_cases
-from diffmedseg.zoo.source import Source, current_source
+from diffmedseg.zoo.storing import store_weights
 
 _CODE_LICENCE = "Apache-2.0"
-_FILES = {CARD, CASES, CONFIG, EXAMPLE, METRICS, PICTURE, ROBUSTNESS, RUN, WEIGHTS}  # of an entry
 #: Scores that the registry names; an entry's own files have all.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
 #: Settings of a data module that say which cases a run was scored on.
@@ -56,10 +51,12 @@ def export(
     run: Path,
     name: str,
     zoo: Path | None = None,
-    half: bool = True,
+    dtype: StorageType = "float16",
     notes: str = "",
     pictures: bool = True,
     trust: Collection[str] = (),
+    version: str = "1.0.0",
+    change: str = "First version.",
 ) -> Path:
     """Make a zoo entry of a finished run.
 
@@ -67,22 +64,24 @@ def export(
         run: The run's folder, with checkpoints, config.yaml and cases.csv; calibrated where it is.
         name: Name of the entry: model_data.tag, such as medsegdiff-v1_synthetic.tiny.
         zoo: The zoo's folder; None for the current one.
-        half: Store float16, half the size.
+        dtype: How parameters are stored. float16 halves the size, and is refused where outputs change.
         notes: What the card should say besides, such as the hardware, and where the model fails.
         pictures: Show its worst cases where the data's licence lets everybody hand images on. Else whoever has the data
             can draw them (`diffmedseg zoo cases`).
         trust: Packages besides diffmedseg whose classes may be built. The registry and the card name those that the
             model needs; their code is not part of the entry.
+        version: Of the entry: three numbers. An entry of this name is replaced where its version is lower.
+        change: What is new in this version, in one line.
 
     Returns:
         The entry's folder.
 
     Raises:
-        ZooError: If the run is not complete, its scores are not those of its model, the name is taken, or the zoo is
-            not a folder.
+        ZooError: If the run is not complete, its scores are not those of its model, the name is taken, the zoo is not a
+            folder, or the stored weights would give other outputs.
     """
     run = Path(run)
-    with _new_entry(name, zoo) as (folder, register):
+    with new_entry(name, zoo, version) as (folder, register):
         weights_path = best_checkpoint(run)
         for path in (weights_path, run / CASES):
             if not path.is_file():
@@ -92,16 +91,7 @@ def export(
         config, settings = checkpoint_config(checkpoint), read_run(run)
         model, data = build(config, trust), build_data(settings["data"], trust)  # refuses what no one could load
         settings = _portable(settings, data)
-        dtype = torch.float16 if half else torch.float32
-        weights = {
-            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for key, value in checkpoint["state_dict"].items()
-        }
-        if not all(torch.isfinite(value).all() for value in weights.values()):
-            raise ZooError(
-                f"The weights of {run} are not finite as {dtype}: export with half=False, or look at the run."
-            )
-        model.load_state_dict(whole(weights))
+        weights, storage = store_weights(model, checkpoint["state_dict"], dtype, data, example_image(model))
         (folder / WEIGHTS).write_bytes(save(weights))
         (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -110,21 +100,31 @@ def export(
                 shutil.copy(run / file, folder / file)
         write_example(model.eval(), folder / EXAMPLE)
         rows = read_cases(folder / CASES)
-        if not pictures:
-            unseen = "who made the entry left them out"
-        elif not data.info.may_be_shown:
-            unseen = f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
-        else:
-            unseen = show_cases(model, data, rows, folder / PICTURE)
+        unpictured = _draw_cases(model, data, rows, folder / PICTURE) if pictures else "the author left it out"
         by_command = (run / RUN_CONFIG).is_file()
         metrics = _metrics(rows, settings, "diffmedseg fit -c run.yaml" if by_command else "")
-        learned_from = checkpoint.get("learned_from", "masks")
         if start := checkpoint.get("initialisation"):
             notes = f"{notes} Fine-tuned from {start['source']}.".strip()
         packages = sorted({*foreign_packages(config), *foreign_packages(settings["data"])})
+        learned_from = checkpoint.get("learned_from", "masks")
         entry = _describe(folder, config["init_args"], data, learned_from, metrics, type(model.denoiser), packages)
-        write_card(folder, name, entry, config, settings, checkpoint["global_step"], notes, unseen)
-        return register(entry)
+        entry = replace(
+            entry, steps=checkpoint["global_step"], unpictured=unpictured, storage=storage,
+            trained_with=_trained_with(checkpoint),
+        )  # fmt: skip
+        return register(replace(entry, notes=notes, version=version, changelog=[f"{version}: {change}"]))
+
+
+def _draw_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: list[CaseScore], path: Path) -> str:
+    """Draw the worst cases where the licence of the data allows it; return why not, else nothing."""
+    if not data.info.may_be_shown:
+        return f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
+    return show_cases(model, data, rows, path)
+
+
+def _trained_with(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of packages that a checkpoint was trained with, as far as it says; Lightning always does."""
+    return dict(checkpoint.get("versions") or {"lightning": str(checkpoint["pytorch-lightning_version"])})
 
 
 def _check_scores(run: Path) -> None:
@@ -164,7 +164,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
     Raises:
         ZooError: If the file is not of this kind, the name is taken, or the zoo is not a folder.
     """
-    with _new_entry(name, zoo) as (folder, register):
+    with new_entry(name, zoo) as (folder, register):
         try:
             settings = read_yaml(Path(config))
             init, data = settings["model"]["init_args"], build_data(settings["data"], trust)
@@ -181,51 +181,7 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         packages = sorted({*foreign_packages(settings["model"]), *foreign_packages(settings["data"])})
         entry = _describe(folder, init, data, learned_from, None, denoiser, packages)
-        write_recipe_card(folder, name, entry, settings, notes)
-        return register(entry)
-
-
-@contextmanager
-def _new_entry(name: str, zoo: Path | None) -> Iterator[tuple[Path, Callable[[Entry], Path]]]:
-    """Give a folder to write into, and what puts it, whole, into the zoo and the registry.
-
-    Raises:
-        ZooError: If the name is taken, or the zoo is not a folder.
-    """
-    source = current_source() if zoo is None else Source(zoo)
-    if source.remote:
-        raise ZooError(f"{source.location} cannot be written to: name a folder, with --folder.")
-    place = source.entry_folder(name)
-    if not re.fullmatch(r"[^_.]+_[^.]+\..+", name):
-        raise ZooError(
-            f"{name!r} does not say what the entry is: model_data.tag, such as medsegdiff-lite_isic2017.mine."
-        )
-
-    def entries() -> dict[str, Entry]:
-        return source.entries() if (source.folder / REGISTRY).is_file() else {}
-
-    def refuse_taken() -> None:
-        foreign = [path for path in place.glob("*") if path.name not in _FILES]
-        if name in entries() or foreign or place.is_file():
-            raise ZooError(f"{source.folder} has an entry {name!r} already: choose another tag.")
-
-    refuse_taken()
-    source.folder.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(place) as folder:
-        folder.mkdir()
-
-        def register(entry: Entry) -> Path:
-            for path in folder.iterdir():
-                path.chmod(0o644)  # safetensors writes for the owner alone
-            with lock_folder(source.folder, wait=math.inf):  # others may export at the same time
-                refuse_taken()
-                if place.is_dir():  # an export that was killed before it was registered
-                    shutil.rmtree(place)
-                os.replace(folder, place)
-                write_registry(source.folder / REGISTRY, entries() | {name: entry})
-            return place
-
-        yield folder, register
+        return register(replace(entry, notes=notes, changelog=[f"{entry.version}: First version."]))
 
 
 def _describe(
@@ -259,6 +215,9 @@ def _describe(
         list(denoiser.papers),
         network=denoiser.title,
         packages=packages,
+        dataset=info.name,
+        url=info.url,
+        exported_with=installed_versions(),
     )
 
 

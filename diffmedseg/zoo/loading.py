@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors.torch import load_file
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from diffmedseg.checkpoints import cannot_be_loaded
 from diffmedseg.files import FormatError, expand_home, file_sha256, read_json, read_yaml
 from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.zoo.building import ZooError, build, checkpoint_config, checkpoint_run, whole
 from diffmedseg.zoo.registry import CONFIG, WEIGHTS, Entry
 from diffmedseg.zoo.source import Source, current_source
@@ -21,12 +22,27 @@ _Parts = tuple[Any, dict[str, torch.Tensor], str | None, dict[str, Any] | None]
 RUN_CONFIG = "config.yaml"  # of a run of the command line
 
 
-def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
+def load_model(name: str | Path | Sequence[str | Path], trust: Collection[str] = ()) -> Segmenter:
     """Load a model from wherever it is: a checkpoint, a run's folder or an entry of the zoo.
+
+    Several models together form an ensemble: a list of them, an experiment's folder (all its runs, such as seeds or
+    folds), or a pattern such as ``runs/chase.*/version_0``; see :class:`~diffmedseg.models.Ensemble`.
 
     Args:
         name: The file, the folder, or the name of the entry; a file or folder of that name comes first.
         trust: See :func:`load_pretrained`.
+
+    Raises:
+        ZooError: If there is nothing of that name, with similar names, the model cannot be loaded, or several models
+            do not agree in channels or regions.
+    """
+    from diffmedseg.zoo.members import load_ensemble  # above this module
+
+    return load_ensemble([name] if isinstance(name, str | Path) else name, trust)
+
+
+def load_single(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
+    """Load one model: a checkpoint, a run's folder or an entry of the zoo; see :func:`load_model`.
 
     Raises:
         ZooError: If there is nothing of that name, with similar names, or the model cannot be loaded.
@@ -39,11 +55,20 @@ def load_model(name: str | Path, trust: Collection[str] = ()) -> DiffusionSegmen
     raise source.nothing_named(str(name))
 
 
-def load_pretrained(name: str, trust: Collection[str] = ()) -> DiffusionSegmenter:
+@overload
+def load_pretrained(name: str, trust: Collection[str] = ()) -> DiffusionSegmenter: ...
+
+
+@overload
+def load_pretrained(name: Sequence[str], trust: Collection[str] = ()) -> Segmenter: ...
+
+
+def load_pretrained(name: str | Sequence[str], trust: Collection[str] = ()) -> Segmenter:
     """Load an entry: verified, with its averaged weights, in evaluation mode, on the CPU.
 
     Args:
-        name: Name of the entry, see :func:`~diffmedseg.zoo.source.list_pretrained`.
+        name: Name of the entry, see :func:`~diffmedseg.zoo.source.list_pretrained`. A list forms an ensemble, and may
+            hold runs and checkpoints, too; see :func:`load_model`.
         trust: Names of packages besides diffmedseg whose classes may be imported and built; see
             :mod:`diffmedseg.plugins`.
 
@@ -51,7 +76,7 @@ def load_pretrained(name: str, trust: Collection[str] = ()) -> DiffusionSegmente
         ZooError: If there is no such entry or it is a recipe, a file is missing or its sha256 is wrong, or the config
             names a class that is not ours and whose package is not trusted.
     """
-    return load_entry(current_source(), name, trust)
+    return load_entry(current_source(), name, trust) if isinstance(name, str) else load_model(name, trust)
 
 
 def load_entry(source: Source, name: str, trust: Collection[str] = ()) -> DiffusionSegmenter:

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from diffmedseg.atomic import lock_folder, write_alone
 from diffmedseg.errors import ZooError, suggest, unknown
 from diffmedseg.files import cache_folder, expand_home, file_sha256
-from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry
+from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry, read_retired
 
 
 class Source:
@@ -110,9 +110,10 @@ class Source:
                 write_alone(path, lambda temporary, content=fetched: temporary.write_bytes(content))  # type: ignore[misc]
 
     def has(self, name: str) -> bool:
-        """Whether there is an entry of this name, or one that had it before."""
+        """Whether there is an entry of this name, or one that had it before, or a retired one."""
         entries = self.entries()
-        return name in entries or any(name in entry.formerly for entry in entries.values())
+        former = {old for entry in entries.values() for old in entry.formerly}
+        return name in entries or name in former or name in read_retired(self.folder / REGISTRY)
 
     def nothing_named(self, name: str) -> ZooError:
         """Return the error for a name that is no file, no run and no entry; it suggests entries."""
@@ -134,6 +135,9 @@ class Source:
             if name in entry.formerly:
                 warnings.warn(f"The entry {name} is called {now} now.", FutureWarning, stacklevel=4)
                 return now, entry
+        if retired := read_retired(self.folder / REGISTRY).get(name):
+            reason = f": {retired.reason.rstrip('.')}" if retired.reason else ""
+            raise ZooError(f"The entry {name} was superseded by {retired.superseded_by}{reason}. Load that entry.")
         raise ZooError(f"{unknown('entry', name, sorted(entries))} The zoo is {self.location}.")
 
     def card(self, name: str) -> str:
@@ -158,7 +162,10 @@ class Source:
 
         address = self._address(file)
         try:
-            with fsspec.open(address, "rb") as opened:
+            remote = fsspec.open(address, "rb")
+            if file == REGISTRY:
+                remote.fs.invalidate_cache()  # of what was there or missing when it was asked last
+            with remote as opened:
                 content: bytes = opened.read()
         except Exception as error:  # every protocol has its own
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -186,3 +193,40 @@ def current_source() -> Source:
 def list_pretrained() -> list[str]:
     """Return the names of the entries that have weights."""
     return sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")
+
+
+def filter_entries(entries: Mapping[str, Entry], data: str | None = None, task: str | None = None) -> dict[str, Entry]:
+    """Return the entries for a data set or a task.
+
+    Args:
+        entries: By name.
+        data: Part of the name or title of the data set, such as ``isic``; case, spaces and signs do not matter.
+        task: Part of the name of a region that the entry finds, such as ``lesion``.
+
+    Raises:
+        ZooError: If no entry fits; the message says which data sets and regions there are.
+    """
+    if not entries:
+        return {}
+    titles = {name: [entry.data, entry.dataset] for name, entry in entries.items()}
+    regions = {name: entry.regions for name, entry in entries.items()}
+    known_titles = {entry.data for entry in entries.values()}
+    known_regions = {region for entry in entries.values() for region in entry.regions}
+    found = set(entries)
+    for kind, wanted, names, known in (
+        ("data set", data, titles, known_titles),
+        ("task", task, regions, known_regions),
+    ):
+        if wanted is None:
+            continue
+        fitting = {name for name, labels in names.items() if any(_plain(wanted) in _plain(one) for one in labels)}
+        if not fitting or not _plain(wanted):
+            raise ZooError(f"No entry of the zoo is for the {kind} {wanted!r}. There are: {', '.join(sorted(known))}.")
+        found &= fitting
+    if not found:
+        raise ZooError(f"No entry of the zoo is for the data set {data!r} and the task {task!r}.")
+    return {name: entries[name] for name in sorted(found)}
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.lower())

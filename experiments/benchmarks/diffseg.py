@@ -207,7 +207,7 @@ def _panel_row(
 
     maps, pictures = [], [image[0]]
     for level in levels:
-        [[generator]] = sample_generators(model.seed, case, 1)
+        [[generator]] = sample_generators(model.seed, case, range(1))
         found = NoisePredictionDifference(level, level)(noted, model.process, image, [generator], 1)
         maps.append(model._reduce(found)[0])
         if level == levels[len(levels) // 2]:
@@ -225,7 +225,7 @@ def _load(run: Path) -> tuple[DiffSegSegmenter, SegmentationDataModule]:
 
 @torch.inference_mode()
 def _maps(model: DiffSegSegmenter, batch: Batch, samples: int) -> Tensor:
-    generators = sample_generators(model.seed, batch["case"], samples)
+    generators = sample_generators(model.seed, batch["case"], range(samples))
     return model.difference_maps(batch["image"], generators, model.num_steps)
 
 

@@ -1,13 +1,13 @@
 """MedSegDiff-Lite's step network: ways against visible patches, the FF-Parser and dynamic encoding, after equal steps.
 
-``python experiments/benchmarks/lite_designs.py train /path/to/isic2017`` trains and scores what has no scores yet, and
-goes on with a run that was stopped; ``... train /path/to/lidc_slices --data lidc_slices`` does so on data with several
-raters. ``... collect`` gathers the scores of every case into lite_designs.csv beside this file, ``... table`` prints
+``python experiments/benchmarks/lite_designs.py train '[RUN, OTHER_RUN]'`` takes the condition networks of finished runs
+(one for each seed, of ``encoders.py`` for example), freezes them, and trains and scores a new step network of every
+variant that has no scores yet. So all variants of a seed share the condition network, and what differs is the step
+network. ``... collect`` gathers the scores of every case into lite_designs.csv beside this file, ``... table`` prints
 means and paired differences from today's network, and ``... cost`` prints operations and times of a step.
 
-Every run takes the same steps. It is scored on the same images, which are spread evenly over the seeded tenth
-of the training images (ISIC 2017) or over another fold than the reported one (LIDC). The last averaged weights are
-scored: no checkpoint is chosen.
+The runs' test images are scored, spread evenly: they have to be others than the reported ones, such as the seeded tenth
+(--data.reported tenth) or another fold. The last averaged weights are scored: no checkpoint is chosen.
 """
 
 from collections import defaultdict
@@ -17,21 +17,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from lightning import Trainer, seed_everything
 from rows import read_rows, with_earlier, write_rows
 from samples_and_steps import load_run
 from timing import hardware, median_seconds
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
-from training import train_run
 
+from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.configurable import to_config
 from diffmedseg.data import SegmentationDataModule
 from diffmedseg.data.batch import Batch
-from diffmedseg.errors import unknown
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import score_cases
 from diffmedseg.metrics.images import score_image
 from diffmedseg.models import DiffusionSegmenter, MedSegDiffLite
+from diffmedseg.models.encoders import weights_follow
+from diffmedseg.zoo.building import build
 
 SCORES = Path(__file__).with_suffix(".csv")
 RUN = ("data", "variant", "steps", "seed")
@@ -48,8 +51,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dynamic encoding": {"dynamic_encoding": True},
     "FF-Parser, dynamic encoding": {"ff_parser": True, "dynamic_encoding": True},
 }
-#: By data set: what keeps the images out that are reported.
-HELD_OUT = {"isic2017": ["--data.reported=tenth"], "lidc_slices": ["--data.fold=1"]}
 #: Scores of a case, by the column's title.
 TITLES = {
     "dice": "Dice",
@@ -65,69 +66,69 @@ SAMPLES = 8
 
 
 def train(
-    root: Path,
+    bases: list[Path],
     data: str = "isic2017",
     runs: Path = Path("runs/lite_designs"),
-    steps: int = 300,
-    image_size: int = 64,
-    seeds: list[int] = [0, 1],  # noqa: B006
+    steps: int = 600,
     only: list[str] = [],  # noqa: B006
-    lr: float = 5e-4,
     cases: int = 100,
-    settings: list[str] = [],  # noqa: B006
 ) -> None:
-    """Train and score every variant and seed that has no scores yet.
+    """Train and score every variant on every condition network, unless it has scores.
 
     Args:
-        root: Folder of the data set.
-        data: Name of the data set, one of HELD_OUT.
-        runs: Where runs are written.
-        steps: Training steps of every run.
-        image_size: In pixels.
-        seeds: Seeds of the new weights, the order and the noise.
+        bases: Folders of finished runs of MedSegDiff-Lite. Their places are the seeds.
+        data: Name of the data set, for the table.
+        runs: Where scores are written.
+        steps: Training steps of every step network.
         only: Names of VARIANTS; all when empty.
-        lr: Learning rate, of AdamW.
         cases: Images that are scored.
-        settings: Further settings of every run.
-
-    Raises:
-        ValueError: If nobody has said how to keep the reported images of the data set out.
     """
-    if data not in HELD_OUT:
-        raise ValueError(unknown("data set for these runs", data, list(HELD_OUT)))
-    common = [
-        "--encoder=lite0", "--model.encoder_lr=0.3", "--model.denoiser.decoder_channels=slim", f"--data.root={root}", *HELD_OUT[data], f"--data.image_size={image_size}",
-        "--data.batch_size=16", f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}",
-        "--trainer.precision=bf16-mixed", f"--model.optimizer.lr={lr}", "--logger=csv",
-        "--trainer.limit_val_batches=5", "--trainer.limit_test_batches=1",
-    ]  # fmt: skip
-    for seed in seeds:
+    for seed, base in enumerate(bases):
         for variant in only or VARIANTS:
-            changes = [f"--model.denoiser.{name}={value}" for name, value in VARIANTS[variant].items()]
-            folder, name = runs / data / str(steps), _name(variant, seed)
-            train_run(
-                folder, name, "medsegdiff-lite", data, [f"--seed_everything={seed}", *common, *settings, *changes]
-            )
-            score(folder / name / "version_0", cases)
+            output = runs / data / str(steps) / _name(variant, seed) / "designs.csv"
+            if output.is_file():
+                continue
+            print(output.parent.name, flush=True)
+            seed_everything(seed)
+            model, source = with_new_steps(base, VARIANTS[variant])
+            trainer = Trainer(
+                max_steps=steps, precision="bf16-mixed", gradient_clip_val=1.0, callbacks=[WarmupEMA()], logger=False,
+                limit_val_batches=0, num_sanity_val_steps=0, use_distributed_sampler=False, enable_progress_bar=False,
+                enable_model_summary=False, default_root_dir=output.parent, accelerator="cpu", devices=1,
+            )  # fmt: skip
+            trainer.fit(model, source)
+            score(model.eval(), source, output, cases)
+
+
+def with_new_steps(base: Path, options: Mapping[str, object]) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
+    """Build a run's model and data again, with a new step network on the run's condition network, which is frozen.
+
+    Args:
+        base: The run's folder.
+        options: Arguments of MedSegDiffLite.
+    """
+    trained, data = load_run(base)
+    config = to_config(trained)
+    config["init_args"]["denoiser"]["init_args"] |= options
+    with weights_follow():
+        model: DiffusionSegmenter = build(config)
+    model.denoiser.condition.load_state_dict(trained.denoiser.condition.state_dict())  # type: ignore[operator, union-attr]
+    model.train()
+    model.denoiser.condition.requires_grad_(False).eval()  # type: ignore[operator, union-attr]
+    return model, data
 
 
 def _name(variant: str, seed: int) -> str:
     return f"{variant.replace(', ', '_').replace(' ', '-')}.{seed}"
 
 
-def score(run: Path, cases: int = 100) -> None:
-    """Score a finished run, unless it has scores, into designs.csv in its folder.
-
-    Args:
-        run: The run's folder.
-        cases: Images that are scored, spread evenly over the test images.
-    """
-    output = run / "designs.csv"
-    if output.is_file():
-        return
-    model, data = load_run(run)
+def score(model: DiffusionSegmenter, data: SegmentationDataModule, output: Path, cases: int) -> None:
+    """Score test images that are spread evenly over all of them."""
+    data.setup("test")
+    data.serve((), model.regions)
     with torch.inference_mode():
         rows = [row for batch in _batches(data, cases) for row in _score_batch(model, data, batch)]
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_rows(rows, output)
 
 
@@ -190,8 +191,8 @@ def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> No
     """
     rows: list[Mapping[str, object]] = []
     for variant in VARIANTS:
-        for path in sorted(runs.glob(f"*/*/{_name(variant, 0)[:-1]}*/version_0/designs.csv")):
-            run = path.parents[1]
+        for path in sorted(runs.glob(f"*/*/{_name(variant, 0)[:-1]}*/designs.csv")):
+            run = path.parent
             about = (run.parents[1].name, variant, run.parent.name, run.name.rpartition(".")[2])
             rows += [dict(zip(RUN, about, strict=True)) | row for row in read_rows(path)]
     if not rows:
@@ -308,4 +309,4 @@ def _step(network: MedSegDiffLite, image: Tensor, t: Tensor) -> Callable[[], obj
 
 
 if __name__ == "__main__":
-    auto_cli([train, score, collect, table, cost], as_positional=True)
+    auto_cli([train, collect, table, cost], as_positional=True)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, mask_to_x
-from diffmedseg.diffusion.loss import soft_dice_loss
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, PriorLoss, mask_to_x
+from diffmedseg.diffusion.loss import row_dice_loss, soft_dice_loss
 
 
 def inputs(prediction="x_0", rows=6):
@@ -51,3 +51,48 @@ def test_empty_masks_have_a_soft_dice_gradient():
     probability = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)
     soft_dice_loss(probability, torch.zeros(1, 1, 8, 8)).sum().backward()
     assert (probability.grad > 0).all()
+
+
+def half_empty(answers):
+    """Four images, two of them without a lesion; ``answers`` are the probabilities in and outside of the lesions."""
+    mask = torch.zeros(4, 1, 8, 8)
+    mask[:2, :, 2:6, 2:6] = 1
+    inside, outside = answers
+    return torch.where(mask > 0, inside, outside), mask
+
+
+def test_over_a_batch_an_empty_answer_earns_nothing():
+    """Over each image it earns a whole Dice for every empty mask, more than a network that is still unsure earns."""
+    nothing, unsure = half_empty((0.0, 0.0)), half_empty((0.6, 0.1))
+    of_images = [row_dice_loss(*answer, "image").mean() for answer in (nothing, unsure)]
+    of_batch = [row_dice_loss(*answer, "batch").mean() for answer in (nothing, unsure)]
+    assert of_images[0] < of_images[1]
+    assert of_batch[1] < of_batch[0]
+    assert of_batch[0] > 0.95
+
+
+@pytest.mark.parametrize("over", ["image", "batch"])
+def test_the_dice_of_one_image_is_the_same_over_both(over):
+    probability, mask = torch.rand(1, 2, 8, 8), (torch.rand(1, 2, 8, 8) > 0.5).float()
+    torch.testing.assert_close(row_dice_loss(probability, mask, over), soft_dice_loss(probability, mask).mean(1))
+
+
+def test_an_image_without_weight_has_no_gradient():
+    probability, mask = half_empty((0.6, 0.1))
+    probability = probability.requires_grad_()
+    weight = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    (row_dice_loss(probability, mask, "batch", weight) * weight).mean().backward()
+    assert [bool(row.any()) for row in probability.grad] == [True, False, True, False]
+    logits = torch.zeros_like(mask, requires_grad=True)
+    PriorLoss(bce=0, every=5, dice_over="batch")(logits, mask, torch.tensor([[0], [1], [5], [2]])).backward()
+    assert [bool(row.any()) for row in logits.grad] == [True, False, True, False]
+
+
+def test_losses_take_the_dice_over_what_they_say():
+    process, x_t, t, x_0, eps = inputs()
+    output = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2))
+    mask = x_0 / 2 + 0.5
+    loss = DiffusionLoss(bce=0, dice=1, dice_over="batch")(process, output, x_t, t, x_0, eps)
+    torch.testing.assert_close(loss, row_dice_loss(output.sigmoid(), mask, "batch").mean())
+    prior = PriorLoss(bce=0, dice_over="batch")(output, mask, t[:, None])
+    torch.testing.assert_close(prior, row_dice_loss(output.sigmoid(), mask, "batch").mean())

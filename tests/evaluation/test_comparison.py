@@ -142,3 +142,17 @@ def test_files_that_are_no_table(text, message, tmp_path):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(SystemExit, match=rf"error: .*x\.csv.*{message}"):
         main(["compare", str(tmp_path / "x.csv"), f"other={tmp_path / 'x.csv'}"])
+
+
+def test_differences_are_over_patients_where_a_table_says_them(tmp_path):
+    """Three patients of ten cases each: the difference is that of one of them alone."""
+    patients = np.arange(30) // 10
+    first, second = rows(np.full(30, 0.5)), rows(0.5 + 0.3 * (patients == 0))
+    [over_cases, *_] = compare(second, first)
+    named = [dataclasses.replace(row, patient=f"p{patient}") for row, patient in zip(second, patients, strict=True)]
+    [over_patients, *_] = compare(named, first)
+    assert over_patients.difference == over_cases.difference == pytest.approx(0.1)
+    assert over_cases.difference_low > 0
+    assert (over_patients.difference_low, over_patients.difference_high) == pytest.approx((0, 0.3))
+    write_cases(named, tmp_path / "cases.csv")
+    assert [row.patient for row in read_cases(tmp_path / "cases.csv")] == [row.patient for row in named]

@@ -1,3 +1,4 @@
+import html
 import json
 import math
 
@@ -122,3 +123,37 @@ def test_what_only_the_set_has_is_printed_without_an_interval():
             value = of_set["set"][name]
             assert ((region, title, f"{value or 0:.4f}", "") in lines) == (value is not None)
     assert [line[0] for line in lines] == sorted(line[0] for line in lines)
+
+
+def test_a_model_that_finds_nothing_anywhere_is_said():
+    something, nothing = torch.ones(1, 16, 16), torch.zeros(1, 16, 16)
+
+    def tested(mask, prior, truth=something):
+        """Score two cases, of which the second has nothing to find."""
+        pooled = pool(
+            score_image(name, mask, mask[None], reference[None].to(torch.uint8), 0.5, 0.0, prior=prior)
+            for name, reference in (("a", truth), ("b", nothing))
+        )
+        rows, summary = score_cases(pooled.values(), ["r"]), summed_up(pooled, ["r"])
+        names = summary["regions"]["r"]["set"]["empty_in_all_cases"]
+        page = render_report("t", summary, rows, {}, ["r"])
+        caption = summary_table(rows, summarise(rows), summary["regions"]).caption
+        for name in ("fused mask", "condition network's own mask"):
+            assert (f"the {name} of r is empty in every case" in caption) == (name in names)
+            assert (f"The {html.escape(name)} is empty in every case." in page) == (name in names)
+        return names
+
+    assert tested(something, something) == []
+    assert tested(nothing, nothing, truth=nothing) == []
+    assert tested(nothing, something) == ["fused mask"]
+    assert tested(something, nothing) == ["condition network's own mask"]
+    assert tested(nothing, None) == ["fused mask"]
+
+
+def test_the_policy_counts_patients():
+    pooled = images(4)
+    for patients, number in ((None, 4), ({name: "one" for name in pooled}, 1)):
+        rows = score_cases(pooled.values(), ["x"], patients=patients)
+        assert summarise_test(pooled, rows, summarise(rows), 0.5)["policy"]["patients"] == number
+        caption = summary_table(rows, summarise(rows), {"x": {"set": {}}}).caption
+        assert ("intervals over 1 patient" in caption) == (number == 1)

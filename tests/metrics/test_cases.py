@@ -141,3 +141,62 @@ def test_doubt_of_an_empty_mask_is_how_many_samples_find_something():
         for samples in (nothing + 1e-6, some)
     ]
     assert [row.uncertainty for row in rows] == [0, 0.25]
+
+
+def drawn_sets(size=40, raters=4, seed=0):
+    """An image with soft samples of discs and raters, some of each empty."""
+    rng = torch.Generator().manual_seed(seed)
+    radii = (0.3 + 0.4 * torch.rand(size + raters, generator=rng)) * (torch.rand(size + raters, generator=rng) > 0.4)
+    masks = torch.stack([disc(24, float(r)) for r in radii])[:, None]
+    return masks[:size].float(), masks[size:]
+
+
+def test_one_test_has_the_scores_of_its_first_samples():
+    samples, raters = drawn_sets()
+    found = {}
+    for n in (15, 16, 32, 40):
+        image = score_image("a", samples[:n].mean(0), samples[:n], raters, 0.5, 0.0)
+        [found[n]] = score_cases([image], ["lesion"])
+    assert found[40].ged_16 == pytest.approx(found[16].ged_biased)
+    assert found[40].hungarian_iou_16 == pytest.approx(found[16].hungarian_iou)
+    assert found[40].hungarian_iou_32 == pytest.approx(found[32].hungarian_iou)
+    assert found[40].ged_16 != pytest.approx(found[40].ged_biased)
+    assert math.isnan(found[16].hungarian_iou_32)
+    assert math.isnan(found[15].ged_16)
+
+
+def test_whether_anything_is_found_is_told_apart_from_its_shape():
+    samples, raters = drawn_sets()
+    image = score_image("a", samples.mean(0), samples, raters, 0.5, 0.0)
+    [row] = score_cases([image], ["lesion"])
+    assert row.samples_filled == pytest.approx(float(samples.flatten(1).any(1).double().mean()))
+    assert row.raters_filled == pytest.approx(float(raters.flatten(1).any(1).double().mean()))
+    outlined, nothing = torch.stack([disc(24, 0.5)] * 4)[:, None], torch.zeros(4, 1, 24, 24, dtype=torch.uint8)
+    answers = {True: outlined[:2].float(), False: nothing[:2].float()}
+    for reference in (outlined, nothing):
+        for is_found, answer in answers.items():
+            image = score_image("a", answer.mean(0), answer, reference, 0.5, 0.0)
+            [row] = score_cases([image], ["lesion"])
+            assert math.isnan(row.found) if reference is nothing else row.found == is_found
+    [alone] = score_cases([score()], ["lesion"])
+    assert math.isnan(alone.found)
+
+
+def test_intervals_are_over_patients_where_they_are_known():
+    radii = [0.3, 0.3, 0.3, 0.5, 0.5, 0.5]
+    images = [score(f"c{i}", radius) for i, radius in enumerate(radii)]
+    rows = {
+        name: score_cases(images, ["lesion"], patients=patients)
+        for name, patients in (
+            ("cases", None),
+            ("patients", {f"c{i}": "ab"[i // 3] for i in range(6)}),
+            ("alone", {f"c{i}": f"p{i}" for i in range(6)}),
+        )
+    }
+    assert [row.patient for row in rows["patients"]] == list("aaabbb")
+    found = {name: next(one for one in summarise(own) if one.score == "dice") for name, own in rows.items()}
+    assert found["alone"] == found["cases"]
+    assert found["patients"].mean == found["cases"].mean
+    dice = [row.dice for row in rows["cases"]]
+    assert (found["patients"].low, found["patients"].high) == pytest.approx((min(dice), max(dice)))
+    assert found["cases"].high - found["cases"].low < 0.9 * (max(dice) - min(dice))

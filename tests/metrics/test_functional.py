@@ -1,12 +1,14 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from diffmedseg.metrics import (
     Dice,
+    ForegroundDice,
     GeneralizedEnergyDistance,
     IoU,
     SampleDiversity,
@@ -164,6 +166,52 @@ def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     assert torch.tensor(bootstrap_interval([0.5, float("nan")])).isnan().all()  # one case has no spread
     assert bootstrap_interval([0.5, 0.5, float("nan")]) == (0.5, 0.5)
     assert all(math.isnan(end) for end in bootstrap_interval([]))
+
+
+def test_patients_are_drawn_with_all_their_cases():
+    """Cases of a patient that are all alike tell no more than one of them."""
+    rng = np.random.default_rng(0)
+    by_patient = rng.normal(size=30)
+    repeated, patients = by_patient.repeat(8), np.arange(30).repeat(8)
+    assert bootstrap_interval(repeated, patients=patients) == pytest.approx(bootstrap_interval(by_patient), abs=1e-12)
+    low, high = bootstrap_interval(repeated)
+    assert high - low < 0.5 * np.subtract(*bootstrap_interval(repeated, patients=patients)[::-1])
+    alone = [f"p{i}" for i in range(30)]
+    assert bootstrap_interval(by_patient, patients=alone) == bootstrap_interval(by_patient)
+    assert all(math.isnan(end) for end in bootstrap_interval(repeated, patients=["one"] * 240))
+
+
+def test_an_interval_over_patients_covers_the_mean_as_often_as_it_says():
+    """Also where patients have one case or ten; over cases it would cover it far too seldom."""
+    rng, covered, over_cases = np.random.default_rng(0), 0, 0
+    for i in range(200):
+        sizes = rng.integers(1, 11, 40)
+        patients = np.arange(40).repeat(sizes)
+        values = rng.normal(size=40).repeat(sizes) + 0.3 * rng.normal(size=sizes.sum())
+        low, high = bootstrap_interval(values, draws=500, seed=i, patients=patients)
+        covered += low <= 0 <= high
+        low, high = bootstrap_interval(values, draws=500, seed=i)
+        over_cases += low <= 0 <= high
+    assert 0.87 <= covered / 200 <= 0.99
+    assert over_cases / 200 < 0.75
+
+
+def test_dice_of_what_has_foreground_is_not_won_by_an_empty_answer():
+    reference = masks(5, 6, 2, 8, 8)
+    reference[2:] = False  # most cases are empty
+    cases = list("aabcde")
+    nothing, right, alarm = torch.zeros_like(reference), reference.clone(), reference.clone()
+    alarm[4, 0, 0, 0] = True
+    found = {}
+    for name, answer in (("nothing", nothing), ("right", right), ("alarm", alarm)):
+        metric = ForegroundDice()
+        for first, last in ((0, 1), (1, 4), (4, 6)):
+            metric.update(answer[first:last], reference[first:last], cases[first:last])
+        found[name] = float(metric.compute())
+    assert found == {"nothing": 0, "right": 1, "alarm": pytest.approx(2 / 3)}
+    metric = ForegroundDice()
+    metric.update(nothing, nothing, cases)
+    assert metric.compute() == 1  # nothing to find, and nothing found
 
 
 def test_soft_dice_confidence_is_the_expected_overlap_of_a_mask_and_its_probability():

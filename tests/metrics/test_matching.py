@@ -29,3 +29,16 @@ def test_identical_sets():
     masks = torch.rand(5, 8, 8) > 0.5
     assert hungarian_iou(pairwise_distance(masks, masks)) == pytest.approx(1)
     assert best_of_n_iou(pairwise_distance(masks, masks)) == 1
+
+
+@pytest.mark.parametrize(("samples", "raters"), [(16, 4), (32, 4), (6, 4), (5, 3)])
+def test_repeating_both_sets_is_the_exact_matching_of_distributions(samples, raters):
+    """The optimum of the linear program: each sample has mass 1 / S, each rater 1 / R."""
+    from scipy.optimize import linprog
+
+    distances = torch.rand(samples, raters, generator=torch.Generator().manual_seed(samples)).double()
+    rows = torch.eye(samples).repeat_interleave(raters, 1)
+    columns = torch.eye(raters).repeat(1, samples)
+    masses = torch.cat([torch.full((samples,), 1 / samples), torch.full((raters,), 1 / raters)]).double()
+    best = linprog(distances.flatten(), A_eq=torch.cat([rows, columns]), b_eq=masses)
+    assert hungarian_iou(distances) == pytest.approx(1 - best.fun, abs=1e-6)

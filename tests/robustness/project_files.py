@@ -147,7 +147,7 @@ def metrics() -> list[Files]:
 def cached_images() -> list[Files]:
     """Shrunk images and masks."""
     images, masks = np.zeros((2, 3, 4, 4), np.uint8), np.zeros((2, 1, 1, 4, 4), np.uint8)
-    return each_first({"images.npy": npy(images), "masks.npy": npy(masks)})
+    return each_first({"images.npy": npy(images), "masks.npy": npy(masks), "filled.npy": npy(masks.any((-2, -1)))})
 
 
 def cached_case() -> list[Files]:

@@ -5,16 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
-from diffmedseg.data.pictures.layout import CaseMasks, FileNames, PictureCase
+from diffmedseg.data.pictures.layout import MISSING, CaseMasks, FileNames, Found, PictureCase
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
+from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.windows import CropWindow
@@ -36,6 +40,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         windows: CSV file with the window of each picture that models are shown in place of the whole, such as one
             around the optic disc; see :func:`~diffmedseg.data.pictures.windows.read_windows`. Scores stay those of
             whole pictures, outside of whose windows nothing is found. None for whole pictures.
+        min_nonempty: Keep only pictures with at least so many raters whose mask is not empty. Splits are drawn before,
+            so that they are the same for every number.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -49,12 +55,15 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         grey: bool = False,
         range: tuple[float, float] | None = None,
         windows: str | Path | None = None,
+        min_nonempty: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         if range is not None and not range[0] < range[1]:
             raise ValueError(f"range is {range[0]:g}, {range[1]:g}; the first has to be below the second.")
-        self.layout = layout
+        if min_nonempty < 0:
+            raise ValueError(f"min_nonempty is {min_nonempty}; it has to be at least 0.")
+        self.layout, self.min_nonempty = layout, min_nonempty
         self.info = picture_info(source, layout, root, nested, tubular, grey, range, windows)
         self._windows_file = None if windows is None else expand_home(windows)
 
@@ -80,12 +89,12 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
 
     def find_cases(self) -> Sequence[PictureCase]:
         """Find the pictures; see the base class."""
-        return self.layout.find(self.root)
+        self._found.warn(self.root)
+        return self._found.cases
 
     def doubts(self) -> list[Problem]:
         """Name pictures without masks, which are left out, and masks without a picture; see the base class."""
-        found = self.layout.search(self.root)
-        problems = []
+        found, problems = self._found, []
         if found.without_mask:
             text = f"{count(len(found.without_mask), 'picture')} without a mask: left out."
             problems.append(Problem("picture without mask", text, found.without_mask, serious=False))
@@ -98,12 +107,30 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         """Read one split; the first time, this shrinks all pictures.
 
         Raises:
-            DataError: If files are missing, damaged or do not fit together.
+            DataError: If files are missing, damaged or do not fit together, or no picture has ``min_nonempty`` masks.
         """
         rows = {name: row for row, name in enumerate(self.cases)}
-        wanted = [rows[name] for name in self.split_ids[split]]
-        cases = [self.cases[name] for name in self.split_ids[split]]
+        names = self.split_ids[split]
+        if self.min_nonempty:
+            enough = self._nonempty_raters() >= self.min_nonempty
+            names = [name for name in names if enough[rows[name]]]
+            if not names:
+                raise DataError(
+                    f"{self.info.title}: no picture of the {split} split has {self.min_nonempty} masks that are not "
+                    "empty: set min_nonempty to a lower number."
+                )
+        wanted, cases = [rows[name] for name in names], [self.cases[name] for name in names]
         return PictureStore(cases, self._reader, self._shrunk, wanted, len(self.info.channels), self.windows)
+
+    @cached_property
+    def _found(self) -> Found:
+        return self.layout.search(self.root)
+
+    def _nonempty_raters(self) -> NDArray[np.int64]:
+        """Count the raters of each picture who have foreground in any region, (N,), as the files have it."""
+        outlined = np.asarray(self._shrunk.masks[:, :, 0, 0, 0]) != MISSING
+        number: NDArray[np.int64] = (self._shrunk.filled.any(-1) & outlined).sum(1)
+        return number
 
     @cached_property
     def _shrunk(self) -> ShrunkImages:

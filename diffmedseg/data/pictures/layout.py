@@ -55,6 +55,14 @@ class Found:
     without_mask: list[str]
     without_picture: list[str]
 
+    def warn(self, root: Path) -> None:
+        """Name in a warning what has no partner below a folder."""
+        for names, what in ((self.without_mask, "picture"), (self.without_picture, "mask")):
+            other = "mask" if what == "picture" else "picture"
+            if names:
+                number = count(len(names), what)
+                _log.warning("%s without a %s in %s: left out: %s.", number, other, root, first_names(names))
+
 
 class FileNames(Configurable):
     """Finds pictures and masks by their paths below the root.
@@ -71,6 +79,9 @@ class FileNames(Configurable):
         background: Grey values of what is in no region, where ``values`` is given.
         field_of_view: The path of the picture's field of view, outside of which nothing is scored; None where there is
             none. Pictures without it are refused.
+        name: A picture's name, where its group ``id`` does not serve: groups of ``image`` stand in braces.
+        complete: Whether every rater has a mask of every picture, which may be empty. A picture without one of these
+            masks is then refused.
     """
 
     def __init__(
@@ -80,10 +91,13 @@ class FileNames(Configurable):
         values: Mapping[str, Sequence[int]] | None = None,
         background: Sequence[int] = (0,),
         field_of_view: str | None = None,
+        name: str = "{id}",
+        complete: bool = False,
     ) -> None:
         self.image, self.masks = re.compile(image, re.IGNORECASE), {name: list(paths) for name, paths in masks.items()}
         self.values = None if values is None else {name: sorted(set(values[name])) for name in self.masks}
         self.background, self.field_of_view = sorted(set(background)), field_of_view
+        self.name, self.complete = name, complete
         if "id" not in self.image.groupindex:
             raise ValueError(f"{image!r} has no group (?P<id>...), which names a picture.")
         if not self.masks or len({len(paths) for paths in self.masks.values()}) > 1:
@@ -119,16 +133,7 @@ class FileNames(Configurable):
             DataError: As :meth:`search`.
         """
         found = self.search(root)
-        if found.without_mask:
-            some = first_names(found.without_mask)
-            _log.warning(
-                "%s without a mask in %s: left out: %s.", count(len(found.without_mask), "picture"), root, some
-            )
-        if found.without_picture:
-            some = first_names(found.without_picture)
-            _log.warning(
-                "%s without a picture in %s: left out: %s.", count(len(found.without_picture), "mask"), root, some
-            )
+        found.warn(root)
         return found.cases
 
     def search(self, root: Path) -> Found:
@@ -171,23 +176,29 @@ class FileNames(Configurable):
 
         templates, cases, without = self._templates(root), [], []
         seen: dict[str, Path] = {}
+        incomplete: dict[str, str] = {}
         for name, path in files:
             match = self.image.fullmatch(name)
             if match is None:
                 continue
             groups = {group: value or "" for group, value in match.groupdict().items()}
-            case = groups["id"].replace("/", "_")
+            case = self.name.format(**groups).replace("/", "_")
             if other := seen.get(comparable(case)):
                 raise DataError(f"Two pictures are called {case}: {other} and {path}. Keep one.")
             seen[comparable(case)] = path
             masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
-            if any(masks):
+            if self.complete and not all(masks):
+                lacks = [rater[0].format(**groups) for rater, files in zip(templates, masks, strict=True) if not files]
+                incomplete[case] = f"{path} has no mask {', '.join(lacks)}"
+            elif any(masks):
                 seen_part = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
                 if self.field_of_view is not None and seen_part is None:
                     raise DataError(f"{path} has no field of view, {self.field_of_view}: download it again.")
                 cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), seen_part))
             else:
                 without.append(case)
+        if incomplete:
+            raise self._incomplete(incomplete, len(templates))
         if not cases:
             raise self._nothing(root, seen, paths)
         alone = self._alone(files, {path for case in cases for rater in case.masks for path in rater or ()}, templates)
@@ -224,6 +235,15 @@ class FileNames(Configurable):
             missing = first_names([one for one, path in zip(rater, found, strict=True) if path is None])
             raise DataError(f"{image} has no {missing}, but other regions of the same rater: download it again.")
         return tuple(there) or None
+
+    @staticmethod
+    def _incomplete(found: Mapping[str, str], raters: int) -> DataError:
+        return DataError(
+            f"{count(len(found), 'picture')} without all of the {raters} masks that this data set has of each: "
+            f"{first_names(found.values())}. Download these files again. A rater who outlined nothing has an empty "
+            "mask.",
+            found,
+        )
 
     def _nothing(self, root: Path, pictures: Mapping[str, Path], paths: Sequence[Path]) -> DataError:
         there = listing(root) if root.is_dir() else "no such folder"

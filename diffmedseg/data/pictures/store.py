@@ -49,6 +49,12 @@ class PictureStore(ImageStore):
         """Return (R, K, H, W), uint8 in {0, 1}, of the raters who outlined the picture."""
         return _present(np.array(self._shrunk.masks[self._rows[index]]))
 
+    def filled(self, index: int) -> Tensor:
+        """Return (R, K), bool, of the raters of :meth:`masks`; see the base class."""
+        row = self._rows[index]
+        outlined = np.asarray(self._shrunk.masks[row, :, 0, 0, 0]) != MISSING
+        return torch.from_numpy(np.array(self._shrunk.filled[row])[outlined])
+
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}, decoded from the files."""
         return _present(self._reader.read(self._files[index]))

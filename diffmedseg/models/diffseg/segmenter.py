@@ -186,7 +186,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
     @torch.inference_mode()
     def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:
         """Score images by the contrast that half of their samples exceed; see the base class."""
-        generators = sample_generators(self.seed, keys, self.num_samples)
+        generators = sample_generators(self.seed, keys, range(self.num_samples))
         image = image.to(self.device)
         return self.contrast(self.difference_maps(image, generators, self.num_steps), image).median(1).values.cpu()
 

@@ -20,6 +20,7 @@ from diffmedseg.diffusion import (
     mask_to_x,
     x_to_mask,
 )
+from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
@@ -54,6 +55,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             learns by its Monte-Carlo likelihood instead.
         noise_levels: Noise levels at which each encoded image is trained per step. Here and for ``prior_share`` None
             takes what the network recommends.
+        dice_over: What the Dice terms of both losses are taken over, unless they say it themselves: ``image``, or
+            ``batch`` where many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
@@ -72,6 +75,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         noise_levels: int | None = None,
         stratified: bool = False,
         prior_share: float | None = None,
+        dice_over: DiceOver = "image",
         **kwargs: Any,
     ) -> None:
         super().__init__(denoiser, **kwargs)
@@ -96,6 +100,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             )
         self.loss = advice.loss() if loss == "recommended" else loss or DiffusionLoss()
         self.prior_loss = advice.prior_loss() if prior_loss == "recommended" else prior_loss or PriorLoss()
+        for part in (self.loss, self.prior_loss):
+            if getattr(part, "dice_over", dice_over) is None:  # a function of the user's own has none
+                part.dice_over = dice_over
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
         parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)

@@ -35,8 +35,7 @@ from diffmedseg.models.recommended import DIRECT
 if TYPE_CHECKING:
     import segmentation_models_pytorch as smp
 
-#: Widths of a decoder that have a name. On ``lite0``, ``slim`` has a quarter of the weights of the usual decoder: a
-#: zoo entry in float16 then stays below 8 MB.
+#: Widths of a decoder that have a name. On ``lite0``, ``slim`` has a quarter of the weights of the usual decoder.
 DecoderWidth = Literal["slim"]
 DECODERS: dict[DecoderWidth, tuple[int, ...]] = {"slim": (96, 48, 32, 16, 16)}
 

@@ -1,11 +1,14 @@
-"""The control that every comparison has: a network trained directly, behind the same base."""
+"""The supervised baseline of every comparison: a network trained directly, behind the same base."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion.loss import soft_dice_loss
+from diffmedseg.diffusion.loss import DiceOver, row_dice_loss
+from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
@@ -14,18 +17,28 @@ from diffmedseg.segmentation import Drawn
 class SupervisedSegmenter(DiffusionSegmenter):
     """Learns the mask directly, by cross-entropy and soft Dice: one sample, no noise.
 
-    ``denoiser`` is any network whose condition has a prior, such as those in
-    :mod:`diffmedseg.models.supervised.networks`. Asked for S samples it repeats the one it has.
+    Asked for S samples it repeats the one it has.
+
+    Args:
+        denoiser: Any network whose condition has a prior, such as those in
+            :mod:`diffmedseg.models.supervised.networks`.
+        dice_over: What the soft Dice is taken over: ``image``, or ``batch`` where many masks are empty; see
+            :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
+        kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
 
     name = "supervised"
+
+    def __init__(self, denoiser: Denoiser, dice_over: DiceOver = "image", **kwargs: Any) -> None:
+        super().__init__(denoiser, **kwargs)
+        self.dice_over = dice_over
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Cross-entropy plus soft Dice loss of the prior."""
         logits, mask = self._logits(batch["image"]), batch["mask"]
         with torch.autocast(logits.device.type, enabled=False):
             cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
-            return cross_entropy + soft_dice_loss(logits.sigmoid(), mask).mean()
+            return cross_entropy + row_dice_loss(logits.sigmoid(), mask, self.dice_over).mean()
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Repeat the network's mask; see the base class."""

@@ -16,13 +16,13 @@ from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.metrics.extent import vertical_ratios
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
-from diffmedseg.prediction.run import Report, Settings, draw_samples, fingerprint, note_unfamiliar, predict_all
+from diffmedseg.prediction.run import Report, Settings, describe_model, draw_samples, note_unfamiliar, predict_all
 from diffmedseg.reading.names import check_name, composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
@@ -32,13 +32,13 @@ _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}
 
 
-def takes_pictures(model: DiffusionSegmenter) -> bool:
+def takes_pictures(model: Segmenter) -> bool:
     """Whether a model was trained on pictures: its channels are colours, or grey."""
     return model.channels in _CHANNELS
 
 
 def predict_pictures(
-    model: DiffusionSegmenter,
+    model: Segmenter,
     pictures: Sequence[PictureFile],
     output: Path,
     settings: Settings | None = None,
@@ -82,7 +82,7 @@ def predict_pictures(
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
     _check_windows(model, windows)
-    said = {"model": fingerprint(model)} | settings.stored()
+    said = describe_model(model) | settings.stored()
     if windows is not None:
         said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
     outputs = outputs or Outputs()
@@ -91,7 +91,7 @@ def predict_pictures(
     return predict_all(pictures, folder, segment, batch_size, resume, overwrite)
 
 
-def _check_windows(model: DiffusionSegmenter, windows: Mapping[str, CropWindow] | None) -> None:
+def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -> None:
     """Refuse windows for a model of whole pictures, and whole pictures for one of windows."""
     if model.cropped and windows is None:
         raise DataError(
@@ -116,7 +116,7 @@ class _Read:
 class _Pictures:
     """Segments pictures: the next batch is read, and the last picture's maps are written, beside the network."""
 
-    model: DiffusionSegmenter
+    model: Segmenter
     folder: PictureFolder
     settings: Settings
     windows: Mapping[str, CropWindow] | None
@@ -216,7 +216,7 @@ class _Pictures:
         return _describe(file, model, result, read), maps, "; ".join(filter(None, notes))
 
 
-def _describe(file: PictureFile, model: DiffusionSegmenter, result: Segmentation, read: _Read) -> list[PictureRow]:
+def _describe(file: PictureFile, model: Segmenter, result: Segmentation, read: _Read) -> list[PictureRow]:
     """Describe a result, which may be that of a window, as one of the picture."""
     (height, width), orientation = read.picture.size, read.picture.orientation
     seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])

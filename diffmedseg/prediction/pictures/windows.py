@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from diffmedseg.errors import DataError
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.predict import takes_pictures
 from diffmedseg.prediction.run import Report
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def find_windows(
-    model: DiffusionSegmenter, pictures: Sequence[PictureFile], margin: float = 2.0, batch_size: int = 8
+    model: Segmenter, pictures: Sequence[PictureFile], margin: float = 2.0, batch_size: int = 8
 ) -> tuple[dict[str, CropWindow], Report]:
     """Find the window of each picture: a square around the largest part of the fused mask, of all regions together.
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
-from diffmedseg.prediction.run import Report, Settings, fingerprint, note_unfamiliar, predict_all
+from diffmedseg.prediction.run import Report, Settings, describe_model, note_unfamiliar, predict_all
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
@@ -23,7 +23,7 @@ from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment
 
 
 def predict_volumes(
-    model: DiffusionSegmenter,
+    model: Segmenter,
     cases: Sequence[VolumeCase],
     output: Path,
     settings: Settings | None = None,
@@ -57,7 +57,7 @@ def predict_volumes(
         ValueError: If the model cannot take so many steps.
     """
     settings = (settings or Settings()).filled_from(model)
-    said = {"model": fingerprint(model)} | settings.stored()
+    said = describe_model(model) | settings.stored()
     for case in cases[:1]:
         naming = case.naming
         said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
@@ -77,7 +77,7 @@ def predict_volumes(
 
 
 def _predict_case(
-    model: DiffusionSegmenter,
+    model: Segmenter,
     case: VolumeCase,
     folder: VolumeFolder,
     settings: Settings,
@@ -103,7 +103,7 @@ def _predict_case(
 
 
 def _describe(
-    case: VolumeCase, volume: Volume, result: VolumeSegmentation, model: DiffusionSegmenter, seconds: float
+    case: VolumeCase, volume: Volume, result: VolumeSegmentation, model: Segmenter, seconds: float
 ) -> list[VolumeRow]:
     columns, rows, slices = volume.stored.GetSize()
     voxel = math.prod(volume.spacing) / 1000  # mm3 to ml

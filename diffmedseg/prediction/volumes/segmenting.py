@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffmedseg.data.mri.store import to_slices
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
-from diffmedseg.models.segmenter import DiffusionSegmenter
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.run import Settings, draw_samples
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.segmentation import full_size_samples, sample_areas
@@ -46,7 +46,7 @@ class VolumeSegmentation:
 
 
 def segment_volume(
-    model: DiffusionSegmenter,
+    model: Segmenter,
     volume: Volume,
     key: str,
     settings: Settings,
@@ -71,7 +71,7 @@ def segment_volume(
     slices = to_slices(volume.channels, volume.brain, volume.names, model.image_size)
     numbers = np.flatnonzero(volume.brain.any((1, 2))).tolist()
     depth, height, width = volume.brain.shape
-    regions, count = len(model.regions), settings.num_samples or model.num_samples
+    regions, count = len(model.regions), model.count_samples(settings.num_samples, settings.tta)
     shape = (regions, depth, height, width)
     probability, uncertainty = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     mask = np.zeros(shape, np.bool_)

@@ -1,0 +1,24 @@
+"""Versions of the packages that models are trained and exported with."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    *("diffmedseg", "torch", "lightning", "diffusers", "torchmetrics", "monai"),
+    *("segmentation-models-pytorch", "timm"),
+)
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the installed version of each of ``PACKAGES``; None where a package is not installed."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of those of ``PACKAGES`` that are installed."""
+    return {name: found for name, found in package_versions().items() if found is not None}

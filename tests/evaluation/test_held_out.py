@@ -1,0 +1,36 @@
+"""Tests on cases that a model was trained on are refused."""
+
+import numpy as np
+import pytest
+from picture_files import lesion, photo, save, save_mask, yaml_module
+
+from diffmedseg.configurable import to_config
+from diffmedseg.data import SyntheticDataModule
+from diffmedseg.errors import DataError
+from diffmedseg.evaluation.held_out import check_held_out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(10):
+        save(tmp_path / "own" / "images" / f"p{i}.png", photo(i))
+        save_mask(tmp_path / "own" / "masks" / f"p{i}.png", np.asarray(lesion(i)))
+    return tmp_path / "own"
+
+
+def test_the_training_cases_of_another_fold_are_refused(folder):
+    first, second = (yaml_module("folder", folder, folds=5, fold=fold) for fold in (0, 1))
+    check_held_out(first, {"a": to_config(first)})
+    with pytest.raises(DataError, match=r"b was trained on \d of the 2 test cases \(p\d.*\)\. Test it on cases"):
+        check_held_out(first, {"a": to_config(first), "b": to_config(second)})
+
+
+def test_other_settings_of_the_same_split_are_fine(folder, tmp_path):
+    data = yaml_module("folder", folder, folds=5)
+    check_held_out(data, {"a": to_config(yaml_module("folder", folder, folds=5, image_size=32, seed=3))})
+    check_held_out(data, {"other": to_config(SyntheticDataModule())})
+    moved = to_config(yaml_module("folder", tmp_path / "gone", folds=5, fold=1))
+    with pytest.raises(DataError, match="moved was trained on"):
+        check_held_out(data, {"moved": moved})
+    (tmp_path / "elsewhere").mkdir()
+    check_held_out(data, {"b": to_config(yaml_module("folder", tmp_path / "elsewhere", folds=5, fold=1))})
