@@ -69,7 +69,7 @@ def test_the_decoder_is_set_alike_for_all(width):
         assert own_network(network).decoded_channels == 16
 
 
-@pytest.mark.parametrize("model", ["medsegdiff-lite", "medsegdiff-v2", "supervised"])
+@pytest.mark.parametrize("model", ["medsegdiff-lite", "medsegdiff-v2", "supervised", "ssn"])
 def test_presets_take_the_encoder_that_the_data_recommends(model):
     found = [recipe(model, data, preset=preset).encoder for data, preset in PRESET_RUNS]
     assert found == ["lite0", "lite0", None, None, None]

@@ -1,7 +1,7 @@
 """How often do trained models draw the mask that few raters draw?
 
 One image, of which most raters outline the core and few the halo around it. Run ``python
-experiments/benchmarks/rare_mode.py`` for the table in experiments/README.md (ten minutes of one core).
+experiments/benchmarks/rare_mode.py`` for a table (half an hour of one core).
 """
 
 from collections.abc import Callable

@@ -114,7 +114,7 @@ def test_a_chain_stands_on_a_keyed_sample_of_the_prior():
     samples, again = model.segment(IMAGES, 3, keys=list("abcd")), model.segment(IMAGES[1:2], 2, keys=["b"])
     torch.testing.assert_close(samples.samples[1:2, :2], again.samples, atol=1e-4, rtol=0)
     normal = network.encode(IMAGES).normal
-    noise = NormalNoise.draw(sample_generators(model.seed, list("abcd"), 3), normal)
+    noise = NormalNoise.draw(sample_generators(model.seed, list("abcd"), range(3)), normal)
     torch.testing.assert_close(samples.samples, normal.sample(noise).detach().sigmoid(), atol=1e-4, rtol=0)
     modes = samples.binary_samples[:, 0].float()
     loss = [model.training_loss(keyed_batch(4) | {"mask": mask}) for mask in (modes, modes.roll(1, 0))]

@@ -35,7 +35,7 @@ from diffmedseg.models.ssn.normal import (
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
-#: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn too often
+#: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
 #: (experiments/benchmarks/rare_mode.py).
 PRIOR_SAMPLES = 100
 

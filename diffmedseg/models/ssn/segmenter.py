@@ -30,8 +30,8 @@ class SSNSegmenter(DiffusionSegmenter):
         denoiser: A network whose condition is a distribution, such as :class:`~diffmedseg.models.StochasticUNet`.
         mc_samples: Samples of each image by which the likelihood of a mask is estimated in training. They come in
             antithetic pairs, as in the released code. 20 is the number of the paper and of the released configurations.
-            So few draw rare masks too often, since a mask that no sample resembles costs much; 100 come near to the
-            raters (experiments/benchmarks/rare_mode.py).
+            So few draw rare masks too often, since a mask that no sample resembles costs much; 100 draw them less
+            often (experiments/benchmarks/rare_mode.py).
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
 
     Raises:
