@@ -39,7 +39,8 @@ RENAMED = {"medsegdiff-v1": "medsegdiff"}
 #: The tag of data with the masks of several raters.
 SEVERAL_RATERS = "several_raters"
 #: By name of a network's class: the class that takes its place when an encoder is chosen.
-_ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork")} | {"ResidualUNet": "SMPNetwork"}
+_ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork", "StochasticUNet")}
+_ON_ENCODER |= {"ResidualUNet": "SMPNetwork"}
 _YAML = (".yaml", ".yml")
 
 
@@ -180,8 +181,8 @@ def recipe(
         trust: Packages of one's own whose classes ``pretrained`` may load.
         settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
         encoder: Name of an encoder, such as ``lite0`` or ``resnet34``: the condition network of MedSegDiff-Lite and -V2
-            becomes a U-Net on it, and so does the supervised baseline. ``none`` for the model's own network. None for
-            what the preset takes; without a preset that is the model's own network.
+            becomes a U-Net on it, and so do SSN and the supervised baseline. ``none`` for the model's own network. None
+            for what the preset takes; without a preset that is the model's own network.
         encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None takes ``imagenet``.
 
     Raises:
@@ -280,8 +281,8 @@ def _on_encoder(
         return None, settings[:1] if on_encoder == name else []
     if on_encoder is None:
         raise RecipeError(
-            f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2 or supervised, or leave the "
-            "encoder out."
+            f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2, ssn or supervised, or leave "
+            "the encoder out."
         )
     if on_encoder == name:
         return None, settings

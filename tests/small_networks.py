@@ -15,6 +15,7 @@ LITE_DESIGNS = {
     **{name: {"patches": name} for name in WRITERS if name != "apart"},
     "ff_parser": {"ff_parser": True},
     "dynamic_encoding": {"dynamic_encoding": True},
+    "samples": {"prior": "samples"},
     "both": {"ff_parser": True, "dynamic_encoding": True},
 }
 

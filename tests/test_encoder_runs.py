@@ -42,13 +42,18 @@ def weights(tmp_path):
     return file
 
 
+def own_network(network):
+    """The part that is the supervised baseline's network."""
+    return getattr(network, "condition", getattr(network, "trunk", network))
+
+
 @pytest.mark.parametrize("preset", [None, "cpu"])
 def test_the_baseline_is_the_network_that_conditions_the_others(preset):
     networks = [
         compose(model, preset=preset, encoder=SMALL, encoder_weights="none").model.denoiser
-        for model in ("supervised", "medsegdiff-lite", "medsegdiff-v2")
+        for model in ("supervised", "medsegdiff-lite", "medsegdiff-v2", "ssn")
     ]
-    baseline, *conditions = [getattr(network, "condition", network) for network in networks]
+    baseline, *conditions = [own_network(network) for network in networks]
     shapes = {name: value.shape for name, value in baseline.state_dict().items()}
     assert type(baseline) is SMPNetwork
     for condition in conditions:
@@ -56,15 +61,15 @@ def test_the_baseline_is_the_network_that_conditions_the_others(preset):
 
 
 @pytest.mark.parametrize("width", ["slim", "[96, 48, 32, 16, 16]"])
-def test_the_decoder_is_set_alike_for_all_three(width):
+def test_the_decoder_is_set_alike_for_all(width):
     setting = f"--model.denoiser.decoder_channels={width}"
-    for model in ("supervised", "medsegdiff-lite", "medsegdiff-v2"):
+    for model in ("supervised", "medsegdiff-lite", "medsegdiff-v2", "ssn"):
         network = compose(model, setting, encoder=SMALL, encoder_weights="none").model.denoiser
         assert network._init_args["decoder_channels"] == [96, 48, 32, 16, 16]
-        assert getattr(network, "condition", network).decoded_channels == 16
+        assert own_network(network).decoded_channels == 16
 
 
-@pytest.mark.parametrize("model", ["medsegdiff-lite", "medsegdiff-v2", "supervised"])
+@pytest.mark.parametrize("model", ["medsegdiff-lite", "medsegdiff-v2", "supervised", "ssn"])
 def test_presets_take_the_encoder_that_the_data_recommends(model):
     found = [recipe(model, data, preset=preset).encoder for data, preset in PRESET_RUNS]
     assert found == ["lite0", "lite0", None, None, None]
@@ -89,7 +94,7 @@ def test_an_encoder_learns_more_slowly_unless_told_otherwise():
 
 
 def test_none_is_the_models_own_network():
-    for model in ("medsegdiff-lite", "medsegdiff-v2", "supervised"):
+    for model in ("medsegdiff-lite", "medsegdiff-v2", "supervised", "ssn"):
         own, chosen = effective(compose(model)), effective(compose(model, encoder="none"))
         assert own["model"] == chosen["model"]
 

@@ -17,7 +17,7 @@ from diffmedseg.evaluation.calibrating import calibrate_run
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.zoo import ZooError, export, load_checkpoint, load_pretrained
 
-MODELS = ["medsegdiff", "medsegdiff-v2", "medsegdiff-lite", "diffseg", "supervised"]
+MODELS = ["medsegdiff", "medsegdiff-v2", "medsegdiff-lite", "diffseg", "supervised", "ssn"]
 DATA = ["synthetic", "isic2018", "brats", "lgg"]
 CALLBACKS = ["staple", "crf", "subset_crf"]
 

@@ -34,6 +34,7 @@ from diffmedseg.models import (
     MedSegDiffV2,
     ResidualUNet,
     SMPNetwork,
+    StochasticUNet,
     SupervisedSegmenter,
 )
 from diffmedseg.segmentation import Segmentation
@@ -345,7 +346,8 @@ def test_diffseg_and_the_baseline_have_theirs():
 
 def test_networks_say_what_they_are():
     titles = {
-        cls: cls.title for cls in (MedSegDiffV1, MedSegDiffV2, MedSegDiffLite, ClassConditionalUNet, ResidualUNet)
+        cls: cls.title
+        for cls in (MedSegDiffV1, MedSegDiffV2, MedSegDiffLite, ClassConditionalUNet, ResidualUNet, StochasticUNet)
     }
     assert len(set(titles.values())) == len(titles)
     assert "ours" in titles[MedSegDiffLite]

@@ -122,9 +122,9 @@ def _train_parser() -> Parser:
     parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
     parser.add_argument(
         "--encoder",
-        help="Train a U-Net on this encoder as the condition network, or as the supervised baseline: lite0, lite1, "
-        "lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own network. "
-        "Default: what the preset takes for the data; without a preset, none.",
+        help="Train a U-Net on this encoder as the condition network, as SSN, or as the supervised baseline: lite0, "
+        "lite1, lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own "
+        "network. Default: what the preset takes for the data; without a preset, none.",
     )
     parser.add_argument(
         "--encoder_weights",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from diffmedseg.models.medsegdiff.segmenter import MedSegDiffSegmenter as MedSegDiffSegmenter
     from diffmedseg.models.segmenter import DiffusionSegmenter as DiffusionSegmenter
     from diffmedseg.models.segmenting import Segmenter as Segmenter
+    from diffmedseg.models.ssn.network import StochasticUNet as StochasticUNet
+    from diffmedseg.models.ssn.segmenter import SSNSegmenter as SSNSegmenter
     from diffmedseg.models.supervised.networks import ResidualUNet as ResidualUNet, SMPNetwork as SMPNetwork
     from diffmedseg.models.supervised.segmenter import SupervisedSegmenter as SupervisedSegmenter
     from diffmedseg.segmentation import Segmentation as Segmentation
@@ -35,6 +37,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.models.medsegdiff.segmenter": ["MedSegDiffSegmenter"],
         "diffmedseg.models.segmenter": ["DiffusionSegmenter"],
         "diffmedseg.models.segmenting": ["Segmenter"],
+        "diffmedseg.models.ssn.network": ["StochasticUNet"],
+        "diffmedseg.models.ssn.segmenter": ["SSNSegmenter"],
         "diffmedseg.models.supervised.networks": ["ResidualUNet", "SMPNetwork"],
         "diffmedseg.models.supervised.segmenter": ["SupervisedSegmenter"],
         "diffmedseg.segmentation": ["Segmentation"],

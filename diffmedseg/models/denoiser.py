@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.models.recommended import Recommended
+from diffmedseg.models.ssn.normal import LowRankNormal
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,14 @@ class Condition:
 
     Attributes:
         features: Feature maps of the image, each (B, C_i, H_i, W_i).
-        prior: The condition network's own mask as logits (B, K, H, W), where it has one.
+        prior: The condition network's own mask as logits (B, K, H, W), where it has one; with ``normal`` it may be
+            (B * S, K, H, W), one for each sample.
+        normal: The distribution of such masks, whose mean is ``prior``, where it has one.
     """
 
     features: tuple[Tensor, ...]
     prior: Tensor | None = None
+    normal: LowRankNormal | None = None
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,9 @@ _LEVELS = 2**16  # in which a threshold is looked up; float32 holds each
 
 _log = logging.getLogger(__name__)
 
-#: What to do about a model that finds nothing.
-_EMPTY_REMEDY = (
-    "In the first steps this is usual. If it stays, train longer, or take the Dice loss over batches by "
-    "--model.dice_over=batch."
-)
+#: What to do about a model that finds nothing, and besides where its loss has a Dice term.
+_EMPTY_REMEDY = "In the first steps this is usual. If it stays, train longer"
+_DICE_REMEDY = ", or take the Dice loss over batches by --model.dice_over=batch"
 
 Generators = Sequence[Sequence[torch.Generator]]
 
@@ -368,7 +366,8 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         problems = self.val_score.find_empty_answers()
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for problem in problems:
-                _log.warning("Step %d: %s %s", self.global_step, problem, _EMPTY_REMEDY)
+                remedy = _EMPTY_REMEDY + (_DICE_REMEDY if "dice_over" in self._stored else "")
+                _log.warning("Step %d: %s %s.", self.global_step, problem, remedy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.

@@ -7,6 +7,8 @@ from diffmedseg.models import (
     MedSegDiffSegmenter,
     MedSegDiffV1,
     ResidualUNet,
+    SSNSegmenter,
+    StochasticUNet,
     SupervisedSegmenter,
 )
 
@@ -29,3 +31,8 @@ def control():
 @pytest.fixture
 def diffseg():
     return DiffSegSegmenter(small(ClassConditionalUNet), image_size=(32, 32), num_samples=4, num_steps=2).eval()
+
+
+@pytest.fixture
+def ssn():
+    return SSNSegmenter(small(StochasticUNet), image_size=(32, 32), num_samples=4).eval()

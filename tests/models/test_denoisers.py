@@ -103,7 +103,10 @@ def test_every_parameter_learns(cls):
     image, x_t, t, label = inputs_of(network)
     condition = network.encode(image)
     loss = network(x_t, t, condition, label).square().mean()
-    (loss if condition.prior is None else loss + condition.prior.square().mean()).backward()
+    loss = loss if condition.prior is None else loss + condition.prior.square().mean()
+    if condition.normal is not None:
+        loss = loss + condition.normal.factors.square().mean() + condition.normal.deviation.mean()
+    loss.backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 

@@ -15,7 +15,7 @@ from diffmedseg.models.medsegdiff.patches import GuidedWriter
 IMAGE = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
 T = torch.tensor([10, 300, 600, 900])
 #: What adds nothing at first to a network that was trained without it.
-ADDED = ["smoothed", "detailed", "ff_parser", "dynamic_encoding", "both"]
+ADDED = ["smoothed", "detailed", "ff_parser", "dynamic_encoding", "samples", "both"]
 
 
 def x_t(regions=1):
@@ -67,9 +67,9 @@ def test_patches_that_overlap_can_be_what_patches_apart_were():
 def test_weights_and_configs_from_before_mean_what_they_meant():
     """Without any of these settings there is no new weight, and all of them are off."""
     network = small(MedSegDiffLite)
-    assert not [key for key in network.state_dict() if key.startswith(("writer", "encoding"))]
+    assert not [key for key in network.state_dict() if key.startswith(("writer", "encoding", "covariance", "base"))]
     recorded = to_config(network)["init_args"]
-    off = {"patches": "apart", "ff_parser": False, "dynamic_encoding": False}
+    off = {"patches": "apart", "ff_parser": False, "dynamic_encoding": False, "prior": "mean"}
     assert {name: recorded[name] for name in off} == off
     named = MedSegDiffLite(3, 1, "tiny", **off).eval()
     named.load_state_dict(network.state_dict())

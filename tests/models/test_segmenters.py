@@ -18,6 +18,8 @@ from diffmedseg.models import (
     MedSegDiffSegmenter,
     MedSegDiffV1,
     ResidualUNet,
+    SSNSegmenter,
+    StochasticUNet,
     SupervisedSegmenter,
 )
 from diffmedseg.reading.pictures import turn_upright
@@ -38,9 +40,9 @@ class Oracle(Denoiser):
         return 40 * mask.repeat_interleave(len(x_t) // len(mask), 0)
 
 
-@pytest.fixture(params=["medsegdiff", "diffseg", "supervised"])
-def any_segmenter(request, segmenter, control, diffseg):
-    return {"medsegdiff": segmenter, "diffseg": diffseg, "supervised": control}[request.param]
+@pytest.fixture(params=["medsegdiff", "diffseg", "supervised", "ssn"])
+def any_segmenter(request, segmenter, control, diffseg, ssn):
+    return {"medsegdiff": segmenter, "diffseg": diffseg, "supervised": control, "ssn": ssn}[request.param]
 
 
 def test_an_oracle_denoiser_gives_the_mask_at_every_size():
@@ -276,7 +278,12 @@ def test_training_noise_is_keyed_by_draw(v1):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: MedSegDiffSegmenter(small(MedSegDiffV1)), lambda: SupervisedSegmenter(small(ResidualUNet))]
+    "make",
+    [
+        lambda: MedSegDiffSegmenter(small(MedSegDiffV1)),
+        lambda: SupervisedSegmenter(small(ResidualUNet)),
+        lambda: SSNSegmenter(small(StochasticUNet), mc_samples=4),
+    ],
 )
 def test_a_checkpoint_made_in_python_loads_safely(make):
     """Built networks among the hyper-parameters would have to be pickled."""

@@ -9,8 +9,10 @@ from diffmedseg.models import (
     DiffSegSegmenter,
     MedSegDiffSegmenter,
     ResidualUNet,
+    SSNSegmenter,
     SupervisedSegmenter,
 )
+from diffmedseg.models.ssn.normal import LowRankNormal
 from diffmedseg.models.tiling import blend, windows
 
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -27,14 +29,18 @@ class Pixels(Denoiser):
 
     def encode(self, image):
         self.seen.append(tuple(image.shape[-2:]))
-        return Condition((image,), self.weight * image[:, :1])
+        mean = self.weight * image[:, :1]
+        normal = LowRankNormal(mean, self.weight * image[:, :, None], self.weight * image[:, 1:2].abs())
+        return Condition((image,), mean, normal)
 
     def forward(self, x_t, t, condition, label=None):
         self.seen.append(tuple(x_t.shape[-2:]))
         if label is not None:  # DiffSeg's have no condition
             return self.weight * x_t * (0.5 + label.reshape(-1, 1, 1, 1))
-        image = condition.features[0].repeat_interleave(len(x_t) // len(condition.features[0]), 0)
-        return self.weight * (x_t + image[:, :1])
+        image, prior = (
+            one.repeat_interleave(len(x_t) // len(one), 0) for one in (condition.features[0], condition.prior)
+        )
+        return self.weight * (x_t + image[:, :1] + prior)
 
 
 def segmenters():
@@ -43,6 +49,7 @@ def segmenters():
     return {
         "medsegdiff": MedSegDiffSegmenter(Pixels(), **settings),
         "supervised": SupervisedSegmenter(Pixels(), **settings),
+        "ssn": SSNSegmenter(Pixels(), **settings),
         "diffseg": DiffSegSegmenter(Pixels(), linear, **settings),
     }
 

@@ -4,9 +4,11 @@ import logging
 
 import pytest
 import torch
+from small_networks import small
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.metrics import generalized_energy_distance
+from diffmedseg.models import SSNSegmenter, StochasticUNet
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.segmentation import Segmentation
 
@@ -102,10 +104,13 @@ def test_what_is_empty_in_every_image_is_named():
     assert len(found(answer(NOTHING, prior=NOTHING))) == 2
 
 
-def test_a_validation_logs_the_score_and_warns(tmp_path, caplog):
+@pytest.mark.parametrize("dice", [True, False])
+def test_a_validation_logs_the_score_and_warns(tmp_path, caplog, dice):
+    """The remedy names the Dice term where the model has one."""
     caplog.set_level(logging.WARNING, logger="diffmedseg.models.segmenter")
-    model = tiny_model(threshold=1 - 1e-6)  # which finds nothing
+    nothing = {"threshold": 1 - 1e-6, "image_size": (16, 16)}  # it finds nothing
+    model = tiny_model(**nothing) if dice else SSNSegmenter(small(StochasticUNet), **nothing)
     [logged] = tiny_trainer(tmp_path, callbacks=[]).validate(model, tiny_data(), verbose=False)
     assert logged["val/score"] <= 1
     assert "The fused mask is empty in 4 validation images" in caplog.text
-    assert "--model.dice_over=batch" in caplog.text
+    assert ("--model.dice_over=batch" in caplog.text) == dice

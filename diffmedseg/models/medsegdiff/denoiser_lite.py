@@ -8,6 +8,7 @@ added.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
 from diffmedseg.models.recommended import Recommended
+from diffmedseg.models.ssn.network import RANK, Covariance
 from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
 
 
@@ -96,6 +98,8 @@ class MedSegDiffLite(Denoiser):
         ff_parser: Whether a filter in Fourier space acts on the coarse map of x_t, as in MedSegDiff-V1.
         dynamic_encoding: Whether the affinity product of the coarse maps of x_t and image is formed, as in
             MedSegDiff-V1.
+        prior: Whether the step network's output is added to the condition network's own mask (``mean``), or to a
+            sample of it, drawn anew for each chain (``samples``). The condition network is then that of SSN.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -125,10 +129,15 @@ class MedSegDiffLite(Denoiser):
         patches: Patches = "apart",
         ff_parser: bool = False,
         dynamic_encoding: bool = False,
+        prior: Literal["mean", "samples"] = "mean",
     ) -> None:
         super().__init__(image_channels, mask_channels)
         if patches not in WRITERS:
             raise ValueError(unknown("way of patches", patches, list(WRITERS)))
+        if prior not in ("mean", "samples"):
+            raise ValueError(unknown("prior", prior, ["mean", "samples"]))
+        if prior == "samples" and not residual:
+            raise ValueError("prior is samples, to which the step network's output is added: set residual to true.")
         spec, patch = LITE_SIZES[size], self.patch
         self.residual = residual
         self.condition = condition_network(
@@ -155,6 +164,8 @@ class MedSegDiffLite(Denoiser):
         self.encoding = (
             CoarseEncoding(spec.width, dynamic_encoding, ff_parser) if dynamic_encoding or ff_parser else None
         )
+        self.covariance = Covariance(decoded, mask_channels, RANK) if prior == "samples" else None
+        self.base = zero_init(nn.Conv2d(mask_channels * patch**2, spec.width, 1)) if prior == "samples" else None
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return those of the condition network, and of all that takes or gives masks; see the base class."""
@@ -163,6 +174,9 @@ class MedSegDiffLite(Denoiser):
             "stem": ChannelAxis("regions", each=self.patch**2),
             "head.2": ChannelAxis("regions", "output", each=self.writer.each),
         }
+        if self.covariance is not None:
+            own["base"] = ChannelAxis("regions", each=self.patch**2)
+            own |= nested_axes("covariance", self.covariance.channel_axes())
         condition, writer = self.condition.channel_axes(), self.writer.channel_axes()
         return nested_axes("condition", condition) | nested_axes("writer", writer) | own
 
@@ -178,7 +192,8 @@ class MedSegDiffLite(Denoiser):
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
         coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
         encoding = () if self.encoding is None else (self.encoding.image_part(coarse),)
-        return Condition((coarse, *encoding, *self.writer.details(decoded)), maps.prior)
+        normal = None if self.covariance is None else self.covariance(maps)
+        return Condition((coarse, *encoding, *self.writer.details(decoded)), maps.prior, normal)
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the condition network; see the base class."""
@@ -188,6 +203,9 @@ class MedSegDiffLite(Denoiser):
         """Predict; see the base class."""
         time, rows, (coarse, *others) = self.time(t), len(x_t), condition.features
         m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
+        prior = None if condition.prior is None else repeat_for_samples(condition.prior.detach(), rows)
+        if self.base is not None and prior is not None:
+            m = m + self.base(F.pixel_unshuffle(prior.sigmoid(), self.patch))
         half = len(self.blocks) // 2
         for block in self.blocks[:half]:
             m = block(m, time)
@@ -197,6 +215,4 @@ class MedSegDiffLite(Denoiser):
         for block in self.blocks[half:]:
             m = block(m, time)
         out: Tensor = self.writer(self.head(m), tuple(others))
-        if self.residual and condition.prior is not None:
-            out = out + repeat_for_samples(condition.prior.detach(), rows)
-        return out
+        return out + prior if self.residual and prior is not None else out

@@ -1,6 +1,8 @@
 """MedSegDiff: diffusion over masks, conditioned on the image."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +24,20 @@ from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.ssn.normal import (
+    LowRankNormal,
+    NormalNoise,
+    choose_likely,
+    log_likelihoods,
+    monte_carlo_loss,
+    training_samples,
+)
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
+
+#: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
+#: (experiments/benchmarks/rare_mode.py).
+PRIOR_SAMPLES = 100
 
 
 class MedSegDiffSegmenter(DiffusionSegmenter):
@@ -37,7 +51,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             None the defaults of the class.
         reverse: The sampler.
         loss: The training loss. On data with several raters, its Dice term costs fidelity to what they draw.
-        prior_loss: The loss of the condition network's own mask, for networks that have one.
+        prior_loss: The loss of the condition network's own mask, for networks that have one. A prior that is sampled
+            learns by its Monte-Carlo likelihood instead.
         noise_levels: Noise levels at which each encoded image is trained per step. Here and for ``prior_share`` None
             takes what the network recommends.
         dice_over: What the Dice terms of both losses are taken over, unless they say it themselves: ``image``, or
@@ -104,15 +119,33 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         t = t.to(x_0.device)
         eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
         x_t = self.process.add_noise(x_0, eps, t)
-        condition = self.denoiser.encode(batch["image"])
+        condition, prior_loss = self._encode_to_train(batch, t, generators)
         output = self.denoiser(x_t, t, condition)
         loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps)
-        if condition.prior is None:
+        if prior_loss is None:
             return loss
-        prior_loss: Tensor = self.prior_loss(condition.prior, batch["mask"], t.reshape(-1, self.noise_levels))
         if self._trainer is not None:
             self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["image"]))
         return loss + prior_loss
+
+    def _encode_to_train(
+        self, batch: Batch, t: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Condition, Tensor | None]:
+        """Encode a batch. Return the condition of every row, and the loss of the prior where there is one.
+
+        A prior that is sampled learns by its likelihood. Each row gets a sample that is likely given the row's mask:
+        one that is drawn without looking at the mask would tell nothing of it, and the step network would unlearn it.
+        """
+        condition, mask = self.denoiser.encode(batch["image"]), batch["mask"]
+        if condition.normal is not None:
+            logits = training_samples(condition.normal, self.seed, batch["draw"], PRIOR_SAMPLES)
+            likelihoods = log_likelihoods(logits, mask)
+            chosen = choose_likely(logits.detach(), likelihoods.detach(), generators)
+            return replace(condition, prior=chosen), monte_carlo_loss(likelihoods, mask[0].numel())
+        if condition.prior is None:
+            return condition, None
+        prior_loss: Tensor = self.prior_loss(condition.prior, mask, t.reshape(-1, self.noise_levels))
+        return condition, prior_loss
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
@@ -120,12 +153,15 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         conditions = [self.denoiser.encode(self._memory_format(image[window])) for window in windows]
         priors = [condition.prior.float().sigmoid() for condition in conditions if condition.prior is not None]
         prior = blend(windows, priors, self.image_size) if priors else None
+        normals = [condition.normal for condition in conditions if condition.normal is not None]
+        merge = partial(blend, windows, size=self.image_size)
+        normal = LowRankNormal.merge(normals, merge) if normals else None
         num_samples = len(generators[0])
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
         parts = [
             self._run_chains(
-                conditions, prior, [g for row in generators for g in row[first : first + per_pass]], num_steps
+                conditions, prior, normal, [g for row in generators for g in row[first : first + per_pass]], num_steps
             )
             for first in range(0, num_samples, per_pass)
         ]
@@ -136,10 +172,17 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self,
         conditions: Sequence[Condition],
         prior: Tensor | None,
+        normal: LowRankNormal | None,
         generators: Sequence[torch.Generator],
         num_steps: int,
     ) -> Tensor:
         parts = self.tiling.parts()
+        if normal is not None:  # chains stand on samples of the prior, which windows share
+            samples = len(generators) // len(normal.mean)
+            rows = [generators[first : first + samples] for first in range(0, len(generators), samples)]
+            base = normal.sample(NormalNoise.draw(rows, normal)).flatten(0, 1)
+            conditions = [replace(one, prior=base[part]) for one, part in zip(conditions, parts, strict=True)]
+            prior = base.sigmoid()
 
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
             t = torch.full((len(x_t),), step, device=x_t.device)

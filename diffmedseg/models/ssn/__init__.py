@@ -1,0 +1,1 @@
+"""Stochastic Segmentation Networks."""

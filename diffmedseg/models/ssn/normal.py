@@ -1,0 +1,134 @@
+"""A low-rank normal distribution over the logits of masks, and the likelihood of a mask under it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffmedseg.diffusion import keyed_generator, keyed_normal
+
+#: Samples that estimate the likelihood in training: the number of the paper and of the released configurations.
+MC_SAMPLES = 20
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class LowRankNormal:
+    """A normal distribution over the logits of all regions and pixels of a mask (Monteiro et al. 2020).
+
+    Its covariance is ``factors @ factors.T + diag(deviation ** 2)``. All maps are float32.
+
+    Attributes:
+        mean: (B, K, H, W).
+        factors: (B, rank, K, H, W): what moves together.
+        deviation: (B, K, H, W), positive: standard deviation of what each pixel adds by itself.
+    """
+
+    mean: Tensor
+    factors: Tensor
+    deviation: Tensor
+
+    def sample(self, noise: "NormalNoise") -> Tensor:
+        """Return logits, (B, S, K, H, W), float32, of standard normal noise.
+
+        Nothing is inverted or factorised: every covariance has samples.
+        """
+        with torch.autocast(self.mean.device.type, enabled=False):
+            together = (noise.latents @ self.factors.flatten(2)).reshape(noise.pixels.shape)
+            return self.mean[:, None] + together + self.deviation[:, None] * noise.pixels
+
+    @staticmethod
+    def merge(parts: "Sequence[LowRankNormal]", merge_maps: Callable[[list[Tensor]], Tensor]) -> "LowRankNormal":
+        """Merge the maps of windows into those of the whole image.
+
+        Logits are linear in the maps. So logits drawn from merged maps are the merged logits of the windows, where all
+        windows share the noise.
+        """
+        return LowRankNormal(*(merge_maps([getattr(part, f.name) for part in parts]) for f in fields(LowRankNormal)))
+
+
+@dataclass(frozen=True)
+class NormalNoise:
+    """The standard normal noise of S samples of each of B images.
+
+    Attributes:
+        latents: (B, S, rank), float32: one number for each factor.
+        pixels: (B, S, K, H, W), float32.
+    """
+
+    latents: Tensor
+    pixels: Tensor
+
+    @staticmethod
+    def draw(generators: Sequence[Sequence[torch.Generator]], normal: LowRankNormal) -> "NormalNoise":
+        """Draw noise: B lists of S generators; each gives one sample's latents and then its pixels."""
+        flat, device = [g for row in generators for g in row], normal.mean.device
+        latents = keyed_normal(normal.factors.shape[1:2], flat, device)
+        pixels = keyed_normal(normal.mean.shape[1:], flat, device)
+        size = (len(generators), len(generators[0]))
+        return NormalNoise(latents.reshape(*size, -1), pixels.reshape(*size, *pixels.shape[1:]))
+
+    def with_opposites(self) -> "NormalNoise":
+        """Add the opposite of each sample's noise: antithetic pairs, whose mean is exactly zero."""
+        return NormalNoise(torch.cat([self.latents, -self.latents], 1), torch.cat([self.pixels, -self.pixels], 1))
+
+
+def training_samples(normal: LowRankNormal, seed: int, draws: Sequence[int], number: int) -> Tensor:
+    """Draw the samples that estimate the likelihood of masks in training, in antithetic pairs.
+
+    Args:
+        normal: The distribution, of B images.
+        seed: Seed of the noise.
+        draws: B keys of the noise.
+        number: S, even.
+
+    Returns:
+        Logits, (B, S, K, H, W).
+    """
+    generators = [[keyed_generator(seed, "train", draw, "pair", pair) for pair in range(number // 2)] for draw in draws]
+    return normal.sample(NormalNoise.draw(generators, normal).with_opposites())
+
+
+def log_likelihoods(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the log-likelihood of masks (B, K, H, W) under the logits of samples (B, S, K, H, W): (B, S), in nats."""
+    with torch.autocast(logits.device.type, enabled=False):
+        mask = mask.float()[:, None].expand_as(logits)
+        return -F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none").sum((2, 3, 4))
+
+
+def monte_carlo_loss(likelihoods: Tensor, pixels: int) -> Tensor:
+    """Return the negative Monte-Carlo log-likelihood of masks (Monteiro et al. 2020), a scalar.
+
+    The likelihood of a whole mask is averaged over samples before the logarithm is taken. It is a product over pixels
+    that underflows, so the logarithms of the samples meet in a logsumexp.
+
+    Args:
+        likelihoods: (B, S), float32, of :func:`log_likelihoods`.
+        pixels: Pixels of a mask, in all regions.
+
+    Returns:
+        The mean over images, in nats per pixel and region. The paper's sum would change with the size of images, and
+        every gradient would be clipped.
+    """
+    return -(torch.logsumexp(likelihoods, 1) - math.log(likelihoods.shape[1])).mean() / pixels
+
+
+def choose_likely(logits: Tensor, likelihoods: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw samples from the posterior: those that a rater's mask makes likely (sampling-importance-resampling).
+
+    Args:
+        logits: (B, S, K, H, W), samples of the prior.
+        likelihoods: (B, S), of :func:`log_likelihoods`.
+        generators: B * L, image-major; each chooses one sample.
+
+    Returns:
+        (B * L, K, H, W): each is one of the S samples of its image, chosen in proportion to its likelihood.
+    """
+    each, device = len(generators) // len(logits), logits.device
+    uniform = torch.stack([torch.rand(logits.shape[1], generator=g) for g in generators]).to(device)
+    gumbel = -(-uniform.clamp(min=_TINY).log()).log()  # the largest of the sums is a draw in proportion
+    chosen = (likelihoods.repeat_interleave(each, 0) + gumbel).argmax(1)
+    return logits[torch.arange(len(generators), device=device) // each, chosen]

@@ -1,0 +1,66 @@
+"""Stochastic Segmentation Networks: a set of masks from a single pass."""
+
+from typing import Any
+
+from torch import Tensor
+
+from diffmedseg.data.batch import Batch
+from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.ssn.normal import (
+    MC_SAMPLES,
+    LowRankNormal,
+    NormalNoise,
+    log_likelihoods,
+    monte_carlo_loss,
+    training_samples,
+)
+from diffmedseg.models.tiling import blend
+from diffmedseg.segmentation import Drawn
+
+
+class SSNSegmenter(DiffusionSegmenter):
+    """Learns a low-rank normal distribution over the logits of masks (Monteiro et al. 2020, arXiv 2006.06015).
+
+    One sample is one draw of all logits at once. A pass gives the distribution, and with it all samples of an image:
+    ``num_steps`` changes nothing. The probability is the mean of the samples, because the expectation of a sigmoid has
+    no closed form. The sigmoid of the mean is another number, the median of each pixel: results hold it as the prior.
+
+    Args:
+        denoiser: A network whose condition is a distribution, such as :class:`~diffmedseg.models.StochasticUNet`.
+        mc_samples: Samples of each image by which the likelihood of a mask is estimated in training. They come in
+            antithetic pairs, as in the released code. 20 is the number of the paper and of the released configurations.
+            So few draw rare masks too often, since a mask that no sample resembles costs much; 100 draw them less
+            often (experiments/benchmarks/rare_mode.py).
+        kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
+
+    Raises:
+        ValueError: If ``mc_samples`` is odd or not positive.
+    """
+
+    name = "ssn"
+
+    def __init__(self, denoiser: Denoiser, mc_samples: int = MC_SAMPLES, **kwargs: Any) -> None:
+        super().__init__(denoiser, **kwargs)
+        if mc_samples < 2 or mc_samples % 2:
+            raise ValueError(f"mc_samples is {mc_samples}; samples come in pairs: give an even number, at least 2.")
+        self.mc_samples = mc_samples
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Return the Monte-Carlo likelihood of one rater's mask."""
+        normal, mask = self._normal(batch["image"]), batch["mask"]
+        logits = training_samples(normal, self.seed, batch["draw"], self.mc_samples)
+        return monte_carlo_loss(log_likelihoods(logits, mask), mask[0].numel())
+
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+        """Draw S masks per image; see the base class. Windows share the noise."""
+        parts = self.tiling.parts()
+        normals = [self._normal(self._memory_format(image[part])) for part in parts]
+        normal = LowRankNormal.merge(normals, lambda maps: blend(parts, maps, self.image_size))
+        return Drawn(normal.sample(NormalNoise.draw(generators, normal)).sigmoid(), normal.mean.sigmoid())
+
+    def _normal(self, image: Tensor) -> LowRankNormal:
+        normal = self.denoiser.encode(image).normal
+        if normal is None:
+            raise ValueError(f"{type(self.denoiser).__name__} gives no distribution of masks: use StochasticUNet.")
+        return normal

@@ -1,0 +1,101 @@
+"""How often do trained models draw the mask that few raters draw?
+
+One image, of which most raters outline the core and few the halo around it. Run ``python
+experiments/benchmarks/rare_mode.py`` for a table (half an hour of one core).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator
+from diffmedseg.models import DiffusionSegmenter, MedSegDiffLite, MedSegDiffSegmenter, SSNSegmenter, StochasticUNet
+
+SIZE = (32, 32)
+RARE = (0.1, 0.2, 0.5)
+SEEDS = (0, 1)
+STEPS = (1, 4)
+SAMPLES = 1000
+
+
+def rings() -> Tensor:
+    """Return the core and the halo, (2, 1, H, W), in {0, 1}."""
+    masks = torch.zeros(2, 1, *SIZE)
+    masks[0, :, 12:20, 12:20] = masks[1, :, 6:26, 6:26] = 1
+    return masks
+
+
+def train(model: DiffusionSegmenter, rare: float, steps: int = 500, rows: int = 8) -> None:
+    """Train a model on one image by masks of raters drawn anew."""
+    masks = rings()
+    image = (2 * masks[1:] - 1).expand(rows, -1, -1, -1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        rater = (torch.rand(rows, generator=keyed_generator("raters", step)) < rare).long()
+        draws = list(range(step * rows, (step + 1) * rows))
+        loss = model.training_loss({"image": image, "mask": masks[rater], "draw": draws})
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def drawn(model: DiffusionSegmenter, num_steps: int) -> tuple[float, float]:
+    """Return the shares of samples that are nearer to the halo than to the core, and that are neither."""
+    masks = rings()
+    ring = (masks[1] - masks[0])[0].bool()
+    samples = model.segment(2 * masks[1:] - 1, SAMPLES, num_steps, keys=["image"]).binary_samples
+    share = samples[0, :, 0, ring].float().mean(1)
+    return float((share > 0.5).float().mean()), float(((share > 0.1) & (share < 0.9)).float().mean())
+
+
+def models() -> dict[str, Callable[[int], DiffusionSegmenter]]:
+    """Return what makes each model from a seed."""
+
+    def lite(seed: int, **options: str) -> DiffusionSegmenter:
+        return MedSegDiffSegmenter(
+            MedSegDiffLite(1, 1, "tiny", **options),  # type: ignore[arg-type]  # of its literals
+            NoiseProcess(schedule="cosine", input_scale=0.3, prediction="x_0"),  # as on data of several raters
+            loss=DiffusionLoss(bce=1.0, dice=0.0),
+            image_size=SIZE,
+            seed=seed,
+        )
+
+    def ssn(seed: int, mc_samples: int) -> DiffusionSegmenter:
+        return SSNSegmenter(StochasticUNet(1, 1, "tiny"), mc_samples, image_size=SIZE, seed=seed)
+
+    return {
+        "ssn, 20 samples in training": lambda seed: ssn(seed, 20),
+        "ssn, 100 samples in training": lambda seed: ssn(seed, 100),
+        "medsegdiff-lite": lite,
+        "medsegdiff-lite, prior: samples": lambda seed: lite(seed, prior="samples"),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"Halo drawn, and neither, of {SAMPLES} samples; seeds {SEEDS}\n")
+    print("| model | steps | " + " | ".join(f"truth {rare:.0%}" for rare in RARE) + " |")
+    print("|---|---|" + "---|" * len(RARE))
+    for name, make in models().items():
+        cells: dict[int, list[str]] = {n: [] for n in ((1,) if name.startswith("ssn") else STEPS)}
+        for rare in RARE:
+            found: dict[int, list[tuple[float, float]]] = {n: [] for n in cells}
+            for seed in SEEDS:
+                torch.manual_seed(seed)
+                model = make(seed)
+                train(model, rare)
+                for n in cells:
+                    found[n].append(drawn(model, n))
+            for n, shares in found.items():
+                halo, neither = zip(*shares, strict=True)
+                cells[n].append(f"{', '.join(f'{h:.0%}' for h in halo)} ({max(neither):.0%})")
+        for n, row in cells.items():
+            print(f"| {name} | {n} | " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
