@@ -19,6 +19,7 @@ from diffmedseg.models.encoders import weights_follow
 from diffmedseg.recipes import list_datasets, list_models, list_presets, recipe
 
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
+OF_ENCODER = ("encoder", "encoder_weights", "encoder_mean", "encoder_frozen_norm", "decoder_channels")
 #: By model, preset and data set: a digest of what the configuration builds.
 DIGESTS = json.loads(Path(__file__).with_name("recipe_digests.json").read_text())
 
@@ -161,8 +162,12 @@ def test_the_supervised_baseline_has_the_budget_of_what_it_is_compared_with():
         second = compose("supervised", "isic2017", f"--preset={preset}", f"--encoder={encoder}").config
         for part in ("trainer", "ema", "data"):
             assert first[part] == second[part]
-        for setting in ("optimizer", "warmup_steps", "cosine_decay", "denoiser.init_args.size"):
-            assert first.model.init_args[setting] == second.model.init_args[setting]
+        same = ["optimizer", "warmup_steps", "cosine_decay"]
+        same += (
+            ["denoiser.init_args.size"] if encoder == "none" else [f"denoiser.init_args.{name}" for name in OF_ENCODER]
+        )
+        for setting in same:
+            assert first.model.init_args.get(setting) == second.model.init_args.get(setting)
 
 
 def test_seed_reaches_model_and_data_but_not_the_split():

@@ -271,7 +271,7 @@ def test_make_train_trains_tests_and_scores_volumes(name, tmp_path, capsys):
     card = (zoo.export(run, "medsegdiff_mri.test", tmp_path / "zoo") / "README.md").read_text()
     assert "Menze" in card or "Buda" in card
     assert "CC BY-NC-SA" in card
-    assert "has no pictures" in card
+    assert "There is no picture of these cases" in card
     assert "nan" not in card  # of one case there is no interval
     assert "| one case |" in card
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
