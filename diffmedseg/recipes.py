@@ -204,24 +204,18 @@ def recipe(
     if encoder is None and pretrained is None and _takes_encoder(files) and _puts_on_encoders(preset):
         encoder = content.get("recommended_encoder")
     given = [] if folder is None else [f"--data.root={folder}"]
-    chosen: list[str] = []
     if encoder is not None:
         network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
+        given += chosen
     elif encoder_weights is not None:
         raise RecipeError("encoder_weights needs an encoder: name one, such as lite0.")
     encoder = None if encoder is None or encoder.lower() == "none" else encoder
     files += [] if encoder is None else [parts / "encoder.yaml"]
     files += [] if preset is None else _preset_files(preset, model_name, encoder is not None)
-    if encoder is not None:
-        chosen += [
-            f"--model.denoiser.{key}={value}"
-            for path in files
-            for key, value in _read(path).get("on_encoder", {}).items()
-        ]
     start = None if pretrained is None else str(pretrained)
     settings = [settings] if isinstance(settings, str) else settings
     name = name or f"{model_name}-{data_name}"
-    return Recipe(name, tuple(files), (*given, *chosen, *settings), encoder, network, start, tuple(trust))
+    return Recipe(name, tuple(files), (*given, *settings), encoder, network, start, tuple(trust))
 
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:

@@ -159,9 +159,6 @@ class DiffMedSegCLI(LightningCLI):
             help="Fact of the data: the encoder that presets take, of those that were measured.",
         )
         parser.add_argument(
-            "--on_encoder", type=dict, default={}, help="Arguments of networks on an encoder, which recipes pass on."
-        )
-        parser.add_argument(
             "--pretrained",
             type=str | None,
             default=None,
