@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from jsonargparse import auto_cli
-from rows import read_rows, with_earlier, write_rows
+from rows import paired, read_rows, with_earlier, write_rows
 from training import train_run
 
 from diffmedseg.metrics import bootstrap_interval
@@ -127,7 +127,7 @@ def table(scores: Path = SCORES) -> None:
         for variant in (name for name in VARIANTS if name in dice):
             own, start = dice[variant], dice[START]
             shared = [seed for seed in own if seed in start and variant != START]
-            less = [_paired(own[seed], start[seed]) for seed in shared]
+            less = [paired(own[seed], start[seed]) for seed in shared]
             mean = np.mean([np.mean(list(one.values())) for one in own.values()])
             cells = [str(size), str(steps), variant, str(len(next(iter(own.values())))), str(len(own)), f"{mean:.4f}"]
             cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.4f}" for one in less)]
@@ -140,17 +140,6 @@ def _dice(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, dict[str, fl
     for row in rows:
         found[row["variant"]][row["seed"]][row["case"]] = float(row["dice"])
     return found
-
-
-def _paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
-    """Return the difference by case.
-
-    Raises:
-        ValueError: If the cases differ, so that nothing could be paired.
-    """
-    if one.keys() != other.keys():
-        raise ValueError(f"Two runs were scored on {len(one)} and {len(other)} images that differ: train them again.")
-    return np.array([one[case] - other[case] for case in sorted(one)])
 
 
 def _with_interval(values: np.ndarray) -> str:

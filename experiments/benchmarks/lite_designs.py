@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from lightning import Trainer, seed_everything
-from rows import read_rows, with_earlier, write_rows
+from rows import paired, read_rows, with_earlier, write_rows
 from samples_and_steps import load_run
 from timing import hardware, median_seconds
 from torch import Tensor
@@ -225,24 +225,13 @@ def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[st
     """Write the mean over seeds and patients, and the difference from START with its interval and by seed."""
     mean = np.mean([np.mean(list(values.values())) for values in own.values()])
     shared = [seed for seed in own if seed in start and own[seed] is not start[seed]]
-    less = [_paired(own[seed], start[seed]) for seed in shared]
+    less = [paired(own[seed], start[seed]) for seed in shared]
     if not less or not np.any(less):
         return f"{mean:.4f}"
     average = np.mean(less, 0)
     low, high = bootstrap_interval(average)
     by_seed = ", ".join(f"{one.mean():+.4f}" for one in less)
     return f"{mean:.4f}, {average.mean():+.4f} ({low:+.4f} to {high:+.4f}; {by_seed})"
-
-
-def _paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
-    """Return the difference by patient.
-
-    Raises:
-        ValueError: If the patients differ, so that nothing could be paired.
-    """
-    if one.keys() != other.keys():
-        raise ValueError(f"Two runs were scored on {len(one)} and {len(other)} patients that differ: score them again.")
-    return np.array([one[patient] - other[patient] for patient in sorted(one)])
 
 
 def _values(rows: Sequence[Mapping[str, str]], variant: str, title: str) -> dict[str, dict[str, float]]:

@@ -4,6 +4,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from diffmedseg.atomic import write_whole
 
 
@@ -24,6 +26,17 @@ def with_earlier(rows: Sequence[Mapping[str, object]], path: Path, run: Sequence
     here = {tuple(str(row[column]) for column in run) for row in rows}
     earlier = read_rows(path) if path.is_file() else []
     return [*(row for row in earlier if tuple(row[column] for column in run) not in here), *rows]
+
+
+def paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
+    """Return the difference of two runs by what was scored, such as images or patients.
+
+    Raises:
+        ValueError: If the runs were scored on others, so that nothing could be paired.
+    """
+    if one.keys() != other.keys():
+        raise ValueError(f"Two runs were scored on {len(one)} and {len(other)} cases that differ: score them again.")
+    return np.array([one[name] - other[name] for name in sorted(one)])
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
