@@ -81,3 +81,22 @@ def run(finished_run, tmp_path_factory) -> Path:
     from tiny_run import copy_run
 
     return copy_run(finished_run, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub of its own for the test; nothing that was downloaded before is found."""
+    import huggingface_hub.constants as constants
+    from fake_hub import TOKEN, serving
+
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub

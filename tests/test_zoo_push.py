@@ -3,10 +3,8 @@
 import shutil
 from dataclasses import replace
 
-import huggingface_hub.constants
 import pytest
 import torch
-from fake_hub import TOKEN, serving
 from huggingface_hub import ModelCard
 
 from diffmedseg import zoo
@@ -30,21 +28,6 @@ def exported(finished_run, tmp_path_factory):
 def own_zoo(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
     return shutil.copytree(exported, tmp_path / "zoo")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serving() as hub:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
 
 
 def test_what_is_pushed_is_what_is_loaded(own_zoo, hub, capsys):

@@ -1,12 +1,15 @@
 """Pretrained encoders: the same maps as their reference, and the normalisation that they were trained with."""
 
+import json
 from copy import deepcopy
 from functools import partial
 
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from diffmedseg.configurable import to_config
@@ -115,7 +118,7 @@ def small_file(tmp_path):
     """Weights of a small encoder of timm, for colours."""
     torch.manual_seed(1)
     file = tmp_path / "small.safetensors"
-    save_file(SMPNetwork(3, 1, encoder=SMALL).network.encoder.state_dict(), file)
+    save_file(SMPNetwork(3, 1, encoder=SMALL).network.network.encoder.state_dict(), file)
     return file
 
 
@@ -141,7 +144,7 @@ def test_the_other_packages_fit_their_encoders(name):
     pytest.importorskip(encoders.PACKAGED[name].package)
     network = SMPNetwork(3, 1, encoder=name, encoder_weights="imagenet")
     state = torch.load(find_weights(name, "imagenet").file, weights_only=True)
-    own = network.network.encoder.state_dict()
+    own = network.network.network.encoder.state_dict()
     assert torch.equal(own["model.blocks.6.0.conv_pwl.weight"], list(state.values())[-14])
 
 
@@ -197,8 +200,8 @@ def test_grey_images_take_the_mean_over_the_colours(small_file):
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_encoders_of_timm_take_any_number_of_channels_from_a_file(channels, small_file):
-    state = SMPNetwork(3, 1, encoder=SMALL, encoder_weights=str(small_file)).network.encoder.state_dict()
-    own = SMPNetwork(channels, 1, encoder=SMALL, encoder_weights=str(small_file)).network.encoder.state_dict()
+    state = SMPNetwork(3, 1, encoder=SMALL, encoder_weights=str(small_file)).network.network.encoder.state_dict()
+    own = SMPNetwork(channels, 1, encoder=SMALL, encoder_weights=str(small_file)).network.network.encoder.state_dict()
     stem = "model.conv_stem.weight"
     assert torch.allclose(own[stem], state[stem][:, [0, 1, 2, 0, 1][:channels]] * 3 / channels)
     assert all(torch.equal(value, own[name]) for name, value in state.items() if name != stem)
@@ -237,7 +240,7 @@ def test_a_wrong_normalisation_is_refused(options, message):
 
 def test_weights_whose_normalisation_nobody_knows_need_it(tmp_path):
     file = tmp_path / "own.pth"
-    torch.save(SMPNetwork(3, 1, encoder="mobilenet_v2").network.encoder.state_dict(), file)
+    torch.save(SMPNetwork(3, 1, encoder="mobilenet_v2").network.network.encoder.state_dict(), file)
     with pytest.raises(ValueError, match="give encoder_mean and encoder_std"):
         SMPNetwork(3, 1, encoder="mobilenet_v2", encoder_weights=str(file))
     given = SMPNetwork(3, 1, encoder="mobilenet_v2", encoder_weights=str(file), encoder_mean=MEAN, encoder_std=STD)
@@ -363,3 +366,38 @@ def test_depthwise_convolutions_keep_their_precision():
         assert own(x.bfloat16()).dtype == torch.float32
         assert network.maps(IMAGE).deepest.dtype == torch.bfloat16  # the others are faster so
         assert not other(x).any()  # a copy has weights of its own
+
+
+def random_encoder(name):
+    """The weights of an encoder of segmentation-models-pytorch, random."""
+    return smp.encoders.get_encoder(name, weights=None).state_dict()
+
+
+def test_weights_come_from_timms_hub(hub):
+    name = "test_efficientnet.r160_in1k"
+    state = timm.create_model(name).state_dict()
+    hub.repositories[f"timm/{name}"] = {"model.safetensors": save(state)}
+    network = SMPNetwork(3, 1, encoder="tu-test_efficientnet", encoder_weights="imagenet")
+    loaded = network.network.encoder.state_dict()
+    stem = next(key for key in loaded if key.endswith("conv_stem.weight"))
+    assert torch.equal(loaded[stem], state["conv_stem.weight"])
+    assert network.settled["encoder_mean"] == MEAN
+
+
+def test_weights_come_from_the_hub_of_segmentation_models(hub):
+    settings = {"input_space": "RGB", "input_range": [0, 255], "mean": [102, 51, 0], "std": [255, 51, 102]}
+    state = random_encoder("resnet18")
+    hub.repositories["smp-hub/resnet18.imagenet"] = {
+        "model.safetensors": save(state),
+        "config.json": json.dumps(settings).encode(),
+    }
+    network = SMPNetwork(3, 1, encoder="resnet18", encoder_weights="imagenet")
+    assert all(torch.equal(value, network.network.encoder.state_dict()[key]) for key, value in state.items())
+    assert network.settled["encoder_mean"] == pytest.approx([0.4, 0.2, 0.0])
+    assert network.settled["encoder_std"] == pytest.approx([1.0, 0.2, 0.4])
+
+
+@pytest.mark.parametrize("name", ["tu-test_efficientnet", "resnet18"])
+def test_weights_that_the_hub_lacks_are_one_message(name, hub):
+    with pytest.raises(ValueError, match="Without a network, give encoder_weights as a file, or none"):
+        SMPNetwork(3, 1, encoder=name, encoder_weights="imagenet")
