@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffmedseg.configurable import to_config
 from diffmedseg.models.denoiser import ChannelAxis, Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter
 
@@ -107,7 +108,8 @@ def initialise(
         sha256: Hash of the source's file.
 
     Returns:
-        What was taken, adapted and left. A warning says where none of the source's image channels is the model's.
+        What was taken, adapted and left. Warnings say where none of the source's image channels is the model's, and
+        where the two normalise images differently for an encoder.
 
     Raises:
         MisfitError: If less than half of the parameters can be taken or adapted: the model is then unchanged.
@@ -134,6 +136,13 @@ def initialise(
             "from scratch.",
             stacklevel=3,  # of the caller: no_grad is between
         )
+    normalisations = [_normalisation(network) for network in (source.denoiser, model.denoiser)]
+    if len(source.channels) == len(model.channels) and normalisations[0] != normalisations[1]:
+        warnings.warn(
+            f"{name} normalises images for its encoder with mean and deviation {normalisations[0]}; this model uses "
+            f"{normalisations[1]}. Set encoder_mean and encoder_std of the denoiser to those of the source.",
+            stacklevel=3,
+        )
     for key, value in fitted.items():
         own[key].copy_(value)
     model.initialisation = found.as_dict()
@@ -157,6 +166,12 @@ def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dic
         if value.shape == own.shape:
             fitted[key] = value
     return fitted, adapted & fitted.keys()
+
+
+def _normalisation(network: Denoiser) -> tuple[Any, Any]:
+    """Return the mean and deviation that an encoder's images are normalised with; None without an encoder."""
+    arguments = to_config(network)["init_args"]
+    return arguments.get("encoder_mean"), arguments.get("encoder_std")
 
 
 def _weights_of(axes: Mapping[str, ChannelAxis]) -> dict[str, ChannelAxis]:

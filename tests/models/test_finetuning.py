@@ -6,6 +6,7 @@ from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1,
 from diffmedseg.models.finetuning import MisfitError, initialise
 
 DENOISERS = [*concrete_denoisers(), *lite_designs()]
+SMALL = "tu-test_efficientnet"  # a tiny encoder of timm
 RGB, LESION = ("red", "green", "blue"), ("lesion",)
 
 
@@ -151,3 +152,17 @@ def test_foreign_channels_are_doubted():
 def test_known_channels_are_not(recwarn):
     initialise(segmenter(channels=("red",), seed=2), segmenter())
     assert not recwarn
+
+
+@pytest.mark.parametrize("std", [0.5, 0.25])
+def test_another_normalisation_is_doubted(std, recwarn):
+    networks = [
+        MedSegDiffLite(3, 1, size="tiny", encoder=SMALL, encoder_mean=[0.5], encoder_std=[deviation])
+        for deviation in (0.25, std)
+    ]
+    source, model = (
+        MedSegDiffSegmenter(network, image_size=(32, 32), channels=RGB, regions=LESION) for network in networks
+    )
+    initialise(model, source)
+    doubts = [str(warning.message) for warning in recwarn if "encoder_std" in str(warning.message)]
+    assert len(doubts) == (std != 0.25)
