@@ -14,8 +14,9 @@ following that exist; later files override earlier ones::
     preset/<preset>+<model>.yaml
     preset/<preset>+encoder.yaml   where the network is on an encoder
 
-A preset that has a ``+encoder`` file puts the networks that take an encoder on the one that the data set recommends, if
-it does. Each file is an ordinary LightningCLI configuration. Importing this module takes no torch.
+Data that is learned in patches keeps its own image size, whatever the preset says. A preset that has a ``+encoder`` file
+puts the networks that take an encoder on the one that the data set recommends, if it does. Each file is an ordinary
+LightningCLI configuration. Importing this module takes no torch.
 """
 
 import json
@@ -204,6 +205,7 @@ def recipe(
     if encoder is None and pretrained is None and _takes_encoder(files) and _puts_on_encoders(preset):
         encoder = content.get("recommended_encoder")
     given = [] if folder is None else [f"--data.root={folder}"]
+    given += [] if preset is None else _grid_of_patches(content)
     if encoder is not None:
         network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
         given += chosen
@@ -249,6 +251,13 @@ def _takes_encoder(files: Sequence[Path]) -> bool:
     """Whether the network of the files is one of this project's that can stand on an encoder."""
     package, _, name = (_class_of_network(files) or "").rpartition(".")
     return package == "diffmedseg.models" and name in _ON_ENCODER
+
+
+def _grid_of_patches(content: Mapping[str, Any]) -> list[str]:
+    """Return the image size of data that is learned in patches: a patch is as fine as its data set says."""
+    arguments = content.get("data", {}).get("init_args", {})
+    kept = arguments.get("patch") is not None and "image_size" in arguments
+    return [f"--data.image_size={json.dumps(arguments['image_size'])}"] if kept else []
 
 
 def _puts_on_encoders(preset: str | None) -> bool:

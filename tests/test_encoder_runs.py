@@ -23,8 +23,8 @@ PRESET_RUNS = [
 MEAN = [0.485, 0.456, 0.406]
 
 
-def compose(model, *settings, **options):
-    run = recipe(model, "synthetic", settings=settings, **options)
+def compose(model, *settings, data="synthetic", **options):
+    run = recipe(model, data, settings=settings, **options)
     network = [argument for argument in run.arguments if argument.startswith("--model.denoiser=")]
     return instantiate(run.files, f"--experiment={run.name}", *network, *run.settings)
 
@@ -77,6 +77,14 @@ def test_presets_take_the_encoder_that_the_data_recommends(model):
     assert recipe(model, "isic2017", preset="cpu", encoder="resnet18").encoder == "resnet18"
     files = [path.name for path in recipe(model, "isic2017", preset="cpu").files]
     assert files[-3:] == ["encoder.yaml", "cpu.yaml", "cpu+encoder.yaml"]
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_data_of_patches_keep_their_image_size(preset):
+    options = {"preset": preset, "encoder": SMALL, "encoder_weights": "none"}
+    assert compose("supervised", data="chase", **options).datamodule.image_size == (256, 256)
+    chosen = compose("supervised", "--data.image_size=512", data="chase", **options)
+    assert (chosen.datamodule.image_size, chosen.datamodule.patch) == ((512, 512), 64)
 
 
 def test_models_without_an_encoder_have_their_presets():

@@ -1,4 +1,4 @@
-"""Small data sets, every patient tested once by models trained on the others: MedSegDiff-V1, -lite and the control.
+"""Small data sets, every patient tested once by models trained on the others: MedSegDiff-V1, -lite and the supervised baseline.
 
 ``python experiments/benchmarks/folds.py train brats2015 /path/to/brats2015`` (likewise ``lgg``, ``chase``, ``lidc``)
 trains the folds that are not trained yet; ``... humans chase /path/to/chase`` compares its raters with each other;
@@ -25,8 +25,14 @@ Data = Literal["brats2015", "lgg", "chase", "lidc"]
 
 FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
 SETTINGS = {"chase": ["--data.split_by=folds"]}
-#: By model its settings.
-MODELS: dict[str, list[str]] = {"medsegdiff-v1": EVEN_DDIM, "medsegdiff-lite": [], "supervised": []}
+#: By model its settings; a name such as ``supervised+lite0`` is a model on an encoder.
+MODELS: dict[str, list[str]] = {
+    "medsegdiff-v1": EVEN_DDIM,
+    "medsegdiff-lite": [],
+    "supervised": [],
+    "medsegdiff-lite+lite0": [],
+    "supervised+lite0": [],
+}
 HUMANS = "raters"
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("dice", "hd95", "nsd", "cl_dice", "ged_unbiased", "uncertainty", "diversity")
@@ -55,11 +61,13 @@ def train(
         for model, own in MODELS.items():
             if only and model not in only:
                 continue
+            name, _, encoder = model.partition("+")
             settings = [
                 "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
                 f"--trainer.max_steps={steps}", *SETTINGS.get(data, []), *own,
+                *([f"--encoder={encoder}"] if encoder else []),
             ]  # fmt: skip
-            train_run(runs, f"{data}.{model}.{fold}", model, data, settings)
+            train_run(runs, f"{data}.{model}.{fold}", name, data, settings)
 
 
 def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
