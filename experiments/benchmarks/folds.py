@@ -1,4 +1,4 @@
-"""Small data sets, every patient tested once by models trained on the others: MedSegDiff-V1, -lite and the supervised baseline.
+"""Small data sets: every patient is tested once, by MedSegDiff and baselines that are trained on the others.
 
 ``python experiments/benchmarks/folds.py train brats2015 /path/to/brats2015`` (likewise ``lgg``, ``chase``, ``lidc``)
 trains the folds that are not trained yet; ``... humans chase /path/to/chase`` compares its raters with each other;
