@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, repeat_for_samples
-from diffmedseg.models.layers import zero_init
 
 _HIDDEN = 64
 
@@ -28,7 +27,9 @@ class PresenceHead(nn.Module):
         features = 2 * deepest_channels + decoded_channels
         self.norm = nn.LayerNorm(features)
         self.hidden = nn.Linear(features + 2, _HIDDEN)
-        self.out = zero_init(nn.Linear(_HIDDEN, mask_channels))
+        self.out = nn.Linear(_HIDDEN, mask_channels)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the last layer; see :meth:`~diffmedseg.models.Denoiser.channel_axes`."""
@@ -53,7 +54,8 @@ class PresenceHead(nn.Module):
             pooled = torch.cat([image[:, None].expand(-1, inside.shape[1], -1), inside], 2)
             size = torch.stack([area.log1p(), mask.amax((2, 3))], 2)
             hidden = nn.functional.silu(self.hidden(torch.cat([self.norm(pooled), size], 2)))
-            return (hidden * self.out.weight).sum(2) + self.out.bias  # each region has its own row
+            logits: Tensor = self.out(hidden).diagonal(dim1=1, dim2=2)  # each region has an output of its own
+            return logits
 
 
 def draw_presence(chance: Tensor, generators: Sequence[torch.Generator], nested: bool) -> Tensor:

@@ -1,11 +1,12 @@
 """The masks that a training step learns from, where images have several raters or empty masks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
+from diffmedseg.errors import unknown
 
 #: Whose masks of an image a training step learns from: one rater's, drawn anew each time, or those of all.
 Raters = Literal["one", "all"]
@@ -24,6 +25,26 @@ class Targets:
     mask: Tensor
     weight: Tensor | None
     present: Tensor
+
+
+def masks_needed(raters: Raters, energy_weight: float, energy_samples: int) -> tuple[str, ...]:
+    """Return the masks that training batches have to hold.
+
+    Args:
+        raters: Whose masks a step learns from.
+        energy_weight: Weight of the energy term, which takes the masks of all raters.
+        energy_samples: Its samples of each image.
+
+    Raises:
+        ValueError: If one of these cannot be.
+    """
+    if raters not in get_args(Raters):
+        raise ValueError(unknown("choice of raters", raters, list(get_args(Raters))))
+    if energy_weight < 0:
+        raise ValueError(f"energy_weight is {energy_weight}; it has to be at least 0, which leaves the term out.")
+    if energy_samples < 2:
+        raise ValueError(f"energy_samples is {energy_samples}; the energy term compares samples: give at least 2.")
+    return ("mask", "raters") if raters == "all" or energy_weight else ("mask",)
 
 
 def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:

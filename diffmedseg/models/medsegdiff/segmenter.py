@@ -22,13 +22,14 @@ from diffmedseg.diffusion import (
 )
 from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.medsegdiff.encoded import EncodedImages
 from diffmedseg.models.presence import draw_presence
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.ssn.normal import choose_likely, log_likelihoods, monte_carlo_loss, training_samples
-from diffmedseg.models.targets import Targets, training_targets
-from diffmedseg.models.tiling import blend
+from diffmedseg.models.targets import Raters, Targets, masks_needed, training_targets
+from diffmedseg.models.tiling import blend, windows
 from diffmedseg.segmentation import Drawn
 
 #: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
@@ -53,6 +54,14 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             takes what the network recommends.
         dice_over: What the Dice terms of both losses are taken over, unless they say it themselves: ``image``, or
             ``batch`` where many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
+        raters: Whose masks of an image a training step learns from: ``one`` rater's, drawn anew each time, or those of
+            ``all`` raters, each with noise of its own. The condition network runs once per image either way, the step
+            network once for each rater and noise level.
+        energy_weight: Weight of the energy term in training: the unbiased GED between a few samples and all raters of
+            an image, with gradients through all steps of sampling. 0 leaves it out. See
+            :func:`~diffmedseg.models.energy.energy_distance`.
+        energy_samples: Samples of each image in the energy term, at least 2.
+        energy_steps: Network evaluations per sample in the energy term; None takes ``num_steps``.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
@@ -72,9 +81,18 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         stratified: bool = False,
         prior_share: float | None = None,
         dice_over: DiceOver = "image",
+        raters: Raters = "one",
+        energy_weight: float = 0.0,
+        energy_samples: int = 2,
+        energy_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(denoiser, **kwargs)
+        self.needs = masks_needed(raters, energy_weight, energy_samples)
+        self.raters, self.energy_weight, self.energy_samples = raters, energy_weight, energy_samples
+        if energy_steps is not None and energy_steps < 1:
+            raise ValueError(f"energy_steps is {energy_steps}; it has to be at least 1.")
+        self.energy_steps = energy_steps
         advice = denoiser.recommended
         noise_levels = advice.noise_levels if noise_levels is None else noise_levels
         prior_share = advice.prior_share if prior_share is None else prior_share
@@ -110,7 +128,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         masks that are not empty.
         """
         encoded, draws = self.denoiser.encode(batch["image"]), batch["draw"]
-        targets = training_targets(batch, "one", encoded.presence is not None)
+        targets = training_targets(batch, self.raters, encoded.presence is not None)
         each = self.noise_levels * len(targets.mask) // len(draws)
         generators = [keyed_generator(self.seed, "train", draw, row) for draw in draws for row in range(each)]
         x_0 = mask_to_x(targets.mask).repeat_interleave(self.noise_levels, 0)
@@ -120,11 +138,24 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         condition, losses = self._condition_losses(encoded, targets, draws, t, generators)
         output = self.denoiser(x_t, t, condition)
         loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps, *_weights(targets, self.noise_levels))
+        if self.energy_weight:
+            losses["energy_loss"] = self.energy_weight * self._energy(batch, encoded)
         for name, value in losses.items():
             loss = loss + value
             if self._trainer is not None:
                 self.log(f"train/{name}", value.detach(), batch_size=len(draws))
         return loss
+
+    def _energy(self, batch: Batch, encoded: Condition) -> Tensor:
+        """Return the unbiased GED of a few samples of each image; whether they are empty counts in expectation."""
+        size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
+        images = EncodedImages.merge(windows(size, 0), [encoded], size)
+        generators = energy_generators(self.seed, batch["draw"], self.energy_samples)
+        steps = self.num_steps if self.energy_steps is None else self.energy_steps
+        shapes = self._run_chains(images, [g for row in generators for g in row], steps)
+        presence = None if encoded.presence is None else encoded.presence.sigmoid()
+        samples = shapes.reshape(len(generators), -1, *shapes.shape[1:])
+        return energy_distance(samples, batch["raters"], batch["rater_valid"], presence)
 
     def _draw_levels(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw the noise level of each row."""
@@ -163,16 +194,16 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
-        windows = self.tiling.parts()
-        conditions = [self.denoiser.encode(self._memory_format(image[window])) for window in windows]
-        images, num_samples = EncodedImages.merge(windows, conditions, self.image_size), len(generators[0])
+        parts, num_samples = self.tiling.parts(), len(generators[0])
+        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
+        images = EncodedImages.merge(parts, conditions, self.image_size)
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
-        parts = [
+        passes = [
             self._draw_rows(images, [g for row in generators for g in row[first : first + per_pass]], num_steps)
             for first in range(0, num_samples, per_pass)
         ]
-        samples = torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
+        samples = torch.cat([rows.reshape(len(image), -1, *rows.shape[1:]) for rows in passes], 1)
         return Drawn(samples, images.probability)
 
     def _draw_rows(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
