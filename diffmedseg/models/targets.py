@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
@@ -19,7 +20,8 @@ class Targets:
     Attributes:
         mask: (B * R, K, H, W), in {0, 1}, image-major.
         weight: (B * R, K), at least 0: how much each mask counts; None where all count alike.
-        present: (B, K), in [0, 1]: the share of the raters who outline anything in each region.
+        present: (B, K), in [0, 1]: the share of the raters who outline anything in each region: of all raters of the
+            batch, even where masks are those of one.
     """
 
     mask: Tensor
@@ -55,11 +57,19 @@ def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
         raters: Whose masks. Of all raters, each image counts alike, however many it has.
         skip_empty: Whether empty masks have no weight.
     """
-    mask = batch["raters"] if raters == "all" else batch["mask"][:, None]
-    filled = mask.flatten(3).any(3).float()
+    own = _filled(batch["mask"])
+    weight = own if skip_empty else None
+    if raters == "one" and "raters" not in batch:
+        return Targets(batch["mask"], weight, own)
+    mask, valid = batch["raters"], batch["rater_valid"].float()[..., None]
+    filled, share = _filled(mask), valid / valid.sum(1, keepdim=True)
+    present = (share * filled).sum(1)
     if raters == "one":
-        return Targets(mask.flatten(0, 1), filled.flatten(0, 1) if skip_empty else None, filled[:, 0])
-    valid = batch["rater_valid"].float()[..., None]
-    share = valid / valid.sum(1, keepdim=True)
-    weight = share * mask.shape[1] * (filled if skip_empty else filled.new_ones(filled.shape))
-    return Targets(mask.flatten(0, 1), weight.flatten(0, 1), (share * filled).sum(1))
+        return Targets(batch["mask"], weight, present)
+    weight = share * mask.shape[1] * (filled if skip_empty else torch.ones_like(filled))
+    return Targets(mask.flatten(0, 1), weight.flatten(0, 1), present)
+
+
+def _filled(mask: Tensor) -> Tensor:
+    """Return whether masks (..., H, W) have any foreground, float."""
+    return mask.flatten(-2).any(-1).float()

@@ -152,6 +152,7 @@ def test_each_image_counts_alike_however_many_raters_it_has():
     weight = targets.weight.reshape(3, 4)
     torch.testing.assert_close(weight, torch.tensor([[1.0, 1, 1, 1], [2, 2, 0, 0], [0, 0, 0, 4]]))
     assert targets.present.flatten().tolist() == [0.75, 1.0, 0.0]
+    assert torch.equal(training_targets(own, "one", skip_empty=True).present, targets.present)
     filled = training_targets(own, "all", skip_empty=True).weight.reshape(3, 4)
     torch.testing.assert_close(filled, torch.tensor([[1.0, 1, 1, 0], [2, 2, 0, 0], [0, 0, 0, 0]]))
 

@@ -225,7 +225,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             return blend(images.parts, found, images.size)
 
         shape = (self.denoiser.mask_channels, *images.size)
-        guess = None if images.prior is None else repeat_for_samples(mask_to_x(images.prior), len(generators))
+        guess = None if images.prior is None else repeat_for_samples(mask_to_x(images.prior.detach()), len(generators))
         return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))
 
 
