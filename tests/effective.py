@@ -24,7 +24,7 @@ _MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("comple
 #: Arguments that models and losses took on later, at the values that change nothing.
 _LATER = {
     "value_range": [None], "familiarity": [None], "encoder_lr": [1], "dice_over": ["image", None], "tta": ["none"],
-    "fitted_tta": ["none"],
+    "fitted_tta": ["none"], "raters": ["one"], "energy_weight": [0], "energy_samples": [2], "energy_steps": [None],
 }  # fmt: skip
 #: What settings were called when digests were stored.
 _CALLED = {"val/score": "val/dice"}

@@ -211,10 +211,14 @@ def diffseg(**options):
     return DiffSegSegmenter(small(ClassConditionalUNet).train(), image_size=(16, 16), **options)
 
 
+#: A head that tells whether raters outline anything, the masks of all raters, and the energy distance to them.
+all_raters = partial(member, partial(MedSegDiffLite, presence=True), raters="all", energy_weight=1.0, num_steps=2)
+
+
 @pytest.mark.parametrize(
     "make",
-    [tiny_model, partial(member, MedSegDiffV2), partial(member, MedSegDiffLite), diffseg],
-    ids=["V1", "V2", "lite", "diffseg"],
+    [tiny_model, partial(member, MedSegDiffV2), partial(member, MedSegDiffLite), all_raters, diffseg],
+    ids=["V1", "V2", "lite", "lite, all raters", "diffseg"],
 )
 def test_two_processes_give_the_gradient_of_one(make, tmp_path):
     """lucidrains' trainer goes around DDP, so that the processes' gradients differ."""

@@ -1,6 +1,7 @@
 """The base of all data modules."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -83,6 +84,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         self.stores: dict[Split, ImageStore] = {}
         self._labelled: ImageStore | None = None
         self._regions: list[int] | None = None
+        self._all_raters = False
 
     @abstractmethod
     def load(self, split: Split) -> ImageStore:
@@ -115,7 +117,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """Deal from now on what a model learns from, and the masks of the regions that it finds.
 
         Args:
-            needs: What training items have to hold, of ``mask``, ``label`` and ``healthy``; nothing to test alone.
+            needs: What training items have to hold, of ``mask``, ``raters``, ``label`` and ``healthy``; nothing to test
+                alone.
             regions: Those of ``info.regions`` that the model finds. Where it finds one and the data has one, they are
                 taken for the same, whatever their names.
 
@@ -130,7 +133,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         if not set(regions) <= set(known) and not len(regions) == len(known) == 1:
             raise DataError(f"The model finds {', '.join(regions)}; {self.info.title} has {', '.join(known)}.")
         self._regions = [known.index(region) if region in known else 0 for region in regions]
-        self._labelled = None
+        self._labelled, self._all_raters = None, "raters" in needs
         if not needs:
             return None
         if "mask" in needs:
@@ -160,7 +163,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
 
         draws = self.steps_per_epoch * draws_per_batch
         return DataLoader(
-            TrainingView(store, self.seed, self._regions, self._labelled is None, self.patch),
+            TrainingView(store, self.seed, self._regions, self._labelled is None, self.patch, self._all_raters),
             batch_size=self.batch_size,
             sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights),
             num_workers=self.num_workers,
@@ -213,9 +216,12 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         names: tuple[Literal["image", "healthy"], ...] = ("image", "healthy")
         images = [name for name in names if name in batch]
         image = torch.cat([to_unit(batch[name]) for name in images], 1)
-        mask = batch["mask"].float() if "mask" in batch else image[:, :0]
+        masks = {name: batch[name].float() for name in ("mask", "raters") if name in batch}
         if self.augment is not None and "draw" in batch:
             generators = [keyed_generator(self.seed, "augmentation", draw) for draw in batch["draw"]]
-            image, mask = self.augment(image, mask, generators)
+            flat = torch.cat([image[:, :0], *(mask.flatten(1, -3) for mask in masks.values())], 1)
+            image, flat = self.augment(image, flat, generators)
+            parts = torch.split(flat, [math.prod(mask.shape[1:-2]) for mask in masks.values()], 1)
+            masks = {name: part.reshape(masks[name].shape) for name, part in zip(masks, parts, strict=True)}
         changed = dict(zip(images, torch.chunk(image * 2 - 1, len(images), 1), strict=True))
-        return cast(Batch, dict(batch) | changed | ({"mask": mask} if "mask" in batch else {}))
+        return cast(Batch, dict(batch) | changed | masks)

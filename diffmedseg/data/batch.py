@@ -21,7 +21,8 @@ class Batch(TypedDict, total=False):
             the majority. DiffSeg, which learns from labels, needs none in training.
         label: (B,), int64: 0 healthy, 1 diseased. Only DiffSeg needs labels.
         healthy: (B, C, H, W): the same images without disease. Only DiffSeg with ``supervision: pairs`` needs them.
-        raters: (B, R, K, H, W), in {0, 1}: the masks of all raters. Default: ``mask`` as the only rater.
+        raters: (B, R, K, H, W), in {0, 1}: the masks of all raters. Training needs them where a model learns from all.
+            Default in evaluation: ``mask`` as the only rater.
         rater_valid: (B, R), bool: which raters an image has. Default: all.
         reference: B masks (R, K, h, w), uint8, at native resolution, on the CPU; tests are scored on them. Default:
             ``mask``.
@@ -57,8 +58,10 @@ _FORMS = {
     "mask": "(B, K, H, W), in {0, 1}",
     "label": "(B,), 0 for healthy and 1 for diseased",
     "healthy": "(B, C, H, W), float in [-1, 1]",
+    "raters": "(B, R, K, H, W), in {0, 1}, the masks of all raters",
 }
-_MAPS = ("image", "mask", "healthy")
+_MASKS = ("mask", "raters")
+_MAPS = ("image", "healthy", *_MASKS)
 
 
 def check_batch(batch: Any, needs: Sequence[str], channels: int, regions: int, values: bool) -> None:  # noqa: ANN401
@@ -82,19 +85,19 @@ def check_batch(batch: Any, needs: Sequence[str], channels: int, regions: int, v
             raise ValueError(f"A batch has no {name}; it has {there}. Have the data set give {name} {_FORMS[name]}.")
     for name in _MAPS:
         shape = tuple(batch[name].shape) if name in batch else None
-        expected = regions if name == "mask" else channels
-        if shape is not None and (len(shape) != 4 or shape[1] != expected):
-            raise ValueError(f"The {name} of a batch has shape {shape}; expected (B, {expected}, H, W).")
+        expected = ("B", *(["R"] if name == "raters" else []), regions if name in _MASKS else channels, "H", "W")
+        if shape is not None and (len(shape) != len(expected) or shape[-3] != expected[-3]):
+            raise ValueError(f"The {name} of a batch has shape {shape}; expected ({', '.join(map(str, expected))}).")
     if not values:
         return
     for name in _MAPS:
-        low, high = (0, 1) if name == "mask" else (-1, 1)
-        if name in batch and (name == "mask" or batch[name].is_floating_point()):
+        low, high = (0, 1) if name in _MASKS else (-1, 1)
+        if name in batch and (name in _MASKS or batch[name].is_floating_point()):
             least, most = (float(value) for value in batch[name].float().aminmax())
             if not (least >= low - 1e-3 and most <= high + 1e-3):
                 raise ValueError(
                     f"The {name} of a batch spans {least:g} to {most:g}; expected {_FORMS[name]}. Scale it, or give "
-                    f"{'one channel in {0, 1} for each region' if name == 'mask' else 'uint8 in [0, 255]'}."
+                    f"{'one channel in {0, 1} for each region' if name in _MASKS else 'uint8 in [0, 255]'}."
                 )
 
 
@@ -127,8 +130,7 @@ def complete_batch(batch: Batch, numbers: Sequence[int]) -> None:
     batch["spacing"] = _rows(batch.get("spacing", [None] * len(numbers)))
     if "mask" in batch:
         batch.setdefault("raters", batch["mask"][:, None])
-    if "raters" in batch:
-        batch.setdefault("rater_valid", batch["raters"].new_ones(batch["raters"].shape[:2], dtype=torch.bool))
+    _complete_raters(batch)
 
 
 def complete_reference(batch: Batch) -> None:
@@ -150,9 +152,15 @@ def complete_draws(batch: Batch, first: int, numbers: Sequence[int]) -> None:
         first: Draws before this step.
         numbers: Position of each image in the batch of all processes.
     """
+    _complete_raters(batch)
     draws = [first + number for number in numbers]
     batch["draw"] = [int(one) for one in batch.get("draw", draws)]
     _name_images(batch, draws)
+
+
+def _complete_raters(batch: Batch) -> None:
+    if "raters" in batch:
+        batch.setdefault("rater_valid", batch["raters"].new_ones(batch["raters"].shape[:2], dtype=torch.bool))
 
 
 def _name_images(batch: Batch, numbers: Sequence[int]) -> None:

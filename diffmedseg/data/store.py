@@ -128,6 +128,7 @@ class TrainingView(Dataset[Item]):
         regions: The regions that masks have, by number; None for all.
         with_masks: Whether items have a mask; without, they have what there is of labels and healthy counterparts.
         patch: Height and width of a patch that is cut from the item, anew each time; None for the whole.
+        all_raters: Whether items with a mask also have the masks of all raters.
     """
 
     def __init__(
@@ -137,32 +138,36 @@ class TrainingView(Dataset[Item]):
         regions: Sequence[int] | None = None,
         with_masks: bool = True,
         patch: int | None = None,
+        all_raters: bool = False,
     ) -> None:
         self.store, self.seed, self.with_masks, self.patch = store, seed, with_masks, patch
+        self.all_raters = all_raters
         self.regions = slice(None) if regions is None else list(regions)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return image (C, H, W), id, case and draw; mask (K, H, W) in {0, 1}, or healthy (C, H, W) where there is one.
 
-        Healthy images are their own counterparts.
+        Where all raters are asked for, there are raters (R, K, H, W) besides the mask, which is one of them. Healthy
+        images are their own counterparts.
         """
         index, draw = key
         item = _common(self.store, index) | {"draw": draw}
         if self.with_masks:
-            masks = self.store.masks(index)
+            masks = self.store.masks(index)[:, self.regions]
             rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
-            return self._cut(item | {"mask": masks[rater, self.regions]}, draw)
+            raters = {"raters": masks} if self.all_raters else {}
+            return self._cut(item | {"mask": masks[rater]} | raters, draw)
         healthy = self.store.healthy(index)
         return item if healthy is None else item | {"healthy": healthy}
 
     def _cut(self, item: Item, draw: int) -> Item:
-        """Cut the same patch from image and mask."""
+        """Cut the same patch from image and masks."""
         if self.patch is None:
             return item
         generator, size = keyed_generator(self.seed, "patch", draw), item["mask"].shape[-2:]
         starts = [int(torch.randint(max(side - self.patch, 0) + 1, (), generator=generator)) for side in size]
         window = (..., *(slice(start, start + self.patch) for start in starts))
-        return item | {name: item[name][window] for name in ("image", "mask")}
+        return item | {name: item[name][window] for name in ("image", "mask", "raters") if name in item}
 
 
 class EvaluationView(Dataset[Item]):

@@ -30,7 +30,7 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
 
 
 def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver | None, weight: Tensor | None = None) -> Tensor:
-    """One minus the soft Dice, as the mean over regions, for each row of a batch.
+    """One minus the soft Dice, for each row and region of a batch.
 
     Over each image, an empty answer to an empty mask has Dice 1, and any answer has nearly 0. Where many masks are
     empty, a network that answers nothing everywhere then collects a whole Dice for each of them, and a small network
@@ -42,17 +42,18 @@ def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver | None, weig
         probability: (B, K, H, W), in [0, 1].
         mask: (B, K, H, W), in {0, 1}.
         over: ``image`` or None for a Dice of each image, ``batch`` for the Dice of all pixels of the batch.
-        weight: (B,), at least 0: how much each image counts in the sums of a batch; None for all alike.
+        weight: (B, 1) or (B, K), at least 0: how much each mask counts in the sums of a batch; None for all alike.
 
     Returns:
-        Shape (B,), in [0, 1]; over the batch all values are equal. The caller multiplies by its weights either way.
+        Shape (B, K), in [0, 1]; over the batch all values of a region are equal. The caller multiplies by its weights
+        either way.
     """
     if over != "batch":
-        return soft_dice_loss(probability, mask).mean(1)
-    rows = 1 if weight is None else weight[:, None, None, None]
+        return soft_dice_loss(probability, mask)
+    rows = 1 if weight is None else weight[:, :, None, None]
     intersection = (rows * probability * mask).sum((0, 2, 3))
     total = (rows * (probability + mask)).sum((0, 2, 3))
-    return (1 - (2 * intersection + 1) / (total + 1)).mean().expand(len(mask))
+    return (1 - (2 * intersection + 1) / (total + 1)).expand(len(mask), -1)
 
 
 class DiffusionLoss(Configurable, nn.Module):
@@ -81,9 +82,16 @@ class DiffusionLoss(Configurable, nn.Module):
         self.mse, self.bce, self.dice, self.weighting, self.dice_over = mse, bce, dice, weighting, dice_over
 
     def forward(
-        self, process: NoiseProcess, output: Tensor, x_t: Tensor, t: Tensor, x_0: Tensor, eps: Tensor
+        self,
+        process: NoiseProcess,
+        output: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        x_0: Tensor,
+        eps: Tensor,
+        weight: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss, a scalar: the mean over the rows.
+        """Compute the loss, a scalar: the mean over the rows and regions.
 
         Args:
             process: The noise process; its ``prediction`` says what ``output`` means.
@@ -92,6 +100,8 @@ class DiffusionLoss(Configurable, nn.Module):
             t: (B,), its time steps.
             x_0: (B, K, H, W), the clean masks in {-1, 1}.
             eps: (B, K, H, W), the noise in x_t.
+            weight: (B, K), at least 0: how much each mask counts; None for all alike. Masks of weight 0 still count in
+                the number that the sum is divided by, so that the loss of a batch is the mean of its parts' losses.
 
         Raises:
             ValueError: If ``bce`` is set and the process does not predict x_0.
@@ -104,16 +114,17 @@ class DiffusionLoss(Configurable, nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             output = output.float()
             x_0_hat, mask = process.to_x_0(output, x_t, t), x_to_mask(x_0)
-            loss, weight = output.new_zeros(len(output)), None
+            loss = output.new_zeros(output.shape[:2])
             if self.weighting == "snr_plus_one":
                 # SNR + 1 = 1 / (1 - alpha_bar); clamped as in Hang et al. 2023, arXiv 2303.09556 (min-SNR, gamma 5).
-                weight = (1 / (1 - process.alpha_bar[t])).clamp(max=5)
+                level_weight = (1 / (1 - process.alpha_bar[t])).clamp(max=5)[:, None]
+                weight = level_weight if weight is None else weight * level_weight
             if self.mse:
                 predicted = x_0_hat if process.prediction == "x_0" else output
-                loss = loss + self.mse * (predicted - process.target(x_0, eps, t)).square().flatten(1).mean(1)
+                loss = loss + self.mse * (predicted - process.target(x_0, eps, t)).square().flatten(2).mean(2)
             if self.bce:
                 cross_entropy = F.binary_cross_entropy_with_logits(output, mask, reduction="none")
-                loss = loss + self.bce * cross_entropy.flatten(1).mean(1)
+                loss = loss + self.bce * cross_entropy.flatten(2).mean(2)
             if self.dice:
                 dice = row_dice_loss(x_to_mask(x_0_hat), mask, self.dice_over, weight)
                 loss = loss + self.dice * dice
@@ -140,7 +151,7 @@ class PriorLoss(Configurable, nn.Module):
             raise ValueError(f"bce {bce} and dice {dice} have to be at least 0, and every {every} at least 1.")
         self.bce, self.dice, self.every, self.dice_over = bce, dice, every, dice_over
 
-    def forward(self, logits: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, mask: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Compute the loss, a scalar.
 
         What does not count is multiplied by 0 and never left out, so that every process of many has all gradients.
@@ -149,10 +160,12 @@ class PriorLoss(Configurable, nn.Module):
             logits: (B, K, H, W), the condition network's own mask.
             mask: (B, K, H, W), in {0, 1}.
             t: (B, L), the time steps that each image was trained at.
+            weight: (B, K), at least 0: how much each mask counts; None for all alike.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(1)
-            counts = (t % self.every == 0).float().mean(1)
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(2).mean(2)
+            counts = (t % self.every == 0).float().mean(1, keepdim=True)
+            counts = counts if weight is None else counts * weight
             loss = self.bce * cross_entropy + self.dice * row_dice_loss(logits.sigmoid(), mask, self.dice_over, counts)
             return (loss * counts).mean()

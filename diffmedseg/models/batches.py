@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +79,10 @@ class BatchedModule(LightningModule):
         images that they deal.
         """
         batch["image"] = to_signed(batch["image"])
-        if "mask" in batch:
-            batch["mask"] = batch["mask"].float()
+        masks: tuple[Literal["mask", "raters"], ...] = ("mask", "raters")
+        present = [name for name in masks if name in batch]
+        for name in present:
+            batch[name] = batch[name].float()
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
         if self._trainer is None or size == self.image_size or hasattr(data, "serve") or getattr(data, "patch", None):
@@ -93,8 +96,9 @@ class BatchedModule(LightningModule):
         batch["image"] = to_grid(batch["image"], self.image_size)
         if "healthy" in batch:
             batch["healthy"] = to_grid(to_signed(batch["healthy"]), self.image_size)
-        if "mask" in batch:
-            batch["mask"] = F.interpolate(batch["mask"], self.image_size, mode="nearest-exact")
+        for name in present:
+            resized = F.interpolate(batch[name].flatten(0, -4), self.image_size, mode="nearest-exact")
+            batch[name] = resized.reshape(*batch[name].shape[:-2], *self.image_size)
 
 
 def to_grid(image: Tensor, size: tuple[int, int]) -> Tensor:

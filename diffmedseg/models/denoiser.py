@@ -22,11 +22,14 @@ class Condition:
         prior: The condition network's own mask as logits (B, K, H, W), where it has one; with ``normal`` it may be
             (B * S, K, H, W), one for each sample.
         normal: The distribution of such masks, whose mean is ``prior``, where it has one.
+        presence: Logits (B, K), float32, of whether a rater outlines anything in each region, where it tells. All masks
+            are then those of raters who do.
     """
 
     features: tuple[Tensor, ...]
     prior: Tensor | None = None
     normal: LowRankNormal | None = None
+    presence: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,30 @@ def test_training_batches():
     assert [draw for batch in loaded for draw in batch["draw"]] == list(range(12))
 
 
+def test_training_batches_with_all_raters():
+    """All masks go through the same geometry, and the drawn mask is what it is without the others."""
+    data, alone = make(), batches(make(), "fit", "train_dataloader")
+    data.setup("fit")
+    assert data.serve(("mask", "raters"), ("lesion",)) == "masks"
+    moved = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    for batch, other in zip(moved, alone, strict=True):
+        assert batch["raters"].shape == (4, 4, 1, 32, 32)
+        assert batch["rater_valid"].all()
+        assert torch.equal(batch["mask"], other["mask"])
+        assert torch.equal(batch["image"], other["image"])
+        assert (batch["raters"] == batch["mask"][:, None]).flatten(2).all(2).any(1).all()
+    data.serve(("mask",), ("lesion",))
+    assert "raters" not in next(iter(data.train_dataloader()))
+
+
+def test_patches_cut_all_raters_alike():
+    view = TrainingView(SyntheticStore("train", 3, (32, 32), 4, False), seed=0, patch=16, all_raters=True)
+    for draw in range(3):
+        item = view[draw, draw]
+        assert item["image"].shape[1:] == item["mask"].shape[1:] == item["raters"].shape[2:] == (16, 16)
+        assert any(torch.equal(mask, item["mask"]) for mask in item["raters"])
+
+
 def test_evaluation_batches():
     loaded = batches(make(), "test", "test_dataloader")
     assert sorted(name for batch in loaded for name in batch["id"]) == [f"test-{i:04d}" for i in range(5)]

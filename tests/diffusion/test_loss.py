@@ -74,13 +74,13 @@ def test_over_a_batch_an_empty_answer_earns_nothing():
 @pytest.mark.parametrize("over", ["image", "batch"])
 def test_the_dice_of_one_image_is_the_same_over_both(over):
     probability, mask = torch.rand(1, 2, 8, 8), (torch.rand(1, 2, 8, 8) > 0.5).float()
-    torch.testing.assert_close(row_dice_loss(probability, mask, over), soft_dice_loss(probability, mask).mean(1))
+    torch.testing.assert_close(row_dice_loss(probability, mask, over), soft_dice_loss(probability, mask))
 
 
 def test_an_image_without_weight_has_no_gradient():
     probability, mask = half_empty((0.6, 0.1))
     probability = probability.requires_grad_()
-    weight = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    weight = torch.tensor([[1.0], [0.0], [1.0], [0.0]])
     (row_dice_loss(probability, mask, "batch", weight) * weight).mean().backward()
     assert [bool(row.any()) for row in probability.grad] == [True, False, True, False]
     logits = torch.zeros_like(mask, requires_grad=True)
@@ -96,3 +96,28 @@ def test_losses_take_the_dice_over_what_they_say():
     torch.testing.assert_close(loss, row_dice_loss(output.sigmoid(), mask, "batch").mean())
     prior = PriorLoss(bce=0, dice_over="batch")(output, mask, t[:, None])
     torch.testing.assert_close(prior, row_dice_loss(output.sigmoid(), mask, "batch").mean())
+
+
+@pytest.mark.parametrize("over", ["image", "batch"])
+@pytest.mark.parametrize("weighting", ["uniform", "snr_plus_one"])
+def test_a_mask_without_weight_teaches_nothing(over, weighting):
+    process, x_t, t, x_0, eps = inputs()
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    output = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    losses = (
+        DiffusionLoss(mse=1, dice=1, weighting=weighting, dice_over=over)(process, output, x_t, t, x_0, eps, weight),
+        PriorLoss(dice_over=over)(output, x_0 / 2 + 0.5, t[:, None], weight),
+    )
+    for loss in losses:
+        [gradient] = torch.autograd.grad(loss, output)
+        assert torch.equal(gradient.flatten(2).any(-1), weight > 0)
+
+
+def test_weights_of_one_change_nothing():
+    process, x_t, t, x_0, eps = inputs()
+    output, ones = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2)), torch.ones(6, 2)
+    loss, prior_loss = DiffusionLoss(dice=1, weighting="snr_plus_one"), PriorLoss(dice_over="batch")
+    plain, weighted = (loss(process, output, x_t, t, x_0, eps, *weight) for weight in ((), (ones,)))
+    torch.testing.assert_close(weighted, plain)
+    plain, weighted = (prior_loss(output, x_0 / 2 + 0.5, t[:, None], *weight) for weight in ((), (ones,)))
+    torch.testing.assert_close(weighted, plain)

@@ -67,9 +67,11 @@ def test_patches_that_overlap_can_be_what_patches_apart_were():
 def test_weights_and_configs_from_before_mean_what_they_meant():
     """Without any of these settings there is no new weight, and all of them are off."""
     network = small(MedSegDiffLite)
-    assert not [key for key in network.state_dict() if key.startswith(("writer", "encoding", "covariance", "base"))]
+    assert not [
+        key for key in network.state_dict() if key.startswith(("writer", "encoding", "covariance", "base", "presence"))
+    ]
     recorded = to_config(network)["init_args"]
-    off = {"patches": "apart", "ff_parser": False, "dynamic_encoding": False, "prior": "mean"}
+    off = {"patches": "apart", "ff_parser": False, "dynamic_encoding": False, "prior": "mean", "presence": False}
     assert {name: recorded[name] for name in off} == off
     named = MedSegDiffLite(3, 1, "tiny", **off).eval()
     named.load_state_dict(network.state_dict())

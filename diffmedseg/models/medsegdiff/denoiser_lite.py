@@ -20,6 +20,7 @@ from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
+from diffmedseg.models.presence import PresenceHead
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.ssn.network import RANK, Covariance
 from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
@@ -100,6 +101,9 @@ class MedSegDiffLite(Denoiser):
             MedSegDiff-V1.
         prior: Whether the step network's output is added to the condition network's own mask (``mean``), or to a
             sample of it, drawn anew for each chain (``samples``). The condition network is then that of SSN.
+        presence: Whether the condition network also tells how probable it is that a rater outlines anything, for data
+            with many empty masks. Samples are then empty with that probability. All else learns from masks that are
+            not empty, and so never has to average a shape with nothing.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -130,6 +134,7 @@ class MedSegDiffLite(Denoiser):
         ff_parser: bool = False,
         dynamic_encoding: bool = False,
         prior: Literal["mean", "samples"] = "mean",
+        presence: bool = False,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         if patches not in WRITERS:
@@ -166,6 +171,8 @@ class MedSegDiffLite(Denoiser):
         )
         self.covariance = Covariance(decoded, mask_channels, RANK) if prior == "samples" else None
         self.base = zero_init(nn.Conv2d(mask_channels * patch**2, spec.width, 1)) if prior == "samples" else None
+        deepest = self.condition.deepest_channels
+        self.presence = PresenceHead(deepest, decoded, mask_channels) if presence else None
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return those of the condition network, and of all that takes or gives masks; see the base class."""
@@ -177,6 +184,8 @@ class MedSegDiffLite(Denoiser):
         if self.covariance is not None:
             own["base"] = ChannelAxis("regions", each=self.patch**2)
             own |= nested_axes("covariance", self.covariance.channel_axes())
+        if self.presence is not None:
+            own |= nested_axes("presence", self.presence.channel_axes())
         condition, writer = self.condition.channel_axes(), self.writer.channel_axes()
         return nested_axes("condition", condition) | nested_axes("writer", writer) | own
 
@@ -193,7 +202,8 @@ class MedSegDiffLite(Denoiser):
         coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
         encoding = () if self.encoding is None else (self.encoding.image_part(coarse),)
         normal = None if self.covariance is None else self.covariance(maps)
-        return Condition((coarse, *encoding, *self.writer.details(decoded)), maps.prior, normal)
+        presence = None if self.presence is None else self.presence(maps.deepest, decoded, maps.prior)
+        return Condition((coarse, *encoding, *self.writer.details(decoded)), maps.prior, normal, presence)
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the condition network; see the base class."""

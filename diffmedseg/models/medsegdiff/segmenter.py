@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
@@ -22,17 +22,14 @@ from diffmedseg.diffusion import (
 )
 from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.energy import energy_distance, energy_generators
+from diffmedseg.models.medsegdiff.encoded import EncodedImages
+from diffmedseg.models.presence import draw_presence
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.ssn.normal import (
-    LowRankNormal,
-    NormalNoise,
-    choose_likely,
-    log_likelihoods,
-    monte_carlo_loss,
-    training_samples,
-)
-from diffmedseg.models.tiling import blend
+from diffmedseg.models.ssn.normal import choose_likely, log_likelihoods, monte_carlo_loss, training_samples
+from diffmedseg.models.targets import Raters, Targets, masks_needed, training_targets
+from diffmedseg.models.tiling import blend, windows
 from diffmedseg.segmentation import Drawn
 
 #: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
@@ -57,6 +54,14 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             takes what the network recommends.
         dice_over: What the Dice terms of both losses are taken over, unless they say it themselves: ``image``, or
             ``batch`` where many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
+        raters: Whose masks of an image a training step learns from: ``one`` rater's, drawn anew each time, or those of
+            ``all`` raters, each with noise of its own. The condition network runs once per image either way, the step
+            network once for each rater and noise level.
+        energy_weight: Weight of the energy term in training: the unbiased GED between a few samples and all raters of
+            an image, with gradients through all steps of sampling. 0 leaves it out. See
+            :func:`~diffmedseg.models.energy.energy_distance`.
+        energy_samples: Samples of each image in the energy term, at least 2.
+        energy_steps: Network evaluations per sample in the energy term; None takes ``num_steps``.
         stratified: Draw those of an image from as many equal parts of [0, T), one from each.
         prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
             0.5 it counts as much as all samples together.
@@ -76,9 +81,18 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         stratified: bool = False,
         prior_share: float | None = None,
         dice_over: DiceOver = "image",
+        raters: Raters = "one",
+        energy_weight: float = 0.0,
+        energy_samples: int = 2,
+        energy_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(denoiser, **kwargs)
+        self.needs = masks_needed(raters, energy_weight, energy_samples)
+        self.raters, self.energy_weight, self.energy_samples = raters, energy_weight, energy_samples
+        if energy_steps is not None and energy_steps < 1:
+            raise ValueError(f"energy_steps is {energy_steps}; it has to be at least 1.")
+        self.energy_steps = energy_steps
         advice = denoiser.recommended
         noise_levels = advice.noise_levels if noise_levels is None else noise_levels
         prior_share = advice.prior_share if prior_share is None else prior_share
@@ -108,90 +122,116 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1)."""
-        x_0 = mask_to_x(batch["mask"]).repeat_interleave(self.noise_levels, 0)
-        levels = range(self.noise_levels)
-        generators = [keyed_generator(self.seed, "train", draw, level) for draw in batch["draw"] for level in levels]
-        t = keyed_integers(self.process.num_train_steps, generators)
-        if self.stratified:
-            part = torch.arange(self.noise_levels).repeat(len(batch["draw"]))
-            t = (part * self.process.num_train_steps + t) // self.noise_levels
-        t = t.to(x_0.device)
+        """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1).
+
+        Where the network tells whether a rater outlines anything, it learns that from all masks, and all else from the
+        masks that are not empty.
+        """
+        encoded, draws = self.denoiser.encode(batch["image"]), batch["draw"]
+        targets = training_targets(batch, self.raters, encoded.presence is not None)
+        each = self.noise_levels * len(targets.mask) // len(draws)
+        generators = [keyed_generator(self.seed, "train", draw, row) for draw in draws for row in range(each)]
+        x_0 = mask_to_x(targets.mask).repeat_interleave(self.noise_levels, 0)
+        t = self._draw_levels(generators).to(x_0.device)
         eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
         x_t = self.process.add_noise(x_0, eps, t)
-        condition, prior_loss = self._encode_to_train(batch, t, generators)
+        condition, losses = self._condition_losses(encoded, targets, draws, t, generators)
         output = self.denoiser(x_t, t, condition)
-        loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps)
-        if prior_loss is None:
-            return loss
-        if self._trainer is not None:
-            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["image"]))
-        return loss + prior_loss
+        loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps, *_weights(targets, self.noise_levels))
+        if self.energy_weight:
+            losses["energy_loss"] = self.energy_weight * self._energy(batch, encoded)
+        for name, value in losses.items():
+            loss = loss + value
+            if self._trainer is not None:
+                self.log(f"train/{name}", value.detach(), batch_size=len(draws))
+        return loss
 
-    def _encode_to_train(
-        self, batch: Batch, t: Tensor, generators: Sequence[torch.Generator]
-    ) -> tuple[Condition, Tensor | None]:
-        """Encode a batch. Return the condition of every row, and the loss of the prior where there is one.
+    def _energy(self, batch: Batch, encoded: Condition) -> Tensor:
+        """Return the unbiased GED of a few samples of each image; whether they are empty counts in expectation."""
+        size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
+        images = EncodedImages.merge(windows(size, 0), [encoded], size)
+        generators = energy_generators(self.seed, batch["draw"], self.energy_samples)
+        steps = self.num_steps if self.energy_steps is None else self.energy_steps
+        shapes = self._run_chains(images, [g for row in generators for g in row], steps)
+        presence = None if encoded.presence is None else encoded.presence.sigmoid()
+        samples = shapes.reshape(len(generators), -1, *shapes.shape[1:])
+        return energy_distance(samples, batch["raters"], batch["rater_valid"], presence)
+
+    def _draw_levels(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Draw the noise level of each row."""
+        t = keyed_integers(self.process.num_train_steps, generators)
+        if not self.stratified:
+            return t
+        part = torch.arange(self.noise_levels).repeat(len(generators) // self.noise_levels)
+        return (part * self.process.num_train_steps + t) // self.noise_levels
+
+    def _condition_losses(
+        self,
+        condition: Condition,
+        targets: Targets,
+        draws: Sequence[int],
+        t: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> tuple[Condition, dict[str, Tensor]]:
+        """Return the condition of every row, and the losses of what the condition network says by itself.
 
         A prior that is sampled learns by its likelihood. Each row gets a sample that is likely given the row's mask:
         one that is drawn without looking at the mask would tell nothing of it, and the step network would unlearn it.
         """
-        condition, mask = self.denoiser.encode(batch["image"]), batch["mask"]
+        losses, mask, raters = {}, targets.mask, len(targets.mask) // len(draws)
+        if condition.presence is not None:
+            losses["presence_loss"] = F.binary_cross_entropy_with_logits(condition.presence, targets.present)
         if condition.normal is not None:
-            logits = training_samples(condition.normal, self.seed, batch["draw"], PRIOR_SAMPLES)
-            likelihoods = log_likelihoods(logits, mask)
+            logits = training_samples(condition.normal, self.seed, draws, PRIOR_SAMPLES).repeat_interleave(raters, 0)
+            likelihoods = log_likelihoods(logits, mask, targets.weight)
+            losses["prior_loss"] = monte_carlo_loss(likelihoods, mask[0].numel())
             chosen = choose_likely(logits.detach(), likelihoods.detach(), generators)
-            return replace(condition, prior=chosen), monte_carlo_loss(likelihoods, mask[0].numel())
-        if condition.prior is None:
-            return condition, None
-        prior_loss: Tensor = self.prior_loss(condition.prior, mask, t.reshape(-1, self.noise_levels))
-        return condition, prior_loss
+            return replace(condition, prior=chosen), losses
+        if condition.prior is not None:
+            prior, levels = condition.prior.repeat_interleave(raters, 0), t.reshape(-1, self.noise_levels)
+            losses["prior_loss"] = self.prior_loss(prior, mask, levels, *_weights(targets))
+        return condition, losses
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
-        windows = self.tiling.parts()
-        conditions = [self.denoiser.encode(self._memory_format(image[window])) for window in windows]
-        priors = [condition.prior.float().sigmoid() for condition in conditions if condition.prior is not None]
-        prior = blend(windows, priors, self.image_size) if priors else None
-        normals = [condition.normal for condition in conditions if condition.normal is not None]
-        merge = partial(blend, windows, size=self.image_size)
-        normal = LowRankNormal.merge(normals, merge) if normals else None
-        num_samples = len(generators[0])
+        parts, num_samples = self.tiling.parts(), len(generators[0])
+        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
+        images = EncodedImages.merge(parts, conditions, self.image_size)
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
-        parts = [
-            self._run_chains(
-                conditions, prior, normal, [g for row in generators for g in row[first : first + per_pass]], num_steps
-            )
+        passes = [
+            self._draw_rows(images, [g for row in generators for g in row[first : first + per_pass]], num_steps)
             for first in range(0, num_samples, per_pass)
         ]
-        samples = torch.cat([part.reshape(len(image), -1, *part.shape[1:]) for part in parts], 1)
-        return Drawn(samples, prior)
+        samples = torch.cat([rows.reshape(len(image), -1, *rows.shape[1:]) for rows in passes], 1)
+        return Drawn(samples, images.probability)
 
-    def _run_chains(
-        self,
-        conditions: Sequence[Condition],
-        prior: Tensor | None,
-        normal: LowRankNormal | None,
-        generators: Sequence[torch.Generator],
-        num_steps: int,
-    ) -> Tensor:
-        parts = self.tiling.parts()
-        if normal is not None:  # chains stand on samples of the prior, which windows share
-            samples = len(generators) // len(normal.mean)
-            rows = [generators[first : first + samples] for first in range(0, len(generators), samples)]
-            base = normal.sample(NormalNoise.draw(rows, normal)).flatten(0, 1)
-            conditions = [replace(one, prior=base[part]) for one, part in zip(conditions, parts, strict=True)]
-            prior = base.sigmoid()
+    def _draw_rows(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
+        """Draw one mask per generator: whether it is empty, and then its shape."""
+        if images.chance is None:
+            return self._run_chains(images, generators, num_steps)
+        present = draw_presence(images.chance, generators, self.nested)
+        return self._run_chains(images, generators, num_steps) * present
+
+    def _run_chains(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
+        images = images.with_samples(generators)  # which windows share
 
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
             t = torch.full((len(x_t),), step, device=x_t.device)
             found = (
                 self.process.to_x_0(self.denoiser(x_t[part], t, condition).float(), x_t[part], step)
-                for part, condition in zip(parts, conditions, strict=True)
+                for part, condition in zip(images.parts, images.conditions, strict=True)
             )
-            return blend(parts, found, self.image_size)
+            return blend(images.parts, found, images.size)
 
-        shape = (self.denoiser.mask_channels, *self.image_size)
-        guess = None if prior is None else repeat_for_samples(mask_to_x(prior), len(generators))
+        shape = (self.denoiser.mask_channels, *images.size)
+        guess = None if images.prior is None else repeat_for_samples(mask_to_x(images.prior.detach()), len(generators))
         return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))
+
+
+def _weights(targets: Targets, rows: int = 1) -> tuple[Tensor, ...]:
+    """Return the weights of masks that are repeated, as an argument; none where all count alike.
+
+    So a loss of the user's own need not take weights.
+    """
+    return () if targets.weight is None else (targets.weight.repeat_interleave(rows, 0),)

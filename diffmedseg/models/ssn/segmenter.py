@@ -6,6 +6,7 @@ from torch import Tensor
 
 from diffmedseg.data.batch import Batch
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.ssn.normal import (
     MC_SAMPLES,
@@ -15,6 +16,7 @@ from diffmedseg.models.ssn.normal import (
     monte_carlo_loss,
     training_samples,
 )
+from diffmedseg.models.targets import Raters, masks_needed, training_targets
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
@@ -32,6 +34,11 @@ class SSNSegmenter(DiffusionSegmenter):
             antithetic pairs, as in the released code. 20 is the number of the paper and of the released configurations.
             So few draw rare masks too often, since a mask that no sample resembles costs much; 100 draw them less
             often (experiments/benchmarks/rare_mode.py).
+        raters: Whose masks of an image a training step learns from: ``one`` rater's, drawn anew each time, or those of
+            ``all`` raters.
+        energy_weight: Weight of the energy term in training: the unbiased GED between a few samples and all raters of
+            an image. 0 leaves it out. See :func:`~diffmedseg.models.energy.energy_distance`.
+        energy_samples: Samples of each image in the energy term, at least 2.
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
 
     Raises:
@@ -40,17 +47,37 @@ class SSNSegmenter(DiffusionSegmenter):
 
     name = "ssn"
 
-    def __init__(self, denoiser: Denoiser, mc_samples: int = MC_SAMPLES, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        mc_samples: int = MC_SAMPLES,
+        raters: Raters = "one",
+        energy_weight: float = 0.0,
+        energy_samples: int = 2,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(denoiser, **kwargs)
+        self.needs = masks_needed(raters, energy_weight, energy_samples)
+        self.raters, self.energy_weight, self.energy_samples = raters, energy_weight, energy_samples
         if mc_samples < 2 or mc_samples % 2:
             raise ValueError(f"mc_samples is {mc_samples}; samples come in pairs: give an even number, at least 2.")
         self.mc_samples = mc_samples
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the Monte-Carlo likelihood of one rater's mask."""
-        normal, mask = self._normal(batch["image"]), batch["mask"]
-        logits = training_samples(normal, self.seed, batch["draw"], self.mc_samples)
-        return monte_carlo_loss(log_likelihoods(logits, mask), mask[0].numel())
+        """Return the Monte-Carlo likelihood of the raters' masks, and the energy term where it has a weight."""
+        normal, targets = self._normal(batch["image"]), training_targets(batch, self.raters, skip_empty=False)
+        mask, draws = targets.mask, batch["draw"]
+        logits = training_samples(normal, self.seed, draws, self.mc_samples)
+        logits = logits.repeat_interleave(len(mask) // len(draws), 0)
+        loss = monte_carlo_loss(log_likelihoods(logits, mask), mask[0].numel())
+        if not self.energy_weight:
+            return loss
+        generators = energy_generators(self.seed, draws, self.energy_samples)
+        samples = normal.sample(NormalNoise.draw(generators, normal)).sigmoid()
+        energy = self.energy_weight * energy_distance(samples, batch["raters"], batch["rater_valid"])
+        if self._trainer is not None:
+            self.log("train/energy_loss", energy.detach(), batch_size=len(draws))
+        return loss + energy
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw S masks per image; see the base class. Windows share the noise."""

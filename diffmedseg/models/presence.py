@@ -1,0 +1,80 @@
+"""Whether a rater outlines anything at all: a question apart from what the rater outlines."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffmedseg.models.denoiser import ChannelAxis, repeat_for_samples
+
+_HIDDEN = 64
+
+
+class PresenceHead(nn.Module):
+    """Gives, for each region, the probability that a rater outlines anything.
+
+    The head reads the mean and the maximum of the deepest maps, the mean of the decoded maps under the condition
+    network's own mask, and the size and the largest probability of that mask. At first every probability is 0.5.
+
+    Args:
+        deepest_channels: Channels of the deepest maps.
+        decoded_channels: Channels of the decoded maps.
+        mask_channels: K.
+    """
+
+    def __init__(self, deepest_channels: int, decoded_channels: int, mask_channels: int) -> None:
+        super().__init__()
+        features = 2 * deepest_channels + decoded_channels
+        self.norm = nn.LayerNorm(features)
+        self.hidden = nn.Linear(features + 2, _HIDDEN)
+        self.out = nn.Linear(_HIDDEN, mask_channels)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def channel_axes(self) -> dict[str, ChannelAxis]:
+        """Return the last layer; see :meth:`~diffmedseg.models.Denoiser.channel_axes`."""
+        return {"out": ChannelAxis("regions", "output")}
+
+    def forward(self, deepest: Tensor, decoded: Tensor, prior: Tensor) -> Tensor:
+        """Return logits.
+
+        Args:
+            deepest: (B, ``deepest_channels``, h, w).
+            decoded: (B, ``decoded_channels``, H, W).
+            prior: (B, K, H, W), logits of the condition network's own mask; no gradient goes into them.
+
+        Returns:
+            (B, K), float32, whatever the autocast.
+        """
+        with torch.autocast(prior.device.type, enabled=False):
+            deepest, decoded, mask = deepest.float(), decoded.float(), prior.detach().float().sigmoid()
+            area = mask.sum((2, 3))
+            inside = torch.einsum("bkhw,bchw->bkc", mask, decoded) / area[..., None].clamp(min=1)
+            image = torch.cat([deepest.mean((2, 3)), deepest.amax((2, 3))], 1)
+            pooled = torch.cat([image[:, None].expand(-1, inside.shape[1], -1), inside], 2)
+            size = torch.stack([area.log1p(), mask.amax((2, 3))], 2)
+            hidden = nn.functional.silu(self.hidden(torch.cat([self.norm(pooled), size], 2)))
+            logits: Tensor = self.out(hidden).diagonal(dim1=1, dim2=2)  # each region has an output of its own
+            return logits
+
+
+def draw_presence(chance: Tensor, generators: Sequence[torch.Generator], nested: bool) -> Tensor:
+    """Draw, for each sample and region, whether it is present: one number of each sample's own generator decides.
+
+    The draw of a sample depends on its generator alone, and on no other sample. So the first of many samples are those
+    of few, and the unbiased GED of a set is unbiased. Stratified draws would lower the GED that papers print, and make
+    the unbiased GED too low.
+
+    Args:
+        chance: (B, K, H, W), in [0, 1]: how probable it is that a rater outlines anything. It varies over an image that
+            is segmented in windows.
+        generators: B * S, image-major; each is advanced.
+        nested: Whether each region lies within the one before it. One number then decides for all regions.
+
+    Returns:
+        (B * S, K, H, W), bool.
+    """
+    regions = chance.shape[1]
+    uniform = torch.stack([torch.rand(1 if nested else regions, generator=generator) for generator in generators])
+    uniform = uniform.to(chance.device)[:, :, None, None]
+    return uniform < repeat_for_samples(chance, len(generators))

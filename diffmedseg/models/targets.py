@@ -1,0 +1,75 @@
+"""The masks that a training step learns from, where images have several raters or empty masks."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffmedseg.data.batch import Batch
+from diffmedseg.errors import unknown
+
+#: Whose masks of an image a training step learns from: one rater's, drawn anew each time, or those of all.
+Raters = Literal["one", "all"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The masks of R raters of each of B images.
+
+    Attributes:
+        mask: (B * R, K, H, W), in {0, 1}, image-major.
+        weight: (B * R, K), at least 0: how much each mask counts; None where all count alike.
+        present: (B, K), in [0, 1]: the share of the raters who outline anything in each region: of all raters of the
+            batch, even where masks are those of one.
+    """
+
+    mask: Tensor
+    weight: Tensor | None
+    present: Tensor
+
+
+def masks_needed(raters: Raters, energy_weight: float, energy_samples: int) -> tuple[str, ...]:
+    """Return the masks that training batches have to hold.
+
+    Args:
+        raters: Whose masks a step learns from.
+        energy_weight: Weight of the energy term, which takes the masks of all raters.
+        energy_samples: Its samples of each image.
+
+    Raises:
+        ValueError: If one of these cannot be.
+    """
+    if raters not in get_args(Raters):
+        raise ValueError(unknown("choice of raters", raters, list(get_args(Raters))))
+    if energy_weight < 0:
+        raise ValueError(f"energy_weight is {energy_weight}; it has to be at least 0, which leaves the term out.")
+    if energy_samples < 2:
+        raise ValueError(f"energy_samples is {energy_samples}; the energy term compares samples: give at least 2.")
+    return ("mask", "raters") if raters == "all" or energy_weight else ("mask",)
+
+
+def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
+    """Return what a batch teaches.
+
+    Args:
+        batch: With ``mask``; with ``raters`` and ``rater_valid`` where all are asked for.
+        raters: Whose masks. Of all raters, each image counts alike, however many it has.
+        skip_empty: Whether empty masks have no weight.
+    """
+    own = _filled(batch["mask"])
+    weight = own if skip_empty else None
+    if raters == "one" and "raters" not in batch:
+        return Targets(batch["mask"], weight, own)
+    mask, valid = batch["raters"], batch["rater_valid"].float()[..., None]
+    filled, share = _filled(mask), valid / valid.sum(1, keepdim=True)
+    present = (share * filled).sum(1)
+    if raters == "one":
+        return Targets(batch["mask"], weight, present)
+    weight = share * mask.shape[1] * (filled if skip_empty else torch.ones_like(filled))
+    return Targets(mask.flatten(0, 1), weight.flatten(0, 1), present)
+
+
+def _filled(mask: Tensor) -> Tensor:
+    """Return whether masks (..., H, W) have any foreground, float."""
+    return mask.flatten(-2).any(-1).float()
