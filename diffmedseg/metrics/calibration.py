@@ -1,5 +1,7 @@
 """Whether a probability of 0.7 is right 70 % of the time; and whether doubt finds the errors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -64,6 +66,30 @@ def expected_calibration_error(counts: Tensor, bins: int = 15) -> float:
     """
     pixels, probability, target = merge_bins(counts, bins)
     return float((probability - target).abs().sum() / pixels.sum()) if pixels.sum() > 0 else float("nan")
+
+
+def calibration_error_interval(
+    counts: Sequence[Tensor], confidence: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of :func:`expected_calibration_error` over patients.
+
+    Args:
+        counts: (3, FINE_BINS) of each patient, of :func:`reliability_counts`.
+        confidence: Coverage wanted.
+        draws: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Lower and upper end; NaN for both where there are fewer than two patients.
+    """
+    if len(counts) < 2:
+        return float("nan"), float("nan")
+    patients = len(counts)
+    times = np.random.default_rng(seed).multinomial(patients, [1 / patients] * patients, draws)
+    drawn = (torch.from_numpy(times).double() @ torch.stack(list(counts)).flatten(1)).view(draws, 3, -1)
+    errors = [expected_calibration_error(one) for one in drawn]
+    low, high = np.quantile(errors, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def proper_scores(probability: Tensor, target: Tensor, least: float = 1e-6) -> Tensor:
