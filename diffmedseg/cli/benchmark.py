@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from diffmedseg.evaluation.ambiguity import Ambiguity, AmbiguityBenchmark
 
-#: What the two lines of the tables are called.
-_COLUMNS = {"samples": "Samples", "raters": "One rater against the others"}
+_COLUMNS = {"samples": "Samples", "raters": "Raters"}
+_WIDTH = 112  # columns of text: rich would cut numbers in a narrower terminal
 
 
 def main(args: list[str]) -> None:
@@ -82,12 +82,13 @@ def _ambiguity(options: argparse.Namespace) -> None:
         return
     found = benchmark.score(None if options.samples is None else expand_home(options.samples))
     summary = found.as_dict()
-    console = Console(soft_wrap=True)
+    console = Console()
+    console = Console(width=max(console.width, _WIDTH))
     for track in summary["tracks"]:
         console.print(_table(track, summary))
     if found.left_out:
         names = ", ".join(found.left_out)
-        console.print(f"Left out, since there are {count(found.num_samples or 0, 'sample')} per image: {names}.")
+        print(f"Left out, since there are {count(found.num_samples or 0, 'sample')} per image: {names}.")
     if output is not None:
         _write(found, summary, output)
         print(f"Wrote {output}", file=sys.stderr)
@@ -132,10 +133,11 @@ def _table(track: str, summary: dict[str, Any]) -> "Table":
     number = "no samples" if samples is None else f"{count(samples, 'sample')} per image"
     raters = " or ".join(map(str, summary["raters"]))
     title = f"{summary['data']}, {summary['split']}: " + ("all images" if track == "all" else "no rater empty")
-    caption = f"{images} of {patients}, {raters} raters, {number}; mean over images, 95 % intervals over patients"
+    caption = f"{images} of {patients}, {raters} raters, {number}; mean over images, 95 % intervals over patients\n"
+    caption += "Raters: each rater's mask against the other raters"
     lines = [name for name in _COLUMNS if name in own]
     table = Table(title=escape(title), caption=caption, caption_justify="left")
-    table.add_column("Score")
+    table.add_column("Score", no_wrap=True)
     for name in lines:
         table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
         table.add_column("95 % interval", justify="right", no_wrap=True)

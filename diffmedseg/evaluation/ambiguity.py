@@ -20,6 +20,7 @@ from diffmedseg.fusion import MajorityFusion
 from diffmedseg.metrics.calibration import calibration_error_interval, expected_calibration_error
 from diffmedseg.metrics.cases import GED_SAMPLES, MATCHED_SAMPLES, CaseScore, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.wording import first_names
 
 Track = Literal["all", "nonempty"]
 
@@ -39,10 +40,10 @@ NEEDED = (
 #: Scores that one mask has; a distance between distributions is none of them.
 _OF_ONE_MASK = (
     *("dice", "iou", "sensitivity", "precision", "found", "left_empty", "distance_to_raters", "hungarian_iou"),
-    *("rater_diversity", "samples_filled", "raters_filled", "brier"),
+    *("samples_filled", "brier"),
 )
 _PLACES = ("ece", "ece_neighbourhood")
-_THRESHOLD = 0.5
+_FUSION, _THRESHOLD = MajorityFusion(), 0.5
 
 #: How the benchmark takes scores, beside what is the same in every test.
 PROTOCOL = {name: POLICY[name] for name in ("aggregation", "interval", "both_empty", "one_empty", "field_of_view")} | {
@@ -177,7 +178,7 @@ class AmbiguityBenchmark:
         filled = [self.store.filled(index).any(1) for index in range(len(self.store))]
         if alone := [name for name, raters in zip(self.store.ids, filled, strict=True) if len(raters) < 2]:
             raise DataError(
-                f"{data.info.title}: {len(alone)} of {len(filled)} images have one rater, such as {sorted(alone)[0]}; the "
+                f"{data.info.title}: {len(alone)} of {len(filled)} images have one rater ({first_names(alone)}); the "
                 "ambiguity benchmark needs two or more. Remove these images.",
                 alone,
             )
@@ -227,7 +228,7 @@ class AmbiguityBenchmark:
     def _score(self, index: int, samples: Tensor, reference: Tensor) -> ImageScore:
         """Score masks (S, K, H, W), bool, fused by majority, against those of raters (R, K, H, W)."""
         soft, seen = samples.float(), self.store.field_of_view(index)
-        probability = MajorityFusion()(soft[None])[0]
+        probability = _FUSION(soft[None])[0]
         return score_image(
             self.store.cases[index], probability, soft, reference, _THRESHOLD, float("nan"), field_of_view=seen
         )

@@ -78,8 +78,8 @@ class SampleFolder:
         extra = [path.name for path in there if _key(path) not in {_stem(image) for image in split}]
         if extra:
             raise DataError(
-                f"{folder} holds {first_names(extra)}, and no image of the split has such a name. Remove files that are "
-                "no samples, or choose the split of the samples by --split.",
+                f"{folder} holds {first_names(extra)}, and no image of the split has such a name. Remove files that "
+                "are no samples, or choose the split of the samples by --split.",
                 extra,
             )
 
@@ -106,8 +106,8 @@ class SampleFolder:
         if masks.ndim != 4 or masks.shape[1:] != shape or not len(masks):
             plain = f"(S, {height}, {width}) or " if regions == 1 else ""
             raise DataError(
-                f"{path}: the samples have shape {masks.shape}; expected {plain}(S, {', '.join(map(str, shape))}) with S "
-                "of at least 1. Save samples at the size of the original image, one channel for each region."
+                f"{path}: the samples have shape {masks.shape}; expected {plain}(S, {', '.join(map(str, shape))}) with "
+                "S of at least 1. Save samples at the size of the original image, one channel for each region."
             )
         return torch.from_numpy(masks)
 
@@ -141,8 +141,8 @@ def _read_pngs(folder: Path) -> NDArray[np.bool_]:
     numbers = {int(match[1]): files[name] for name in files if (match := _PNG.fullmatch(name))}
     if not files or len(numbers) < len(files) or sorted(numbers) != list(range(len(files))):
         raise DataError(
-            f"{folder} holds {count(len(files), 'file')} ({listing(folder)}); expected sample-00.png, sample-01.png and "
-            "so on, without a gap and without other files. Rename or remove files."
+            f"{folder} holds {count(len(files), 'file')} ({listing(folder)}); expected sample-00.png, sample-01.png "
+            "and so on, without a gap and without other files. Rename or remove files."
         )
     masks = [_as_masks(read_values(numbers[number]), (0, 255), numbers[number]) for number in range(len(files))]
     shapes = {mask.shape for mask in masks}
