@@ -6,6 +6,7 @@ import math
 import zipfile
 from dataclasses import asdict
 
+import ambiguity_references
 import numpy as np
 import pytest
 import torch
@@ -319,3 +320,18 @@ def test_the_interval_of_a_table_is_over_patients(root, tmp_path):
     assert (scores["ged_16"]["low"], scores["ged_16"]["high"]) == pytest.approx((low, high))
     for name in ("ece", "ece_neighbourhood"):
         assert scores[name]["low"] < scores[name]["high"]
+
+
+def test_a_perfect_sampler_has_no_more_than_the_bias(root, tmp_path):
+    """Its GED is about the diversity of raters over S. An empty answer finds nothing, and has no false alarm."""
+    own = benchmark(root)
+    ambiguity_references.write(own.store, tmp_path, samples=100, seed=0)
+    perfect, empty = (
+        own.score(tmp_path / name).as_dict()["tracks"]["all"]["samples"]["nodule"] for name in ("perfect", "empty")
+    )
+    bias = perfect["rater_diversity"]["mean"] / 100
+    assert perfect["ged_100"]["mean"] == pytest.approx(bias, abs=bias)
+    assert perfect["hungarian_iou_16"]["mean"] > 0.8
+    assert (empty["found"]["mean"], empty["left_empty"]["mean"], empty["samples_filled"]["mean"]) == (0, 1, 0)
+    far = 2 * empty["raters_filled"]["mean"] - empty["rater_diversity"]["mean"]
+    assert empty["ged_16"]["mean"] == pytest.approx(far)
