@@ -93,8 +93,8 @@ class Scored:
             regions[region] = {name: scores[name] for name in SCORES if name in scores}
             if spread := scores.get("diversity"):
                 for n in (n for n in GED_SAMPLES if f"ged_{n}" in scores):
-                    bias = (spread[end] / n for end in ("mean", "low", "high"))
-                    regions[region][f"ged_{n}_bias"] = _entry(*bias, spread["cases"])
+                    bias = {end: spread[end] / n for end in ("mean", "low", "high")}
+                    regions[region][f"ged_{n}_bias"] = bias | {"cases": spread["cases"]}
             images = sum(row.region == region for row in self.rows)
             for place, name in enumerate(_PLACES):
                 counts = [own[place, k] for own in self.reliability.values()]
@@ -257,7 +257,7 @@ def _average(rows: Sequence[Sequence[CaseScore]]) -> list[CaseScore]:
         left_out = {one.name: float("nan") for one in fields(CaseScore) if isinstance(one.default, float)}
         means = {name: _mean([getattr(row, name) for row in own]) for name in _OF_ONE_MASK}
         empty = all(row.both_empty for row in own)
-        averaged.append(replace(own[0], **{**left_out, **means, "both_empty": empty}))  # type: ignore[arg-type]
+        averaged.append(replace(own[0], **{**left_out, **means, "both_empty": empty}))
     return averaged
 
 

@@ -40,7 +40,7 @@ def write_samples(folder: Path, image: str, samples: Tensor) -> None:
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **{ARRAY: masks})
+            np.savez_compressed(file, **{ARRAY: masks})  # type: ignore[arg-type]  # for allow_pickle
 
     write_whole(folder / sample_file(image), save)
 
