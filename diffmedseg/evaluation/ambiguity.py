@@ -90,17 +90,26 @@ class Scored:
             if one.score in SCORES:
                 regions[one.region][one.score] = _entry(one.mean, one.low, one.high, one.cases)
         for k, (region, scores) in enumerate(regions.items()):
-            regions[region] = {name: scores[name] for name in SCORES if name in scores}
-            if spread := scores.get("diversity"):
-                for n in (n for n in GED_SAMPLES if f"ged_{n}" in scores):
-                    bias = {end: spread[end] / n for end in ("mean", "low", "high")}
-                    regions[region][f"ged_{n}_bias"] = bias | {"cases": spread["cases"]}
+            regions[region] = _with_bias(scores)
             images = sum(row.region == region for row in self.rows)
             for place, name in enumerate(_PLACES):
                 counts = [own[place, k] for own in self.reliability.values()]
                 error = expected_calibration_error(torch.stack(counts).sum(0))
                 regions[region][name] = _entry(error, *calibration_error_interval(counts), images)
         return dict(regions)
+
+
+def _with_bias(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """Return scores in the order of ``SCORES``, and after each GED of n samples its bias, the diversity over n."""
+    biases = {f"ged_{n}": n for n in GED_SAMPLES}
+    ordered: dict[str, Mapping[str, float]] = {}
+    for name in (one for one in SCORES if one in scores):
+        ordered[name] = scores[name]
+        if name in biases:
+            spread = scores["diversity"]
+            bias = {end: spread[end] / biases[name] for end in ("mean", "low", "high")}
+            ordered[f"{name}_bias"] = bias | {"cases": spread["cases"]}
+    return ordered
 
 
 def _entry(mean: float, low: float, high: float, images: int) -> dict[str, float]:
