@@ -18,6 +18,7 @@ import kills
 import lite_designs
 import peer_time
 import pytest
+import rare_mode
 import shared_noise
 import timing
 import torch
@@ -412,3 +413,22 @@ def test_table_of_the_designs(tmp_path, capsys):
     assert "| guided | 2 | 2 | 0.7500, +0.1000 (+0.1000 to +0.1000; +0.1000, +0.1000) |" in printed
     assert "| 1.0000, -1.0000 (-1.0000 to -1.0000; -1.0000, -1.0000) | 1.0000 |" in printed
     assert "GED" not in printed
+
+
+def test_samples_of_the_rare_mode_are_told_from_those_of_the_core():
+    core, halo = rare_mode.rings()
+    neither = halo.clone()
+    neither[:, 6:13] = 0  # less than half of the halo is left
+    samples = torch.stack([core, core, halo, halo, neither])[None] > 0.5
+    model = SimpleNamespace(segment=lambda *_, **__: SimpleNamespace(binary_samples=samples))
+    assert rare_mode.drawn(model, 5, 1) == pytest.approx((0.6, 0.2))
+
+
+def test_table_of_the_rare_mode(monkeypatch, capsys):
+    """One step of training: every cell is there."""
+    first = dict(list(rare_mode.models().items())[::2])
+    monkeypatch.setattr(rare_mode, "models", lambda: first)
+    rare_mode.main(train_steps=1, samples=4, seeds=(0,))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[1] for line in lines] == ["steps", "1", "1", "4"]
+    assert all(line.count("%") == 2 * len(rare_mode.RARE) for line in lines[1:])

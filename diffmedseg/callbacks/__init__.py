@@ -9,6 +9,7 @@ from diffmedseg.callbacks.panels import SamplePanels
 from diffmedseg.callbacks.progress import EpochProgressBar
 from diffmedseg.callbacks.report import TestReport
 from diffmedseg.callbacks.resume import ExactResume
+from diffmedseg.callbacks.samples import SampleFiles
 from diffmedseg.callbacks.steps import StepStatistics
 from diffmedseg.callbacks.stopping import RunStopped, StopSafely
 from diffmedseg.callbacks.wandb import WandbDashboard
@@ -21,6 +22,7 @@ __all__ = [
     "GeneralizedEnergyDistance",
     "MultiSampleEnsemble",
     "RunStopped",
+    "SampleFiles",
     "SamplePanels",
     "StepStatistics",
     "StopSafely",

@@ -40,19 +40,19 @@ def _parser() -> argparse.ArgumentParser:
         "Look at a data set before training: what is there, and what is unreadable, unpaired, twice there, or in two "
         "splits. Exit with 1 where something serious was found.",
     )
-    _add_data(one)
+    add_data(one)
     one.add_argument("--against", nargs=2, metavar=("NAME", "DIR"), help="Data set that must share no image with it.")
     one.add_argument("--json", action="store_true", help="Print everything, with all names, for programs.")
     one.add_argument("--sheet", type=png_file, help="Draw a contact sheet, a PNG.")
 
     one = add("augment-preview", _augment_preview, "Draw images and masks as stored and as training gets them.")
-    _add_data(one)
+    add_data(one)
     one.add_argument("--out", type=png_file, required=True, help="PNG to write.")
     one.add_argument("--num_images", type=positive_integer, default=4, help="Rows. Default: 4.")
     one.add_argument("--num_variants", type=positive_integer, default=6, help="Augmented variants of each. Default: 6.")
 
     one = add("labels", _labels, "Count image-level labels, say where they come from, and what gives them away.")
-    _add_data(one)
+    add_data(one)
     one.add_argument("--out", type=png_file, help="PNG of healthy and diseased items to write.")
     one.add_argument("--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8.")
 
@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a data set, its folder and its settings."""
     parser.add_argument("name", help="Name of a data set (`diffmedseg data list`), or a yaml file of your own.")
     parser.add_argument(
         "dir",
@@ -86,7 +87,8 @@ def _setting(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _data(options: argparse.Namespace) -> "SegmentationDataModule":
+def open_data(options: argparse.Namespace) -> "SegmentationDataModule":
+    """Build the data module that the options of :func:`add_data` name."""
     from diffmedseg.data.catalogue import configured
 
     return configured(options.name, data_root(options.name, options.dir), dict(options.set))
@@ -104,7 +106,7 @@ def _check(options: argparse.Namespace) -> None:
     from diffmedseg.data.preview import draw_sheet
     from diffmedseg.figures import save_figure
 
-    data = _data(options)
+    data = open_data(options)
     against = configured(options.against[0], options.against[1], {}) if options.against else None
     found = check_data(data, against)
     if options.json:
@@ -121,7 +123,7 @@ def _augment_preview(options: argparse.Namespace) -> None:
     from diffmedseg.data.preview import draw_augmentation
     from diffmedseg.figures import save_figure
 
-    data = _data(options)
+    data = open_data(options)
     data.prepare_data()
     data.setup("fit")
     save_figure(draw_augmentation(data, options.num_images, options.num_variants), options.out)
@@ -138,7 +140,7 @@ def _labels(options: argparse.Namespace) -> None:
     from diffmedseg.data.preview import draw_labels
     from diffmedseg.figures import save_figure
 
-    data = _data(options)
+    data = open_data(options)
     data.prepare_data()
     data.setup("fit")
     recipe = data.label_recipe or OwnLabels()

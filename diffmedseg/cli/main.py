@@ -33,6 +33,7 @@ COMMANDS = {
     "calibrate": Command("scoring:calibrate", "Fit a run's probabilities and contours to its validation cases."),
     "score": Command("scoring:score", "Score a folder of masks against a folder of reference masks."),
     "compare": Command("comparing:compare", "Compare tests of the same cases, seeds and folds pooled, with intervals."),
+    "benchmark": Command("benchmark:main", "Score samples of any origin against several raters by a fixed protocol."),
     "windows": Command("predict:windows", "Find where another model should look closely, such as the optic disc."),
     "data": Command("data:main", "Inspect data sets: list, check, preview, manage the cache."),
     "zoo": Command("zoo:main", "List, show, verify, draw and reproduce pretrained models."),

@@ -1,6 +1,7 @@
 """``diffmedseg train`` and ``evaluate``: runs by name, passed on to LightningCLI."""
 
 import argparse
+import json
 import sys
 import textwrap
 
@@ -49,7 +50,7 @@ def evaluate(args: list[str]) -> None:
     """Run ``diffmedseg evaluate``."""
     parser = Parser(
         "diffmedseg evaluate",
-        usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [settings]",
+        usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [--samples_folder FOLDER] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Test a run again: its best checkpoint (calibrated where `diffmedseg calibrate` made one), or the\n"
         "checkpoint that is named. Several runs, checkpoints or zoo entries, an experiment's folder or a quoted\n"
@@ -60,6 +61,11 @@ def evaluate(args: list[str]) -> None:
         epilog="Any setting of the run may be given, such as --model.num_steps 4: `diffmedseg test --help` lists them.",
     )
     parser.add_argument("run", nargs="+", help="A run's folder, a checkpoint in it, or a zoo entry. Can be repeated.")
+    parser.add_argument(
+        "--samples_folder",
+        metavar="FOLDER",
+        help="New folder for the samples of every image, as `diffmedseg benchmark ambiguity` takes them.",
+    )
     add_tta(parser)
     add_trust(parser)
     _add_parts(parser)
@@ -68,6 +74,9 @@ def evaluate(args: list[str]) -> None:
         refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
     if options.tta is not None:
         settings = [*settings, f"--model.tta={options.tta}"]
+    if options.samples_folder is not None:
+        callback = {"class_path": "diffmedseg.callbacks.SampleFiles", "init_args": {"folder": options.samples_folder}}
+        settings = [*settings, f"--trainer.callbacks+={json.dumps(callback)}"]
     from diffmedseg.cli.testing import evaluate_together
     from diffmedseg.zoo.members import find_members, names_models
 

@@ -36,8 +36,12 @@ POLICY = {
     "distance_to_raters - diversity - rater_diversity",
     "hungarian_iou": "samples and raters are repeated to the least common multiple of their numbers and matched one to "
     "one for the largest mean IoU, two empty masks 1: the exact best matching of the two sets as distributions",
-    "first_samples": "ged_16, hungarian_iou_16 and hungarian_iou_32 take the first 16 or 32 samples of each case",
-    "found": "of cases whose reference is not empty, those whose fused mask is not, either",
+    "rectangular_iou": "samples and raters are matched one to one without repeating them, so that only as many samples "
+    "count as there are raters: an oracle's choice, which some code prints as Hungarian IoU",
+    "first_samples": "ged_16, ged_100, hungarian_iou_16, hungarian_iou_32, rectangular_iou_16 and rectangular_iou_32 "
+    "take the first 16, 32 or 100 samples of each case",
+    "found": "of cases whose reference is not empty, those whose fused mask is not, either; left_empty: of cases whose "
+    "reference is empty, those whose fused mask is empty, too",
     "nll": "probabilities are kept at least 1e-6 from 0 and 1",
     "ece": "at most 17 bins over the pixels of all cases: probabilities below 0.001, those from 0.999 on, and between "
     "them 15 of about equal mass; neighbourhood: the box around any rater's mask, enlarged by half its size on each "

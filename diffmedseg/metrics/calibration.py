@@ -1,5 +1,7 @@
 """Whether a probability of 0.7 is right 70 % of the time; and whether doubt finds the errors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -43,13 +45,18 @@ def merge_bins(counts: Tensor, bins: int = 15) -> Tensor:
     Returns:
         (3, n), n at most ``bins`` + 2: pixels, sum of their probability, sum of their target.
     """
-    doubtful = counts[:, 1:-1]
-    mass = doubtful[0] / doubtful[0].sum().clamp(min=1)
-    middle = mass.cumsum(0) - mass / 2
-    index = (middle * bins).long().clamp(0, bins - 1)
-    merged = torch.zeros(3, bins, dtype=counts.dtype).index_add_(1, index, doubtful)
-    merged = torch.cat([counts[:, :1], merged, counts[:, -1:]], 1)
+    merged = _merged(counts, bins)
     return merged[:, merged[0] > 0]
+
+
+def _merged(counts: Tensor, bins: int) -> Tensor:
+    """Merge fine bins (..., 3, FINE_BINS) to (..., 3, bins + 2), of which some may be empty."""
+    doubtful = counts[..., 1:-1]
+    mass = doubtful[..., :1, :] / doubtful[..., :1, :].sum(-1, keepdim=True).clamp(min=1)
+    middle = mass.cumsum(-1) - mass / 2
+    index = (middle * bins).long().clamp(0, bins - 1).expand_as(doubtful)
+    merged = counts.new_zeros(*counts.shape[:-1], bins).scatter_add_(-1, index, doubtful)
+    return torch.cat([counts[..., :1], merged, counts[..., -1:]], -1)
 
 
 def expected_calibration_error(counts: Tensor, bins: int = 15) -> float:
@@ -62,8 +69,36 @@ def expected_calibration_error(counts: Tensor, bins: int = 15) -> float:
     Returns:
         In [0, 1], NaN where nothing was counted. Lower is better.
     """
-    pixels, probability, target = merge_bins(counts, bins)
-    return float((probability - target).abs().sum() / pixels.sum()) if pixels.sum() > 0 else float("nan")
+    return float(_calibration_errors(counts, bins))
+
+
+def _calibration_errors(counts: Tensor, bins: int = 15) -> Tensor:
+    """Return the errors (...) of counts (..., 3, FINE_BINS); NaN where nothing was counted."""
+    pixels, probability, target = _merged(counts, bins).unbind(-2)
+    return (probability - target).abs().sum(-1) / pixels.sum(-1)
+
+
+def calibration_error_interval(
+    counts: Sequence[Tensor], confidence: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of :func:`expected_calibration_error` over patients.
+
+    Args:
+        counts: (3, FINE_BINS) of each patient, of :func:`reliability_counts`.
+        confidence: Coverage wanted.
+        draws: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Lower and upper end; NaN for both where there are fewer than two patients.
+    """
+    if len(counts) < 2:
+        return float("nan"), float("nan")
+    patients = len(counts)
+    times = np.random.default_rng(seed).multinomial(patients, [1 / patients] * patients, draws)
+    drawn = (torch.from_numpy(times).double() @ torch.stack(list(counts)).flatten(1)).view(draws, 3, -1)
+    low, high = np.quantile(_calibration_errors(drawn), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def proper_scores(probability: Tensor, target: Tensor, least: float = 1e-6) -> Tensor:

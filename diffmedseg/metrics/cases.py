@@ -19,7 +19,7 @@ from diffmedseg.metrics.functional import (
     off_diagonal_mean,
 )
 from diffmedseg.metrics.images import ImageScore, pool, score_image
-from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou
+from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou, rectangular_iou
 from diffmedseg.metrics.surface import SurfaceScores
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ __all__ = ["CaseScore", "Summary", "score_cases", "score_image", "summarise"]
 _NAN = float("nan")
 #: ISIC 2018, task 1: a case whose IoU is below counts as failed (challenge.isic-archive.com/landing/2018/45).
 JACCARD_THRESHOLD = 0.65
+#: Numbers of samples with which papers print the biased GED, and the matched IoU.
+GED_SAMPLES, MATCHED_SAMPLES = (16, 100), (16, 32)
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,14 @@ class CaseScore:
         seconds: Time to segment the case.
         patient: The patient that the case is of; empty where nobody knows. Intervals are then over patients.
         ged_16: ``ged_biased`` of the first 16 samples, which are the samples of a test with 16; NaN of fewer.
+        ged_100: ``ged_biased`` of the first 100 samples; NaN of fewer.
         hungarian_iou_16: ``hungarian_iou`` of the first 16 samples; NaN of fewer.
         hungarian_iou_32: The same of the first 32.
+        rectangular_iou_16: Mean IoU of the best one-to-one matching of raters with some of the first 16 samples; NaN of
+            fewer. Some code prints it as Hungarian IoU. It is an oracle's choice and grows with the number of samples.
+        rectangular_iou_32: The same of the first 32.
         found: Where the reference is not empty, whether the fused mask is not, either: 1 or 0. NaN with one rater.
+        left_empty: Where the reference is empty, whether the fused mask is empty, too: 1 or 0. NaN with one rater.
         samples_filled: Share of the samples that are not empty; NaN with one rater.
         raters_filled: Share of the raters whose mask is not empty; NaN with one rater.
     """
@@ -133,9 +140,13 @@ class CaseScore:
     seconds: float = _NAN
     patient: str = ""
     ged_16: float = _NAN
+    ged_100: float = _NAN
     hungarian_iou_16: float = _NAN
     hungarian_iou_32: float = _NAN
+    rectangular_iou_16: float = _NAN
+    rectangular_iou_32: float = _NAN
     found: float = _NAN
+    left_empty: float = _NAN
     samples_filled: float = _NAN
     raters_filled: float = _NAN
 
@@ -213,6 +224,7 @@ def _score_region(
         some |= _set_scores(among, across, raters)
         some |= {
             "found": float(tp + fp > 0) if tp + fn else _NAN,
+            "left_empty": _NAN if tp + fn else float(fp == 0),
             "samples_filled": 1 - float(samples_empty),
             "raters_filled": 1 - float(empty[s:].mean()),
             "rater_correlation": _correlation(image.moments[:, k]),
@@ -242,7 +254,7 @@ def _score_region(
 def _set_scores(among: Tensor, across: Tensor, raters: Tensor) -> dict[str, float]:
     """Compare the set of samples with that of raters, by distances (S, S), (S, R) and (R, R).
 
-    Papers print 16 and 32 samples. The first of many samples are those of a test with few, so that one test has all.
+    Papers print 16, 32 and 100 samples. The first of many samples are those of a test with few: one test has all.
     """
     energy = energy_from_distances(among, across, raters)
     scores = {
@@ -253,9 +265,12 @@ def _set_scores(among: Tensor, across: Tensor, raters: Tensor) -> dict[str, floa
         "hungarian_iou": hungarian_iou(across),
         "best_of_n_iou": best_of_n_iou(across),
     }
-    if len(among) >= 16:
-        scores["ged_16"] = float(energy_from_distances(among[:16, :16], across[:16], raters).biased)
-    return scores | {f"hungarian_iou_{n}": hungarian_iou(across[:n]) for n in (16, 32) if len(across) >= n}
+    for n in (n for n in GED_SAMPLES if len(across) >= n):
+        scores[f"ged_{n}"] = float(energy_from_distances(among[:n, :n], across[:n], raters).biased)
+    for n in (n for n in MATCHED_SAMPLES if len(across) >= n):
+        scores[f"hungarian_iou_{n}"] = hungarian_iou(across[:n])
+        scores[f"rectangular_iou_{n}"] = rectangular_iou(across[:n])
+    return scores
 
 
 def _proper_means(sums: Tensor, when: str = "") -> dict[str, Any]:
@@ -305,12 +320,16 @@ TITLES = {
     "ged_biased": "GED (biased)",
     "ged_unbiased": "GED (unbiased)",
     "ged_16": "GED (biased) of 16 samples",
+    "ged_100": "GED (biased) of 100 samples",
     "hungarian_iou": "Hungarian IoU",
     "hungarian_iou_16": "Hungarian IoU of 16 samples",
     "hungarian_iou_32": "Hungarian IoU of 32 samples",
+    "rectangular_iou_16": "Rectangular matching IoU of 16 samples",
+    "rectangular_iou_32": "Rectangular matching IoU of 32 samples",
     "best_of_n_iou": "Best-of-N IoU",
     "rater_correlation": "Correlation with raters",
     "found": "Lesion found at all",
+    "left_empty": "Empty reference left empty",
     "samples_filled": "Samples not empty",
     "raters_filled": "Raters not empty",
     "brier": "Brier score",
@@ -325,7 +344,7 @@ TITLES = {
 }
 
 LOWER_IS_BETTER = {
-    *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased", "ged_16"),
+    *("hd95", "hd95_pixels", "uncertainty", "distance_to_raters", "ged_biased", "ged_unbiased", "ged_16", "ged_100"),
     *("brier", "brier_unrefined", "nll", "nll_unrefined", "between_contours", "seconds"),
 }
 

@@ -75,6 +75,18 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 _ADDED = ("counts", "overlap", "pairs", "proper", "moments", "reliability", "num_slices", "seconds")
 
 
+def at_native_size(soft: Tensor, size: tuple[int, int], window: CropWindow | None = None) -> Tensor:
+    """Resize soft masks (K, h, w) to (K, *size), float32; where they show a window, lay them over an empty image.
+
+    Args:
+        soft: In [0, 1].
+        size: Height and width of the reference.
+        window: Where in the reference the masks lie; None for everywhere.
+    """
+    resized = resize_soft(soft[None].float(), size if window is None else window.size)[0]
+    return resized if window is None else window.place(resized, size)
+
+
 def score_image(
     case: str,
     probability: Tensor,
@@ -116,8 +128,7 @@ def score_image(
 
     def at_size(soft: Tensor) -> Tensor:
         """Take soft (K, h, w) to what counts of (K, H, W)."""
-        resized = resize_soft(soft[None].float().to(device), size if window is None else window.size)[0]
-        return (resized if window is None else window.place(resized, size)) * inside
+        return at_native_size(soft.to(device), size, window) * inside
 
     truth, share = majority(reference).bool(), reference.float().mean(0)
 

@@ -15,7 +15,7 @@ def hungarian_iou(distances: Tensor) -> float:
 
     That compares distributions: every sample and every rater counts alike (Kohl et al. 2019, arXiv 1905.13077).
     Giving the rectangular matrix to the assignment, as some code does, picks the best samples instead: see
-    :func:`best_of_n_iou`.
+    :func:`rectangular_iou`.
 
     Args:
         distances: (S, R): 1 - IoU.
@@ -23,12 +23,29 @@ def hungarian_iou(distances: Tensor) -> float:
     Returns:
         In [0, 1]. Higher is better.
     """
-    from scipy.optimize import linear_sum_assignment
-
     samples, raters = distances.shape
     size = math.lcm(samples, raters)
     cost: NDArray[np.float64] = distances.cpu().double().numpy()
-    cost = cost.repeat(size // samples, 0).repeat(size // raters, 1)
+    return _matched_iou(cost.repeat(size // samples, 0).repeat(size // raters, 1))
+
+
+def rectangular_iou(distances: Tensor) -> float:
+    """IoU of the best one-to-one matching of raters with samples, where further samples or raters stay unmatched.
+
+    Some code prints it as Hungarian IoU. It grows with the number of samples, since an oracle picks the best.
+
+    Args:
+        distances: (S, R): 1 - IoU.
+
+    Returns:
+        In [0, 1]: the mean over the min(S, R) pairs. Higher is better.
+    """
+    return _matched_iou(distances.cpu().double().numpy())
+
+
+def _matched_iou(cost: "NDArray[np.float64]") -> float:
+    from scipy.optimize import linear_sum_assignment
+
     return float(1 - cost[linear_sum_assignment(cost)].mean())
 
 

@@ -1,12 +1,13 @@
 """How often do trained models draw the mask that few raters draw?
 
 One image, of which most raters outline the core and few the halo around it. Run ``python
-experiments/benchmarks/rare_mode.py`` for a table (half an hour of one core).
+experiments/benchmarks/rare_mode.py`` for a table (a quarter of an hour of one core that has nothing else to do).
 """
 
 from collections.abc import Callable
 
 import torch
+from jsonargparse import auto_cli
 from torch import Tensor
 
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator
@@ -14,9 +15,7 @@ from diffmedseg.models import DiffusionSegmenter, MedSegDiffLite, MedSegDiffSegm
 
 SIZE = (32, 32)
 RARE = (0.1, 0.2, 0.5)
-SEEDS = (0, 1)
 STEPS = (1, 4)
-SAMPLES = 1000
 
 
 def rings() -> Tensor:
@@ -26,7 +25,7 @@ def rings() -> Tensor:
     return masks
 
 
-def train(model: DiffusionSegmenter, rare: float, steps: int = 500, rows: int = 8) -> None:
+def train(model: DiffusionSegmenter, rare: float, steps: int, rows: int = 8) -> None:
     """Train a model on one image by masks of raters drawn anew."""
     masks = rings()
     image = (2 * masks[1:] - 1).expand(rows, -1, -1, -1)
@@ -43,11 +42,11 @@ def train(model: DiffusionSegmenter, rare: float, steps: int = 500, rows: int = 
         schedule.step()
 
 
-def drawn(model: DiffusionSegmenter, num_steps: int) -> tuple[float, float]:
+def drawn(model: DiffusionSegmenter, num_samples: int, num_steps: int) -> tuple[float, float]:
     """Return the shares of samples that are nearer to the halo than to the core, and that are neither."""
     masks = rings()
     ring = (masks[1] - masks[0])[0].bool()
-    samples = model.segment(2 * masks[1:] - 1, SAMPLES, num_steps, keys=["image"]).binary_samples
+    samples = model.segment(2 * masks[1:] - 1, num_samples, num_steps, keys=["image"]).binary_samples
     share = samples[0, :, 0, ring].float().mean(1)
     return float((share > 0.5).float().mean()), float(((share > 0.1) & (share < 0.9)).float().mean())
 
@@ -75,27 +74,35 @@ def models() -> dict[str, Callable[[int], DiffusionSegmenter]]:
     }
 
 
-def main() -> None:
-    """Print the table."""
-    print(f"Halo drawn, and neither, of {SAMPLES} samples; seeds {SEEDS}\n")
+def main(train_steps: int = 500, samples: int = 1000, seeds: tuple[int, ...] = (0, 1)) -> None:
+    """Print the table.
+
+    Args:
+        train_steps: Training steps of each model.
+        samples: Samples that are drawn of each model.
+        seeds: A model is trained with each.
+    """
+    print(f"Halo drawn of {samples} samples, and at most neither, by seed {seeds}; {train_steps} training steps\n")
     print("| model | steps | " + " | ".join(f"truth {rare:.0%}" for rare in RARE) + " |")
     print("|---|---|" + "---|" * len(RARE))
     for name, make in models().items():
-        cells: dict[int, list[str]] = {n: [] for n in ((1,) if name.startswith("ssn") else STEPS)}
+        found: dict[tuple[int, float], list[tuple[float, float]]] = {}
+        own = (1,) if name.startswith("ssn") else STEPS
         for rare in RARE:
-            found: dict[int, list[tuple[float, float]]] = {n: [] for n in cells}
-            for seed in SEEDS:
+            for seed in seeds:
                 torch.manual_seed(seed)
                 model = make(seed)
-                train(model, rare)
-                for n in cells:
-                    found[n].append(drawn(model, n))
-            for n, shares in found.items():
-                halo, neither = zip(*shares, strict=True)
-                cells[n].append(f"{', '.join(f'{h:.0%}' for h in halo)} ({max(neither):.0%})")
-        for n, row in cells.items():
-            print(f"| {name} | {n} | " + " | ".join(row) + " |", flush=True)
+                train(model, rare, train_steps)
+                for n in own:
+                    found.setdefault((n, rare), []).append(drawn(model, samples, n))
+        for n in own:
+            print(f"| {name} | {n} | " + " | ".join(_cell(found[n, rare]) for rare in RARE) + " |", flush=True)
+
+
+def _cell(found: list[tuple[float, float]]) -> str:
+    halo, neither = zip(*found, strict=True)
+    return f"{', '.join(f'{share:.1%}' for share in halo)} ({max(neither):.0%})"
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=True)

@@ -4,6 +4,7 @@ import torch
 
 from diffmedseg.metrics.calibration import (
     aurc,
+    calibration_error_interval,
     expected_calibration_error,
     merge_bins,
     neighbourhood,
@@ -33,6 +34,22 @@ def test_the_error_is_that_of_sorted_bins(power):
     expected = sum(abs(float(a - b)) * n for a, b, n in parts) / len(p)
     assert expected > 0.1
     assert expected_calibration_error(reliability_counts(p, y)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_interval_of_the_error_is_that_of_drawn_patients():
+    """Against drawing patients one by one, and adding up their counts."""
+    counts = [reliability_counts(*drawn(2000, power, seed=i)) for i, power in enumerate((0.5, 0.8, 1.0, 1.5, 2.0))]
+    low, high = calibration_error_interval(counts)
+    rng = np.random.default_rng(1)
+    errors = [
+        expected_calibration_error(torch.stack([counts[i] for i in rng.integers(5, size=5)]).sum(0))
+        for _ in range(1000)
+    ]
+    assert (low, high) == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])), abs=0.01)
+    assert low < expected_calibration_error(torch.stack(counts).sum(0)) < high
+    alike = calibration_error_interval([counts[0]] * 4)
+    assert alike == pytest.approx((expected_calibration_error(counts[0]),) * 2)
+    assert np.isnan(calibration_error_interval(counts[:1])).all()
 
 
 def test_counts_add_up():

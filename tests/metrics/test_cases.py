@@ -152,14 +152,18 @@ def drawn_sets(size=40, raters=4, seed=0):
 
 
 def test_one_test_has_the_scores_of_its_first_samples():
-    samples, raters = drawn_sets()
+    samples, raters = drawn_sets(120)
     found = {}
-    for n in (15, 16, 32, 40):
+    for n in (15, 16, 32, 40, 100, 120):
         image = score_image("a", samples[:n].mean(0), samples[:n], raters, 0.5, 0.0)
         [found[n]] = score_cases([image], ["lesion"])
     assert found[40].ged_16 == pytest.approx(found[16].ged_biased)
     assert found[40].hungarian_iou_16 == pytest.approx(found[16].hungarian_iou)
     assert found[40].hungarian_iou_32 == pytest.approx(found[32].hungarian_iou)
+    assert found[120].ged_100 == pytest.approx(found[100].ged_biased)
+    assert found[40].rectangular_iou_16 == pytest.approx(found[16].rectangular_iou_16)
+    assert found[40].rectangular_iou_32 > found[40].hungarian_iou_32
+    assert math.isnan(found[40].ged_100)
     assert found[40].ged_16 != pytest.approx(found[40].ged_biased)
     assert math.isnan(found[16].hungarian_iou_32)
     assert math.isnan(found[15].ged_16)
@@ -178,8 +182,10 @@ def test_whether_anything_is_found_is_told_apart_from_its_shape():
             image = score_image("a", answer.mean(0), answer, reference, 0.5, 0.0)
             [row] = score_cases([image], ["lesion"])
             assert math.isnan(row.found) if reference is nothing else row.found == is_found
+            assert math.isnan(row.left_empty) if reference is outlined else row.left_empty == (not is_found)
     [alone] = score_cases([score()], ["lesion"])
     assert math.isnan(alone.found)
+    assert math.isnan(alone.left_empty)
 
 
 def test_intervals_are_over_patients_where_they_are_known():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffmedseg.metrics import pairwise_distance
-from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou
+from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou, rectangular_iou
 
 
 @pytest.mark.parametrize(("samples", "raters"), [(2, 2), (4, 2), (2, 4), (3, 2), (1, 3)])
@@ -14,6 +14,17 @@ def test_matching_is_the_best_of_all(samples, raters):
     repeated = distances.repeat_interleave(size // samples, 0).repeat_interleave(size // raters, 1)
     best = max(sum(1 - repeated[i, j] for i, j in enumerate(order)) / size for order in permutations(range(size)))
     assert hungarian_iou(distances) == pytest.approx(float(best), abs=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "raters"), [(2, 2), (6, 3), (2, 4), (5, 1)])
+def test_rectangular_matching_picks_the_best_samples(samples, raters):
+    distances = torch.rand(samples, raters, generator=torch.Generator().manual_seed(raters)).double()
+    long = distances if samples >= raters else distances.T
+    orders = permutations(range(len(long)), long.shape[1])
+    best = max(sum(1 - long[i, j] for j, i in enumerate(order)) / long.shape[1] for order in orders)
+    assert rectangular_iou(distances) == pytest.approx(float(best))
+    if samples >= raters:
+        assert hungarian_iou(distances) <= rectangular_iou(distances) <= best_of_n_iou(distances)
 
 
 def test_distributions_are_compared_where_the_oracle_picks():

@@ -5,41 +5,16 @@ import json
 import numpy as np
 import pytest
 from picture_files import save, yaml_module
+from slice_files import PATIENTS, ROOT, SIDE, nodule, texture, write_slice, write_slices
 
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
 from diffmedseg.recipes import recipe
 
-SIDE = 24
-ROOT = "LIDC-IDRI-slices"
-PATIENTS = [f"LIDC-IDRI-{number:04d}" for number in range(1, 11)]
-
-
-def texture(seed):
-    coarse = np.random.default_rng(seed).integers(0, 255, (6, 6), dtype=np.uint8)
-    return np.kron(coarse, np.ones((4, 4), np.uint8))
-
-
-def nodule(radius):
-    y, x = np.mgrid[:SIDE, :SIDE]
-    return np.where((y - 12) ** 2 + (x - 12) ** 2 < radius**2, 255, 0).astype(np.uint8)
-
-
-def write_slice(root, patient, number, index, drawn, seed):
-    """Write a slice and its four masks, of which the first ``drawn`` are not empty, as in the real files."""
-    folder = root / ROOT / patient / f"nodule-{number}"
-    save(folder / "images" / f"slice-{index}.png", texture(seed))
-    for rater in range(4):
-        save(folder / f"mask-{rater}" / f"slice-{index}.png", nodule(5 + rater) * (rater < drawn))
-    return folder
-
 
 @pytest.fixture
 def root(tmp_path):
-    """Ten patients; each has a nodule of five slices, which 0 to 4 raters outlined."""
-    for seed, patient in enumerate(PATIENTS):
-        for index in range(5):
-            write_slice(tmp_path, patient, 0, index, index, seed=10 * seed + index)
+    write_slices(tmp_path)
     return tmp_path
 
 

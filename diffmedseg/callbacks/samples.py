@@ -1,0 +1,58 @@
+"""The samples of a test, as files that ``diffmedseg benchmark ambiguity`` scores."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+
+from diffmedseg.callbacks.order import SegmentationCallback, Stage
+from diffmedseg.errors import DataError
+from diffmedseg.evaluation.sample_folders import write_samples
+from diffmedseg.files import expand_home
+from diffmedseg.metrics.images import at_native_size
+
+
+class SampleFiles(SegmentationCallback):
+    """Writes the samples of every test image at native size; see :mod:`diffmedseg.evaluation.sample_folders`.
+
+    Args:
+        folder: A new or an empty folder.
+    """
+
+    stage = Stage.LOOK
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = expand_home(folder)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a folder that holds files: samples of two tests would mix.
+
+        Raises:
+            DataError: If the folder is a file or not empty.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage != "test" or not trainer.is_global_zero:
+            return
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise DataError(f"{self.folder} is not an empty folder. Name a new folder for the samples.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the samples of a batch."""
+        samples = outputs["segmentation"].samples.cpu()
+        for i, name in enumerate(batch["id"]):
+            height, width = batch["reference"][i].shape[-2:]
+            native = [
+                at_native_size(sample, (int(height), int(width)), batch["window"][i]) > 0.5 for sample in samples[i]
+            ]
+            masks, seen = torch.stack(native), batch["field_of_view"][i]
+            write_samples(self.folder, name, masks if seen is None else masks & seen)

@@ -1,0 +1,167 @@
+"""``diffmedseg benchmark``: samples of any origin, scored by a fixed protocol."""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffmedseg.atomic import write_alone
+from diffmedseg.cli.data import add_data, open_data
+from diffmedseg.cli.parsing import Parser, report_errors
+from diffmedseg.errors import DataError
+from diffmedseg.wording import count
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from diffmedseg.evaluation.ambiguity import Ambiguity, AmbiguityBenchmark
+
+_COLUMNS = {"samples": "Samples", "raters": "Raters"}
+_WIDTH = 112  # columns of text: rich would cut numbers in a narrower terminal
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg benchmark``."""
+    options = _parser().parse_args(args)
+    with report_errors():
+        options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("diffmedseg benchmark", "Score samples of any origin by a fixed protocol.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    one: argparse.ArgumentParser = commands.add_parser(
+        "ambiguity",
+        help="Score samples on a data set with several raters.",
+        description="Score samples on a data set with several raters: GED, matched IoU, Dice of the fused mask, "
+        "calibration, with 95 % intervals over patients. Each rater is scored against the other raters beside them.",
+        epilog="`diffmedseg evaluate RUN --model.num_samples 100 --samples_folder FOLDER` writes the samples of a run.",
+    )
+    one.set_defaults(run=_ambiguity)
+    add_data(one)
+    one.add_argument(
+        "--samples",
+        type=Path,
+        metavar="FOLDER",
+        help="Folder of samples at native size, for each image ID either ID.npz, with an array `samples` of shape "
+        "(S, H, W) or (S, K, H, W) in {0, 1}, or a folder ID with sample-00.png, sample-01.png and so on, in {0, 255}. "
+        "Without it, only raters are scored.",
+    )
+    one.add_argument("--list", type=Path, metavar="CSV", help="Write the expected file names, and score nothing.")
+    one.add_argument("--split", choices=("train", "val", "test"), default="test", help="Default: test.")
+    one.add_argument(
+        "--track",
+        choices=("all", "nonempty"),
+        default="all",
+        help="all (the default): all images, reported also for those in which every rater has foreground. nonempty: "
+        "these images alone; others need no samples.",
+    )
+    one.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="New folder for metrics.json and tables of cases, which `diffmedseg compare` takes.",
+    )
+    return parser
+
+
+def _ambiguity(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from diffmedseg.evaluation.ambiguity import AmbiguityBenchmark
+    from diffmedseg.files import expand_home
+
+    output = None if options.output is None else expand_home(options.output)
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output} is not an empty folder. Name a new folder by --output.")
+    benchmark = AmbiguityBenchmark(open_data(options), options.split, options.track)
+    if options.list is not None:
+        _write_names(benchmark, expand_home(options.list))
+        return
+    found = benchmark.score(None if options.samples is None else expand_home(options.samples))
+    summary = found.as_dict()
+    console = Console()
+    console = Console(width=max(console.width, _WIDTH))
+    for track in summary["tracks"]:
+        console.print(_table(track, summary))
+    if found.left_out:
+        names = ", ".join(found.left_out)
+        print(f"Left out, since there are {count(found.num_samples or 0, 'sample')} per image: {names}.")
+    if output is not None:
+        _write(found, summary, output)
+        print(f"Wrote {output}", file=sys.stderr)
+
+
+def _write_names(benchmark: "AmbiguityBenchmark", path: Path) -> None:
+    from diffmedseg.evaluation.sample_folders import sample_file
+
+    rows = benchmark.expected()
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("file", "patient", "height", "width"))
+            writer.writerows((sample_file(image), *others) for image, *others in rows)
+
+    write_alone(path, save)
+    print(f"Wrote {count(len(rows), 'name')} to {path}.")
+
+
+def _write(found: "Ambiguity", summary: dict[str, Any], folder: Path) -> None:
+    """Write metrics.json, and tables of cases by track: of all images, or of the only track, directly in the folder."""
+    from diffmedseg.metrics.table import write_cases
+
+    for number, track in enumerate(found.raters):
+        own = folder / track if number else folder
+        own.mkdir(parents=True, exist_ok=True)
+        if track in found.samples:
+            write_cases(found.samples[track].rows, own / "cases.csv")
+        write_cases(found.raters[track].rows, own / "raters" / "cases.csv")
+    text = json.dumps(summary, indent=1)
+    write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _table(track: str, summary: dict[str, Any]) -> "Table":
+    """Lay a track out for people."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    own, samples = summary["tracks"][track], summary["samples_per_image"]
+    images, patients = count(own["images"], "image"), count(own["patients"], "patient")
+    number = "no samples" if samples is None else f"{count(samples, 'sample')} per image"
+    raters = " or ".join(map(str, summary["raters"]))
+    title = f"{summary['data']}, {summary['split']}: " + ("all images" if track == "all" else "no rater empty")
+    caption = f"{images} of {patients}, {raters} raters, {number}; mean over images, 95 % intervals over patients\n"
+    caption += "Raters: each rater's mask against the other raters"
+    lines = [name for name in _COLUMNS if name in own]
+    table = Table(title=escape(title), caption=caption, caption_justify="left")
+    table.add_column("Score", no_wrap=True)
+    for name in lines:
+        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
+        table.add_column("95 % interval", justify="right", no_wrap=True)
+    regions = own[lines[0]]
+    for region in regions:
+        of_region = f", {region}" if len(regions) > 1 else ""
+        for score in dict.fromkeys(score for name in lines for score in own[name][region]):
+            cells = [cell for name in lines for cell in _cells(own[name][region].get(score))]
+            table.add_row(escape(_title(score) + of_region), *cells)
+    return table
+
+
+def _cells(entry: dict[str, float] | None) -> tuple[str, str]:
+    if entry is None or entry["mean"] is None:
+        return "", ""
+    return f"{entry['mean']:.4f}", "" if entry["low"] is None else f"{entry['low']:.4f} to {entry['high']:.4f}"
+
+
+def _title(score: str) -> str:
+    from diffmedseg.evaluation.summary import SET_TITLES
+    from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES
+
+    name = score.removesuffix("_bias")
+    title = (TITLES | SET_TITLES)[name]
+    if name != score:
+        return f"  of which bias, diversity / {name.removeprefix('ged_')}"
+    return f"{title} (lower is better)" if score in LOWER_IS_BETTER | SET_TITLES.keys() else title
