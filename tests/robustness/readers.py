@@ -43,7 +43,7 @@ def _of_pictures() -> list[Reader]:
 
 
 def _read_own_masks() -> Callable[[Path], object]:
-    from diffmedseg.data.pictures.layout import FileNames, PictureCase
+    from diffmedseg.data.pictures import FileNames, PictureCase
 
     layout = FileNames(r"(?P<id>.+)", {"lesion": ["{id}"]})
 
