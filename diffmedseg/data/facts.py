@@ -110,10 +110,9 @@ def picture_info(
     names = chosen("regions", regions, layout.regions)
     if nested and names != sorted(names, key=layout.regions.index):
         raise ValueError(f"regions are {names}; they nest, so name them from the outermost in: {layout.regions}.")
-    own = {} if layout.normalisation is None else {"normalisation": layout.normalisation}
     return DatasetInfo(
         **asdict(source),
-        **own,
+        normalisation=layout.normalisation,
         channels=("grey",) if grey else ("red", "green", "blue"),
         regions=tuple(names),
         nested=nested and len(names) > 1,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.data.info import NORMALISATION
 from diffmedseg.errors import DataError
 from diffmedseg.reading.opening import image_size
 from diffmedseg.wording import count, first_names
@@ -111,10 +112,10 @@ class PictureLayout(Configurable, ABC):
     """Which files belong to a picture, and how they are read.
 
     Attributes:
-        normalisation: How values come to the model's [-1, 1], where it is not as of all pictures.
+        normalisation: How values come to the model's [-1, 1].
     """
 
-    normalisation: str | None = None
+    normalisation: str = NORMALISATION
 
     @property
     @abstractmethod

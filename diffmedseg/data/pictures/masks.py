@@ -1,6 +1,6 @@
 """Reading masks that lie in files of their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.data.pictures.cases import CaseMasks, PictureCase
 from diffmedseg.errors import DataError
-from diffmedseg.reading.masks import MaskReader, read_values
+from diffmedseg.reading.masks import MaskReader, Values, read_values
 from diffmedseg.wording import first_names
 
 
@@ -19,6 +19,7 @@ class FileMasks(CaseMasks):
         cases: All pictures of the data set: their masks say together what is foreground.
         values: By region, the grey values that belong to it; None for what is above half of the range.
         background: Grey values of what is in no region.
+        read: Reads the values of a file.
     """
 
     def __init__(
@@ -26,10 +27,11 @@ class FileMasks(CaseMasks):
         cases: Sequence[PictureCase],
         values: Mapping[str, Sequence[int]] | None = None,
         background: Sequence[int] = (0,),
+        read: Callable[[Path], Values] = read_values,
     ) -> None:
-        self._values, self._background = values, background
+        self._values, self._background, self._grey = values, background, read
         regions = zip(*(rater for case in cases for rater in case.masks if rater is not None), strict=True)
-        self._readers = [MaskReader(files) for files in regions]
+        self._readers = [MaskReader(files, read) for files in regions]
         self._field_of_view = MaskReader(case.field_of_view for case in cases if case.field_of_view is not None)
 
     def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
@@ -43,7 +45,7 @@ class FileMasks(CaseMasks):
     def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
         if self._values is None:
             return self._readers[region].read(path).astype(np.uint8)
-        grey = read_values(path)
+        grey = self._grey(path)
         known = {value for values in self._values.values() for value in values} | set(self._background)
         unknown = sorted(set(np.unique(grey).tolist()) - known)
         if unknown:
