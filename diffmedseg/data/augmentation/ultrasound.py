@@ -57,8 +57,7 @@ class UltrasoundAugmentation(Augmentation):
         noise = torch.stack([torch.randn(1, height, width, generator=one) for one in generators])
         depth = torch.linspace(0, 1, height)[:, None] * ramp[..., None]  # (B, H, 1)
         change = 1 + strength[:, None, None, None] * _smooth(noise, self.grain)
-        # Without tissue there is no echo: black stays black.
-        lifted = (image + depth[:, None].to(image.device)) * (image > 0)
+        lifted = (image + depth[:, None].to(image.device)).clamp(0, 1)
         return (lifted * change.to(image.device)).clamp(0, 1), mask
 
     def _flips(self, chance: Tensor) -> Tensor:
