@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from diffmedseg.errors import DataError
+from diffmedseg.wording import count
 
 #: Points (x, y) of an outline, in pixels of its picture.
 Outline = list[tuple[float, float]]
@@ -61,8 +62,10 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def _check(outline: Outline, place: str, path: Path) -> None:
     """Refuse an outline that encloses nothing, or whose end is far from its start."""
-    if len(outline) < 3 or not all(map(math.isfinite, (value for point in outline for value in point))):
-        raise DataError(f"{place} have one of {len(outline)} points; expected at least 3 numbered points", [path.name])
+    if not all(map(math.isfinite, (value for point in outline for value in point))):
+        raise DataError(f"{place} have a point that is no number", [path.name])
+    if len(outline) < 3:
+        raise DataError(f"{place} have one of {count(len(outline), 'point')}; expected at least 3", [path.name])
     steps = [math.dist(a, b) for a, b in pairwise(outline)]
     gap = math.dist(outline[-1], outline[0])
     if gap > _GAP * (sum(steps) + gap) and gap > _JUMP * max(steps):

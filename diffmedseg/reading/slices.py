@@ -72,5 +72,5 @@ def _without_ones(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     kept = tuple(side for side in shape if side > 1)
     if len(kept) == 2 or (len(kept) == 3 and kept[0] <= _MOST_MODALITIES):
         return kept
-    sides = " x ".join(map(str, shape[::-1]))
+    sides = " x ".join(map(str, kept[::-1]))
     raise DataError(f"{path} has {sides} voxels: a volume, where a single slice is expected", [path.name])

@@ -61,8 +61,8 @@ class AgreementMasks(CaseMasks):
         for path in case.masks[rater] or ():
             values = read_values(path)
             unknown = sorted(set(np.unique(values).tolist()) - set(self._agreeing))
-            if unknown or values.dtype == np.bool_:
-                some = first_names([str(value) for value in unknown], 5) or "of one bit"
+            if unknown:
+                some = first_names([str(value) for value in unknown], 5)
                 raise DataError(
                     f"{path} has values {some}; expected those of a map of agreement, "
                     f"{', '.join(map(str, sorted(self._agreeing)))}: it was resized or changed, so download it again",
