@@ -12,6 +12,7 @@ _INK = (80, 60, 40, 25)
 _BRIDGES = (0, 1, 2, 4)  # pixels by which the ink is grown: gaps of twice as much are closed
 _SPECK = 20  # pixels: less ink is noise
 _LEAST = 0.005  # of the outer region: smaller holes lie within a line
+_RIM = 0.1  # of the outer region: less between both outlines is one outline that was drawn twice
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -94,6 +95,8 @@ def _nested(ink: NDArray[np.bool_], bridge: int) -> tuple[Pair | None, int]:
     ring, core = sorted(enclosed, key=lambda one: -np.ptp(np.nonzero(parts == one)[0]))
     if not binary_fill_holes(parts == ring)[parts == core].all():
         return None, 2
+    if areas[ring] < _RIM * areas.sum():
+        return None, 1
     kept = np.isin(parts, [ring, core, parts[0, 0]])
     nearest = distance_transform_edt(~kept, return_distances=False, return_indices=True)
     regions = parts[tuple(nearest)][10:-10, 10:-10]

@@ -87,7 +87,7 @@ def _read_all(files: Sequence[Path]) -> dict[Path, dict[int, list[Outline]]]:
         more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise DataError(
             f"{count(len(damaged), 'file')} of outlines cannot be used: {some}{more}. Correct each file, or take it "
-            "and its pictures out of the folder.",
+            "out of the folder: its pictures are then left out.",
             damaged,
         )
     return found

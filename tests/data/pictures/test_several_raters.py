@@ -147,11 +147,12 @@ def test_small_gaps_of_a_drawn_outline_are_closed(gap, tmp_path):
         (lambda image: Image.fromarray(image), r"image1-4\.tif has 0 closed outlines that differ from image1prime"),
         (lambda image: draw(np.asarray(draw(image, (25,))), (11,), (55 - 14, 45)), r"image1-4\.tif has 2 closed outl"),
         (lambda image: draw(np.asarray(draw(image, (20,), (30, 45))), (20,), (80, 45)), r"image1-4\.tif has 2 closed"),
+        (lambda image: draw(image, (25, 22)), r"image1-4\.tif has 1 closed outlines"),
         (lambda image: Image.fromarray(image[:60]), r"image1-4\.tif has 110 x 60 pixels and image1prime\.tif has"),
     ],
 )  # fmt: skip
 def test_outlines_that_cannot_be_told_are_refused_and_may_be_left_out(harm, message, tmp_path):
-    """One outline; open ones; none; a cup that touches the disc; beside each other; another size."""
+    """One outline; open ones; none; a cup that touches the disc; beside each other; one drawn twice; another size."""
     write_riga(tmp_path, each=1)
     path = tmp_path / "Magrabia" / "MagrabiaMale" / "image1-4.tif"
     with Image.open(path.with_name("image1prime.tif")) as original:
