@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from layout_files import circle, svg, texture, write_ddti, write_tn3k, xml
 from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from PIL import Image
 from tiny_run import TINY
 
 from diffmedseg.cli import main
@@ -169,3 +170,13 @@ def test_train_on_ddti(tmp_path):
     tiny = [option for option in TINY if not option.startswith("--data.num_")]
     main(["train", "medsegdiff-lite", "ddti", *tiny, f"--data.root={tmp_path / 'data'}", f"--runs={tmp_path}"])
     assert (tmp_path / "medsegdiff-lite-ddti" / "version_0" / "cases.csv").is_file()
+
+
+def test_a_turned_picture_with_outlines_is_read_and_doubted(tmp_path):
+    """An XML file says nothing of how its picture is turned."""
+    write_ddti(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(texture(51)).save(tmp_path / "5_1.jpg", exif=exif)
+    data = yaml_module("ddti", tmp_path)
+    assert [(problem.kind, problem.names) for problem in data.doubts()] == [("turned picture", ["5_1"])]
