@@ -27,14 +27,17 @@ from diffmedseg.data.problem import Problem
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json
 from diffmedseg.reading.levels import Note
+from diffmedseg.reading.names import PICTURES
 from diffmedseg.reading.opening import stored_orientation
 from diffmedseg.reading.pictures import Picture, read_picture
+from diffmedseg.reading.windows import CropWindow
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 
 FORMAT = 3  # to be raised with any change to what is written for the same files
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
+ReadImage = Callable[[Path, tuple[int, int], tuple[float, float] | None, CropWindow | None], Picture]
 _UNCOMPRESSED = {".bmp", ".mha", ".nii", ".nrrd", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
 
 
@@ -101,11 +104,11 @@ def shrink_images(
     read_masks: Callable[[Item], NDArray[np.uint8]],
     settings: object = None,
     value_range: tuple[float, float] | None = None,
+    read_image: ReadImage | None = None,
 ) -> ShrunkImages:
     """Shrink images and masks to the model's grid, or take the result of an earlier call with the same files.
 
-    Images are read by :func:`~diffmedseg.reading.pictures.read_picture`: upright, and as prediction reads them. A
-    warning names what may be wrong with how they were read.
+    A warning names what may be wrong with how images were read.
 
     Args:
         folder: Where results are kept, in a folder each.
@@ -116,6 +119,8 @@ def shrink_images(
         read_masks: Reads the masks of an item, (R, K, h, w) in {0, 1}, at the size of its upright image.
         settings: What else ``read_masks`` depends on, by its ``repr``.
         value_range: What becomes black and white in images of more than 8 bits.
+        read_image: Reads an image, given its file, ``size``, ``value_range`` and the item's window. None reads it by
+            :func:`~diffmedseg.reading.pictures.read_picture`: upright, and as prediction reads it.
 
     Raises:
         DataError: If files are unreadable or do not fit together, naming the first of them, or if ``folder`` cannot be
@@ -123,7 +128,13 @@ def shrink_images(
     """
     target = folder / f"{name}-{_key(items, size, mask_shape, settings, value_range)}"
     megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
-    build_once(target, megabytes, lambda path: _write(path, name, items, size, mask_shape, read_masks, value_range))
+
+    def read(item: Item) -> Picture:
+        if read_image is None:
+            return read_picture(item.image, 3, size, value_range, item.window)
+        return read_image(item.image, size, value_range, item.window)
+
+    build_once(target, megabytes, lambda path: _write(path, name, items, size, mask_shape, read_masks, read))
     shrunk = ShrunkImages(target)
     for problem in shrunk.problems:
         _log.warning("%s: %s Items: %s.", name, problem.text, first_names(problem.names, 6))
@@ -233,7 +244,7 @@ def _write(
     size: tuple[int, int],
     mask_shape: tuple[int, int],
     read_masks: Callable[[Item], NDArray[np.uint8]],
-    value_range: tuple[float, float] | None,
+    read_image: Callable[[Item], Picture],
 ) -> None:
     folder.mkdir()
     images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(items), 3, *size))
@@ -245,7 +256,7 @@ def _write(
         item = items[index]
         try:
             native = read_masks(item)
-            picture = read_picture(item.image, 3, size, value_range, item.window)
+            picture = read_image(item)
             _check_masks(item, native.shape, mask_shape, picture)
             images[index] = picture.image.numpy()
             if found := [*picture.notes, *_doubt_orientation(item, picture)]:
@@ -290,7 +301,10 @@ def _check_masks(item: Item, found: tuple[int, ...], mask_shape: tuple[int, int]
 
 def _doubt_orientation(item: Item, picture: Picture) -> list[Note]:
     """Doubt masks that do not say what their picture says: how it is turned. They may lie over it as it is stored."""
-    if picture.orientation == 1 or all(stored_orientation(path) == picture.orientation for path in item.masks):
+    if picture.orientation == 1:
+        return []
+    drawn = [path for path in item.masks if path.suffix.lower() in PICTURES]  # others hold no orientation
+    if drawn and all(stored_orientation(path) == picture.orientation for path in drawn):
         return []
     text = (
         f"its EXIF orientation {picture.orientation} turns it, and masks are taken to lie over it as viewers show it. "

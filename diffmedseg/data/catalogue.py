@@ -29,7 +29,13 @@ _FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
     "diffmedseg.data.PictureDataModule": facts.picture_info,
     "diffmedseg.data.SyntheticDataModule": facts.synthetic_info,
 }
-_LAYOUTS = tuple(f"diffmedseg.data.{name}" for name in ("CaseFolders", "FileNames", "FourDimensional", "SliceFolders"))
+_LAYOUTS = tuple(
+    f"diffmedseg.data.{name}"
+    for name in (
+        "AgreementMaps", "CaseFolders", "DrawnOutlines", "FileNames", "FourDimensional", "QUBIQSlices", "RaterFiles",
+        "SliceFolders", "XMLOutlines",
+    )
+)  # fmt: skip
 
 
 def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]) -> "SegmentationDataModule":

@@ -12,7 +12,7 @@ from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Layout
 from diffmedseg.data.mri.volumes import NORMALISATION
-from diffmedseg.data.pictures.layout import FileNames
+from diffmedseg.data.pictures.cases import PictureLayout
 from diffmedseg.data.source import Source
 from diffmedseg.files import expand_home
 
@@ -90,24 +90,32 @@ def synthetic_info(nested: bool = False, raters: int = 4, **_: object) -> Datase
 
 def picture_info(
     source: Source,
-    layout: FileNames,
+    layout: PictureLayout,
     root: str | Path = ".",
     nested: bool = False,
     tubular: bool = False,
     grey: bool = False,
     range: tuple[float, float] | None = None,
     windows: str | Path | None = None,
+    regions: Sequence[str] | None = None,
     **_: object,
 ) -> DatasetInfo:
     """Return the facts of pictures; arguments as of ``PictureDataModule``, others are ignored.
 
     Where the layout names no rater, the raters are the folders of masks that are there below ``root``.
+
+    Raises:
+        ValueError: If some of ``regions`` are not those of the layout, or regions that nest are not in their order.
     """
+    names = chosen("regions", regions, layout.regions)
+    if nested and names != sorted(names, key=layout.regions.index):
+        raise ValueError(f"regions are {names}; they nest, so name them from the outermost in: {layout.regions}.")
     return DatasetInfo(
         **asdict(source),
+        normalisation=layout.normalisation,
         channels=("grey",) if grey else ("red", "green", "blue"),
-        regions=layout.regions,
-        nested=nested,
+        regions=tuple(names),
+        nested=nested and len(names) > 1,
         raters=max(layout.raters(expand_home(root)), 1),
         tubular=tubular,
         cropped=windows is not None,

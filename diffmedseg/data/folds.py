@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.source import Source
-from diffmedseg.data.splits import Case, draw_splits, published_splits, read_splits, write_splits
+from diffmedseg.data.splits import Case, draw_splits, published_splits, read_lists, read_splits, write_splits
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.wording import count, first_names
@@ -32,7 +32,9 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         split_seed: Seed of the folds, apart from ``seed``.
         splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
             always alike.
-        published: Published splits by name: for each of their sets the regular expression of its cases' ids.
+        published: Published splits by name: for each of their sets the regular expression of its cases' ids. Under
+            ``lists`` there may be the name of a JSON file with a list for each set, ``{fold}`` in it standing for
+            ``fold``; their cases are told by the group ``listed`` of the regular expression.
         split_by: ``folds``, or the name of a published split.
         kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name.
     """
@@ -63,6 +65,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             raise ValueError(f"split_by is {split_by!r}; it may be {first_names(['folds', *self.published], 9)}.")
         self._drawn: dict[str, float | str] = {"val_fraction": val_fraction, "split_seed": split_seed}
         self._drawn |= {"folds": folds, "fold": fold} if split_by == "folds" else {"split_by": split_by}
+        if "lists" in self.published.get(split_by, {}):
+            self._drawn["fold"] = fold
 
     @abstractmethod
     def find_cases(self) -> Sequence[AnyCase]:
@@ -106,7 +110,10 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             splits = read_splits(self.splits, cases, self._drawn)
         elif self.split_by != "folds":
             try:
-                splits = published_splits(cases, self.published[self.split_by], self.val_fraction, self.split_seed)
+                patterns = dict(self.published[self.split_by])
+                file = patterns.pop("lists", None)
+                lists = None if file is None else read_lists(self.root, file.format(fold=self.fold))
+                splits = published_splits(cases, patterns, self.val_fraction, self.split_seed, lists)
             except DataError as error:
                 raise DataError(f"{self.info.title}: {error}\n{self.info.download}", error.names) from error
         else:

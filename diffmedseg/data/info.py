@@ -6,6 +6,9 @@ from dataclasses import dataclass
 #: Licences that let everybody hand on copies of images, with no more asked than to name their source.
 _OPEN = r"(CC0|CC BY \d|Apache-2\.0)"
 
+#: How pictures come to [-1, 1].
+NORMALISATION = "from [0, 255]: x / 127.5 - 1"
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -39,7 +42,7 @@ class DatasetInfo:
     citation: str
     url: str
     download: str
-    normalisation: str = "from [0, 255]: x / 127.5 - 1"
+    normalisation: str = NORMALISATION
     tubular: bool = False
     cropped: bool = False
     value_range: tuple[float, float] | None = None

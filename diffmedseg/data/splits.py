@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +13,8 @@ import yaml
 from diffmedseg.atomic import write_whole
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
-from diffmedseg.files import read_yaml
-from diffmedseg.reading.names import composed
+from diffmedseg.files import read_json, read_yaml
+from diffmedseg.reading.names import composed, files_below
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,11 @@ class Case(Protocol):
 
 
 def published_splits(
-    cases: Sequence[Case], patterns: Mapping[str, str], val_fraction: float, seed: int
+    cases: Sequence[Case],
+    patterns: Mapping[str, str],
+    val_fraction: float,
+    seed: int,
+    lists: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, list[str]]:
     """Deal cases to the splits of a publication; without a ``val`` there, as many training patients as are asked for.
 
@@ -42,11 +46,14 @@ def published_splits(
         patterns: By split, the regular expression of the ids that belong to it.
         val_fraction: Fraction of the training patients that are ``val``, where there is no pattern for it.
         seed: Seed of their choice.
+        lists: By split, the names of its cases: of those that fit its pattern only cases whose group ``listed`` is
+            among them belong to it. A pattern without such a group needs no list.
 
     Raises:
-        DataError: If nothing is left to train on or to test, or a patient would be tested and trained on.
+        DataError: If nothing is left to train on or to test, a patient would be tested and trained on, or a list names
+            a case that is not there.
     """
-    groups = {name: [case for case in cases if re.fullmatch(pattern, case.id)] for name, pattern in patterns.items()}
+    groups = {name: _members(cases, pattern, name, (lists or {}).get(name)) for name, pattern in patterns.items()}
     for name in ("train", "test"):
         if not groups.get(name):
             raise DataError(
@@ -65,6 +72,57 @@ def published_splits(
         if chosen != set(order):
             groups["train"] = [case for case in groups["train"] if case.patient not in chosen]
     return {name: [case.id for case in groups[name]] for name in SPLITS}
+
+
+def _members(cases: Sequence[Case], pattern: str, split: str, listed: Collection[str] | None) -> list[Case]:
+    """Return the cases of a split."""
+    if listed is None and "listed" in re.compile(pattern).groupindex:
+        raise DataError(f"There is no list of the {split} set: download it again, or set split_by.")
+    matches = [(case, match) for case in cases if (match := re.fullmatch(pattern, case.id))]
+    if listed is None:
+        return [case for case, _ in matches]
+    wanted = {_bare(name) for name in listed}
+    found = [(case, _bare(match["listed"])) for case, match in matches]
+    if missing := wanted - {name for _, name in found}:
+        raise DataError(
+            f"The list of the {split} set names {count(len(missing), 'case')} not there: {first_names(missing)}. "
+            "Download them again.",
+            missing,
+        )
+    return [case for case, name in found if name in wanted]
+
+
+def _bare(name: str) -> str:
+    """Return a name in a list without its suffix and, of a number, without leading zeros."""
+    stem = name.rpartition(".")[0] or name
+    return str(int(stem)) if stem.isdecimal() else composed(stem)
+
+
+def read_lists(root: Path, name: str) -> dict[str, list[str]]:
+    """Read the lists of the cases of each split, as a data set has them: JSON with numbers or file names.
+
+    Args:
+        root: Folder that holds the file, at any depth.
+        name: Name of the file.
+
+    Raises:
+        DataError: If the file is missing or damaged, or names a case twice; names it.
+    """
+    paths = [path for path in files_below(root) if path.name == name]
+    if len(paths) != 1:
+        found = "is not there" if not paths else f"is there {len(paths)} times"
+        raise DataError(
+            f"{name} {found} in {root}: it says which cases are of which set. Download it, or set split_by."
+        )
+    [path] = paths
+    try:
+        lists = {str(split): [str(case) for case in names] for split, names in read_json(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}): expected lists of cases. Download it again.", [name]) from error
+    times = Counter(_bare(case) for names in lists.values() for case in names)
+    if twice := [case for case, number in times.items() if number > 1]:
+        raise DataError(f"{path} names cases twice: {first_names(twice)}. Download it again.", twice)
+    return lists
 
 
 def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: float, seed: int) -> dict[str, list[str]]:

@@ -23,9 +23,11 @@ def all_readers() -> list[Reader]:
 def _of_pictures() -> list[Reader]:
     from diffmedseg.evaluation.mask_folders import read_mask
     from diffmedseg.prediction.pictures.files import find_pictures
+    from diffmedseg.reading.drawn import read_nested_outlines
     from diffmedseg.reading.masks import MaskReader
     from diffmedseg.reading.opening import image_size, stored_orientation
     from diffmedseg.reading.pictures import read_picture, read_upright
+    from diffmedseg.reading.slices import read_slice, slice_size, to_grey_levels
 
     def header(path: Path) -> object:
         return image_size(path), stored_orientation(path)
@@ -39,11 +41,28 @@ def _of_pictures() -> list[Reader]:
         Reader("mask", [*seeds.masks(), *seeds.pictures()], read_mask, 20),
         Reader("mask_to_learn", [*seeds.masks(), *seeds.pictures()], lambda path: MaskReader([path]).read(path), 10),
         Reader("mask_of_layout", seeds.masks(), _read_own_masks(), 10),
+        Reader("outlines", seeds.outlines(), _fill_all, 5),
+        Reader("drawn", seeds.drawn(), lambda path: read_nested_outlines(path, path.with_name("prime.png")), 3),
+        Reader("slice", seeds.slices(), lambda path: (slice_size(path), to_grey_levels(read_slice(path), None)), 5),
+        Reader("agreement", seeds.agreement(), _read_agreement, 3),
     ]
 
 
+def _fill_all(path: Path) -> object:
+    from diffmedseg.reading.outlines import fill_outlines, read_outlines
+
+    return [fill_outlines(found, (24, 30), path) for found in read_outlines(path).values()]
+
+
+def _read_agreement(path: Path) -> object:
+    from diffmedseg.data.pictures import PictureCase
+    from diffmedseg.data.pictures.agreement import AgreementMasks
+
+    return AgreementMasks(4).read(PictureCase("a", "a", path, (((path,),) * 4)))
+
+
 def _read_own_masks() -> Callable[[Path], object]:
-    from diffmedseg.data.pictures.layout import FileNames, PictureCase
+    from diffmedseg.data.pictures import FileNames, PictureCase
 
     layout = FileNames(r"(?P<id>.+)", {"lesion": ["{id}"]})
 
@@ -99,8 +118,9 @@ def _of_zoo() -> list[Reader]:
 
 def _of_text() -> list[Reader]:
     from diffmedseg.data.catalogue import dataset_info
+    from diffmedseg.data.pictures.rater_files import read_patients
     from diffmedseg.data.pictures.windows import read_windows
-    from diffmedseg.data.splits import read_splits
+    from diffmedseg.data.splits import read_lists, read_splits
     from diffmedseg.metrics.table import read_cases
     from diffmedseg.recipes import data_config, recipe
 
@@ -118,6 +138,8 @@ def _of_text() -> list[Reader]:
 
     return [
         Reader("splits", project_files.splits(), splits, 8),
+        Reader("lists", seeds.lists(), lambda path: read_lists(path.parent, path.name), 4),
+        Reader("patients", seeds.patients(), lambda path: read_patients(path, ("isic_id", "patient_id")), 4),
         Reader("windows", project_files.windows(), windows, 8),
         Reader("cases", project_files.cases(), read_cases, 6),
         Reader("own_data", project_files.recipes("data"), own_data, 2, trusts=True),

@@ -138,6 +138,53 @@ def _volume(kind: str = "f4") -> np.ndarray:
     return (_RNG.random((4, 4, 4)) * 100).astype(kind)
 
 
+def outlines() -> list[Files]:
+    """XML files of outlines as DDTI has them."""
+    points = [{"x": x, "y": y} for x, y in ((4, 4), (15, 5), (18, 14), (6, 15))]
+    svg = json.dumps([{"points": points, "annotation": {}, "regionType": "freehand"}])
+    marks = f"<mark><image>1</image><svg>{svg}</svg></mark><mark><image>2</image><svg></svg></mark>"
+    text = f'<?xml version="1.0" encoding="utf-8"?><case><number>1</number><tirads>3</tirads>{marks}</case>'
+    return [{"1.xml": text.encode()}]
+
+
+def drawn() -> list[Files]:
+    """A picture, and copies with two outlines in it."""
+    y, x = np.mgrid[:40, :40]
+    distance = np.hypot(y - 20, x - 20)
+    plain = Image.fromarray(_RNG.integers(120, 140, (40, 40, 3), dtype=np.uint8))
+    copy = np.array(plain)
+    copy[(abs(distance - 15) < 1.2) | (abs(distance - 7) < 1.2)] = 0
+    prime = saved(plain, "PNG")
+    return [
+        {name: saved(Image.fromarray(copy), kind), "prime.png": prime}
+        for name, kind in (("1.png", "PNG"), ("1.tif", "TIFF"))
+    ]
+
+
+def slices() -> list[Files]:
+    """NIfTI files of a single slice."""
+    values = _RNG.random((1, 9, 8)).astype("f4")
+    return [{"image.nii": nifti(values)}, {"image.nii.gz": gzip.compress(nifti(values), 1, mtime=0)}]
+
+
+def agreement() -> list[Files]:
+    """Maps of how many of four experts agree."""
+    levels = np.array([0, 64, 128, 191, 255], np.uint8)[_RNG.integers(0, 5, _SIZE)]
+    return [{"map.png": saved(Image.fromarray(levels), "PNG")}]
+
+
+def lists() -> list[Files]:
+    """Lists of the cases of splits."""
+    return [
+        {"fold.json": json.dumps(found).encode()} for found in ({"train": [0, 1], "val": [2]}, {"train": ["0.jpg"]})
+    ]
+
+
+def patients() -> list[Files]:
+    """Tables of patients."""
+    return [{"table.csv": b"isic_id,patient_id\nISIC_0000000,IP_1\nISIC_0000001,\n"}]
+
+
 def niftis() -> list[Files]:
     """NIfTI of several types, plain and compressed."""
     volumes = [nifti(_volume(kind)) for kind in ("u1", "i2", "f4", "f8")]

@@ -2,5 +2,6 @@
 
 from diffmedseg.data.augmentation.dermoscopy import DermoscopyAugmentation
 from diffmedseg.data.augmentation.standard import Augmentation
+from diffmedseg.data.augmentation.ultrasound import UltrasoundAugmentation
 
-__all__ = ["Augmentation", "DermoscopyAugmentation"]
+__all__ = ["Augmentation", "DermoscopyAugmentation", "UltrasoundAugmentation"]

@@ -54,7 +54,7 @@ class Augmentation(Configurable, nn.Module):
         chance = torch.stack([torch.rand(4, generator=generator) for generator in generators])  # (B, 4), in [0, 1)
         amount = torch.stack([torch.rand(6, generator=generator) * 2 - 1 for generator in generators])  # in [-1, 1)
         moved, coloured = torch.split((chance[:, 2:] < self.probability).float(), 1, 1)  # (B, 1) each, in {0, 1}
-        sign = 1 - 2 * (chance[:, :2] < self.flip).float()
+        sign = 1 - 2 * self._flips(chance[:, :2]).float()
         shift = moved * self.translate * amount[:, :2] * torch.tensor([width, height])
         zoom = 1 + moved * self.scale * amount[:, 2:3]
         angle = moved[:, 0] * self.degrees * amount[:, 3]
@@ -65,3 +65,7 @@ class Augmentation(Configurable, nn.Module):
         image = warp_affine(image, matrix, (height, width), mode="bilinear", padding_mode="border")
         mask = warp_affine(mask, matrix, (height, width), mode="nearest", padding_mode="border")
         return (image * gain + offset).clamp(0, 1), mask
+
+    def _flips(self, chance: Tensor) -> Tensor:
+        """Return whether to flip horizontally and vertically, (B, 2), bool, by chances in [0, 1)."""
+        return chance < self.flip

@@ -13,14 +13,13 @@ from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
-from diffmedseg.data.pictures.layout import MISSING, CaseMasks, FileNames, Found, PictureCase
+from diffmedseg.data.pictures.cases import MISSING, CaseMasks, Found, PictureCase, PictureLayout
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
-from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.wording import count
 
@@ -31,7 +30,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
     Args:
         root: Folder that holds the files.
         source: Where the data comes from.
-        layout: Which files belong together.
+        layout: Which files belong together, and how they are read.
         nested: Whether each region lies within the one before it.
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         grey: Whether pictures are taken as grey, one channel instead of three.
@@ -42,6 +41,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             whole pictures, outside of whose windows nothing is found. None for whole pictures.
         min_nonempty: Keep only pictures with at least so many raters whose mask is not empty. Splits are drawn before,
             so that they are the same for every number.
+        regions: The regions that are learned and scored, in order, such as ``[cup]``; None for all.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -49,13 +49,14 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         self,
         root: str | Path,
         source: Source,
-        layout: FileNames,
+        layout: PictureLayout,
         nested: bool = False,
         tubular: bool = False,
         grey: bool = False,
         range: tuple[float, float] | None = None,
         windows: str | Path | None = None,
         min_nonempty: int = 0,
+        regions: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
@@ -64,7 +65,8 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         if min_nonempty < 0:
             raise ValueError(f"min_nonempty is {min_nonempty}; it has to be at least 0.")
         self.layout, self.min_nonempty = layout, min_nonempty
-        self.info = picture_info(source, layout, root, nested, tubular, grey, range, windows)
+        self.info = picture_info(source, layout, root, nested, tubular, grey, range, windows, regions)
+        self._regions_read = [layout.regions.index(region) for region in self.info.regions]
         self._windows_file = None if windows is None else expand_home(windows)
 
     @cached_property
@@ -76,7 +78,9 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         """
         if self._windows_file is None:
             return {}
-        return read_windows(self._windows_file, {name: image_size(case.image) for name, case in self.cases.items()})
+        return read_windows(
+            self._windows_file, {name: self.layout.image_size(case.image) for name, case in self.cases.items()}
+        )
 
     @cached_property
     def _reader(self) -> CaseMasks:
@@ -120,16 +124,19 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
                     "empty: set min_nonempty to a lower number."
                 )
         wanted, cases = [rows[name] for name in names], [self.cases[name] for name in names]
-        return PictureStore(cases, self._reader, self._shrunk, wanted, len(self.info.channels), self.windows)
+        return PictureStore(
+            cases, self.layout, self._reader, self._shrunk, wanted, self._regions_read, len(self.info.channels),
+            self.windows,
+        )  # fmt: skip
 
     @cached_property
     def _found(self) -> Found:
         return self.layout.search(self.root)
 
     def _nonempty_raters(self) -> NDArray[np.int64]:
-        """Count the raters of each picture who have foreground in any region, (N,), as the files have it."""
+        """Count the raters of each picture who have foreground in any region read, (N,), as the files have it."""
         outlined = np.asarray(self._shrunk.masks[:, :, 0, 0, 0]) != MISSING
-        number: NDArray[np.int64] = (self._shrunk.filled.any(-1) & outlined).sum(1)
+        number: NDArray[np.int64] = (self._shrunk.filled[..., self._regions_read].any(-1) & outlined).sum(1)
         return number
 
     @cached_property
@@ -138,8 +145,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             Item(name, case.image, tuple(path for rater in case.masks for path in rater or ()), self.windows.get(name))
             for name, case in self.cases.items()
         ]
-        shape, settings = (len(next(iter(self.cases.values())).masks), len(self.info.regions)), self.layout.values
+        # All regions are kept, so that every choice of them shares the cache.
+        shape = len(next(iter(self.cases.values())).masks), len(self.layout.regions)
         return shrink_images(
             cache_folder(), self.info.name, items, self.image_size, shape,
-            lambda item: self._reader.read(self.cases[item.id]), settings, self.info.value_range,
+            lambda item: self._reader.read(self.cases[item.id]), self.layout.settings, self.info.value_range,
+            self.layout.read_image,
         )  # fmt: skip

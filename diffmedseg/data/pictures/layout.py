@@ -1,70 +1,19 @@
 """Which files belong to a picture, told by their names, and what the values of its masks mean."""
 
-import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from diffmedseg.configurable import Configurable
+from diffmedseg.data.pictures.cases import CaseMasks, Found, PictureCase, PictureLayout
+from diffmedseg.data.pictures.finding import Names, named_files, nothing_found
+from diffmedseg.data.pictures.masks import FileMasks
 from diffmedseg.errors import DataError
-from diffmedseg.reading.masks import MaskReader, read_values
-from diffmedseg.reading.names import PICTURES, comparable, composed, files_below, is_hidden, listing, mask_key
+from diffmedseg.reading.names import PICTURES, comparable, files_below, is_hidden, mask_key
 from diffmedseg.wording import count, first_names
 
-#: Stands in a stored mask where a rater did not outline the picture.
-MISSING = 255
 
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PictureCase:
-    """The files of one picture.
-
-    Attributes:
-        id: Its name.
-        patient: The patient; pictures of one patient are never split.
-        image: Its file.
-        masks: Files by rater, and by region within; None for a rater who did not outline it.
-        field_of_view: File of what is seen of the subject, where there is one.
-    """
-
-    id: str
-    patient: str
-    image: Path
-    masks: tuple[tuple[Path, ...] | None, ...]
-    field_of_view: Path | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What lies in a folder.
-
-    Attributes:
-        cases: The pictures that have masks, in the order of their names.
-        without_mask: Names of the pictures that have none.
-        without_picture: Paths below the folder of the masks whose picture is not there.
-    """
-
-    cases: list[PictureCase]
-    without_mask: list[str]
-    without_picture: list[str]
-
-    def warn(self, root: Path) -> None:
-        """Name in a warning what has no partner below a folder."""
-        for names, what in ((self.without_mask, "picture"), (self.without_picture, "mask")):
-            other = "mask" if what == "picture" else "picture"
-            if names:
-                number = count(len(names), what)
-                _log.warning("%s without a %s in %s: left out: %s.", number, other, root, first_names(names))
-
-
-class FileNames(Configurable):
+class FileNames(PictureLayout):
     """Finds pictures and masks by their paths below the root.
 
     Args:
@@ -108,6 +57,11 @@ class FileNames(Configurable):
         """Names of the regions."""
         return tuple(self.masks)
 
+    @property
+    def settings(self) -> object:
+        """What the masks depend on beside their files; see the base class."""
+        return self.values
+
     def raters(self, root: Path) -> int:
         """Count the raters: the folders that fit each path."""
         return len(self._templates(root))
@@ -126,16 +80,6 @@ class FileNames(Configurable):
                 raters.append(tuple(_fill(path, taken) for path in paths))
         return raters
 
-    def find(self, root: Path) -> list[PictureCase]:
-        """Find the pictures that have masks, in the order of their names; name what has no partner in a warning.
-
-        Raises:
-            DataError: As :meth:`search`.
-        """
-        found = self.search(root)
-        found.warn(root)
-        return found.cases
-
     def search(self, root: Path) -> Found:
         """Find pictures and masks.
 
@@ -143,11 +87,7 @@ class FileNames(Configurable):
             DataError: If there is none, names occur twice, or a rater outlined only some of the regions of a picture.
         """
         paths = files_below(root)
-        files = [
-            (composed(path.relative_to(root).with_suffix("").as_posix()), path)
-            for path in paths
-            if path.suffix.lower() in PICTURES
-        ]
+        files = named_files(root, paths)
         exact: dict[str, list[Path]] = {}
         by_key: dict[str, list[Path]] = {}
         by_last: dict[str, list[str]] = defaultdict(list)
@@ -175,7 +115,7 @@ class FileNames(Configurable):
             return found[0] if found else None
 
         templates, cases, without = self._templates(root), [], []
-        seen: dict[str, Path] = {}
+        names = Names()
         incomplete: dict[str, str] = {}
         for name, path in files:
             match = self.image.fullmatch(name)
@@ -183,9 +123,7 @@ class FileNames(Configurable):
                 continue
             groups = {group: value or "" for group, value in match.groupdict().items()}
             case = self.name.format(**groups).replace("/", "_")
-            if other := seen.get(comparable(case)):
-                raise DataError(f"Two pictures are called {case}: {other} and {path}. Keep one.")
-            seen[comparable(case)] = path
+            names.add(case, path)
             masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
             if self.complete and not all(masks):
                 lacks = [rater[0].format(**groups) for rater, files in zip(templates, masks, strict=True) if not files]
@@ -200,7 +138,8 @@ class FileNames(Configurable):
         if incomplete:
             raise self._incomplete(incomplete, len(templates))
         if not cases:
-            raise self._nothing(root, seen, paths)
+            masks_of_all = [path for paths_of_region in self.masks.values() for path in paths_of_region]
+            raise nothing_found(root, len(names), self.image.pattern, masks_of_all, paths, PICTURES)
         alone = self._alone(files, {path for case in cases for rater in case.masks for path in rater or ()}, templates)
         return Found(
             sorted(cases, key=lambda case: case.id), without, [path.relative_to(root).as_posix() for path in alone]
@@ -245,83 +184,9 @@ class FileNames(Configurable):
             found,
         )
 
-    def _nothing(self, root: Path, pictures: Mapping[str, Path], paths: Sequence[Path]) -> DataError:
-        there = listing(root) if root.is_dir() else "no such folder"
-        endings = Counter(path.suffix.lower() for path in paths if path.suffix)
-        unread = [f"{ending} ({count})" for ending, count in endings.most_common() if ending not in PICTURES]
-        hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(PICTURES)} are." if unread else ""
-        hint += (
-            " NIfTI volumes are: the data set volumes takes them."
-            if any(path.name.endswith((".nii", ".nii.gz")) for path in paths)
-            else ""
-        )
-        if pictures:
-            expected = first_names([path for paths in self.masks.values() for path in paths])
-            return DataError(f"None of the {len(pictures)} pictures in {root} has a mask; expected {expected}.{hint}")
-        return DataError(f"No picture in {root}: expected {self.image.pattern}; there is {there}.{hint}")
-
-    def reader(self, cases: Sequence[PictureCase]) -> "CaseMasks":
+    def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
         """Return what reads the masks of these pictures."""
-        return CaseMasks(cases, self.values, self.background)
-
-
-class CaseMasks:
-    """Reads the masks of pictures.
-
-    Args:
-        cases: All pictures of the data set: their masks say together what is foreground.
-        values: By region, the grey values that belong to it; None for what is above half of the range.
-        background: Grey values of what is in no region.
-    """
-
-    def __init__(
-        self, cases: Sequence[PictureCase], values: Mapping[str, Sequence[int]] | None, background: Sequence[int]
-    ) -> None:
-        self._values, self._background = values, background
-        regions = zip(*(rater for case in cases for rater in case.masks if rater is not None), strict=True)
-        self._readers = [MaskReader(files) for files in regions]
-        self._field_of_view = MaskReader(case.field_of_view for case in cases if case.field_of_view is not None)
-
-    def read(self, case: PictureCase) -> NDArray[np.uint8]:
-        """Read the masks of a picture.
-
-        Returns:
-            (R, K, h, w), uint8 in {0, 1}; 255 all over for a rater who did not outline it.
-
-        Raises:
-            DataError: If a file is unreadable, its values are not those of a mask, or sizes differ.
-        """
-        masks = [
-            None if files is None else [self._read(path, k) for k, path in enumerate(files)] for files in case.masks
-        ]
-        shapes = {one.shape for rater in masks if rater is not None for one in rater}
-        if len(shapes) > 1:
-            raise DataError(f"The masks of {case.image} have different sizes, {first_names(list(map(str, shapes)))}")
-        [shape] = shapes
-        empty = [np.full(shape, MISSING, dtype=np.uint8)] * len(self._readers)
-        return np.stack([np.stack(empty if rater is None else rater) for rater in masks])
-
-    def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read what is seen of the subject, (h, w); None where the data set does not say.
-
-        Raises:
-            DataError: If the file is unreadable, or its values are not those of a mask.
-        """
-        return None if case.field_of_view is None else self._field_of_view.read(case.field_of_view)
-
-    def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
-        if self._values is None:
-            return self._readers[region].read(path).astype(np.uint8)
-        grey = read_values(path)
-        known = {value for values in self._values.values() for value in values} | set(self._background)
-        unknown = sorted(set(np.unique(grey).tolist()) - known)
-        if unknown:
-            raise DataError(
-                f"{path} has values {first_names([str(value) for value in unknown], 5)}; this data set has "
-                f"{', '.join(map(str, sorted(known)))}: it was resized or saved as JPEG, or is coded otherwise"
-            )
-        found: NDArray[np.uint8] = np.isin(grey, list(self._values.values())[region]).astype(np.uint8)
-        return found
+        return FileMasks(cases, self.values, self.background)
 
 
 def _any_folders(pattern: str) -> str:

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.cache import ShrunkImages
-from diffmedseg.data.pictures.layout import MISSING, CaseMasks, PictureCase
+from diffmedseg.data.pictures.cases import MISSING, CaseMasks, PictureCase, PictureLayout
 from diffmedseg.data.store import ImageStore
-from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.pictures import to_grey
 from diffmedseg.reading.windows import CropWindow
 
@@ -20,9 +19,11 @@ class PictureStore(ImageStore):
 
     Args:
         cases: These pictures.
+        layout: Reads the pictures.
         reader: Reads their masks.
         shrunk: All pictures on the model's grid.
         rows: Where each of ``cases`` stands in ``shrunk``.
+        regions: The regions of the masks that are shown, by number.
         channels: 1 for grey, 3 for colours.
         windows: By id, the windows that ``shrunk`` holds; empty where it holds whole pictures.
     """
@@ -30,14 +31,16 @@ class PictureStore(ImageStore):
     def __init__(
         self,
         cases: Sequence[PictureCase],
+        layout: PictureLayout,
         reader: CaseMasks,
         shrunk: ShrunkImages,
         rows: Sequence[int],
+        regions: Sequence[int],
         channels: int,
         windows: Mapping[str, CropWindow],
     ) -> None:
         self.ids = self.cases = [case.id for case in cases]
-        self._windows = windows
+        self._windows, self._layout, self._regions = windows, layout, list(regions)
         self._files, self._reader, self._shrunk, self._rows, self._channels = cases, reader, shrunk, rows, channels
 
     def image(self, index: int) -> Tensor:
@@ -47,17 +50,17 @@ class PictureStore(ImageStore):
 
     def masks(self, index: int) -> Tensor:
         """Return (R, K, H, W), uint8 in {0, 1}, of the raters who outlined the picture."""
-        return _present(np.array(self._shrunk.masks[self._rows[index]]))
+        return _present(np.array(self._shrunk.masks[self._rows[index]]))[:, self._regions]
 
     def filled(self, index: int) -> Tensor:
         """Return (R, K), bool, of the raters of :meth:`masks`; see the base class."""
         row = self._rows[index]
         outlined = np.asarray(self._shrunk.masks[row, :, 0, 0, 0]) != MISSING
-        return torch.from_numpy(np.array(self._shrunk.filled[row])[outlined])
+        return torch.from_numpy(np.array(self._shrunk.filled[row])[outlined])[:, self._regions]
 
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}, decoded from the files."""
-        return _present(self._reader.read(self._files[index]))
+        return _present(self._reader.read(self._files[index]))[:, self._regions]
 
     def field_of_view(self, index: int) -> Tensor | None:
         """Return (h, w), bool, decoded from the file; None where there is none."""
@@ -70,7 +73,7 @@ class PictureStore(ImageStore):
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Return the upright size that the file's header tells."""
-        return image_size(self._files[index].image)
+        return self._layout.image_size(self._files[index].image)
 
     def label(self, index: int) -> int:
         """Return 1 where any rater outlined anything."""

@@ -195,3 +195,25 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     assert "The windows of its training are in windows.csv." in (entry / "README.md").read_text()
     with pytest.raises(SystemExit, match="Windows are found by a model of whole pictures"):
         main(["windows", str(second), str(photos), "--out", str(tmp_path / "other.csv")])
+
+
+def test_the_optic_cup_alone_on_disc_crops(run, tmp_path):
+    """MedSegDiff's task: the first model finds the disc, the second is trained on the cup within its window."""
+    root, file, photos = tmp_path / "data", tmp_path / "windows.csv", tmp_path / "photos"
+    write_refuge(root)
+    main(["windows", str(run), str(root), "--data", "refuge", "--out", str(file)])
+    write_windows(file, MIDDLES)  # the first model of this test finds nothing
+    tiny = [option for option in TINY if not option.startswith("--data.num_")]
+    options = [f"--data.root={root}", "--data.regions", "[cup]", "--data.windows", str(file), f"--runs={tmp_path}"]
+    main(["train", "medsegdiff", "refuge", *tiny, *options, "--name", "cup", "--model.denoiser.init_args.size=tiny"])
+    second = tmp_path / "cup" / "version_0"
+    assert load_checkpoint(second).regions == ("cup",)
+    rows = list(csv.DictReader((second / "cases.csv").open()))
+    assert {row["region"] for row in rows} == {"cup"}
+    main(["evaluate", str(second)])
+    with Image.open(root / "Test400" / "T0001.jpg") as photo:
+        save(photos / "T0001.png", np.asarray(photo))
+    main(["predict", str(second), str(photos), "--out", str(tmp_path / "out"), "--windows", str(file)])
+    assert not list((tmp_path / "out").glob("*disc*"))
+    probability = np.asarray(Image.open(next((tmp_path / "out").glob("T0001*probability.png"))))
+    assert not np.delete(np.delete(probability, np.s_[4:20], 0), np.s_[3:19], 1).any()

@@ -1,0 +1,57 @@
+"""Reading masks that lie in files of their own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.data.pictures.cases import CaseMasks, PictureCase
+from diffmedseg.errors import DataError
+from diffmedseg.reading.masks import MaskReader, Values, read_values
+from diffmedseg.wording import first_names
+
+
+class FileMasks(CaseMasks):
+    """Reads masks with a file for each rater and region.
+
+    Args:
+        cases: All pictures of the data set: their masks say together what is foreground.
+        values: By region, the grey values that belong to it; None for what is above half of the range.
+        background: Grey values of what is in no region.
+        read: Reads the values of a file.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PictureCase],
+        values: Mapping[str, Sequence[int]] | None = None,
+        background: Sequence[int] = (0,),
+        read: Callable[[Path], Values] = read_values,
+    ) -> None:
+        self._values, self._background, self._grey = values, background, read
+        regions = zip(*(rater for case in cases for rater in case.masks if rater is not None), strict=True)
+        self._readers = [MaskReader(files, read) for files in regions]
+        self._field_of_view = MaskReader(case.field_of_view for case in cases if case.field_of_view is not None)
+
+    def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
+        """Read the masks of a rater; see the base class."""
+        return [self._read(path, region) for region, path in enumerate(case.masks[rater] or ())]
+
+    def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
+        """Read what is seen of the subject, (h, w); see the base class."""
+        return None if case.field_of_view is None else self._field_of_view.read(case.field_of_view)
+
+    def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
+        if self._values is None:
+            return self._readers[region].read(path).astype(np.uint8)
+        grey = self._grey(path)
+        known = {value for values in self._values.values() for value in values} | set(self._background)
+        unknown = sorted(set(np.unique(grey).tolist()) - known)
+        if unknown:
+            raise DataError(
+                f"{path} has values {first_names([str(value) for value in unknown], 5)}; this data set has "
+                f"{', '.join(map(str, sorted(known)))}: it was resized or saved as JPEG, or is coded otherwise"
+            )
+        found: NDArray[np.uint8] = np.isin(grey, list(self._values.values())[region]).astype(np.uint8)
+        return found

@@ -1,0 +1,111 @@
+"""Pictures whose masks are outlines in XML files."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.data.pictures.cases import CaseMasks, Found, PictureCase, PictureLayout
+from diffmedseg.data.pictures.finding import Names, named_files, nothing_found
+from diffmedseg.errors import DataError
+from diffmedseg.reading.names import PICTURES, comparable, composed, files_below
+from diffmedseg.reading.opening import image_size
+from diffmedseg.reading.outlines import Outline, fill_outlines, read_outlines
+from diffmedseg.wording import count
+
+
+class XMLOutlines(PictureLayout):
+    """Finds pictures, and beside them an XML file for each patient with the outlines in each picture, as of DDTI.
+
+    All outlines of a picture make one mask. A picture without an outline is left out: whether it shows nothing, or
+    nobody outlined it, its file does not say.
+
+    Args:
+        image: Regular expression of a picture's file name without suffix. Its group ``id`` is the picture's name,
+            ``patient`` the patient, and ``number`` the picture's number in the XML file.
+        outlines: The name of the XML file without suffix. Groups of ``image`` stand in braces.
+        region: Name of what is outlined.
+    """
+
+    def __init__(self, image: str, outlines: str, region: str) -> None:
+        self.image, self.outlines, self.region = re.compile(image, re.IGNORECASE), outlines, region
+        if missing := {"id", "patient", "number"} - set(self.image.groupindex):
+            raise ValueError(f"{image!r} has no group {', '.join(sorted(missing))}.")
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The one region."""
+        return (self.region,)
+
+    def raters(self, root: Path) -> int:
+        """Return 1."""
+        return 1
+
+    def search(self, root: Path) -> Found:
+        """Find pictures and outlines; see the base class."""
+        paths, names = files_below(root), Names()
+        files = {comparable(name): path for name, path in named_files(root, paths, (".xml",))}
+        outlined = _read_all(list(files.values()))
+        cases, without = [], []
+        for name, path in named_files(root, paths):
+            folder, slash, last = name.rpartition("/")
+            if match := self.image.fullmatch(last):
+                groups = match.groupdict()
+                names.add(groups["id"], path)
+                file = files.get(comparable(folder + slash + self.outlines.format(**groups)))
+                if file is not None and outlined[file].pop(int(groups["number"]), []):
+                    cases.append(PictureCase(groups["id"], groups["patient"], path, ((file,),)))
+                else:
+                    without.append(groups["id"])
+        if not cases:
+            raise nothing_found(root, len(names), self.image.pattern, [f"{self.outlines}.xml"], paths, PICTURES)
+        alone = [
+            f"{file.relative_to(root).as_posix()} (picture {number})"
+            for file, left in outlined.items()
+            for number, outlines in left.items()
+            if outlines
+        ]
+        return Found(sorted(cases, key=lambda case: case.id), without, alone)
+
+    def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
+        """Return what reads the masks of these pictures."""
+        return OutlineMasks(self.image)
+
+
+def _read_all(files: Sequence[Path]) -> dict[Path, dict[int, list[Outline]]]:
+    """Read all files; name all that are damaged."""
+    found, damaged = {}, {}
+    for file in files:
+        try:
+            found[file] = read_outlines(file)
+        except DataError as error:
+            damaged[file.name] = str(error)
+    if damaged:
+        some = "; ".join(list(damaged.values())[:3])
+        more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise DataError(
+            f"{count(len(damaged), 'file')} of outlines cannot be used: {some}{more}. Correct each file, or take it "
+            "out of the folder: its pictures are then left out.",
+            damaged,
+        )
+    return found
+
+
+class OutlineMasks(CaseMasks):
+    """Reads the masks of pictures from their outlines.
+
+    Args:
+        image: As of :class:`XMLOutlines`.
+    """
+
+    def __init__(self, image: re.Pattern[str]) -> None:
+        self._image = image
+
+    def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
+        """Fill the outlines of a picture; see the base class."""
+        [file] = case.masks[rater] or ()
+        match = self._image.fullmatch(composed(case.image.stem))
+        assert match is not None  # it was found by it
+        return [fill_outlines(read_outlines(file)[int(match["number"])], image_size(case.image), file)]

@@ -1,0 +1,105 @@
+"""Masks of outlines that were drawn into a copy of a picture."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.errors import DataError
+
+# Differences of a colour (of 255) that are taken for ink: faint outlines need low ones, JPEG adds noise below 25.
+_INK = (80, 60, 40, 25)
+_BRIDGES = (0, 1, 2, 4)  # pixels by which the ink is grown: gaps of twice as much are closed
+_SPECK = 20  # pixels: less ink is noise
+_LEAST = 0.005  # of the outer region: smaller holes lie within a line
+_RIM = 0.1  # of the outer region: less between both outlines is one outline that was drawn twice
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def read_nested_outlines(drawn: Path, original: Path) -> Pair:
+    """Find two outlines, one within the other, by the difference of a picture and a copy that they were drawn into.
+
+    An outline has a width: its middle is taken for the border. Gaps of up to 8 pixels are closed.
+
+    Args:
+        drawn: The copy.
+        original: The picture.
+
+    Returns:
+        Masks (h, w), uint8 in {0, 1}, of what lies within the outer and within the inner outline.
+
+    Raises:
+        DataError: If sizes differ, or there are not just two closed outlines, one within the other; names the file.
+    """
+    difference = _difference(drawn, original)
+    found = 0
+    for least in _INK:
+        ink = _without_specks(difference > least)
+        if not ink.any():
+            continue
+        for bridge in _BRIDGES:
+            masks, number = _nested(ink, bridge)
+            if masks is not None:
+                return masks
+            found = max(found, number)
+    raise DataError(
+        f"{drawn} has {found} closed outlines that differ from {original.name}; expected two, one within the other. "
+        "They are open, touch each other, or are too faint: remove this file to leave this rater out",
+        [drawn.name],
+    )
+
+
+def _difference(drawn: Path, original: Path) -> NDArray[np.int16]:
+    """Return the largest difference of a colour, (h, w)."""
+    from diffmedseg.reading.pictures import read_upright
+
+    first, second = (np.asarray(read_upright(path, 2**20, None)).astype(np.int16) for path in (drawn, original))
+    if first.shape != second.shape:
+        (height, width), (rows, columns) = first.shape[:2], second.shape[:2]
+        raise DataError(
+            f"{drawn} has {width} x {height} pixels and {original.name} has {columns} x {rows}: outlines are found by "
+            "the difference of both, so download them again",
+            [drawn.name],
+        )
+    difference: NDArray[np.int16] = np.abs(first - second).max(-1)
+    return difference
+
+
+def _without_specks(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy.ndimage import label
+
+    parts, _ = label(ink, np.ones((3, 3)))
+    large = np.bincount(parts.flat) >= _SPECK
+    large[0] = False
+    kept: NDArray[np.bool_] = large[parts]
+    return kept
+
+
+def _nested(ink: NDArray[np.bool_], bridge: int) -> tuple[Pair | None, int]:
+    """Return the two masks, or None, and the number of closed outlines."""
+    from scipy.ndimage import binary_dilation, binary_fill_holes, distance_transform_edt, label
+
+    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
+    # All of the ink with a border around it, so that what is outside is one part.
+    part = tuple(slice(max(ends[0] - 10, 0), ends[-1] + 11) for ends in (rows, columns))
+    grown = np.pad(ink[part], 10)
+    if bridge:
+        grown = binary_dilation(grown, np.ones((2 * bridge + 1, 2 * bridge + 1)))
+    parts, _ = label(~grown)
+    areas = np.bincount(parts.flat)
+    areas[[0, parts[0, 0]]] = 0
+    enclosed = [int(one) for one in np.flatnonzero(areas > max(_SPECK, _LEAST * areas.sum()))]
+    if len(enclosed) != 2:
+        return None, len(enclosed)
+    ring, core = sorted(enclosed, key=lambda one: -np.ptp(np.nonzero(parts == one)[0]))
+    if not binary_fill_holes(parts == ring)[parts == core].all():
+        return None, 2
+    if areas[ring] < _RIM * areas.sum():
+        return None, 1
+    kept = np.isin(parts, [ring, core, parts[0, 0]])
+    nearest = distance_transform_edt(~kept, return_distances=False, return_indices=True)
+    regions = parts[tuple(nearest)][10:-10, 10:-10]
+    masks = np.zeros((2, *ink.shape), np.uint8)
+    masks[0][part], masks[1][part] = np.isin(regions, [ring, core]), regions == core
+    return (masks[0], masks[1]), 2
