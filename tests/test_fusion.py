@@ -132,7 +132,7 @@ def test_the_start_decides_which_maximum_is_found():
         one, other = (fusion.STAPLEFusion(tolerance=1e-6, start=start)(votes) for start in ("votes", "performance"))
         apart += bool((one - other).abs().max() > 0.5)
     assert 0 < apart < 50
-    with pytest.raises(ValueError, match="no start 'vote'. Did you mean votes"):
+    with pytest.raises(ValueError, match=r"no start 'vote'\. Did you mean votes"):
         fusion.STAPLEFusion(start="vote")
 
 
