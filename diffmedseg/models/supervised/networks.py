@@ -100,9 +100,7 @@ class ResidualUNet(DirectNetwork):
 
     title = "Supervised baseline (the trunk of MedSegDiff trained directly)"
 
-    def __init__(
-        self, image_channels: int, mask_channels: int, size: TrunkSize = "base", dropout: float = 0.0
-    ) -> None:
+    def __init__(self, image_channels: int, mask_channels: int, size: TrunkSize = "base", dropout: float = 0.0) -> None:
         super().__init__(image_channels, mask_channels)
         spec = SIZES[size]
         self.divisor = spec.divisor
