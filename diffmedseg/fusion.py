@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.errors import unknown
+from diffmedseg.precision import with_float64
 
 #: What STAPLE's first estimate comes from.
 Start = Literal["votes", "performance"]
@@ -44,9 +45,10 @@ class MeanFusion(Fusion):
         """Fuse; see the base class."""
         if weights is None:
             return samples.mean(1)
-        checked = _checked(samples, weights)
-        total = torch.einsum("bs,bskhw->bkhw", checked, samples.double())  # in float32 a tie of votes may exceed 0.5
-        return (total / checked.sum(1)[:, None, None, None]).to(samples.dtype).clamp(0, 1)
+        exact = with_float64(samples).double()  # in float32 a tie of votes may exceed 0.5
+        checked = _checked(exact, weights)
+        mean = torch.einsum("bs,bskhw->bkhw", checked, exact) / checked.sum(1)[:, None, None, None]
+        return mean.to(samples.dtype).to(samples.device).clamp(0, 1)
 
 
 class MajorityFusion(Fusion):
@@ -101,15 +103,16 @@ class STAPLEFusion(Fusion):
 
     def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fuse; see the base class."""
-        return self.estimate(samples, weights)[0].to(samples.dtype)
+        return self.estimate(samples, weights)[0].to(samples.dtype).to(samples.device)
 
     def estimate(self, samples: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Estimate the truth, and each sample's performance.
 
         Returns:
-            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64. Unanimous samples have
-            1 for both.
+            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64, on the CPU where the
+            samples' device has no float64. Unanimous samples have 1 for both.
         """
+        samples = with_float64(samples)
         shape = samples.shape[:1] + samples.shape[2:]
         sets = (samples > 0.5).transpose(1, 2).flatten(0, 1).flatten(2)  # (B K, S, N)
         times = _checked(samples, weights).repeat_interleave(samples.shape[2], 0)
@@ -215,4 +218,4 @@ def _checked(samples: Tensor, weights: Tensor | None) -> Tensor:
             f"weights of shape {tuple(weights.shape)} are negative, all 0, or do not fit {shape[1]} samples of "
             f"{shape[0]} images; expected ({shape[1]},) or ({shape[0]}, {shape[1]})."
         )
-    return weights.to(samples.device, torch.float64).expand(shape)
+    return weights.to(samples.device).to(torch.float64).expand(shape)  # in this order: MPS has no float64

@@ -40,10 +40,10 @@ from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.runs import (
     RUN_FOLDER,
     RunLogger,
+    check_strategy,
     experiment_folder,
     hold_run,
     last_checkpoint,
-    refuse_spawned_processes,
     release_runs,
     remove_leftovers,
     shared_run,
@@ -234,7 +234,7 @@ class DiffMedSegCLI(LightningCLI):
         if config.trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False  # a table of the denoiser alone; a line says as much
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
-        refuse_spawned_processes(trainer)
+        check_strategy(trainer)
         return trainer
 
     @property

@@ -124,8 +124,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         loss: Tensor = self.loss(self.process, output, x_t, t, x_0, eps)
         if prior_loss is None:
             return loss
-        if self._trainer is not None:
-            self.log("train/prior_loss", prior_loss.detach(), batch_size=len(batch["image"]))
+        self.log_training("train/prior_loss", prior_loss, batch)
         return loss + prior_loss
 
     def _encode_to_train(
