@@ -72,7 +72,8 @@ class SizeSpec:
     @property
     def divisor(self) -> int:
         """What the sides of images have to be divisible by."""
-        return 2 ** (len(self.widths) - (self.last is None))
+        divisor: int = 2 ** (len(self.widths) - (self.last is None))
+        return divisor
 
     @property
     def deepest(self) -> int:
@@ -247,7 +248,7 @@ def _full_grid(filter_size: int, level: int) -> int:
 
     Its rows hold the map's frequencies from -1/2 to 1/2, both ends included.
     """
-    side = filter_size // 2**level
+    side: int = filter_size // 2**level
     if filter_size % 2 ** (level + 1) or side < 2:
         raise ValueError(
             f"filter_size is {filter_size}; it has to be divisible by {2 ** (level + 1)}, so that the filtered map of "
