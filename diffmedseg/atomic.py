@@ -45,6 +45,28 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_first(path: Path, save: Callable[[Path], object]) -> bool:
+    """Write a file whole, unless it is there: of several processes one writes it, and none replaces it.
+
+    Returns:
+        Whether this process wrote it.
+
+    Raises:
+        OSError: If the disk is full or may not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{uuid4().hex}-{path.name}")
+    try:
+        save(temporary)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
+
+
 def write_alone(path: Path, save: Callable[[Path], object]) -> None:
     """Write a file as :func:`write_whole` does, and remove what killed processes left of it.
 
@@ -73,14 +95,15 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextmanager
-def lock_folder(folder: Path, wait: float = 0) -> Iterator[bool]:
-    """Hold the exclusive lock of a folder. The operating system releases it when the process ends or is killed.
+def lock_folder(folder: Path, wait: float = 0, shared: bool = False) -> Iterator[bool]:
+    """Hold the lock of a folder. The operating system releases it when the process ends or is killed.
 
     The lock is on the folder itself and leaves no file behind.
 
     Args:
         folder: The folder, which has to exist.
         wait: Seconds to wait for a process that holds the lock.
+        shared: Whether other processes may hold a shared lock at the same time; an exclusive one excludes all others.
 
     Yields:
         Whether the lock is held; False where the file system or the operating system has no locks.
@@ -93,15 +116,15 @@ def lock_folder(folder: Path, wait: float = 0) -> Iterator[bool]:
         return
     handle, end = os.open(folder, os.O_RDONLY), time.monotonic() + wait
     try:
-        yield _lock(handle, end)
+        yield _lock(handle, end, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, end: float) -> bool:
+def _lock(handle: int, end: float, kind: int) -> bool:
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= end:
                 raise

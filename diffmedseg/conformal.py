@@ -16,6 +16,7 @@ from diffmedseg.configurable import Configurable
 from diffmedseg.errors import TooFewCasesError
 from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
+from diffmedseg.precision import with_float64
 from diffmedseg.wording import count
 
 
@@ -84,7 +85,7 @@ class Conformal(Configurable):
         """
         bins = fine_bins(probability)
         inner, outer = (
-            (torch.tensor(levels, dtype=torch.float64, device=bins.device) * FINE_BINS).round()[:, None, None]
+            (torch.tensor(levels, dtype=torch.float64) * FINE_BINS).round().float().to(bins.device)[:, None, None]
             for levels in (self.inner, self.outer)
         )
         return bins >= inner, bins >= outer
@@ -96,7 +97,8 @@ class Conformal(Configurable):
             samples: Areas of the samples, (S, K).
             most: That of the whole image, which nothing exceeds.
         """
-        areas, factor = samples.double(), torch.tensor(self.area_factor, dtype=torch.float64, device=samples.device)
+        areas = with_float64(samples).double()
+        factor = torch.tensor(self.area_factor, dtype=torch.float64, device=areas.device)
         low = areas.amin(0) / factor
         return torch.stack([torch.where(low >= 1, low, 0), (areas.amax(0).clamp(min=1) * factor).clamp(max=most)])
 

@@ -1,11 +1,17 @@
 """Rules that turn a set of masks into one; they work without a Trainer."""
 
 from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.errors import unknown
+from diffmedseg.precision import with_float64
+
+#: What STAPLE's first estimate comes from.
+Start = Literal["votes", "performance"]
 
 _BITS = 31  # votes in a number, beside which there is room for the number of a pixel
 
@@ -39,9 +45,10 @@ class MeanFusion(Fusion):
         """Fuse; see the base class."""
         if weights is None:
             return samples.mean(1)
-        checked = _checked(samples, weights)
-        total = torch.einsum("bs,bskhw->bkhw", checked, samples.double())  # in float32 a tie of votes may exceed 0.5
-        return (total / checked.sum(1)[:, None, None, None]).to(samples.dtype).clamp(0, 1)
+        exact = with_float64(samples).double()  # in float32 a tie of votes may exceed 0.5
+        checked = _checked(exact, weights)
+        mean = torch.einsum("bs,bskhw->bkhw", checked, exact) / checked.sum(1)[:, None, None, None]
+        return mean.to(samples.dtype).to(samples.device).clamp(0, 1)
 
 
 class MajorityFusion(Fusion):
@@ -52,38 +59,60 @@ class MajorityFusion(Fusion):
         return MeanFusion()((samples > 0.5).to(samples.dtype), weights)
 
 
+class SquaredMeanFusion(Fusion):
+    """The square of the mean of the samples: what the released code of MedSegDiff calls STAPLE.
+
+    It is here to reproduce that code's results, and is no estimate of a probability: half of the samples give 0.25, so
+    that a threshold of 0.5 asks for 71 % of them. In the released code samples lie in [-1, 1], where the square even
+    turns background of -1 into foreground; here they lie in [0, 1].
+    """
+
+    def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Fuse; see the base class."""
+        return MeanFusion()(samples, weights).square()
+
+
 class STAPLEFusion(Fusion):
     """Simultaneous truth and performance level estimation (Warfield et al., IEEE TMI 2004, sections III and IV).
 
     Expectation maximisation over the hidden truth and the sensitivity and specificity of every sample, each image and
     region by itself, though all at once. As in SimpleITK's filter, the prior of foreground is the share of votes for
-    it, the same everywhere, and the first estimate of the truth is the mean of the votes. The likelihood has several
-    maxima; sensitivities and specificities that start near 1 may end in a lower one. What the reference code of
-    MedSegDiff calls STAPLE is another thing, the square of the mean.
+    it, the same everywhere. The likelihood has several maxima, and the start decides which of them is found. What the
+    released code of MedSegDiff calls STAPLE is :class:`SquaredMeanFusion`.
 
     Args:
         max_iterations: Iterations at most; few sets need more than some hundred.
         tolerance: It has converged when no sensitivity or specificity changes by more. On the way changes can be small.
+        start: What the first estimate of the truth follows from. ``votes`` takes the mean of the votes, as SimpleITK's
+            filter does. ``performance`` takes a sensitivity and specificity of 0.99999 for every sample, as Warfield
+            et al. propose; it may end in a lower maximum.
+
+    Raises:
+        ValueError: If there is no such start.
     """
 
+    _FIRST = 0.99999  # sensitivity and specificity at the start
     _LEAST = 1e-12  # keeps logarithms finite
     _UNSEEN = 10  # iterations until it is looked which sets have converged, for which a GPU has to be waited for
     _AT_ONCE = 2**25  # votes that are counted together: bounds the memory of large sets
 
-    def __init__(self, max_iterations: int = 5000, tolerance: float = 1e-12) -> None:
-        self.max_iterations, self.tolerance = max_iterations, tolerance
+    def __init__(self, max_iterations: int = 5000, tolerance: float = 1e-12, start: Start = "votes") -> None:
+        if start not in get_args(Start):
+            raise ValueError(unknown("start", start, get_args(Start)))
+        self.max_iterations, self.tolerance, self.start = max_iterations, tolerance, start
 
     def __call__(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fuse; see the base class."""
-        return self.estimate(samples, weights)[0].to(samples.dtype)
+        return self.estimate(samples, weights)[0].to(samples.dtype).to(samples.device)
 
     def estimate(self, samples: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Estimate the truth, and each sample's performance.
 
         Returns:
-            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64. Unanimous samples have
-            1 for both.
+            Probability (B, K, H, W), sensitivity (B, K, S) and specificity (B, K, S), float64, on the CPU where the
+            samples' device has no float64. Unanimous samples have 1 for both.
         """
+        samples = with_float64(samples)
         shape = samples.shape[:1] + samples.shape[2:]
         sets = (samples > 0.5).transpose(1, 2).flatten(0, 1).flatten(2)  # (B K, S, N)
         times = _checked(samples, weights).repeat_interleave(samples.shape[2], 0)
@@ -103,8 +132,11 @@ class STAPLEFusion(Fusion):
         # Where all agree, that is the likeliest truth, which the iterations only creep up to.
         running = (~(foreground | background).all(1)).nonzero()[:, 0]
         votes, counts, weights = patterns[running].double(), pixels[running], times[running]
-        mean = (votes @ weights[..., None])[..., 0] / weights.sum(1, keepdim=True)
-        performance[:, running] = self._performance(mean, votes, counts, performance[:, running])
+        if self.start == "votes":
+            mean = (votes @ weights[..., None])[..., 0] / weights.sum(1, keepdim=True)
+            performance[:, running] = self._performance(mean, votes, counts, performance[:, running])
+        else:
+            performance[:, running] = self._FIRST
         for first in range(0, self.max_iterations, self._UNSEEN):
             if not len(running):
                 break
@@ -186,4 +218,4 @@ def _checked(samples: Tensor, weights: Tensor | None) -> Tensor:
             f"weights of shape {tuple(weights.shape)} are negative, all 0, or do not fit {shape[1]} samples of "
             f"{shape[0]} images; expected ({shape[1]},) or ({shape[0]}, {shape[1]})."
         )
-    return weights.to(samples.device, torch.float64).expand(shape)
+    return weights.to(samples.device).to(torch.float64).expand(shape)  # in this order: MPS has no float64

@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from diffmedseg.atomic import lock_folder, remove_temporaries, write_whole
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
@@ -170,11 +171,12 @@ def starting_checkpoint(ckpt_path: str | None, kind: str, experiment: Path) -> P
     return path
 
 
-def refuse_spawned_processes(trainer: Trainer) -> None:
-    """Refuse strategies whose processes are copies of this one.
+def check_strategy(trainer: Trainer) -> None:
+    """Refuse strategies with which a run cannot be stopped, continued and averaged.
 
-    Such processes keep their progress to themselves: the first process cannot tell whether and how long they trained,
-    and signals do not reach them.
+    Processes that are copies of this one keep their progress to themselves: the first process cannot tell whether and
+    how long they trained, and signals do not reach them. Of weights that are divided over processes no average is
+    taken, and the checkpoints from which a run goes on exactly hold whole ones.
 
     Raises:
         NoRunError: Naming the strategy to take.
@@ -184,6 +186,11 @@ def refuse_spawned_processes(trainer: Trainer) -> None:
         raise NoRunError(
             f"A strategy that starts its processes by {method} cannot be stopped and continued: say "
             "--trainer.strategy ddp."
+        )
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+        raise NoRunError(
+            f"{type(trainer.strategy).__name__} divides the weights over the cards. Averaged weights and exact "
+            "resuming need whole ones, and the networks here fit on one card: say --trainer.strategy ddp."
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import diffmedseg.models
-from diffmedseg.models import Denoiser, MedSegDiffLite
+from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffV1
 from diffmedseg.models.medsegdiff.patches import WRITERS
 
 #: Arguments of MedSegDiffLite, by what they are called in tests: every setting that changes its step network.
@@ -18,6 +18,8 @@ LITE_DESIGNS = {
     "samples": {"prior": "samples"},
     "both": {"ff_parser": True, "dynamic_encoding": True},
 }
+#: The same of MedSegDiffV1.
+V1_DESIGNS = {"image_time": {"image_time": True}, "filter_size": {"filter_size": 32}}
 
 
 def concrete_denoisers():
@@ -27,6 +29,10 @@ def concrete_denoisers():
 
 def lite_designs():
     return [pytest.param(partial(MedSegDiffLite, **own), id=f"lite, {name}") for name, own in LITE_DESIGNS.items()]
+
+
+def v1_designs():
+    return [pytest.param(partial(MedSegDiffV1, **own), id=f"V1, {name}") for name, own in V1_DESIGNS.items()]
 
 
 def small(cls, image_channels=3, mask_channels=1):

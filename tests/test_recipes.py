@@ -10,13 +10,17 @@ import torch
 import yaml
 from effective import effective
 from lightning import Trainer
-from tiny_run import EXPERIMENTS
+from lightning.pytorch.callbacks import EarlyStopping
+from process_state import kept_process_state
+from tiny_run import EXPERIMENTS, TINY, load
 
 from diffmedseg.callbacks.order import check_order
 from diffmedseg.cli import main, training
 from diffmedseg.errors import RecipeError
+from diffmedseg.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.models.encoders import weights_follow
 from diffmedseg.recipes import list_datasets, list_models, list_presets, recipe
+from diffmedseg.zoo.loading import chosen_checkpoint
 
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
 OF_ENCODER = ("encoder", "encoder_weights", "encoder_mean", "encoder_frozen_norm", "decoder_channels")
@@ -33,7 +37,7 @@ class Quiet(training.DiffMedSegCLI):
 
 def instantiate(files, *options):
     arguments = [part for file in files for part in ("-c", str(file))]
-    large = any("paper" in Path(file).stem for file in files)
+    large = any(Path(file).stem.startswith(("paper", "released")) for file in files)
     with pytest.MonkeyPatch.context() as patch, torch.device("meta" if large else "cpu"):
         patch.setattr(training, "DiffMedSegCLI", Quiet)
         return training._cli([*arguments, *options], run=False)
@@ -119,6 +123,41 @@ def test_the_paper_preset_is_the_published_configuration():
     assert (cli.model.warmup_steps, cli.model.cosine_decay) == (0, False)
     optimizer = cli.model.optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0)
+    assert (type(cli.model.fusion), cli.model.fusion.start) == (STAPLEFusion, "votes")
+    network = cli.model.denoiser
+    assert network.shared_levels == 0  # eq. 2: time in the image encoder, too
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if "filter" in name}
+    assert shapes == {"dynamic.2.filter.weight": (2, 256, 65, 33), "dynamic.3.filter.weight": (2, 256, 33, 17)}  # eq. 5
+    assert not cli.config.early_stopping
+    steps = cli.config.data.init_args.steps_per_epoch * cli.config.trainer.check_val_every_n_epoch
+    assert (steps, cli.config.trainer.max_steps) == (5000, 100_000)
+    assert cli.model.val_num_steps >= 50
+
+
+def test_the_released_preset_is_the_recipe_of_the_released_code():
+    cli = compose("medsegdiff", "isic2016", "--preset=released")
+    assert (cli.model.num_samples, cli.model.num_steps, cli.datamodule.batch_size) == (5, 1000, 8)
+    assert isinstance(cli.model.fusion, SquaredMeanFusion)
+    assert (cli.config.trainer.limit_val_batches, cli.config.early_stopping) == (0, False)
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_published_presets_train_to_the_end_and_test(preset, tmp_path):
+    """Nothing ends them early; the best checkpoint is tested, and the last where nothing is validated."""
+    rarely = ["--trainer.check_val_every_n_epoch=3"] if preset == "paper" else []
+    settings = [*TINY, "--trainer.max_steps=4", "--model.denoiser.size=tiny", f"--runs={tmp_path}", *rarely]
+    run = recipe("medsegdiff", "synthetic", preset=preset, settings=[*settings, "--model.denoiser.filter_size=16"])
+    _, _, trainer = run.build()
+    assert not [one for one in trainer.callbacks if isinstance(one, EarlyStopping)]
+    with kept_process_state():
+        main(["train", "medsegdiff", "synthetic", f"--preset={preset}", *run.settings])
+    folder = tmp_path / "medsegdiff-synthetic" / "version_1"
+    written = sorted(path.stem for path in (folder / "checkpoints").iterdir())
+    assert written == (["best", "last"] if preset == "paper" else ["last"])
+    steps = {one.stem: load(one)["global_step"] for one in (folder / "checkpoints").iterdir()}
+    assert steps == {"best": 3, "last": 4} if preset == "paper" else {"last": 4}
+    assert chosen_checkpoint(folder).stem == written[0]
+    assert (folder / "cases.csv").is_file()
 
 
 @pytest.mark.parametrize("data", list_datasets())

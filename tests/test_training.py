@@ -4,10 +4,12 @@ import pytest
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from small_networks import small
 from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import WarmupEMA
+from diffmedseg.errors import NoRunError
 from diffmedseg.models import (
     ClassConditionalUNet,
     DiffSegSegmenter,
@@ -15,6 +17,7 @@ from diffmedseg.models import (
     MedSegDiffSegmenter,
     MedSegDiffV2,
 )
+from diffmedseg.runs import check_strategy
 
 
 def assert_same(a, b, **tolerance):
@@ -273,3 +276,94 @@ def test_the_learning_rate_falls_to_zero_unless_it_is_to_stay(decay, tmp_path):
     trainer.fit(model, data)
     [rate] = trainer.lr_scheduler_configs[0].scheduler.get_last_lr()
     assert rate == pytest.approx(0 if decay else 1e-3, abs=1e-9)
+
+
+class RecordLosses(Callback):
+    """What is logged of each step, of the first process."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        losses = [*getattr(self, "losses", []), float(trainer.callback_metrics["train/loss"])]
+        self.losses = losses
+        if trainer.is_global_zero:
+            torch.save(losses, f"{trainer.default_root_dir}/losses.pt")
+
+
+def test_the_logged_loss_is_that_of_all_processes(tmp_path):
+    found = {}
+    for name, size, options in (("one", 4, {}), ("two", 2, {"strategy": "ddp_fork", "devices": 2})):
+        data = tiny_data(batch_size=size, steps_per_epoch=4)
+        (tmp_path / name).mkdir()
+        settings = {"max_steps": 3, "limit_val_batches": 0, "log_every_n_steps": 2, **options}
+        tiny_trainer(tmp_path / name, callbacks=[RecordLosses()], **settings).fit(tiny_model(), data)
+        found[name] = torch.load(tmp_path / name / "losses.pt")
+    assert found["two"][1:] == pytest.approx(found["one"][1:], rel=1e-4)  # a step that is written, and the last one
+    assert found["two"][0] != pytest.approx(found["one"][0], rel=1e-4)  # processes do not wait for each other
+
+
+def test_two_processes_that_accumulate_give_the_gradient_of_one(tmp_path):
+    whole = gradients(tmp_path, 8)
+    gradients(tmp_path, 2, strategy="ddp_fork", devices=2, accumulate_grad_batches=2)
+    assert_same(torch.load(tmp_path / "gradients.pt", weights_only=True), whole, atol=1e-5, rtol=1e-3)
+
+
+def test_two_processes_in_bfloat16(tmp_path):
+    whole = gradients(tmp_path, 8, precision="bf16-mixed")
+    gradients(tmp_path, 4, strategy="ddp_fork", devices=2, precision="bf16-mixed")
+    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    a, b = (torch.cat([one[name].flatten() for name in sorted(one)]) for one in (whole, found))
+    assert (a - b).norm() < 0.05 * a.norm()
+
+
+def test_half_precision_with_scaled_gradients():
+    """16-mixed on a GPU: FFT and loss stay in float32, and no gradient overflows."""
+    found = []
+    batch = next(iter(ready(tiny_data(batch_size=4))))
+    for enabled in (False, True):
+        model, scaler = tiny_model(), torch.amp.GradScaler("cpu", enabled=enabled)
+        with torch.autocast("cpu", torch.float16, enabled=enabled):
+            loss = model.training_loss(dict(batch))
+        assert loss.dtype == torch.float32
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert found[1].isfinite().all()
+    assert (found[0] - found[1]).norm() < 0.05 * found[0].norm()
+
+
+def ready(data):
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        yield data.on_after_batch_transfer(batch, 0)
+
+
+class WithUnused(MedSegDiffLite):
+    """A network of one's own with a layer that no loss reaches."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.unused = torch.nn.Linear(2, 2)
+
+
+def test_unused_parameters_have_to_be_looked_for(tmp_path):
+    def fit(strategy):
+        torch.manual_seed(0)
+        model = MedSegDiffSegmenter(WithUnused(3, 1, "tiny"), image_size=(16, 16))
+        settings = {"max_steps": 2, "limit_val_batches": 0, "devices": 2, "strategy": strategy}
+        tiny_trainer(tmp_path, callbacks=[], enable_checkpointing=False, **settings).fit(model, tiny_data())
+
+    with pytest.raises(Exception, match="find_unused_parameters=True"):
+        fit("ddp_fork")
+    fit("ddp_fork_find_unused_parameters_true")
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_strategies_that_divide_weights_are_refused(strategy):
+    class WithStrategy:
+        pass
+
+    trainer = WithStrategy()
+    trainer.strategy = strategy()
+    trainer.strategy._launcher = None
+    with pytest.raises(NoRunError, match=r"divides the weights over the cards\. .* say --trainer\.strategy ddp\."):
+        check_strategy(trainer)

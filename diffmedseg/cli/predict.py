@@ -18,7 +18,9 @@ from diffmedseg.cli.parsing import (
 )
 
 if TYPE_CHECKING:
-    from diffmedseg.prediction import Outputs
+    from diffmedseg.prediction import Outputs, Part
+
+_DEVICES = "cpu, cuda, cuda:1, mps, ... Default: cuda where there is one, else mps, else cpu."
 
 
 def _parser() -> Parser:
@@ -65,7 +67,21 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch_size", type=positive_integer, default=8, help="Pictures or slices segmented together. Default: 8."
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    parser.add_argument("--device", default="auto", help=_DEVICES)
+    parser.add_argument(
+        "--devices",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="Divide the inputs over N cards, or over N processes with --device cpu. Default: 1.",
+    )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="Segment only the I-th of N parts of the inputs, such as 2/8. N jobs with the same inputs and the same "
+        "OUT do all of them.",
+    )
     parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
     parser.add_argument(
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Pictures: what is black and white beyond 8 bits."
@@ -156,6 +172,15 @@ def _outputs(options: argparse.Namespace, parser: Parser) -> "Outputs":
     )
 
 
+def _part(text: str) -> "Part":
+    from diffmedseg.prediction.parts import Part
+
+    try:
+        return Part.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _named(text: str) -> tuple[str, str]:
     channel, found, name = text.partition("=")
     if not (channel and found and name):
@@ -169,6 +194,13 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if options.range and not options.range[0] < options.range[1]:
         parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
+    if options.part and (options.devices > 1 or options.overwrite):
+        parser.error(f"--part excludes {'--devices' if options.devices > 1 else '--overwrite'}.")
+    if options.devices > 1:
+        from diffmedseg.cli.devices import predict_on_devices
+
+        with report_errors():
+            sys.exit(predict_on_devices(args, options))
     from diffmedseg.cli.predicting import Settings, load_leading, on_device, predict, say
 
     settings = Settings(
@@ -209,7 +241,7 @@ def windows(args: list[str]) -> None:
         "--margin", type=float, default=2.0, help="Side of the square, as a multiple of the mask's. Default: 2."
     )
     parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... Default: cuda where there is one.")
+    parser.add_argument("--device", default="auto", help=_DEVICES)
     add_trust(parser)
     options = parser.parse_args(args)
     if options.out.exists():

@@ -43,14 +43,15 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
         if options.samples == "nifti":
             raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
         windows = None if options.windows is None else read_windows(options.windows)
-        return predict_pictures(model, find_pictures(options.images), *how, windows, options.overwrite, outputs)
+        pictures = find_pictures(options.images)
+        return predict_pictures(model, pictures, *how, windows, options.overwrite, outputs, options.part)
     only_pictures = {"--range": options.range, "--windows": options.windows, "--pixel_size": options.pixel_size}
     if given := next((name for name, value in only_pictures.items() if value), None):
         raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
     if options.samples == "tiff":
         raise DataError("--samples tiff is for pictures; volumes have nifti and npz.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
-    return predict_volumes(model, find_cases(options.images, naming), *how, options.overwrite, outputs)
+    return predict_volumes(model, find_cases(options.images, naming), *how, options.overwrite, outputs, options.part)
 
 
 def load_leading(options: argparse.Namespace) -> Segmenter:
@@ -86,9 +87,10 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
 
 
 def on_device(name: str) -> torch.device:
-    """Return a device that can be used; ``auto`` is a GPU where there is one."""
+    """Return a device that can be used; ``auto`` is a GPU where there is one: CUDA, else Apple's MPS."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        others = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else others
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

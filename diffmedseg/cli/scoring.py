@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ from diffmedseg.wording import count
 
 if TYPE_CHECKING:
     from diffmedseg.evaluation.mask_folders import Pairs, Scored
+    from diffmedseg.evaluation.protocols import Protocol
 
 _DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
 _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
 #: Fewer validation cases do not tell how often a probability is right; a round number, not a measured one.
 _FEW_CASES = 20
+#: Of the protocols of others; their module loads torch.
+_PROTOCOLS = ("medsegdiff", "pooled")
 _POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
 
 
@@ -37,22 +41,29 @@ def score(args: list[str]) -> None:
         help="Size of a pixel in mm, for distances between the surfaces of masks in pictures; else they are in pixels; "
         "volumes say theirs.",
     )  # fmt: skip
+    parser.add_argument(
+        "--protocol", choices=_PROTOCOLS, action="append", default=[],
+        help="Add a column with the scores of another protocol, for comparisons: medsegdiff is that of MedSegDiff's "
+        "released code, pooled takes the pixels of all cases together. Can be repeated.",
+    )  # fmt: skip
     options = parser.parse_args(args)
     from diffmedseg.evaluation.mask_folders import pair_masks, score_pairs
+    from diffmedseg.evaluation.protocols import PROTOCOLS
     from diffmedseg.metrics.table import write_cases
 
     with report_errors():
         pairs = pair_masks(options.predictions, options.truths, options.common)
         scored = score_pairs(pairs, options.spacing)
+        protocols = {name: PROTOCOLS[name](pairs) for name in options.protocol}
         if options.out:
             write_cases(scored.rows, options.out)
     if options.json:
-        print(json.dumps(_as_json(scored, pairs), indent=1))
+        print(json.dumps(_as_json(scored, pairs, protocols), indent=1))
     else:
-        _print_scores(scored, pairs)
+        _print_scores(scored, pairs, protocols)
 
 
-def _as_json(scored: "Scored", pairs: "Pairs") -> dict[str, Any]:
+def _as_json(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Protocol"]) -> dict[str, Any]:
     from diffmedseg.evaluation.summary import POLICY, plain
     from diffmedseg.metrics.cases import summarise
 
@@ -68,11 +79,13 @@ def _as_json(scored: "Scored", pairs: "Pairs") -> dict[str, Any]:
     left_out = {"true_masks_without_prediction": pairs.missing, "predictions_without_true_mask": pairs.extra}
     faded = [str(path) for path in scored.faded]
     found = {"cases": cases, "left_out": left_out, "empty_after_thresholding": faded, "policy": policy}
+    if protocols:
+        found["protocols"] = {name: asdict(protocol) for name, protocol in protocols.items()}
     summary: dict[str, Any] = plain(means | found)
     return summary
 
 
-def _print_scores(scored: "Scored", pairs: "Pairs") -> None:
+def _print_scores(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Protocol"]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -92,13 +105,16 @@ def _print_scores(scored: "Scored", pairs: "Pairs") -> None:
     if scored.faded:
         caption += f"; {count(len(scored.faded), 'mask')} with values that are all below half of the range, "
         caption += f"taken for empty ({first_names(list(map(str, scored.faded)))})"
+    caption += "".join(f"; protocol {name}: {protocol.policy}" for name, protocol in protocols.items())
     table = Table(caption=escape(caption), caption_justify="left")
-    for name in ("Score", "Mean", "95 % interval"):
+    for name in ("Score", "Mean", "95 % interval", *(f"Protocol {name}" for name in protocols)):
         table.add_column(name, justify="left" if name == "Score" else "right")
     for s in summarise(rows):
         if s.score in _OVERLAP:
             interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
-            table.add_row(TITLES[s.score], f"{s.mean:.4f}", interval)
+            theirs = [getattr(protocol, s.score, None) for protocol in protocols.values()]
+            cells = ["" if value is None else f"{value:.4f}" for value in theirs]
+            table.add_row(TITLES[s.score], f"{s.mean:.4f}", interval, *cells)
     Console().print(table)
 
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -40,10 +40,10 @@ from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.runs import (
     RUN_FOLDER,
     RunLogger,
+    check_strategy,
     experiment_folder,
     hold_run,
     last_checkpoint,
-    refuse_spawned_processes,
     release_runs,
     remove_leftovers,
     shared_run,
@@ -168,6 +168,12 @@ class DiffMedSegCLI(LightningCLI):
             "--trust", type=list[str], default=[], help="Packages of your own whose classes may be loaded."
         )
         parser.add_lightning_class_args(WarmupEMA, "ema")
+        parser.add_argument(
+            "--early_stopping",
+            type=bool,
+            default=True,
+            help="Whether callbacks may end training where the validation score no longer improves.",
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
             "--logger",
@@ -222,12 +228,13 @@ class DiffMedSegCLI(LightningCLI):
             *([ProgressBar] if config.trainer.enable_progress_bar is False else []),
             *([ModelCheckpoint] if config.trainer.enable_checkpointing is False else []),
             *([LearningRateMonitor] if logger is False else []),
+            *([] if config.early_stopping else [EarlyStopping]),
         )
         settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, unwanted)]
         if config.trainer.enable_model_summary is None:
             kwargs["enable_model_summary"] = False  # a table of the denoiser alone; a line says as much
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
-        refuse_spawned_processes(trainer)
+        check_strategy(trainer)
         return trainer
 
     @property
@@ -298,14 +305,24 @@ class DiffMedSegCLI(LightningCLI):
                 write_initialisation(self.model, self.run_folder)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, and say what was written."""
+        """Test the best checkpoint, or the last where nothing was validated, and say what was written."""
         if self._settings.trainer.fast_dev_run:
             return
         self._say_how_far_it_got()
-        saver = self.trainer.checkpoint_callback
-        best = None if saver is None else getattr(saver, "best_model_path", None) or "best"
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        tested = self._checkpoint_to_test()
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=tested, weights_only=True, verbose=False)
         self._say_what_was_written()
+
+    def _checkpoint_to_test(self) -> str | None:
+        """Return the best checkpoint, else the last one; None, for the weights as they are, where none was written."""
+        savers = [one for one in self.trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+        best, last = (
+            next((one.best_model_path for one in savers if one.best_model_path and bool(one.monitor) is chosen), None)
+            for chosen in (True, False)
+        )
+        if savers and best is None and self.trainer.is_global_zero:
+            Console().print("\nNothing was validated, so no checkpoint is the best: the last weights are tested.")
+        return best or last
 
     def _say_how_far_it_got(self) -> None:
         """Say whether less was trained than was asked for."""

@@ -141,7 +141,7 @@ def read_mask(path: Path, beside: MaskReader | None = None) -> Mask:
             (labels, for instance).
     """
     values, volume = _read(path)
-    foreground = (beside or MaskReader([path], _read_values)).binarise(values, path)
+    foreground = (beside or MaskReader([path], read_grey)).binarise(values, path)
     return Mask(foreground, volume, MaskReader.faded(values, foreground))
 
 
@@ -154,8 +154,15 @@ def _read(path: Path) -> "tuple[NDArray[np.generic], sitk.Image | None]":
     return read_values(path), None
 
 
-def _read_values(path: Path) -> NDArray[np.generic]:
+def read_grey(path: Path) -> NDArray[np.generic]:
+    """Read the grey values of a picture or volume, as stored; see :func:`read_mask`."""
     return _read(path)[0]
+
+
+def readers_of(pairs: Pairs) -> tuple[MaskReader, MaskReader]:
+    """Return what reads the predictions and what reads the true masks, each of which belong together."""
+    predictions, truths = zip(*pairs.both.values(), strict=True)
+    return MaskReader(predictions, read_grey), MaskReader(truths, read_grey)
 
 
 def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
@@ -174,7 +181,7 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
     rows, unlike, both = [], [], pairs.both
     solid: list[bool] = [False, False]
     faded: tuple[list[Path], list[Path]] = [], []
-    readers = [MaskReader(paths, _read_values) for paths in zip(*both.values(), strict=True)]
+    readers = readers_of(pairs)
     for key, paths in both.items():
         predicted_path, true_path = paths
         predicted, true = (read_mask(path, reader) for path, reader in zip(paths, readers, strict=True))

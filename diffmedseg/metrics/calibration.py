@@ -7,13 +7,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from diffmedseg.precision import with_float64
+
 #: Bins of equal width in which pixels are counted; counts add up over images, and are merged to bins of equal mass.
 FINE_BINS = 1000
 
 
 def fine_bins(probability: Tensor) -> Tensor:
     """Return the bin, int64 in [0, FINE_BINS), of each probability in [0, 1]."""
-    return (probability.double() * FINE_BINS).long().clamp(0, FINE_BINS - 1)
+    bins = (with_float64(probability).double() * FINE_BINS).long().clamp(0, FINE_BINS - 1)
+    return bins.to(probability.device)
 
 
 def reliability_counts(probability: Tensor, target: Tensor) -> Tensor:
@@ -26,7 +29,7 @@ def reliability_counts(probability: Tensor, target: Tensor) -> Tensor:
     Returns:
         (3, FINE_BINS), float64, on the CPU: pixels, sum of their probability, sum of their target.
     """
-    p, y = probability.flatten().double(), target.flatten().double()
+    p, y = with_float64(probability).flatten().double(), with_float64(target).flatten().double()
     bins = fine_bins(p)
     ones = torch.ones_like(p)
     return torch.stack([torch.bincount(bins, values, FINE_BINS) for values in (ones, p, y)]).cpu()
@@ -112,7 +115,7 @@ def proper_scores(probability: Tensor, target: Tensor, least: float = 1e-6) -> T
     Returns:
         (3, ...), float64: pixels, sum of squared errors, sum of -log p in nats.
     """
-    p, y = probability.double(), target.double()
+    p, y = with_float64(probability).double(), with_float64(target).double()
     squared = p.square() - 2 * p * y + y  # the mean of (p - r)^2 over raters r in {0, 1} whose mean is y
     q = p.clamp(least, 1 - least)
     surprise = -(y * q.log() + (1 - y) * (1 - q).log())

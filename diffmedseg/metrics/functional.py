@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffmedseg.precision import with_float64
+
 # Pixels, of all masks together, that are compared at once: bounds the memory of large masks.
 _CHUNK = 2**22
 
@@ -71,6 +73,7 @@ def soft_overlap(probability: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         Sum of p over the mask, and sum of p over all plus pixels of the mask: float64, shape (...).
     """
     _check_bool(mask)
+    mask, probability = with_float64(mask), with_float64(probability)
     inside = torch.where(mask, probability, 0).sum((-2, -1), dtype=torch.float64)
     return inside, probability.sum((-2, -1), dtype=torch.float64) + mask.sum((-2, -1))
 
@@ -117,7 +120,7 @@ def pairwise_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         Two of (N, M), float64.
     """
     _check_bool(a, b)
-    a, b = a.flatten(1), b.flatten(1)
+    a, b = with_float64(a).flatten(1), with_float64(b).flatten(1)
     pixels = max(_CHUNK // (len(a) + len(b)), 1)
     exact = torch.zeros(len(a) + 1, len(b) + 1, dtype=torch.float64, device=a.device)  # whatever precision is around
     intersection, area_a, area_b = exact[1:, 1:].clone(), exact[1:, :1].clone(), exact[:1, 1:].clone()

@@ -157,6 +157,30 @@ class Bottleneck(nn.Module):
         return out
 
 
+class LastStage(nn.Module):
+    """The last stage of a residual network: half the resolution, then residual blocks.
+
+    Args:
+        in_channels: Channels that come in.
+        out_channels: Channels that go out.
+        blocks: Number of blocks.
+        time_channels: Length of the time embedding; 0 for none.
+        dropout: Dropout of the blocks.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, blocks: int, time_channels: int = 0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.down = downsample(in_channels)
+        self.stage = Stage(in_channels, out_channels, blocks, time_channels, dropout)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H / 2, W / 2)."""
+        out: Tensor = self.stage(self.down(x), time)
+        return out
+
+
 class UNetDecoder(nn.Module):
     """The way up of a U-Net: at each level join the encoder's map, then residual blocks.
 
@@ -166,13 +190,20 @@ class UNetDecoder(nn.Module):
         blocks: Residual blocks per level.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
+        deepest: Channels of the map that it starts from; None for those of the coarsest level.
     """
 
     def __init__(
-        self, widths: Sequence[int], out_channels: int, blocks: int, time_channels: int = 0, dropout: float = 0.0
+        self,
+        widths: Sequence[int],
+        out_channels: int,
+        blocks: int,
+        time_channels: int = 0,
+        dropout: float = 0.0,
+        deepest: int | None = None,
     ) -> None:
         super().__init__()
-        above = [*widths[1:], widths[-1]]
+        above = [*widths[1:], deepest or widths[-1]]
         self.stages = nn.ModuleList(
             Stage(up + width, width, blocks, time_channels, dropout) for up, width in zip(above, widths, strict=True)
         )
@@ -184,7 +215,7 @@ class UNetDecoder(nn.Module):
         """Decode.
 
         Args:
-            x: The bottleneck's map, (B, widths[-1], h, w), at the coarsest skip's resolution.
+            x: The deepest map, (B, deepest, h, w), at the coarsest skip's resolution or below.
             skips: The encoder's maps, (B, widths[i], H / 2^i, W / 2^i), from fine to coarse.
             time: (B, time_channels) where the blocks have time.
 

@@ -334,8 +334,22 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         batch["image"] = self._memory_format(batch["image"])
         self.tiling.remember((int(batch["image"].shape[-2]), int(batch["image"].shape[-1])))
         loss = self.training_loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
+        self.log_training("train/loss", loss, batch, prog_bar=True)
         return loss
+
+    def log_training(self, name: str, value: Tensor, batch: Batch, prog_bar: bool = False) -> None:
+        """Log a number of a training step, a scalar: its mean over all processes; nothing without a Trainer.
+
+        Between the steps that are written, the progress bar shows that of the first process: taking the mean makes
+        processes wait for each other.
+        """
+        trainer, value = self._trainer, value.detach()
+        if trainer is None:
+            return
+        step = self.global_step + 1
+        if trainer.world_size > 1 and (step % trainer.log_every_n_steps == 0 or step == trainer.max_steps):  # type: ignore[attr-defined]  # set by Lightning, not declared
+            value = trainer.strategy.reduce(value.clone(), reduce_op="mean")
+        self.log(name, value, prog_bar=prog_bar, batch_size=len(batch["image"]))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ANN401
         """Ask to stop at the last step: Lightning then validates once more, even if the epoch is not over."""

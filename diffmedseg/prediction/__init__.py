@@ -1,6 +1,7 @@
 """Segmenting a user's own pictures and volumes: finding and reading them, and writing what was found."""
 
 from diffmedseg.prediction.outputs import Outputs
+from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.pictures.files import PictureFile, find_pictures
 from diffmedseg.prediction.pictures.predict import predict_pictures, takes_pictures
 from diffmedseg.prediction.pictures.windows import find_windows
@@ -12,6 +13,7 @@ from diffmedseg.prediction.volumes.predict import predict_volumes
 __all__ = [
     "Naming",
     "Outputs",
+    "Part",
     "PictureFile",
     "Report",
     "Settings",

@@ -1,6 +1,7 @@
 """The folder that predictions are written to: whole files only, and a table that says what is there."""
 
 import csv
+import io
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,17 +14,17 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import yaml
 
-from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, write_whole
+from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, write_first, write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.outputs import CONTOURS, MAPS, Outputs, label_values
+from diffmedseg.prediction.outputs import Outputs, label_values
+from diffmedseg.prediction.parts import OF_PARTS, PARTS, TABLE, Part, part_tables, remove_parts
+from diffmedseg.prediction.removing import file_name, remove_earlier, remove_results
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.wording import first_names
 
 _OUTPUTS = "outputs"  # the key of predictions.yaml that says which files and columns there are
-_SUFFIXES = (".png", ".tif", ".nii.gz", ".npz")
-_EXTRAS = ("labels", "samples", "panel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,9 @@ def files_digest(files: Iterable[Path]) -> str:
 class PredictionFolder(ABC, Generic[AnyRow]):
     """Writes maps and the table; every file appears whole or not at all, and nothing foreign is overwritten.
 
-    One process at a time may write to a folder; :meth:`opened` holds its lock. A subclass says what a row holds and how
-    maps are checked.
+    One process at a time may write to a folder, or several that each segment a part of the inputs; :meth:`opened` holds
+    its lock. A part keeps a table of its own, from which every part that ends writes the table of all. A subclass says
+    what a row holds and how maps are checked.
 
     Args:
         folder: Where to write; new, empty, or holding earlier predictions.
@@ -89,6 +91,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         settings: What the results depend on; a folder never mixes results of different settings. ``num_samples`` is
             one of them.
         outputs: Which files are written; None for all maps.
+        part: The part of the inputs that this process segments; None for all.
 
     Raises:
         DataError: If the model cannot give the outputs.
@@ -99,7 +102,12 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     samples_suffix: ClassVar[str]
 
     def __init__(
-        self, folder: Path, model: Segmenter, settings: dict[str, Any], outputs: Outputs | None = None
+        self,
+        folder: Path,
+        model: Segmenter,
+        settings: dict[str, Any],
+        outputs: Outputs | None = None,
+        part: Part | None = None,
     ) -> None:
         self.folder, self.regions, self.nested = folder, tuple(model.regions), model.nested
         self.outputs = outputs or Outputs()
@@ -109,10 +117,25 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         facts = {"nested": model.nested, "calibrated": model.conformal is not None, "several": self.num_samples > 1}
         facts["familiar"] = model.familiarity is not None
         self.rows: dict[str, list[AnyRow]] = {}
-        self.table, self._written = folder / "predictions.csv", folder / PREDICTIONS
+        self.table, self._written, self.part = folder / TABLE, folder / PREDICTIONS, part
+        self._owners: dict[str, int] = {}  # by name of an image, the part that it belongs to
+        self._division: dict[str, Any] | None = None
         self._settings = yaml.safe_load(yaml.safe_dump(settings))  # as it will be read again
         self._columns = [one.name for one in fields(self.row) if facts.get(one.metadata.get("of", ""), True)]
         self._lock, self._locked, self._overwrite = ExitStack(), False, False
+
+    def deal(self, names: Sequence[str], batch_size: int) -> set[str]:
+        """Return the names of the images that this process segments. Call it first.
+
+        Args:
+            names: Names of all inputs, in an order that all processes have.
+            batch_size: Inputs that are segmented together.
+        """
+        if self.part is None:
+            return set(names)
+        self._owners = {name: self.part.owner(position, batch_size) for position, name in enumerate(names)}
+        self._division = self.part.describe(names, batch_size)
+        return {name for name, owner in self._owners.items() if owner == self.part.number}
 
     @contextmanager
     def opened(self, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
@@ -128,6 +151,11 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder} is a file: name a folder to write to.")
+        if self.part is not None and overwrite:
+            raise DataError(
+                "A part cannot replace earlier results, which other parts may be writing: remove them first, or choose "
+                "a new folder."
+            )
         self._overwrite = overwrite
         with self._lock:
             if self.folder.is_dir():
@@ -140,7 +168,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
 
     def _take_lock(self) -> None:
         try:
-            safe = self._lock.enter_context(lock_folder(self.folder))
+            safe = self._lock.enter_context(lock_folder(self.folder, shared=self.part is not None))
         except BlockingIOError as error:
             raise DataError(
                 f"Another process writes to {self.folder}. Wait until it ends, or choose another folder."
@@ -148,12 +176,15 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         except OSError as error:
             raise DataError(f"Cannot open {self.folder} ({error}): choose another folder.") from error
         self._locked = True
-        foreign = [path.name for path in self.folder.iterdir() if not is_temporary(path)]
-        if safe and (not foreign or self._written.name in foreign):
+        foreign = self._names_in_folder()
+        if safe and self.part is None and (not foreign or self._written.name in foreign):
             remove_temporaries(self.folder)
 
+    def _names_in_folder(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir() if not is_temporary(path) and path.name != PARTS]
+
     def _look(self, resume: bool) -> None:
-        there = [path.name for path in self.folder.iterdir() if not is_temporary(path)]
+        there = self._names_in_folder()
         if there and self._written.name not in there:
             raise DataError(
                 f"{self.folder} holds files that are not predictions ({first_names(there)}), which might be "
@@ -162,8 +193,10 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         if self._overwrite:
             return
         rows = self._read_table()
-        if not rows and set(there) <= {self._written.name, self.table.name}:
-            return  # a call that came to nothing
+        if self.part is not None and there:
+            self._check_settings()
+        if not rows and (set(there) <= {self._written.name, self.table.name} or self.part is not None):
+            return  # a call that came to nothing, or other parts
         if not resume:
             raise DataError(
                 f"{self.folder} holds predictions already: go on with them by --resume, replace them by --overwrite, "
@@ -175,7 +208,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def _check_settings(self) -> None:
         try:
             before = read_yaml(self._written)
-            earlier = before.pop(_OUTPUTS, None) or {}
+            earlier, division = before.pop(_OUTPUTS, None) or {}, before.pop(OF_PARTS, None)
             names = [*self._settings, *(name for name in before if name not in self._settings)]
             changed = [name for name in names if before.get(name) != self._settings.get(name)]
             labels = earlier.get("labels")
@@ -186,6 +219,13 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             self.labels_before = labels
         elif labels is not None and labels != self.labels:
             said.append(f"labels {labels} then and {self.labels} now")
+        if self.part is not None and division is not None:
+            said += [
+                f"{name} {theirs} then and {ours} now"
+                for now, then in ((self._division or {}, division), (self._describe_outputs(), earlier))
+                for name in now
+                if (theirs := then.get(name)) != (ours := now[name])
+            ]
         if said:
             raise DataError(
                 f"{self.folder} was predicted with other settings ({', '.join(said)}): choose a new folder."
@@ -194,11 +234,30 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     labels_before: Mapping[str, int] | None = None  # of the label maps that are there, where none are made now
 
     def _read_table(self) -> dict[str, list[AnyRow]]:
-        if not self.table.is_file():
+        """Read the rows of earlier calls: of all images, or of those of this part.
+
+        Where other parts have begun, what the table says of this part's images comes from before all parts.
+        """
+        if self.part is None:
+            rows = self._read_rows(self.table)
+            for table in part_tables(self.folder):
+                rows |= self._read_rows(table)
+            return rows
+        own = self._own_table
+        rows = self._read_rows(own if own.is_file() else self.table)
+        return {name: found for name, found in rows.items() if self._owners.get(name) == self.part.number}
+
+    @property
+    def _own_table(self) -> Path:
+        """Where this process keeps its rows."""
+        return self.table if self.part is None else self.part.folder(self.folder) / TABLE
+
+    def _read_rows(self, table: Path) -> dict[str, list[AnyRow]]:
+        if not table.is_file():
             return {}
         rows: dict[str, list[AnyRow]] = {}
         try:
-            with self.table.open(newline="", encoding="utf-8") as file:
+            with table.open(newline="", encoding="utf-8") as file:
                 for line in csv.DictReader(file):
                     # A column with a default is not in every table.
                     told = [one for one in fields(self.row) if one.name in line or "of" not in one.metadata]
@@ -206,10 +265,10 @@ class PredictionFolder(ABC, Generic[AnyRow]):
                     rows.setdefault(row.image, []).append(row)
         except KeyError as error:
             raise DataError(
-                f"{self.table} is damaged or of another version (no column {error}): predict into a new folder."
+                f"{table} is damaged or of another version (no column {error}): predict into a new folder."
             ) from error
         except (TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"{self.table} is damaged ({error!r}): predict into a new folder.") from error
+            raise DataError(f"{table} is damaged ({error!r}): predict into a new folder.") from error
         return rows
 
     @abstractmethod
@@ -227,7 +286,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def path(self, name: str, kind: str, region: str | None = None, suffix: str | None = None) -> Path:
         """Return where a map goes: ``<name>_<kind>``, or ``<name>_<region>_<kind>`` of several regions."""
         suffix = suffix or {"panel": ".png", "samples": self.samples_suffix}.get(kind, self.suffix)
-        return self.folder / _file_name(name, kind, suffix, region if len(self.regions) > 1 else None)
+        return self.folder / file_name(name, kind, suffix, region if len(self.regions) > 1 else None)
 
     def archive(self, name: str) -> Path:
         """Return where the samples go as an ``.npz``."""
@@ -315,50 +374,49 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         """Remove what is there of images that are done anew: should that fail, nothing old stands for them."""
         known = [name for name in names if self.rows.pop(name, None) is not None]
         for name in known:
-            self._remove(name, self.regions)
+            remove_results(self.folder, name, self.regions)
         if known and self.table.is_file():
             self.write_table(list(self.rows))
-
-    def _remove(self, name: str, regions: Sequence[str]) -> None:
-        """Remove the results of an image, whichever outputs they were written with."""
-        for kind in (*MAPS, *CONTOURS, *_EXTRAS):
-            for region in (None, *(regions if len(regions) > 1 else ())):
-                for suffix in _SUFFIXES:
-                    (self.folder / _file_name(name, kind, suffix, region)).unlink(missing_ok=True)
-
-    def _remove_earlier(self) -> None:
-        """Remove the results that the table of earlier calls names, whatever model they are of."""
-        regions: dict[str, list[str]] = {}
-        try:
-            with self.table.open(newline="", encoding="utf-8") as file:
-                for line in csv.DictReader(file):
-                    regions.setdefault(line["image"], []).append(line["region"])
-        except FileNotFoundError:
-            return
-        except (KeyError, ValueError, csv.Error) as error:
-            raise DataError(
-                f"{self.table} is damaged ({error!r}), and it has to say which results are replaced: predict into a "
-                "new folder."
-            ) from error
-        inside = self.folder.resolve()
-        for name, found in regions.items():
-            if name and "\0" not in name and (inside / name).resolve().is_relative_to(inside):
-                self._remove(name, found)
-        self.table.unlink()
+            self.publish()
 
     def write_table(self, order: Sequence[str]) -> None:
-        """Write ``predictions.csv``: the images of ``order`` first, then those of earlier calls."""
-        names = [*dict.fromkeys([*order, *self.rows])]
-        columns = self._table_columns()
+        """Write the rows of this process: the images of ``order`` first, then those of earlier calls."""
+        self._write_text(self._own_table, self._as_text(order, self.rows))
 
-        def save(temporary: Path) -> None:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns, extrasaction="ignore")
-                writer.writeheader()
-                for row in (row for name in names for row in self.rows.get(name, [])):
-                    writer.writerow(vars(row) | row.more(self.outputs))
+    def publish(self) -> None:
+        """Write ``predictions.csv`` from the tables of all parts that have begun; nothing where there are no parts.
 
-        write_whole(self.table, save)
+        Several parts may end at once. Each looks again after it wrote, so that the last one to write has read all.
+        """
+        if self.part is None:
+            return
+        text = ""
+        while (found := self._as_text(list(self._owners), self._rows_of_all())) != text:
+            text = found
+            self._write_text(self.table, text)
+
+    def _rows_of_all(self) -> dict[str, list[AnyRow]]:
+        """Return the rows of the parts that have begun, and of all other images those of earlier calls."""
+        assert self.part is not None
+        tables = {number: Part(number, self.part.of).folder(self.folder) / TABLE for number in {*self._owners.values()}}
+        begun = {number: self._read_rows(table) for number, table in tables.items() if table.is_file()}
+        earlier = self._read_rows(self.table)
+        rows = {name: found for name, found in earlier.items() if self._owners.get(name) not in begun}
+        for found in begun.values():
+            rows |= found
+        return rows
+
+    def _as_text(self, order: Sequence[str], rows: Mapping[str, list[AnyRow]]) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._table_columns(), extrasaction="ignore")
+        writer.writeheader()
+        for row in (row for name in dict.fromkeys([*order, *rows]) for row in rows.get(name, [])):
+            writer.writerow(vars(row) | row.more(self.outputs))
+        return text.getvalue()
+
+    @staticmethod
+    def _write_text(path: Path, text: str) -> None:
+        write_whole(path, lambda temporary: temporary.write_bytes(text.encode()))
 
     def _table_columns(self) -> list[str]:
         """Name the columns: image and region, what the subclass says, and what all rows have."""
@@ -369,7 +427,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def begin(self) -> None:
         """Make the folder, and write ``predictions.yaml``, which marks it as one of predictions.
 
-        With ``overwrite`` the results of earlier calls go now.
+        With ``overwrite`` the results of earlier calls go now. The tables of parts that ended become one.
 
         Raises:
             DataError: If the folder cannot be written.
@@ -380,19 +438,44 @@ class PredictionFolder(ABC, Generic[AnyRow]):
                 self._take_lock()
                 self._look(resume=False)  # another process may have come between
             if self._overwrite:
-                self._remove_earlier()
-            said = {
-                "maps": list(self.kinds),
-                "samples": self.outputs.samples,
-                "labels": dict(labels) if (labels := self.labels or self.labels_before) else None,
-                "pixel_size": None if self.outputs.pixel_size is None else list(self.outputs.pixel_size),
-                "columns": self._table_columns(),
-            }
-            text = yaml.safe_dump(self._settings | {_OUTPUTS: said}, sort_keys=False)
-            write_whole(self._written, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+                remove_earlier(self.folder)
+            if self.part is not None:
+                self._begin_part(self.part)
+                return
+            if part_tables(self.folder):
+                self.write_table(list(self.rows))
+            write_whole(self._written, self._write_description)
+            remove_parts(self.folder)
         except OSError as error:
             raise DataError(f"Cannot write to {self.folder} ({error}): choose another folder.") from error
 
+    def _begin_part(self, part: Part) -> None:
+        """Take the part, and agree with the other parts on settings and inputs."""
+        own = part.folder(self.folder)
+        own.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.enter_context(lock_folder(own))
+        except BlockingIOError as error:
+            raise DataError(
+                f"Another process segments part {part.number} of {part.of} in {self.folder}. Wait until it ends."
+            ) from error
+        if not write_first(self._written, self._write_description):
+            self._check_settings()
+            if self._division != read_yaml(self._written).get(OF_PARTS):  # of one process, whose results are kept
+                write_whole(self._written, self._write_description)
+        self.write_table(list(self.rows))
 
-def _file_name(name: str, kind: str, suffix: str, region: str | None) -> str:
-    return "_".join(part for part in (name, region, kind) if part) + suffix
+    def _write_description(self, path: Path) -> None:
+        said = self._settings | {_OUTPUTS: self._describe_outputs()}
+        if self._division is not None:
+            said |= {OF_PARTS: self._division}
+        path.write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
+
+    def _describe_outputs(self) -> dict[str, Any]:
+        return {
+            "maps": list(self.kinds),
+            "samples": self.outputs.samples,
+            "labels": dict(labels) if (labels := self.labels or self.labels_before) else None,
+            "pixel_size": None if self.outputs.pixel_size is None else list(self.outputs.pixel_size),
+            "columns": self._table_columns(),
+        }

@@ -140,17 +140,20 @@ def predict_all(
     """
     inside = folder.folder.resolve()
     inputs = [one for one in inputs if inside not in {one.path.resolve(), *one.path.resolve().parents}]
+    names = folder.deal([one.name for one in inputs], batch_size)
+    own = [one for one in inputs if one.name in names]
     with folder.opened(resume, overwrite):
-        report = Report(kept=[one.name for one in inputs if resume and folder.is_whole(one.name, one.files)])
+        report = Report(kept=[one.name for one in own if resume and folder.is_whole(one.name, one.files)])
         kept = set(report.kept)
-        waiting = [one for one in inputs if one.name not in kept]
+        waiting = [one for one in own if one.name not in kept]
         folder.check_names([one.name for one in inputs])
         folder.begin()
         order, due = [one.name for one in inputs], time.monotonic() + _SECONDS_BETWEEN_TABLES
         batches = [waiting[first : first + batch_size] for first in range(0, len(waiting), batch_size)]
         steps = segment(batches, report)
         try:
-            with Progress(console=Console(stderr=True), disable=not waiting) as progress:
+            # The bars of several parts would overwrite each other in one terminal.
+            with Progress(console=Console(stderr=True), disable=not waiting or folder.part is not None) as progress:
                 task = progress.add_task("Segmenting", total=len(waiting))
                 for _ in steps:
                     progress.advance(task)
@@ -161,6 +164,7 @@ def predict_all(
         finally:
             steps.close()  # after an interruption: what is being written becomes whole
             folder.write_table(order)
+            folder.publish()
     _note_areas(folder, report)
     return report
 

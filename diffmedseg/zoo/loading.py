@@ -168,11 +168,17 @@ def _calibrated_of(said: Path) -> object:
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """Return the checkpoint that a run chose: best.ckpt, or the only one there is besides last.ckpt."""
+    """Return the checkpoint that a run chose: best.ckpt, or the only one there is besides last.ckpt, or else last.ckpt.
+
+    A run without validation has last.ckpt alone.
+    """
     folder = run / "checkpoints"
-    best = folder / "best.ckpt"
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
     others = [path for path in folder.glob("*.ckpt") if path.stem not in {"last", "calibrated"}]
-    return others[0] if len(others) == 1 and not best.is_file() else best
+    if others or not last.is_file():
+        return others[0] if len(others) == 1 and not best.is_file() else best
+    warnings.warn(f"{run} has no best checkpoint, since nothing was validated: {last.name} is taken.", stacklevel=3)
+    return last
 
 
 def read_run(run: Path) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from small_networks import concrete_denoisers, lite_designs, small
+from small_networks import concrete_denoisers, lite_designs, small, v1_designs
 
-from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2
+from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2, ResidualUNet
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_spectrum
 
-DENOISERS = [*concrete_denoisers(), *lite_designs()]
+DENOISERS = [*concrete_denoisers(), *lite_designs(), *v1_designs()]
 FULL_LITE = partial(MedSegDiffLite, patches="guided", ff_parser=True, dynamic_encoding=True)
 
 
@@ -115,6 +115,61 @@ def test_sizes_agree_with_their_table(size):
     with torch.device("meta"):
         network = MedSegDiffV1(3, 1, size)
     assert [stage.blocks[-1].conv_2.out_channels for stage in network.x_stages] == list(SIZES[size].widths)
+
+
+def test_three_stages_have_the_blocks_of_resnet34():
+    """V1's text, section 3.1: three stages per encoder; the sum of the two goes to the last one."""
+    with torch.device("meta"):
+        network, baseline = MedSegDiffV1(3, 1, "resnet34"), ResidualUNet(3, 1, "resnet34")
+    for stages in (network.x_stages, network.image_stages, baseline.stages):
+        assert [len(stage.blocks) for stage in stages] == [3, 4, 6]
+        assert [stage.blocks[-1].conv_2.out_channels for stage in stages] == [64, 128, 256]
+    for last in (network.bottleneck, baseline.bottleneck):
+        assert [block.conv_2.out_channels for block in last.stage.blocks] == [512] * 3
+    assert sorted(network.dynamic) == ["1", "2"]
+
+
+@pytest.mark.parametrize("cls", [MedSegDiffV1, ResidualUNet])
+def test_the_last_stage_is_part_of_the_network(cls):
+    network = cls(3, 1, "resnet34").train()
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    with pytest.raises(ValueError, match="divisible by 8"):
+        network.encode(torch.zeros(1, 3, 12, 8))
+    out = network(torch.randn(2, 1, 16, 8), torch.tensor([3, 700]), network.encode(torch.randn(2, 3, 16, 8)))
+    assert out.shape == (2, 1, 16, 8)
+    out.square().mean().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_time_reaches_the_image_encoder_only_where_it_is_asked_for():
+    """Eq. 2 of the paper embeds time in both encoders; then only the first convolution is shared by the steps."""
+    image, x_t, t = torch.randn(1, 3, 16, 16), torch.randn(2, 1, 16, 16), torch.tensor([3, 700])
+    plain, timed = small(MedSegDiffV1), small(partial(MedSegDiffV1, image_time=True))
+    assert torch.equal(timed.encode(image).features[0], timed.image_stem(image))
+    assert timed.image_maps(image)[0].shape == plain.image_maps(image)[0].shape
+    seen = []
+    timed.image_stages[0].register_forward_hook(lambda module, given, out: seen.append(out))
+    timed(x_t[:1].repeat(2, 1, 1, 1), t, timed.encode(image))
+    assert not torch.allclose(seen[0][0], seen[0][1])
+    more = sum(p.numel() for p in timed.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == sum(b.time.weight.numel() + b.time.bias.numel() for s in timed.image_stages for b in s.blocks)
+
+
+def test_the_filter_can_have_a_value_at_every_frequency():
+    """Eq. 5 of the paper: A of H x W x C, of which a real map needs half."""
+    network = MedSegDiffV1(3, 1, "tiny", filter_size=64)
+    for level, side in (("1", 32), ("2", 16)):
+        filter_ = network.dynamic[level].filter
+        torch.nn.init.normal_(filter_.weight)
+        frequencies = torch.fft.fftfreq(side)
+        rows = ((frequencies + 0.5) * side).round().long()
+        free = torch.complex(*filter_.weight[:, :, rows])
+        assert free.shape[1:] == (side, side // 2 + 1)
+        torch.testing.assert_close(filter_.response(side, side), free, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="filter_size is 60; it has to be divisible by 8"):
+        MedSegDiffV1(3, 1, "tiny", filter_size=60)
 
 
 def test_parts_can_be_switched_off_for_the_ablation():

@@ -83,7 +83,7 @@ def to_evidence(difference: Tensor, least_contrast: float, percentiles: tuple[fl
 
 def percentile_range(difference: Tensor, percentiles: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return two percentiles of each map (N, H, W), each (N,)."""
-    shares = difference.new_tensor(percentiles) / 100
+    shares = torch.tensor(percentiles, dtype=difference.dtype).to(difference.device) / 100
     low, high = torch.quantile(difference.flatten(1), shares, dim=1)
     return low, high
 

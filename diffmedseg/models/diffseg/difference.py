@@ -187,7 +187,7 @@ class ReleasedDifference(Difference):
 
 def _under_either_label(predict: PredictX0, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Predict x_0 of the same noisy images healthy and diseased, together."""
-    label = torch.tensor([HEALTHY, DISEASED], device=x_t.device).repeat(len(x_t))
+    label = torch.tensor([HEALTHY, DISEASED]).to(x_t.device).repeat(len(x_t))
     x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), label)
     return x_0[::2], x_0[1::2]
 

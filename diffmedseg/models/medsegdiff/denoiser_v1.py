@@ -13,23 +13,41 @@ join                  P (eq. 2): E^I + E^x goes to the last stage. C: plus a ran
 condition's own mask  P: none. C: an auxiliary head, trained by ten times its squared error and blended into
                       the reported mask. Taken: P.
 variance              P: the plain noise loss. C: learned, with a variational bound. Taken: P.
+time                  P (eq. 2): in both encoders, E_t^I and E_t^x. C: not in the image's network. Taken: C, and P with
+                      ``image_time``: then nothing but a convolution is shared by the steps of an image.
+stages                P: three per encoder, with ResNet34's residual blocks. C: six levels of two blocks. Taken: C at
+                      the size ``paper``, P at the size ``resnet34``.
+filter's grid         P: H x W x C. C: the same, halved. Taken: 17 x 9 x C, and P with ``filter_size``.
 ====================  ========================================================================================
 
-Not in the paper, and inferred: the image encoder has no time embedding (time reaches it through m_x), the last
-stage is a residual block, self-attention and a residual block as in the DDPM network, and skips come from the
-encoder of x_t.
+Not in the paper, and inferred: skips come from the encoder of x_t, and the last stage is a residual block,
+self-attention and a residual block as in the DDPM network. At the size ``resnet34`` it is ResNet34's fourth stage, to
+which the sum of the two encoders goes, and the first stage keeps the image's resolution.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, repeat_for_samples
-from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, layer_norm
+from diffmedseg.models.layers import (
+    Bottleneck,
+    LastStage,
+    Stage,
+    TimeEmbedding,
+    UNetDecoder,
+    downsample,
+    layer_norm,
+)
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 
 Size = Literal["tiny", "base", "paper"]
+#: Sizes of MedSegDiff-V1 and of its trunk trained directly.
+TrunkSize = Literal["tiny", "base", "paper", "resnet34"]
+#: Grid points of a filter over the rows, where no size of images is given for it.
+_GRID = 17
 
 
 @dataclass(frozen=True)
@@ -40,18 +58,58 @@ class SizeSpec:
         widths: Channels per level, from fine to coarse.
         blocks: Residual blocks per level.
         dynamic: Levels with dynamic conditional encoding: the middle two.
+        encoder_blocks: Residual blocks per level of the encoders, where they have other numbers than the decoder.
+        last: Channels and residual blocks of a last stage at half the coarsest level's resolution; None for a
+            bottleneck at the coarsest level.
     """
 
     widths: tuple[int, ...]
     blocks: int
     dynamic: tuple[int, ...]
+    encoder_blocks: tuple[int, ...] | None = None
+    last: tuple[int, int] | None = None
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of images have to be divisible by."""
+        divisor: int = 2 ** (len(self.widths) - (self.last is None))
+        return divisor
+
+    @property
+    def deepest(self) -> int:
+        """Channels of the deepest map."""
+        return self.widths[-1] if self.last is None else self.last[0]
+
+    def stages(self, time_channels: int, dropout: float) -> nn.ModuleList:
+        """Make the stages of an encoder, whose blocks have time unless ``time_channels`` is 0."""
+        before, blocks = (self.widths[0], *self.widths[:-1]), self.encoder_blocks or (self.blocks,) * len(self.widths)
+        return nn.ModuleList(
+            Stage(a, b, count, time_channels, dropout) for a, b, count in zip(before, self.widths, blocks, strict=True)
+        )
+
+    def downsamplings(self) -> nn.ModuleList:
+        """Make what lies between the stages of an encoder."""
+        return nn.ModuleList(downsample(width) for width in self.widths[:-1])
+
+    def bottleneck(self, time_channels: int, dropout: float) -> nn.Module:
+        """Make what comes after the encoders."""
+        if self.last is None:
+            return Bottleneck(self.widths[-1], time_channels, dropout)
+        return LastStage(self.widths[-1], *self.last, time_channels, dropout)
+
+    def decoder(self, out_channels: int, time_channels: int, dropout: float) -> UNetDecoder:
+        """Make the decoder."""
+        return UNetDecoder(self.widths, out_channels, self.blocks, time_channels, dropout, self.deepest)
 
 
-SIZES: dict[Size, SizeSpec] = {
+SIZES: dict[TrunkSize, SizeSpec] = {
     "tiny": SizeSpec((16, 32, 48, 64), 1, (1, 2)),
     "base": SizeSpec((32, 64, 96, 128), 1, (1, 2)),
     # MedSegDiff-B in the released README: base 128, multipliers (1, 1, 2, 2, 4, 4), two blocks, at 256 x 256.
     "paper": SizeSpec((128, 128, 256, 256, 512, 512), 2, (2, 3)),
+    # The paper's text: three stages per encoder with the blocks of ResNet34 (He et al. 2016, arXiv 1512.03385, table
+    # 1). The middle two of all four are dynamic; the sum of the encoders goes to the last one.
+    "resnet34": SizeSpec((64, 128, 256), 1, (1, 2), encoder_blocks=(3, 4, 6), last=(512, 3)),
 }
 
 
@@ -62,12 +120,13 @@ class DynamicConditionalEncoding(nn.Module):
         channels: Channels of both maps.
         affinity: Whether to form the affinity product; if not, the filtered map of x_t is added.
         ff_parser: Whether to filter the map of x_t.
+        grid: Grid points of the filter over the rows.
     """
 
-    def __init__(self, channels: int, affinity: bool, ff_parser: bool) -> None:
+    def __init__(self, channels: int, affinity: bool, ff_parser: bool, grid: int = _GRID) -> None:
         super().__init__()
         self.affinity = affinity
-        self.filter: nn.Module = FFParser(channels) if ff_parser else nn.Identity()
+        self.filter: nn.Module = FFParser(channels, grid) if ff_parser else nn.Identity()
 
     def forward(self, m_i: Tensor, m_x: Tensor) -> Tensor:
         """Combine the image's map and the mask's, both (B, C, H, W)."""
@@ -89,6 +148,12 @@ class MedSegDiffV1(Denoiser):
         ff_parser: The filter of eq. 4-6 (the paper's "FF-Parser" ablation). With both off the image encoder runs by
             itself: the paper's plain baseline.
         dropout: Dropout of the residual blocks.
+        image_time: Whether the image encoder has time embeddings, too, as in eq. 2. Then it runs anew at every step.
+        filter_size: Side of the images, in pixels, for which the filter has a value of its own at every frequency of
+            each map, as in eq. 5 (H x W x C). Images of other sizes work as well. None for 17 x 9 values per channel.
+
+    Raises:
+        ValueError: If the maps of images of ``filter_size`` would have no even side.
     """
 
     title = "MedSegDiff (Wu et al. 2022)"
@@ -98,33 +163,36 @@ class MedSegDiffV1(Denoiser):
         self,
         image_channels: int,
         mask_channels: int,
-        size: Size = "base",
+        size: TrunkSize = "base",
         dynamic_encoding: bool = True,
         ff_parser: bool = True,
         dropout: float = 0.0,
+        image_time: bool = False,
+        filter_size: int | None = None,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         spec = SIZES[size]
-        widths, blocks = spec.widths, spec.blocks
-        self.divisor = 2 ** (len(widths) - 1)
+        widths, self.divisor = spec.widths, spec.divisor
         time_channels = 4 * widths[0]
-        before = (widths[0], *widths[:-1])
         self.time = TimeEmbedding(time_channels)
         self.x_stem = nn.Conv2d(mask_channels, widths[0], 3, padding=1)
         self.image_stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
-        self.x_stages = nn.ModuleList(
-            Stage(a, b, blocks, time_channels, dropout) for a, b in zip(before, widths, strict=True)
-        )
-        self.image_stages = nn.ModuleList(Stage(a, b, blocks, 0, dropout) for a, b in zip(before, widths, strict=True))
-        self.x_down = nn.ModuleList(downsample(width) for width in widths[:-1])
-        self.image_down = nn.ModuleList(downsample(width) for width in widths[:-1])
+        self.x_stages = spec.stages(time_channels, dropout)
+        self.image_stages = spec.stages(time_channels if image_time else 0, dropout)
+        self.x_down = spec.downsamplings()
+        self.image_down = spec.downsamplings()
         levels = spec.dynamic if dynamic_encoding or ff_parser else ()
+        grids = [_GRID if filter_size is None else _full_grid(filter_size, level) for level in levels]
         self.dynamic = nn.ModuleDict(
-            {str(i): DynamicConditionalEncoding(widths[i], dynamic_encoding, ff_parser) for i in levels}
+            {
+                str(level): DynamicConditionalEncoding(widths[level], dynamic_encoding, ff_parser, grid)
+                for level, grid in zip(levels, grids, strict=True)
+            }
         )
-        self.first_dynamic = min(levels, default=len(widths))
-        self.bottleneck = Bottleneck(widths[-1], time_channels, dropout)
-        self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
+        #: Levels of the image encoder that depend on the image alone.
+        self.shared_levels = 0 if image_time else min(min(levels, default=len(widths)) + 1, len(widths))
+        self.bottleneck = spec.bottleneck(time_channels, dropout)
+        self.decoder = spec.decoder(mask_channels, time_channels, dropout)
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the stems of x_t and image, and the head; see the base class."""
@@ -134,24 +202,25 @@ class MedSegDiffV1(Denoiser):
             "decoder.head.2": ChannelAxis("regions", "output"),
         }
 
-    def _image_level(self, level: int, m_i: Tensor) -> Tensor:
-        out: Tensor = self.image_stages[level](m_i if level == 0 else self.image_down[level - 1](m_i))
+    def _image_level(self, level: int, m_i: Tensor, time: Tensor | None = None) -> Tensor:
+        out: Tensor = self.image_stages[level](m_i if level == 0 else self.image_down[level - 1](m_i), time)
         return out
 
     def encode(self, image: Tensor) -> Condition:
-        """Run the image encoder up to the first level that depends on x_t; see the base class."""
+        """Run the image encoder as far as it depends on the image alone; see the base class."""
         self.check_image(image)
         m_i = self.image_stem(image)
-        for level in range(min(self.first_dynamic + 1, len(self.image_stages))):
+        for level in range(self.shared_levels):
             m_i = self._image_level(level, m_i)
         return Condition((m_i,))
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of the image encoder by itself, without x_t; see the base class."""
+        """Return the maps of the image encoder by itself, without x_t and at t = 0; see the base class."""
         self.check_image(image)
         m_i, maps = self.image_stem(image), []
+        time = self.time(torch.zeros(len(image), device=image.device))
         for level in range(len(self.image_stages)):
-            m_i = self._image_level(level, m_i)
+            m_i = self._image_level(level, m_i, time)
             maps.append(m_i)
         return tuple(maps)
 
@@ -166,9 +235,23 @@ class MedSegDiffV1(Denoiser):
                 m_x if level == 0 else self.x_down[level - 1](m_x), time
             )  # (B * S, widths[level], H / 2^level, W / 2^level)
             skips.append(m_x)
-            if level > self.first_dynamic:
-                m_i = self._image_level(level, m_i)
+            if level >= self.shared_levels:
+                m_i = self._image_level(level, m_i, time)
             if str(level) in self.dynamic:
                 m_i = self.dynamic[str(level)](m_i, m_x)
         out: Tensor = self.decoder(self.bottleneck(m_i + m_x, time), skips, time)
         return out
+
+
+def _full_grid(filter_size: int, level: int) -> int:
+    """Return the grid of a filter with a value at every frequency of a level's map of images of a size.
+
+    Its rows hold the map's frequencies from -1/2 to 1/2, both ends included.
+    """
+    side: int = filter_size // 2**level
+    if filter_size % 2 ** (level + 1) or side < 2:
+        raise ValueError(
+            f"filter_size is {filter_size}; it has to be divisible by {2 ** (level + 1)}, so that the filtered map of "
+            f"level {level} has an even side. Give the side of your images."
+        )
+    return side + 1

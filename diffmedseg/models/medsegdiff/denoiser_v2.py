@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from diffmedseg.diffusion import PriorLoss
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
-from diffmedseg.models.layers import Bottleneck, Stage, TimeEmbedding, UNetDecoder, downsample, resize
+from diffmedseg.models.layers import TimeEmbedding, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
 from diffmedseg.models.recommended import Recommended
@@ -114,9 +114,8 @@ class MedSegDiffV2(Denoiser):
         decoder_channels: DecoderWidth | Sequence[int] | None = None,
     ) -> None:
         super().__init__(image_channels, mask_channels)
-        widths, blocks = SIZES[size].widths, SIZES[size].blocks
-        time_channels = 4 * widths[0]
-        before = (widths[0], *widths[:-1])
+        spec = SIZES[size]
+        widths, time_channels = spec.widths, 4 * spec.widths[0]
         self.condition = condition_network(
             image_channels, mask_channels, size, dropout,
             encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
@@ -130,13 +129,11 @@ class MedSegDiffV2(Denoiser):
         self.deepest = nn.Conv2d(deepest, widths[-1], 1)
         self.time = TimeEmbedding(time_channels)
         self.stem = nn.Conv2d(mask_channels, widths[0], 3, padding=1)
-        self.stages = nn.ModuleList(
-            Stage(a, b, blocks, time_channels, dropout) for a, b in zip(before, widths, strict=True)
-        )
-        self.down = nn.ModuleList(downsample(width) for width in widths[:-1])
+        self.stages = spec.stages(time_channels, dropout)
+        self.down = spec.downsamplings()
         self.semantic = SSFormer(widths[-1], time_channels, _LAYERS[size] if semantic else 0, spectrum_filter)
-        self.bottleneck = Bottleneck(widths[-1], time_channels, dropout)
-        self.decoder = UNetDecoder(widths, mask_channels, blocks, time_channels, dropout)
+        self.bottleneck = spec.bottleneck(time_channels, dropout)
+        self.decoder = spec.decoder(mask_channels, time_channels, dropout)
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return those of the condition network, the stem and the head; see the base class."""

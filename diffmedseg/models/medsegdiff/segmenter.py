@@ -142,8 +142,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             losses["energy_loss"] = self.energy_weight * self._energy(batch, encoded)
         for name, value in losses.items():
             loss = loss + value
-            if self._trainer is not None:
-                self.log(f"train/{name}", value.detach(), batch_size=len(draws))
+            self.log_training(f"train/{name}", value, batch)
         return loss
 
     def _energy(self, batch: Batch, encoded: Condition) -> Tensor:

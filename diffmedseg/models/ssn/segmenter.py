@@ -75,8 +75,7 @@ class SSNSegmenter(DiffusionSegmenter):
         generators = energy_generators(self.seed, draws, self.energy_samples)
         samples = normal.sample(NormalNoise.draw(generators, normal)).sigmoid()
         energy = self.energy_weight * energy_distance(samples, batch["raters"], batch["rater_valid"])
-        if self._trainer is not None:
-            self.log("train/energy_loss", energy.detach(), batch_size=len(draws))
+        self.log_training("train/energy_loss", energy, batch)
         return loss + energy
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:

@@ -28,8 +28,7 @@ from diffmedseg.models.encoders import (
     load_encoder,
     prepare_for_cpu,
 )
-from diffmedseg.models.layers import Bottleneck, Stage, UNetDecoder, downsample
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
+from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size, TrunkSize
 from diffmedseg.models.recommended import DIRECT
 
 if TYPE_CHECKING:
@@ -101,17 +100,16 @@ class ResidualUNet(DirectNetwork):
 
     title = "Supervised baseline (the trunk of MedSegDiff trained directly)"
 
-    def __init__(self, image_channels: int, mask_channels: int, size: Size = "base", dropout: float = 0.0) -> None:
+    def __init__(self, image_channels: int, mask_channels: int, size: TrunkSize = "base", dropout: float = 0.0) -> None:
         super().__init__(image_channels, mask_channels)
-        widths, blocks = SIZES[size].widths, SIZES[size].blocks
-        self.divisor = 2 ** (len(widths) - 1)
-        self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
-        before = (widths[0], *widths[:-1])
-        self.stages = nn.ModuleList(Stage(a, b, blocks, 0, dropout) for a, b in zip(before, widths, strict=True))
-        self.down = nn.ModuleList(downsample(width) for width in widths[:-1])
-        self.bottleneck = Bottleneck(widths[-1], 0, dropout)
-        self.decoder = UNetDecoder(widths, mask_channels, blocks, 0, dropout)
-        self.deepest_channels, self.decoded_channels = widths[-1], widths[0]
+        spec = SIZES[size]
+        self.divisor = spec.divisor
+        self.stem = nn.Conv2d(image_channels, spec.widths[0], 3, padding=1)
+        self.stages = spec.stages(0, dropout)
+        self.down = spec.downsamplings()
+        self.bottleneck = spec.bottleneck(0, dropout)
+        self.decoder = spec.decoder(mask_channels, 0, dropout)
+        self.deepest_channels, self.decoded_channels = spec.deepest, spec.widths[0]
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the stem and the head; see the base class."""

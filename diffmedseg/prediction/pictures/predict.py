@@ -19,6 +19,7 @@ from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
+from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
@@ -48,6 +49,7 @@ def predict_pictures(
     windows: Mapping[str, CropWindow] | None = None,
     overwrite: bool = False,
     outputs: Outputs | None = None,
+    part: Part | None = None,
 ) -> Report:
     """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
 
@@ -69,6 +71,7 @@ def predict_pictures(
             its name or its file's. Maps are those of whole pictures, outside of whose windows nothing is found.
         overwrite: Replace the results that ``output`` holds.
         outputs: Which files are written; None for all maps.
+        part: The part that this process segments, where several divide the inputs; None for all.
 
     Returns:
         What was done, kept and failed. A picture that fails does not keep others from being segmented.
@@ -86,7 +89,7 @@ def predict_pictures(
     if windows is not None:
         said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
     outputs = outputs or Outputs()
-    folder = PictureFolder(output, model, said, replace(outputs, panel=True) if panels else outputs)
+    folder = PictureFolder(output, model, said, replace(outputs, panel=True) if panels else outputs, part)
     segment = _Pictures(model, folder, settings, windows).segment
     return predict_all(pictures, folder, segment, batch_size, resume, overwrite)
 

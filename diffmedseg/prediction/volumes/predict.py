@@ -14,6 +14,7 @@ from diffmedseg.figures import save_figure
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
+from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.run import Report, Settings, describe_model, note_unfamiliar, predict_all
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
@@ -32,6 +33,7 @@ def predict_volumes(
     resume: bool = False,
     overwrite: bool = False,
     outputs: Outputs | None = None,
+    part: Part | None = None,
 ) -> Report:
     """Segment volumes, and write mask, probability and disagreement of each as NIfTI, and ``predictions.csv``.
 
@@ -48,6 +50,7 @@ def predict_volumes(
         resume: Keep results that are whole.
         overwrite: Replace the results that ``output`` holds.
         outputs: Which files are written; None for all maps.
+        part: The part that this process segments, where several divide the inputs; None for all.
 
     Returns:
         What was done, kept and failed. A case that fails does not keep others from being segmented.
@@ -64,7 +67,7 @@ def predict_volumes(
     outputs = outputs or Outputs()
     if outputs.pixel_size is not None:
         raise DataError("--pixel_size is for pictures; the files of volumes say how large their voxels are.")
-    folder = VolumeFolder(output, model, said, replace(outputs, panel=True) if panels else outputs)
+    folder = VolumeFolder(output, model, said, replace(outputs, panel=True) if panels else outputs, part)
 
     def segment(batches: Sequence[Sequence[VolumeCase]], report: Report) -> Generator[None, None, None]:
         for case in (case for batch in batches for case in batch):

@@ -1,0 +1,121 @@
+"""Scoring protocols of others, for comparisons with what they print. They are no headlines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import resize
+
+from diffmedseg.errors import DataError
+from diffmedseg.evaluation.mask_folders import Pairs, read_grey, read_mask, readers_of
+from diffmedseg.metrics.functional import confusion_counts, dice_from_counts, iou_from_counts
+from diffmedseg.reading.names import VOLUMES
+
+_SIDE = 256  # px
+_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_DICE_EPS, _IOU_EPS = 1e-4, 1e-6
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Scores of a set of masks by the protocol of others.
+
+    Attributes:
+        policy: How they are taken, in words.
+        dice: Dice, in [0, 1].
+        iou: IoU, likewise.
+        cases: By case, Dice and IoU; empty where cases have none of their own.
+    """
+
+    policy: str
+    dice: float
+    iou: float
+    cases: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def score_pooled(pairs: Pairs) -> Protocol:
+    """Score the pixels of all cases together, as if they were one mask.
+
+    Raises:
+        DataError: If masks cannot be read, or differ in size.
+    """
+    total, readers = torch.zeros(3, dtype=torch.int64), readers_of(pairs)
+    for paths in pairs.both.values():
+        masks = [torch.from_numpy(read_mask(*one).values) for one in zip(paths, readers, strict=True)]
+        _check_alike(masks, paths)
+        total += torch.stack([n.sum() for n in confusion_counts(*masks)])
+    policy = "of the pixels of all cases together, so that a large lesion counts more than a small one"
+    return Protocol(policy, float(dice_from_counts(*total)), float(iou_from_counts(*total)))
+
+
+def score_medsegdiff(pairs: Pairs) -> Protocol:
+    """Score as the released code of MedSegDiff does (scripts/segmentation_env.py, commit b4aee37).
+
+    The prediction is ``NAME_probability`` beside ``NAME_mask`` where ``diffmedseg predict`` wrote both, else the file
+    itself. See :func:`released_scores`.
+
+    Raises:
+        DataError: If a file cannot be read, or is a volume.
+    """
+    _, truths = readers_of(pairs)
+    cases = {}
+    for name, (predicted, true) in pairs.both.items():
+        for path in (predicted, true):
+            if path.name.lower().endswith(VOLUMES):
+                raise DataError(f"{path} is a volume. The protocol medsegdiff scores pictures: leave --protocol out.")
+        soft = torch.from_numpy(read_grey(_probability_of(predicted)).astype("float32"))
+        cases[name] = released_scores(soft, torch.from_numpy(read_mask(true, truths).values))
+    dice, iou = torch.tensor(list(cases.values()), dtype=torch.float64).mean(0).tolist()
+    thresholds = ", ".join(map(str, _THRESHOLDS))
+    policy = (
+        f"that of MedSegDiff's released code: each probability map is divided by its maximum, prediction and truth are "
+        f"resized to {_SIDE} x {_SIDE}, and both are cut at {thresholds}, over which the mean is taken; not to be "
+        "compared with a score at one threshold"
+    )
+    return Protocol(policy, dice, iou, cases)
+
+
+def released_scores(prediction: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Return Dice and IoU of one picture as the released code of MedSegDiff computes them.
+
+    A map without foreground counts as empty; the released code divides it by 0, to the same effect.
+
+    Args:
+        prediction: (H, W), at least 0, of any scale.
+        truth: (h, w), bool.
+    """
+    scaled = prediction.float() / prediction.max().clamp(min=torch.finfo(torch.float32).tiny)
+    soft, reference = _to_side(scaled), _to_side(truth.to(torch.uint8) * 255).float() / 255
+    dice, iou = [], []
+    for threshold in _THRESHOLDS:
+        a, b = soft > threshold, reference > threshold
+        inside, around = float((a & b).sum()), float((a | b).sum())
+        dice.append((2 * inside + _DICE_EPS) / (float(a.sum() + b.sum()) + _DICE_EPS))
+        iou.append((inside + _IOU_EPS) / (around + _IOU_EPS))
+    return sum(dice) / len(dice), sum(iou) / len(iou)
+
+
+def _to_side(values: Tensor) -> Tensor:
+    if tuple(values.shape) == (_SIDE, _SIDE):
+        return values
+    resized: Tensor = resize(values[None], [_SIDE, _SIDE], antialias=True)[0]
+    return resized
+
+
+def _probability_of(mask: Path) -> Path:
+    """Return the probability map beside a mask of ``diffmedseg predict``; the mask where there is none."""
+    name, _, _ = mask.stem.rpartition("_mask")
+    beside = mask.with_name(f"{name}_probability{mask.suffix}")
+    return beside if name and beside.is_file() else mask
+
+
+def _check_alike(masks: list[Tensor], paths: tuple[Path, Path]) -> None:
+    if masks[0].shape != masks[1].shape:
+        sizes = [" x ".join(map(str, mask.shape)) for mask in masks]
+        raise DataError(f"{paths[0]} is {sizes[0]}, {paths[1]} {sizes[1]}. Resize predictions to the original.")
+
+
+#: By name: what scores pairs of masks.
+PROTOCOLS: dict[str, Callable[[Pairs], Protocol]] = {"medsegdiff": score_medsegdiff, "pooled": score_pooled}

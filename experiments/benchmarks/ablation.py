@@ -1,0 +1,151 @@
+"""The paper's ablation: MedSegDiff without dynamic encoding, without FF-Parser, without both; lite beside it.
+
+``python experiments/benchmarks/ablation.py train isic2017 /path/to/isic2017`` trains and scores what has no scores yet,
+and goes on with a run that was stopped; ``... collect`` gathers the scores of every case into ablation.csv beside this
+file; ``... table`` prints means and the paired difference from the whole network, by data set.
+
+Every run takes the same steps, and its last averaged weights are scored: no checkpoint is chosen. Images that are
+reported elsewhere are left alone by settings such as --settings '[--data.reported=tenth]'.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import auto_cli
+from rows import paired, read_rows, with_earlier, write_rows
+from training import train_run
+
+from diffmedseg.metrics import bootstrap_interval
+
+SCORES = Path(__file__).with_suffix(".csv")
+RUN = ("data", "variant", "image_size", "steps", "seed")
+START = "V1"
+_NO_ENCODING = "--model.denoiser.dynamic_encoding=false"
+_NO_FILTER = "--model.denoiser.ff_parser=false"
+#: By name: the model, and the arguments of the command line.
+VARIANTS: dict[str, tuple[str, list[str]]] = {
+    START: ("medsegdiff", []),
+    "without dynamic encoding": ("medsegdiff", [_NO_ENCODING]),
+    "without FF-Parser": ("medsegdiff", [_NO_FILTER]),
+    "without both": ("medsegdiff", [_NO_ENCODING, _NO_FILTER]),
+    "lite": ("medsegdiff-lite", ["--encoder=none"]),
+}
+#: Scores of a case, by the column's title.
+TITLES = {"dice": "Dice", "ged_unbiased": "GED (unbiased)", "diversity": "diversity"}
+
+
+def train(
+    data: str,
+    root: Path | None = None,
+    runs: Path = Path("runs/ablation"),
+    steps: int = 2000,
+    image_size: int = 64,
+    seeds: list[int] = [0, 1],  # noqa: B006
+    only: list[str] = [],  # noqa: B006
+    settings: list[str] = [],  # noqa: B006
+) -> None:
+    """Train and score every variant and seed that has no scores yet.
+
+    Args:
+        data: Name of the data set, such as isic2017 or lidc.
+        root: Folder of the data set; None for $DIFFMEDSEG_DATA/<data>.
+        runs: Where runs are written.
+        steps: Training steps of every run.
+        image_size: In pixels.
+        seeds: Seeds of the weights, the order and the noise.
+        only: Names of VARIANTS; all when empty.
+        settings: Further settings of every run.
+    """
+    common = [
+        *([] if root is None else [f"--data.root={root}"]), f"--data.image_size={image_size}", "--early_stopping=false",
+        f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}", "--trainer.limit_val_batches=0",
+        "--trainer.num_sanity_val_steps=0", "--logger=csv",
+    ]  # fmt: skip
+    for seed in seeds:
+        for variant in only or VARIANTS:
+            model, changes = VARIANTS[variant]
+            seeded = [f"--seed_everything={seed}", *common, *settings, *changes]
+            train_run(runs / data / f"{image_size}px" / str(steps), _name(variant, seed), model, data, seeded)
+
+
+def _name(variant: str, seed: int) -> str:
+    return f"{variant.replace(' ', '-')}.{seed}"
+
+
+def collect(runs: Path = Path("runs/ablation"), output: Path = SCORES) -> None:
+    """Gather the scores of every case and region; runs that are not here keep theirs.
+
+    Args:
+        runs: Where runs were written.
+        output: The table of scores.
+
+    Raises:
+        FileNotFoundError: If there is no finished run.
+    """
+    rows: list[Mapping[str, object]] = []
+    for variant in VARIANTS:
+        for path in sorted(runs.glob(f"*/*px/*/{_name(variant, 0)[:-1]}*/version_0/cases.csv")):
+            run, steps, size, data = path.parents[1:5]
+            about = (data.name, variant, size.name[:-2], steps.name, run.name.rpartition(".")[2])
+            for case in read_rows(path):
+                scores = {name: f"{float(case[name]):.4f}" if case.get(name) else "" for name in TITLES}
+                who = {"case": f"{case['case']}/{case['region']}", "patient": case.get("patient") or case["case"]}
+                rows.append(dict(zip(RUN, about, strict=True)) | who | scores)
+    if not rows:
+        raise FileNotFoundError(f"There are no finished runs in {runs}: train first.")
+    write_rows(with_earlier(rows, output, run=RUN), output)
+
+
+def table(scores: Path = SCORES) -> None:
+    """Print the mean of every score by variant, and the paired difference from START in the same setting.
+
+    Cases of a patient are averaged first, then seeds; the 95 % intervals are bootstrapped over patients.
+
+    Args:
+        scores: The table of scores.
+    """
+    rows = read_rows(scores)
+    for setting in sorted({(row["data"], int(row["image_size"]), int(row["steps"])) for row in rows}):
+        here = [row for row in rows if (row["data"], int(row["image_size"]), int(row["steps"])) == setting]
+        titles = [name for name in TITLES if any(row[name] for row in here)]
+        data, size, steps = setting
+        print(f"\n{data}, {size} px, {steps} steps\n\n| variant | patients | seeds | {_heads(titles)} |")
+        print("|---" * (3 + len(titles)) + "|")
+        for variant in [name for name in VARIANTS if any(row["variant"] == name for row in here)]:
+            by_seed = _by_seed(here, variant, titles[0])
+            counts = [str(len(next(iter(by_seed.values())))), str(len(by_seed))]
+            cells = [_cell(_by_seed(here, variant, name), _by_seed(here, START, name)) for name in titles]
+            print(f"| {' | '.join([variant, *counts, *cells])} |")
+
+
+def _heads(titles: Sequence[str]) -> str:
+    return " | ".join(TITLES[name] for name in titles)
+
+
+def _by_seed(rows: Sequence[Mapping[str, str]], variant: str, score: str) -> dict[str, dict[str, float]]:
+    """Return a score of every patient that has it, by seed: the mean over the patient's cases."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["variant"] == variant and row[score]:
+            found[row["seed"]][row["patient"]].append(float(row[score]))
+    return {seed: {name: float(np.mean(own)) for name, own in cases.items()} for seed, cases in found.items()}
+
+
+def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
+    """Write the mean over seeds and patients, and the difference from START with its interval and by seed."""
+    if not own:
+        return ""
+    mean = np.mean([np.mean(list(values.values())) for values in own.values()])
+    less = [paired(own[seed], start[seed]) for seed in own if seed in start]
+    if not less or not np.any(less):
+        return f"{mean:.4f}"
+    average = np.mean(less, 0)
+    low, high = bootstrap_interval(average)
+    by_seed = ", ".join(f"{one.mean():+.4f}" for one in less)
+    return f"{mean:.4f}, {average.mean():+.4f} ({low:+.4f} to {high:+.4f}; {by_seed})"
+
+
+if __name__ == "__main__":
+    auto_cli([train, collect, table], as_positional=True)
