@@ -66,6 +66,10 @@ def test_an_experiment_is_all_of_its_runs(experiment):
     shutil.copy(experiment / "version_0/checkpoints/last.ckpt", experiment / "version_2/checkpoints/last.ckpt")
     with pytest.warns(UserWarning, match=r"version_2 has no checkpoints/best.ckpt yet, and is left out"):
         assert find_members(experiment) == runs
+    config = experiment / "version_2" / "config.yaml"
+    config.write_text("trainer: {limit_val_batches: 0}")  # never validates: its last checkpoint is what it chose
+    assert find_members(experiment) == [*runs, str(experiment / "version_2")]
+    config.unlink()
     for name in ("version_0", "version_1"):
         shutil.rmtree(experiment / name)
     with pytest.raises(ZooError, match=r"has a checkpoints/best.ckpt yet: wait"):

@@ -10,7 +10,7 @@ from diffmedseg.errors import ZooError
 from diffmedseg.files import expand_home
 from diffmedseg.models.ensemble import Ensemble
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.zoo.loading import chosen_checkpoint, load_single
+from diffmedseg.zoo.loading import RUN_CONFIG, chosen_checkpoint, load_single, read_settings
 from diffmedseg.zoo.source import current_source
 
 _PATTERN = re.compile(r"[*?[]")
@@ -88,7 +88,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 def _of_experiment(path: Path) -> list[str]:
     runs = _runs_of(path)
-    chosen = [run for run in runs if chosen_checkpoint(run).is_file()]
+    chosen = [run for run in runs if _has_chosen(run)]
     if not chosen:
         raise ZooError(
             f"No run of {path} has a checkpoints/best.ckpt yet: wait for a validation, or name a checkpoint."
@@ -97,3 +97,13 @@ def _of_experiment(path: Path) -> list[str]:
         if run not in chosen:
             warnings.warn(f"{run} has no checkpoints/best.ckpt yet, and is left out of the ensemble.", stacklevel=4)
     return [str(run) for run in chosen]
+
+
+def _has_chosen(run: Path) -> bool:
+    """Whether a run has the checkpoint that it is to be known by: one before its first validation has none yet."""
+    has_last_alone = {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == {"last"}
+    if not has_last_alone:
+        return chosen_checkpoint(run).is_file()
+    config = run / RUN_CONFIG
+    # A run that never validates has chosen its last weights.
+    return config.is_file() and read_settings(config, ["trainer"])["trainer"].get("limit_val_batches") == 0

@@ -97,7 +97,9 @@ def test_a_refinement_is_scored_before_and_after(tmp_path):
 def test_the_policy_says_with_which_settings_masks_were_fused(tmp_path):
     scored(tmp_path, MultiSampleEnsemble(STAPLEFusion(max_iterations=7)))
     policy = json.loads(next(tmp_path.rglob("metrics.json")).read_text())["policy"]
-    assert policy["fusion"] == {"class": "STAPLEFusion", "max_iterations": 7, "tolerance": 1e-12}
+    assert policy["fusion"] == {
+        "class": "STAPLEFusion", "max_iterations": 7, "tolerance": 1e-12, "start": "votes"
+    }  # fmt: skip
     assert policy["refinement"] is None
 
 

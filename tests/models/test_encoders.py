@@ -118,7 +118,7 @@ def small_file(tmp_path):
     """Weights of a small encoder of timm, for colours."""
     torch.manual_seed(1)
     file = tmp_path / "small.safetensors"
-    save_file(SMPNetwork(3, 1, encoder=SMALL).network.network.encoder.state_dict(), file)
+    save_file(SMPNetwork(3, 1, encoder=SMALL).network.encoder.state_dict(), file)
     return file
 
 
@@ -144,7 +144,7 @@ def test_the_other_packages_fit_their_encoders(name):
     pytest.importorskip(encoders.PACKAGED[name].package)
     network = SMPNetwork(3, 1, encoder=name, encoder_weights="imagenet")
     state = torch.load(find_weights(name, "imagenet").file, weights_only=True)
-    own = network.network.network.encoder.state_dict()
+    own = network.network.encoder.state_dict()
     assert torch.equal(own["model.blocks.6.0.conv_pwl.weight"], list(state.values())[-14])
 
 
@@ -200,8 +200,8 @@ def test_grey_images_take_the_mean_over_the_colours(small_file):
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_encoders_of_timm_take_any_number_of_channels_from_a_file(channels, small_file):
-    state = SMPNetwork(3, 1, encoder=SMALL, encoder_weights=str(small_file)).network.network.encoder.state_dict()
-    own = SMPNetwork(channels, 1, encoder=SMALL, encoder_weights=str(small_file)).network.network.encoder.state_dict()
+    state = SMPNetwork(3, 1, encoder=SMALL, encoder_weights=str(small_file)).network.encoder.state_dict()
+    own = SMPNetwork(channels, 1, encoder=SMALL, encoder_weights=str(small_file)).network.encoder.state_dict()
     stem = "model.conv_stem.weight"
     assert torch.allclose(own[stem], state[stem][:, [0, 1, 2, 0, 1][:channels]] * 3 / channels)
     assert all(torch.equal(value, own[name]) for name, value in state.items() if name != stem)
@@ -240,7 +240,7 @@ def test_a_wrong_normalisation_is_refused(options, message):
 
 def test_weights_whose_normalisation_nobody_knows_need_it(tmp_path):
     file = tmp_path / "own.pth"
-    torch.save(SMPNetwork(3, 1, encoder="mobilenet_v2").network.network.encoder.state_dict(), file)
+    torch.save(SMPNetwork(3, 1, encoder="mobilenet_v2").network.encoder.state_dict(), file)
     with pytest.raises(ValueError, match="give encoder_mean and encoder_std"):
         SMPNetwork(3, 1, encoder="mobilenet_v2", encoder_weights=str(file))
     given = SMPNetwork(3, 1, encoder="mobilenet_v2", encoder_weights=str(file), encoder_mean=MEAN, encoder_std=STD)
