@@ -163,8 +163,9 @@ def test_a_wrong_encoder_is_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("width", [{}, {"encoder_depth": 4, "decoder_channels": [8, 8, 8, 8]}])
 def test_the_recipe_of_lite_takes_the_network_of_the_baseline_that_it_starts_from(width, tmp_path):
     torch.manual_seed(0)
-    network = SMPNetwork(1, 1, encoder="tu-test_efficientnet", encoder_frozen_norm=True, **width)
-    source = SupervisedSegmenter(network, image_size=(32, 32), channels=("grey",), regions=("lesion",))
+    network = SMPNetwork(3, 1, encoder="tu-test_efficientnet", encoder_frozen_norm=True, **width)
+    colours = ("red", "green", "blue")
+    source = SupervisedSegmenter(network, image_size=(32, 32), channels=colours, regions=("lesion",))
     file = tmp_path / "baseline.ckpt"
     Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=0).strategy.connect(source)
     torch.save({"hyper_parameters": dict(source.hparams), "state_dict": source.state_dict()}, file)

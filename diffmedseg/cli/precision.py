@@ -34,7 +34,7 @@ def fitting_precision(precision: object, accelerator: str, arguments: Sequence[s
 
 def has_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16, as far as PyTorch uses them."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _on_cpu(accelerator: str) -> bool:

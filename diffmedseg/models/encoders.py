@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -280,7 +281,7 @@ def leave_out_unused(encoder: nn.Module, channels: int) -> None:
         encoder: Of segmentation-models-pytorch; changed in place.
         channels: C, of its images.
     """
-    model = getattr(encoder, "model", encoder)
+    model: Any = getattr(encoder, "model", encoder)
     if hasattr(model, "_stage_out_idx") and isinstance(getattr(model, "blocks", None), nn.Sequential):
         model.blocks = model.blocks[: max(model._stage_out_idx)]  # timm builds all blocks, and runs them
     used: set[nn.Module] = set()
