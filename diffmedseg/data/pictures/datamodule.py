@@ -141,14 +141,17 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
 
     @cached_property
     def _shrunk(self) -> ShrunkImages:
-        items = [
-            Item(name, case.image, tuple(path for rater in case.masks for path in rater or ()), self.windows.get(name))
-            for name, case in self.cases.items()
-        ]
+        items = [Item(name, case.image, _mask_files(case), self.windows.get(name)) for name, case in self.cases.items()]
         # All regions are kept, so that every choice of them shares the cache.
         shape = len(next(iter(self.cases.values())).masks), len(self.layout.regions)
         return shrink_images(
             cache_folder(), self.info.name, items, self.image_size, shape,
-            lambda item: self._reader.read(self.cases[item.id]), self.layout.settings, self.info.value_range,
+            lambda item: self._reader.read_coded(self.cases[item.id]), self.layout.settings, self.info.value_range,
             self.layout.read_image,
         )  # fmt: skip
+
+
+def _mask_files(case: PictureCase) -> tuple[Path, ...]:
+    """Return all files that the stored masks of a picture depend on."""
+    unsure = () if case.unsure is None else (case.unsure,)
+    return (*(path for rater in case.masks for path in rater or ()), *unsure)
