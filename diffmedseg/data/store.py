@@ -154,8 +154,8 @@ class TrainingView(Dataset[Item]):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return image (C, H, W), id, case and draw; mask (K, H, W) in {0, 1}, or healthy (C, H, W) where there is one.
 
-        Where masks are not sure everywhere, there is unsure (1, H, W) in {0, 1}. Where all raters are asked for, there are raters (R, K, H, W) besides the mask, which is one of them. Healthy
-        images are their own counterparts.
+        Where masks are not sure everywhere, there is unsure (1, H, W) in {0, 1}. Where all raters are asked for, there
+        are raters (R, K, H, W) besides the mask, which is one of them. Healthy images are their own counterparts.
         """
         index, draw = key
         item = _common(self.store, index) | {"draw": draw}

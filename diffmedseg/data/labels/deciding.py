@@ -1,4 +1,4 @@
-"""From a map of evidence to a mask where no mask is learned from: the facts of a data set that such a decision needs."""
+"""From a map of evidence to a mask where no mask is learned from: the facts of a data set that this needs."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -106,7 +106,9 @@ class LargestComponent(Configurable):
         from scipy.ndimage import label
 
         parts, number = label(mask)
-        kept: Mask = mask if number < 2 else parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
+        if number < 2:
+            return mask
+        kept: Mask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
         return kept
 
 
@@ -157,7 +159,7 @@ class Decided:
 
     mask: Mask
     unsure: Mask
-    objection: str | None
+    objection: str | None = None
 
 
 class MaskRule(Configurable):
@@ -199,8 +201,8 @@ class MaskRule(Configurable):
 
     def seen(self, image: Map) -> Mask:
         """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): the air around a head shows none."""
-        shown: Mask = (image > _BACKGROUND).any(0)
-        return shown if self.field_of_view is None else shown & self.field_of_view(image)
+        shown: Mask = np.any(image > _BACKGROUND, axis=0)
+        return shown if self.field_of_view is None else np.logical_and(shown, self.field_of_view(image))
 
     def soften(self, evidence: Map, seen: Mask) -> Map:
         """Normalise a map over what is seen, so that Otsu's level becomes 0.5.

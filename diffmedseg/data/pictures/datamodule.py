@@ -13,6 +13,7 @@ from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
+from diffmedseg.data.labels.supervision import read_supervision
 from diffmedseg.data.pictures.cases import MISSING, CaseMasks, Found, PictureCase, PictureLayout
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
@@ -106,6 +107,11 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             text = f"{count(len(found.without_picture), 'mask')} without a picture: add pictures or remove masks."
             problems.append(Problem("mask without picture", text, found.without_picture))
         return problems + self._shrunk.problems
+
+    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+        """Select the training targets; see the base class. A folder of pseudo masks says where these came from."""
+        found = super().serve(needs, regions)
+        return read_supervision(self.root) or found if found == "masks" else found
 
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.
