@@ -36,7 +36,7 @@ class PseudoMask:
         split: ``train`` or ``val``.
         file: Name of its files in ``images``, ``masks`` and ``unsure``, without suffix.
         kept: ``yes`` where it has a mask, else ``no``.
-        source: ``pseudo``, ``label`` for the empty mask of an image whose label is healthy, or ``true`` for a true mask.
+        source: ``pseudo``, ``label`` for the empty mask of a healthy image, or ``true`` for a true mask.
         reason: Why it was not kept; empty otherwise.
         area: Share of the image that the mask fills.
         unsure: Share of the image that is unsure.

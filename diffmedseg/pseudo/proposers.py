@@ -14,6 +14,8 @@ from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
+_NOTHING = "masks chose nothing"
+
 
 class Proposer(ABC):
     """Gives maps of evidence of disease.
@@ -90,6 +92,8 @@ class OfModel(Proposer):
         if len(model.channels) != len(info.channels):
             takes, has = ", ".join(model.channels), ", ".join(info.channels)
             raise DataError(f"The model takes {takes}; {info.title} has {has}. Name a run on this data.")
+        if chosen_by is None and model.learned_from.startswith("labels") and not model.learned_from.endswith(_NOTHING):
+            chosen_by = "masks chose something of what it learned from"
         self.model, self.chosen_by = model, chosen_by
         self.title, self.learned_from, self.relative = model.title, model.learned_from, model.cuts_maps
         self.used_masks = model.learned_from.startswith("masks")
@@ -153,5 +157,5 @@ class Council:
         said = " and ".join(f"{one.title} (learned from {one.learned_from})" for one in self.proposers)
         kind = "masks" if any(one.used_masks for one in self.proposers) else "labels"
         added = f" and {true_masks} true mask{'s' * (true_masks > 1)}" if true_masks else ""
-        chosen = "; ".join(one.chosen_by for one in self.proposers if one.chosen_by) or "masks chose nothing"
+        chosen = "; ".join(one.chosen_by for one in self.proposers if one.chosen_by) or _NOTHING
         return f"{kind}{added}: pseudo masks of {said}; {chosen}"
