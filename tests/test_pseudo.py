@@ -186,7 +186,7 @@ def test_the_students_data_is_that_of_the_folder_and_its_test_the_true_one(tmp_p
 
 
 def test_a_folder_that_does_not_fit_its_data_is_refused(tmp_path):
-    _, rows = written(tmp_path / "out")
+    written(tmp_path / "out")
     fewer = PseudoMaskDataModule(tmp_path / "out", SyntheticDataModule(num_train=3, num_val=4), image_size=32)
     with pytest.raises(DataError, match=r"the train split of Synthetic lesions does not have"):
         fewer.load("train")
@@ -251,7 +251,7 @@ def stages(tmp_path, *options, monkeypatch):
     monkeypatch.setattr(chain, "_run", run)
     tiny = [option.replace("--trainer.max_steps=2", "--student.trainer.max_steps=2") for option in TINY]
     tiny = [option for option in tiny if not option.startswith("--model.")]
-    tiny = [option.replace("image_size=16", "image_size=32") for option in tiny]
+    tiny = [option.replace("image_size=16", "image_size=32").replace("num_val=2", "num_val=8") for option in tiny]
     few = [f"--{who}.model.{name}=1" for who in ("teacher", "student") for name in
            ("num_samples", "num_steps", "val_num_steps")]  # fmt: skip
     main(["train", "diffseg-student", "synthetic", *tiny, *few, "--teacher.trainer.max_steps=2", "--crf=off",

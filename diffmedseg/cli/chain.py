@@ -195,9 +195,7 @@ def _pairs(settings: list[str]) -> Iterator[tuple[str, str]]:
     while left:
         name, equals, value = left.pop(0).partition("=")
         if not name.startswith("--") or not (equals or left):
-            refuse(
-                f"{name!r} is no setting with a value. The data set comes first: diffmedseg train MODEL DATA [settings]."
-            )
+            refuse(f"{name!r} is no setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
         yield name, value if equals else left.pop(0)
 
 

@@ -215,7 +215,8 @@ def draw_kept(
     for kept in ("yes", "no"):
         own = [row for row in rows if row.kept == kept]
         chosen += [own[place * len(own) // min(number, len(own))] for place in range(min(number, len(own)))]
-    figure = Figure(figsize=(1.3 * columns, 1.5 * -(-len(chosen) // columns)), layout="constrained")
+    figure = Figure(figsize=(1.3 * columns, 1.5 * -(-len(chosen) // columns)))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, 0.05, 0.2)  # a constrained layout of so many takes seconds
     axes = list(figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).flat)
     number_of = {(split, name): index for split, store in stores.items() for index, name in enumerate(store.ids)}
     for axis, row in zip(axes, chosen, strict=False):
