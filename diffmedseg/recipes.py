@@ -68,7 +68,7 @@ def list_parts(part: str) -> list[str]:
     """Return the names of the files of a part: those that stand for themselves and not for a combination.
 
     Args:
-        part: ``model``, ``member``, ``data``, ``preset``, ``logger`` or ``callbacks``.
+        part: ``model``, ``member``, ``data``, ``preset``, ``logger``, ``callbacks`` or ``chain``.
     """
     return sorted(path.stem for path in (experiments_folder() / part).glob("*.yaml") if "+" not in path.stem)
 
