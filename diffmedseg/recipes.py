@@ -14,6 +14,8 @@ following that exist; later files override earlier ones::
     preset/<preset>+<model>.yaml
     preset/<preset>+encoder.yaml   where the network is on an encoder
 
+A name in ``chain/`` stands for several runs, one after the other: :mod:`diffmedseg.cli.chain`.
+
 Data that is learned in patches keeps its own image size, whatever the preset says. A preset that has a ``+encoder``
 file puts the networks that take an encoder on the one that the data set recommends, if it does. Each file is an
 ordinary LightningCLI configuration. Importing this module takes no torch.
