@@ -127,12 +127,14 @@ class DicomWriter:
                     "that of a segmentation: leave --dicom_seg out, or export the series again"
                 ) from None
             for kind, dataset in (("mask", mask), ("probability", soft), ("report", report)):
-                write_whole(paths[kind], lambda path, dataset=dataset: dataset.save_as(path))
+                write_whole(paths[kind], dataset.save_as)
 
     def _sources(self) -> "list[pydicom.Dataset]":
         """Read the headers of the series, without their pixels."""
         import pydicom
+        from pydicom.valuerep import DSfloat
 
+        step = DSfloat(self.series.grid.spacing[2], auto_format=True)
         headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in self.series.files]
         for path, header in zip(self.series.files, headers, strict=True):
             if missing := [name for name in _NEEDED if not header.get(name)]:
@@ -143,6 +145,8 @@ class DicomWriter:
             for name in _MAY_BE_EMPTY:
                 if name not in header:
                     setattr(header, name, "")
+            if not header.get("SliceThickness"):
+                header.SliceThickness = step  # which slices without gaps have
             if header.PatientSex not in _SEXES:  # highdicom knows no others
                 header.PatientSex = ""
         return headers
@@ -183,7 +187,7 @@ class DicomWriter:
         ]
         kinds = hd.seg.SegmentationTypeValues
         source, step = sources[0], float(self.series.grid.spacing[2])
-        measures = hd.PixelMeasuresSequence(source.PixelSpacing, source.get("SliceThickness") or step, step)
+        measures = hd.PixelMeasuresSequence(source.PixelSpacing, source.SliceThickness, step)
         return hd.seg.Segmentation(
             source_images=sources,
             pixel_array=np.moveaxis(values, 0, -1),

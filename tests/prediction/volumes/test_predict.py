@@ -279,7 +279,7 @@ def test_series_and_patients_are_not_mixed(tmp_path):
     [reason] = run(tmp_path / "a", tmp_path / "out_a", ("flair",)).failed.values()
     assert "holds 2 DICOM series" in reason
     [reason] = run(tmp_path / "b", tmp_path / "out_b").failed.values()
-    assert "of 2 patients: p1, p2" in reason
+    assert "of 2 patients, such as flair, t1ce" in reason
     [note] = run(tmp_path / "c", tmp_path / "out_c").notes.values()
     assert "are they of one patient?" in note
 
