@@ -50,6 +50,13 @@ def _parser() -> Parser:
     earlier.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
     earlier.add_argument("--overwrite", action="store_true", help="Replace earlier results in OUT, and no other files.")
     _add_outputs(parser)
+    parser.add_argument(
+        "--dicom_seg",
+        action="store_true",
+        help="DICOM series: write DICOM, too: NAME_mask.dcm and NAME_probability.dcm (segmentations over the series of "
+        "the first modality, binary and fractional) and NAME_report.dcm (volumes). Needs pip install "
+        "'diffmedseg[dicom]'.",
+    )
     parser.add_argument("--panel", action="store_true", help="Draw each result over its input, NAME_panel.png.")
     parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
     parser.add_argument(
@@ -169,6 +176,7 @@ def _outputs(options: argparse.Namespace, parser: Parser) -> "Outputs":
         labels=options.labels or ("order" if options.label_map else None),
         panel=options.panel,
         pixel_size=None if size is None else (size[0], size[-1]),
+        dicom_seg=options.dicom_seg,
     )
 
 

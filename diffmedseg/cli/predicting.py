@@ -42,6 +42,8 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
             )
         if options.samples == "nifti":
             raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
+        if options.dicom_seg:
+            raise DataError("--dicom_seg is for DICOM series; this model takes pictures: leave it out.")
         windows = None if options.windows is None else read_windows(options.windows)
         pictures = find_pictures(options.images)
         return predict_pictures(model, pictures, *how, windows, options.overwrite, outputs, options.part)

@@ -18,7 +18,7 @@ from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, wri
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.outputs import Outputs, label_values
+from diffmedseg.prediction.outputs import DICOM, Outputs, label_values
 from diffmedseg.prediction.parts import OF_PARTS, PARTS, TABLE, Part, part_tables, remove_parts
 from diffmedseg.prediction.removing import file_name, remove_earlier, remove_results
 from diffmedseg.reading.names import PREDICTIONS
@@ -279,6 +279,10 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def check_samples(self, path: Path, row: AnyRow) -> bool:
         """The same of a file with the samples of a region."""
 
+    def check_dicom(self, path: Path, row: AnyRow) -> bool:
+        """The same of a DICOM object; of these there are none unless a subclass writes them."""
+        return False
+
     @abstractmethod
     def shape(self, row: AnyRow) -> tuple[int, ...]:
         """Return the shape of a map as an array."""
@@ -292,6 +296,10 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         """Return where the samples go as an ``.npz``."""
         return self.path(name, "samples", suffix=".npz")
 
+    def dicom(self, name: str) -> dict[str, Path]:
+        """Return where the DICOM objects of an image go, by kind; none where they are not wanted."""
+        return {kind: self.path(name, kind, suffix=".dcm") for kind in DICOM if self.outputs.dicom_seg}
+
     def _maps(self, name: str) -> list[Path]:
         return [self.path(name, kind, region) for region in self.regions for kind in self.kinds]
 
@@ -304,6 +312,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         files += self._samples(name) if self.outputs.samples == "image" else []
         files += [self.archive(name)] if self.outputs.samples == "npz" else []
         files += [self.path(name, "labels")] if self.labels else []
+        files += self.dicom(name).values()
         return files + ([self.path(name, "panel")] if self.outputs.panel else [])
 
     def is_whole(self, name: str, files: Callable[[], Iterable[Path]]) -> bool:
@@ -321,6 +330,8 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             ):
                 return False
             if self.outputs.samples == "npz" and not self._check_archive(self.archive(name), row):
+                return False
+            if not all(self.check_dicom(path, row) for path in self.dicom(name).values()):
                 return False
             return not self.outputs.panel or self.path(name, "panel").is_file()
         except Exception:  # whatever reading a damaged file brings about
@@ -477,5 +488,6 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             "samples": self.outputs.samples,
             "labels": dict(labels) if (labels := self.labels or self.labels_before) else None,
             "pixel_size": None if self.outputs.pixel_size is None else list(self.outputs.pixel_size),
+            "dicom_seg": self.outputs.dicom_seg,
             "columns": self._table_columns(),
         }

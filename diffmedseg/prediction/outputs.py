@@ -10,6 +10,7 @@ from diffmedseg.errors import DataError, unknown
 
 MAPS = ("mask", "probability", "disagreement")
 CONTOURS = ("inner", "outer")  # of calibrated models
+DICOM = ("mask", "probability", "report")  # objects of --dicom_seg, of all regions each
 IN_ORDER = "order"
 _LARGEST_LABEL = 255  # label maps have 8 bits
 # Label of the voxels that lie in a region and in no region inside it.
@@ -34,6 +35,7 @@ class Outputs:
             or ``REGION=VALUE,...``; None for no label map.
         panel: Draw each result over its input.
         pixel_size: Height and width of a pixel in mm, for areas in mm2; None where they are not known.
+        dicom_seg: Write the results of a DICOM series as DICOM, too.
     """
 
     maps: tuple[str, ...] | None = None
@@ -41,6 +43,7 @@ class Outputs:
     labels: str | None = None
     panel: bool = False
     pixel_size: tuple[float, float] | None = None
+    dicom_seg: bool = False
 
     def kinds(self, contours: bool) -> tuple[str, ...]:
         """Return the maps that are written.

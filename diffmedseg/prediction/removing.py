@@ -9,12 +9,12 @@ import yaml
 from diffmedseg.atomic import lock_folder, remove_temporaries, write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
-from diffmedseg.prediction.outputs import CONTOURS, MAPS
+from diffmedseg.prediction.outputs import CONTOURS, DICOM, MAPS
 from diffmedseg.prediction.parts import OF_PARTS, TABLE, part_tables, remove_parts
 from diffmedseg.reading.names import PREDICTIONS
 
-_SUFFIXES = (".png", ".tif", ".nii.gz", ".npz")
-_EXTRAS = ("labels", "samples", "panel")
+_SUFFIXES = (".png", ".tif", ".nii.gz", ".npz", ".dcm")
+_EXTRAS = ("labels", "samples", "panel", *DICOM)
 
 
 def file_name(name: str, kind: str, suffix: str, region: str | None) -> str:

@@ -110,22 +110,24 @@ def find_series(folder: Path) -> Series:
         check_elements(path)
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        names_of = {one: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series[:1]}
+        names_of = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series]
     except RuntimeError as error:
         raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
     if len(series) != 1:
-        found = f"{len(series)} DICOM series ({first_names(list(series))})" if series else "no DICOM series"
+        firsts = first_names([Path(names[0]).name for names in names_of])
+        found = f"{len(series)} DICOM series (that of {firsts})" if series else "no DICOM series"
         raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
-    files = [Path(name) for name in names_of[series[0]]]
+    files = [Path(name) for name in names_of[0]]
     names = {path.name for path in files}
     lost = [path.name for path in _dicom_files(folder) if path.name not in names]
     if lost:
         raise DataError(f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Export it again")
     headers = [_header(path) for path in files]
-    patients = {_text(header, _PATIENT) for header in headers}
-    if len(patients) > 1:
-        raise DataError(f"{folder} holds slices of {len(patients)} patients: {first_names(patients)}")
-    return Series(files, patients.pop(), _find_grid(folder, files, headers))
+    patients = {_text(header, _PATIENT): path.name for header, path in zip(headers, files, strict=True)}
+    if len(patients) > 1:  # whose ids are nobody's business
+        slices = first_names(list(patients.values()))
+        raise DataError(f"{folder} holds slices of {len(patients)} patients, such as {slices}: separate them")
+    return Series(files, next(iter(patients)), _find_grid(folder, files, headers))
 
 
 def _text(header: "sitk.ImageFileReader", tag: str) -> str:

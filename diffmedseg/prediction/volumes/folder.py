@@ -16,6 +16,7 @@ from diffmedseg.prediction.folder import PredictionFolder, Row
 from diffmedseg.prediction.outputs import draw_labels
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
+from diffmedseg.reading.dicom_elements import check_elements
 from diffmedseg.reading.volumes import read_stored
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
         """Whether there is a readable volume of the row's size for each sample."""
         sizes = [volume.GetSize() for volume in read_stored(path)]
         return sizes == [(row.columns, row.rows, row.slices)] * self.num_samples
+
+    def check_dicom(self, path: Path, row: VolumeRow) -> bool:
+        """Whether there is a whole DICOM object; segmentations have the row's columns and rows."""
+        import pydicom
+
+        check_elements(path)
+        header = pydicom.dcmread(path)
+        size = header.get("Columns", row.columns), header.get("Rows", row.rows)
+        return size == (row.columns, row.rows)
 
     def shape(self, row: VolumeRow) -> tuple[int, ...]:
         """Return slices, rows and columns, the axes of an array that SimpleITK gives."""

@@ -3,8 +3,10 @@
 import math
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,13 @@ from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.run import Report, Settings, describe_model, note_unfamiliar, predict_all
+from diffmedseg.prediction.volumes.dicom_seg import Algorithm, DicomWriter, check_highdicom
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
 from diffmedseg.prediction.volumes.reading import Volume, read_case
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment_volume
+from diffmedseg.wording import count, first_names
 
 
 def predict_volumes(
@@ -67,6 +71,9 @@ def predict_volumes(
     outputs = outputs or Outputs()
     if outputs.pixel_size is not None:
         raise DataError("--pixel_size is for pictures; the files of volumes say how large their voxels are.")
+    if outputs.dicom_seg:
+        check_highdicom()
+        _check_series(cases)
     folder = VolumeFolder(output, model, said, replace(outputs, panel=True) if panels else outputs, part)
 
     def segment(batches: Sequence[Sequence[VolumeCase]], report: Report) -> Generator[None, None, None]:
@@ -98,11 +105,41 @@ def _predict_case(
         save_figure(
             draw_planes(volume, result, model.channels, model.regions, millilitres), folder.path(case.name, "panel")
         )
+    if (paths := folder.dicom(case.name)) and volume.series is not None:
+        algorithm = Algorithm(model.title, describe_model(model) | settings.stored())
+        masks, soft = (_as_stored(volume, maps) for maps in (result.mask, result.probability))
+        DicomWriter(volume.series, algorithm, model.regions).write(paths, masks.astype(np.bool_), soft, rows)
     folder.rows[case.name] = rows
     report.done.append(case.name)
     notes = volume.note, note_unfamiliar(model, result.familiarity)
     if any(notes):
         report.notes[case.path] = "; ".join(filter(None, notes))
+
+
+def _as_stored(volume: Volume, maps: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[Any]:
+    """Turn maps (K, D, H, W) to the axes of the stored volume."""
+    import SimpleITK as sitk
+
+    numbers = maps.astype(np.uint8) if maps.dtype == np.bool_ else maps
+    return np.stack([sitk.GetArrayFromImage(volume.lay_over(one)) for one in numbers])
+
+
+def _check_series(cases: Sequence[VolumeCase]) -> None:
+    """Refuse cases over which no DICOM segmentation can lie: their first channel is a file.
+
+    Raises:
+        DataError: Naming some.
+    """
+    files = []
+    for case in cases:
+        with suppress(DataError):  # a case that cannot be read says so in its turn
+            files += [one for one in case.channels()[:1] if one.is_file()]
+    if files:
+        raise DataError(
+            f"--dicom_seg writes over a DICOM series, and {count(len(files), 'input')} of {len(cases)} "
+            f"{'is' if len(files) == 1 else 'are'} none: {first_names([file.name for file in files])}. Name folders "
+            "with DICOM series, or leave --dicom_seg out."
+        )
 
 
 def _describe(

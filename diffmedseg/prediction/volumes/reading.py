@@ -1,6 +1,6 @@
 """Reading a case: its channels on one grid, its brain, and what is needed to lay results over it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from diffmedseg.data.mri.volumes import find_brain
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.naming import remainder
-from diffmedseg.reading.dicom import find_series
+from diffmedseg.reading.dicom import Series, find_series
 from diffmedseg.reading.names import stem
 from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_stored
 from diffmedseg.wording import first_names
@@ -34,6 +34,7 @@ class Volume:
         stored: The first channel as stored: results are laid over it.
         oriented: The same with axes nearest to LPS.
         note: What the user should know of how it was read; often empty.
+        series: The DICOM series that the first channel is; None where it is a file.
     """
 
     channels: NDArray[np.float32]
@@ -42,6 +43,7 @@ class Volume:
     stored: "sitk.Image"
     oriented: "sitk.Image"
     note: str
+    series: Series | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -70,7 +72,9 @@ def read_case(case: VolumeCase) -> Volume:
     import SimpleITK as sitk
 
     paths = case.channels()
-    stored = _read_channels(case, paths)
+    series = {path: find_series(path) for path in paths if path.is_dir()}
+    first = series.get(paths[0])
+    stored = _read_channels(case, paths, series)
     paths = paths if len(paths) == len(stored) else paths * len(stored)
     volumes = [sitk.DICOMOrient(volume, "LPS") for volume in stored]
     for volume, path in zip(volumes[1:], paths[1:], strict=True):
@@ -80,14 +84,14 @@ def read_case(case: VolumeCase) -> Volume:
     mask_path = case.brain_mask()
     brain = find_brain(channels) if mask_path is None else read_brain(mask_path, volumes[0], paths[0])
     names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
-    return Volume(channels, brain, names, stored[0], volumes[0], "; ".join(_notes(paths, brain, volumes[0])))
+    note = "; ".join(_notes(paths, brain, volumes[0]))
+    return Volume(channels, brain, names, stored[0], volumes[0], note, first)
 
 
-def _read_channels(case: VolumeCase, paths: list[Path]) -> list["sitk.Image"]:
-    series = {path: find_series(path) for path in paths if path.is_dir()}
-    patients = {one.patient for one in series.values()}
+def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list["sitk.Image"]:
+    patients = {one.patient: path.name for path, one in series.items()}  # whose ids are nobody's business
     if len(patients) > 1:
-        raise DataError(f"its series are of {len(patients)} patients: {first_names(patients)}")
+        raise DataError(f"its series are of {len(patients)} patients, such as {first_names(list(patients.values()))}")
     stored = [volume for path in paths for volume in ([series[path].read()] if path in series else read_stored(path))]
     order = case.naming.volumes
     if order is None and len(stored) == len(paths):

@@ -1,0 +1,273 @@
+"""Predictions of a DICOM series as DICOM: segmentations that lie over it, and a report of the volumes.
+
+highdicom writes them. It and pydicom may log or warn of values that they find in a header, such as a patient's name:
+both are silenced, and an error says which kind of header was refused, never what it holds.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg import __version__
+from diffmedseg.atomic import write_whole
+from diffmedseg.data.regions import Code, region_code
+from diffmedseg.errors import DataError
+from diffmedseg.prediction.volumes.folder import VolumeRow
+from diffmedseg.reading.dicom import Series
+
+if TYPE_CHECKING:
+    import highdicom as hd
+    import pydicom
+
+_LEVELS = 255  # of a fractional segmentation, whose pixels have 8 bits
+_MAKER, _SERIAL = "diffmedseg", "none"
+# Elements that the standard allows to be empty (type 2), and highdicom wants to find.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "Modality",
+)  # fmt: skip
+_SEXES = ("M", "F", "O", "")
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_LOGGERS = ("highdicom", "pydicom")
+
+
+def check_highdicom() -> None:
+    """Refuse to write DICOM where highdicom is not installed.
+
+    Raises:
+        DataError: With the command that installs it.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DataError("--dicom_seg needs highdicom: pip install 'diffmedseg[dicom]'") from error
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made a segmentation.
+
+    Attributes:
+        name: What people call the model.
+        parameters: What the result depends on: the digest of the weights, samples, steps, seed and so on.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+
+    def _text(self) -> dict[str, str]:
+        return {key: str(value) for key, value in self.parameters.items() if value is not None}
+
+    def of_segment(self) -> "hd.AlgorithmIdentificationSequence":
+        """Return it as segments name it."""
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+
+        family = codes.DCM.ArtificialIntelligence
+        return hd.AlgorithmIdentificationSequence(self.name[:64], family, __version__, _MAKER, self._text())
+
+    def of_measurement(self) -> "hd.sr.AlgorithmIdentification":
+        """Return it as measurements name it."""
+        import highdicom as hd
+
+        parameters = [f"{key} = {value}" for key, value in self._text().items()]
+        return hd.sr.AlgorithmIdentification(self.name[:64], __version__, parameters)
+
+
+@dataclass(frozen=True)
+class DicomWriter:
+    """Writes what was found in a series.
+
+    Attributes:
+        series: The series that the segmentation lies over.
+        algorithm: What found it.
+        regions: Names of the regions.
+    """
+
+    series: Series
+    algorithm: Algorithm
+    regions: Sequence[str]
+
+    def write(
+        self,
+        paths: Mapping[str, Path],
+        masks: NDArray[np.bool_],
+        probability: NDArray[np.float32],
+        rows: Sequence[VolumeRow],
+    ) -> None:
+        """Write a binary segmentation, a fractional one, and a report of the volumes.
+
+        Args:
+            paths: Where ``mask``, ``probability`` and ``report`` go.
+            masks: (K, D, H, W), in the order of the series' files.
+            probability: (K, D, H, W), in [0, 1], likewise.
+            rows: What the table says of each region.
+
+        Raises:
+            DataError: If the series lacks what a segmentation has to name, or its header is damaged.
+        """
+        with _silence():
+            try:
+                sources = self._sources()
+                mask = self._segmentation(sources, masks, "mask", 1)
+                soft = self._segmentation(sources, probability, "probability", 2)
+                report = self._report([mask, *sources], rows)
+            except DataError:
+                raise
+            except Exception as error:  # its words may be the patient's
+                raise DataError(
+                    f"its header holds something that DICOM does not allow ({type(error).__name__}), and cannot become "
+                    "that of a segmentation: leave --dicom_seg out, or export the series again"
+                ) from None
+            for kind, dataset in (("mask", mask), ("probability", soft), ("report", report)):
+                write_whole(paths[kind], lambda path, dataset=dataset: dataset.save_as(path))
+
+    def _sources(self) -> "list[pydicom.Dataset]":
+        """Read the headers of the series, without their pixels."""
+        import pydicom
+
+        headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in self.series.files]
+        for path, header in zip(self.series.files, headers, strict=True):
+            if missing := [name for name in _NEEDED if not header.get(name)]:
+                raise DataError(
+                    f"{path.name} has no {' and no '.join(missing)}, which a segmentation has to name: leave "
+                    "--dicom_seg out, or export the series again"
+                )
+            for name in _MAY_BE_EMPTY:
+                if name not in header:
+                    setattr(header, name, "")
+            if header.PatientSex not in _SEXES:  # highdicom knows no others
+                header.PatientSex = ""
+        return headers
+
+    def _series(self, sources: "Sequence[pydicom.Dataset]", what: str, number: int) -> dict[str, Any]:
+        """Return what each of the new series says of itself; each object has a series of its own."""
+        import highdicom as hd
+
+        return {
+            "series_instance_uid": hd.UID(),
+            "series_number": 100 * max(int(sources[0].get("SeriesNumber") or 0), 0) + number,
+            "sop_instance_uid": hd.UID(),
+            "instance_number": 1,
+            "manufacturer": _MAKER,
+            "manufacturer_model_name": self.algorithm.name[:64],
+            "software_versions": __version__,
+            "device_serial_number": _SERIAL,
+            "series_description": f"{_MAKER} {what}",
+        }
+
+    def _segmentation(
+        self, sources: "list[pydicom.Dataset]", values: NDArray[Any], what: str, number: int
+    ) -> "hd.seg.Segmentation":
+        """Make a segmentation of (K, D, H, W): binary of bool, else fractional."""
+        import highdicom as hd
+
+        binary = values.dtype == np.bool_
+        segments = [
+            hd.seg.SegmentDescription(
+                segment_number=number,
+                segment_label=region[:64],
+                segmented_property_category=_concept(region_code(region).category),
+                segmented_property_type=_concept(region_code(region).type),
+                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm_identification=self.algorithm.of_segment(),
+            )
+            for number, region in enumerate(self.regions, 1)
+        ]
+        kinds = hd.seg.SegmentationTypeValues
+        source, step = sources[0], float(self.series.grid.spacing[2])
+        measures = hd.PixelMeasuresSequence(source.PixelSpacing, source.get("SliceThickness") or step, step)
+        return hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=np.moveaxis(values, 0, -1),
+            segmentation_type=kinds.BINARY if binary else kinds.FRACTIONAL,
+            segment_descriptions=segments,
+            fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+            max_fractional_value=_LEVELS,
+            pixel_measures=measures,
+            omit_empty_frames=bool(values.any()),
+            content_label=what.upper(),
+            **self._series(sources, what, number),
+        )
+
+    def _report(self, evidence: "list[pydicom.Dataset]", rows: Sequence[VolumeRow]) -> "hd.sr.Comprehensive3DSR":
+        """Make a report of the volume of each region, with its interval where there is one."""
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+
+        mask, *sources = evidence
+        series = hd.sr.SourceSeriesForSegmentation(sources[0].SeriesInstanceUID)
+        groups = [
+            hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                tracking_identifier=hd.sr.TrackingIdentifier(hd.UID(), row.region),
+                referenced_segment=hd.sr.ReferencedSegment(
+                    mask.SOPClassUID, mask.SOPInstanceUID, number, source_series=series
+                ),
+                finding_category=_concept(region_code(row.region).category),
+                finding_type=_concept(region_code(row.region).type),
+                algorithm_id=self.algorithm.of_measurement(),
+                measurements=[
+                    hd.sr.Measurement(
+                        codes.SCT.Volume,
+                        row.volume_ml,
+                        codes.UCUM.CubicCentimeter,
+                        method=codes.DCM.SumOfSegmentedVoxelMethodForVolume,
+                        properties=_interval(row),
+                    )
+                ],
+            )
+            for number, row in enumerate(rows, 1)
+        ]
+        device = hd.sr.DeviceObserverIdentifyingAttributes(
+            hd.UID(), self.algorithm.name[:64], manufacturer_name=_MAKER, model_name=self.algorithm.name[:64]
+        )
+        context = hd.sr.ObservationContext(
+            observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device),
+        )
+        report = hd.sr.MeasurementReport(context, codes.SCT.ImagingProcedure, groups)
+        described = self._series(sources, "volumes", 3)
+        return hd.sr.Comprehensive3DSR(evidence=evidence, content=report[0], **described)
+
+
+def _concept(code: Code) -> "hd.sr.CodedConcept":
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def _interval(row: VolumeRow) -> "hd.sr.MeasurementProperties | None":
+    """Return how far the interval of a volume reaches below and above it; None where it does not surround it.
+
+    A mask may be smaller or larger than all samples, whose interval it is: then only the table has the interval.
+    """
+    import highdicom as hd
+
+    below, above = row.volume_ml - row.volume_ml_low, row.volume_ml_high - row.volume_ml
+    if not (below >= 0 and above >= 0):  # also NaN, where there is none
+        return None
+    return hd.sr.MeasurementProperties(
+        upper_measurement_uncertainty=round(above, 4), lower_measurement_uncertainty=round(below, 4)
+    )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let neither warnings nor logs of the libraries through."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
