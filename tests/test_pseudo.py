@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mri_files import data_module, write_layout
 from PIL import Image
 from tiny_run import TINY, tiny_data
 
@@ -26,6 +27,7 @@ from diffmedseg.pseudo import writing
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel
 from diffmedseg.pseudo.writing import Order, write_pseudo_masks
+from diffmedseg.recipes import data_config
 from diffmedseg.zoo import load_model
 
 DATA = [option for option in TINY if option.startswith("--data.")]
@@ -222,6 +224,34 @@ def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tm
     pictures.setup("fit")
     assert pictures.serve(("mask",), ("foreground",)).endswith(NOTHING)
     assert pictures.load("train").unsure(0) is not None
+
+
+@pytest.mark.parametrize("name", ["lgg", "brats2015"])
+def test_slices_of_volumes_have_masks_by_their_labels(name, tmp_path):
+    write_layout(name, tmp_path / "data")
+    own = {"class_path": "diffmedseg.data.labels.MaskRule", "init_args": {"polarity": "brighter", "channel": "flair"}}
+    data = data_module(name, tmp_path / "data", train_slices="brain", mask_rule=own)
+    rows = write_pseudo_masks(order(data), tmp_path / "out")
+    student = module(tmp_path / "out")
+    assert student.info.regions == data.info.regions[:1]
+    store, truth = student.load("val"), data.load("val")
+    labels = [truth.label(index) for index in range(len(truth))]
+    assert 1 in labels
+    kept = {row.id: row for row in rows if row.split == "val" and row.kept == "yes"}
+    assert list(store.ids) == [name for name in truth.ids if name in kept]
+    for index, one in enumerate(store.ids):
+        assert bool(store.masks(index).any()) == (labels[list(truth.ids).index(one)] == 1)
+        assert torch.equal(store.image(index), truth.image(list(truth.ids).index(one)))
+    assert any((tmp_path / "out" / "images").iterdir()) == (len(data.info.channels) == 3)
+
+
+def test_the_rules_of_volumes_name_a_channel_that_they_have():
+    for name in ("lgg", "brats2015"):
+        config = data_config(name)
+        data = build_data({**config, "init_args": config["init_args"] | {"root": "nowhere"}})
+        assert Luminance(data.mask_rule, data.info)._channel == data.info.channels.index("flair")
+    with pytest.raises(DataError, match=r"mask_rule\.channel is 'flair'"):
+        Luminance(MaskRule(channel="flair"), tiny_data().info)
 
 
 @pytest.mark.parametrize(

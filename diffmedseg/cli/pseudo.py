@@ -119,4 +119,4 @@ def _of_run(name: str, options: argparse.Namespace, info: Any) -> tuple[Any, str
 
     path, chosen_by = proposing_checkpoint(name)
     model = load_model([str(path)], options.trust).to(on_device(options.device))
-    return OfModel(model, info, chosen_by), file_sha256(path) if Path(path).is_file() else name
+    return OfModel(model, info, chosen_by), file_sha256(path) if isinstance(path, Path) else path

@@ -87,11 +87,14 @@ def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
         todo = [index for index in range(len(store)) if store.ids[index] not in done]
         batches = [todo[first : first + order.batch_size] for first in range(0, len(todo), order.batch_size)]
         for batch in track(batches, f"Proposing masks for {split}", disable=len(batches) < 20):
-            rows += _write_batch(order, folder, split, store, batch, true if split == "train" else set())
+            rows += _write_batch(order, folder, split, store, batch, true)
         if not any(row.kept == "yes" for row in rows if row.split == split):
             first = next((row.reason for row in rows if row.split == split), "")
             raise DataError(f"No mask of the {split} split is kept (the first: {first}). Widen mask_rule.plausible.")
-    if len({(row.split, row.id) for row in rows}) < len(rows) or len({row.file for row in rows}) < len(rows):
+    names = {(row.split, row.id): row.id for row in rows}
+    if len(names) < len(rows) or len({row.file for row in rows}) < len(
+        set(names.values())
+    ):  # small data has val in train
         raise DataError(f"Names of images in {order.data.info.title} occur twice: pseudo masks need one name each.")
     write_whole(folder / SUPERVISION, lambda path: path.write_text(_supervision(order) + "\n", encoding="utf-8"))
     save_figure(draw_kept(stores, rows, folder), folder / _SHEET)
@@ -126,24 +129,24 @@ def _begin(order: Order, folder: Path) -> list[PseudoMask]:
     return []
 
 
-def _choose_true(store: ImageStore, number: int, seed: int) -> set[int]:
+def _choose_true(store: ImageStore, number: int, seed: int) -> set[str]:
     """Choose the training images that keep their true masks, among those whose label is not healthy."""
     diseased = [index for index in range(len(store)) if store.label(index) != 0] if number else []
     if number > len(diseased):
         raise DataError(f"{number} true masks are asked for; the training split has {len(diseased)} diseased images.")
     order = torch.randperm(len(diseased), generator=keyed_generator(seed, "true masks")).tolist()
-    return {diseased[place] for place in order[:number]}
+    return {store.ids[diseased[place]] for place in order[:number]}
 
 
 def _write_batch(
-    order: Order, folder: Path, split: Split, store: ImageStore, indices: list[int], true: set[int]
+    order: Order, folder: Path, split: Split, store: ImageStore, indices: list[int], true: set[str]
 ) -> list[PseudoMask]:
     """Write some images; the rows follow their files, so that a row stands for whole files."""
     images = torch.stack([to_signed(store.image(index)) for index in indices])
     soft = order.council.soft_maps(images, [store.ids[index] for index in indices])
     rows = []
     for image, own, index in zip(images, soft, indices, strict=True):
-        source, decided = _decide(order, store, index, own, index in true)
+        source, decided = _decide(order, store, index, own, store.ids[index] in true)
         row = PseudoMask(
             store.ids[index], store.cases[index], split, re.sub(r"[^\w.-]", "_", f"{store.ids[index]}"),
             "no" if decided.objection else "yes", source, decided.objection or "",
@@ -220,8 +223,8 @@ def draw_kept(
     axes = list(figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).flat)
     number_of = {(split, name): index for split, store in stores.items() for index, name in enumerate(store.ids)}
     for axis, row in zip(axes, chosen, strict=False):
-        store = stores["train" if row.split == "train" else "val"]
-        show(axis, to_signed(store.image(number_of[row.split, row.id])))
+        split: Split = "train" if row.split == "train" else "val"
+        show(axis, to_signed(stores[split].image(number_of[split, row.id])))
         for kind, style in (("masks", "solid"), ("unsure", "dotted")) if row.kept == "yes" else ():
             values = np.asarray(Image.open(folder / kind / f"{row.file}.png")) > 0
             outline(axis, torch.from_numpy(values)[None], linewidth=0.8, linestyle=style)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import auto_cli
+from torch import Tensor
 
 from diffmedseg.crf import RandomSubsetCRF
 from diffmedseg.data.base import SegmentationDataModule
@@ -20,6 +21,20 @@ from diffmedseg.data.store import majority, to_signed
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
 from diffmedseg.zoo import load_model
+
+
+class Remembered(Proposer):
+    """Proposes as another proposer does, and asks that only once for an image."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        self._proposer, self._maps = proposer, dict[str, Tensor]()
+        self.relative = proposer.relative
+
+    def __call__(self, image: Tensor, keys: Sequence[str]) -> Tensor:
+        """Propose; see the base class."""
+        if not set(keys) <= self._maps.keys():
+            self._maps |= dict(zip(keys, self._proposer(image, keys), strict=True))
+        return torch.stack([self._maps[key] for key in keys])
 
 
 def rules(own: MaskRule) -> Mapping[str, MaskRule]:
@@ -62,11 +77,11 @@ def main(data: str, root: Path, runs: Sequence[str] = (), image_size: int = 64, 
     """
     module = configured(data, root, {"image_size": str(image_size)})
     module.setup("validate")
-    bright = Luminance(module.mask_rule, module.info)
+    bright = Remembered(Luminance(module.mask_rule, module.info))
     proposers: dict[str, Sequence[Proposer]] = {"luminance": [bright]}
     for run in runs:
         checkpoint, chosen_by = proposing_checkpoint(run)
-        model = OfModel(load_model(str(checkpoint)), module.info, chosen_by)
+        model = Remembered(OfModel(load_model(str(checkpoint)), module.info, chosen_by))
         proposers |= {f"{run}": [model], f"mean of both, {run}": [model, bright]}
     own = rules(module.mask_rule)
     print(f"| proposer | CRF | {' | '.join(own)} | kept |")
