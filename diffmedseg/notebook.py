@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from html import escape
-from typing import cast
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -40,12 +40,12 @@ def check_index(index: int, length: int, noun: str) -> int:
 def select(result: Segmentation, index: int) -> Segmentation:
     """Take one image of a segmentation, on the CPU."""
 
-    def take(value: object) -> object:
+    def take(value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, Segmentation):
             return select(value, index)
         return value[index : index + 1].cpu() if isinstance(value, Tensor) else value
 
-    return Segmentation(**{field.name: cast(None, take(getattr(result, field.name))) for field in fields(result)})
+    return Segmentation(**{field.name: take(getattr(result, field.name)) for field in fields(result)})
 
 
 def _regions(result: Segmentation) -> Sequence[str]:

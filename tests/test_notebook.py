@@ -142,8 +142,8 @@ def test_the_interval_of_a_volume_is_that_of_whole_samples():
 
 
 def test_slices_of_a_volume_share_the_noise():
-    model, image = bright_segmenter(("flair", "t1ce")), torch.zeros(2, 2, 32, 32) - 0.1
-    image[1, 1] += 0.1  # of a channel that the model does not look at
+    model, image = bright_segmenter(("flair", "t1ce")), torch.full((2, 2, 32, 32), 0.2)
+    image[:, 1] = torch.tensor([-0.1, -0.2])[:, None, None]  # of a channel that the model does not look at
     alone, together = model.segment(image), model.segment(image, spacing=SPACING)
     assert torch.equal(together.samples[0], together.samples[1])
     assert not torch.equal(alone.samples[0], alone.samples[1])
