@@ -42,6 +42,18 @@ SEVERAL_RATERS = "several_raters"
 #: By name of a network's class: the class that takes its place when an encoder is chosen.
 _ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork", "StochasticUNet")}
 _ON_ENCODER |= {"ResidualUNet": "SMPNetwork"}
+#: Supervised baselines that may become a condition network, and their settings that it has, too.
+_CONDITIONS = {
+    "SMPNetwork": (
+        "encoder",
+        "encoder_mean",
+        "encoder_std",
+        "encoder_frozen_norm",
+        "decoder_channels",
+        "encoder_depth",
+    ),
+    "ResidualUNet": ("size", "dropout"),
+}
 _YAML = (".yaml", ".yml")
 
 
@@ -56,7 +68,7 @@ def list_parts(part: str) -> list[str]:
     """Return the names of the files of a part: those that stand for themselves and not for a combination.
 
     Args:
-        part: ``model``, ``member``, ``data``, ``preset``, ``logger`` or ``callbacks``.
+        part: ``model``, ``member``, ``data``, ``preset``, ``logger``, ``callbacks`` or ``chain``.
     """
     return sorted(path.stem for path in (experiments_folder() / part).glob("*.yaml") if "+" not in path.stem)
 
@@ -179,6 +191,7 @@ def recipe(
         preset: Name of a preset (:func:`list_presets`); None for a quick look.
         name: Name of the experiment; None for ``<model>-<data>``.
         pretrained: A zoo entry, the folder of a run, or a checkpoint whose weights training starts from.
+            MedSegDiff-Lite starts from a supervised baseline, too: it becomes the condition network.
         trust: Packages of one's own whose classes ``pretrained`` may load.
         settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
         encoder: Name of an encoder, such as ``lite0`` or ``resnet34``: the condition network of MedSegDiff-Lite and -V2
@@ -296,18 +309,31 @@ def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[
     """Return the network of what training starts from: its size and encoder take the place of the recipe's.
 
     Raises:
-        RecipeError: If the model's network is another one.
+        RecipeError: If the model's network is another one, and cannot have that one as its condition network.
     """
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
     network = pretrained_denoiser(pretrained_config(pretrained))
     own = _class_of_network(files)
+    if own == "diffmedseg.models.MedSegDiffLite" and (around := _around(network)) is not None:
+        return {"class_path": own, "init_args": around}
     if own and own != network["class_path"]:
         theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own))
         raise RecipeError(
             f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train the model that {theirs} is of."
         )
     return network
+
+
+def _around(network: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of a network whose condition network is a supervised baseline; None for what is none."""
+    package, _, name = network["class_path"].rpartition(".")
+    if package != "diffmedseg.models" or name not in _CONDITIONS:
+        return None
+    arguments = network["init_args"]
+    if arguments.get("architecture", "unet") != "unet":
+        return None  # condition networks on an encoder are U-Nets
+    return {key: arguments[key] for key in _CONDITIONS[name]}
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:

@@ -19,6 +19,8 @@ def effective(cli):
     }
 
 
+#: Settings of data that change nothing where there are no pseudo masks.
+_BESIDE = {"mask_rule", "unsure"}
 #: Settings that data took on later, at the value that they had always meant.
 _MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False)]
 #: Arguments that models and losses took on later, at the values that change nothing.
@@ -33,7 +35,8 @@ _CALLED = {"val/score": "val/dice"}
 def _set(value):
     """Drop what is null, and what a class took on later without a change."""
     if isinstance(value, dict):
-        return {key: _set(item) for key, item in value.items() if item is not None and (key, item) not in _MEANT}
+        kept = {key: item for key, item in value.items() if item is not None and key not in _BESIDE}
+        return {key: _set(item) for key, item in kept.items() if (key, item) not in _MEANT}
     if isinstance(value, list | tuple):
         return [_set(item) for item in value]
     return _CALLED.get(value, value) if isinstance(value, str) else str(value) if isinstance(value, PurePath) else value

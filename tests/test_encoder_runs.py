@@ -5,6 +5,7 @@ import csv
 import pytest
 import torch
 from effective import effective
+from lightning import Trainer
 from safetensors.torch import save_file
 from test_recipes import instantiate
 from tiny_run import load, tiny_fit
@@ -13,7 +14,7 @@ from diffmedseg import load_checkpoint
 from diffmedseg.cli import main
 from diffmedseg.errors import RecipeError
 from diffmedseg.files import read_yaml
-from diffmedseg.models import SMPNetwork
+from diffmedseg.models import SMPNetwork, SupervisedSegmenter
 from diffmedseg.recipes import recipe
 
 SMALL = "mobilenetv3_small_050"  # of timm, which knows its mean and deviation
@@ -157,3 +158,26 @@ def test_a_wrong_encoder_is_one_line(tmp_path, capsys):
         main(tiny_fit(tmp_path, "--encoder=resnet43"))
     assert error.value.code == 2
     assert "error: There is no encoder 'resnet43'. Did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [{}, {"encoder_depth": 4, "decoder_channels": [8, 8, 8, 8]}])
+def test_the_recipe_of_lite_takes_the_network_of_the_baseline_that_it_starts_from(width, tmp_path):
+    torch.manual_seed(0)
+    network = SMPNetwork(3, 1, encoder="tu-test_efficientnet", encoder_frozen_norm=True, **width)
+    colours = ("red", "green", "blue")
+    source = SupervisedSegmenter(network, image_size=(32, 32), channels=colours, regions=("lesion",))
+    file = tmp_path / "baseline.ckpt"
+    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=0).strategy.connect(source)
+    torch.save({"hyper_parameters": dict(source.hparams), "state_dict": source.state_dict()}, file)
+    settings = ["--model.denoiser.condition_frozen=true", f"--runs={tmp_path}"]
+    model, _, _ = recipe("medsegdiff-lite", "synthetic", pretrained=file, settings=settings).build()
+    own = model.denoiser
+    assert isinstance(own.condition, SMPNetwork)
+    assert own.condition.frozen_norm
+    assert own.condition_frozen
+    assert own.condition.decoder_channels == network.decoder_channels
+    assert [value.shape for value in own.condition.state_dict().values()] == [
+        value.shape for value in network.state_dict().values()
+    ]
+    with pytest.raises(RecipeError, match="has the network SMPNetwork"):
+        recipe("medsegdiff", "synthetic", pretrained=file)

@@ -22,6 +22,10 @@ _MODEL, _DATA = "medsegdiff-lite", "synthetic"
 
 def train(args: list[str]) -> None:
     """Run ``diffmedseg train``."""
+    if args and args[0] in list_parts("chain"):
+        from diffmedseg.cli.chain import train as train_chain
+
+        return train_chain(args)
     parser = _train_parser()
     names = _leading(args, 2)
     options, settings = parser.parse_known_args(args[len(names) :])
@@ -119,7 +123,7 @@ def _train_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train MODEL on DATA, test the best checkpoint, and write weights, scores and pictures to\n"
         f"runs/<name>/version_<n>. Without names: {_MODEL} on {_DATA}.\n\n"
-        f"{_listed('MODEL', list_models())}\n{_listed('DATA', list_datasets())}\n\n"
+        f"{_listed('MODEL', [*list_models(), *list_parts('chain')])}\n{_listed('DATA', list_datasets())}\n\n"
         "  diffmedseg train medsegdiff-lite isic2017 --data.root /data/isic2017 --preset cpu\n"
         "  diffmedseg train medsegdiff-lite isic2017 --encoder lite0 --model.encoder_lr 0.3\n"
         "  diffmedseg train medsegdiff-lite folder --data.root mine --pretrained medsegdiff-lite_isic2017.cpu64",

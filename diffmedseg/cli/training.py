@@ -27,6 +27,7 @@ from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
+from diffmedseg.cli.precision import fitting_precision
 from diffmedseg.cli.settings import SettingsParser
 from diffmedseg.configurable import to_config
 from diffmedseg.dashboards import WandbRunLogger, default_logger
@@ -139,6 +140,12 @@ class DiffMedSegCLI(LightningCLI):
             if own is not None and name in own.init_args and own.init_args[name] is None:
                 own.init_args[name] = arguments.get(name)
 
+    def _settle_precision(self) -> None:
+        """Write the precision that suits this machine into the configuration."""
+        trainer = self._settings.trainer
+        trainer.precision = fitting_precision(trainer.precision, str(trainer.accelerator), self.arguments)
+        self._get(self.config_init, "trainer")["precision"] = trainer.precision
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Name the Trainer's commands; predicting is a command of its own, which needs no data set."""
@@ -205,6 +212,7 @@ class DiffMedSegCLI(LightningCLI):
         """
         config = self._settings
         self._settle_normalisation(to_config(self.model.denoiser)["init_args"])
+        self._settle_precision()
         if config.trainer.fast_dev_run:
             return super().instantiate_trainer(enable_model_summary=False, **kwargs)
         self.run_folder, checkpoint = self._open_run(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffmedseg.data.pictures.outlines import XMLOutlines as XMLOutlines
     from diffmedseg.data.pictures.qubiq import QUBIQSlices as QUBIQSlices
     from diffmedseg.data.pictures.rater_files import RaterFiles as RaterFiles
+    from diffmedseg.data.pseudo import PseudoMaskDataModule as PseudoMaskDataModule
     from diffmedseg.data.store import ImageStore as ImageStore
     from diffmedseg.data.synthetic import SyntheticDataModule as SyntheticDataModule
     from diffmedseg.errors import DataError as DataError
@@ -52,6 +53,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.data.pictures.outlines": ["XMLOutlines"],
         "diffmedseg.data.pictures.qubiq": ["QUBIQSlices"],
         "diffmedseg.data.pictures.rater_files": ["RaterFiles"],
+        "diffmedseg.data.pseudo": ["PseudoMaskDataModule"],
         "diffmedseg.data.store": ["ImageStore"],
         "diffmedseg.data.synthetic": ["SyntheticDataModule"],
         "diffmedseg.errors": ["DataError"],

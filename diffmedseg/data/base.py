@@ -16,6 +16,7 @@ from diffmedseg.data.augmentation import Augmentation
 from diffmedseg.data.batch import Batch
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.applying import label_split
+from diffmedseg.data.labels.deciding import MaskRule
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.problem import Problem
@@ -49,6 +50,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             they then see as much at once of the images that they segment. None for whole images, as are smaller ones.
         label_recipe: Where image-level labels come from, for models that learn from them and see no masks; None for
             those that the data set has.
+        mask_rule: How a map of evidence becomes a mask where no mask is learned from; see ``diffmedseg pseudo``. None
+            cuts it at Otsu's level alone.
     """
 
     info: DatasetInfo
@@ -64,6 +67,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         seed: int = 0,
         label_recipe: LabelRecipe | None = None,
         patch: int | None = None,
+        mask_rule: MaskRule | None = None,
     ) -> None:
         super().__init__()
         config = to_config(self)  # stored in every checkpoint, so that whoever has one can build the data again
@@ -79,7 +83,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         self.num_workers, self.seed, self.label_recipe = num_workers, seed, label_recipe
         if patch is not None and patch < 8:
             raise ValueError(f"patch is {patch}; it has to be at least 8.")
-        self.patch = patch
+        self.patch, self.mask_rule = patch, mask_rule or MaskRule()
         self.augment: nn.Module | None = Augmentation() if augment is None else augment or None
         self.stores: dict[Split, ImageStore] = {}
         self._labelled: ImageStore | None = None
@@ -229,7 +233,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         names: tuple[Literal["image", "healthy"], ...] = ("image", "healthy")
         images = [name for name in names if name in batch]
         image = torch.cat([to_unit(batch[name]) for name in images], 1)
-        masks = {name: batch[name].float() for name in ("mask", "raters") if name in batch}
+        masks = {name: batch[name].float() for name in ("mask", "raters", "unsure") if name in batch}
         if self.augment is not None and "draw" in batch:
             generators = [keyed_generator(self.seed, "augmentation", draw) for draw in batch["draw"]]
             flat = torch.cat([image[:, :0], *(mask.flatten(1, -3) for mask in masks.values())], 1)

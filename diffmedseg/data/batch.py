@@ -23,6 +23,8 @@ class Batch(TypedDict, total=False):
         healthy: (B, C, H, W): the same images without disease. Only DiffSeg with ``supervision: pairs`` needs them.
         raters: (B, R, K, H, W), in {0, 1}: the masks of all raters. Training needs them where a model learns from all.
             Default in evaluation: ``mask`` as the only rater.
+        unsure: (B, 1, H, W), in {0, 1}: pixels whose mask nobody is sure of. No training loss looks at them; scores do.
+            Default: none.
         rater_valid: (B, R), bool: which raters an image has. Default: all.
         reference: B masks (R, K, h, w), uint8, at native resolution, on the CPU; tests are scored on them. Default:
             ``mask``.
@@ -42,6 +44,7 @@ class Batch(TypedDict, total=False):
     label: Tensor
     healthy: Tensor
     raters: Tensor
+    unsure: Tensor
     rater_valid: Tensor
     reference: list[Tensor]
     field_of_view: list[Tensor | None]
@@ -59,8 +62,9 @@ _FORMS = {
     "label": "(B,), 0 for healthy and 1 for diseased",
     "healthy": "(B, C, H, W), float in [-1, 1]",
     "raters": "(B, R, K, H, W), in {0, 1}, the masks of all raters",
+    "unsure": "(B, 1, H, W), in {0, 1}, where masks are not sure",
 }
-_MASKS = ("mask", "raters")
+_MASKS = ("mask", "raters", "unsure")
 _MAPS = ("image", "healthy", *_MASKS)
 
 
@@ -85,7 +89,8 @@ def check_batch(batch: Any, needs: Sequence[str], channels: int, regions: int, v
             raise ValueError(f"A batch has no {name}; it has {there}. Have the data set give {name} {_FORMS[name]}.")
     for name in _MAPS:
         shape = tuple(batch[name].shape) if name in batch else None
-        expected = ("B", *(["R"] if name == "raters" else []), regions if name in _MASKS else channels, "H", "W")
+        of_mask = 1 if name == "unsure" else regions
+        expected = ("B", *(["R"] if name == "raters" else []), of_mask if name in _MASKS else channels, "H", "W")
         if shape is not None and (len(shape) != len(expected) or shape[-3] != expected[-3]):
             raise ValueError(f"The {name} of a batch has shape {shape}; expected ({', '.join(map(str, expected))}).")
     if not values:

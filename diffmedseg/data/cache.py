@@ -116,7 +116,7 @@ def shrink_images(
         items: What to shrink; the order is kept.
         size: (H, W) of the model's grid. The aspect is not kept.
         mask_shape: (R, K): raters and regions of each item.
-        read_masks: Reads the masks of an item, (R, K, h, w) in {0, 1}, at the size of its upright image.
+        read_masks: Reads the masks of an item, (R, K, h, w), odd in the foreground, at the size of its upright image.
         settings: What else ``read_masks`` depends on, by its ``repr``.
         value_range: What becomes black and white in images of more than 8 bits.
         read_image: Reads an image, given its file, ``size``, ``value_range`` and the item's window. None reads it by
@@ -262,7 +262,7 @@ def _write(
             if found := [*picture.notes, *_doubt_orientation(item, picture)]:
                 notes[item.id] = found
             shown = native if item.window is None else item.window.crop(native)
-            masks[index], filled[index] = _shrink_masks(shown, size), shown.any((-2, -1))
+            masks[index], filled[index] = _shrink_masks(shown, size), (shown % 2 > 0).any((-2, -1))
         except DataError as error:
             return error
         return None

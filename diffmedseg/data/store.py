@@ -70,6 +70,13 @@ class ImageStore(ABC):
     def reference(self, index: int) -> Tensor:
         """Return (R, K, h, w), uint8 in {0, 1}: the same masks at native resolution."""
 
+    def unsure(self, index: int) -> Tensor | None:
+        """Return (1, H, W), uint8 in {0, 1}: pixels whose mask nobody is sure of; no loss looks at them.
+
+        None where the masks of the whole split are sure.
+        """
+        return None
+
     def filled(self, index: int) -> Tensor:
         """Return (R, K), bool: which masks of the file have any foreground in the part that :meth:`masks` shows."""
         native, window = self.reference(index), self.window(index)
@@ -171,8 +178,8 @@ class TrainingView(Dataset[Item]):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return image (C, H, W), id, case and draw; mask (K, H, W) in {0, 1}, or healthy (C, H, W) where there is one.
 
-        Where all raters are asked for, there are raters (R, K, H, W) besides the mask, which is one of them. Healthy
-        images are their own counterparts.
+        Where masks are not sure everywhere, there is unsure (1, H, W) in {0, 1}. Where all raters are asked for, there
+        are raters (R, K, H, W) besides the mask, which is one of them. Healthy images are their own counterparts.
         """
         index, draw = key
         item = _common(self.store, index) | {"draw": draw}
@@ -180,7 +187,9 @@ class TrainingView(Dataset[Item]):
             masks = self.store.masks(index)[:, self.regions]
             rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
             raters = {"raters": masks} if self.all_raters else {}
-            return self._cut(item | {"mask": masks[rater]} | raters, draw)
+            unsure = self.store.unsure(index)
+            doubted = {} if unsure is None else {"unsure": unsure}
+            return self._cut(item | {"mask": masks[rater]} | raters | doubted, draw)
         healthy = self.store.healthy(index)
         return item if healthy is None else item | {"healthy": healthy}
 
@@ -191,7 +200,7 @@ class TrainingView(Dataset[Item]):
         generator, size = keyed_generator(self.seed, "patch", draw), item["mask"].shape[-2:]
         starts = [int(torch.randint(max(side - self.patch, 0) + 1, (), generator=generator)) for side in size]
         window = (..., *(slice(start, start + self.patch) for start in starts))
-        return item | {name: item[name][window] for name in ("image", "mask", "raters") if name in item}
+        return item | {name: item[name][window] for name in ("image", "mask", "raters", "unsure") if name in item}
 
 
 class EvaluationView(Dataset[Item]):

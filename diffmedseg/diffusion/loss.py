@@ -29,7 +29,18 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     return 1 - (2 * intersection + 1) / (probability.sum((-2, -1)) + mask.sum((-2, -1)) + 1)
 
 
-def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver | None, weight: Tensor | None = None) -> Tensor:
+def weigh_pixels(values: Tensor, pixels: Tensor | None) -> Tensor:
+    """Multiply (B, K, H, W) by the weights of pixels, (B, 1, H, W); None for all alike."""
+    return values if pixels is None else values * pixels
+
+
+def row_dice_loss(
+    probability: Tensor,
+    mask: Tensor,
+    over: DiceOver | None,
+    weight: Tensor | None = None,
+    pixels: Tensor | None = None,
+) -> Tensor:
     """One minus the soft Dice, for each row and region of a batch.
 
     Over each image, an empty answer to an empty mask has Dice 1, and any answer has nearly 0. Where many masks are
@@ -43,11 +54,13 @@ def row_dice_loss(probability: Tensor, mask: Tensor, over: DiceOver | None, weig
         mask: (B, K, H, W), in {0, 1}.
         over: ``image`` or None for a Dice of each image, ``batch`` for the Dice of all pixels of the batch.
         weight: (B, 1) or (B, K), at least 0: how much each mask counts in the sums of a batch; None for all alike.
+        pixels: (B, 1, H, W), at least 0: how much each pixel counts in all sums; None for all alike.
 
     Returns:
         Shape (B, K), in [0, 1]; over the batch all values of a region are equal. The caller multiplies by its weights
         either way.
     """
+    probability, mask = weigh_pixels(probability, pixels), weigh_pixels(mask, pixels)
     if over != "batch":
         return soft_dice_loss(probability, mask)
     rows = 1 if weight is None else weight[:, :, None, None]
@@ -90,6 +103,7 @@ class DiffusionLoss(Configurable, nn.Module):
         x_0: Tensor,
         eps: Tensor,
         weight: Tensor | None = None,
+        pixels: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss, a scalar: the mean over the rows and regions.
 
@@ -102,6 +116,8 @@ class DiffusionLoss(Configurable, nn.Module):
             eps: (B, K, H, W), the noise in x_t.
             weight: (B, K), at least 0: how much each mask counts; None for all alike. Masks of weight 0 still count in
                 the number that the sum is divided by, so that the loss of a batch is the mean of its parts' losses.
+            pixels: (B, 1, H, W), at least 0: how much each pixel counts; None for all alike. As with masks, pixels of
+                weight 0 still count in the number that a sum is divided by.
 
         Raises:
             ValueError: If ``bce`` is set and the process does not predict x_0.
@@ -121,12 +137,13 @@ class DiffusionLoss(Configurable, nn.Module):
                 weight = level_weight if weight is None else weight * level_weight
             if self.mse:
                 predicted = x_0_hat if process.prediction == "x_0" else output
-                loss = loss + self.mse * (predicted - process.target(x_0, eps, t)).square().flatten(2).mean(2)
+                error = (predicted - process.target(x_0, eps, t)).square()
+                loss = loss + self.mse * weigh_pixels(error, pixels).flatten(2).mean(2)
             if self.bce:
                 cross_entropy = F.binary_cross_entropy_with_logits(output, mask, reduction="none")
-                loss = loss + self.bce * cross_entropy.flatten(2).mean(2)
+                loss = loss + self.bce * weigh_pixels(cross_entropy, pixels).flatten(2).mean(2)
             if self.dice:
-                dice = row_dice_loss(x_to_mask(x_0_hat), mask, self.dice_over, weight)
+                dice = row_dice_loss(x_to_mask(x_0_hat), mask, self.dice_over, weight, pixels)
                 loss = loss + self.dice * dice
             return (loss if weight is None else loss * weight).mean()
 
@@ -151,7 +168,9 @@ class PriorLoss(Configurable, nn.Module):
             raise ValueError(f"bce {bce} and dice {dice} have to be at least 0, and every {every} at least 1.")
         self.bce, self.dice, self.every, self.dice_over = bce, dice, every, dice_over
 
-    def forward(self, logits: Tensor, mask: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self, logits: Tensor, mask: Tensor, t: Tensor, weight: Tensor | None = None, pixels: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss, a scalar.
 
         What does not count is multiplied by 0 and never left out, so that every process of many has all gradients.
@@ -161,11 +180,14 @@ class PriorLoss(Configurable, nn.Module):
             mask: (B, K, H, W), in {0, 1}.
             t: (B, L), the time steps that each image was trained at.
             weight: (B, K), at least 0: how much each mask counts; None for all alike.
+            pixels: (B, 1, H, W), at least 0: how much each pixel counts; None for all alike.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(2).mean(2)
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+            cross_entropy = weigh_pixels(cross_entropy, pixels).flatten(2).mean(2)
             counts = (t % self.every == 0).float().mean(1, keepdim=True)
             counts = counts if weight is None else counts * weight
-            loss = self.bce * cross_entropy + self.dice * row_dice_loss(logits.sigmoid(), mask, self.dice_over, counts)
+            dice = row_dice_loss(logits.sigmoid(), mask, self.dice_over, counts, pixels)
+            loss = self.bce * cross_entropy + self.dice * dice
             return (loss * counts).mean()

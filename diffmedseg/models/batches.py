@@ -79,7 +79,7 @@ class BatchedModule(LightningModule):
         images that they deal.
         """
         batch["image"] = to_signed(batch["image"])
-        masks: tuple[Literal["mask", "raters"], ...] = ("mask", "raters")
+        masks: tuple[Literal["mask", "raters", "unsure"], ...] = ("mask", "raters", "unsure")
         present = [name for name in masks if name in batch]
         for name in present:
             batch[name] = batch[name].float()

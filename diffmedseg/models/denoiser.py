@@ -125,6 +125,14 @@ class Denoiser(Configurable, nn.Module, ABC):
         """Return the parameters of the encoder that may have pretrained weights; empty where there is none."""
         return []
 
+    def place_of(self, source: "Denoiser") -> str:
+        """Return the prefix of the names that the weights of another network have in this one, for fine-tuning.
+
+        Args:
+            source: The network whose weights are taken: one of the same kind, or one that is a part of this.
+        """
+        return ""
+
     def check_image(self, image: Tensor) -> None:
         """Refuse an image that the network cannot take, saying what would fit.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -268,6 +269,32 @@ def _spread(kernels: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return kernels.sum(1, keepdim=True)
     return kernels[:, [i % 3 for i in range(channels)]] * (3 / channels)
+
+
+@torch.no_grad()
+def leave_out_unused(encoder: nn.Module, channels: int) -> None:
+    """Leave out the last blocks of an encoder that no feature map needs, and freeze all other layers of this kind.
+
+    With DDP every parameter that learns has to have a gradient.
+
+    Args:
+        encoder: Of segmentation-models-pytorch; changed in place.
+        channels: C, of its images.
+    """
+    model: Any = getattr(encoder, "model", encoder)
+    if hasattr(model, "_stage_out_idx") and isinstance(getattr(model, "blocks", None), nn.Sequential):
+        model.blocks = model.blocks[: max(model._stage_out_idx)]  # timm builds all blocks, and runs them
+    used: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda module, _: used.add(module)) for module in encoder.modules()]
+    training = encoder.training
+    encoder.eval()(torch.zeros(1, channels, 64, 64))
+    encoder.train(training)
+    for hook in hooks:
+        hook.remove()
+    for module in encoder.modules():
+        if module not in used:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
 
 def batch_norms(encoder: nn.Module) -> list[nn.Module]:

@@ -95,6 +95,7 @@ def initialise(
       source does not know starts as the mean of the source's outputs.
     - Where no name is known and the numbers are equal, the source's order is kept. Where the numbers differ, each
       channel starts as the mean of the source's, and inputs are scaled to keep the response to equal channels.
+    - A supervised baseline gives the condition network of MedSegDiff-Lite its weights.
     - All else keeps its new initialisation.
 
     The image size may differ: the networks are convolutional. The FF-Parser of MedSegDiff-V1 stores its filter over
@@ -151,9 +152,11 @@ def initialise(
 
 def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dict[str, Tensor], set[str]]:
     """Return the weights that fit the model's network, by name, and the names of those that had to be changed."""
-    axes = _weights_of(source.denoiser.channel_axes())
+    place = model.denoiser.place_of(source.denoiser)
+    axes = {f"{place}{key}": axis for key, axis in _weights_of(source.denoiser.channel_axes()).items()}
     names = {"channels": (source.channels, model.channels), "regions": (source.regions, model.regions)}
-    theirs, fitted, adapted = source.denoiser.state_dict(), {}, set()
+    theirs = {f"{place}{key}": value for key, value in source.denoiser.state_dict().items()}
+    fitted, adapted = {}, set()
     for key, own in model.denoiser.state_dict().items():
         if key not in theirs:
             continue

@@ -57,6 +57,8 @@ class Segmenter(BatchedModule, ABC):
     fitted_tta: TTA = "none"
     #: What supervision the weights took, in words.
     learned_from: str = "masks"
+    #: Whether its samples are maps that were cut at a level found in each: a data set's rule may then cut them anew.
+    cuts_maps: bool = False
     #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
     initialisation: dict[str, Any] | None = None
     #: Whether a test logs Dice by itself; a callback that scores more sets it to False for its time.

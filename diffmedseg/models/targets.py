@@ -1,6 +1,6 @@
-"""The masks that a training step learns from, where images have several raters or empty masks."""
+"""The masks that a training step learns from, where images have several raters, empty masks or unsure pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -18,15 +18,21 @@ class Targets:
     """The masks of R raters of each of B images.
 
     Attributes:
-        mask: (B * R, K, H, W), in {0, 1}, image-major.
+        mask: (B * R, K, H, W), in {0, 1}, image-major; 0.5 in pixels that are unsure.
         weight: (B * R, K), at least 0: how much each mask counts; None where all count alike.
         present: (B, K), in [0, 1]: the share of the raters who outline anything in each region: of all raters of the
-            batch, even where masks are those of one.
+            batch, even where masks are those of one. Unsure pixels do not count.
+        pixels: (B * R, 1, H, W), in {0, 1}: the pixels that losses look at; None for all. No value of a mask elsewhere
+            changes any loss.
+        known: (B, K), in {0, 1}: whether ``present`` is known, which unsure pixels may leave open; None where it always
+            is.
     """
 
     mask: Tensor
     weight: Tensor | None
     present: Tensor
+    pixels: Tensor | None = None
+    known: Tensor | None = None
 
 
 def masks_needed(raters: Raters, energy_weight: float, energy_samples: int) -> tuple[str, ...]:
@@ -57,17 +63,45 @@ def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
         raters: Whose masks. Of all raters, each image counts alike, however many it has.
         skip_empty: Whether empty masks have no weight.
     """
-    own = _filled(batch["mask"])
+    pixels = sure_pixels(batch)
+    own = _filled(_only(batch["mask"], pixels))
     weight = own if skip_empty else None
     if raters == "one" and "raters" not in batch:
-        return Targets(batch["mask"], weight, own)
+        return _with_unsure(Targets(batch["mask"], weight, own), pixels)
     mask, valid = batch["raters"], batch["rater_valid"].float()[..., None]
-    filled, share = _filled(mask), valid / valid.sum(1, keepdim=True)
+    filled = _filled(_only(mask, None if pixels is None else pixels[:, None]))
+    share = valid / valid.sum(1, keepdim=True)
     present = (share * filled).sum(1)
     if raters == "one":
-        return Targets(batch["mask"], weight, present)
+        return _with_unsure(Targets(batch["mask"], weight, present), pixels)
     weight = share * mask.shape[1] * (filled if skip_empty else torch.ones_like(filled))
-    return Targets(mask.flatten(0, 1), weight.flatten(0, 1), present)
+    return _with_unsure(Targets(mask.flatten(0, 1), weight.flatten(0, 1), present), pixels)
+
+
+def sure_pixels(batch: Batch) -> Tensor | None:
+    """Return the pixels that losses look at, (B, 1, H, W) in {0, 1}, float; None for all."""
+    return 1 - batch["unsure"].float() if "unsure" in batch else None
+
+
+def sure_raters(batch: Batch) -> Tensor:
+    """Return the masks of all raters, (B, R, K, H, W), empty in pixels that are unsure."""
+    pixels = sure_pixels(batch)
+    return _only(batch["raters"], None if pixels is None else pixels[:, None])
+
+
+def _only(mask: Tensor, pixels: Tensor | None) -> Tensor:
+    return mask if pixels is None else mask * pixels
+
+
+def _with_unsure(targets: Targets, pixels: Tensor | None) -> Targets:
+    """Hide the masks in pixels that are unsure; whether they are empty is then known only of some."""
+    if pixels is None:
+        return targets
+    all_sure = (pixels > 0).flatten(1).all(1)[:, None]
+    known = ((targets.present > 0) | all_sure).to(targets.present)
+    pixels = pixels.repeat_interleave(len(targets.mask) // len(pixels), 0)
+    mask = torch.where(pixels > 0, targets.mask, 0.5)
+    return replace(targets, mask=mask, pixels=pixels, known=known)
 
 
 def _filled(mask: Tensor) -> Tensor:

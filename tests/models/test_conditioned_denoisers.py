@@ -102,6 +102,8 @@ def test_a_slim_decoder_keeps_the_encoder_and_is_stored_as_numbers(cls):
     [
         (r"decoder_channels is \[8, 8\]; give 5 positive numbers", {"decoder_channels": [8, 8]}),
         ("give 5 positive numbers", {"decoder_channels": [8, 8, 8, 8, 0]}),
+        ("give 4 positive numbers", {"decoder_channels": [8, 8, 8, 8, 8], "encoder_depth": 4}),
+        ("encoder_depth is 6; it has to be from 3 to 5", {"encoder_depth": 6}),
         ("no decoder width 'slender'", {"decoder_channels": "slender"}),
         ("cannot be set for the architecture fpn", {"decoder_channels": "slim", "architecture": "fpn"}),
         ("cannot be set for the architecture deeplabv3", {"decoder_channels": "slim", "architecture": "deeplabv3"}),
@@ -112,9 +114,39 @@ def test_a_decoder_that_cannot_be_is_refused(message, options):
         SMPNetwork(3, 1, encoder="resnet18", **options)
 
 
+@pytest.mark.parametrize("cls", [*CONDITIONED, SMPNetwork])
+def test_a_shallower_encoder_leaves_its_last_blocks_out_and_keeps_the_rest(cls, tmp_path):
+    """As of the whole encoder; with DDP every parameter that learns has to have a gradient."""
+    torch.manual_seed(0)
+    whole = SMPNetwork(3, 1, encoder="tu-tf_efficientnet_lite0", decoder_channels=[16, 8, 8, 8, 8])
+    file = tmp_path / "encoder.safetensors"
+    save_file(whole.network.encoder.state_dict(), file)
+    options = {"encoder": "lite0", "encoder_weights": str(file), "encoder_depth": 4, "decoder_channels": [8, 8, 8, 8]}
+    network = cls(3, 1, **options)
+    smp = getattr(network, "condition", network)
+    own, theirs = smp.network.encoder.state_dict(), whole.network.encoder.state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in own.items())
+    sizes = [sum(value.numel() for value in one.network.encoder.parameters()) for one in (whole, smp)]
+    assert sizes[1] < sizes[0] / 3
+    maps = [one.eval().image_maps(IMAGE) for one in (whole, smp)]
+    assert all(torch.equal(a, b) for a, b in zip(*maps, strict=False))
+    assert len(maps[1]) == len(maps[0]) - 1
+    smp.train().encode(IMAGE).prior.sum().backward()
+    assert all(p.grad is not None for p in smp.parameters() if p.requires_grad)
+    zoo.build(to_config(network)).load_state_dict(network.state_dict())
+
+
+def test_a_shallower_network_takes_smaller_images_and_has_the_usual_decoder():
+    network = SMPNetwork(3, 1, encoder="resnet18", encoder_depth=3)
+    assert (network.divisor, network.decoder_channels) == (8, [64, 32, 16])
+    assert network.encode(torch.zeros(1, 3, 24, 40)).prior.shape == (1, 1, 24, 40)
+
+
 def test_our_own_network_takes_no_channels_of_a_decoder():
     with pytest.raises(ValueError, match="decoder_channels needs an encoder"):
         MedSegDiffLite(3, 1, decoder_channels="slim")
+    with pytest.raises(ValueError, match="encoder_depth needs an encoder"):
+        MedSegDiffLite(3, 1, encoder_depth=4)
 
 
 def test_an_architecture_without_a_map_before_its_mask_is_refused():

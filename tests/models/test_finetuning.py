@@ -2,7 +2,14 @@ import pytest
 import torch
 from small_networks import concrete_denoisers, lite_designs, small
 
-from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, ResidualUNet
+from diffmedseg.models import (
+    MedSegDiffLite,
+    MedSegDiffSegmenter,
+    MedSegDiffV1,
+    ResidualUNet,
+    SMPNetwork,
+    SupervisedSegmenter,
+)
 from diffmedseg.models.finetuning import MisfitError, initialise
 
 DENOISERS = [*concrete_denoisers(), *lite_designs()]
@@ -166,3 +173,27 @@ def test_another_normalisation_is_doubted(std, recwarn):
     initialise(model, source)
     doubts = [str(warning.message) for warning in recwarn if "encoder_std" in str(warning.message)]
     assert len(doubts) == (std != 0.25)
+
+
+def test_lite_starts_from_a_supervised_baseline_and_may_keep_it():
+    """The baseline becomes the condition network; frozen, no step of training changes it."""
+    torch.manual_seed(0)
+    options = {"encoder": SMALL, "encoder_frozen_norm": True, "decoder_channels": [16, 8, 8, 8, 8]}
+    source = SupervisedSegmenter(SMPNetwork(3, 1, **options), image_size=(32, 32), channels=RGB, regions=LESION)
+    network = MedSegDiffLite(3, 1, **options, condition_frozen=True)
+    model = MedSegDiffSegmenter(network, image_size=(32, 32), channels=RGB, regions=LESION)
+    found = initialise(model, source)
+    assert found.left
+    assert all(name.startswith("condition.") for name in found.taken)
+    theirs = {name: value.clone() for name, value in source.denoiser.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    stem = network.stem.weight.clone()
+    model.train()
+    for _ in range(2):  # at first the head is zero, and no gradient goes through it
+        batch = {"image": noise(3).repeat(2, 1, 1, 1), "mask": torch.ones(2, 1, 32, 32), "draw": torch.arange(2)}
+        model.training_loss(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    own = network.condition.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in theirs.items())
+    assert not torch.equal(network.stem.weight, stem)

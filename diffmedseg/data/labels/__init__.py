@@ -1,8 +1,21 @@
 """Image-level labels, for models that learn from them: which the data has, and which can be made."""
 
 from diffmedseg.data.labels.crops import BorderCrops, MaskExcludedCrops
+from diffmedseg.data.labels.deciding import CentralComponent, FieldOfView, LargestComponent, MaskRule, Plausible
 from diffmedseg.data.labels.inpainted import InpaintedPairs
 from diffmedseg.data.labels.own import OwnLabels, OwnPairs
 from diffmedseg.data.labels.recipe import LabelRecipe
 
-__all__ = ["BorderCrops", "InpaintedPairs", "LabelRecipe", "MaskExcludedCrops", "OwnLabels", "OwnPairs"]
+__all__ = [
+    "BorderCrops",
+    "CentralComponent",
+    "FieldOfView",
+    "InpaintedPairs",
+    "LabelRecipe",
+    "LargestComponent",
+    "MaskExcludedCrops",
+    "MaskRule",
+    "OwnLabels",
+    "OwnPairs",
+    "Plausible",
+]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from diffmedseg.reading.pictures import Picture
     from diffmedseg.reading.windows import CropWindow
 
+#: Is added in a stored mask where nobody is sure of it: 2 over background, 3 over foreground.
+UNSURE = 2
 #: Stands in a stored mask where a rater did not outline the picture.
 MISSING = 255
 
@@ -36,6 +38,7 @@ class PictureCase:
         image: Its file.
         masks: Files by rater, and by region within; None for a rater who did not outline it.
         field_of_view: File of what is seen of the subject, where there is one.
+        unsure: File of the pixels whose masks nobody is sure of, where there is one.
     """
 
     id: str
@@ -43,6 +46,7 @@ class PictureCase:
     image: Path
     masks: tuple[tuple[Path, ...] | None, ...]
     field_of_view: Path | None = None
+    unsure: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,30 @@ class CaseMasks(ABC):
             raise DataError(f"The masks of {case.image} have different sizes, {first_names(list(map(str, shapes)))}")
         empty = np.full((len(outlined[0]), *shapes.pop()), MISSING, dtype=np.uint8)
         return np.stack([empty if rater is None else np.stack(rater) for rater in masks])
+
+    def unsure(self, case: PictureCase) -> NDArray[np.bool_] | None:
+        """Read the pixels whose masks nobody is sure of, (h, w); None where all are sure.
+
+        Raises:
+            DataError: If the file is unreadable, or its values are not those of a mask.
+        """
+        return None
+
+    def read_coded(self, case: PictureCase) -> NDArray[np.uint8]:
+        """Read the masks of a picture as they are stored: as :meth:`read`, with ``UNSURE`` added where it holds.
+
+        Raises:
+            DataError: As :meth:`read`, or if the unsure pixels have another size than the masks.
+        """
+        masks, unsure = self.read(case), self.unsure(case)
+        if unsure is None:
+            return masks
+        if unsure.shape != masks.shape[-2:]:
+            sizes = "{1} x {0}".format(*unsure.shape), "{3} x {2}".format(*masks.shape)
+            raise DataError(
+                f"{case.unsure} has {sizes[0]} pixels; the masks of {case.image} have {sizes[1]}: save it anew"
+            )
+        return np.where((masks != MISSING) & unsure, masks + UNSURE, masks).astype(np.uint8)
 
     def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
         """Read what is seen of the subject, (h, w); None where the data set does not say.

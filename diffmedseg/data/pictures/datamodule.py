@@ -13,6 +13,7 @@ from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
+from diffmedseg.data.labels.supervision import read_supervision
 from diffmedseg.data.pictures.cases import MISSING, CaseMasks, Found, PictureCase, PictureLayout
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
@@ -107,6 +108,11 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             problems.append(Problem("mask without picture", text, found.without_picture))
         return problems + self._shrunk.problems
 
+    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+        """Select the training targets; see the base class. A folder of pseudo masks says where these came from."""
+        found = super().serve(needs, regions)
+        return read_supervision(self.root) or found if found == "masks" else found
+
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.
 
@@ -141,14 +147,17 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
 
     @cached_property
     def _shrunk(self) -> ShrunkImages:
-        items = [
-            Item(name, case.image, tuple(path for rater in case.masks for path in rater or ()), self.windows.get(name))
-            for name, case in self.cases.items()
-        ]
+        items = [Item(name, case.image, _mask_files(case), self.windows.get(name)) for name, case in self.cases.items()]
         # All regions are kept, so that every choice of them shares the cache.
         shape = len(next(iter(self.cases.values())).masks), len(self.layout.regions)
         return shrink_images(
             cache_folder(), self.info.name, items, self.image_size, shape,
-            lambda item: self._reader.read(self.cases[item.id]), self.layout.settings, self.info.value_range,
+            lambda item: self._reader.read_coded(self.cases[item.id]), self.layout.settings, self.info.value_range,
             self.layout.read_image,
         )  # fmt: skip
+
+
+def _mask_files(case: PictureCase) -> tuple[Path, ...]:
+    """Return all files that the stored masks of a picture depend on."""
+    unsure = () if case.unsure is None else (case.unsure,)
+    return (*(path for rater in case.masks for path in rater or ()), *unsure)

@@ -28,6 +28,8 @@ class FileNames(PictureLayout):
         background: Grey values of what is in no region, where ``values`` is given.
         field_of_view: The path of the picture's field of view, outside of which nothing is scored; None where there is
             none. Pictures without it are refused.
+        unsure: The path of a mask of the pixels whose masks nobody is sure of, as ``diffmedseg pseudo`` writes it: no
+            training loss looks at them. Pictures without it are sure everywhere.
         name: A picture's name, where its group ``id`` does not serve: groups of ``image`` stand in braces.
         complete: Whether every rater has a mask of every picture, which may be empty. A picture without one of these
             masks is then refused.
@@ -42,11 +44,12 @@ class FileNames(PictureLayout):
         field_of_view: str | None = None,
         name: str = "{id}",
         complete: bool = False,
+        unsure: str | None = None,
     ) -> None:
         self.image, self.masks = re.compile(image, re.IGNORECASE), {name: list(paths) for name, paths in masks.items()}
         self.values = None if values is None else {name: sorted(set(values[name])) for name in self.masks}
         self.background, self.field_of_view = sorted(set(background)), field_of_view
-        self.name, self.complete = name, complete
+        self.name, self.complete, self.unsure = name, complete, unsure
         if "id" not in self.image.groupindex:
             raise ValueError(f"{image!r} has no group (?P<id>...), which names a picture.")
         if not self.masks or len({len(paths) for paths in self.masks.values()}) > 1:
@@ -60,7 +63,7 @@ class FileNames(PictureLayout):
     @property
     def settings(self) -> object:
         """What the masks depend on beside their files; see the base class."""
-        return self.values
+        return self.values if self.unsure is None else (self.values, "unsure")
 
     def raters(self, root: Path) -> int:
         """Count the raters: the folders that fit each path."""
@@ -132,7 +135,8 @@ class FileNames(PictureLayout):
                 seen_part = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
                 if self.field_of_view is not None and seen_part is None:
                     raise DataError(f"{path} has no field of view, {self.field_of_view}: download it again.")
-                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), seen_part))
+                unsure = None if self.unsure is None else mask(self.unsure, groups, path)
+                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), seen_part, unsure))
             else:
                 without.append(case)
         if incomplete:

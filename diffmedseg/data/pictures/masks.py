@@ -33,6 +33,7 @@ class FileMasks(CaseMasks):
         regions = zip(*(rater for case in cases for rater in case.masks if rater is not None), strict=True)
         self._readers = [MaskReader(files, read) for files in regions]
         self._field_of_view = MaskReader(case.field_of_view for case in cases if case.field_of_view is not None)
+        self._unsure = MaskReader(case.unsure for case in cases if case.unsure is not None)
 
     def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
         """Read the masks of a rater; see the base class."""
@@ -41,6 +42,10 @@ class FileMasks(CaseMasks):
     def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
         """Read what is seen of the subject, (h, w); see the base class."""
         return None if case.field_of_view is None else self._field_of_view.read(case.field_of_view)
+
+    def unsure(self, case: PictureCase) -> NDArray[np.bool_] | None:
+        """Read the pixels that nobody is sure of, (h, w); see the base class."""
+        return None if case.unsure is None else self._unsure.read(case.unsure)
 
     def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
         if self._values is None:

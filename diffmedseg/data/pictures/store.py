@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.cache import ShrunkImages
-from diffmedseg.data.pictures.cases import MISSING, CaseMasks, PictureCase, PictureLayout
+from diffmedseg.data.pictures.cases import MISSING, UNSURE, CaseMasks, PictureCase, PictureLayout
 from diffmedseg.data.store import ImageStore
 from diffmedseg.reading.pictures import to_grey
 from diffmedseg.reading.windows import CropWindow
@@ -40,6 +40,7 @@ class PictureStore(ImageStore):
         windows: Mapping[str, CropWindow],
     ) -> None:
         self.ids = self.cases = [case.id for case in cases]
+        self._doubted = any(case.unsure is not None for case in cases)
         self._windows, self._layout, self._regions = windows, layout, list(regions)
         self._files, self._reader, self._shrunk, self._rows, self._channels = cases, reader, shrunk, rows, channels
 
@@ -50,7 +51,13 @@ class PictureStore(ImageStore):
 
     def masks(self, index: int) -> Tensor:
         """Return (R, K, H, W), uint8 in {0, 1}, of the raters who outlined the picture."""
-        return _present(np.array(self._shrunk.masks[self._rows[index]]))[:, self._regions]
+        return _present(np.array(self._shrunk.masks[self._rows[index]]))[:, self._regions] % UNSURE
+
+    def unsure(self, index: int) -> Tensor | None:
+        """Return (1, H, W), uint8 in {0, 1}; see the base class."""
+        if not self._doubted:
+            return None
+        return _present(np.array(self._shrunk.masks[self._rows[index]]))[0, :1] // UNSURE
 
     def filled(self, index: int) -> Tensor:
         """Return (R, K), bool, of the raters of :meth:`masks`; see the base class."""

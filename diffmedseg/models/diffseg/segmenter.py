@@ -55,6 +55,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
     """
 
     name = "diffseg"
+    cuts_maps = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ added.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
 from diffmedseg.models.presence import PresenceHead
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.ssn.network import RANK, Covariance
-from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
+from diffmedseg.models.supervised.networks import ENCODER_DEPTH, DecoderWidth, condition_network
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,13 @@ class MedSegDiffLite(Denoiser):
         residual: Whether the step network's output is added to the logits of the condition network's own mask, which
             then learn from their own loss alone.
         encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
-            network. This and the next five are those of :class:`~diffmedseg.models.SMPNetwork`.
+            network. This and the next six are those of :class:`~diffmedseg.models.SMPNetwork`.
         encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
         encoder_mean: Mean of the images that it was trained on; None for that of its weights.
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
-        decoder_channels: Channels of the five stages of its decoder, or ``slim``; None for the usual ones.
+        decoder_channels: Channels of the stages of its decoder, or ``slim``; None for the usual ones.
+        encoder_depth: Number of times that it halves the image, 3 to 5.
         dropout: Dropout of the condition network's residual blocks.
         patches: How masks are read and written in patches of 4 x 4 pixels: ``apart`` from each other; ``overlapping``
             their neighbours; apart and then ``smoothed`` by a 3 x 3 kernel, or corrected with ``detailed`` maps of the
@@ -104,6 +105,8 @@ class MedSegDiffLite(Denoiser):
         presence: Whether the condition network also tells how probable it is that a rater outlines anything, for data
             with many empty masks. Samples are then empty with that probability. All else learns from masks that are
             not empty, and so never has to average a shape with nothing.
+        condition_frozen: Whether the condition network keeps its weights while the rest is trained, such as those of a
+            supervised baseline that training starts from.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -135,6 +138,8 @@ class MedSegDiffLite(Denoiser):
         dynamic_encoding: bool = False,
         prior: Literal["mean", "samples"] = "mean",
         presence: bool = False,
+        encoder_depth: int = ENCODER_DEPTH,
+        condition_frozen: bool = False,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         if patches not in WRITERS:
@@ -148,8 +153,12 @@ class MedSegDiffLite(Denoiser):
         self.condition = condition_network(
             image_channels, mask_channels, size, dropout,
             encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
+            encoder_depth,
         )  # fmt: skip
         self._settle(**self.condition.settled)
+        self.condition_frozen = condition_frozen
+        if condition_frozen:
+            self.condition.requires_grad_(False)
         self.divisor = max(2 * patch, self.condition.divisor)
         time_channels, decoded = 2 * spec.width, self.condition.decoded_channels
         self.writer = WRITERS[patches](mask_channels, patch, decoded)
@@ -173,6 +182,18 @@ class MedSegDiffLite(Denoiser):
         self.base = zero_init(nn.Conv2d(mask_channels * patch**2, spec.width, 1)) if prior == "samples" else None
         deepest = self.condition.deepest_channels
         self.presence = PresenceHead(deepest, decoded, mask_channels) if presence else None
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; a frozen condition network always stays as it is evaluated."""
+        super().train(mode)
+        if self.condition_frozen:
+            self.condition.eval()
+        return self
+
+    def place_of(self, source: Denoiser) -> str:
+        """Return the condition network for a supervised baseline; see the base class."""
+        return "condition." if type(source) is type(self.condition) else super().place_of(source)
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return those of the condition network, and of all that takes or gives masks; see the base class."""

@@ -35,7 +35,7 @@ from diffmedseg.models.layers import TimeEmbedding, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
 from diffmedseg.models.recommended import Recommended
-from diffmedseg.models.supervised.networks import DecoderWidth, condition_network
+from diffmedseg.models.supervised.networks import ENCODER_DEPTH, DecoderWidth, condition_network
 
 #: Layers of SS-Former; the paper says several.
 _LAYERS: dict[Size, int] = {"tiny": 1, "base": 2, "paper": 4}
@@ -82,12 +82,13 @@ class MedSegDiffV2(Denoiser):
         semantic: Whether SS-Former joins the deepest maps; if not, they are added.
         spectrum_filter: Whether SS-Former filters its affinities.
         encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
-            network. This and the next five are those of :class:`~diffmedseg.models.SMPNetwork`.
+            network. This and the next six are those of :class:`~diffmedseg.models.SMPNetwork`.
         encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
         encoder_mean: Mean of the images that it was trained on; None for that of its weights.
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
-        decoder_channels: Channels of the five stages of its decoder, or ``slim``; None for the usual ones.
+        decoder_channels: Channels of the stages of its decoder, or ``slim``; None for the usual ones.
+        encoder_depth: Number of times that it halves the image, 3 to 5.
         dropout: Dropout of the residual blocks.
     """
 
@@ -112,6 +113,7 @@ class MedSegDiffV2(Denoiser):
         encoder_std: Sequence[float] | None = None,
         encoder_frozen_norm: bool = False,
         decoder_channels: DecoderWidth | Sequence[int] | None = None,
+        encoder_depth: int = ENCODER_DEPTH,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         spec = SIZES[size]
@@ -119,6 +121,7 @@ class MedSegDiffV2(Denoiser):
         self.condition = condition_network(
             image_channels, mask_channels, size, dropout,
             encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
+            encoder_depth,
         )  # fmt: skip
         self._settle(**self.condition.settled)
         self.coarsest = 2 ** (len(widths) - 1)

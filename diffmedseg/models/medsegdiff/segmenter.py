@@ -28,7 +28,7 @@ from diffmedseg.models.presence import draw_presence
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.ssn.normal import choose_likely, log_likelihoods, monte_carlo_loss, training_samples
-from diffmedseg.models.targets import Raters, Targets, masks_needed, training_targets
+from diffmedseg.models.targets import Raters, Targets, masks_needed, sure_pixels, sure_raters, training_targets
 from diffmedseg.models.tiling import blend, windows
 from diffmedseg.segmentation import Drawn
 
@@ -154,7 +154,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         shapes = self._run_chains(images, [g for row in generators for g in row], steps)
         presence = None if encoded.presence is None else encoded.presence.sigmoid()
         samples = shapes.reshape(len(generators), -1, *shapes.shape[1:])
-        return energy_distance(samples, batch["raters"], batch["rater_valid"], presence)
+        sure = sure_pixels(batch)
+        samples = samples if sure is None else samples * sure[:, None]
+        return energy_distance(samples, sure_raters(batch), batch["rater_valid"], presence)
 
     def _draw_levels(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw the noise level of each row."""
@@ -179,10 +181,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         """
         losses, mask, raters = {}, targets.mask, len(targets.mask) // len(draws)
         if condition.presence is not None:
-            losses["presence_loss"] = F.binary_cross_entropy_with_logits(condition.presence, targets.present)
+            losses["presence_loss"] = F.binary_cross_entropy_with_logits(
+                condition.presence, targets.present, targets.known
+            )
         if condition.normal is not None:
             logits = training_samples(condition.normal, self.seed, draws, PRIOR_SAMPLES).repeat_interleave(raters, 0)
-            likelihoods = log_likelihoods(logits, mask, targets.weight)
+            likelihoods = log_likelihoods(logits, mask, targets.weight, targets.pixels)
             losses["prior_loss"] = monte_carlo_loss(likelihoods, mask[0].numel())
             chosen = choose_likely(logits.detach(), likelihoods.detach(), generators)
             return replace(condition, prior=chosen), losses
@@ -228,9 +232,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))
 
 
-def _weights(targets: Targets, rows: int = 1) -> tuple[Tensor, ...]:
-    """Return the weights of masks that are repeated, as an argument; none where all count alike.
+def _weights(targets: Targets, rows: int = 1) -> tuple[Tensor | None, ...]:
+    """Return the weights of masks and pixels that are repeated, as arguments; none where all count alike.
 
     So a loss of the user's own need not take weights.
     """
-    return () if targets.weight is None else (targets.weight.repeat_interleave(rows, 0),)
+    weights = [one if one is None else one.repeat_interleave(rows, 0) for one in (targets.weight, targets.pixels)]
+    return tuple(weights) if targets.pixels is not None else () if targets.weight is None else tuple(weights[:1])

@@ -11,7 +11,13 @@ from diffmedseg.models.layers import group_norm, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.ssn.normal import LowRankNormal
-from diffmedseg.models.supervised.networks import DecoderWidth, DirectNetwork, ImageMaps, condition_network
+from diffmedseg.models.supervised.networks import (
+    ENCODER_DEPTH,
+    DecoderWidth,
+    DirectNetwork,
+    ImageMaps,
+    condition_network,
+)
 
 #: Rank of the covariance in the paper's experiments and in the released code's configurations.
 RANK = 10
@@ -69,12 +75,13 @@ class StochasticUNet(DirectNetwork):
         rank: Rank of the covariance.
         dropout: Dropout of our own network's residual blocks.
         encoder: Name of an encoder such as ``lite0``, for a U-Net on it; None for our own network. This and the next
-            five are those of :class:`~diffmedseg.models.SMPNetwork`.
+            six are those of :class:`~diffmedseg.models.SMPNetwork`.
         encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
         encoder_mean: Mean of the images that it was trained on; None for that of its weights.
         encoder_std: Their standard deviation.
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
-        decoder_channels: Channels of the five stages of its decoder, or ``slim``; None for the usual ones.
+        decoder_channels: Channels of the stages of its decoder, or ``slim``; None for the usual ones.
+        encoder_depth: Number of times that it halves the image, 3 to 5.
     """
 
     title = "SSN (Stochastic Segmentation Network on the supervised baseline's trunk)"
@@ -95,11 +102,13 @@ class StochasticUNet(DirectNetwork):
         encoder_std: Sequence[float] | None = None,
         encoder_frozen_norm: bool = False,
         decoder_channels: DecoderWidth | Sequence[int] | None = None,
+        encoder_depth: int = ENCODER_DEPTH,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         self.trunk = condition_network(
             image_channels, mask_channels, size, dropout,
             encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
+            encoder_depth,
         )  # fmt: skip
         self._settle(**self.trunk.settled)
         self.divisor = self.trunk.divisor

@@ -92,20 +92,22 @@ def training_samples(normal: LowRankNormal, seed: int, draws: Sequence[int], num
     return normal.sample(NormalNoise.draw(generators, normal).with_opposites())
 
 
-def log_likelihoods(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+def log_likelihoods(logits: Tensor, mask: Tensor, weight: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
     """Return the log-likelihood of masks under the logits of samples.
 
     Args:
         logits: (B, S, K, H, W).
         mask: (B, K, H, W), in {0, 1}.
         weight: (B, K), at least 0: how much each mask counts; None for all alike.
+        pixels: (B, 1, H, W), at least 0: how much each pixel counts; None for all alike.
 
     Returns:
         (B, S), in nats.
     """
     with torch.autocast(logits.device.type, enabled=False):
         mask = mask.float()[:, None].expand_as(logits)
-        regions = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none").sum((3, 4))
+        each = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
+        regions = (each if pixels is None else each * pixels[:, None]).sum((3, 4))
         return -(regions if weight is None else regions * weight[:, None]).sum(2)
 
 

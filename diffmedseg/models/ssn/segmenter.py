@@ -16,7 +16,7 @@ from diffmedseg.models.ssn.normal import (
     monte_carlo_loss,
     training_samples,
 )
-from diffmedseg.models.targets import Raters, masks_needed, training_targets
+from diffmedseg.models.targets import Raters, masks_needed, sure_pixels, sure_raters, training_targets
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
@@ -69,12 +69,14 @@ class SSNSegmenter(DiffusionSegmenter):
         mask, draws = targets.mask, batch["draw"]
         logits = training_samples(normal, self.seed, draws, self.mc_samples)
         logits = logits.repeat_interleave(len(mask) // len(draws), 0)
-        loss = monte_carlo_loss(log_likelihoods(logits, mask), mask[0].numel())
+        loss = monte_carlo_loss(log_likelihoods(logits, mask, pixels=targets.pixels), mask[0].numel())
         if not self.energy_weight:
             return loss
         generators = energy_generators(self.seed, draws, self.energy_samples)
         samples = normal.sample(NormalNoise.draw(generators, normal)).sigmoid()
-        energy = self.energy_weight * energy_distance(samples, batch["raters"], batch["rater_valid"])
+        sure = sure_pixels(batch)
+        samples = samples if sure is None else samples * sure[:, None]
+        energy = self.energy_weight * energy_distance(samples, sure_raters(batch), batch["rater_valid"])
         self.log_training("train/energy_loss", energy, batch)
         return loss + energy
 

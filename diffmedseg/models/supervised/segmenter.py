@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion.loss import DiceOver, row_dice_loss
+from diffmedseg.diffusion.loss import DiceOver, row_dice_loss, weigh_pixels
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.targets import training_targets
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
@@ -35,10 +36,12 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Cross-entropy plus soft Dice loss of the prior."""
-        logits, mask = self._logits(batch["image"]), batch["mask"]
+        targets = training_targets(batch, "one", skip_empty=False)
+        logits, mask, pixels = self._logits(batch["image"]), targets.mask, targets.pixels
         with torch.autocast(logits.device.type, enabled=False):
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
-            return cross_entropy + row_dice_loss(logits.sigmoid(), mask, self.dice_over).mean()
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+            dice = row_dice_loss(logits.sigmoid(), mask, self.dice_over, pixels=pixels)
+            return weigh_pixels(cross_entropy, pixels).mean() + dice.mean()
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Repeat the network's mask; see the base class."""

@@ -1,0 +1,219 @@
+"""``diffmedseg train diffseg-student``: a chain of stages, from image-level labels to a student; each can go on."""
+
+import argparse
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.cli.parsing import Parser, positive_integer, refuse, report_errors
+from diffmedseg.errors import DataError, RecipeError
+from diffmedseg.files import read_json, read_yaml
+from diffmedseg.recipes import experiments_folder, list_presets
+
+_ORDER = "chain.json"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain, and what its user asked for.
+
+    Attributes:
+        name: Name of the experiment; its stages lie in ``<runs>/<name>``.
+        data: Name of the data set.
+        stages: Model and settings of ``teacher`` and ``student``.
+        options: The options of the command.
+        settings: Settings of the stages: for ``data`` of the teacher and of pseudo masks, for ``teacher``, ``student``,
+            or ``both`` trainings.
+    """
+
+    name: str
+    data: str
+    stages: Mapping[str, Mapping[str, Any]]
+    options: argparse.Namespace
+    settings: Mapping[str, list[str]]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all stages."""
+        return Path(self.options.runs) / self.name
+
+    def train_teacher(self) -> list[str]:
+        """Return the arguments that train the teacher."""
+        model = self.stages["teacher"]["model"]
+        preset = self.options.preset if self.options.preset in list_presets(model) else None
+        own = [*self.stages["teacher"]["settings"], *self.settings["data"], *self.settings["both"]]
+        return self._train(model, self.data, "teacher", preset, [*own, *self.settings["teacher"]])
+
+    def propose(self, cycle: int, run: Path | None) -> list[str]:
+        """Return the arguments that write pseudo masks: of a run, or of luminance where there is none."""
+        kind = self.options.proposer if cycle == 1 else "model"
+        names = [self.data] if run is None else [str(run), self.data]
+        crf = ["--crf", self.options.crf]
+        true = ["--true_masks", str(self.options.true_masks), "--seed", str(self.options.seed)]
+        return ["pseudo", *names, "--out", str(self.pseudo(cycle)), "--proposer", kind, *crf, *true,
+                *self.settings["data"]]  # fmt: skip
+
+    def pseudo(self, cycle: int) -> Path:
+        """Return the folder of the pseudo masks of a cycle, from 1."""
+        return self.folder / f"pseudo_{cycle}"
+
+    def train_student(self, cycle: int) -> list[str]:
+        """Return the arguments that train the student of a cycle."""
+        own = [*self.stages["student"]["settings"], *self.settings["both"], *self.settings["student"]]
+        encoder = {"--encoder": self.options.encoder, "--encoder_weights": self.options.encoder_weights}
+        chosen = [part for name, value in encoder.items() if value is not None for part in (name, value)]
+        data = str(self.pseudo(cycle) / "data.yaml")
+        return self._train(self.stages["student"]["model"], data, f"student_{cycle}", self.options.preset, chosen + own)
+
+    def _train(self, model: str, data: str, stage: str, preset: str | None, settings: list[str]) -> list[str]:
+        given = [] if preset is None else ["--preset", preset]
+        logger = [] if self.options.logger is None else ["--logger", self.options.logger]
+        place = ["--name", f"{self.name}/{stage}", *given, *logger, f"--runs={self.options.runs}"]
+        return ["train", model, data, *place, f"--seed_everything={self.options.seed}", *settings]
+
+
+def train(args: list[str]) -> None:
+    """Run ``diffmedseg train`` for a chain."""
+    with report_errors():
+        chain = _parse(args)
+        _hold_to(chain)
+    runs = chain.folder
+    _say(f"{chain.name}: stages lie in {runs}; each goes on where it was cut off")
+    run = None if chain.options.proposer == "luminance" else _finish(runs / "teacher", chain.train_teacher())
+    for cycle in range(1, chain.options.cycles + 1):
+        if not (chain.pseudo(cycle) / "data.yaml").is_file():
+            _run(chain.propose(cycle, run))
+        run = _finish(runs / f"student_{cycle}", chain.train_student(cycle))
+    said = read_json(run / "metrics.json")["policy"]["learned_from"] if run else ""
+    _say(f"The student is {run}. It learned from {said}")
+
+
+def _finish(experiment: Path, arguments: list[str]) -> Path:
+    """Train a stage, or go on with it; return its run.
+
+    A stage is finished when its best checkpoint was tested.
+    """
+    if (done := _tested(experiment)) is None:
+        going_on = any(experiment.glob("version_*/checkpoints/last.ckpt"))
+        _run([*arguments, *(["--ckpt_path", "last"] if going_on else [])])
+        done = _tested(experiment)
+    if done is None:
+        refuse(f"The stage {experiment} ended before its test: give the same command again to go on.")
+    return done
+
+
+def _tested(experiment: Path) -> Path | None:
+    """Return the newest run of a stage that was tested."""
+    runs = [path.parent for path in experiment.glob("version_*/metrics.json")]
+    return max(runs, key=lambda run: (run / "metrics.json").stat().st_mtime_ns, default=None)
+
+
+def _hold_to(chain: Chain) -> None:
+    """Write down what the chain was started with; refuse to go on with anything else.
+
+    Raises:
+        DataError: If the folder holds a chain of other settings.
+    """
+    ignored = {"ckpt_path", "runs", "cycles"}  # another cycle may follow
+    options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
+    said = {"data": chain.data, "stages": chain.stages, "options": options, "settings": chain.settings}
+    path = chain.folder / _ORDER
+    if path.is_file():
+        before = read_json(path)
+        now = json.loads(json.dumps(said))
+        if before != now:
+            other = next(name for name in now if before.get(name) != now[name])
+            raise DataError(
+                f"{chain.folder} was started with other {other} ({path}): give the same, or another --name."
+            )
+        return
+    chain.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(said, indent=1), encoding="utf-8"))
+
+
+def _parser(model: str) -> Parser:
+    parser = Parser(
+        f"diffmedseg train {model}",
+        usage=f"diffmedseg train {model} DATA [--proposer P] [--cycles N] [--true_masks N] [settings]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a teacher on labels, have it propose masks, and train a student on them. The same command\n"
+        "goes on where it was cut off, and adds what --cycles asks for.\n\n"
+        f"  diffmedseg train {model} isic2017 --data.root /data/isic2017 --preset cpu --cycles 2",
+        epilog="--data.* is for the data set, --teacher.* and --student.* for one training, as in\n"
+        "--student.trainer.max_steps 100; --model.* is for the student, all else for both trainings.",
+    )
+    parser.add_argument("--preset", help="As of `diffmedseg train`.")
+    parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
+    parser.add_argument("--encoder", help="Encoder of the student; see `diffmedseg train`.")
+    parser.add_argument("--encoder_weights", help="First weights of the encoder; see `diffmedseg train`.")
+    parser.add_argument("--logger", help="As of `diffmedseg train`.")
+    parser.add_argument("--runs", default="runs", help="Folder of all runs.")
+    parser.add_argument("--seed", "--seed_everything", type=int, default=0, help="Seed of all stages.")
+    parser.add_argument("--ckpt_path", choices=("last",), help="Changes nothing: a chain always goes on.")
+    parser.add_argument("--proposer", choices=("model", "luminance", "mean"), default="model",
+                        help="Who proposes in the first cycle; luminance trains no teacher.")  # fmt: skip
+    parser.add_argument("--crf", choices=("auto", "on", "off"), default="auto", help="As of `diffmedseg pseudo`.")
+    parser.add_argument("--cycles", type=positive_integer, default=1,
+                        help="Cycles: from the second on, the student proposes the masks of the next.")  # fmt: skip
+    parser.add_argument("--true_masks", type=int, default=0, metavar="N", help="Add N true masks of training images.")
+    return parser
+
+
+def _parse(args: list[str]) -> Chain:
+    """Read the command.
+
+    Raises:
+        RecipeError: If the preset does not exist for the student.
+    """
+    model, rest = args[0], args[1:]
+    data = rest.pop(0) if rest and not rest[0].startswith("-") else "synthetic"
+    options, settings = _parser(model).parse_known_args(rest)
+    stages = read_yaml(experiments_folder() / "chain" / f"{model}.yaml")
+    presets = list_presets(stages["student"]["model"])
+    if options.preset is not None and options.preset not in presets and not options.preset.endswith((".yaml", ".yml")):
+        raise RecipeError(f"The model {model} has no preset {options.preset!r}: choose one of {', '.join(presets)}.")
+    dealt: dict[str, list[str]] = {"data": [], "teacher": [], "student": [], "both": []}
+    for name, value in _pairs(settings):
+        part = name.partition(".")[0].removeprefix("--")
+        if part in ("teacher", "student"):
+            dealt[part].append(f"--{name.partition('.')[2]}={value}")
+        else:
+            dealt[{"data": "data", "model": "student"}.get(part, "both")].append(f"{name}={value}")
+    return Chain(options.name or f"{model}-{Path(data).stem}", data, stages, options, dealt)
+
+
+def _pairs(settings: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield settings and their values, of ``--name value`` and ``--name=value``."""
+    left = list(settings)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        if not name.startswith("--") or not (equals or left):
+            refuse(f"{name!r} is no setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
+        yield name, value if equals else left.pop(0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a stage in a process of its own, which is stopped with this one; end with its code if it fails."""
+    _say("\n$ diffmedseg " + " ".join(arguments))
+    child = subprocess.Popen([sys.executable, "-P", "-m", "diffmedseg", *arguments])
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        code = None
+        while code is None:
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the stage, too, which ends its step
+                code = child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)

@@ -1,0 +1,122 @@
+"""``diffmedseg pseudo``: masks for training images that took no mask."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, report_errors
+from diffmedseg.files import expand_home, read_yaml
+from diffmedseg.recipes import data_file, data_root, list_datasets
+
+_KINDS = ("model", "luminance", "mean")
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg pseudo``."""
+    options, names, settings = _parse(args)
+    from diffmedseg.pseudo.writing import DATA, write_pseudo_masks
+
+    with report_errors():
+        folder = expand_home(options.out)
+        whole = (folder / DATA).is_file()
+        rows = write_pseudo_masks(_order(options, names, settings), folder)
+    kept = Counter((row.split, row.kept) for row in rows)
+    said = ", ".join(f"{kept[split, 'yes']} of {kept[split, 'yes'] + kept[split, 'no']} {split} images"
+                     for split in ("train", "val"))  # fmt: skip
+    print(f"{'Kept as they were' if whole else 'Wrote'} pseudo masks for {said}: {folder}")
+    print(f"\nNext: diffmedseg train medsegdiff-lite {folder / DATA}")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "diffmedseg pseudo",
+        usage="diffmedseg pseudo [RUN] DATA --out FOLDER [--proposer luminance] [--data.SETTING VALUE]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write filtered pseudo masks for the training and validation images of DATA. RUN is a run that\n"
+        "learned from labels, or a student; --proposer luminance needs none. No mask of DATA is looked at, but\n"
+        "for those of --true_masks. The data set's mask_rule says how maps become masks.\n\n"
+        "  diffmedseg pseudo runs/diffseg-isic2017/version_0 isic2017 --data.root /data/isic2017 --out pseudo\n"
+        "  diffmedseg pseudo isic2017 --proposer luminance --data.root /data/isic2017 --out pseudo\n"
+        "  diffmedseg train medsegdiff-lite pseudo/data.yaml        # tested on the true masks of DATA's test set\n"
+        "  diffmedseg train medsegdiff-lite folder --data.root pseudo",
+        epilog=f"DATA is one of {', '.join(list_datasets())}; or a yaml file of your own.\n"
+        "A RUN's last checkpoint is taken, since masks chose its best one; a student's best checkpoint was chosen\n"
+        "on pseudo masks, and is taken. The same command goes on where it was cut off.",
+    )
+    parser.add_argument("--out", required=True, help="Folder to write.")
+    parser.add_argument(
+        "--proposer",
+        choices=_KINDS,
+        help="Who proposes: the model of RUN, luminance, or the mean of both. Default: the model where RUN is named.",
+    )
+    parser.add_argument("--crf", choices=("auto", "on", "off"), default="auto",
+                        help="Refine maps by DenseCRFs. auto: as the model of RUN does.")  # fmt: skip
+    parser.add_argument("--true_masks", type=int, default=0, metavar="N", help="Add N true masks of training images.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of true masks.")
+    parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images at once.")
+    parser.add_argument("--device", default="auto", help="Device of the model: auto, cpu, cuda, ...")
+    add_trust(parser)
+    return parser
+
+
+def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
+    """Return the options, the names before them, and the settings of the data."""
+    parser = _parser()
+    names = list(args[: next((i for i, one in enumerate(args) if one.startswith("-")), len(args))])
+    options, rest = parser.parse_known_args(args[len(names) :])
+    settings: dict[str, str] = {}
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--data.") or not (equals or rest):
+            parser.error(f"{name} is not an option; settings of the data are given as --data.image_size 128.")
+        settings[name.removeprefix("--data.")] = value if equals else rest.pop(0)
+    options.proposer = options.proposer or ("model" if len(names) == 2 else None)
+    needed = 1 if options.proposer == "luminance" else 2
+    if options.proposer is None or len(names) != needed:
+        parser.error("name RUN and DATA, or DATA alone with --proposer luminance.")
+    if options.true_masks < 0:
+        parser.error(f"--true_masks is {options.true_masks}; it has to be at least 0.")
+    return options, names, settings
+
+
+def _order(options: argparse.Namespace, names: list[str], settings: dict[str, str]) -> Any:  # noqa: ANN401
+    """Build what is to be written."""
+    from diffmedseg.data.catalogue import configured
+    from diffmedseg.pseudo.proposers import Council, Luminance, Proposer
+    from diffmedseg.pseudo.writing import Order
+
+    name = names[-1]
+    root = data_root(name, settings.pop("root", None))
+    data = configured(name, root, settings)
+    proposers: list[Proposer] = []
+    sha256 = None
+    if options.proposer != "luminance":
+        proposer, sha256 = _of_run(names[0], options, data.info)
+        proposers.append(proposer)
+    if options.proposer != "model":
+        proposers.append(Luminance(data.mask_rule, data.info))
+    refinement = next((one.refinement for one in proposers if one.refinement is not None), None)
+    if options.crf == "on" and refinement is None:
+        from diffmedseg.crf import RandomSubsetCRF
+
+        refinement = RandomSubsetCRF()
+    council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement)
+    facts = {key: value for key, value in (read_yaml(data_file(name)) or {}).items() if key != "data"}
+    facts["tags"] = list(dict.fromkeys([*facts.get("tags", []), Path(data_file(name)).stem]))
+    said = {"proposer": options.proposer, "weights": sha256, "crf": council.refinement is not None}
+    said |= {"true_masks": options.true_masks, "seed": options.seed}
+    return Order(council, data, facts, options.true_masks, options.seed, said, options.batch_size)
+
+
+def _of_run(name: str, options: argparse.Namespace, info: Any) -> tuple[Any, str]:  # noqa: ANN401
+    """Load the proposer of a run, and the sha256 of its weights."""
+    from diffmedseg.cli.predicting import on_device
+    from diffmedseg.files import file_sha256
+    from diffmedseg.pseudo.checkpoints import proposing_checkpoint
+    from diffmedseg.pseudo.proposers import OfModel
+    from diffmedseg.zoo import load_model
+
+    path, chosen_by = proposing_checkpoint(name)
+    model = load_model([str(path)], options.trust).to(on_device(options.device))
+    return OfModel(model, info, chosen_by), file_sha256(path) if Path(path).is_file() else name

@@ -1,0 +1,1 @@
+"""Pseudo masks: masks for training images that took no mask, filtered and with unsure pixels left out."""

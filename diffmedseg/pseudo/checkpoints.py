@@ -1,0 +1,59 @@
+"""Which checkpoint of a run proposes, and whether masks chose it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffmedseg.errors import ZooError
+from diffmedseg.files import expand_home
+from diffmedseg.runs import last_checkpoint
+from diffmedseg.zoo.loading import chosen_checkpoint, read_settings
+
+#: Begins what a run says of its supervision where its validation masks were pseudo masks; see Council.supervision.
+_OF_PSEUDO = "labels"
+
+
+def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
+    """Choose the checkpoint of a run that proposes masks.
+
+    Args:
+        name: A run's folder, a checkpoint, or a zoo entry.
+
+    Returns:
+        The checkpoint: the last one of a run that was validated on true masks, and the best one of a student. And what
+        masks chose of it, in words; None where they chose nothing.
+
+    Raises:
+        ZooError: If the run has no such checkpoint, or it is damaged.
+    """
+    path = expand_home(name)
+    if not path.exists():
+        return name, "masks chose the checkpoint of the zoo entry"
+    last = last_checkpoint(path) if path.is_dir() else path
+    if not last.is_file():
+        raise ZooError(f"{last} is missing: {path} is not a finished run. Train it first.")
+    content = _read(last)
+    if str(content.get("learned_from", "")).startswith(_OF_PSEUDO):
+        return (chosen_checkpoint(path) if path.is_dir() else path), None
+    if path.is_file() and path.name != "last.ckpt":
+        return path, f"masks may have chosen the checkpoint {path.name}"
+    run = last.parents[1] / "config.yaml"
+    settings = read_settings(run, ("trainer",)) if run.is_file() else {}
+    return last, _stopped(settings, int(content.get("global_step", 0)))
+
+
+def _stopped(settings: Mapping[str, Any], steps: int) -> str | None:
+    """Say whether masks may have ended training: by early stopping, before its limits."""
+    if not settings.get("early_stopping", True) or steps >= settings.get("trainer", {}).get("max_steps", steps + 1):
+        return None
+    return f"masks may have ended training at {steps} steps, by early stopping"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a file can be anything
+        raise ZooError(f"{path} is no checkpoint, or damaged ({error}): train again.") from error
+    return content

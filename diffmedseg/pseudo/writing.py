@@ -1,0 +1,231 @@
+"""Writing a folder of pseudo masks."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from diffmedseg.atomic import write_whole
+from diffmedseg.configurable import to_config
+from diffmedseg.data.base import SegmentationDataModule, Split
+from diffmedseg.data.labels.deciding import Decided
+from diffmedseg.data.labels.supervision import SUPERVISION
+from diffmedseg.data.pseudo import TABLE, PseudoMask, read_table
+from diffmedseg.data.store import ImageStore, majority, to_signed
+from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import DataError
+from diffmedseg.figures import outline, save_figure, show
+from diffmedseg.files import read_json
+from diffmedseg.pseudo.proposers import Council
+
+#: A data yaml for `diffmedseg train`: written last, so that a folder that has one is whole.
+DATA = "data.yaml"
+_SETTINGS, _PART, _SHEET = "settings.json", "pseudo.part.csv", "sheet.png"
+_SPLITS: tuple[Split, ...] = ("train", "val")
+#: Settings of a data module that a student's data takes over.
+_SHARED = ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "num_workers", "augment", "patch")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be written.
+
+    Attributes:
+        council: Who proposes.
+        data: The data set; train and val get pseudo masks, the test set is left alone.
+        facts: What the data set's yaml says beside the data module, such as tags.
+        true_masks: Number of training images that keep their true masks.
+        seed: Seed of their choice.
+        settings: What else the masks depend on; another order has others.
+        batch_size: Images that are proposed for at once; changes no result.
+    """
+
+    council: Council
+    data: SegmentationDataModule
+    facts: Mapping[str, Any]
+    true_masks: int
+    seed: int
+    settings: Mapping[str, Any]
+    batch_size: int = 16
+
+
+def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
+    """Write pseudo masks, or go on where an earlier call with the same order was cut off.
+
+    Args:
+        order: What is to be written.
+        folder: The folder; made where it does not exist.
+
+    Returns:
+        A row for each image of train and val.
+
+    Raises:
+        DataError: If the folder holds something else, there are fewer diseased images than true masks, or nothing is
+            kept of a split.
+    """
+    rows = _begin(order, folder)
+    if rows and (folder / DATA).is_file():
+        return rows
+    order.data.prepare_data()
+    stores = {split: order.data.load(split) for split in _SPLITS}
+    true = _choose_true(stores["train"], order.true_masks, order.seed)
+    for split, store in stores.items():
+        done = {row.id for row in rows if row.split == split}
+        todo = [index for index in range(len(store)) if store.ids[index] not in done]
+        batches = [todo[first : first + order.batch_size] for first in range(0, len(todo), order.batch_size)]
+        for batch in track(batches, f"Proposing masks for {split}", disable=len(batches) < 20):
+            rows += _write_batch(order, folder, split, store, batch, true if split == "train" else set())
+        if not any(row.kept == "yes" for row in rows if row.split == split):
+            first = next((row.reason for row in rows if row.split == split), "")
+            raise DataError(f"No mask of the {split} split is kept (the first: {first}). Widen mask_rule.plausible.")
+    if len({(row.split, row.id) for row in rows}) < len(rows) or len({row.file for row in rows}) < len(rows):
+        raise DataError(f"Names of images in {order.data.info.title} occur twice: pseudo masks need one name each.")
+    write_whole(folder / SUPERVISION, lambda path: path.write_text(_supervision(order) + "\n", encoding="utf-8"))
+    save_figure(draw_kept(stores, rows, folder), folder / _SHEET)
+    write_whole(folder / TABLE, partial(_write_table, rows))
+    write_whole(folder / DATA, lambda path: path.write_text(_data_yaml(order, folder), encoding="utf-8"))
+    (folder / _PART).unlink(missing_ok=True)
+    return rows
+
+
+def _supervision(order: Order) -> str:
+    return order.council.supervision(order.true_masks)
+
+
+def _begin(order: Order, folder: Path) -> list[PseudoMask]:
+    """Make the folder, or return the rows that are done."""
+    said = json.dumps({"supervision": _supervision(order), "data": to_config(order.data), **order.settings}, indent=1)
+    path = folder / _SETTINGS
+    if path.is_file():
+        if read_json(path) != json.loads(said):
+            raise DataError(f"{folder} holds pseudo masks of other settings ({path}): name another folder.")
+        if (folder / DATA).is_file():
+            return read_table(folder / TABLE)
+        rows = read_table(folder / _PART) if (folder / _PART).is_file() else []
+        write_whole(folder / _PART, partial(_write_table, rows))  # without a line that was cut off
+        return rows
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} holds something else than pseudo masks: name a new folder.")
+    for name in ("masks", "unsure", "images"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_whole(folder / _PART, partial(_write_table, []))
+    write_whole(path, lambda temporary: temporary.write_text(said, encoding="utf-8"))
+    return []
+
+
+def _choose_true(store: ImageStore, number: int, seed: int) -> set[int]:
+    """Choose the training images that keep their true masks, among those whose label is not healthy."""
+    diseased = [index for index in range(len(store)) if store.label(index) != 0] if number else []
+    if number > len(diseased):
+        raise DataError(f"{number} true masks are asked for; the training split has {len(diseased)} diseased images.")
+    order = torch.randperm(len(diseased), generator=keyed_generator(seed, "true masks")).tolist()
+    return {diseased[place] for place in order[:number]}
+
+
+def _write_batch(
+    order: Order, folder: Path, split: Split, store: ImageStore, indices: list[int], true: set[int]
+) -> list[PseudoMask]:
+    """Write some images; the rows follow their files, so that a row stands for whole files."""
+    images = torch.stack([to_signed(store.image(index)) for index in indices])
+    soft = order.council.soft_maps(images, [store.ids[index] for index in indices])
+    rows = []
+    for image, own, index in zip(images, soft, indices, strict=True):
+        source, decided = _decide(order, store, index, own, index in true)
+        row = PseudoMask(
+            store.ids[index], store.cases[index], split, re.sub(r"[^\w.-]", "_", f"{store.ids[index]}"),
+            "no" if decided.objection else "yes", source, decided.objection or "",
+            f"{decided.mask.mean():.5f}", f"{decided.unsure.mean():.5f}",
+        )  # fmt: skip
+        if row.kept == "yes":
+            _save(folder / "masks" / f"{row.file}.png", decided.mask)
+            _save(folder / "unsure" / f"{row.file}.png", decided.unsure)
+            if len(image) in (1, 3):  # a picture; of other channels only data.yaml can read the images
+                _save_image(folder / "images" / f"{row.file}.png", image)
+        rows.append(row)
+    with (folder / _PART).open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(astuple(row) for row in rows)
+    return rows
+
+
+def _decide(order: Order, store: ImageStore, index: int, soft: Tensor, true: bool) -> tuple[str, Decided]:
+    """Return where a mask comes from, and the mask."""
+    nothing = np.zeros(soft.shape, dtype=np.bool_)
+    if true:
+        mask = majority(store.masks(index))[0].numpy().astype(np.bool_)
+        return "true", Decided(mask, nothing)
+    if store.label(index) == 0:
+        return "label", Decided(nothing, nothing)
+    return "pseudo", order.council.rule.decide(soft.numpy())
+
+
+def _save(path: Path, mask: NDArray[np.bool_]) -> None:
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    write_whole(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def _save_image(path: Path, image: Tensor) -> None:
+    levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+    write_whole(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def _write_table(rows: list[PseudoMask], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(PseudoMask)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def _data_yaml(order: Order, folder: Path) -> str:
+    """Return the yaml of the student's data: pseudo masks to learn from, and the true ones of the test set."""
+    truth = to_config(order.data)
+    own = {name: truth["init_args"][name] for name in _SHARED if name in truth["init_args"]}
+    arguments = {"folder": str(folder.resolve()), "truth": truth, **own}
+    data = {"class_path": "diffmedseg.data.PseudoMaskDataModule", "init_args": arguments}
+    head = f"# Supervision: {_supervision(order)}. Train: diffmedseg train medsegdiff-lite {DATA}\n"
+    return head + yaml.safe_dump({**order.facts, "data": data}, sort_keys=False, allow_unicode=True)
+
+
+def draw_kept(
+    stores: Mapping[Split, ImageStore], rows: list[PseudoMask], folder: Path, number: int = 30, columns: int = 10
+) -> Figure:
+    """Draw a contact sheet: kept masks with what is unsure, and below them what was left out and why.
+
+    Args:
+        stores: The images.
+        rows: What became of them.
+        folder: Folder of the masks.
+        number: Images of either kind at most, evenly spread.
+        columns: Images in a row.
+    """
+    chosen = []
+    for kept in ("yes", "no"):
+        own = [row for row in rows if row.kept == kept]
+        chosen += [own[place * len(own) // min(number, len(own))] for place in range(min(number, len(own)))]
+    figure = Figure(figsize=(1.3 * columns, 1.5 * -(-len(chosen) // columns)))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, 0.05, 0.2)  # a constrained layout of so many takes seconds
+    axes = list(figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).flat)
+    number_of = {(split, name): index for split, store in stores.items() for index, name in enumerate(store.ids)}
+    for axis, row in zip(axes, chosen, strict=False):
+        store = stores["train" if row.split == "train" else "val"]
+        show(axis, to_signed(store.image(number_of[row.split, row.id])))
+        for kind, style in (("masks", "solid"), ("unsure", "dotted")) if row.kept == "yes" else ():
+            values = np.asarray(Image.open(folder / kind / f"{row.file}.png")) > 0
+            outline(axis, torch.from_numpy(values)[None], linewidth=0.8, linestyle=style)
+        axis.set_title(f"{row.id}: {row.source if row.kept == 'yes' else row.reason}", fontsize=4, wrap=True)
+    for axis in axes[len(chosen) :]:
+        axis.axis("off")
+    return figure

@@ -1,0 +1,84 @@
+"""What pseudo masks are worth before anything learns from them, by proposer and by parts of the data set's mask rule.
+
+``python experiments/benchmarks/pseudo_masks.py isic2017 /path/to/isic2017 --runs '[RUN, ...]'`` scores proposals on the
+validation images of the data set, of ISIC its seeded tenth of the training set, on the model's grid. Masks score; they
+choose nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+
+from diffmedseg.crf import RandomSubsetCRF
+from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.catalogue import configured
+from diffmedseg.data.labels import MaskRule
+from diffmedseg.data.store import majority, to_signed
+from diffmedseg.pseudo.checkpoints import proposing_checkpoint
+from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
+from diffmedseg.zoo import load_model
+
+
+def rules(own: MaskRule) -> Mapping[str, MaskRule]:
+    """Return the data set's rule, and less and less of it."""
+    base = {"polarity": own.polarity, "channel": own.channel, "margin": own.margin}
+    return {
+        "Otsu alone": MaskRule(**base, fill_holes=False),
+        "+ field of view": MaskRule(**base, field_of_view=own.field_of_view, fill_holes=False),
+        "+ component": MaskRule(**base, field_of_view=own.field_of_view, component=own.component, fill_holes=False),
+        "+ holes filled": MaskRule(**base, field_of_view=own.field_of_view, component=own.component),
+        "kept as plausible": own,
+    }
+
+
+def score(council: Council, data: SegmentationDataModule, images: int) -> list[tuple[float, bool]]:
+    """Return Dice on the model's grid, and whether the mask is kept, of each validation image."""
+    store, found = data.stores["val"], []
+    for first in range(0, min(images, len(store)), 20):
+        indices = range(first, min(first + 20, images, len(store)))
+        shown = torch.stack([to_signed(store.image(index)) for index in indices])
+        soft = council.soft_maps(shown, [store.ids[index] for index in indices])
+        for own, index in zip(soft, indices, strict=True):
+            decided = council.rule.decide(own.numpy())
+            truth = majority(store.masks(index))[0].numpy() > 0
+            total = decided.mask.sum() + truth.sum()
+            dice = 2 * (decided.mask & truth).sum() / total if total else 1.0
+            found.append((float(dice), decided.objection is None))
+    return found
+
+
+def main(data: str, root: Path, runs: Sequence[str] = (), image_size: int = 64, images: int = 200) -> None:
+    """Print the table.
+
+    Args:
+        data: Name of the data set.
+        root: Folder that holds it.
+        runs: Runs, checkpoints or zoo entries that propose, too.
+        image_size: Side of the grid.
+        images: Validation images at most.
+    """
+    module = configured(data, root, {"image_size": str(image_size)})
+    module.setup("validate")
+    bright = Luminance(module.mask_rule, module.info)
+    proposers: dict[str, Sequence[Proposer]] = {"luminance": [bright]}
+    for run in runs:
+        checkpoint, chosen_by = proposing_checkpoint(run)
+        model = OfModel(load_model(str(checkpoint)), module.info, chosen_by)
+        proposers |= {f"{run}": [model], f"mean of both, {run}": [model, bright]}
+    own = rules(module.mask_rule)
+    print(f"| proposer | CRF | {' | '.join(own)} | kept |")
+    print("|---" * (len(own) + 3) + "|")
+    for name, members in proposers.items():
+        for crf in (None, RandomSubsetCRF()):
+            scores = [score(Council(members, rule, crf), module, images) for rule in own.values()]
+            kept = [dice for dice, one in scores[-1] if one]
+            columns = [np.mean([dice for dice, _ in found]) for found in scores[:-1]] + [np.mean(kept)]
+            cells = " | ".join(f"{value:.3f}" for value in columns)
+            print(f"| {name} | {'yes' if crf else 'no'} | {cells} | {len(kept)} of {len(scores[-1])} |", flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -1,0 +1,323 @@
+"""From labels to masks: pseudo masks, a student that learns from them, and the chain of both."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import isic_files
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny_run import TINY, tiny_data
+
+from diffmedseg.cli import chain, main
+from diffmedseg.configurable import to_config
+from diffmedseg.data import ISIC2017DataModule, PseudoMaskDataModule, SyntheticDataModule
+from diffmedseg.data.configured import build_data
+from diffmedseg.data.labels import CentralComponent, FieldOfView, LargestComponent, MaskRule, Plausible
+from diffmedseg.data.pseudo import read_table
+from diffmedseg.data.store import EvaluationView, TrainingView
+from diffmedseg.errors import DataError
+from diffmedseg.pseudo import writing
+from diffmedseg.pseudo.checkpoints import proposing_checkpoint
+from diffmedseg.pseudo.proposers import Council, Luminance, OfModel
+from diffmedseg.pseudo.writing import Order, write_pseudo_masks
+from diffmedseg.zoo import load_model
+
+DATA = [option for option in TINY if option.startswith("--data.")]
+NOTHING = "masks chose nothing"
+
+
+def rule(**options):
+    return MaskRule(component=LargestComponent(), plausible=Plausible((0.01, 0.6), 0.3, None), **options)
+
+
+def order(data, **options):
+    council = Council([Luminance(data.mask_rule, data.info)], data.mask_rule, None)
+    settings = {"council": council, "data": data, "facts": {}, "true_masks": 0, "seed": 0, "settings": {}}
+    return Order(**settings | options)
+
+
+def written(folder, **options):
+    data = tiny_data(image_size=32, mask_rule=rule(), **options)
+    return data, write_pseudo_masks(order(data), folder)
+
+
+def picture(path):
+    return np.asarray(Image.open(path)) > 0
+
+
+def content(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".json"}
+
+
+def module(folder):
+    return build_data(yaml.safe_load((folder / "data.yaml").read_text())["data"])
+
+
+def test_masks_are_those_of_the_rule_and_healthy_images_have_empty_ones(tmp_path):
+    data, rows = written(tmp_path / "out")
+    stores = {split: data.load(split) for split in ("train", "val")}
+    assert len(rows) == sum(map(len, stores.values()))
+    assert {row.source for row in rows} == {"pseudo", "label"}
+    for row in rows:
+        store = stores[row.split]
+        index = list(store.ids).index(row.id)
+        image = store.image(index).float() / 255
+        soft = rule().soften(1 - image.mean(0).numpy(), rule().seen(image.numpy()))
+        found, path = rule().decide(soft), tmp_path / "out" / "masks" / f"{row.file}.png"
+        if store.label(index) == 0:
+            assert row.kept == "yes"
+            assert not picture(path).any()
+        elif row.kept == "yes":
+            assert (picture(path) != found.mask).mean() < 0.01  # levels of 8 bits
+            assert (picture(tmp_path / "out" / "unsure" / path.name) != found.unsure).mean() < 0.02
+            assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "images" / path.name)).transpose(2, 0, 1),
+                                  store.image(index))  # fmt: skip
+        else:
+            assert row.reason
+            assert not path.exists()
+
+
+def test_no_mask_of_the_data_is_looked_at(tmp_path, monkeypatch):
+    _, rows = written(tmp_path / "one")
+    store = type(tiny_data().load("train"))
+    for name in ("masks", "reference"):
+        monkeypatch.setattr(store, name, lambda *_: pytest.fail("a mask was read"))
+    data = tiny_data(image_size=32, mask_rule=rule())
+    assert write_pseudo_masks(order(data), tmp_path / "two") == rows
+    student = module(tmp_path / "two")
+    for split in ("train", "val"):
+        items = student.load(split)
+        assert TrainingView(items, 0)[0, 0]["unsure"].shape == (1, 32, 32)
+        assert EvaluationView(items)[0]["mask"].shape == (1, 32, 32)
+
+
+def test_a_cut_off_call_goes_on_to_the_same_files(tmp_path, monkeypatch):
+    data, rows = written(tmp_path / "whole")
+    calls = iter(range(100))
+    write = writing._write_batch
+
+    def cut_off(*arguments):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    monkeypatch.setattr(writing, "_write_batch", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        write_pseudo_masks(order(data, batch_size=4), tmp_path / "again")
+    part = tmp_path / "again" / "pseudo.part.csv"
+    assert len(read_table(part)) == 12
+    part.write_text(part.read_text() + "train-0012,tr")  # killed within a line
+    assert not (tmp_path / "again" / "data.yaml").exists()
+    assert write_pseudo_masks(order(data, batch_size=4), tmp_path / "again") == rows
+    one, other = content(tmp_path / "whole"), content(tmp_path / "again")
+    assert {path for path in one if one[path] != other.get(path)} <= {Path("data.yaml")}  # it names its folder
+    assert one.keys() == other.keys()
+    again = iter([])
+    monkeypatch.setattr(writing, "_write_batch", lambda *_: next(again))
+    assert write_pseudo_masks(order(data), tmp_path / "again") == rows  # all is there
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    data, _ = written(tmp_path / "out")
+    before = content(tmp_path / "out")
+    with pytest.raises(DataError, match="other settings"):
+        write_pseudo_masks(order(data, settings={"crf": True}), tmp_path / "out")
+    assert content(tmp_path / "out") == before
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="something else than pseudo masks"):
+        write_pseudo_masks(order(data), tmp_path / "own")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
+
+
+def test_true_masks_are_added_as_many_as_asked_for_by_seed(tmp_path):
+    data = tiny_data(image_size=32, mask_rule=rule())
+    chosen = []
+    for seed in (0, 1):
+        rows = write_pseudo_masks(order(data, true_masks=5, seed=seed), tmp_path / str(seed))
+        true = [row for row in rows if row.source == "true"]
+        assert len(true) == 5
+        assert all(row.kept == "yes" and row.split == "train" and float(row.unsure) == 0 for row in true)
+        chosen.append({row.id for row in true})
+        store = data.load("train")
+        for row in true:
+            masks = store.masks(list(store.ids).index(row.id))
+            mask = masks.sum(0)[0] * 2 >= len(masks)
+            assert np.array_equal(picture(tmp_path / str(seed) / "masks" / f"{row.file}.png"), mask)
+        assert (tmp_path / str(seed) / "supervision.txt").read_text().startswith("labels and 5 true masks: ")
+    assert chosen[0] != chosen[1]
+    with pytest.raises(DataError, match="1000 true masks"):
+        write_pseudo_masks(order(data, true_masks=1000), tmp_path / "more")
+
+
+def test_a_rule_that_keeps_nothing_says_so(tmp_path):
+    data = tiny_data(num_val=2, mask_rule=MaskRule(plausible=Plausible((0.98, 1.0))))
+    data.load("val")
+    if any(data.load("val").label(i) == 0 for i in range(2)):
+        pytest.skip("a healthy image is always kept")
+    with pytest.raises(DataError, match=r"No mask of the \w+ split is kept \(the first: area"):
+        write_pseudo_masks(order(tiny_data(num_val=2, num_train=2, mask_rule=data.mask_rule)), tmp_path / "out")
+
+
+def test_the_students_data_is_that_of_the_folder_and_its_test_the_true_one(tmp_path):
+    data, rows = written(tmp_path / "out")
+    student = module(tmp_path / "out")
+    kept = {split: [row for row in rows if row.split == split and row.kept == "yes"] for split in ("train", "val")}
+    for split, own in kept.items():
+        store = student.load(split)
+        assert list(store.ids) == [row.id for row in own]
+        for index, row in enumerate(own):
+            assert np.array_equal(store.masks(index)[0, 0], picture(tmp_path / "out" / "masks" / f"{row.file}.png"))
+            assert torch.equal(store.reference(index), store.masks(index))
+    test, true = student.load("test"), data.load("test")
+    assert all(torch.equal(test.reference(index), true.reference(index)) for index in range(len(true)))
+    student.setup("fit")
+    assert student.serve(("mask",), student.info.regions) == (tmp_path / "out" / "supervision.txt").read_text().strip()
+    assert build_data(to_config(student)).truth.sizes == data.sizes
+    finer = build_data({**to_config(student), "init_args": to_config(student)["init_args"] | {"image_size": 48}})
+    item = TrainingView(finer.load("train"), 0)[0, 0]
+    assert item["image"].shape[1:] == item["mask"].shape[1:] == item["unsure"].shape[1:] == (48, 48)
+
+
+def test_a_folder_that_does_not_fit_its_data_is_refused(tmp_path):
+    written(tmp_path / "out")
+    fewer = PseudoMaskDataModule(tmp_path / "out", SyntheticDataModule(num_train=3, num_val=4), image_size=32)
+    with pytest.raises(DataError, match=r"the train split of Synthetic lesions does not have"):
+        fewer.load("train")
+    (tmp_path / "out" / "supervision.txt").unlink()
+    student = module(tmp_path / "out")
+    student.setup("fit")
+    with pytest.raises(DataError, match=r"supervision\.txt is missing"):
+        student.serve(("mask",), student.info.regions)
+
+
+def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tmp_path, capsys):
+    isic_files.write(tmp_path / "isic", ISIC2017DataModule, training=20, test=2)
+    out = tmp_path / "pseudo"
+    options = ["--out", str(out), f"--data.root={tmp_path / 'isic'}", "--data.image_size=32"]
+    main(["pseudo", "isic2017", "--proposer", "luminance", *options])
+    assert "18 train images" in capsys.readouterr().out
+    data = module(out).truth
+    assert isinstance(data.mask_rule.field_of_view, FieldOfView)
+    assert isinstance(data.mask_rule.component, CentralComponent)
+    assert data.mask_rule.component.sigma == 0.2
+    with (out / "pseudo.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    store, kept = data.load("train"), [row for row in rows if row["kept"] == "yes" and row["split"] == "train"]
+    for row in kept:
+        truth = store.masks(list(store.ids).index(row["id"]))[0, 0].numpy() > 0
+        sure = ~picture(out / "unsure" / f"{row['file']}.png")
+        assert (picture(out / "masks" / f"{row['file']}.png") != truth)[sure].mean() < 0.05
+    assert kept
+    assert Image.open(out / "sheet.png").size[0] > 100
+    folder = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "data" / "folder.yaml").read_text())["data"]
+    pictures = build_data({**folder, "init_args": folder["init_args"] | {"root": str(out), "image_size": 32}})
+    pictures.setup("fit")
+    assert pictures.serve(("mask",), ("foreground",)).endswith(NOTHING)
+    assert pictures.load("train").unsure(0) is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["synthetic", "--out", "x"], "name RUN and DATA"), (["a", "b", "c", "--out", "x"], "name RUN and DATA"),
+        (["run", "synthetic", "--out", "x", "--trainer.max_steps", "2"], "is not an option"),
+        (["synthetic", "--proposer", "luminance", "--out", "x", "--true_masks", "-1"], "at least 0"),
+    ],
+)  # fmt: skip
+def test_commands_that_cannot_be_are_refused(arguments, reason, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["pseudo", *arguments])
+    assert reason in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def stages(tmp_path, *options, monkeypatch):
+    """Run a chain in this process, and return the commands of its stages."""
+    done = []
+
+    def run(arguments):
+        done.append(arguments)
+        main(arguments)
+
+    monkeypatch.setattr(chain, "_run", run)
+    tiny = [option.replace("--trainer.max_steps=2", "--student.trainer.max_steps=2") for option in TINY]
+    tiny = [option for option in tiny if not option.startswith("--model.")]
+    tiny = [option.replace("image_size=16", "image_size=32").replace("num_val=2", "num_val=8") for option in tiny]
+    few = [f"--{who}.model.{name}=1" for who in ("teacher", "student") for name in
+           ("num_samples", "num_steps", "val_num_steps")]  # fmt: skip
+    main(["train", "diffseg-student", "synthetic", *tiny, *few, "--teacher.trainer.max_steps=2", "--crf=off",
+          f"--runs={tmp_path}", *options])  # fmt: skip
+    return done
+
+
+def policy(run):
+    return json.loads((run / "metrics.json").read_text())["policy"]
+
+
+def test_the_chain_trains_proposes_and_trains_on_its_own_masks(tmp_path, monkeypatch, capsys):
+    done = stages(tmp_path, monkeypatch=monkeypatch)
+    assert [arguments[:2] for arguments in done[:1]] == [["train", "diffseg"]]
+    assert [arguments[0] for arguments in done] == ["train", "pseudo", "train"]
+    folder = tmp_path / "diffseg-student-synthetic"
+    teacher, student = folder / "teacher" / "version_0", folder / "student_1" / "version_0"
+    assert proposing_checkpoint(str(teacher)) == (teacher / "checkpoints" / "last.ckpt", None)
+    assert proposing_checkpoint(str(student)) == (student / "checkpoints" / "best.ckpt", None)
+    learned = policy(student)["learned_from"]
+    assert learned.startswith("labels: pseudo masks of ")
+    assert learned.endswith(NOTHING)
+    assert "image-level labels" in learned
+    assert policy(teacher)["learned_from"] == "image-level labels"
+    model = load_model(str(student))
+    assert OfModel(model, module(folder / "pseudo_1").info, None).chosen_by is None
+    assert not model.cuts_maps
+    # All is finished: nothing is run again, and another cycle follows.
+    assert stages(tmp_path, monkeypatch=monkeypatch) == []
+    again = stages(tmp_path, "--cycles=2", monkeypatch=monkeypatch)
+    assert [arguments[0] for arguments in again] == ["pseudo", "train"]
+    assert str(student) in again[0]
+    assert policy(folder / "student_2" / "version_0")["learned_from"].endswith(NOTHING)
+    with pytest.raises(SystemExit) as stopped:
+        stages(tmp_path, "--true_masks=3", monkeypatch=monkeypatch)
+    assert "was started with other options" in str(stopped.value)
+
+
+def test_a_chain_of_luminance_trains_no_teacher_and_names_true_masks(tmp_path, monkeypatch):
+    done = stages(tmp_path, "--proposer=luminance", "--true_masks=4", "--name=own", monkeypatch=monkeypatch)
+    assert [arguments[0] for arguments in done] == ["pseudo", "train"]
+    learned = policy(tmp_path / "own" / "student_1" / "version_0")["learned_from"]
+    assert learned == f"labels and 4 true masks: pseudo masks of luminance (learned from nothing); {NOTHING}"
+
+
+def test_a_stage_that_fails_ends_the_chain_with_its_code(monkeypatch):
+    started = []
+
+    def start(command):
+        started.append(command)
+        return subprocess_of([sys.executable, "-c", "import sys; sys.exit(3)"])
+
+    subprocess_of = subprocess.Popen
+    monkeypatch.setattr(chain.subprocess, "Popen", start)
+    with pytest.raises(SystemExit) as stopped:
+        chain._run(["train", "diffseg", "synthetic"])
+    assert stopped.value.code == 3
+    assert started[0][-4:] == ["diffmedseg", "train", "diffseg", "synthetic"]
+
+
+def test_a_run_that_masks_chose_says_so(finished_run):
+    checkpoint, chosen = proposing_checkpoint(str(finished_run / "checkpoints" / "best.ckpt"))
+    assert checkpoint.name == "best.ckpt"
+    assert "masks may have chosen" in chosen
+    data = tiny_data(mask_rule=rule())
+    council = Council([OfModel(load_model(str(checkpoint)), data.info, chosen)], data.mask_rule, None)
+    assert council.supervision(0).startswith("masks: ")  # it learned from masks
+    assert NOTHING not in council.supervision(0)
+    assert proposing_checkpoint(str(finished_run))[0].name == "last.ckpt"
