@@ -1,5 +1,6 @@
 """What all pictures share: how images and outlines are shown, and how a figure is written."""
 
+import io
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.atomic import write_alone
+
+
+class Drawing(Figure):
+    """A figure that notebooks show as a picture, whether or not pyplot is in use."""
+
+    def _repr_png_(self) -> bytes:
+        written = io.BytesIO()
+        self.savefig(written, format="png", dpi=110)
+        return written.getvalue()
+
 
 # One colour per region, readable for the colour-blind (Okabe & Ito 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")

@@ -1,22 +1,23 @@
-"""The result of segmenting images, and the images that can be segmented."""
+"""The result of segmenting images."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
 from torch import Tensor
 
-from diffmedseg.reading.levels import to_eight_bit
-from diffmedseg.reading.opening import check_single, why_unusable
-from diffmedseg.reading.pictures import turn_upright
-from diffmedseg.reading.png import check_rows
 from diffmedseg.reading.windows import CropWindow
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from diffmedseg.figures import Drawing
+    from diffmedseg.measuring import VolumeEstimate
+    from diffmedseg.models.segmenting import Segmenter
 
 _AREA_PIXELS = 2**22  # pixels that are counted together: bounds memory
 
@@ -92,6 +93,25 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What made a segmentation.
+
+    Attributes:
+        model: The model.
+        settings: ``num_samples``, ``num_steps``, ``seed`` and ``tta``, as :meth:`Segmenter.segment` took them.
+        orientation: EXIF orientation of the picture that was segmented; 1 of arrays and tensors.
+        spacing: Distance of slices, rows and columns in mm, where the images are the slices of one volume.
+        seconds: Time for all images.
+    """
+
+    model: "Segmenter"
+    settings: Mapping[str, Any]
+    orientation: int
+    spacing: tuple[float, float, float] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """A set of masks per image, and what follows from it.
 
@@ -110,6 +130,7 @@ class Segmentation:
             any noise; None where there is none.
         familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases
             and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has none.
+        origin: What made it; None unless :meth:`Segmenter.segment` did. It is not pickled.
     """
 
     samples: Tensor
@@ -122,6 +143,7 @@ class Segmentation:
     outer: Tensor | None = None
     prior: Tensor | None = None
     familiarity: Tensor | None = None
+    origin: Origin | None = None
 
     def only(self, i: int) -> "Segmentation":
         """Take one image of the batch, on the CPU, as it was before calibration."""
@@ -135,8 +157,8 @@ class Segmentation:
     def to(self, device: torch.device | str) -> "Segmentation":
         """Move all maps to a device; Lightning moves predictions to the CPU by this."""
 
-        def move(value: "Tensor | Segmentation | None") -> Any:  # noqa: ANN401
-            return None if value is None else value.to(device)
+        def move(value: Any) -> Any:  # noqa: ANN401
+            return value.to(device) if isinstance(value, Tensor | Segmentation) else value
 
         return Segmentation(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
@@ -161,6 +183,62 @@ class Segmentation:
     def binary_samples(self) -> Tensor:
         """The samples as masks, (B, S, K, h, w), bool."""
         return self.samples > 0.5
+
+    # For notebooks.
+
+    def __repr__(self) -> str:
+        from diffmedseg.notebook import describe
+
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        from diffmedseg.notebook import as_html
+
+        return as_html(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the model, which is stored elsewhere."""
+        return vars(self) | {"origin": None}
+
+    def plot(self, image: "Image | np.ndarray | Tensor", index: int = 0) -> "Drawing":
+        """Draw an image with mask and samples, probability and disagreement.
+
+        Args:
+            image: What was segmented.
+            index: Number of the image, where there are several.
+
+        Raises:
+            IndexError: If there is no such image.
+            ValueError: If the image is of another size than the segmentation.
+        """
+        from diffmedseg.notebook import plot
+
+        return plot(self, image, index)
+
+    def save(self, folder: str | Path, *names: str) -> list[Path]:
+        """Write the files that ``diffmedseg predict`` writes for pictures, and return them.
+
+        Args:
+            folder: New, empty, or holding results of the same model and settings.
+            names: What the results of each image are called; without, ``image``, or ``image1`` and so on.
+
+        Raises:
+            DataError: If the folder holds other files, results of these names, or results of other settings.
+            ValueError: If the model takes volumes, or the names do not fit the images.
+        """
+        from diffmedseg.prediction.pictures.saving import save
+
+        return save(self, Path(folder), names)
+
+    def volume_ml(self) -> "dict[str, VolumeEstimate]":
+        """Return the volume of each region in ml, of a calibrated model with its interval.
+
+        Raises:
+            ValueError: If the size of the voxels is not known; see ``spacing`` of :meth:`Segmenter.segment`.
+        """
+        from diffmedseg.measuring import volumes_ml
+
+        return volumes_ml(self)
 
 
 def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -189,92 +267,3 @@ def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
 def nest(mask: Tensor) -> Tensor:
     """Make regions nest: (..., K, H, W), each region at most the one before it (soft or boolean)."""
     return mask.cummin(-3).values
-
-
-def to_model_range(
-    image: Tensor | np.ndarray | Image, channels: int, value_range: tuple[float, float] | None = None
-) -> Tensor:
-    """Bring what a user has into the model's form, (B, C, H, W) float32 in [-1, 1].
-
-    Args:
-        image: A PIL image, read as files are: turned upright by its EXIF orientation, brought to 8 bits, converted to
-            grey or RGB, with a warning where it may be misread; of a file of several pages pass the ``copy()`` of one.
-            Or an array or tensor of shape (H, W), (H, W, C) if uint8, or (C, H, W) or (B, C, H, W). uint8 is taken as
-            [0, 255], float as [-1, 1].
-        channels: C, the model's channels.
-        value_range: What becomes black and white in PIL images of more than 8 bits; see
-            :func:`~diffmedseg.reading.levels.to_eight_bit`.
-
-    Raises:
-        ValueError: If type, shape, number of channels or range does not fit.
-    """
-    if isinstance(image, Image):
-        image = _from_picture(image, channels, value_range)
-    if isinstance(image, str | Path):
-        raise ValueError(f"{image} is a path: open it first, with PIL.Image.open.")
-    tensor = image if isinstance(image, Tensor) else _as_tensor(image)
-    shape = tuple(tensor.shape)
-    eight_bit = tensor.dtype == torch.uint8
-    if eight_bit:
-        if tensor.ndim == 3 and tensor.shape[-1] == channels and tensor.shape[0] != channels:
-            tensor = tensor.permute(2, 0, 1)
-        tensor = tensor.float() / 127.5 - 1
-    elif not tensor.is_floating_point():
-        raise ValueError(f"The image is {tensor.dtype}; pass uint8 in [0, 255] or float in [-1, 1].")
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    if tensor.ndim == 3:
-        tensor = tensor[None]
-    if tensor.ndim != 4 or tensor.shape[1] != channels:
-        raise ValueError(
-            f"The image has shape {shape}; expected (B, {channels}, H, W), "
-            f"({channels}, H, W), or uint8 (H, W, {channels})."
-        )
-    if tensor.numel() == 0:
-        raise ValueError(f"The image has shape {tuple(tensor.shape)}: there is nothing to segment.")
-    tensor = tensor.float()
-    if not torch.isfinite(tensor).all():
-        raise ValueError("The image holds NaN or infinite values: clean it before segmenting.")
-    if tensor.abs().max() > 1 + 1e-3:
-        raise ValueError(
-            f"A float image is taken as [-1, 1]; this one spans [{tensor.min():.3g}, {tensor.max():.3g}]. "
-            "Normalise it as the model's card says, or pass uint8."
-        )
-    if not eight_bit and tensor.min() >= 0 and tensor.max() > 0:
-        warnings.warn(
-            "A float image is taken as [-1, 1]; this one has no negative value. If it spans [0, 1], pass "
-            "image * 2 - 1 or uint8.",
-            stacklevel=3,
-        )
-    return tensor
-
-
-def _from_picture(image: Image, channels: int, value_range: tuple[float, float] | None) -> Tensor:
-    """Return a picture as (C, H, W), uint8, upright."""
-    if channels not in (1, 3):
-        raise ValueError(f"A picture has 1 or 3 channels, this model takes {channels}: pass a tensor instead.")
-    try:
-        check_single(image)
-        file = Path(getattr(image, "filename", "") or ".")  # of a picture that was opened by its name
-        if file.suffix.lower() == ".png" and file.is_file():
-            check_rows(file)
-        found = to_eight_bit(image, value_range)
-        colours = found.image if found.image.mode == "L" else found.image.convert("RGB")
-    except Exception as error:  # Pillow decodes files only now, and raises anything
-        raise ValueError(f"The picture cannot be used: {why_unusable(error)}") from error
-    for note in found.notes:
-        warnings.warn(f"The picture may be misread: {note.text}.", stacklevel=4)
-    values = np.atleast_3d(np.array(colours.convert("L" if channels == 1 else "RGB")))
-    return turn_upright(torch.from_numpy(values).permute(2, 0, 1), found.turn)
-
-
-def _as_tensor(array: object) -> Tensor:
-    if not isinstance(array, np.ndarray):
-        raise ValueError(
-            f"{type(array).__name__} is no image: pass a PIL image, an array or a tensor; several images one after the "
-            "other, or as one tensor (B, C, H, W)."
-        )
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"The image's dtype is {array.dtype}; pass uint8 in [0, 255] or float in [-1, 1].")
-    # A copy: torch takes neither reversed axes nor another machine's order of bytes, and warns of memory of others.
-    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))

@@ -4,7 +4,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from lightning import LightningDataModule
@@ -116,6 +116,19 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         for split in needed.get(stage, ("test",)):
             if split not in self.stores:
                 self.stores[split] = self.load(split)
+
+    def dataset(self, split: Split) -> ImageStore:
+        """Return one split as a data set to look at: it has a length, items by number, and ``plot(i)``.
+
+        Raises:
+            DataError: If files are missing, unpaired or unreadable.
+            ValueError: If there is no such split.
+        """
+        if split not in get_args(Split):
+            raise ValueError(f"There is no split {split!r}: expected one of {', '.join(get_args(Split))}.")
+        if split not in self.stores:
+            self.stores[split] = self.load(split)
+        return self.stores[split]
 
     def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
         """Deal from now on what a model learns from, and the masks of the regions that it finds.

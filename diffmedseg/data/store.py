@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.utils.data import Dataset, default_collate
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.reading.windows import CropWindow
+
+if TYPE_CHECKING:
+    from diffmedseg.figures import Drawing
 
 Item = dict[str, Any]
 
@@ -33,6 +36,27 @@ class ImageStore(ABC):
     def __len__(self) -> int:
         """Return the number of items."""
         return len(self.ids)
+
+    def __getitem__(self, index: int) -> Item:
+        """Return image (C, H, W), masks (R, K, H, W) of every rater, id, case, and label where there is one.
+
+        Raises:
+            IndexError: If there is no such item.
+        """
+        from diffmedseg.notebook import check_index
+
+        index = check_index(index, len(self), "item")
+        return _common(self, index) | {"masks": self.masks(index)}
+
+    def plot(self, index: int) -> "Drawing":
+        """Draw an item with the outlines of every rater's mask.
+
+        Raises:
+            IndexError: If there is no such item.
+        """
+        from diffmedseg.notebook import check_index, plot_item
+
+        return plot_item(self, check_index(index, len(self), "item"))
 
     @abstractmethod
     def image(self, index: int) -> Tensor:

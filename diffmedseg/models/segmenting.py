@@ -20,13 +20,15 @@ from diffmedseg.data.batch import Batch, check_batch
 from diffmedseg.data.store import majority
 from diffmedseg.familiarity import Familiarity, JointFamiliarity
 from diffmedseg.fusion import Fusion
+from diffmedseg.measuring import check_spacing
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.views import TTA
+from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.refinement import Refinement
-from diffmedseg.segmentation import Drawn, Segmentation, nest, resize_soft, to_model_range
+from diffmedseg.segmentation import Drawn, Origin, Segmentation, nest, resize_soft
 
 
 class Segmenter(BatchedModule, ABC):
@@ -124,6 +126,7 @@ class Segmenter(BatchedModule, ABC):
         seed: int | None = None,
         keys: Sequence[str] | None = None,
         tta: TTA | None = None,
+        spacing: Sequence[float] | None = None,
     ) -> Segmentation:
         """Segment images, with or without a Trainer.
 
@@ -131,7 +134,7 @@ class Segmenter(BatchedModule, ABC):
         the first of 16 samples is the one of 1.
 
         Args:
-            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.segmentation.to_model_range`.
+            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.reading.model_range.to_model_range`.
                 Float is taken as [-1, 1]. Images are resized to the model's grid, results back. A PIL image is
                 segmented upright, by its EXIF orientation, and results are turned back to lie over it.
             num_samples: S; None for the model's own, or one for each member and view where that is more.
@@ -141,13 +144,17 @@ class Segmenter(BatchedModule, ABC):
             tta: Test-time augmentation. ``flips`` deals the S samples in turn to four views of the image: as it is, and
                 flipped left-right, up-down and both. They are flipped back. This costs as many samples as before, and
                 four encodings of the image in place of one. None for the model's own.
+            spacing: Distance of slices, rows and columns in mm, where the images are all slices of one volume, in their
+                order. Then all have one key, so that a sample is one volume, and :meth:`Segmentation.volume_ml` knows
+                the size of a voxel.
 
         Raises:
-            ValueError: If the image does not fit the model, or there are fewer samples than members and views; the
-                message says why.
+            ValueError: If the image does not fit the model, there are fewer samples than members and views, or
+                ``spacing`` or the keys are not those of a volume; the message says why.
         """
+        start, size_of_voxels = time.perf_counter(), None if spacing is None else check_spacing(spacing, keys)
         self._warn_of_misfits(num_samples, num_steps, tta)
-        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta)
+        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, spacing is not None)
         result = self.fuse(drawn, size, grid, keys)
         if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
             # Always the same words: Python then says them once.
@@ -156,7 +163,9 @@ class Segmenter(BatchedModule, ABC):
                 "image. The result's familiarity says which.",
                 stacklevel=3,
             )
-        return result
+        settings = {"num_samples": num_samples, "num_steps": num_steps, "seed": seed, "tta": tta}
+        turn = exif_orientation(image)[1] if isinstance(image, Image) else 1
+        return replace(result, origin=Origin(self, settings, turn, size_of_voxels, time.perf_counter() - start))
 
     @torch.inference_mode()
     def sample(
@@ -195,6 +204,7 @@ class Segmenter(BatchedModule, ABC):
         seed: int | None,
         keys: Sequence[str] | None,
         tta: TTA | None,
+        one_volume: bool = False,
     ) -> tuple[Drawn, Tensor, tuple[int, int], Sequence[str]]:
         """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
         num_samples = self.count_samples(num_samples, tta)
@@ -206,6 +216,7 @@ class Segmenter(BatchedModule, ABC):
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
+            keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys) if one_volume else keys
         if len(keys) != len(image):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
         image = image.to(self.device)

@@ -17,10 +17,10 @@ from diffmedseg.data.checking import check_data
 from diffmedseg.data.isic import ISIC2018DataModule
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.run import Report
+from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.pictures import read_picture, read_upright, shrink_image, turn_upright
 from diffmedseg.reading.png import _size
-from diffmedseg.segmentation import to_model_range
 
 GRID = (32, 48)
 

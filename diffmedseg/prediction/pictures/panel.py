@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from diffmedseg.figures import COLOURS, outline
+from diffmedseg.figures import COLOURS, Drawing, outline
 from diffmedseg.segmentation import Segmentation, resize_soft
 from diffmedseg.wording import count
 
 
 def draw_overlay(
     picture: Image.Image, segmentation: Segmentation, regions: Sequence[str], what: str = "picture"
-) -> Figure:
+) -> Drawing:
     """Draw the picture with the outlines of mask and samples; the probability with contours; and the disagreement.
 
     Args:
@@ -24,7 +23,7 @@ def draw_overlay(
         what: What is drawn: the picture, or a window of it.
     """
     width, height = picture.size
-    figure = Figure(figsize=(9 * min(max(width / height, 0.5), 2.5), 3.4), layout="constrained")
+    figure = Drawing(figsize=(9 * min(max(width / height, 0.5), 2.5), 3.4), layout="constrained")
     mask_axis, probability_axis, disagreement_axis = figure.subplots(1, 3)
     mask_axis.imshow(np.asarray(picture))
     samples = segmentation.samples[0]

@@ -216,12 +216,24 @@ class _Pictures:
             what = "picture" if window is None else "window"
             save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
         notes = picture.note, note_unfamiliar(model, result.familiarity)
-        return _describe(file, model, result, read), maps, "; ".join(filter(None, notes))
+        rows = describe_result(file.name, model, result, picture.size, orientation, read.digest)
+        return rows, maps, "; ".join(filter(None, notes))
 
 
-def _describe(file: PictureFile, model: Segmenter, result: Segmentation, read: _Read) -> list[PictureRow]:
-    """Describe a result, which may be that of a window, as one of the picture."""
-    (height, width), orientation = read.picture.size, read.picture.orientation
+def describe_result(
+    name: str, model: Segmenter, result: Segmentation, size: tuple[int, int], orientation: int, digest: str
+) -> list[PictureRow]:
+    """Describe a result, which may be that of a window, as one of the picture; 0 seconds.
+
+    Args:
+        name: The picture's name.
+        model: The model.
+        result: Its segmentation, laid out as its file.
+        size: Height and width of the picture.
+        orientation: EXIF orientation of its file.
+        digest: Digest of its file.
+    """
+    height, width = size
     seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])
     mask, drawn = result.mask[0], result.binary_samples[0]
     empty = (~drawn.flatten(2).any(2)).double().mean(0)
@@ -237,7 +249,7 @@ def _describe(file: PictureFile, model: Segmenter, result: Segmentation, read: _
         ratios = torch.stack([vertical_ratios(turn_upright(mask, orientation)), *spread], 1)
     return [
         PictureRow(
-            image=file.name,
+            image=name,
             region=region,
             vertical_ratio=round(ratio[0], 4),
             vertical_ratio_low=round(ratio[1], 4),
@@ -252,8 +264,8 @@ def _describe(file: PictureFile, model: Segmenter, result: Segmentation, read: _
             area_high=round(ends[1], 1),
             uncertainty=round(1 - float(sure), 6),
             familiarity=float("nan") if result.familiarity is None else round(float(result.familiarity), 4),
-            seconds=read.seconds,
-            digest=read.digest,
+            seconds=0.0,
+            digest=digest,
         )
         for region, mask, sure, ratio, of_samples, ends in zip(
             model.regions, mask, confidence, ratios.tolist(), areas.T, interval.T.tolist(), strict=True

@@ -320,6 +320,22 @@ def test_missing_highdicom_is_one_sentence(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_writes_over_series_of_a_model_of_the_zoo(tmp_path, capfd):
+    for number, name in enumerate(("flair", "t1ce")):
+        folder = series(tmp_path / "p" / name, uid=f"1.2.3.{number}")
+        assert folder.is_dir()
+    options = ["--num_samples", "2", "--num_steps", "1", "--device", "cpu", "--dicom_seg"]
+    main(["predict", "medsegdiff-lite_brats2015.cpu64", str(tmp_path / "p"), "--out", str(tmp_path / "out"), *options])
+    image = find_series(tmp_path / "p" / "flair").read()
+    header, values = planes(tmp_path / "out" / "p_mask.dcm", image)
+    labels = [segment.SegmentLabel for segment in header.SegmentSequence]
+    for label, found in zip(labels, values, strict=True):
+        [path] = (tmp_path / "out").glob(f"p_{label}_mask.nii.gz")
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), found)
+    assert header.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.0"
+    assert "secret" not in "".join(capfd.readouterr()).lower()
+
+
 def test_the_command_line_refuses_pictures(tmp_path):
     with pytest.raises(SystemExit, match="--dicom_seg is for DICOM series"):
         main(["predict", "medsegdiff-lite_synthetic.tiny", "zoo/sample.png", "--out", str(tmp_path), "--dicom_seg"])

@@ -1,0 +1,146 @@
+"""How segmentations and data sets look in a notebook: figures, and HTML with a small picture."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from html import escape
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from torch import Tensor
+
+from diffmedseg.data.store import ImageStore, to_signed
+from diffmedseg.figures import Drawing, outline, show
+from diffmedseg.measuring import volumes_ml
+from diffmedseg.prediction.pictures.panel import draw_overlay
+from diffmedseg.reading.model_range import to_model_range
+from diffmedseg.reading.pictures import turn_upright
+from diffmedseg.segmentation import Segmentation, resize_soft
+from diffmedseg.wording import count
+
+_LONGEST = 800  # px, of a picture that is drawn
+_SHOWN = 4  # images in HTML
+_SIDE = 1.6  # inches of each
+
+
+def check_index(index: int, length: int, noun: str) -> int:
+    """Return an index, from 0; negative ones count from the end.
+
+    Raises:
+        IndexError: If there is no such item.
+    """
+    if not -length <= index < length:
+        reach = f"expected 0 to {length - 1}, or -{length} to -1" if length else "there is none"
+        raise IndexError(f"There is no {noun} {index} of {count(length, noun)}: {reach}.")
+    return index % length
+
+
+def select(result: Segmentation, index: int) -> Segmentation:
+    """Take one image of a segmentation, on the CPU."""
+
+    def take(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, Segmentation):
+            return select(value, index)
+        return value[index : index + 1].cpu() if isinstance(value, Tensor) else value
+
+    return Segmentation(**{field.name: take(getattr(result, field.name)) for field in fields(result)})
+
+
+def _regions(result: Segmentation) -> Sequence[str]:
+    if result.origin is not None:
+        return result.origin.model.regions
+    return [f"region {k}" for k in range(1, result.mask.shape[1] + 1)]
+
+
+def _facts(result: Segmentation) -> list[str]:
+    """Return what there is to say in numbers: the size of each region, and how familiar the images are."""
+    if result.origin is not None and result.origin.spacing is not None:
+        facts = []
+        for region, (ml, low, high) in volumes_ml(result).items():
+            interval = "" if low is None else f" ({low:.1f} to {high:.1f})"
+            facts.append(f"{region} {ml:.1f} ml{interval}")
+    else:
+        shares = result.mask.float().mean((0, 2, 3)).tolist()
+        facts = [f"{region} {share:.1%}" for region, share in zip(_regions(result), shares, strict=True)]
+    if result.familiarity is not None:
+        facts.append(f"familiarity {float(result.familiarity.min()):.2g}")
+    return facts
+
+
+def describe(result: Segmentation) -> str:
+    """Describe a segmentation in a line."""
+    number, _, height, width = result.mask.shape
+    samples = count(result.samples.shape[1], "sample")
+    return f"Segmentation({count(number, 'image')} of {height} x {width}, {samples}; {', '.join(_facts(result))})"
+
+
+def as_html(result: Segmentation) -> str:
+    """Describe a segmentation in HTML: the probability of the first images with the mask's outline, and numbers."""
+    shown = min(len(result.mask), _SHOWN)
+    figure = Drawing(figsize=(_SIDE * max(shown, 1), _SIDE), layout="constrained")
+    for i, axis in enumerate(figure.subplots(1, max(shown, 1), squeeze=False)[0][:shown]):
+        probability, mask = result.probability[i, :1].float().cpu(), result.mask[i].cpu()
+        show(axis, _shrink(probability, 200) * 2 - 1)
+        outline(axis, _shrink(mask.float(), 200))
+    picture = base64.b64encode(figure._repr_png_()).decode()
+    more = f" (the first {shown} shown)" if shown < len(result.mask) else ""
+    text = escape(describe(result))
+    return f'<div><img src="data:image/png;base64,{picture}" alt="probability and mask"><br>{text}{more}</div>'
+
+
+def _shrink(maps: Tensor, longest: int) -> Tensor:
+    """Make maps (C, H, W) smaller where they are larger than that many pixels."""
+    height, width = maps.shape[-2:]
+    scale = min(longest / max(height, width), 1)
+    return resize_soft(maps[None], (max(round(height * scale), 1), max(round(width * scale), 1)))[0]
+
+
+def plot(result: Segmentation, image: PIL.Image.Image | np.ndarray | Tensor, index: int = 0) -> Drawing:
+    """Draw one image of a segmentation; see :meth:`Segmentation.plot`."""
+    index, origin = check_index(index, len(result.mask), "image"), result.origin
+    if origin is None:
+        raise ValueError("It is not known what made this segmentation: plot what model.segment returned.")
+    images = to_model_range(image, len(origin.model.channels), origin.model.value_range)
+    one = select(result, index)
+    turn = partial(turn_upright, orientation=origin.orientation)
+    samples, probability, uncertainty, mask = map(turn, (one.samples, one.probability, one.uncertainty, one.mask))
+    if len(images) != len(result.mask) or images.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(
+            f"There {'is' if len(images) == 1 else 'are'} {count(len(images), 'image')} of {images.shape[-2]} x "
+            f"{images.shape[-1]}, and the segmentation is of {len(result.mask)} of {mask.shape[-2]} x "
+            f"{mask.shape[-1]}: pass what was segmented."
+        )
+    inner, outer = (None if contour is None else _small_mask(turn(contour)) for contour in (one.inner, one.outer))
+    upright = Segmentation(
+        samples,
+        _shrink(probability[0], _LONGEST)[None],
+        _shrink(uncertainty[0], _LONGEST)[None],
+        _small_mask(mask),
+        inner=inner,
+        outer=outer,
+    )
+    return draw_overlay(_as_picture(images[index]), upright, origin.model.regions)
+
+
+def _small_mask(mask: Tensor) -> Tensor:
+    return _shrink(mask[0].float(), _LONGEST)[None] > 0.5
+
+
+def _as_picture(image: Tensor) -> PIL.Image.Image:
+    """Make an RGB picture of (C, H, W) in [-1, 1]: of three channels as colours, else of the first as grey."""
+    three = image if len(image) == 3 else image[:1].expand(3, -1, -1)
+    small = _shrink((three.float().cpu() + 1) / 2, _LONGEST)
+    return PIL.Image.fromarray((small * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def plot_item(store: ImageStore, index: int) -> Drawing:
+    """Draw an item of a data set with the outlines of every rater."""
+    figure = Drawing(figsize=(3, 3.2), layout="constrained")
+    axis = figure.subplots()
+    show(axis, to_signed(store.image(index)))
+    for rater in store.masks(index):
+        outline(axis, rater, linewidth=1)
+    axis.set_title(store.ids[index], fontsize=8)
+    return figure

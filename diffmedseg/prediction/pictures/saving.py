@@ -1,0 +1,54 @@
+"""Writing what ``segment`` returned as ``predict`` would."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffmedseg.errors import DataError
+from diffmedseg.notebook import select
+from diffmedseg.prediction.pictures.folder import PictureFolder
+from diffmedseg.prediction.pictures.predict import describe_result, takes_pictures
+from diffmedseg.prediction.run import Settings, describe_model
+from diffmedseg.segmentation import Segmentation
+from diffmedseg.wording import count, first_names
+
+
+def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]:
+    """Write maps and table of each image; see :meth:`Segmentation.save`."""
+    origin, number = result.origin, len(result.mask)
+    if origin is None:
+        raise ValueError("It is not known what made this segmentation: save what model.segment returned.")
+    model = origin.model
+    if not takes_pictures(model):
+        raise ValueError(
+            f"This model takes volumes of {', '.join(model.channels)}, and save writes pictures: `diffmedseg predict` "
+            "segments volumes and writes them where they lie."
+        )
+    names = names or (["image"] if number == 1 else [f"image{i}" for i in range(1, number + 1)])
+    _check_names(names, number)
+    settings = Settings(**origin.settings).filled_from(model)
+    target = PictureFolder(folder, model, describe_model(model) | settings.stored())
+    written: list[Path] = []
+    with target.opened(resume=True):
+        if known := [name for name in names if name in target.rows]:
+            raise DataError(f"{folder} holds results of {first_names(known)}: choose another name, or a new folder.")
+        target.check_names([*target.rows, *names])
+        target.begin()
+        for i, name in enumerate(names):
+            one = select(result, i)
+            maps = target.draw_maps(name, one)
+            target.write_maps(maps, origin.orientation)
+            height, width = (int(length) for length in one.mask.shape[-2:])
+            rows = describe_result(name, model, one, (height, width), origin.orientation, "")
+            target.rows[name] = [replace(row, seconds=round(origin.seconds / number, 4)) for row in rows]
+            written += maps
+        target.write_table([*target.rows])
+    return [*written, target.table]
+
+
+def _check_names(names: Sequence[str], number: int) -> None:
+    """Refuse names that do not fit the images, or lead out of the folder."""
+    if len(names) != number or len(set(names)) < number:
+        raise ValueError(f"There are {count(number, 'image')} and the names {', '.join(names)}: give each its own.")
+    if wrong := [name for name in names if not name or name != Path(name).name or "\0" in name]:
+        raise ValueError(f"{wrong[0]!r} is no name of a file: give names without folders.")
