@@ -47,7 +47,7 @@ def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, ca
         (["train", "medsegdif"], 1, "no model 'medsegdif'. Did you mean medsegdiff"),
         (["train", "supervised", "isic17"], 1, "no data set 'isic17'. Did you mean isic2017"),
         (["train", "supervised", "synthetic", "--preset", "cup"], 1, "Did you mean cpu"),
-        (["train", "--pretrained", "medsegdiff-lite_isic2017"], 1, "Did you mean medsegdiff-lite_isic2017.cpu64"),
+        (["train", "--pretrained", "medsegdiff-lite_isic2017"], 1, "Did you mean medsegdiff-lite_isic2017.lite0"),
         (
             ["train", "supervised", "--pretrained", "medsegdiff-lite_isic2017.cpu64"],
             1,

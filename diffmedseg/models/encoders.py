@@ -21,6 +21,8 @@ IMAGENET = "imagenet"
 _FILE = re.compile(r"[/\\]|\.(safetensors|pth|pt|bin|ckpt)$")
 #: Modules of EfficientNets behind the last feature map, in the names of the first PyTorch port.
 _HEAD = ("_conv_head.", "_bn1.", "_fc.")
+#: Pixels; every encoder that takes images of any size takes this one.
+_SMALL_SIDE = 64
 _STEM_OF_PORT = "_conv_stem.weight"
 
 _weights_follow = ContextVar("weights_follow", default=False)
@@ -286,8 +288,9 @@ def leave_out_unused(encoder: nn.Module, channels: int) -> None:
         model.blocks = model.blocks[: max(model._stage_out_idx)]  # timm builds all blocks, and runs them
     used: set[nn.Module] = set()
     hooks = [module.register_forward_pre_hook(lambda module, _: used.add(module)) for module in encoder.modules()]
-    training = encoder.training
-    encoder.eval()(torch.zeros(1, channels, 64, 64))
+    training, facts = encoder.training, getattr(model, "pretrained_cfg", {})
+    side = facts["input_size"][-1] if facts.get("fixed_input_size") else _SMALL_SIDE
+    encoder.eval()(torch.zeros(1, channels, side, side))
     encoder.train(training)
     for hook in hooks:
         hook.remove()
