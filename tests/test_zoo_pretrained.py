@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from tiny_run import checkpoints, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint, zoo
 from diffmedseg.callbacks import CaseMetrics, WarmupEMA
+from diffmedseg.files import read_yaml
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.finetuning import initialise
 from diffmedseg.zoo import ZooError, file_sha256
@@ -136,3 +138,27 @@ def test_an_entry_of_a_fine_tuned_run_says_so_on_its_card(run, tmp_path, monkeyp
     monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
     zoo.export(tuned, "lite_synthetic.tuned")
     assert "Fine-tuned from some-entry." in (tmp_path / "zoo" / "lite_synthetic.tuned" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints/best.ckpt"])
+def test_an_entry_says_what_it_started_from_without_where_that_lay(place, run, tmp_path, monkeypatch):
+    tuned, start = tmp_path / "run", tmp_path / "of somebody" / "baseline" / "version_3" / place
+    shutil.copytree(run, tuned)
+    best = tuned / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["initialisation"] = {"source": str(start), "sha256": None, "shares": {}}
+    torch.save(checkpoint, best)
+    metrics = json.loads((tuned / "metrics.json").read_text())
+    metrics["checkpoint"] = file_sha256(best)
+    metrics["policy"]["pretrained"] = {"source": str(start)}
+    (tuned / "metrics.json").write_text(json.dumps(metrics))
+    config = read_yaml(tuned / "config.yaml")
+    (tuned / "config.yaml").write_text(yaml.safe_dump(config | {"pretrained": str(start)}))
+    monkeypatch.setenv("DIFFMEDSEG_ZOO", str(tmp_path / "zoo"))
+    zoo.export(tuned, "lite_synthetic.tuned")
+    entry, name = tmp_path / "zoo" / "lite_synthetic.tuned", "/".join(filter(None, ["baseline/version_3", place]))
+    assert read_yaml(entry / "run.yaml")["pretrained"] == name
+    assert json.loads((entry / "metrics.json").read_text())["policy"]["pretrained"]["source"] == name
+    assert f"Fine-tuned from {name}." in (entry / "README.md").read_text()
+    for file in (tmp_path / "zoo").rglob("*"):
+        assert not file.is_file() or b"of somebody" not in file.read_bytes(), file

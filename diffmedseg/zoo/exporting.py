@@ -1,5 +1,6 @@
 """Making an entry of a finished run, or of a configuration that nobody has run yet."""
 
+import json
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -98,13 +99,14 @@ def export(
         for file in (CASES, METRICS, ROBUSTNESS):
             if (run / file).is_file():
                 shutil.copy(run / file, folder / file)
+        _hide_place_of_start(folder / METRICS)
         write_example(model.eval(), folder / EXAMPLE)
         rows = read_cases(folder / CASES)
         unpictured = _draw_cases(model, data, rows, folder / PICTURE) if pictures else "the author left it out"
         by_command = (run / RUN_CONFIG).is_file()
         metrics = _metrics(rows, settings, "diffmedseg fit -c run.yaml" if by_command else "")
         if start := checkpoint.get("initialisation"):
-            notes = f"{notes} Fine-tuned from {start['source']}.".strip()
+            notes = f"{notes} Fine-tuned from {_without_place(start['source'])}.".strip()
         packages = sorted({*foreign_packages(config), *foreign_packages(settings["data"])})
         learned_from = checkpoint.get("learned_from", "masks")
         entry = _describe(folder, config["init_args"], data, learned_from, metrics, type(model.denoiser), packages)
@@ -251,5 +253,23 @@ def _portable(settings: dict[str, Any], data: SegmentationDataModule) -> dict[st
         init["root"] = f"data/{data.info.name}"
     if init.get("windows"):
         init["windows"] = Path(init["windows"]).name
+    if settings.get("pretrained"):
+        settings["pretrained"] = _without_place(settings["pretrained"])
     kept = {name: value for name, value in settings.items() if name != "logger"}
     return kept | {"runs": "runs", "ckpt_path": None}
+
+
+def _hide_place_of_start(metrics: Path) -> None:
+    """Take the place of one machine out of what a fine-tuned run's scores say that it started from."""
+    if not metrics.is_file():
+        return  # a run of before
+    found = json.loads(metrics.read_text(encoding="utf-8"))
+    if start := found["policy"].get("pretrained"):
+        start["source"] = _without_place(start["source"])
+        metrics.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _without_place(source: str) -> str:
+    """Return the name of what a run started from; of an absolute path only the run, and the checkpoint in it."""
+    path = Path(source)
+    return "/".join(path.parts[-4 if path.suffix == ".ckpt" else -2 :]) if path.is_absolute() else source
