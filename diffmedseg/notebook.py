@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from torch import Tensor
 
-from diffmedseg.data.store import ImageStore, to_signed
+from diffmedseg.data.store import ImageStore, check_index, to_bytes, to_signed
 from diffmedseg.figures import Drawing, outline, show
 from diffmedseg.measuring import volumes_ml
 from diffmedseg.prediction.pictures.panel import draw_overlay
@@ -23,18 +23,6 @@ from diffmedseg.wording import count
 _LONGEST = 800  # px, of a picture that is drawn
 _SHOWN = 4  # images in HTML
 _SIDE = 1.6  # inches of each
-
-
-def check_index(index: int, length: int, noun: str) -> int:
-    """Return an index, from 0; negative ones count from the end.
-
-    Raises:
-        IndexError: If there is no such item.
-    """
-    if not -length <= index < length:
-        reach = f"expected 0 to {length - 1}, or -{length} to -1" if length else "there is none"
-        raise IndexError(f"There is no {noun} {index} of {count(length, noun)}: {reach}.")
-    return index % length
 
 
 def select(result: Segmentation, index: int) -> Segmentation:
@@ -131,8 +119,7 @@ def _small_mask(mask: Tensor) -> Tensor:
 def _as_picture(image: Tensor) -> PIL.Image.Image:
     """Make an RGB picture of (C, H, W) in [-1, 1]: of three channels as colours, else of the first as grey."""
     three = image if len(image) == 3 else image[:1].expand(3, -1, -1)
-    small = _shrink((three.float().cpu() + 1) / 2, _LONGEST)
-    return PIL.Image.fromarray((small * 255).round().byte().permute(1, 2, 0).numpy())
+    return PIL.Image.fromarray(to_bytes(_shrink(three.float().cpu(), _LONGEST)).permute(1, 2, 0).numpy())
 
 
 def plot_item(store: ImageStore, index: int) -> Drawing:

@@ -270,6 +270,14 @@ def test_commands_that_cannot_be_are_refused(arguments, reason, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_chain_refuses_an_impossible_number_of_true_masks_before_it_trains(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["train", "diffseg-student", "synthetic", "--true_masks", "-1"])
+    assert "at least 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def stages(tmp_path, *options, monkeypatch):
     """Run a chain in this process, and return the commands of its stages."""
     done = []

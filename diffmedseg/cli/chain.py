@@ -6,13 +6,14 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.cli.parsing import Parser, positive_integer, refuse, report_errors
+from diffmedseg.cli.parsing import Parser, positive_integer, refuse, report_errors, setting_pairs
+from diffmedseg.cli.pseudo import add_proposing
 from diffmedseg.errors import DataError, RecipeError
 from diffmedseg.files import read_json, read_yaml
 from diffmedseg.recipes import experiments_folder, list_presets
@@ -157,12 +158,9 @@ def _parser(model: str) -> Parser:
     parser.add_argument("--runs", default="runs", help="Folder of all runs.")
     parser.add_argument("--seed", "--seed_everything", type=int, default=0, help="Seed of all stages.")
     parser.add_argument("--ckpt_path", choices=("last",), help="Changes nothing: a chain always goes on.")
-    parser.add_argument("--proposer", choices=("model", "luminance", "mean"), default="model",
-                        help="Who proposes in the first cycle; luminance trains no teacher.")  # fmt: skip
-    parser.add_argument("--crf", choices=("auto", "on", "off"), default="auto", help="As of `diffmedseg pseudo`.")
+    add_proposing(parser, "model", "Who proposes in the first cycle; luminance trains no teacher.")
     parser.add_argument("--cycles", type=positive_integer, default=1,
                         help="Cycles: from the second on, the student proposes the masks of the next.")  # fmt: skip
-    parser.add_argument("--true_masks", type=int, default=0, metavar="N", help="Add N true masks of training images.")
     return parser
 
 
@@ -180,23 +178,15 @@ def _parse(args: list[str]) -> Chain:
     if options.preset is not None and options.preset not in presets and not options.preset.endswith((".yaml", ".yml")):
         raise RecipeError(f"The model {model} has no preset {options.preset!r}: choose one of {', '.join(presets)}.")
     dealt: dict[str, list[str]] = {"data": [], "teacher": [], "student": [], "both": []}
-    for name, value in _pairs(settings):
+    for name, value in setting_pairs(settings):
+        if not name.startswith("--") or value is None:
+            refuse(f"{name!r} is no setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
         part = name.partition(".")[0].removeprefix("--")
         if part in ("teacher", "student"):
             dealt[part].append(f"--{name.partition('.')[2]}={value}")
         else:
             dealt[{"data": "data", "model": "student"}.get(part, "both")].append(f"{name}={value}")
     return Chain(options.name or f"{model}-{Path(data).stem}", data, stages, options, dealt)
-
-
-def _pairs(settings: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield settings and their values, of ``--name value`` and ``--name=value``."""
-    left = list(settings)
-    while left:
-        name, equals, value = left.pop(0).partition("=")
-        if not name.startswith("--") or not (equals or left):
-            refuse(f"{name!r} is no setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
-        yield name, value if equals else left.pop(0)
 
 
 def _say(text: str) -> None:

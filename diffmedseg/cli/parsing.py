@@ -3,7 +3,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,13 +39,30 @@ def png_file(text: str) -> Path:
 
 def positive_integer(text: str) -> int:
     """Read a whole number of at least 1."""
+    return _whole_number(text, 1)
+
+
+def natural_number(text: str) -> int:
+    """Read a whole number of at least 0."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return number
+
+
+def setting_pairs(settings: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield names and values of settings ``--name value`` and ``--name=value``; None where the value is missing."""
+    waiting = iter(settings)
+    for setting in waiting:
+        name, given, value = setting.partition("=")
+        yield name, value if given else next(waiting, None)
 
 
 def open_share(text: str) -> float:

@@ -28,7 +28,7 @@ def fitting_precision(precision: object, accelerator: str, arguments: Sequence[s
     if any(argument.startswith(_SETTING) for argument in arguments):
         _log.warning("This CPU computes bfloat16 in software, which is slow. %s 32-true is faster here.", _SETTING)
         return precision
-    _log.info("This CPU computes bfloat16 in software, which is slow: training in float32.")
+    _log.info("This CPU computes bfloat16 in software, which is slow: float32 is used.")
     return "32-true"
 
 

@@ -5,11 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors, setting_pairs
 from diffmedseg.files import expand_home, read_yaml
 from diffmedseg.recipes import data_file, data_root, list_datasets
-
-_KINDS = ("model", "luminance", "mean")
 
 
 def main(args: list[str]) -> None:
@@ -45,19 +43,36 @@ def _parser() -> Parser:
         "on pseudo masks, and is taken. The same command goes on where it was cut off.",
     )
     parser.add_argument("--out", required=True, help="Folder to write.")
-    parser.add_argument(
-        "--proposer",
-        choices=_KINDS,
-        help="Who proposes: the model of RUN, luminance, or the mean of both. Default: the model where RUN is named.",
+    add_proposing(
+        parser,
+        None,
+        "Who proposes: the model of RUN, luminance, or the mean of both. Default: the model where RUN is named.",
     )
-    parser.add_argument("--crf", choices=("auto", "on", "off"), default="auto",
-                        help="Refine maps by DenseCRFs. auto: as the model of RUN does.")  # fmt: skip
-    parser.add_argument("--true_masks", type=int, default=0, metavar="N", help="Add N true masks of training images.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of true masks.")
     parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images at once.")
     parser.add_argument("--device", default="auto", help="Device of the model: auto, cpu, cuda, ...")
     add_trust(parser)
     return parser
+
+
+def add_proposing(parser: Parser, proposer: str | None, who: str) -> None:
+    """Add the options of how masks are proposed.
+
+    Args:
+        parser: The parser.
+        proposer: Default of ``--proposer``.
+        who: Its help.
+    """
+    parser.add_argument("--proposer", choices=("model", "luminance", "mean"), default=proposer, help=who)
+    parser.add_argument(
+        "--crf",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="Refine maps by DenseCRFs. auto: as the model that proposes does.",
+    )
+    parser.add_argument(
+        "--true_masks", type=natural_number, default=0, metavar="N", help="Add N true masks of training images."
+    )
 
 
 def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
@@ -66,17 +81,14 @@ def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, st
     names = list(args[: next((i for i, one in enumerate(args) if one.startswith("-")), len(args))])
     options, rest = parser.parse_known_args(args[len(names) :])
     settings: dict[str, str] = {}
-    while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if not name.startswith("--data.") or not (equals or rest):
+    for name, value in setting_pairs(rest):
+        if not name.startswith("--data.") or value is None:
             parser.error(f"{name} is not an option; settings of the data are given as --data.image_size 128.")
-        settings[name.removeprefix("--data.")] = value if equals else rest.pop(0)
+        settings[name.removeprefix("--data.")] = value
     options.proposer = options.proposer or ("model" if len(names) == 2 else None)
     needed = 1 if options.proposer == "luminance" else 2
     if options.proposer is None or len(names) != needed:
         parser.error("name RUN and DATA, or DATA alone with --proposer luminance.")
-    if options.true_masks < 0:
-        parser.error(f"--true_masks is {options.true_masks}; it has to be at least 0.")
     return options, names, settings
 
 

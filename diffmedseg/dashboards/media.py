@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffmedseg.data.store import to_bytes
 from diffmedseg.metrics.cases import TITLES, CaseScore
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def overlay(picture: Picture, regions: Sequence[str], longest: int) -> "wandb.Im
     size = _size(image, longest)
     if size != image.shape[-2:]:
         image = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-    pixels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
-    return wandb.Image(pixels.numpy(), masks=layers, caption=picture.title)
+    return wandb.Image(to_bytes(image).permute(1, 2, 0).numpy(), masks=layers, caption=picture.title)
 
 
 def _classes(mask: Tensor) -> Tensor:

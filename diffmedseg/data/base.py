@@ -114,8 +114,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """Read the splits that a stage needs: ``fit``, ``validate``, ``test`` or ``predict``."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in needed.get(stage, ("test",)):
-            if split not in self.stores:
-                self.stores[split] = self.load(split)
+            self.dataset(split)
 
     def dataset(self, split: Split) -> ImageStore:
         """Return one split as a data set to look at: it has a length, items by number, and ``plot(i)``.

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.reading.windows import CropWindow
+from diffmedseg.wording import count
 
 if TYPE_CHECKING:
     from diffmedseg.figures import Drawing
@@ -43,8 +44,6 @@ class ImageStore(ABC):
         Raises:
             IndexError: If there is no such item.
         """
-        from diffmedseg.notebook import check_index
-
         index = check_index(index, len(self), "item")
         return _common(self, index) | {"masks": self.masks(index)}
 
@@ -54,7 +53,7 @@ class ImageStore(ABC):
         Raises:
             IndexError: If there is no such item.
         """
-        from diffmedseg.notebook import check_index, plot_item
+        from diffmedseg.notebook import plot_item
 
         return plot_item(self, check_index(index, len(self), "item"))
 
@@ -121,6 +120,24 @@ def to_unit(image: Tensor) -> Tensor:
 def to_signed(image: Tensor) -> Tensor:
     """Map an image as stores give it, uint8 in [0, 255] or float in [-1, 1], to [-1, 1]."""
     return image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Map an image as stores give it, uint8 in [0, 255] or float in [-1, 1], to uint8 in [0, 255]."""
+    signed = to_signed(image).float()
+    return ((signed + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def check_index(index: int, length: int, noun: str) -> int:
+    """Return an index, from 0; negative ones count from the end.
+
+    Raises:
+        IndexError: If there is no such item.
+    """
+    if not -length <= index < length:
+        reach = f"expected 0 to {length - 1}, or -{length} to -1" if length else "there is none"
+        raise IndexError(f"There is no {noun} {index} of {count(length, noun)}: {reach}.")
+    return index % length
 
 
 def is_tissue(image: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
+from diffmedseg.diffusion.loss import weigh_pixels
 from diffmedseg.errors import unknown
 
 #: Whose masks of an image a training step learns from: one rater's, drawn anew each time, or those of all.
@@ -64,12 +65,12 @@ def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
         skip_empty: Whether empty masks have no weight.
     """
     pixels = sure_pixels(batch)
-    own = _filled(_only(batch["mask"], pixels))
+    own = _filled(weigh_pixels(batch["mask"], pixels))
     weight = own if skip_empty else None
     if raters == "one" and "raters" not in batch:
         return _with_unsure(Targets(batch["mask"], weight, own), pixels)
     mask, valid = batch["raters"], batch["rater_valid"].float()[..., None]
-    filled = _filled(_only(mask, None if pixels is None else pixels[:, None]))
+    filled = _filled(hide_unsure(mask, batch))
     share = valid / valid.sum(1, keepdim=True)
     present = (share * filled).sum(1)
     if raters == "one":
@@ -83,14 +84,10 @@ def sure_pixels(batch: Batch) -> Tensor | None:
     return 1 - batch["unsure"].float() if "unsure" in batch else None
 
 
-def sure_raters(batch: Batch) -> Tensor:
-    """Return the masks of all raters, (B, R, K, H, W), empty in pixels that are unsure."""
+def hide_unsure(masks: Tensor, batch: Batch) -> Tensor:
+    """Return masks or samples of a batch, (B, N, K, H, W), with 0 in pixels that are unsure."""
     pixels = sure_pixels(batch)
-    return _only(batch["raters"], None if pixels is None else pixels[:, None])
-
-
-def _only(mask: Tensor, pixels: Tensor | None) -> Tensor:
-    return mask if pixels is None else mask * pixels
+    return masks if pixels is None else masks * pixels[:, None]
 
 
 def _with_unsure(targets: Targets, pixels: Tensor | None) -> Targets:

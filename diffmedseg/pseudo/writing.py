@@ -24,7 +24,7 @@ from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.labels.deciding import Decided
 from diffmedseg.data.labels.supervision import SUPERVISION
 from diffmedseg.data.pseudo import TABLE, PseudoMask, read_table
-from diffmedseg.data.store import ImageStore, majority, to_signed
+from diffmedseg.data.store import ImageStore, majority, to_bytes, to_signed
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.figures import outline, save_figure, show
@@ -91,10 +91,9 @@ def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
         if not any(row.kept == "yes" for row in rows if row.split == split):
             first = next((row.reason for row in rows if row.split == split), "")
             raise DataError(f"No mask of the {split} split is kept (the first: {first}). Widen mask_rule.plausible.")
-    names = {(row.split, row.id): row.id for row in rows}
-    if len(names) < len(rows) or len({row.file for row in rows}) < len(
-        set(names.values())
-    ):  # small data has val in train
+    names, files = {row.id for row in rows}, {row.file for row in rows}
+    # A name may stand in both splits, as in small data whose validation images are training images.
+    if len({(row.split, row.id) for row in rows}) < len(rows) or len(files) < len(names):
         raise DataError(f"Names of images in {order.data.info.title} occur twice: pseudo masks need one name each.")
     write_whole(folder / SUPERVISION, lambda path: path.write_text(_supervision(order) + "\n", encoding="utf-8"))
     save_figure(draw_kept(stores, rows, folder), folder / _SHEET)
@@ -180,7 +179,7 @@ def _save(path: Path, mask: NDArray[np.bool_]) -> None:
 
 
 def _save_image(path: Path, image: Tensor) -> None:
-    levels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    levels = to_bytes(image).permute(1, 2, 0).numpy()
     picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     write_whole(path, lambda temporary: picture.save(temporary, format="PNG"))
 

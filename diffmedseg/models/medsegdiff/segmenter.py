@@ -28,7 +28,7 @@ from diffmedseg.models.presence import draw_presence
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.ssn.normal import choose_likely, log_likelihoods, monte_carlo_loss, training_samples
-from diffmedseg.models.targets import Raters, Targets, masks_needed, sure_pixels, sure_raters, training_targets
+from diffmedseg.models.targets import Raters, Targets, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import blend, windows
 from diffmedseg.segmentation import Drawn
 
@@ -153,10 +153,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         steps = self.num_steps if self.energy_steps is None else self.energy_steps
         shapes = self._run_chains(images, [g for row in generators for g in row], steps)
         presence = None if encoded.presence is None else encoded.presence.sigmoid()
-        samples = shapes.reshape(len(generators), -1, *shapes.shape[1:])
-        sure = sure_pixels(batch)
-        samples = samples if sure is None else samples * sure[:, None]
-        return energy_distance(samples, sure_raters(batch), batch["rater_valid"], presence)
+        samples = hide_unsure(shapes.reshape(len(generators), -1, *shapes.shape[1:]), batch)
+        return energy_distance(samples, hide_unsure(batch["raters"], batch), batch["rater_valid"], presence)
 
     def _draw_levels(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw the noise level of each row."""
@@ -237,5 +235,7 @@ def _weights(targets: Targets, rows: int = 1) -> tuple[Tensor | None, ...]:
 
     So a loss of the user's own need not take weights.
     """
-    weights = [one if one is None else one.repeat_interleave(rows, 0) for one in (targets.weight, targets.pixels)]
-    return tuple(weights) if targets.pixels is not None else () if targets.weight is None else tuple(weights[:1])
+    weights = [targets.weight, targets.pixels]
+    while weights and weights[-1] is None:
+        weights.pop()
+    return tuple(one if one is None else one.repeat_interleave(rows, 0) for one in weights)

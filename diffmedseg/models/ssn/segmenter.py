@@ -16,7 +16,7 @@ from diffmedseg.models.ssn.normal import (
     monte_carlo_loss,
     training_samples,
 )
-from diffmedseg.models.targets import Raters, masks_needed, sure_pixels, sure_raters, training_targets
+from diffmedseg.models.targets import Raters, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import blend
 from diffmedseg.segmentation import Drawn
 
@@ -73,10 +73,9 @@ class SSNSegmenter(DiffusionSegmenter):
         if not self.energy_weight:
             return loss
         generators = energy_generators(self.seed, draws, self.energy_samples)
-        samples = normal.sample(NormalNoise.draw(generators, normal)).sigmoid()
-        sure = sure_pixels(batch)
-        samples = samples if sure is None else samples * sure[:, None]
-        energy = self.energy_weight * energy_distance(samples, sure_raters(batch), batch["rater_valid"])
+        samples = hide_unsure(normal.sample(NormalNoise.draw(generators, normal)).sigmoid(), batch)
+        raters = hide_unsure(batch["raters"], batch)
+        energy = self.energy_weight * energy_distance(samples, raters, batch["rater_valid"])
         self.log_training("train/energy_loss", energy, batch)
         return loss + energy
 
