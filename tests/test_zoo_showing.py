@@ -15,7 +15,7 @@ from diffmedseg.data import SyntheticDataModule, facts
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
-from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.segmentation import Segmentation
 from diffmedseg.zoo import Source, ZooError, file_sha256, showing
 from diffmedseg.zoo.checking import verify_entry

@@ -20,9 +20,10 @@ from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
 from diffmedseg.files import file_sha256
 from diffmedseg.fusion import Fusion
-from diffmedseg.metrics.cases import TITLES, CaseScore, Summary, score_cases, summarise
+from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
+from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenting import Segmenter

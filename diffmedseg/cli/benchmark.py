@@ -158,7 +158,7 @@ def _cells(entry: dict[str, float] | None) -> tuple[str, str]:
 
 def _title(score: str) -> str:
     from diffmedseg.evaluation.summary import SET_TITLES
-    from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES
+    from diffmedseg.metrics.scores import LOWER_IS_BETTER, TITLES
 
     name = score.removesuffix("_bias")
     title = (TITLES | SET_TITLES)[name]

@@ -17,7 +17,7 @@ from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
     from diffmedseg.evaluation.comparison import Comparison
-    from diffmedseg.metrics.cases import CaseScore
+    from diffmedseg.metrics.scores import CaseScore
 
 #: What LaTeX would take for a command.
 _LATEX = str.maketrans(
@@ -46,7 +46,7 @@ def compare(args: list[str]) -> None:
     parser.add_argument("--common", action="store_true", help="Compare the cases that are in all tests.")
     options = parser.parse_args(args)
     from diffmedseg.evaluation.comparison import compare_tests
-    from diffmedseg.metrics.cases import TITLES
+    from diffmedseg.metrics.scores import TITLES
 
     known = [score for score in TITLES if score != "seconds"]  # of other machines
     for score in options.scores or ():
@@ -93,7 +93,7 @@ def _find(argument: str) -> tuple[str, list[Path]]:
 
 def _cells(rows: "Sequence[Comparison]") -> tuple[list[str], list[list[str]]]:
     """Return titles of columns, and the text of each row."""
-    from diffmedseg.metrics.cases import LOWER_IS_BETTER, TITLES
+    from diffmedseg.metrics.scores import LOWER_IS_BETTER, TITLES
 
     first = rows[0].test
     regions, seeds = len({row.region for row in rows}) > 1, any(not math.isnan(row.deviation) for row in rows)

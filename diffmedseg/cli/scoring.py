@@ -90,7 +90,8 @@ def _print_scores(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Pro
     from rich.markup import escape
     from rich.table import Table
 
-    from diffmedseg.metrics.cases import TITLES, summarise
+    from diffmedseg.metrics.cases import summarise
+    from diffmedseg.metrics.scores import TITLES
     from diffmedseg.wording import first_names
 
     rows = scored.rows

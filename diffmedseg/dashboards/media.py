@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.store import to_bytes
-from diffmedseg.metrics.cases import TITLES, CaseScore
+from diffmedseg.metrics.scores import TITLES, CaseScore
 
 if TYPE_CHECKING:
     import wandb

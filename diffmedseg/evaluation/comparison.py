@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.bootstrap import bootstrap_interval
-from diffmedseg.metrics.cases import TITLES, CaseScore
+from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.wording import count, first_names
 
 #: Scores of one test by (case, region), and by score.

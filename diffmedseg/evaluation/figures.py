@@ -12,7 +12,7 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch
 from diffmedseg.figures import COLOURS, outline, show
 from diffmedseg.metrics.calibration import risk_coverage
-from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.segmentation import Segmentation, resize_soft
 
 _TRUTH = "#56B4E9"

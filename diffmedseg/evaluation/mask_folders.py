@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
-from diffmedseg.metrics.cases import CaseScore, distance_scores, overlap_scores
+from diffmedseg.metrics.cases import distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.surface import surface_scores
 from diffmedseg.reading.masks import MaskReader, read_values
 from diffmedseg.reading.names import (

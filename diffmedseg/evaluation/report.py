@@ -17,7 +17,7 @@ from diffmedseg.evaluation.figures import (
     draw_risk_coverage,
 )
 from diffmedseg.metrics.calibration import risk_coverage
-from diffmedseg.metrics.cases import JACCARD_THRESHOLD, TITLES, CaseScore
+from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore
 from diffmedseg.wording import count
 
 _STYLE = """
@@ -30,51 +30,6 @@ td.n, th + th { text-align: right; font-variant-numeric: tabular-nums; white-spa
 flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; }
 figcaption, .small { font-size: .88rem; color: #555; }
 """
-
-_MEANING = {
-    "dice": "overlap of mask and truth, 0 to 1",
-    "iou": "the same, counted more severely",
-    "thresholded_jaccard": f"IoU, but 0 below {JACCARD_THRESHOLD}: a case that has failed",
-    "dice_unrefined": "overlap before the CRF or other refinement",
-    "dice_prior": "overlap of the condition network's own mask: what sampling is to beat",
-    "sensitivity": "share of the truth that was found",
-    "precision": "share of the mask that is right",
-    "hd95": "how far the outlines are apart, but for the worst 5 %; lower is better",
-    "nsd": "share of the outlines that is right to 1 mm",
-    "hd95_pixels": "how far the outlines are apart, but for the worst 5 %, in pixels of the original; lower is better",
-    "nsd_pixels": "share of the outlines that is right to 2 pixels of the original",
-    "cl_dice": "overlap of the centrelines of vessels; higher is better",
-    "density": "share of the field of view (where none is known, of the picture) that is vessel, in the fused mask",
-    "density_reference": "the same in the reference",
-    "uncertainty": "how doubtful the model is of the mask; lower is surer",
-    "diversity": "how different its samples are from each other",
-    "distance_to_raters": "how different they are from raters; lower is better",
-    "rater_diversity": "how different raters are from each other, each from itself included",
-    "ged_biased": "distance of samples and raters as papers print it; lower is better",
-    "ged_unbiased": "distance of samples and raters, whatever the number of samples; lower is better",
-    "ged_16": "the same of the first 16 samples",
-    "ged_100": "the same of the first 100 samples",
-    "hungarian_iou": "overlap of samples and raters, matched one to one",
-    "hungarian_iou_16": "the same of the first 16 samples",
-    "hungarian_iou_32": "the same of the first 32 samples",
-    "rectangular_iou_16": "overlap of raters with as many of the first 16 samples, picked by an oracle",
-    "rectangular_iou_32": "the same of the first 32 samples",
-    "left_empty": "of cases without a lesion, in how many the mask is empty",
-    "found": "of cases with a lesion, in how many the mask is not empty",
-    "samples_filled": "share of the samples that are not empty; best where it is that of raters",
-    "raters_filled": "share of the raters who outlined something",
-    "best_of_n_iou": "overlap of each rater with the sample that an oracle picks",
-    "rater_correlation": "whether samples disagree where raters do, -1 to 1",
-    "brier": "squared error of the probability; lower is better",
-    "brier_unrefined": "the same before the CRF or other refinement",
-    "nll": "surprise at the truth; lower is better",
-    "nll_unrefined": "the same before the CRF or other refinement",
-    "inner_held": "how often it hardly left the truth",
-    "outer_held": "how often it held the truth",
-    "area_held": "how often the true area lay in its interval",
-    "between_contours": "how much the contours leave open; lower says more",
-    "seconds": "time to segment a case",
-}
 
 
 def render_report(
@@ -116,7 +71,7 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Map
     dice = scores["dice"]
     lines = [
         f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
-        f"{count(dice['cases'], 'case')}; {of_set['failure_rate']:.0%} of them fail (IoU below {JACCARD_THRESHOLD})."
+        f"{count(dice['cases'], 'case')}; {of_set['failure_rate']:.0%} of them fail (IoU below {FAILED_BELOW})."
     ]
     lines += [f"<b>The {html.escape(name)} is empty in every case.</b>" for name in of_set["empty_in_all_cases"]]
     if of_set["without_lesion"]:
@@ -152,7 +107,8 @@ def _interval(score: Mapping[str, Any]) -> str:
 
 def _scores(found: Mapping[str, Any]) -> str:
     lines = "\n".join(
-        f'<tr><td>{html.escape(TITLES[name])}<br><span class="small">{html.escape(_MEANING[name])}</span></td>'
+        f"<tr><td>{html.escape(SCORES[name].title)}<br>"
+        f'<span class="small">{html.escape(SCORES[name].explanation)}</span></td>'
         f'<td class="n">{one["mean"]:.3f}</td><td class="n">{_interval(one)}</td>'
         f'<td class="n">{one["cases"]}</td></tr>'
         for name, one in found["scores"].items()

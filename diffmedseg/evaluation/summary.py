@@ -8,9 +8,10 @@ import torch
 from torchmetrics.functional import spearman_corrcoef
 
 from diffmedseg.metrics.calibration import aurc, expected_calibration_error, merge_bins
-from diffmedseg.metrics.cases import JACCARD_THRESHOLD, CaseScore, Summary
+from diffmedseg.metrics.cases import Summary
 from diffmedseg.metrics.functional import dice_from_counts
 from diffmedseg.metrics.images import ImageScore
+from diffmedseg.metrics.scores import FAILED_BELOW, CaseScore
 
 #: What is the same in every test.
 POLICY = {
@@ -26,7 +27,7 @@ POLICY = {
     "field_of_view": "where the data has one, nothing outside of it counts, in any score",
     "density": "of vessels: share of the field of view, where there is none of the picture; cases.csv has the 5th "
     "and 95th percentile over the samples",
-    "thresholded_jaccard": f"0 where IoU is below {JACCARD_THRESHOLD}",
+    "thresholded_jaccard": f"0 where IoU is below {FAILED_BELOW}",
     "surfaces": "border pixels or voxels of the masks, each counted once (MONAI), not surface "
     "elements weighed by area; HD95 is the larger of the 95th percentiles of both directions; in mm, NSD at a "
     "tolerance of 1 mm; where nobody knows the spacing, as of pictures, in pixels of the "
@@ -109,7 +110,7 @@ def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int)
         "both_empty": sum(row.both_empty for row in rows),
         "without_lesion": len(alarms),
         "false_alarms": sum(alarms) / len(alarms) if alarms else None,
-        "failure_rate": sum(row.iou < JACCARD_THRESHOLD for row in rows) / len(rows),
+        "failure_rate": sum(row.iou < FAILED_BELOW for row in rows) / len(rows),
         "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # of all pixels in one: larger lesions count more
         "ece": expected_calibration_error(reliability[0]),
         "ece_neighbourhood": expected_calibration_error(reliability[1]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
-from diffmedseg.metrics.cases import TITLES, CaseScore
+from diffmedseg.metrics.scores import TITLES, CaseScore
 
 _NAMED = ("case", "region")
 _TEXTS = (*_NAMED, "patient")

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save
 
 from diffmedseg.diffusion import keyed_generator
-from diffmedseg.metrics.cases import CaseScore, summarise
+from diffmedseg.metrics.cases import summarise
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError
 from diffmedseg.zoo.loading import load_verified

@@ -15,7 +15,8 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.files import FormatError, file_sha256, read_yaml
-from diffmedseg.metrics.cases import CaseScore, summarise
+from diffmedseg.metrics.cases import summarise
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter

@@ -12,7 +12,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import collate
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples, example_of
-from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo.building import ZooError
 

@@ -24,8 +24,9 @@ from training import train_run
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import Batch, is_tissue
 from diffmedseg.figures import outline, save_figure, show
-from diffmedseg.metrics.cases import CaseScore, score_cases, summarise
+from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.diffseg.decision import Decision, FixedLevel, MultipleOfMean, Otsu
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference, PartialDenoisingDifference

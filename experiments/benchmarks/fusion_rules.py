@@ -21,8 +21,9 @@ from diffmedseg.data.store import Batch
 from diffmedseg.figures import save_figure
 from diffmedseg.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.metrics import bootstrap_interval
-from diffmedseg.metrics.cases import CaseScore, Summary, score_cases, summarise
+from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.refinement import LargestComponent, Refinement
 from diffmedseg.segmentation import Drawn

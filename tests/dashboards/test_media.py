@@ -5,7 +5,7 @@ from PIL import Image
 
 from diffmedseg.callbacks.panels import LargestSlices
 from diffmedseg.dashboards.media import Picture, case_table, overlay
-from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.metrics.scores import CaseScore
 
 
 def picture(height=8, width=8, channels=3, regions=1, samples=2):

@@ -9,7 +9,7 @@ import pytest
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation import compare_tests
-from diffmedseg.metrics.cases import CaseScore
+from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.table import read_cases, write_cases
 
 
