@@ -115,75 +115,107 @@ def score_image(
         prior: (K, h, w), in [0, 1]: the condition network's own mask.
         window: Where in the reference all of these lie, outside of which nothing was found; None for everywhere.
     """
-    size = (int(reference.shape[-2]), int(reference.shape[-1]))
-    device = reference.device
-    inside = torch.ones(size, dtype=torch.bool, device=device)
-    if field_of_view is not None:
-        inside = field_of_view.to(device)
-        reference = reference * inside
-
-    def within(values: Tensor) -> Tensor:
-        """Take (..., H, W) to the pixels that count, (..., N)."""
-        return values.flatten(-2) if field_of_view is None else values[..., inside]
-
-    def at_size(soft: Tensor) -> Tensor:
-        """Take soft (K, h, w) to what counts of (K, H, W)."""
-        return at_native_size(soft.to(device), size, window) * inside
-
+    grid = _Grid(reference, field_of_view, window)
+    reference = reference if field_of_view is None else reference * grid.inside
     truth, share = majority(reference).bool(), reference.float().mean(0)
-
-    def compare(soft: Tensor) -> tuple[Tensor, Tensor]:
-        """Count pixels of the mask (3, K), and sum up how good the probability is (3, K)."""
-        proper = proper_scores(within(soft)[:, None], within(share)[:, None])
-        return torch.stack(confusion_counts(soft > threshold, truth)).cpu(), proper.cpu()
-
-    probability = at_size(probability)
-    mask, (counts, proper) = probability > threshold, compare(probability)
-    before, own = (None if soft is None else at_size(soft) for soft in (unrefined, prior))
-    masks = torch.empty(len(samples), *reference.shape[1:], dtype=torch.bool, device=device)
-    mean = torch.zeros_like(probability)
-    for s, sample in enumerate(samples):
-        soft = at_size(sample)
-        masks[s] = soft > 0.5
-        mean += soft / len(samples)
-    everyone = torch.cat([masks, reference.bool()])
-    regions = range(reference.shape[1])
-    pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in regions]
+    probability = grid.resize(probability)
+    before, own = (None if soft is None else grid.resize(soft) for soft in (unrefined, prior))
+    mask = probability > threshold
+    masks, mean = _masks_and_mean(samples, grid, probability)
     several = len(reference) > 1  # of one rater, whom the majority is, there is less to count
-    moments, reliability = torch.zeros(6, len(truth), dtype=torch.float64), []
-    if several:
-        votes = masks.double().mean(0)
-        a, b = (within(m.double()) for m in (votes * (1 - votes), share * (1 - share)))
-        moments = torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1)
-    for k in regions:
-        near = neighbourhood(reference[:, k].bool().any(0)) & inside
-        whole = reliability_counts(within(probability[k]), within(share[k]))
-        near_lesion = reliability_counts(probability[k][near], share[k][near])
-        majority_alone = reliability_counts(within(probability[k]), within(truth[k])) if several else whole
-        reliability.append(torch.stack([whole, near_lesion, majority_alone]))
-    areas = None
-    if contours is not None:
-        inner, outer = (
-            (contour.to(device) if window is None else window.place(contour.to(device), size)) & inside
-            for contour in contours
-        )
-        areas = torch.stack([m.sum((-2, -1)) for m in (inner, inner & truth, outer & truth, outer)]).cpu()
+    everyone = torch.cat([masks, reference.bool()])
+    pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in range(len(truth))]
+    counts, proper = _compare(probability, threshold, truth, share, grid)
     return ImageScore(
         case,
         counts=counts,
         overlap=torch.stack(soft_overlap(mean, mask)).cpu(),
         pairs=torch.stack(pairs, 1).double().cpu(),
         proper=proper,
-        moments=moments.cpu(),
-        reliability=torch.stack(reliability, 1),
+        moments=_moments(masks, share, grid) if several else torch.zeros(6, len(truth), dtype=torch.float64),
+        reliability=_reliability(probability, reference, truth, share, grid),
         num_slices=1,
         num_samples=len(samples),
         num_raters=len(reference),
         seconds=seconds,
-        unrefined=None if before is None else compare(before),
-        contours=areas,
+        unrefined=None if before is None else _compare(before, threshold, truth, share, grid),
+        contours=None if contours is None else _contour_areas(contours, truth, grid),
         prior=None if own is None else torch.stack(confusion_counts(own > 0.5, truth)).cpu(),
     )
+
+
+class _Grid:
+    """The pixels of a reference, and which of them count.
+
+    Args:
+        reference: (R, K, H, W).
+        field_of_view: (H, W), bool: what counts; None for everything.
+        window: Where in the reference the masks lie; None for everywhere.
+    """
+
+    def __init__(self, reference: Tensor, field_of_view: Tensor | None, window: CropWindow | None) -> None:
+        self.size = (int(reference.shape[-2]), int(reference.shape[-1]))
+        self.device, self.window, self.everywhere = reference.device, window, field_of_view is None
+        if field_of_view is None:
+            self.inside = torch.ones(self.size, dtype=torch.bool, device=self.device)
+        else:
+            self.inside = field_of_view.to(self.device)
+
+    def within(self, values: Tensor) -> Tensor:
+        """Take (..., H, W) to the pixels that count, (..., N)."""
+        return values.flatten(-2) if self.everywhere else values[..., self.inside]
+
+    def resize(self, soft: Tensor) -> Tensor:
+        """Take soft (K, h, w) to what counts of (K, H, W)."""
+        return at_native_size(soft.to(self.device), self.size, self.window) * self.inside
+
+    def place(self, mask: Tensor) -> Tensor:
+        """Take a mask of the reference's size, or of the window's, to what counts of (K, H, W)."""
+        mask = mask.to(self.device)
+        return (mask if self.window is None else self.window.place(mask, self.size)) & self.inside
+
+
+def _masks_and_mean(samples: Tensor, grid: _Grid, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Resize samples one at a time; return their masks (S, K, H, W), bool, and their mean (K, H, W)."""
+    masks = torch.empty(len(samples), *like.shape, dtype=torch.bool, device=like.device)
+    mean = torch.zeros_like(like)
+    for s, sample in enumerate(samples):
+        soft = grid.resize(sample)
+        masks[s] = soft > 0.5
+        mean += soft / len(samples)
+    return masks, mean
+
+
+def _compare(soft: Tensor, threshold: float, truth: Tensor, share: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
+    """Count pixels of the mask (3, K), and sum up how good the probability is (3, K)."""
+    proper = proper_scores(grid.within(soft)[:, None], grid.within(share)[:, None])
+    return torch.stack(confusion_counts(soft > threshold, truth)).cpu(), proper.cpu()
+
+
+def _moments(masks: Tensor, share: Tensor, grid: _Grid) -> Tensor:
+    """Sum up the variances of samples and of raters: :attr:`ImageScore.moments`."""
+    votes = masks.double().mean(0)
+    a, b = (grid.within(m.double()) for m in (votes * (1 - votes), share * (1 - share)))
+    return torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1).cpu()
+
+
+def _reliability(probability: Tensor, reference: Tensor, truth: Tensor, share: Tensor, grid: _Grid) -> Tensor:
+    """Count how often probabilities come true: :attr:`ImageScore.reliability`."""
+    counted = []
+    for k in range(len(truth)):
+        near = neighbourhood(reference[:, k].bool().any(0)) & grid.inside
+        whole = reliability_counts(grid.within(probability[k]), grid.within(share[k]))
+        near_lesion = reliability_counts(probability[k][near], share[k][near])
+        several = len(reference) > 1
+        by_majority = reliability_counts(grid.within(probability[k]), grid.within(truth[k])) if several else whole
+        counted.append(torch.stack([whole, near_lesion, by_majority]))
+    return torch.stack(counted, 1)
+
+
+def _contour_areas(contours: tuple[Tensor, Tensor], truth: Tensor, grid: _Grid) -> Tensor:
+    """Count pixels of the inner and the outer contour: :attr:`ImageScore.contours`."""
+    inner, outer = (grid.place(contour) for contour in contours)
+    return torch.stack([m.sum((-2, -1)) for m in (inner, inner & truth, outer & truth, outer)]).cpu()
 
 
 def pool(images: Iterable[ImageScore]) -> dict[str, ImageScore]:
