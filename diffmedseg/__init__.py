@@ -10,13 +10,12 @@ from diffmedseg.lazy import lazy_names
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
-    from diffmedseg.recipes import (
-        Recipe as Recipe,
+    from diffmedseg.experiments import (
         list_datasets as list_datasets,
         list_models as list_models,
         list_presets as list_presets,
-        recipe as recipe,
     )
+    from diffmedseg.recipes import Recipe as Recipe, recipe as recipe
     from diffmedseg.segmentation import Segmentation as Segmentation
     from diffmedseg.zoo.loading import (
         load_checkpoint as load_checkpoint,
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "diffmedseg.recipes": ["Recipe", "list_datasets", "list_models", "list_presets", "recipe"],
+        "diffmedseg.experiments": ["list_datasets", "list_models", "list_presets"],
+        "diffmedseg.recipes": ["Recipe", "recipe"],
         "diffmedseg.segmentation": ["Segmentation"],
         "diffmedseg.zoo.loading": ["load_checkpoint", "load_model", "load_pretrained"],
         "diffmedseg.zoo.source": ["list_pretrained"],

@@ -22,14 +22,23 @@ ordinary LightningCLI configuration. Importing this module takes no torch.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmedseg.errors import RecipeError, suggest, unknown
-from diffmedseg.files import FormatError, expand_home, read_yaml
+from diffmedseg.errors import RecipeError, suggest
+from diffmedseg.experiments import (
+    data_file,
+    experiments_folder,
+    find_root,
+    known_name,
+    list_models,
+    list_parts,
+    list_presets,
+    own_file,
+    read_settings,
+)
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -56,70 +65,6 @@ _CONDITIONS = {
     ),
     "ResidualUNet": ("size", "dropout"),
 }
-_YAML = (".yaml", ".yml")
-
-
-def experiments_folder() -> Path:
-    """Return the folder of the configuration files: in the installed package, else in the repository."""
-    package = Path(__file__).parent
-    installed = package / "_experiments"
-    return installed if installed.is_dir() else package.parent / "experiments"
-
-
-def list_parts(part: str) -> list[str]:
-    """Return the names of the files of a part: those that stand for themselves and not for a combination.
-
-    Args:
-        part: ``model``, ``member``, ``data``, ``preset``, ``logger``, ``callbacks`` or ``chain``.
-    """
-    return sorted(path.stem for path in (experiments_folder() / part).glob("*.yaml") if "+" not in path.stem)
-
-
-def list_models() -> list[str]:
-    """Return the names of all models, such as ``medsegdiff-lite``."""
-    return sorted([*list_parts("model"), *list_parts("member")])
-
-
-def list_datasets() -> list[str]:
-    """Return the names of all data sets, such as ``isic2017``."""
-    return list_parts("data")
-
-
-def list_presets(model: str | None = None) -> list[str]:
-    """Return the names of the presets, such as ``cpu``.
-
-    Args:
-        model: Only those that this model has; None for those of any model.
-    """
-    combined = [path.stem.partition("+") for path in (experiments_folder() / "preset").glob("*+*.yaml")]
-    own = [preset for preset, _, name in combined if model is None or name == model]
-    return sorted({*list_parts("preset"), *own})
-
-
-def data_file(name: str | Path) -> Path:
-    """Return the yaml of a data set.
-
-    Args:
-        name: Its name, or the path of a yaml file of one's own.
-
-    Raises:
-        RecipeError: If there is none; the message suggests what is alike.
-    """
-    return _own_file(name) or experiments_folder() / "data" / f"{_known('data set', str(name), list_datasets())}.yaml"
-
-
-def data_config(name: str | Path) -> dict[str, Any]:
-    """Return the configuration of a data set's data module: ``class_path`` and ``init_args``.
-
-    Raises:
-        RecipeError: If there is no such data set, or the file describes none.
-    """
-    path = data_file(name)
-    content = _read(path)
-    config = content.get("data", content)
-    if not (isinstance(config, dict) and "class_path" in config):
-        raise RecipeError(f"{path} describes no data set: expected a class_path under data.")
-    return {"init_args": {}, **config}
 
 
 @dataclass(frozen=True)
@@ -208,8 +153,8 @@ def recipe(
     data_path = data_file(data)
     data_name = Path(data_path).stem
     parts = experiments_folder()
-    content = _read(data_path)
-    folder = _root(root, data_name, content)
+    content = read_settings(data_path)
+    folder = find_root(root, data_name, content)
     tags = [*_derived_tags(content.get("data", {}), folder), *content.get("tags", []), data_name]
     family = model_files[0]
     combined = [family.with_name(f"{family.stem}+{tag}.yaml") for tag in tags]
@@ -237,10 +182,10 @@ def recipe(
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:
     """Return a model's name, and the files of its family and, where it is a member, of the member."""
-    if own := _own_file(model):
+    if own := own_file(model):
         return own.stem, [own]
     parts = experiments_folder()
-    name = _known("model", RENAMED.get(str(model), str(model)), list_models())
+    name = known_name("model", RENAMED.get(str(model), str(model)), list_models())
     family = parts / "model" / f"{name}.yaml"
     if family.is_file():
         return name, [family]
@@ -258,7 +203,7 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
 
 def _class_of_network(files: Sequence[Path]) -> str | None:
     """Return the path of the network's class that the files name last."""
-    denoisers = [_read(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
+    denoisers = [read_settings(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
     return next((one["class_path"] for one in reversed(denoisers) if "class_path" in one), None)
 
 
@@ -339,60 +284,10 @@ def _around(network: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:
-    if own := _own_file(preset):
+    if own := own_file(preset):
         return [own]
     if preset not in list_presets(model):
         raise RecipeError(f"The model {model} has no preset {preset!r}. {suggest(preset, list_presets(model))}")
     names = [preset, f"{preset}+{model}", *([f"{preset}+encoder"] if on_encoder else [])]
     paths = [experiments_folder() / "preset" / f"{name}.yaml" for name in names]
     return [path for path in paths if path.is_file()]
-
-
-def data_root(data: str | Path, root: str | Path | None = None) -> Path | None:
-    """Return where a data set is; None for what its yaml says.
-
-    Args:
-        data: Its name, or a yaml file.
-        root: Where the user says it is; None for ``$DIFFMEDSEG_DATA/<data>`` where that variable is set.
-    """
-    path = data_file(data)
-    return _root(root, path.stem, _read(path))
-
-
-def _root(root: str | Path | None, data: str, content: dict[str, Any]) -> Path | None:
-    if root is not None:
-        return Path(root)
-    everything = os.environ.get("DIFFMEDSEG_DATA")
-    has_root = "root" in content.get("data", {}).get("init_args", {})
-    return Path(everything) / data if everything and has_root else None
-
-
-def _own_file(name: str | Path) -> Path | None:
-    """Return the path where a name is that of a yaml file of the user's own."""
-    path = expand_home(name)
-    if path.suffix not in _YAML:
-        return None
-    if not path.is_file():
-        raise RecipeError(f"There is no file {path}.")
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(path)
-    except (OSError, FormatError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no settings: expected a mapping with model: or data:.")
-    return content
-
-
-def _known(kind: str, name: str, names: Sequence[str]) -> str:
-    """Return the name if it is known.
-
-    Raises:
-        RecipeError: Suggesting names that are alike, else naming all.
-    """
-    if name not in names:
-        raise RecipeError(unknown(kind, name, names))
-    return name

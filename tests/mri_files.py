@@ -130,7 +130,7 @@ def write_lgg(root, names, noise=0.0):
 def data_module(name, root, **options):
     """What experiments/data/<name>.yaml describes, with other settings."""
     from diffmedseg.data.configured import build_data
-    from diffmedseg.recipes import data_config
+    from diffmedseg.experiments import data_config
 
     config = data_config(name)
     for setting in {"modalities", "brain_mask"} & options.keys():

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from diffmedseg.data.configured import build_data
-from diffmedseg.recipes import data_config
+from diffmedseg.experiments import data_config
 
 SIZE = (24, 30)
 

@@ -13,7 +13,7 @@ import diffmedseg.models
 import diffmedseg.zoo
 from diffmedseg.data.catalogue import dataset_info
 from diffmedseg.data.configured import build_data
-from diffmedseg.recipes import data_config
+from diffmedseg.experiments import data_config
 from diffmedseg.zoo.registry import Input
 from diffmedseg.zoo.typed import as_type
 
@@ -32,7 +32,7 @@ assert diffmedseg.list_pretrained()
 """
 DATA_FACTS = f"""
 from diffmedseg.data.catalogue import dataset_info, markdown_table
-from diffmedseg.recipes import data_config
+from diffmedseg.experiments import data_config
 assert markdown_table()
 for path in {[str(EXPERIMENTS / "data" / f"{name}.yaml") for name in DATA]}:
     assert dataset_info(data_config(path)).title

@@ -23,11 +23,11 @@ from diffmedseg.data.labels import CentralComponent, FieldOfView, LargestCompone
 from diffmedseg.data.pseudo import read_table
 from diffmedseg.data.store import EvaluationView, TrainingView
 from diffmedseg.errors import DataError
+from diffmedseg.experiments import data_config
 from diffmedseg.pseudo import writing
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel
 from diffmedseg.pseudo.writing import Order, write_pseudo_masks
-from diffmedseg.recipes import data_config
 from diffmedseg.zoo import load_model
 
 DATA = [option for option in TINY if option.startswith("--data.")]

@@ -15,8 +15,8 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.cli.parsing import Parser, positive_integer, refuse, report_errors, setting_pairs
 from diffmedseg.cli.pseudo import add_proposing
 from diffmedseg.errors import DataError, RecipeError
+from diffmedseg.experiments import experiments_folder, list_presets
 from diffmedseg.files import read_json, read_yaml
-from diffmedseg.recipes import experiments_folder, list_presets
 
 _ORDER = "chain.json"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmedseg.cli.parsing import Parser, png_file, positive_integer, report_errors
-from diffmedseg.recipes import data_config, data_root
+from diffmedseg.experiments import data_config, data_root
 
 if TYPE_CHECKING:
     from diffmedseg.data import SegmentationDataModule

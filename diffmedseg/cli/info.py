@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 from diffmedseg.cli.parsing import Parser
-from diffmedseg.recipes import list_datasets, list_models, list_presets
+from diffmedseg.experiments import list_datasets, list_models, list_presets
 from diffmedseg.versions import package_versions
 from diffmedseg.zoo.source import current_source
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors, setting_pairs
+from diffmedseg.experiments import data_file, data_root, list_datasets
 from diffmedseg.files import expand_home, read_yaml
-from diffmedseg.recipes import data_file, data_root, list_datasets
 
 
 def main(args: list[str]) -> None:

@@ -6,16 +6,9 @@ import sys
 import textwrap
 
 from diffmedseg.cli.parsing import Parser, add_trust, add_tta, refuse, report_errors
+from diffmedseg.experiments import experiments_folder, list_datasets, list_models, list_parts, list_presets
 from diffmedseg.files import expand_home
-from diffmedseg.recipes import (
-    Recipe,
-    experiments_folder,
-    list_datasets,
-    list_models,
-    list_parts,
-    list_presets,
-    recipe,
-)
+from diffmedseg.recipes import Recipe, recipe
 
 _MODEL, _DATA = "medsegdiff-lite", "synthetic"
 

@@ -5,32 +5,32 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import diffmedseg.data
 import diffmedseg.models
 from diffmedseg.allocator import keep_freed_memory
-from diffmedseg.callbacks import ExactResume, StopSafely, WarmupEMA
+from diffmedseg.callbacks import ExactResume, StopSafely
 from diffmedseg.callbacks.resume import is_unvalidated
 from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
 from diffmedseg.cli.console import quieten
 from diffmedseg.cli.precision import fitting_precision
+from diffmedseg.cli.run_arguments import LoggedConfig, add_run_arguments, link_facts
+from diffmedseg.cli.run_messages import say_how_far_it_got, say_what_was_written
 from diffmedseg.cli.settings import SettingsParser
 from diffmedseg.configurable import to_config
-from diffmedseg.dashboards import WandbRunLogger, default_logger
+from diffmedseg.dashboards import WandbRunLogger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import CheckpointError, DataError, NoRunError, RecipeError, ZooError
 from diffmedseg.evaluation.held_out import check_held_out
@@ -69,22 +69,6 @@ class Tested:
     model: Segmenter | None = None
     trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trust: Sequence[str] = ()
-
-
-class LoggedConfig(SaveConfigCallback):
-    """Saves the config, and gives it to all loggers but the CSV, beside which it lies."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save; whoever runs the config again starts a run of its own."""
-        self.config = self.config.clone()
-        if "ckpt_path" in self.config:
-            self.config["ckpt_path"] = None
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log; only the first process is asked."""
-        for logger in trainer.loggers[1:]:
-            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
 
 
 class DiffMedSegCLI(LightningCLI):
@@ -153,55 +137,8 @@ class DiffMedSegCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's place, and the links."""
-        parser.add_argument(
-            "--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017."
-        )
-        parser.add_argument(
-            "--tags", type=list[str], default=[], help="Facts of the data that chose the recipe's settings."
-        )
-        parser.add_argument(
-            "--recommended_encoder",
-            type=str | None,
-            default=None,
-            help="Fact of the data: the encoder that presets take, of those that were measured.",
-        )
-        parser.add_argument(
-            "--pretrained",
-            type=str | None,
-            default=None,
-            help="Zoo entry, run or checkpoint whose weights it starts from.",
-        )
-        parser.add_argument(
-            "--trust", type=list[str], default=[], help="Packages of your own whose classes may be loaded."
-        )
-        parser.add_lightning_class_args(WarmupEMA, "ema")
-        parser.add_argument(
-            "--early_stopping",
-            type=bool,
-            default=True,
-            help="Whether callbacks may end training where the validation score no longer improves.",
-        )
-        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
-        parser.add_argument(
-            "--logger",
-            type=Callable[[Path], Logger] | None,
-            default=default_logger(),
-            help="Logger besides the CSV, made for the run's folder. Default: W&B where it is set up.",
-        )
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
-        facts = {
-            "denoiser.init_args.image_channels": lambda data: len(data.info.channels),
-            "denoiser.init_args.mask_channels": lambda data: len(data.info.regions),
-            "channels": lambda data: list(data.info.channels),
-            "regions": lambda data: list(data.info.regions),
-            "nested": lambda data: data.info.nested,
-            "cropped": lambda data: data.info.cropped,
-            "value_range": lambda data: data.info.value_range,
-            "image_size": lambda data: list(data.image_size),
-        }
-        for name, fact in facts.items():
-            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
+        add_run_arguments(parser)
+        link_facts(parser)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder.
@@ -316,7 +253,9 @@ class DiffMedSegCLI(LightningCLI):
         """Test the best checkpoint, or the last where nothing was validated, and say what was written."""
         if self._settings.trainer.fast_dev_run:
             return
-        self._say_how_far_it_got()
+        if self.trainer.is_global_zero:
+            trainer = self._settings.trainer
+            say_how_far_it_got(self._steps_before, self.trainer.global_step, self.trainer.max_steps, trainer.max_time)
         tested = self._checkpoint_to_test()
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=tested, weights_only=True, verbose=False)
         self._say_what_was_written()
@@ -332,22 +271,6 @@ class DiffMedSegCLI(LightningCLI):
             Console().print("\nNothing was validated, so no checkpoint is the best: the last weights are tested.")
         return best or last
 
-    def _say_how_far_it_got(self) -> None:
-        """Say whether less was trained than was asked for."""
-        steps, wanted = self.trainer.global_step, self.trainer.max_steps
-        if not self.trainer.is_global_zero:
-            return
-        if steps == self._steps_before:
-            Console().print(
-                f"\nNothing was trained: at {steps} steps the run had reached its max_steps or max_time, "
-                "or early stopping had ended it. All count from its first start: raise the one that stopped it, such "
-                "as --trainer.max_time 00:01:00:00."
-            )
-        elif steps < wanted:
-            limit = self._settings.trainer.max_time
-            why = f"the time limit (--trainer.max_time {limit}) or early stopping" if limit else "early stopping"
-            Console().print(f"\nTrained {steps} of {wanted} steps: {why} ended it.")
-
     def after_test(self) -> None:
         """Say what was written."""
         if self._settings.trainer.fast_dev_run:
@@ -358,19 +281,9 @@ class DiffMedSegCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbRunLogger):
                 logger.finish()
-        if not self.trainer.is_global_zero:
-            return
-        console = Console(soft_wrap=True)
-        console.print(f"\nWrote to {self.run_folder}:")
-        for path in sorted(path.relative_to(self.run_folder) for path in self.run_folder.rglob("*") if path.is_file()):
-            if path.parts[0] != "wandb":  # its own: W&B has said where it is
-                console.print(f"  {path}", highlight=False)
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if self.subcommand == "fit" and best and self.model.num_samples > 1:
-            trust = "".join(f" --trust {package}" for package in self.model.untrusted_packages())
-            console.print(
-                f"\nNext: diffmedseg evaluate {os.path.relpath(self.run_folder)} --model.num_samples 16{trust}"
-            )
+        if self.trainer.is_global_zero:
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            say_what_was_written(self.run_folder, self.model if self.subcommand == "fit" and best else None)
 
 
 def run(args: list[str], test: Tested | None = None) -> None:

@@ -11,8 +11,8 @@ import yaml
 from diffmedseg.data import facts
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.source import Source
+from diffmedseg.experiments import data_config, list_datasets
 from diffmedseg.files import expand_home
-from diffmedseg.recipes import data_config, list_datasets
 
 if TYPE_CHECKING:
     from diffmedseg.data.base import SegmentationDataModule

@@ -16,10 +16,10 @@ from rows import read_rows, with_earlier, write_rows
 from training import EVEN_DDIM, train_run
 
 from diffmedseg.data.configured import build_data
+from diffmedseg.experiments import data_config
 from diffmedseg.metrics import generalized_energy_distance
 from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.functional import dice_from_counts
-from diffmedseg.recipes import data_config
 
 Data = Literal["brats2015", "lgg", "chase", "lidc"]
 

@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 from timing import hardware
 
 from diffmedseg.data.configured import build_data
-from diffmedseg.recipes import data_config
+from diffmedseg.experiments import data_config
 
 
 def main(data: str, root: Path, slices: int = 2000, decoded: int = 8) -> None:

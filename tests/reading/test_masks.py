@@ -14,8 +14,8 @@ from diffmedseg.data.configured import build_data
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation import read_mask
 from diffmedseg.evaluation.mask_folders import pair_masks, score_pairs
+from diffmedseg.experiments import data_config
 from diffmedseg.reading.masks import MaskReader, binarise
-from diffmedseg.recipes import data_config
 
 
 def photo(number):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 
-from diffmedseg.recipes import experiments_folder
+from diffmedseg.experiments import experiments_folder
 from diffmedseg.zoo import load_entry
 from diffmedseg.zoo.registry import Entry, read_registry
 from diffmedseg.zoo.source import Source

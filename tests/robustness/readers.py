@@ -121,8 +121,9 @@ def _of_text() -> list[Reader]:
     from diffmedseg.data.pictures.rater_files import read_patients
     from diffmedseg.data.pictures.windows import read_windows
     from diffmedseg.data.splits import read_lists, read_splits
+    from diffmedseg.experiments import data_config
     from diffmedseg.metrics.table import read_cases
-    from diffmedseg.recipes import data_config, recipe
+    from diffmedseg.recipes import recipe
 
     def splits(path: Path) -> object:
         return read_splits(path, project_files.CASES, project_files.DRAWN)

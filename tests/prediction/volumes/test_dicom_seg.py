@@ -19,9 +19,9 @@ from diffmedseg.conformal import Conformal
 from diffmedseg.data.catalogue import dataset_info
 from diffmedseg.data.regions import REGION_CODES, region_code
 from diffmedseg.errors import DataError
+from diffmedseg.experiments import data_config, list_datasets
 from diffmedseg.prediction import Naming, Outputs, find_cases, predict_volumes
 from diffmedseg.reading.dicom import find_series
-from diffmedseg.recipes import data_config, list_datasets
 
 FRAME = "1.2.3.4.5"
 PATIENT = {"PatientName": "Secretname", "PatientBirthDate": "19700102", "AccessionNumber": "SECRETACCESSION"}
