@@ -29,8 +29,19 @@ def _export_onnx(args: list[str]) -> None:
 
         out = options.out or Path(f"{Path(options.model).name}.onnx")
         model = load_single(options.model, options.trust)
-        for path in export_onnx(model, out, options.model, options.num_steps, options.refine):
+        said = _normalisation(options.model)
+        for path in export_onnx(model, out, options.model, options.num_steps, options.refine, **said):
             print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _normalisation(name: str) -> dict[str, str]:
+    """Return what an entry says of its input, as an argument; nothing for runs and checkpoints."""
+    from diffmedseg.zoo.source import current_source
+
+    source = current_source()
+    if Path(name).exists() or not source.has(name):
+        return {}
+    return {"normalisation": source.find(name)[1].input.normalisation}
 
 
 def _parser() -> argparse.ArgumentParser:

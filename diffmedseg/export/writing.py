@@ -14,6 +14,7 @@ from torch.export import Dim
 from diffmedseg import __version__
 from diffmedseg.atomic import write_whole
 from diffmedseg.configurable import to_config
+from diffmedseg.data.info import NORMALISATION
 from diffmedseg.diffusion.unrolled import UnrolledReverse
 from diffmedseg.errors import ExportError
 from diffmedseg.export.arrays import CALIBRATIONS
@@ -34,6 +35,7 @@ def export_onnx(
     name: str = "",
     num_steps: int | None = None,
     refine: bool = True,
+    normalisation: str = NORMALISATION,
 ) -> list[Path]:
     """Write a model as ONNX graphs: its sampler and, where it denoises step by step, ``encode`` and ``step``.
 
@@ -43,6 +45,7 @@ def export_onnx(
         name: What the model was loaded by, for the graphs' metadata.
         num_steps: Network evaluations per sample, unrolled in the sampler; None for the model's own.
         refine: False exports a model without its refinement, such as a CRF, which is no part of a graph.
+        normalisation: How values come to the model's [-1, 1], in words, for the graphs' metadata.
 
     Returns:
         The files.
@@ -58,7 +61,7 @@ def export_onnx(
     with torch.inference_mode(False), torch.no_grad(), _quiet():
         try:
             sampler = SamplerGraph(model, num_steps)
-            contract = _contract(model, sampler, name, num_steps)
+            contract = _contract(model, sampler, name, num_steps, normalisation)
         except ValueError as error:
             raise ExportError(str(error)) from error
         graphs: list[tuple[Graph, Contract]] = [(sampler, contract)]
@@ -97,7 +100,9 @@ def _check_model(model: DiffusionSegmenter, refine: bool) -> None:
         raise ExportError(f"The calibration {calibration} has no form in NumPy: export without calibration.")
 
 
-def _contract(model: DiffusionSegmenter, sampler: SamplerGraph, name: str, num_steps: int) -> Contract:
+def _contract(
+    model: DiffusionSegmenter, sampler: SamplerGraph, name: str, num_steps: int, normalisation: str
+) -> Contract:
     conformal = model.conformal
     return Contract(
         model=name,
@@ -107,7 +112,7 @@ def _contract(model: DiffusionSegmenter, sampler: SamplerGraph, name: str, num_s
         regions=model.regions,
         nested=model.nested,
         image_size=model.image_size,
-        input="from [0, 255]: x / 127.5 - 1; then resized to the grid, bilinear, antialiased",
+        input=f"{normalisation}; then resized to image_size, bilinear with antialiasing, and clamped to [-1, 1]",
         noise=sampler.noise,
         num_samples=model.num_samples,
         num_steps=num_steps,
