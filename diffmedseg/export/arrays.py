@@ -90,7 +90,7 @@ def _weights(before: int, after: int) -> Floats:
     Positions are float32, as in PyTorch: on long lines their rounding moves weights by more than that of the sums.
     """
     scale = np.float32(before) / np.float32(after)
-    wide = np.float32(max(scale, 1.0))
+    wide = np.float32(max(float(scale), 1.0))
     inverse = np.float32(1) / wide
     centres = (np.float64(scale) * (np.arange(after) + 0.5)).astype(np.float32)[:, None]
     first = np.maximum((centres - wide + np.float64(0.5)).astype(np.int64), 0)
@@ -99,7 +99,8 @@ def _weights(before: int, after: int) -> Floats:
     distances = ((positions.astype(np.float32) - centres) + np.float64(0.5)) * np.float64(inverse)
     triangles = np.maximum(1 - np.abs(distances.astype(np.float32)), 0).astype(np.float32)
     triangles[(positions < first) | (positions >= last)] = 0
-    return triangles / triangles.sum(1, keepdims=True, dtype=np.float32)
+    weights: Floats = triangles / triangles.sum(1, keepdims=True, dtype=np.float32)
+    return weights
 
 
 def calibrate(probability: Floats, calibration: Any) -> Floats:  # noqa: ANN401  plain data

@@ -28,7 +28,7 @@ class KeyedNoise:
     def __init__(self, *key: object) -> None:
         digest = blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
         self._twister = np.random.MT19937()
-        self._twister._legacy_seeding(int.from_bytes(digest[:4], "little"))  # type: ignore[attr-defined]  # not declared
+        self._twister._legacy_seeding(int.from_bytes(digest[:4], "little"))
         self._kept: float | None = None
 
     def draw(self, part: NoiseInput) -> NDArray[np.float32]:

@@ -155,7 +155,7 @@ def _translate(graph: Graph, contract: Contract) -> torch.onnx.ONNXProgram:
         dims |= {axis: Dim.DYNAMIC for axis in axes}
     shapes = [{i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()]
     first = 1 + ("x_t" in graph.inputs)  # arguments with a name of their own, before those of any number
-    dynamic = (*shapes[:first], tuple(shapes[first:]))
+    dynamic = (*shapes[:first], tuple(shapes[first:])) if shapes[first:] else tuple(shapes)
     try:
         exported = torch.export.export(graph, example, dynamic_shapes=dynamic)
         program = torch.onnx.export(
