@@ -56,14 +56,14 @@ class UnrolledReverse:
     """
 
     def __init__(self, reverse: ReverseProcess, process: NoiseProcess, num_steps: int) -> None:
-        self._reverse, self._process = reverse, process
+        self._reverse, self.process = reverse, process
         self.levels, self.weights = reverse.levels(process, num_steps), step_weights(reverse, process, num_steps)
 
     def __call__(
         self, predict_x_0: Callable[[Tensor, int], Tensor], noise: Tensor, guess: Tensor | None = None
     ) -> Tensor:
         """Draw x_0 of noise (N, ...) that is given; see :meth:`ReverseProcess.__call__`."""
-        x_t = self._reverse.first(self._process, noise, self.levels[0], guess)
+        x_t = self._reverse.first(self.process, noise, self.levels[0], guess)
         terms = [x_t]
         for t, row in zip(self.levels[:-1], self.weights, strict=True):
             terms.append(predict_x_0(x_t, t).float())

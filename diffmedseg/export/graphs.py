@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from diffmedseg.diffusion import NoiseProcess
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.models.denoiser import Condition
 
@@ -36,6 +37,7 @@ class SamplerGraph(Graph):
 
     Attributes:
         noise: What the noise of a sample consists of, in the order of the inputs.
+        reverse: The steps, of a method that denoises masks step by step; None for other methods.
 
     Raises:
         ExportError: If the model cannot be a graph.
@@ -46,7 +48,7 @@ class SamplerGraph(Graph):
         super().__init__()
         self.model = model
         sampler = model.graph_sampler(num_steps)
-        self.noise, self._draw = sampler.inputs, sampler.draw
+        self.noise, self.reverse, self._draw = sampler.inputs, sampler.reverse, sampler.draw
         self.inputs = {"image": ("images",), **{part.name: ("images", "samples") for part in self.noise}}
         self.outputs = ["samples", "probability", "prior"][: len(self(*self.example(1, 1)))]
 
@@ -104,13 +106,14 @@ class StepGraph(Graph):
     """A step of the chains: noisy masks, noise levels and the tensors of a condition in, x_0 out.
 
     Args:
-        model: The model, which has a noise process.
+        model: The model.
+        process: Its noise process.
         encode: Of the same model.
     """
 
-    def __init__(self, model: DiffusionSegmenter, encode: EncodeGraph) -> None:
+    def __init__(self, model: DiffusionSegmenter, process: NoiseProcess, encode: EncodeGraph) -> None:
         super().__init__()
-        self.denoiser, self.process, self._structure = model.denoiser, model.process, encode.structure
+        self.denoiser, self.process, self._structure = model.denoiser, process, encode.structure
         self._encode = [encode]  # in a list, its weights are no part of this graph
         self.inputs = {"x_t": ("rows",), "t": ("rows",), **dict.fromkeys(encode.outputs, ("images",))}
         self.outputs = ["x_0"]
@@ -126,11 +129,6 @@ class StepGraph(Graph):
         """Predict x_0 (B * S, K, h, w), in [-1, 1], of x_t of the same shape and t (B * S,), image-major."""
         encoded: Condition = pytree.tree_unflatten(condition, self._structure)
         return (self.process.to_x_0(self.denoiser(x_t, t, encoded).float(), x_t, t),)
-
-
-def has_steps(model: DiffusionSegmenter) -> bool:
-    """Whether the model denoises step by step, so that ``encode`` and ``step`` are of use."""
-    return hasattr(model, "process")
 
 
 def _random_image(images: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -15,11 +15,10 @@ from diffmedseg import __version__
 from diffmedseg.atomic import write_whole
 from diffmedseg.configurable import to_config
 from diffmedseg.data.info import NORMALISATION
-from diffmedseg.diffusion.unrolled import UnrolledReverse
 from diffmedseg.errors import ExportError
 from diffmedseg.export.arrays import CALIBRATIONS
 from diffmedseg.export.contract import KEY, Contract
-from diffmedseg.export.graphs import EncodeGraph, Graph, SamplerGraph, StepGraph, has_steps
+from diffmedseg.export.graphs import EncodeGraph, Graph, SamplerGraph, StepGraph
 from diffmedseg.models import DiffusionSegmenter
 
 #: Numbers of images and samples with which graphs are made, and others with which they are checked.
@@ -65,12 +64,13 @@ def export_onnx(
         except ValueError as error:
             raise ExportError(str(error)) from error
         graphs: list[tuple[Graph, Contract]] = [(sampler, contract)]
-        if has_steps(model):
+        if (reverse := sampler.reverse) is not None:
             encode = EncodeGraph(model)
-            reverse = UnrolledReverse(model.reverse, model.process, num_steps)
             steps = {"levels": reverse.levels, "weights": reverse.weights}
             graphs.append((encode, replace(contract, graph="encode", noise=())))
-            graphs.append((StepGraph(model, encode), replace(contract, graph="step", noise=(), steps=steps)))
+            graphs.append(
+                (StepGraph(model, reverse.process, encode), replace(contract, graph="step", noise=(), steps=steps))
+            )
         return [_write(graph, path, said) for graph, said in graphs]
 
 
@@ -150,10 +150,8 @@ def _write(graph: Graph, path: Path, contract: Contract) -> Path:
 
 
 def _translate(graph: Graph, contract: Contract) -> torch.onnx.ONNXProgram:
-    example, dims = graph.example(*_TRACED), {}
-    for axes in graph.inputs.values():
-        dims |= {axis: Dim.DYNAMIC for axis in axes}
-    shapes = [{i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()]
+    example = graph.example(*_TRACED)
+    shapes = [dict.fromkeys(range(len(axes)), Dim.DYNAMIC) for axes in graph.inputs.values()]
     first = 1 + ("x_t" in graph.inputs)  # arguments with a name of their own, before those of any number
     dynamic = (*shapes[:first], tuple(shapes[first:])) if shapes[first:] else tuple(shapes)
     try:

@@ -5,6 +5,7 @@ each, in turns. With ``--images`` the masks of the graph, and of the graph whose
 compared with those of the model.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ CONDITION = ("condition", "trunk")
 
 def main(
     entry: str = "medsegdiff-lite_isic2017.lite0",
+    graph: Path | None = None,
     samples: int = 16,
     rounds: int = 10,
     images: Path | None = None,
@@ -41,6 +43,7 @@ def main(
 
     Args:
         entry: Name of the zoo entry.
+        graph: The entry's sampler, where it was exported before.
         samples: S.
         rounds: How often each runtime is timed.
         images: Folder of pictures, for the comparison of masks.
@@ -52,7 +55,11 @@ def main(
     torch.set_num_threads(1)
     model = load_pretrained(entry)
     with tempfile.TemporaryDirectory() as folder:
-        path = export_onnx(model, Path(folder) / "x.onnx", entry)[0]
+        path = Path(folder) / "x.onnx"
+        if graph is None:
+            export_onnx(model, path, entry)
+        else:
+            shutil.copy(graph, path)
         graphs = {"float32": path}
         files = [] if images is None else sorted(p for p in images.iterdir() if p.suffix.lower() in {".jpg", ".png"})
         pictures = [file for file in files if "superpixels" not in file.name]

@@ -229,7 +229,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             NoiseInput("noise", "normal", (regions, *size)),
         )
         reverse = UnrolledReverse(self.reverse, self.process, num_steps)
-        return GraphSampler(inputs, partial(self._draw_given, parts, reverse))
+        return GraphSampler(inputs, partial(self._draw_given, parts, reverse), reverse)
 
     def _draw_given(
         self, parts: Sequence[Window], reverse: UnrolledReverse, image: Tensor, noise: Mapping[str, Tensor]
@@ -241,7 +241,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         rows = x_to_mask(reverse(self._predictor(images), first, self._guess(images, first.shape[0])))
         if images.chance is not None:
             rows = rows * decide_presence(images.chance, noise["presence"].flatten(0, 1))
-        return Drawn(rows.unflatten(0, noise["noise"].shape[:2]), images.probability)
+        return Drawn(rows.reshape(noise["noise"].shape), images.probability)
 
     def _encode(self, image: Tensor, parts: Sequence[Window]) -> EncodedImages:
         conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
