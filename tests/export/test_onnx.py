@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler, UniPCMultistepScheduler
 from small_networks import small
 
 from diffmedseg.calibration import TemperatureScaling
+from diffmedseg.cli import main
 from diffmedseg.conformal import Conformal
 from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.errors import ExportError
@@ -169,6 +170,30 @@ def test_other_files_are_refused(tmp_path):
         OnnxSegmenter(damaged)
     with pytest.raises(ExportError, match=r"There is no file .*none.onnx"):
         OnnxSegmenter(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["diffseg_synthetic.pairs"], "RandomSubsetCRF, which is no part of a graph: export with --no_refinement"),
+        (["diffseg_synthetic.pairs", "--no_refinement"], "DiffSegSegmenter cannot be exported"),
+        (["medsegdiff-lite_synthetic.tin"], "Did you mean medsegdiff-lite_synthetic.tiny"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(arguments, message, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *arguments, "--format", "onnx", "--out", str(tmp_path / "x.onnx")])
+    assert message in str(ended.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_exports_entries(tmp_path, capsys):
+    path = tmp_path / "x.onnx"
+    main(["export", "medsegdiff-lite_synthetic.tiny", "--format", "onnx", "--num_steps", "1", "--out", str(path)])
+    assert f"{path} (" in capsys.readouterr().out
+    contract = OnnxSegmenter(path).contract
+    assert (contract.model, contract.num_steps) == ("medsegdiff-lite_synthetic.tiny", 1)
+    assert contract.input.startswith("from [0, 255]: x / 127.5 - 1; then resized")
 
 
 @torch.no_grad()
