@@ -33,5 +33,5 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.zoo.loading": ["load_checkpoint", "load_model", "load_pretrained"],
         "diffmedseg.zoo.source": ["list_pretrained"],
     },
-    ["callbacks", "data", "diffusion", "evaluation", "metrics", "models", "prediction", "zoo"],
+    ["callbacks", "data", "diffusion", "evaluation", "export", "metrics", "models", "prediction", "zoo"],
 )

@@ -21,6 +21,10 @@ class DataError(RuntimeError):
         self.names = sorted(names)
 
 
+class ExportError(ValueError):
+    """A model that cannot become a graph, or an exported file that cannot be used; the message says why."""
+
+
 class NoRunError(RuntimeError):
     """There is no run to continue, or no folder for one."""
 

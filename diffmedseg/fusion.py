@@ -212,8 +212,9 @@ def _checked(samples: Tensor, weights: Tensor | None) -> Tensor:
     shape = samples.shape[:2]
     if weights is None:
         return torch.ones(shape, dtype=torch.float64, device=samples.device)
-    fits = tuple(weights.shape) in {tuple(shape), (shape[1],)}
-    if not fits or (weights < 0).any() or not (weights.sum(-1) > 0).all():
+    fits = tuple(weights.shape) in (tuple(shape), (shape[1],))
+    values_known = not torch.compiler.is_exporting()  # a graph is made of shapes alone
+    if not fits or (values_known and ((weights < 0).any() or not (weights.sum(-1) > 0).all())):
         raise ValueError(
             f"weights of shape {tuple(weights.shape)} are negative, all 0, or do not fit {shape[1]} samples of "
             f"{shape[0]} images; expected ({shape[1]},) or ({shape[0]}, {shape[1]})."

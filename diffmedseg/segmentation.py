@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,4 +267,4 @@ def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
 
 def nest(mask: Tensor) -> Tensor:
     """Make regions nest: (..., K, H, W), each region at most the one before it (soft or boolean)."""
-    return mask.cummin(-3).values
+    return torch.stack(list(accumulate(mask.unbind(-3), torch.minimum)), -3)  # ONNX has no cummin

@@ -38,7 +38,7 @@ COMMANDS = {
     "windows": Command("predict:windows", "Find where another model should look closely, such as the optic disc."),
     "data": Command("data:main", "Inspect data sets: list, check, preview, manage the cache."),
     "zoo": Command("zoo:main", "List, show, verify, draw and reproduce pretrained models."),
-    "export": Command("zoo:export_command", "Make a zoo entry of a finished run."),
+    "export": Command("exporting:export", "Make a zoo entry of a finished run, or ONNX graphs of a model."),
     "dashboard": Command("dashboard:main", "Build the W&B workspace for logged runs."),
     "info": Command("info:main", "Show versions, models, data sets, presets, entries and devices."),
     "fit": Command("training:run", "Train by LightningCLI configuration files: fit -c FILE.", listed=False),

@@ -27,7 +27,7 @@ def main(args: list[str]) -> None:
 
 def export_command(args: list[str]) -> None:
     """Run ``diffmedseg export``."""
-    parser = Parser("diffmedseg export", _EXPORT)
+    parser = Parser("diffmedseg export", f"{_EXPORT} With --format onnx: graphs; `--format onnx --help` says more.")
     _add_export(parser)
     options = parser.parse_args(args)
     with report_errors():

@@ -128,16 +128,36 @@ class ReverseProcess(Configurable):
         Raises:
             ValueError: If there is no guess to begin with.
         """
+        noise = keyed_normal(shape, generators, process.alpha_bar.device)
+        x_t = self.first(process, noise, self.levels(process, num_steps)[0], guess)
+        return self.run(predict_x_0, process, x_t, generators, num_steps)
+
+    def first(self, process: NoiseProcess, noise: Tensor, level: int, guess: Tensor | None) -> Tensor:
+        """Return the x_t that chains begin with, of noise (N, *shape): the noise itself, or a noisy guess of x_0.
+
+        Raises:
+            ValueError: If there is no guess to begin with.
+        """
+        if self.start == 1:
+            return noise
+        if guess is None:
+            raise ValueError(f"start is {self.start}: chains need a guess to begin with.")
+        return process.add_noise(guess, noise, torch.full((noise.shape[0],), level, device=noise.device))
+
+    def run(
+        self,
+        predict_x_0: Callable[[Tensor, int], Tensor],
+        process: NoiseProcess,
+        x_t: Tensor,
+        generators: Sequence[torch.Generator],
+        num_steps: int,
+    ) -> Tensor:
+        """Run chains from their first x_t, (N, *shape), to x_0; see :meth:`__call__`."""
         levels = self.levels(process, num_steps)
         scheduler = self.prepare(process, levels)
         options: dict[str, object] = {"eta": self.eta, "generator": list(generators)}
         accepted = inspect.signature(scheduler.step).parameters
         options = {name: value for name, value in options.items() if name in accepted}
-        x_t = keyed_normal(shape, generators, process.alpha_bar.device)
-        if self.start < 1:
-            if guess is None:
-                raise ValueError(f"start is {self.start}: chains need a guess to begin with.")
-            x_t = process.add_noise(guess, x_t, torch.full((len(x_t),), levels[0], device=x_t.device))
         for step, t in zip(scheduler.timesteps[:-1].tolist(), levels[:-1], strict=True):
             x_0 = predict_x_0(x_t, t).float()
             x_t = scheduler.step(x_0, step, x_t, **options).prev_sample

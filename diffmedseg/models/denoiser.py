@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export import register_dataclass
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.models.recommended import Recommended
@@ -30,6 +31,9 @@ class Condition:
     prior: Tensor | None = None
     normal: LowRankNormal | None = None
     presence: Tensor | None = None
+
+
+register_dataclass(Condition)  # torch.export takes and returns conditions
 
 
 @dataclass(frozen=True)
@@ -164,5 +168,5 @@ def nested_axes(prefix: str, axes: Mapping[str, ChannelAxis]) -> dict[str, Chann
 
 def repeat_for_samples(feature: Tensor, rows: int) -> Tensor:
     """Repeat (B, ...) features image-major to (rows, ...), for ``rows`` = B * S."""
-    samples = rows // len(feature)
-    return feature if samples == 1 else torch.repeat_interleave(feature, samples, dim=0)
+    # No length and no condition on one: torch.export would take the number of rows for a constant.
+    return feature[:, None].expand(-1, rows // feature.shape[0], *feature.shape[1:]).flatten(0, 1)

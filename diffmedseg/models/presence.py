@@ -74,7 +74,16 @@ def draw_presence(chance: Tensor, generators: Sequence[torch.Generator], nested:
     Returns:
         (B * S, K, H, W), bool.
     """
-    regions = chance.shape[1]
-    uniform = torch.stack([torch.rand(1 if nested else regions, generator=generator) for generator in generators])
-    uniform = uniform.to(chance.device)[:, :, None, None]
-    return uniform < repeat_for_samples(chance, len(generators))
+    numbers = presence_numbers(chance.shape[1], nested)
+    uniform = torch.stack([torch.rand(numbers, generator=generator) for generator in generators])
+    return decide_presence(chance, uniform.to(chance.device))
+
+
+def presence_numbers(regions: int, nested: bool) -> int:
+    """Return how many numbers decide for the regions of a sample."""
+    return 1 if nested else regions
+
+
+def decide_presence(chance: Tensor, uniform: Tensor) -> Tensor:
+    """Decide by numbers (B * S, 1 or K) in [0, 1); see :func:`draw_presence`."""
+    return uniform[:, :, None, None] < repeat_for_samples(chance, uniform.shape[0])

@@ -19,15 +19,17 @@ from diffmedseg.calibration import Calibration
 from diffmedseg.conformal import Conformal
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import ExportError
 from diffmedseg.familiarity import Familiarity, pool_maps
 from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.metrics import Dice
-from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.denoiser import Condition, Denoiser
+from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.stored import StoredModule
-from diffmedseg.models.tiling import Tiling
+from diffmedseg.models.tiling import Tiling, Window
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.models.views import TTA, flip, views_of
 from diffmedseg.refinement import Refinement
@@ -182,6 +184,22 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             Samples (B, S, K, H, W), float32, and the condition network's own mask where there is one.
         """
 
+    def graph_sampler(self, num_steps: int) -> GraphSampler:
+        """Return how samples follow from an image and noise, as :meth:`draw_samples` draws them.
+
+        Args:
+            num_steps: Network evaluations per sample.
+
+        Raises:
+            ExportError: If the method has no form as a graph.
+            ValueError: If the sampler adds noise at its steps.
+        """
+        raise ExportError(f"{type(self).__name__} cannot be exported: its method has no form as a graph.")
+
+    def _empty_condition(self, part: Window) -> Condition:
+        """Return the condition of an image of zeros, which tells what the network's conditions consist of."""
+        return self.denoiser.encode(torch.zeros(1, len(self.channels), *self.image_size, device=self.device)[part])
+
     #: Beginnings of the names of weights that a checkpoint may have and a model may leave out.
     optional_weights = ("familiarity.",)
 
@@ -306,10 +324,9 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         samples, prior = drawn.samples, drawn.prior
         if prior is None or not self.prior_share:
             return super()._voters(drawn)
-        weights = samples.new_ones(samples.shape[1] + 1)
-        weights[:-1] *= 1 if drawn.weights is None else drawn.weights.to(weights)
-        weights[-1] = samples.shape[1] * self.prior_share / (1 - self.prior_share)
-        return torch.cat([samples, prior[:, None]], 1), weights
+        weights = samples.new_ones(samples.shape[1]) if drawn.weights is None else drawn.weights.to(samples)
+        own = weights.sum(0, keepdim=True) * self.prior_share / (1 - self.prior_share)
+        return torch.cat([samples, prior[:, None]], 1), torch.cat([weights, own])
 
     def _rows_per_pass(self) -> int:
         return max(self.pixels_per_pass // math.prod(self.image_size), 1)

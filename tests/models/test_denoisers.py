@@ -10,7 +10,7 @@ from small_networks import concrete_denoisers, lite_designs, small, v1_designs
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2, ResidualUNet
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
-from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_spectrum
+from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_by_products, filter_spectrum
 
 DENOISERS = [*concrete_denoisers(), *lite_designs(), *v1_designs()]
 FULL_LITE = partial(MedSegDiffLite, patches="guided", ff_parser=True, dynamic_encoding=True)
@@ -268,6 +268,16 @@ def test_filtering_leaves_nothing_to_how_a_device_reads_half_spectra(size, monke
     torch.testing.assert_close(filter_spectrum(m, response), plain)  # weights from before mean what they meant
     monkeypatch.setattr(torch.fft, "irfft2", reading_one)
     torch.testing.assert_close(filter_spectrum(m, response), plain)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (6, 7), (1, 2)])
+def test_products_filter_as_transforms_do(size):
+    """For graphs, which have no complex numbers."""
+    m, parts = torch.randn(2, 3, *size), torch.randn(2, 3, size[0], size[1] // 2 + 1)
+    expected = filter_spectrum(m, torch.complex(*parts))
+    torch.testing.assert_close(filter_by_products(m, *parts), expected, atol=1e-5, rtol=1e-5)
+    expected = filter_spectrum(m, parts[:1])
+    torch.testing.assert_close(filter_by_products(m, parts[:1]), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_filter_keeps_the_dtype_and_runs_in_float32():

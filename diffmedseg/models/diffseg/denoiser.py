@@ -127,7 +127,7 @@ class ClassConditionalUNet(ImageDenoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict for noisy images (B, C, H, W); without ``label`` (B,) for none."""
-        label = t.new_full((len(x_t),), NO_LABEL) if label is None else label
+        label = torch.full_like(t, NO_LABEL) if label is None else label
         output: Tensor = self.unet(x_t, t, class_labels=label).sample
         return output
 

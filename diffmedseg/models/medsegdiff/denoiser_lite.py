@@ -232,7 +232,7 @@ class MedSegDiffLite(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
-        time, rows, (coarse, *others) = self.time(t), len(x_t), condition.features
+        time, rows, (coarse, *others) = self.time(t), x_t.shape[0], condition.features
         m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
         prior = None if condition.prior is None else repeat_for_samples(condition.prior.detach(), rows)
         if self.base is not None and prior is not None:

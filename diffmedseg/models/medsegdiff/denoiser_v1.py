@@ -227,7 +227,7 @@ class MedSegDiffV1(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
         time = self.time(t)
-        m_i = repeat_for_samples(condition.features[0], len(x_t))
+        m_i = repeat_for_samples(condition.features[0], x_t.shape[0])
         m_x = self.x_stem(x_t)
         skips = []
         for level, stage in enumerate(self.x_stages):

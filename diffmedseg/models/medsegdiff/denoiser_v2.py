@@ -163,7 +163,7 @@ class MedSegDiffV2(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
         time = self.time(t)
-        first, deepest = (repeat_for_samples(feature, len(x_t)) for feature in condition.features)
+        first, deepest = (repeat_for_samples(feature, x_t.shape[0]) for feature in condition.features)
         m, skips = self.stem(x_t), []
         for level, stage in enumerate(self.stages):
             m = stage(m if level == 0 else self.down[level - 1](m), time)

@@ -65,7 +65,13 @@ class EncodedImages:
             return self
         samples = len(generators) // len(self.normal.mean)
         rows = [generators[first : first + samples] for first in range(0, len(generators), samples)]
-        base = self.normal.sample(NormalNoise.draw(rows, self.normal)).flatten(0, 1)
+        return self.with_noise(NormalNoise.draw(rows, self.normal))
+
+    def with_noise(self, noise: NormalNoise) -> "EncodedImages":
+        """Put the samples of the prior that follow from noise in its place where it has a distribution."""
+        if self.normal is None:
+            return self
+        base = self.normal.sample(noise).flatten(0, 1)
         conditions = [replace(c, prior=base[part]) for c, part in zip(self.conditions, self.parts, strict=True)]
         return replace(self, conditions=conditions, prior=base.sigmoid())
 

@@ -1,5 +1,7 @@
 """MedSegDiff's FF-Parser: a learned filter in Fourier space (arXiv 2211.00611, section 3.3, eq. 4-6)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,15 +32,21 @@ class FFParser(nn.Module):
 
     def response(self, height: int, width: int) -> Tensor:
         """Interpolate the filter for a map of ``height`` x ``width``: complex, (C, height, width // 2 + 1)."""
+        return torch.complex(*self._response_parts(height, width))
+
+    def _response_parts(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return the real and the imaginary part of :meth:`response`."""
         device, grid = self.weight.device, self.weight.shape[2]
         rows = _interpolation((torch.fft.fftfreq(height, device=device) + 0.5) * (grid - 1), grid)
         columns = _interpolation(torch.fft.rfftfreq(width, device=device) * (grid - 1), self.weight.shape[3])
-        real, imaginary = torch.einsum("yr,zcrq,xq->zcyx", rows, self.weight.float(), columns)
-        return torch.complex(real, imaginary)
+        parts = torch.einsum("yr,zcrq,xq->zcyx", rows, self.weight.float(), columns)
+        return parts[0], parts[1]
 
     def forward(self, m: Tensor) -> Tensor:
         """Filter a map (B, C, H, W); the same shape and dtype come back. The transform runs in float32."""
         with torch.autocast(m.device.type, enabled=False):
+            if torch.compiler.is_exporting():
+                return filter_by_products(m.float(), *self._response_parts(*m.shape[-2:])).to(m.dtype)
             return filter_spectrum(m.float(), self.response(*m.shape[-2:])).to(m.dtype)
 
 
@@ -63,6 +71,37 @@ def filter_spectrum(m: Tensor, response: Tensor) -> Tensor:
     response[..., columns] = (shared + shared.flip(-2).roll(1, -2).conj()) / 2
     filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(m, norm="ortho") * response, m.shape[-2:], norm="ortho")
     return filtered
+
+
+def filter_by_products(m: Tensor, real: Tensor, imaginary: Tensor | None = None) -> Tensor:
+    """Filter as :func:`filter_spectrum` does, by products with matrices of cosines and sines.
+
+    Graphs of ONNX have no complex numbers. A real result takes the real part of the shared columns, which is what
+    averaging them with their conjugates comes to.
+
+    Args:
+        m: (..., H, W), float32; H and W fixed.
+        real: Real part of the filter, broadcast to (..., H, W // 2 + 1).
+        imaginary: Its imaginary part; None for a real filter.
+    """
+    height, width = m.shape[-2:]
+    cos_y, sin_y = _waves(height, height, m)
+    cos_x, sin_x = _waves(width, width // 2 + 1, m)
+    a, b = m @ cos_x, -(m @ sin_x)  # real and imaginary part; of rows first, then of columns
+    a, b = cos_y @ a + sin_y @ b, cos_y @ b - sin_y @ a
+    a, b = (a * real, b * real) if imaginary is None else (a * real - b * imaginary, a * imaginary + b * real)
+    a, b = cos_y @ a - sin_y @ b, cos_y @ b + sin_y @ a
+    times = torch.full((width // 2 + 1,), 2.0, device=m.device)  # a frequency and its opposite
+    times = torch.where(torch.arange(width // 2 + 1, device=m.device) * 2 % width == 0, 1.0, times)
+    filtered: Tensor = ((a * times) @ cos_x.T - (b * times) @ sin_x.T) / (height * width)
+    return filtered
+
+
+def _waves(length: int, frequencies: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (length, frequencies) of a discrete Fourier transform, float32."""
+    turns = torch.arange(length)[:, None] * torch.arange(frequencies) % length  # whole numbers stay exact
+    angles = turns.double() * (2 * math.pi / length)
+    return angles.cos().to(like), angles.sin().to(like)
 
 
 def _interpolation(position: Tensor, points: int) -> Tensor:

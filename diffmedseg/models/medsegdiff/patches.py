@@ -108,7 +108,7 @@ class DetailedWriter(PatchWriter):
     def forward(self, m: Tensor, details: tuple[Tensor, ...]) -> Tensor:
         """Write masks; see the base class."""
         written, [detail] = F.pixel_shuffle(m, self.patch), details
-        joined = self.read(written).unflatten(0, (len(detail), -1)) + detail[:, None]
+        joined = self.read(written).unflatten(0, (detail.shape[0], -1)) + detail[:, None]
         out: Tensor = written + self.correct(F.silu(joined.flatten(0, 1)))
         return out
 
@@ -143,7 +143,7 @@ class GuidedWriter(PatchWriter):
         """Write masks; see the base class."""
         [detail] = details
         m = F.interpolate(m, scale_factor=float(self.patch), mode="bilinear")
-        images, samples = len(detail), len(m) // len(detail)
+        images, samples = detail.shape[0], m.shape[0] // detail.shape[0]
         m = m.reshape(images, samples, -1, self.each, *m.shape[-2:])  # (B, S, K, each, H, W)
         out = m[:, :, :, 0] + (m[:, :, :, 1:] * detail[:, None, None]).sum(3)
         return out.flatten(0, 1)

@@ -1,7 +1,8 @@
 """MedSegDiff: diffusion over masks, conditioned on the image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +22,25 @@ from diffmedseg.diffusion import (
     x_to_mask,
 )
 from diffmedseg.diffusion.loss import DiceOver
+from diffmedseg.diffusion.unrolled import UnrolledReverse
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.energy import energy_distance, energy_generators
+from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.medsegdiff.encoded import EncodedImages
-from diffmedseg.models.presence import draw_presence
+from diffmedseg.models.presence import decide_presence, draw_presence, presence_numbers
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.ssn.normal import choose_likely, log_likelihoods, monte_carlo_loss, training_samples
+from diffmedseg.models.ssn.normal import (
+    NormalNoise,
+    choose_likely,
+    log_likelihoods,
+    monte_carlo_loss,
+    normal_inputs,
+    training_samples,
+)
 from diffmedseg.models.targets import Raters, Targets, hide_unsure, masks_needed, training_targets
-from diffmedseg.models.tiling import blend, windows
+from diffmedseg.models.tiling import Window, blend, windows
+from diffmedseg.noise_input import NoiseInput
 from diffmedseg.segmentation import Drawn
 
 #: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
@@ -195,9 +206,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
-        parts, num_samples = self.tiling.parts(), len(generators[0])
-        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
-        images = EncodedImages.merge(parts, conditions, self.image_size)
+        num_samples, images = len(generators[0]), self._encode(image, self.tiling.parts())
         # One image's samples may not fit in a pass; several images come here only if they do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
         passes = [
@@ -206,6 +215,37 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         ]
         samples = torch.cat([rows.reshape(len(image), -1, *rows.shape[1:]) for rows in passes], 1)
         return Drawn(samples, images.probability)
+
+    def graph_sampler(self, num_steps: int) -> GraphSampler:
+        """Return how chains follow from noise; see the base class.
+
+        A sample's noise is, in the order of the draws: whether there is a mask, the prior's noise, the first x_t.
+        """
+        parts, regions, size = self.tiling.parts(), self.denoiser.mask_channels, self.image_size
+        condition, numbers = self._empty_condition(parts[0]), presence_numbers(regions, self.nested)
+        inputs = (
+            *(() if condition.presence is None else (NoiseInput("presence", "uniform", (numbers,)),)),
+            *(() if condition.normal is None else normal_inputs(condition.normal, size)),
+            NoiseInput("noise", "normal", (regions, *size)),
+        )
+        reverse = UnrolledReverse(self.reverse, self.process, num_steps)
+        return GraphSampler(inputs, partial(self._draw_given, parts, reverse), reverse)
+
+    def _draw_given(
+        self, parts: Sequence[Window], reverse: UnrolledReverse, image: Tensor, noise: Mapping[str, Tensor]
+    ) -> Drawn:
+        """Run S chains per image, all at once."""
+        images, first = self._encode(image, parts), noise["noise"].flatten(0, 1)
+        if images.normal is not None:
+            images = images.with_noise(NormalNoise(noise["latents"], noise["pixels"]))
+        rows = x_to_mask(reverse(self._predictor(images), first, self._guess(images, first.shape[0])))
+        if images.chance is not None:
+            rows = rows * decide_presence(images.chance, noise["presence"].flatten(0, 1))
+        return Drawn(rows.reshape(noise["noise"].shape), images.probability)
+
+    def _encode(self, image: Tensor, parts: Sequence[Window]) -> EncodedImages:
+        conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
+        return EncodedImages.merge(parts, conditions, self.image_size)
 
     def _draw_rows(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
         """Draw one mask per generator: whether it is empty, and then its shape."""
@@ -216,18 +256,26 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def _run_chains(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
         images = images.with_samples(generators)  # which windows share
+        predict_x_0, guess = self._predictor(images), self._guess(images, len(generators))
+        shape = (self.denoiser.mask_channels, *images.size)
+        return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))
+
+    def _guess(self, images: EncodedImages, rows: int) -> Tensor | None:
+        """Return the prior of each row as x_0, where there is one."""
+        return None if images.prior is None else repeat_for_samples(mask_to_x(images.prior.detach()), rows)
+
+    def _predictor(self, images: EncodedImages) -> Callable[[Tensor, int], Tensor]:
+        """Return what predicts x_0 of noisy masks (B * S, K, H, W) of images."""
 
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
-            t = torch.full((len(x_t),), step, device=x_t.device)
+            t = torch.full((x_t.shape[0],), step, device=x_t.device)
             found = (
                 self.process.to_x_0(self.denoiser(x_t[part], t, condition).float(), x_t[part], step)
                 for part, condition in zip(images.parts, images.conditions, strict=True)
             )
             return blend(images.parts, found, images.size)
 
-        shape = (self.denoiser.mask_channels, *images.size)
-        guess = None if images.prior is None else repeat_for_samples(mask_to_x(images.prior.detach()), len(generators))
-        return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))
+        return predict_x_0
 
 
 def _weights(targets: Targets, rows: int = 1) -> tuple[Tensor | None, ...]:

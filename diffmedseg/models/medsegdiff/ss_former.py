@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.layers import layer_norm, zero_init
-from diffmedseg.models.medsegdiff.ff_parser import filter_spectrum
+from diffmedseg.models.medsegdiff.ff_parser import filter_by_products, filter_spectrum
 
 
 class SpectrumFilter(nn.Module):
@@ -68,7 +68,8 @@ class SpectralCrossAttention(nn.Module):
         if self.filter is not None:
             with torch.autocast(query.device.type, enabled=False):
                 response = self.filter(height, width, time.float())
-                q = filter_spectrum(q.float(), response)
+                by = filter_by_products if torch.compiler.is_exporting() else filter_spectrum
+                q = by(q.float(), response)
         scale = 1 / (height * width * math.sqrt(q.shape[1]))
         summary = torch.einsum("bkhw,bvhw->bkv", k * scale, v)
         out: Tensor = self.out(torch.einsum("bkhw,bkv->bvhw", q.to(v.dtype), summary.to(v.dtype)))

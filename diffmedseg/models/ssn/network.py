@@ -61,7 +61,8 @@ class Covariance(nn.Module):
         """Return the distribution whose mean is the network's own mask."""
         x, size = self.norm(maps.decoded), maps.prior.shape[-2:]
         factors = resize(self.factors(x).float(), size)
-        factors = factors.reshape(len(x), -1, self.rank, *size).transpose(1, 2)  # each region has its factors together
+        # Each region has its factors together.
+        factors = factors.reshape(x.shape[0], -1, self.rank, *size).transpose(1, 2)
         return LowRankNormal(maps.prior.float(), factors, F.softplus(resize(self.deviation(x).float(), size)))
 
 

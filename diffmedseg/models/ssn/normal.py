@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.export import register_dataclass
 
 from diffmedseg.diffusion import keyed_generator, keyed_normal
+from diffmedseg.noise_input import NoiseInput
 
 #: Samples that estimate the likelihood in training: the number of the paper and of the released configurations.
 MC_SAMPLES = 20
@@ -50,6 +52,9 @@ class LowRankNormal:
         return LowRankNormal(*(merge_maps([getattr(part, f.name) for part in parts]) for f in fields(LowRankNormal)))
 
 
+register_dataclass(LowRankNormal)  # it is a part of conditions, which torch.export takes and returns
+
+
 @dataclass(frozen=True)
 class NormalNoise:
     """The standard normal noise of S samples of each of B images.
@@ -74,6 +79,12 @@ class NormalNoise:
     def with_opposites(self) -> "NormalNoise":
         """Add the opposite of each sample's noise: antithetic pairs, whose mean is exactly zero."""
         return NormalNoise(torch.cat([self.latents, -self.latents], 1), torch.cat([self.pixels, -self.pixels], 1))
+
+
+def normal_inputs(normal: LowRankNormal, size: tuple[int, int]) -> tuple[NoiseInput, ...]:
+    """Return the parts of :class:`NormalNoise` of one sample of images of a size, in the order of its draws."""
+    rank, regions = normal.factors.shape[1:3]
+    return NoiseInput("latents", "normal", (rank,)), NoiseInput("pixels", "normal", (regions, *size))
 
 
 def training_samples(normal: LowRankNormal, seed: int, draws: Sequence[int], number: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Stochastic Segmentation Networks: a set of masks from a single pass."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.energy import energy_distance, energy_generators
+from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.ssn.normal import (
     MC_SAMPLES,
@@ -14,10 +16,11 @@ from diffmedseg.models.ssn.normal import (
     NormalNoise,
     log_likelihoods,
     monte_carlo_loss,
+    normal_inputs,
     training_samples,
 )
 from diffmedseg.models.targets import Raters, hide_unsure, masks_needed, training_targets
-from diffmedseg.models.tiling import blend
+from diffmedseg.models.tiling import Window, blend
 from diffmedseg.segmentation import Drawn
 
 
@@ -81,10 +84,25 @@ class SSNSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Draw S masks per image; see the base class. Windows share the noise."""
+        normal = self._whole_normal(image, self.tiling.parts())
+        return self._drawn(normal, NormalNoise.draw(generators, normal))
+
+    def graph_sampler(self, num_steps: int) -> GraphSampler:
+        """Return how masks follow from latents and pixels' noise; see the base class."""
         parts = self.tiling.parts()
+
+        def draw(image: Tensor, noise: Mapping[str, Tensor]) -> Drawn:
+            return self._drawn(self._whole_normal(image, parts), NormalNoise(noise["latents"], noise["pixels"]))
+
+        normal = self._empty_condition(parts[0]).normal
+        return GraphSampler(() if normal is None else normal_inputs(normal, self.image_size), draw)
+
+    def _whole_normal(self, image: Tensor, parts: Sequence[Window]) -> LowRankNormal:
         normals = [self._normal(self._memory_format(image[part])) for part in parts]
-        normal = LowRankNormal.merge(normals, lambda maps: blend(parts, maps, self.image_size))
-        return Drawn(normal.sample(NormalNoise.draw(generators, normal)).sigmoid(), normal.mean.sigmoid())
+        return LowRankNormal.merge(normals, lambda maps: blend(parts, maps, self.image_size))
+
+    def _drawn(self, normal: LowRankNormal, noise: NormalNoise) -> Drawn:
+        return Drawn(normal.sample(noise).sigmoid(), normal.mean.sigmoid())
 
     def _normal(self, image: Tensor) -> LowRankNormal:
         normal = self.denoiser.encode(image).normal

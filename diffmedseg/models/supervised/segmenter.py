@@ -1,5 +1,7 @@
 """The supervised baseline of every comparison: a network trained directly, behind the same base."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +11,10 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion.loss import DiceOver, row_dice_loss, weigh_pixels
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.targets import training_targets
-from diffmedseg.models.tiling import blend
+from diffmedseg.models.tiling import Window, blend
 from diffmedseg.segmentation import Drawn
 
 
@@ -45,10 +48,16 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Repeat the network's mask; see the base class."""
-        parts = self.tiling.parts()
+        drawn = self._draw_one(self.tiling.parts(), image, {})
+        return Drawn(drawn.samples.expand(-1, len(generators[0]), -1, -1, -1))
+
+    def graph_sampler(self, num_steps: int) -> GraphSampler:
+        """Return how the network's mask follows from an image; there is no noise."""
+        return GraphSampler((), partial(self._draw_one, self.tiling.parts()))
+
+    def _draw_one(self, parts: Sequence[Window], image: Tensor, noise: Mapping[str, Tensor]) -> Drawn:
         found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
-        samples = blend(parts, found, self.image_size)[:, None]
-        return Drawn(samples.expand(-1, len(generators[0]), -1, -1, -1))
+        return Drawn(blend(parts, found, self.image_size)[:, None])
 
     def _logits(self, image: Tensor) -> Tensor:
         prior = self.denoiser.encode(image).prior

@@ -1,0 +1,70 @@
+"""``diffmedseg export``: a zoo entry of a run, or ONNX graphs of a model."""
+
+import argparse
+from pathlib import Path
+
+from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, report_errors
+
+_FORMATS = ("entry", "onnx")
+
+
+def export(args: list[str]) -> None:
+    """Run ``diffmedseg export``, by ``--format``."""
+    which = Parser("diffmedseg export", add_help=False)
+    which.add_argument("--format", choices=_FORMATS, default="entry")
+    chosen, rest = which.parse_known_args(args)
+    if chosen.format == "onnx":
+        _export_onnx(rest)
+        return
+    from diffmedseg.cli.zoo import export_command
+
+    export_command(rest)
+
+
+def _export_onnx(args: list[str]) -> None:
+    options = _parser().parse_args(args)
+    with report_errors():
+        from diffmedseg.export import export_onnx  # this loads torch
+        from diffmedseg.zoo.loading import load_single
+
+        out = options.out or Path(f"{Path(options.model).name}.onnx")
+        model = load_single(options.model, options.trust)
+        said = _normalisation(options.model)
+        for path in export_onnx(model, out, options.model, options.num_steps, options.refine, **said):
+            print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _normalisation(name: str) -> dict[str, str]:
+    """Return what an entry says of its input, as an argument; nothing for runs and checkpoints."""
+    from diffmedseg.zoo.source import current_source
+
+    source = current_source()
+    if Path(name).exists() or not source.has(name):
+        return {}
+    return {"normalisation": source.find(name)[1].input.normalisation}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "diffmedseg export --format onnx",
+        "Write a model as ONNX graphs: its sampler and, of a diffusion model, encode and step beside it.",
+    )
+    parser.add_argument("model", metavar="NAME", help="A zoo entry, a run's folder or a checkpoint.")
+    parser.add_argument("--out", type=_onnx_file, help="File of the sampler. Default: NAME.onnx.")
+    parser.add_argument(
+        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
+    )
+    parser.add_argument(
+        "--no_refinement",
+        dest="refine",
+        action="store_false",
+        help="Leave out the model's refinement, such as a CRF, which is no part of a graph.",
+    )
+    add_trust(parser)
+    return parser
+
+
+def _onnx_file(text: str) -> Path:
+    if not text.lower().endswith(".onnx"):
+        raise argparse.ArgumentTypeError(f"{text} is not a .onnx")
+    return Path(text)

@@ -1,0 +1,203 @@
+"""Time to S samples of one image in PyTorch, compiled PyTorch, onnxruntime and OpenVINO, and what int8 costs.
+
+Run ``python experiments/benchmarks/onnx_runtimes.py``. All run the same sampler with the same noise, with one thread
+each, in turns. With ``--images`` the masks of the graph, and of the graph whose condition network is of int8, are
+compared with those of the model.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from jsonargparse import auto_cli
+from PIL import Image, ImageOps
+from timing import hardware, median_seconds
+
+from diffmedseg.export import OnnxSegmenter, export_onnx
+from diffmedseg.export.graphs import SamplerGraph
+from diffmedseg.models import DiffusionSegmenter
+from diffmedseg.zoo.loading import load_pretrained
+
+#: What the names of a condition network's modules begin with, in the networks of this project.
+CONDITION = ("condition", "trunk")
+
+
+def main(
+    entry: str = "medsegdiff-lite_isic2017.lite0",
+    graph: Path | None = None,
+    samples: int = 16,
+    rounds: int = 10,
+    images: Path | None = None,
+    masks: Path | None = None,
+    count: int = 100,
+    calibrate_on: int = 16,
+    compiled: bool = True,
+) -> None:
+    """Print the tables.
+
+    Args:
+        entry: Name of the zoo entry.
+        graph: The entry's sampler, where it was exported before.
+        samples: S.
+        rounds: How often each runtime is timed.
+        images: Folder of pictures, for the comparison of masks.
+        masks: Folder of their masks, ``NAME*.png``, for Dice; of no use without ``images``.
+        count: Number of pictures, the first by name.
+        calibrate_on: Pictures behind these, by whose maps int8 is scaled.
+        compiled: Whether to time compiled PyTorch, which needs a C++ compiler.
+    """
+    torch.set_num_threads(1)
+    model = load_pretrained(entry)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.onnx"
+        if graph is None:
+            export_onnx(model, path, entry)
+        else:
+            shutil.copy(graph, path)
+        graphs = {"float32": path}
+        files = [] if images is None else sorted(p for p in images.iterdir() if p.suffix.lower() in {".jpg", ".png"})
+        pictures = [file for file in files if "superpixels" not in file.name]
+        graphs["int8, dynamic"] = quantised(path, None)
+        if images is not None:
+            graphs["int8, static"] = quantised(path, inputs(model, pictures[count:][:calibrate_on]))
+        print(f"{hardware()}, onnxruntime {onnxruntime.__version__}; {entry}, {samples} samples, medians of {rounds}\n")
+        runtimes(model, graphs, samples, rounds, compiled)
+        if images is not None:
+            compare(model, graphs, pictures[:count], masks)
+
+
+def runtimes(model: DiffusionSegmenter, graphs: dict[str, Path], samples: int, rounds: int, compiled: bool) -> None:
+    """Time all runtimes in turns."""
+    graph = SamplerGraph(model, model.num_steps)
+    example = graph.example(1, samples)
+    arrays = dict(zip(graph.inputs, (one.numpy() for one in example), strict=True))
+    work: dict[str, Callable[[], object]] = {"torch": partial(in_torch, graph, example)}
+    if compiled:
+        work["torch, compiled"] = partial(in_torch, torch.compile(graph), example)
+    for name, path in graphs.items():
+        work[f"onnxruntime, {name}"] = partial(session(path).run, None, arrays)
+    work["OpenVINO, float32"] = partial(openvino_request(graphs["float32"]), arrays)
+    taken = median_seconds(work, rounds)
+    print("| runtime | ms | share of torch | MB |\n|---|---|---|---|")
+    for name, seconds in taken.items():
+        path = graphs.get(name.partition(", ")[2])
+        size = "" if path is None else f"{path.stat().st_size / 1e6:.1f}"
+        print(f"| {name} | {seconds * 1e3:.0f} | {seconds / taken['torch']:.2f} | {size} |")
+
+
+@torch.inference_mode()
+def in_torch(graph: Callable[..., object], example: Sequence[torch.Tensor]) -> None:
+    """Run PyTorch once."""
+    graph(*example)
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """Open a graph for one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def openvino_request(path: Path) -> Callable[[dict[str, np.ndarray]], object]:
+    """Compile a graph in OpenVINO, for one thread and float32."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(str(path), "CPU", settings)
+
+
+def quantised(path: Path, calibration: Sequence[dict[str, np.ndarray]] | None) -> Path:
+    """Write a graph whose condition network has weights, and with calibration maps, of int8."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, rows: Iterator[dict[str, np.ndarray]]) -> None:
+            self.rows = rows
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.rows, None)
+
+    graph = onnx.load(path)
+    nodes = [node.name for node in graph.graph.node if node.op_type == "Conv" and in_condition(node)]
+    out = path.with_name(f"{path.stem}.int8.{'dynamic' if calibration is None else 'static'}.onnx")
+    if calibration is None:
+        quantize_dynamic(path, out, nodes_to_quantize=nodes, weight_type=QuantType.QUInt8)
+    else:
+        quantize_static(path, out, Reader(iter(calibration)), nodes_to_quantize=nodes, per_channel=True)
+    written = onnx.load(out)
+    if not written.metadata_props:
+        written.metadata_props.extend(graph.metadata_props)
+        onnx.save(written, out)
+    return out
+
+
+def in_condition(node: onnx.NodeProto) -> bool:
+    """Whether a node belongs to the condition network, by the names of the modules that it came from."""
+    scopes = next((one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"), "")
+    return any(f"denoiser.{name}." in scopes for name in CONDITION)
+
+
+def inputs(model: DiffusionSegmenter, pictures: Sequence[Path]) -> list[dict[str, np.ndarray]]:
+    """Return inputs of the sampler, one picture and one sample each."""
+    from diffmedseg.export.arrays import to_grid, to_model_range
+    from diffmedseg.export.noise import draw_noise
+
+    noise = draw_noise(SamplerGraph(model, model.num_steps).noise, 0, ["calibration"], range(1))
+    rows = (to_grid(to_model_range(read(picture), len(model.channels)), model.image_size) for picture in pictures)
+    return [{"image": row, **noise} for row in rows]
+
+
+def read(picture: Path) -> np.ndarray:
+    """Read a picture, upright, at most 768 pixels wide and high, which keeps this script quick."""
+    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
+    image.thumbnail((768, 768))
+    return np.asarray(image)
+
+
+def compare(model: DiffusionSegmenter, graphs: dict[str, Path], pictures: Sequence[Path], masks: Path | None) -> None:
+    """Print by how much the masks of graphs differ from those of the model."""
+    segmenters = {name: OnnxSegmenter(path, threads=1) for name, path in graphs.items()}
+    worst, flipped, pixels = dict.fromkeys(graphs, 0.0), dict.fromkeys(graphs, 0), 0
+    means: dict[str, list[float]] = {name: [] for name in graphs}
+    dice: dict[str, list[float]] = {name: [] for name in ("torch", *graphs)}
+    for picture in pictures:
+        image = read(picture)
+        expected = model.segment(image)
+        truth = None if masks is None else read_mask(masks, picture, image.shape[:2])
+        pixels += expected.mask.numel()
+        found = {"torch": expected.mask.numpy()}
+        for name, segmenter in segmenters.items():
+            result = segmenter.segment(image)
+            difference = np.abs(result.probability - expected.probability.numpy())
+            worst[name], found[name] = max(worst[name], float(difference.max())), result.mask
+            means[name].append(float(difference.mean()))
+            flipped[name] += int((result.mask != expected.mask.numpy()).sum())
+        if truth is not None:
+            for name, mask in found.items():
+                dice[name].append(float(2 * (mask & truth).sum() / max(mask.sum() + truth.sum(), 1)))
+    print(f"\n{len(pictures)} pictures, {pixels:,} pixels, the model's own samples and steps\n")
+    print(
+        "| graph | largest difference of probability | mean difference | flipped pixels | Dice |\n|---|---|---|---|---|"
+    )
+    if masks is not None:
+        print(f"| torch | | | | {np.mean(dice['torch']):.4f} |")
+    for name in graphs:
+        score = f"{np.mean(dice[name]):.4f}" if masks is not None else ""
+        print(f"| {name} | {worst[name]:.1e} | {np.mean(means[name]):.1e} | {flipped[name]:,} | {score} |")
+
+
+def read_mask(masks: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read the mask of a picture at a size, (1, 1, H, W)."""
+    (file,) = masks.glob(f"{picture.stem}*.png")
+    mask = Image.open(file).convert("L").resize(size[::-1], Image.Resampling.NEAREST)
+    return (np.asarray(mask) > 127)[None, None]
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
