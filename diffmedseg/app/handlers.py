@@ -1,0 +1,255 @@
+"""What the page's buttons and sliders do. Each handler takes the session of the user who pressed them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import gradio as gr
+import numpy as np
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffmedseg.app import page
+from diffmedseg.app.running import run
+from diffmedseg.app.saving import CorrectedSet
+from diffmedseg.app.scene import Scene
+from diffmedseg.app.session import Session, zip_folder
+from diffmedseg.app.shelf import Shelf
+from diffmedseg.app.views import IMAGE, Look, draw_plane, largest_planes
+from diffmedseg.errors import DataError
+from diffmedseg.figures import COLOURS
+from diffmedseg.prediction.volumes.panel import PLANES
+from diffmedseg.wording import count
+
+NO_SECOND = "no other model"
+ALL_REGIONS = "all"
+_OPAQUE = 150  # of 255: the mask in the editor
+
+
+class Handlers:
+    """Handlers of the page's events.
+
+    Args:
+        shelf: The models.
+        root: Folder of uploads and sessions.
+        example: A picture that may be offered; None for none.
+    """
+
+    def __init__(self, shelf: Shelf, root: Path, example: Path | None) -> None:
+        self.shelf, self.root, self._example = shelf, root, example
+        self._sessions: dict[str, Session] = {}  # by the browser's session, to be closed with it
+
+    # Sessions.
+
+    def _open(self, session: Session | None, request: gr.Request | None) -> Session:
+        if session is None or session.closed:
+            session = Session(self.root)
+            if request is not None and request.session_hash:
+                self._sessions[request.session_hash] = session
+        return session
+
+    @staticmethod
+    def end(session: Session | None) -> None:
+        """Remove a session."""
+        if session is not None:
+            session.close()
+
+    def unload(self, request: gr.Request) -> None:
+        """Remove the session of a browser's tab that was closed."""
+        self.end(self._sessions.pop(str(request.session_hash), None))
+
+    # Files and models.
+
+    def upload(self, session: Session | None, files: Sequence[str] | None, request: gr.Request) -> tuple[Session, str]:
+        """Move uploaded files into the session."""
+        session = self._open(session, request)
+        try:
+            session.take(files or [])
+        except DataError as error:
+            return session, page.status(str(error), failed=True)
+        return session, page.status(f"{count(len(files or []), 'file')} ready. Press Segment.")
+
+    def example(self, session: Session | None, request: gr.Request) -> tuple[Session, str]:
+        """Take the example into the session."""
+        session = self._open(session, request)
+        if self._example is None:
+            return session, page.status("There is no example here.", failed=True)
+        session.take([self._example], copy=True)
+        return session, page.status("The example is ready. Press Segment.")
+
+    def forget(self, session: Session | None) -> str:
+        """Remove the uploaded files."""
+        if session is not None and not session.closed:
+            session.forget()
+        return page.status("The files were removed.")
+
+    def describe(self, name: str) -> tuple[str, str]:
+        """Return a model's intended use and card."""
+        return page.banner(self.shelf.intended_use(name)), self.shelf.card(name)
+
+    def segment(
+        self, session: Session | None, name: str, second: str, request: gr.Request
+    ) -> Iterator[tuple[Session, str]]:
+        """Segment the session's files with one model or two, and say how far it is."""
+        session = self._open(session, request)
+        names = [name] if second in (NO_SECOND, name, None) else [name, second]
+        for progress in run(session, self.shelf, names):
+            share = None if progress.finished else progress.share
+            yield session, page.status(progress.text, share, progress.failed)
+
+    def stop(self, session: Session | None) -> None:
+        """Stop what the session segments."""
+        if session is not None:
+            session.stop.set()
+
+    # Looking.
+
+    def prepare(self, session: Session | None) -> list[Any]:
+        """Fit the controls to the first result, and offer the files for download."""
+        names = [] if session is None else session.image_names()
+        archive = None if session is None else session.zip_outputs()
+        download = gr.DownloadButton(value=None if archive is None else str(archive), interactive=archive is not None)
+        return [*self.change_image(session, names[0] if names else None, names), download]
+
+    def change_image(self, session: Session | None, image: str | None, names: Sequence[str] | None = None) -> list[Any]:
+        """Fit the controls to an image, in the order of the layout."""
+        scene = self._first(session, image)
+        if scene is None or session is None:
+            return [gr.Dropdown(choices=[], value=None), *[gr.skip()] * 11]
+        names = session.image_names() if names is None else names
+        several, planes = len(scene.regions) > 1, largest_planes(scene)
+        regions, channels = [ALL_REGIONS, *scene.regions], list(scene.images)
+        most = len(scene.samples)
+        return [
+            gr.Dropdown(choices=list(names), value=image),
+            gr.skip(),
+            gr.Dropdown(choices=regions, value=ALL_REGIONS, visible=several),
+            gr.Dropdown(choices=channels, value=channels[0], visible=len(channels) > 1),
+            gr.skip(),
+            gr.Slider(maximum=max(most, 2), value=1, interactive=most > 1),
+            gr.Slider(value=round(scene.threshold, 2)),
+            gr.Checkbox(interactive=scene.inner is not None),
+            *(gr.Slider(maximum=max(scene.shape[axis], 2), value=planes[plane] + 1) for plane, axis in PLANES.items()),
+            gr.Row(visible=scene.is_volume),
+        ]
+
+    def look(self, session: Session | None, image: str | None, *controls: Any) -> tuple[str, str]:
+        """Return the views and the facts of an image, of two models one below the other."""
+        scenes = self._scenes(session, image)
+        if not scenes:
+            return page.status("There is no result to show."), ""
+        first = next(iter(scenes.values()))
+        views, facts = [], []
+        for name, scene in scenes.items():
+            look, positions = _look(first, scene, *controls)
+            title = name if len(scenes) > 1 else ""
+            views.append(page.views(scene, look, positions, title))
+            facts.append((page.heading(title) if title else "") + page.facts(scene, look.threshold))
+        if len(scenes) > 1:
+            facts.append(page.compare(list(scenes.values()), [_look(first, one, *controls)[0].threshold
+                                                             for one in scenes.values()]))  # fmt: skip
+        return "".join(views), "".join(facts)
+
+    @staticmethod
+    def _scenes(session: Session | None, image: str | None) -> dict[str, Scene]:
+        if session is None:
+            return {}
+        return {name: scenes[image] for name, scenes in session.scenes.items() if image in scenes}
+
+    def _first(self, session: Session | None, image: str | None) -> Scene | None:
+        return next(iter(self._scenes(session, image).values()), None)
+
+    # Correcting.
+
+    def load_mask(self, session: Session | None, image: str | None, *controls: Any) -> tuple[Any, str]:
+        """Put the shown mask into the editor, as a layer over the image."""
+        scene = self._first(session, image)
+        if session is None or scene is None:
+            return gr.skip(), page.status("Segment an image first.", failed=True)
+        look, positions = _look(scene, scene, *controls)
+        region, axial = look.region or 0, positions["axial"]
+        background = draw_plane(scene, Look(IMAGE, look.channel), "axial", axial)
+        mask = session.edited(image or "", scene)[region, axial]
+        layer = np.zeros((*background.shape[:2], 4), np.uint8)
+        filled = _fit(mask, (background.shape[0], background.shape[1]))
+        layer[filled] = [*(round(255 * part) for part in to_rgb(COLOURS[0])), _OPAQUE]
+        session.editing = image or "", region, axial
+        paths = [session.folder / f"editor-{uuid4().hex}.png" for _ in range(2)]
+        for path, values in zip(paths, (background, layer), strict=True):
+            Image.fromarray(values).save(path)
+        value = {"background": str(paths[0]), "layers": [str(paths[1])], "composite": None}
+        plane = f", axial plane {axial + 1}" if scene.is_volume else ""
+        return value, page.status(f"Editing {scene.regions[region]} of {image}{plane}.")
+
+    def keep_mask(
+        self,
+        session: Session | None,
+        value: dict[str, Any] | None,
+        image: str | None,
+        *_: Any,
+    ) -> tuple[str, Any]:
+        """Save the image and its corrected mask, and offer the data set for download."""
+        if session is None or session.editing is None or not value:
+            return page.status("Load a mask first.", failed=True), gr.skip()
+        image, region, axial = session.editing
+        scene = self._first(session, image)
+        if scene is None:
+            return page.status("Load a mask first.", failed=True), gr.skip()
+        edited = session.edited(image, scene)
+        edited[region, axial] = _drawn(value["layers"], edited.shape[-2:])
+        name = next(iter(session.scenes))
+        model = self.shelf.get(name)
+        pairs = session.corrected(CorrectedSet(session.folder / "corrected", tuple(model.regions), model.nested))
+        try:
+            saved = session.save_correction(name, model, scene, edited)
+        except DataError as error:
+            return page.status(session.plain(str(error)), failed=True), gr.skip()
+        archive = zip_folder(pairs.folder, session.folder / "corrected.zip")
+        said = f"Kept {saved}. The data set has {count(len(pairs), 'image')}. Unpack it into corrected, then: "
+        command = pairs.command(_command_name(name), name)
+        return page.status(said + command), gr.DownloadButton(value=str(archive), interactive=True)
+
+
+def _look(
+    first: Scene,
+    scene: Scene,
+    layer: str,
+    region: str | None,
+    channel: str | None,
+    opacity: float,
+    sample: int,
+    threshold: float,
+    contours: bool,
+    axial: int,
+    coronal: int,
+    sagittal: int,
+) -> tuple[Look, dict[str, int]]:
+    """Read the controls. At the first model's own threshold each model keeps its own."""
+    own = abs(threshold - first.threshold) <= 0.0051
+    number = scene.regions.index(region) if region in scene.regions else None
+    level = scene.threshold if own else float(threshold)
+    look = Look(layer, channel or "", number, float(opacity), int(sample) - 1, level, bool(contours))
+    return look, {"axial": int(axial) - 1, "coronal": int(coronal) - 1, "sagittal": int(sagittal) - 1}
+
+
+def _fit(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    image = Image.fromarray(mask.astype(np.uint8) * 255).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
+    return np.asarray(image) > 127
+
+
+def _drawn(layers: Sequence[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return what is drawn on any layer, at a size."""
+    alphas = [layer[..., 3] for layer in layers or () if layer is not None and layer.ndim == 3]
+    if not alphas:
+        return np.zeros(shape, np.bool_)
+    drawn = np.max(alphas, axis=0) > _OPAQUE // 2
+    return _fit(drawn, (shape[0], shape[1]))
+
+
+def _command_name(name: str) -> str:
+    """Return a zoo entry's model, as the command line calls it; MODEL of a run, whose folder may be called anything."""
+    found = re.fullmatch(r"([a-z0-9-]+)_[\w.]+", name)
+    return found[1] if found else "MODEL"
