@@ -1,6 +1,5 @@
 """What one user of the app holds: a folder of their own, the uploaded files, results and corrections."""
 
-import re
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -29,17 +28,10 @@ from diffmedseg.prediction import (
     takes_pictures,
 )
 from diffmedseg.prediction.removing import file_name
+from diffmedseg.reading.names import clean_name
 
 _MOST_FILES = 2000  # of one upload
 _LONGEST = 1024  # px, of the picture that is shown
-_LONGEST_NAME = 100  # characters
-
-
-def clean_name(name: str) -> str:
-    """Return the last part of a file's name with letters, digits, dots, dashes and underscores alone."""
-    last = re.split(r"[/\\]", name)[-1]
-    plain = re.sub(r"[^\w.\-]+", "_", last).lstrip(".")
-    return plain[-_LONGEST_NAME:].lstrip(".") or "image"
 
 
 class SessionWatcher(Watcher):
