@@ -53,7 +53,7 @@ def build(handlers: Handlers) -> gr.Blocks:
 def _inputs(handlers: Handlers) -> dict[str, Any]:
     names = handlers.shelf.names
     files = gr.File(
-        label="A picture, a NIfTI file, a folder's files or a DICOM series", file_count="multiple", height=150
+        label="Pictures, NIfTI or DICOM", file_count="multiple", height=150
     )
     example = gr.Button("Example: a synthetic lesion (Apache-2.0)", size="sm")
     model = gr.Dropdown(names, value=names[0], label="Model", filterable=False)
@@ -78,7 +78,7 @@ def _look_controls() -> dict[str, Any]:
     with gr.Row():
         opacity = gr.Slider(0, 1, 0.4, step=0.05, label="Opacity", min_width=160)
         sample = gr.Slider(1, 2, 1, step=1, label="Sample", min_width=160)
-        threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold of the probability", min_width=160)
+        threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold", min_width=160)
         contours = gr.Checkbox(True, label="Inner and outer contour", min_width=160)
     with gr.Row(visible=False) as planes_row:
         planes = [gr.Slider(1, 2, 1, step=1, label=f"{name} plane", min_width=160) for name in

@@ -30,8 +30,9 @@ CSS = """
 .dms-bar {display: inline-block; width: 120px; height: 10px; border-radius: 3px; margin: 0 6px; vertical-align: 0}
 .dms-facts {overflow-x: auto}
 .dms-facts table {border-collapse: collapse; font-size: 14px; width: 100%}
-.dms-facts th, .dms-facts td {text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid #8884;
-  vertical-align: top}
+.dms-facts table, .dms-facts tr {border: none !important}
+.dms-facts th, .dms-facts td {text-align: left; padding: 4px 10px 4px 0 !important; border: none !important;
+  border-bottom: 1px solid #8884 !important; vertical-align: top}
 .dms-banner {background: #fff3cd; color: #533f03; border: 1px solid #d9b84a; border-radius: 6px; padding: 8px 12px;
   font-size: 14px}
 .dms-warning, .dms-error {border-radius: 6px; padding: 8px 12px; margin: 6px 0; font-size: 14px;

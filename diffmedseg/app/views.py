@@ -145,7 +145,7 @@ def _draw_contours(
 ) -> None:
     """Draw inner and outer contour: dashed, white the inner and in the region's colour the outer."""
     y, x = np.indices(drawn.shape[:2], sparse=True)
-    dashes = (x + y) // _DASH % 2 == 0
+    dashes = (x // _DASH + y // _DASH) % 2 == 0  # in whichever direction a contour runs
     for contour, colour in ((scene.inner, np.float32(255)), (scene.outer, _colour(region))):
         if contour is not None:
             filled = _resized(cut_plane(contour[region], axis, position).astype(np.uint8) * 255, size) > 127
