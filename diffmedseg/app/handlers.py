@@ -2,31 +2,28 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import gradio as gr
-import numpy as np
-from matplotlib.colors import to_rgb
-from numpy.typing import NDArray
 from PIL import Image
 
 from diffmedseg.app import page
+from diffmedseg.app.drawing import correct
 from diffmedseg.app.running import run
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene
-from diffmedseg.app.session import Session, zip_folder
+from diffmedseg.app.session import Editing, Session, zip_folder
 from diffmedseg.app.shelf import Shelf
-from diffmedseg.app.views import IMAGE, Look, draw_plane, largest_planes
+from diffmedseg.app.views import MASK, Look, draw_plane, largest_planes
 from diffmedseg.errors import DataError
-from diffmedseg.figures import COLOURS
 from diffmedseg.prediction.volumes.panel import PLANES
 from diffmedseg.wording import count
 
 NO_SECOND = "no other model"
 ALL_REGIONS = "all"
-_OPAQUE = 150  # of 255: the mask in the editor
 
 
 class Handlers:
@@ -118,7 +115,7 @@ class Handlers:
         """Fit the controls to an image, in the order of the layout."""
         scene = self._first(session, image)
         if scene is None or session is None:
-            return [gr.Dropdown(choices=[], value=None), *[gr.skip()] * 11]
+            return [gr.Dropdown(choices=[], value=None), *[gr.skip()] * 11, gr.Column(visible=False)]
         names = session.image_names() if names is None else names
         several, planes = len(scene.regions) > 1, largest_planes(scene)
         regions, channels = [ALL_REGIONS, *scene.regions], list(scene.images)
@@ -134,6 +131,7 @@ class Handlers:
             gr.Checkbox(interactive=scene.inner is not None),
             *(gr.Slider(maximum=max(scene.shape[axis], 2), value=planes[plane] + 1) for plane, axis in PLANES.items()),
             gr.Row(visible=scene.is_volume),
+            gr.Column(visible=True),
         ]
 
     def look(self, session: Session | None, image: str | None, *controls: Any) -> tuple[str, str]:
@@ -142,16 +140,13 @@ class Handlers:
         if not scenes:
             return page.status("There is no result to show."), ""
         first = next(iter(scenes.values()))
-        views, facts = [], []
-        for name, scene in scenes.items():
-            look, positions = _look(first, scene, *controls)
-            title = name if len(scenes) > 1 else ""
-            views.append(page.views(scene, look, positions, title))
-            facts.append((page.heading(title) if title else "") + page.facts(scene, look.threshold))
-        if len(scenes) > 1:
-            facts.append(page.compare(list(scenes.values()), [_look(first, one, *controls)[0].threshold
-                                                             for one in scenes.values()]))  # fmt: skip
-        return "".join(views), "".join(facts)
+        looks = {name: (scene, _look(first, scene, *controls)) for name, scene in scenes.items()}
+        several, facts = len(looks) > 1, []
+        for name, (scene, look) in looks.items():
+            facts.append((page.heading(name) if several else "") + page.facts(scene, look.threshold))
+        if several:
+            facts.append(page.compare(list(scenes.values()), [look.threshold for _, look in looks.values()]))
+        return page.views(looks, _positions(*controls)), "".join(facts)
 
     @staticmethod
     def _scenes(session: Session | None, image: str | None) -> dict[str, Scene]:
@@ -165,52 +160,48 @@ class Handlers:
     # Correcting.
 
     def load_mask(self, session: Session | None, image: str | None, *controls: Any) -> tuple[Any, str]:
-        """Put the shown mask into the editor, as a layer over the image."""
+        """Put the image with its mask into the editor."""
         scene = self._first(session, image)
-        if session is None or scene is None:
+        if session is None or scene is None or image is None:
             return gr.skip(), page.status("Segment an image first.", failed=True)
-        look, positions = _look(scene, scene, *controls)
-        region, axial = look.region or 0, positions["axial"]
-        background = draw_plane(scene, Look(IMAGE, look.channel), "axial", axial)
-        mask = session.edited(image or "", scene)[region, axial]
-        layer = np.zeros((*background.shape[:2], 4), np.uint8)
-        filled = _fit(mask, (background.shape[0], background.shape[1]))
-        layer[filled] = [*(round(255 * part) for part in to_rgb(COLOURS[0])), _OPAQUE]
-        session.editing = image or "", region, axial
-        paths = [session.folder / f"editor-{uuid4().hex}.png" for _ in range(2)]
-        for path, values in zip(paths, (background, layer), strict=True):
-            Image.fromarray(values).save(path)
-        value = {"background": str(paths[0]), "layers": [str(paths[1])], "composite": None}
-        plane = f", axial plane {axial + 1}" if scene.is_volume else ""
-        return value, page.status(f"Editing {scene.regions[region]} of {image}{plane}.")
+        look = _look(scene, scene, *controls)
+        session.editing = Editing(image, look.region or 0, _positions(*controls)["axial"], look.channel)
+        plane = f", axial plane {session.editing.axial + 1}" if scene.is_volume else ""
+        return _paper(session, scene), page.status(
+            f"Editing {scene.regions[session.editing.region]} of {image}{plane}."
+        )
 
-    def keep_mask(
-        self,
-        session: Session | None,
-        value: dict[str, Any] | None,
-        image: str | None,
-        *_: Any,
-    ) -> tuple[str, Any]:
-        """Save the image and its corrected mask, and offer the data set for download."""
-        if session is None or session.editing is None or not value:
-            return page.status("Load a mask first.", failed=True), gr.skip()
-        image, region, axial = session.editing
-        scene = self._first(session, image)
-        if scene is None:
-            return page.status("Load a mask first.", failed=True), gr.skip()
-        edited = session.edited(image, scene)
-        edited[region, axial] = _drawn(value["layers"], edited.shape[-2:])
+    def keep_mask(self, session: Session | None, value: dict[str, Any] | None) -> tuple[Any, str, Any]:
+        """Save the image and its corrected mask, show them, and offer the data set for download."""
+        editing = None if session is None else session.editing
+        scene = None if editing is None else self._first(session, editing.image)
+        if session is None or editing is None or scene is None or not value:
+            return gr.skip(), page.status("Load a mask first.", failed=True), gr.skip()
+        masks = session.edited(editing.image, scene)
+        correct(masks[editing.region, editing.axial], value["layers"] or ())
         name = next(iter(session.scenes))
         model = self.shelf.get(name)
         pairs = session.corrected(CorrectedSet(session.folder / "corrected", tuple(model.regions), model.nested))
         try:
-            saved = session.save_correction(name, model, scene, edited)
+            saved = session.save_correction(name, model, scene, masks)
         except DataError as error:
-            return page.status(session.plain(str(error)), failed=True), gr.skip()
+            return gr.skip(), page.status(session.plain(str(error)), failed=True), gr.skip()
         archive = zip_folder(pairs.folder, session.folder / "corrected.zip")
-        said = f"Kept {saved}. The data set has {count(len(pairs), 'image')}. Unpack it into corrected, then: "
-        command = pairs.command(_command_name(name), name)
-        return page.status(said + command), gr.DownloadButton(value=str(archive), interactive=True)
+        said = f"Kept {saved}. The data set has {count(len(pairs), 'image')}. Unpack it into corrected, then:"
+        download = gr.DownloadButton(value=str(archive), interactive=True)
+        return _paper(session, scene), page.status(said, command=pairs.command(_command_name(name), name)), download
+
+
+def _paper(session: Session, scene: Scene) -> dict[str, Any]:
+    """Return what the editor draws on: the image with the mask of a region, in the session's folder."""
+    editing = session.editing
+    assert editing is not None
+    masks = session.edited(editing.image, scene)
+    shown = replace(scene, mask=masks, inner=None, outer=None)
+    look = Look(MASK, editing.channel, editing.region, threshold=scene.threshold)
+    path = session.folder / f"editor-{uuid4().hex}.png"
+    Image.fromarray(draw_plane(shown, look, "axial", editing.axial)).save(path)
+    return {"background": str(path), "layers": [], "composite": None}
 
 
 def _look(
@@ -223,30 +214,18 @@ def _look(
     sample: int,
     threshold: float,
     contours: bool,
-    axial: int,
-    coronal: int,
-    sagittal: int,
-) -> tuple[Look, dict[str, int]]:
+    *_: Any,
+) -> Look:
     """Read the controls. At the first model's own threshold each model keeps its own."""
     own = abs(threshold - first.threshold) <= 0.0051
     number = scene.regions.index(region) if region in scene.regions else None
     level = scene.threshold if own else float(threshold)
-    look = Look(layer, channel or "", number, float(opacity), int(sample) - 1, level, bool(contours))
-    return look, {"axial": int(axial) - 1, "coronal": int(coronal) - 1, "sagittal": int(sagittal) - 1}
+    return Look(layer, channel or "", number, float(opacity), int(sample) - 1, level, bool(contours))
 
 
-def _fit(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    image = Image.fromarray(mask.astype(np.uint8) * 255).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
-    return np.asarray(image) > 127
-
-
-def _drawn(layers: Sequence[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return what is drawn on any layer, at a size."""
-    alphas = [layer[..., 3] for layer in layers or () if layer is not None and layer.ndim == 3]
-    if not alphas:
-        return np.zeros(shape, np.bool_)
-    drawn = np.max(alphas, axis=0) > _OPAQUE // 2
-    return _fit(drawn, (shape[0], shape[1]))
+def _positions(*controls: Any) -> dict[str, int]:
+    """Read the last three controls: the number of each plane, from 0."""
+    return {plane: int(number) - 1 for plane, number in zip(PLANES, controls[-3:], strict=True)}
 
 
 def _command_name(name: str) -> str:

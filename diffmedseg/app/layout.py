@@ -7,11 +7,12 @@ from typing import Any
 import gradio as gr
 
 from diffmedseg.app import page
+from diffmedseg.app.drawing import ADD, REMOVE
 from diffmedseg.app.handlers import NO_SECOND, Handlers
 from diffmedseg.app.views import LAYERS, MASK
-from diffmedseg.figures import COLOURS
 
 _MODEL = "model"  # events that run a network wait for each other
+_CONTAINERS = ("row", "panel")  # are shown or hidden, and have no value
 _SECONDS_BETWEEN_SWEEPS, _SECONDS_KEPT = 300, 3600
 _FONTS = ("system-ui", "sans-serif")  # nothing is fetched from the network
 
@@ -33,13 +34,14 @@ def build(handlers: Handlers) -> gr.Blocks:
         gr.Markdown("## diffmedseg: segment, look, compare, correct")
         use = gr.HTML(page.banner(handlers.shelf.intended_use(handlers.shelf.names[0])))
         with gr.Row():
-            with gr.Column(scale=1, min_width=300):
+            with gr.Column(scale=1, min_width=340):
                 inputs = _inputs(handlers)
             with gr.Column(scale=3, min_width=320):
                 views = gr.HTML(page.status("The result appears here."), elem_id="views")
-                looks = _look_controls()
-                facts = gr.HTML()
-                downloads = gr.DownloadButton("Download the files that predict writes (.zip)", interactive=False)
+                with gr.Column(visible=False) as panel:
+                    looks = _look_controls() | {"panel": panel}
+                    facts = gr.HTML()
+                    downloads = gr.DownloadButton("Download the files that predict writes (.zip)", interactive=False)
         with gr.Accordion("Correct the mask", open=False):
             correction = _correction()
         with gr.Accordion("Model card", open=False):
@@ -52,9 +54,7 @@ def build(handlers: Handlers) -> gr.Blocks:
 
 def _inputs(handlers: Handlers) -> dict[str, Any]:
     names = handlers.shelf.names
-    files = gr.File(
-        label="Pictures, NIfTI or DICOM", file_count="multiple", height=150
-    )
+    files = gr.File(label="Pictures, NIfTI or DICOM", file_count="multiple", height=150)
     example = gr.Button("Example: a synthetic lesion (Apache-2.0)", size="sm")
     model = gr.Dropdown(names, value=names[0], label="Model", filterable=False)
     second = gr.Dropdown([NO_SECOND, *names], value=NO_SECOND, label="Compare with", filterable=False)
@@ -93,8 +93,8 @@ def _look_controls() -> dict[str, Any]:
 
 def _correction() -> dict[str, Any]:
     gr.Markdown(
-        "Load the mask that is shown above (of a volume the axial plane), draw with the brush, erase with the eraser, "
-        "and keep it. Kept masks are a data set to fine-tune on."
+        "Load the mask that is shown above (of a volume the axial plane), paint orange to add and blue to remove (the "
+        "palette of the brush), erase wrong strokes, and keep it. Kept masks are a data set to fine-tune on."
     )
     with gr.Row():
         load = gr.Button("Load the mask", size="sm", min_width=120)
@@ -110,8 +110,8 @@ def _correction() -> dict[str, Any]:
         layers=False,
         height=520,
         canvas_size=(1024, 1024),
-        brush=gr.Brush(colors=[COLOURS[0]], color_mode="fixed", default_size=12),
-        label="Mask of the region; the brush adds, the eraser removes",
+        brush=gr.Brush(colors=[ADD, REMOVE], default_color=ADD, color_mode="fixed", default_size=12),
+        label="Orange adds, blue removes",
         elem_id="editor",
     )
     return {"load": load, "keep": keep, "pairs": pairs, "said": said, "editor": editor}
@@ -126,7 +126,7 @@ def _connect(
     results: dict[str, Any],
 ) -> None:
     """Connect events; sliders redraw only where they come to rest, and the newest position wins."""
-    controls = [looks[name] for name in looks if name != "row"]
+    controls = [looks[name] for name in looks if name not in _CONTAINERS]
     seen = [results["views"], results["facts"]]
     status, models = inputs["status"], [inputs["model"], inputs["second"]]
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "undocumented"}
@@ -143,17 +143,16 @@ def _connect(
     changed = looks["image"].input(handlers.change_image, [session, looks["image"]], list(looks.values()), **quick)
     changed.then(handlers.look, [session, *controls], seen, **quick)
     for name, control in looks.items():
-        if name not in {"image", "row"}:
+        if name not in {"image", *_CONTAINERS}:
             listen: Callable[..., Any] = control.release if isinstance(control, gr.Slider) else control.input
             listen(handlers.look, [session, *controls], seen, trigger_mode="always_last", **quick)
-    where = [looks["image"], looks["region"], looks["axial"]]
     editor = correction["editor"]
     correction["load"].click(
         handlers.load_mask, [session, *controls], [editor, correction["said"]], show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip
     correction["keep"].click(
-        handlers.keep_mask, [session, editor, *where], [correction["said"], correction["pairs"]],
+        handlers.keep_mask, [session, editor], [editor, correction["said"], correction["pairs"]],
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
 

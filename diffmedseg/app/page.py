@@ -42,6 +42,8 @@ CSS = """
 .dms-status {font-size: 14px; padding: 4px 0; overflow-wrap: anywhere}
 .dms-progress {height: 6px; background: #8884; border-radius: 3px; overflow: hidden; margin-top: 4px}
 .dms-progress div {height: 100%; background: #0072b2}
+.dms-command {white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; border-radius: 4px; padding: 6px 8px;
+  margin: 6px 0}
 .dms-title {font-weight: 600; margin: 10px 0 4px; overflow-wrap: anywhere}
 """
 
@@ -52,39 +54,47 @@ def banner(intended_use: str) -> str:
     return f'<div class="dms-banner" role="note"><b>Intended use:</b> {escape(text)}</div>'
 
 
-def status(text: str, share: float | None = None, failed: bool = False) -> str:
-    """Return a sentence, with a bar where something is going on."""
+def status(text: str, share: float | None = None, failed: bool = False, command: str = "") -> str:
+    """Return a sentence, with a bar where something is going on, and a command where one is to be copied."""
     kind = "dms-error" if failed else "dms-status"
     bar = "" if share is None else f'<div class="dms-progress"><div style="width:{share:.0%}"></div></div>'
-    return f'<div class="{kind}" role="status">{escape(text)}{bar}</div>'
+    copied = f'<pre class="dms-command">{escape(command)}</pre>' if command else ""
+    return f'<div class="{kind}" role="status">{escape(text)}{bar}{copied}</div>'
 
 
-def views(scene: Scene, look: Look, positions: Mapping[str, int], title: str = "") -> str:
-    """Return the pictures of a scene: a picture beside itself without a layer, or three planes of a volume.
+def views(looks: Mapping[str, tuple[Scene, Look]], positions: Mapping[str, int]) -> str:
+    """Return the pictures of an image: three planes of a volume, or a picture without and with a layer.
 
     Args:
-        scene: The scene.
-        look: How it is looked at.
-        positions: By plane, its number from 0.
-        title: What stands above, such as the model's name.
+        looks: By model, its scene of the image, and how it is looked at.
+        positions: By plane, its number from 0; of volumes.
     """
+    several = len(looks) > 1
+    (first, look), *_ = looks.values()
+    if first.is_volume:
+        blocks = [
+            (heading(name) if several else "") + _planes(scene, one, positions) for name, (scene, one) in looks.items()
+        ]
+        side = "At the left: the patient's right; in sagittal planes the front."
+        return f'{"".join(blocks)}<div class="dms-legend">{escape(side)}</div>'
+    figures = [_figure(draw_plane(first, Look(layer=IMAGE)), first.name)]
+    figures += [
+        _figure(draw_plane(scene, one), (f"{name}: " if several else "") + _layer_caption(scene, one))
+        for name, (scene, one) in looks.items()
+    ]
+    fitted = next((scene for scene, _ in looks.values() if scene.inner is not None), first)
+    return f'<div class="dms-views">{"".join(figures)}</div>{legend(fitted, look)}'
+
+
+def _planes(scene: Scene, look: Look, positions: Mapping[str, int]) -> str:
+    """Return three planes of a volume and what their colours mean."""
     figures = []
-    if scene.is_volume:
-        for plane, axis in PLANES.items():
-            position = min(max(positions[plane], 0), scene.shape[axis] - 1)
-            caption = f"{plane.capitalize()}, plane {position + 1} of {scene.shape[axis]}"
-            figures.append(_figure(draw_plane(scene, look, plane, position), caption))
-    else:
-        figures.append(_figure(draw_plane(scene, Look(layer=IMAGE)), scene.name))
-        figures.append(_figure(draw_plane(scene, look), _layer_caption(scene, look)))
-    above = heading(title) if title else ""
-    side = ""
-    if scene.is_volume:
-        side = (
-            f'<div class="dms-legend">{escape(_layer_caption(scene, look))}. At the left: the patient\'s right; in '
-            "sagittal planes the front.</div>"
-        )
-    return f'{above}<div class="dms-views">{"".join(figures)}</div>{side}{legend(scene, look)}'
+    for plane, axis in PLANES.items():
+        position = min(max(positions[plane], 0), scene.shape[axis] - 1)
+        caption = f"{plane.capitalize()}, plane {position + 1} of {scene.shape[axis]}"
+        figures.append(_figure(draw_plane(scene, look, plane, position), caption))
+    said = f'<div class="dms-legend">{escape(_layer_caption(scene, look))}</div>'
+    return f'<div class="dms-views">{"".join(figures)}</div>{said}{legend(scene, look)}'
 
 
 def _layer_caption(scene: Scene, look: Look) -> str:

@@ -57,12 +57,13 @@ def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progre
                 report = job.result()
                 notes += _failures(session, report)
                 failed = failed or bool(report.failed)
-            done = count(max((len(scenes) for scenes in session.scenes.values()), default=0), "image")
-            yield Progress(" ".join([f"Segmented {done}.", *notes]), 1, failed, True)
+            done = max((len(scenes) for scenes in session.scenes.values()), default=0)
+            said = [f"Segmented {count(done, 'image')}."] if done else []
+            yield Progress(" ".join([*said, *notes]), 1, failed, True)
         except Stopped:
             session.scenes = {}
             yield Progress("Stopped. Nothing is kept.", 0, True, True)
-        except (DataError, ZooError, PluginError, OSError, ValueError) as error:
+        except (DataError, ZooError, PluginError, OSError, ValueError, RuntimeError) as error:
             yield Progress(session.plain(_sentence(str(error))), 0, True, True)
         finally:
             session.stop.set()

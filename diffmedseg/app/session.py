@@ -1,10 +1,12 @@
 """What one user of the app holds: a folder of their own, the uploaded files, results and corrections."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -30,8 +32,18 @@ from diffmedseg.prediction import (
 from diffmedseg.prediction.removing import file_name
 from diffmedseg.reading.names import clean_name
 
+_NO_FILE = "There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first."
 _MOST_FILES = 2000  # of one upload
 _LONGEST = 1024  # px, of the picture that is shown
+
+
+class Editing(NamedTuple):
+    """What is in the editor: an image's name, the number of the region, that of the axial plane, and the channel."""
+
+    image: str
+    region: int
+    axial: int
+    channel: str
 
 
 class SessionWatcher(Watcher):
@@ -73,16 +85,18 @@ class Session:
         folder: The session's folder.
         stop: Set to stop the prediction that runs.
         scenes: By model, in the order of prediction, and then by image.
-        editing: The image, region and axial plane in the editor; None where it is empty.
+        inputs: The folder of the uploaded files; a volume of several files is called by it.
+        editing: What is in the editor; None where it is empty.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
         self.folder = self._root / f"session-{uuid4().hex}"
         self.folder.mkdir(mode=0o700, parents=True)
+        self.inputs = self.folder / "in" / "volume"
         self.stop = Event()
         self.scenes: dict[str, dict[str, Scene]] = {}
-        self.editing: tuple[str, int, int] | None = None
+        self.editing: Editing | None = None
         self.closed = False
         self._edited: dict[str, NDArray[np.bool_]] = {}
         self._corrected: CorrectedSet | None = None
@@ -93,11 +107,6 @@ class Session:
         self.stop.set()
         self.scenes = {}
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def inputs(self) -> Path:
-        """The folder of the uploaded files."""
-        return self.folder / "in"
 
     def outputs(self, model: str) -> Path:
         """Return the folder of the files that ``predict`` wrote for a model."""
@@ -114,15 +123,18 @@ class Session:
             DataError: If there is no file, there are too many, or one lies outside the root.
         """
         if not uploads:
-            raise DataError("There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first.")
+            raise DataError(_NO_FILE)
         if len(uploads) > _MOST_FILES:
             raise DataError(f"There are {len(uploads)} files; at most {_MOST_FILES} are taken at once.")
         files = [Path(upload) for upload in uploads]
         if not copy and any(self._root not in file.resolve().parents or file.is_symlink() for file in files):
             raise DataError("This file was not uploaded here: upload it again.")
+        names = [clean_name(file.name) for file in files]
         self._begin()
-        for file in files:
-            target = self._free_name(clean_name(file.name))
+        self.inputs = self.folder / "in" / (_common_name(names) if len(names) > 1 else "volume")
+        self.inputs.mkdir()
+        for file, name in zip(files, names, strict=True):
+            target = self._free_name(name)
             if copy:
                 shutil.copyfile(file, target)
             else:
@@ -134,9 +146,9 @@ class Session:
 
     def _begin(self) -> None:
         self.scenes, self._edited, self.editing = {}, {}, None
-        for folder in (self.inputs, self.folder / "out"):
+        for folder in (self.folder / "in", self.folder / "out"):
             shutil.rmtree(folder, ignore_errors=True)
-        self.inputs.mkdir()
+        (self.folder / "in").mkdir()
 
     def _free_name(self, name: str) -> Path:
         target, number = self.inputs / name, 1
@@ -157,7 +169,9 @@ class Session:
             DataError: If the files are nothing that the model takes.
             Stopped: If the session said so.
         """
-        files = sorted(self.inputs.iterdir())
+        files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
+        if not files:
+            raise DataError(_NO_FILE)
         sources = files if len(files) == 1 else [self.inputs]
         out = self.outputs(name)
         if takes_pictures(model):
@@ -210,6 +224,11 @@ class Session:
     def zip_outputs(self) -> Path | None:
         """Pack all files that were predicted, a folder for each model; None where there are none."""
         return zip_folder(self.folder / "out", self.folder / "predictions.zip")
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """Return what the names of a case's files begin with, such as a patient's; they differ in the modality."""
+    return os.path.commonprefix(list(names)).rstrip("._-") or "volume"
 
 
 def zip_folder(folder: Path, target: Path) -> Path | None:

@@ -19,7 +19,9 @@ def scene(shape=(4, 20, 30), regions=("lesion",), samples=3, contours=True, spac
         drawn[s, :, :, 2 : 6 + s % 3, 5:10] = True
     outer = np.zeros_like(mask)
     outer[:, :, 3:15, 8:23] = True
-    sizes = {name: Size(float(mask[k].sum()), (50, 90), (40, 120) if contours else None) for k, name in enumerate(regions)}
+    sizes = {
+        name: Size(float(mask[k].sum()), (50, 90), (40, 120) if contours else None) for k, name in enumerate(regions)
+    }
     return Scene(
         name="scan<1>", images=images, regions=tuple(regions), samples=drawn, probability=probability,
         disagreement=np.where(mask, 0, 40).astype(np.uint8), mask=mask, inner=mask & False if contours else None,

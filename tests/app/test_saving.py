@@ -1,6 +1,5 @@
 """Corrected masks are a data set that training reads."""
 
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -95,7 +94,9 @@ def test_a_turned_picture_is_corrected_where_it_was_drawn(orientation, tmp_path)
 def test_training_reads_the_corrected_pictures(tmp_path):
     model = dark_segmenter()
     for n in range(6):
-        session, pairs = segmented(tmp_path / str(n), model, (f"case{n}.png", lambda path: picture(90 + 7, 60).save(path)))
+        session, pairs = segmented(
+            tmp_path / str(n), model, (f"case{n}.png", lambda path: picture(90 + 7, 60).save(path))
+        )
         correct(session, model, lambda masks: None)
         for kind in ("images", "masks"):
             target = tmp_path / "mine" / kind / f"case{n}.png"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dark_disc import bright_segmenter, dark_segmenter, picture
 from hypothesis import given, strategies as st
-from mri_files import write_brats2015, write_dicom, modality
+from mri_files import modality, write_brats2015, write_dicom
 from PIL import Image
 
 from diffmedseg.app.running import run

@@ -10,7 +10,17 @@ from hypothesis import given, strategies as st
 from matplotlib.colors import to_rgb
 
 from diffmedseg.app import page
-from diffmedseg.app.views import DISAGREEMENT, IMAGE, LAYERS, MASK, PROBABILITY, SAMPLE, Look, draw_plane, largest_planes
+from diffmedseg.app.views import (
+    DISAGREEMENT,
+    IMAGE,
+    LAYERS,
+    MASK,
+    PROBABILITY,
+    SAMPLE,
+    Look,
+    draw_plane,
+    largest_planes,
+)
 from diffmedseg.figures import COLOURS
 
 ORANGE = np.array(to_rgb(COLOURS[0])) * 255
@@ -77,7 +87,7 @@ def test_whatever_the_sliders_say_something_is_drawn(
     assert drawn.dtype == np.uint8
     assert drawn.shape[2] == 3
     assert max(drawn.shape) >= 480
-    html = page.views(volume, look, dict.fromkeys(("axial", "coronal", "sagittal"), position))
+    html = page.views({"m": (volume, look)}, dict.fromkeys(("axial", "coronal", "sagittal"), position))
     assert html.count("<img") == 3
 
 
@@ -98,7 +108,7 @@ def test_the_largest_planes_hold_the_mask():
 
 def test_the_page_escapes_names_and_says_sizes_with_their_intervals():
     picture = scene((1, 20, 30), spacing=None)
-    html = page.views(picture, Look(), {}) + page.facts(picture, 0.43)
+    html = page.views({"m": (picture, Look())}, {}) + page.facts(picture, 0.43)
     assert "scan&lt;1&gt;" in html
     assert "Looks unlike &lt;others&gt;." in html
     assert "<1>" not in html
