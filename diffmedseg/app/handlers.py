@@ -15,7 +15,7 @@ from diffmedseg.app.drawing import correct
 from diffmedseg.app.running import run
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene
-from diffmedseg.app.session import Editing, Session, zip_folder
+from diffmedseg.app.session import Editing, Session, sweep, zip_folder
 from diffmedseg.app.shelf import Shelf
 from diffmedseg.app.views import MASK, Look, draw_plane, largest_planes
 from diffmedseg.errors import DataError
@@ -24,6 +24,7 @@ from diffmedseg.wording import count
 
 NO_SECOND = "no other model"
 ALL_REGIONS = "all"
+_ON_ITS_WAY = 900  # seconds: the longest upload, of another user
 
 
 class Handlers:
@@ -54,9 +55,14 @@ class Handlers:
         if session is not None:
             session.close()
 
+    def begin(self, session: Session | None, request: gr.Request) -> Session:
+        """Open a session for a browser's tab."""
+        return self._open(session, request)
+
     def unload(self, request: gr.Request) -> None:
-        """Remove the session of a browser's tab that was closed."""
+        """Remove the session of a browser's tab that was closed, and what nobody took or needs any more."""
         self.end(self._sessions.pop(str(request.session_hash), None))
+        sweep(self.root, _ON_ITS_WAY if self._sessions else 0)
 
     # Files and models.
 

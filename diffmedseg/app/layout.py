@@ -13,7 +13,7 @@ from diffmedseg.app.views import LAYERS, MASK
 
 _MODEL = "model"  # events that run a network wait for each other
 _CONTAINERS = ("row", "panel")  # are shown or hidden, and have no value
-_SECONDS_BETWEEN_SWEEPS, _SECONDS_KEPT = 300, 3600
+_SECONDS_BETWEEN_SWEEPS, _SECONDS_KEPT = 60, 900
 _FONTS = ("system-ui", "sans-serif")  # nothing is fetched from the network
 
 
@@ -48,6 +48,7 @@ def build(handlers: Handlers) -> gr.Blocks:
             card = gr.Markdown()
         _connect(handlers, session, inputs, looks, correction, {"views": views, "facts": facts, "downloads": downloads})
         _describe_model(blocks, handlers, inputs, use, card)
+        blocks.load(handlers.begin, [session], [session], show_progress="hidden", api_visibility="private")
         blocks.unload(handlers.unload)
     return blocks
 

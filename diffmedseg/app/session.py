@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -34,6 +36,7 @@ from diffmedseg.reading.names import clean_name
 
 _NO_FILE = "There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first."
 _MOST_FILES = 2000  # of one upload
+_SESSION = "session-"  # begins the name of a session's folder
 _LONGEST = 1024  # px, of the picture that is shown
 
 
@@ -91,7 +94,7 @@ class Session:
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
-        self.folder = self._root / f"session-{uuid4().hex}"
+        self.folder = self._root / f"{_SESSION}{uuid4().hex}"
         self.folder.mkdir(mode=0o700, parents=True)
         self.inputs = self.folder / "in" / "volume"
         self.stop = Event()
@@ -226,9 +229,26 @@ class Session:
         return zip_folder(self.folder / "out", self.folder / "predictions.zip")
 
 
+def sweep(root: Path, seconds: float) -> None:
+    """Remove what lies in the root beside sessions, such as uploads that nobody took and strokes of the editor.
+
+    Args:
+        root: Folder of uploads and sessions.
+        seconds: What changed since then stays: it may still be on its way.
+    """
+    before = time.time() - seconds
+    for entry in root.iterdir():
+        with suppress(OSError):  # somebody else may have been quicker
+            if not entry.name.startswith(_SESSION) and entry.lstat().st_mtime < before:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink()
+
+
 def _common_name(names: Sequence[str]) -> str:
     """Return what the names of a case's files begin with, such as a patient's; they differ in the modality."""
-    return os.path.commonprefix(list(names)).rstrip("._-") or "volume"
+    return os.path.commonprefix(list(names)).rstrip("._-") or "volume"  # noqa: RUF071  names, not paths
 
 
 def zip_folder(folder: Path, target: Path) -> Path | None:
