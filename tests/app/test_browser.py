@@ -35,7 +35,8 @@ def page(request, browser, address):
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.outside, page.errors = [], []
-    page.on("request", lambda one: page.outside.append(one.url) if not one.url.startswith((address, "data:", "blob:")) else None)  # fmt: skip
+    here = address, "data:", "blob:"
+    page.on("request", lambda one: None if one.url.startswith(here) else page.outside.append(one.url))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.goto(address)
     page.get_by_role("button", name="Segment", exact=True).wait_for()
