@@ -60,6 +60,7 @@ class RequestWatcher(Watcher):
 
     def __init__(self, batcher: Batcher, stop: Event) -> None:
         self._batcher, self._stop = batcher, stop
+        self.failure: Refusal | None = None  # of the model, which is not the client's fault
 
     def report(self, share: float) -> None:
         """Go on, unless the time is up."""
@@ -69,7 +70,11 @@ class RequestWatcher(Watcher):
     def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
         """Draw together with the pictures of other requests."""
         self.report(0)
-        return self._batcher.draw(images, keys, settings)
+        try:
+            return self._batcher.draw(images, keys, settings)
+        except Exception as error:
+            self.failure = Refusal(500, f"The model failed ({type(error).__name__}: {error}).")
+            raise self.failure from error
 
 
 def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher) -> Path:
@@ -83,7 +88,7 @@ def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher)
 
     Raises:
         DataError: If the files are nothing that the model takes.
-        Refusal: With 422, if a file cannot be read or segmented.
+        Refusal: With 422, if a file cannot be read or segmented; with 500, if the model fails.
         Stopped: If the time is up.
     """
     inputs, out = folder / "in", folder / "out"
@@ -96,6 +101,8 @@ def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher)
     else:
         cases = find_cases(sources, Naming(model.channels, {}))
         report = predict_volumes(model, cases, out, wish.settings, outputs=outputs, watcher=watcher)
+    if watcher.failure is not None:
+        raise watcher.failure
     _check(report, folder)
     return out
 
