@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -44,6 +45,8 @@ def main(args: list[str]) -> None:
     root = Path(tempfile.mkdtemp(prefix="diffmedseg-app-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(root)  # read when Gradio is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the app, and removes its files
+        signal.signal(number, signal.default_int_handler)
     try:
         with report_errors():
             _serve(options.models, options.host, options.port, options.max_size, options.device, options.trust, root)
@@ -69,6 +72,13 @@ def _serve(models: list[str], host: str, port: int, megabytes: int, device: str,
     blocks = build(Handlers(shelf, root, sample if sample.is_file() else None))
     address = launch(blocks, root, host, port, megabytes * 2**20, wait=False)
     print(f"Open {address} in a browser. Ctrl+C ends the app.", flush=True)
-    if not ipaddress.ip_address(host).is_loopback:
+    if not _is_loopback(host):
         print("Warning: everybody who reaches this address can use the app; there is no password.", file=sys.stderr)
     blocks.block_thread()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
