@@ -81,7 +81,7 @@ class Handlers:
         if self._example is None:
             return session, page.status("There is no example here.", failed=True)
         session.take([self._example], copy=True)
-        return session, page.status("The example is ready. Press Segment.")
+        return session, page.status("The example, a synthetic lesion (Apache-2.0), is ready. Press Segment.")
 
     def forget(self, session: Session | None) -> str:
         """Remove the uploaded files."""

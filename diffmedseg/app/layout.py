@@ -56,7 +56,9 @@ def build(handlers: Handlers) -> gr.Blocks:
 def _inputs(handlers: Handlers) -> dict[str, Any]:
     names = handlers.shelf.names
     files = gr.File(label="Pictures, NIfTI or DICOM", file_count="multiple", height=150)
-    example = gr.Button("Example: a synthetic lesion (Apache-2.0)", size="sm")
+    with gr.Row():
+        folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", min_width=120)
+        example = gr.Button("Take the example", size="sm", min_width=120)
     model = gr.Dropdown(names, value=names[0], label="Model", filterable=False)
     second = gr.Dropdown([NO_SECOND, *names], value=NO_SECOND, label="Compare with", filterable=False)
     with gr.Row():
@@ -64,7 +66,7 @@ def _inputs(handlers: Handlers) -> dict[str, Any]:
         stop = gr.Button("Stop", min_width=100)
     status = gr.HTML(page.status("Drop files, choose a model, and press Segment."), elem_id="status")
     return {
-        "files": files, "example": example, "model": model, "second": second, "run": run, "stop": stop,
+        "files": files, "folder": folder, "example": example, "model": model, "second": second, "run": run, "stop": stop,
         "status": status,
     }  # fmt: skip
 
@@ -133,7 +135,12 @@ def _connect(
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "undocumented"}
     inputs["files"].upload(handlers.upload, [session, inputs["files"]], [session, status], **quick)
     inputs["files"].clear(handlers.forget, [session], [status], **quick)
-    inputs["example"].click(handlers.example, [session], [session, status], **quick)
+    folder, example = inputs["folder"], inputs["example"]
+    for taken in (
+        folder.upload(handlers.upload, [session, folder], [session, status], api_visibility="private"),
+        example.click(handlers.example, [session], [session, status], **quick),
+    ):
+        taken.then(lambda: None, None, [inputs["files"]], **quick)  # the files that were dropped before
     ran = inputs["run"].click(
         handlers.segment, [session, *models], [session, status], concurrency_id=_MODEL, concurrency_limit=1,
         show_progress="hidden", trigger_mode="once", api_name="segment",
