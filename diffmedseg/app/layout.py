@@ -66,8 +66,8 @@ def _inputs(handlers: Handlers) -> dict[str, Any]:
         stop = gr.Button("Stop", min_width=100)
     status = gr.HTML(page.status("Drop files, choose a model, and press Segment."), elem_id="status")
     return {
-        "files": files, "folder": folder, "example": example, "model": model, "second": second, "run": run, "stop": stop,
-        "status": status,
+        "files": files, "folder": folder, "example": example, "model": model, "second": second, "run": run,
+        "stop": stop, "status": status,
     }  # fmt: skip
 
 

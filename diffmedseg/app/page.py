@@ -33,6 +33,13 @@ CSS = """
 .dms-facts table, .dms-facts tr {border: none !important}
 .dms-facts th, .dms-facts td {text-align: left; padding: 4px 10px 4px 0 !important; border: none !important;
   border-bottom: 1px solid #8884 !important; vertical-align: top}
+@media (max-width: 640px) {
+  .dms-facts tr.dms-head {display: none}
+  .dms-facts tr, .dms-facts td {display: block; width: 100%}
+  .dms-facts td {border: none !important; padding: 1px 0 !important}
+  .dms-facts tr {border-bottom: 1px solid #8884 !important; padding: 4px 0}
+  .dms-facts td[data-label]::before {content: attr(data-label) ": "; opacity: .75}
+}
 .dms-banner {background: #fff3cd; color: #533f03; border: 1px solid #d9b84a; border-radius: 6px; padding: 8px 12px;
   font-size: 14px}
 .dms-warning, .dms-error {border-radius: 6px; padding: 8px 12px; margin: 6px 0; font-size: 14px;
@@ -131,22 +138,22 @@ def _chip(colour: str, text: str) -> str:
 
 def facts(scene: Scene, threshold: float) -> str:
     """Return the size of each region with its interval, and what the user should know."""
-    what = "volume" if scene.is_volume else "area"
-    lines = []
-    for k, (region, size) in enumerate(scene.sizes.items()):
-        interval = "no interval: the model is not calibrated" if size.interval is None else _range(size.interval, scene)
-        low, high = size.samples
-        lines.append(
-            f"<tr><td>{_chip(COLOURS[k % len(COLOURS)], region)}</td><td>{_number(scene.size_at(k, threshold), scene)}"
-            f"</td><td>{interval}</td><td>{_range((low, high), scene)}</td></tr>"
-        )
     samples = count(len(scene.samples), "sample")
-    head = (
-        f"<tr><th>Region</th><th>{what.capitalize()} above {threshold:.2f}</th>"
-        f"<th>Interval at {scene.threshold:.2f}</th><th>Range of the {samples}</th></tr>"
-    )
+    labels = [
+        f"{'Volume' if scene.is_volume else 'Area'} above {threshold:.2f}",
+        f"Interval at {scene.threshold:.2f}",
+        f"Range of the {samples}",
+    ]
+    lines = ["".join(["<th>Region</th>", *(f"<th>{label}</th>" for label in labels)])]
+    for k, (region, size) in enumerate(scene.sizes.items()):
+        interval = "none: not calibrated" if size.interval is None else _range(size.interval, scene)
+        values = _number(scene.size_at(k, threshold), scene), interval, _range(size.samples, scene)
+        cells = [f'<td data-label="{label}">{value}</td>' for label, value in zip(labels, values, strict=True)]
+        lines.append(f"<td>{_chip(COLOURS[k % len(COLOURS)], region)}</td>{''.join(cells)}")
+    head, *rows = lines
+    table = "".join([f'<tr class="dms-head">{head}</tr>', *(f"<tr>{row}</tr>" for row in rows)])
     warning = f'<div class="dms-warning" role="alert">{escape(_capital(scene.note))}.</div>' if scene.note else ""
-    return f'{warning}<div class="dms-facts"><table>{head}{"".join(lines)}</table></div>'
+    return f'{warning}<div class="dms-facts"><table>{table}</table></div>'
 
 
 def heading(title: str) -> str:
