@@ -16,11 +16,11 @@ from diffmedseg.app.running import run
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene
 from diffmedseg.app.session import Editing, Session, sweep, zip_folder
-from diffmedseg.app.shelf import Shelf
 from diffmedseg.app.views import MASK, Look, draw_plane, largest_planes
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.panel import PLANES
 from diffmedseg.wording import count
+from diffmedseg.zoo.shelf import Shelf
 
 NO_SECOND = "no other model"
 ALL_REGIONS = "all"

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from diffmedseg.app.session import Session, SessionWatcher
-from diffmedseg.app.shelf import Shelf
 from diffmedseg.errors import DataError, PluginError, ZooError
 from diffmedseg.prediction import Report, Stopped
 from diffmedseg.wording import count
+from diffmedseg.zoo.shelf import Shelf
 
 _BETWEEN = 0.3  # seconds between two reports of progress
 _TOLD = 3  # failures that are told

@@ -63,8 +63,8 @@ def _serve(models: list[str], host: str, port: int, megabytes: int, device: str,
         sys.exit(f"error: {error.name} is missing: pip install 'diffmedseg[app]'")
     from diffmedseg.app.handlers import Handlers
     from diffmedseg.app.layout import build, launch
-    from diffmedseg.app.shelf import Shelf
     from diffmedseg.cli.predicting import on_device
+    from diffmedseg.zoo.shelf import Shelf
     from diffmedseg.zoo.source import packaged_zoo
 
     shelf = Shelf(models, trust, on_device(device))

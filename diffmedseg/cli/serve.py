@@ -43,10 +43,10 @@ def main(args: list[str]) -> None:
         from diffmedseg.service.server import create_app
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is missing: pip install 'diffmedseg[serve]'")
-    from diffmedseg.app.shelf import Shelf
     from diffmedseg.cli.predicting import on_device
     from diffmedseg.service.limits import Limits
     from diffmedseg.service.server import Service
+    from diffmedseg.zoo.shelf import Shelf
 
     with report_errors():
         shelf = Shelf([options.model], options.trust, on_device(options.device), whole_zoo=False)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diffmedseg.app.shelf import Shelf
 from diffmedseg.cli import app, main
 from diffmedseg.errors import ZooError
+from diffmedseg.zoo.shelf import Shelf
 
 ENTRY = "medsegdiff-lite_synthetic.tiny"
 

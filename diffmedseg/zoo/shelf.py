@@ -9,7 +9,8 @@ import torch
 
 from diffmedseg.errors import ZooError, unknown
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.zoo import current_source, load_model
+from diffmedseg.zoo.loading import load_model
+from diffmedseg.zoo.source import current_source
 
 NOT_FOR_DIAGNOSIS = "Research software. Not for diagnosis."
 _LOADED = 4  # models that are held at the same time
