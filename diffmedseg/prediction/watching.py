@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
 
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.run import Settings, draw_samples
+from diffmedseg.prediction.run import Settings, describe_model, draw_samples
 from diffmedseg.segmentation import Drawn, Segmentation
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class Watcher:
 
     def keep_volume(self, result: VolumeResult) -> None:
         """Take a volume's result; called after its files were written."""
+
+    def describe(self, model: Segmenter) -> dict[str, Any]:
+        """Describe the model; see :func:`~diffmedseg.prediction.run.describe_model`, which digests all weights."""
+        return describe_model(model)
 
     def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
         """Draw the samples of a batch; see :func:`~diffmedseg.prediction.run.draw_samples`."""

@@ -67,6 +67,10 @@ class RequestWatcher(Watcher):
         if self._stop.is_set():
             raise Stopped
 
+    def describe(self, model: Segmenter) -> dict[str, Any]:
+        """Describe the model, which does not change."""
+        return self._batcher.description
+
     def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
         """Draw together with the pictures of other requests."""
         self.report(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.run import Settings, draw_samples
+from diffmedseg.prediction.run import Settings, describe_model, draw_samples
 from diffmedseg.segmentation import Drawn
 
 
@@ -33,12 +33,17 @@ class Batcher:
         model: The model.
         most: Pictures that are drawn together.
         wait: Seconds that the first picture of a batch waits for others.
+
+    Attributes:
+        batches: How many were drawn.
+        description: What ``predictions.yaml`` says of the model.
     """
 
     def __init__(self, model: Segmenter, most: int, wait: float) -> None:
         self._model, self._most, self._wait = model, most, wait
         self._jobs: Queue[_Job | None] = Queue()
         self.batches: int = 0
+        self.description = describe_model(model)  # once: it digests all weights
         self._thread = Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 

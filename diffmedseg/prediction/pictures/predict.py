@@ -25,7 +25,7 @@ from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
-from diffmedseg.prediction.run import Report, Settings, describe_model, note_unfamiliar, predict_all
+from diffmedseg.prediction.run import Report, Settings, note_unfamiliar, predict_all
 from diffmedseg.prediction.watching import PictureResult, Watcher
 from diffmedseg.reading.names import check_name, composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
@@ -90,7 +90,7 @@ def predict_pictures(
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
     _check_windows(model, windows)
-    said = describe_model(model) | settings.stored()
+    said = (watcher or Watcher()).describe(model) | settings.stored()
     if windows is not None:
         said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
     outputs = outputs or Outputs()

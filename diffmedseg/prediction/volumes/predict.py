@@ -67,7 +67,7 @@ def predict_volumes(
         ValueError: If the model cannot take so many steps.
     """
     settings = (settings or Settings()).filled_from(model)
-    said = describe_model(model) | settings.stored()
+    said = (watcher or Watcher()).describe(model) | settings.stored()
     for case in cases[:1]:
         naming = case.naming
         said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
