@@ -1,6 +1,5 @@
 """The blocks of the page and what connects them; :mod:`diffmedseg.app.handlers` does the work."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def _connect(
     correction: dict[str, Any],
     results: dict[str, Any],
 ) -> None:
-    """Connect events; sliders redraw only where they come to rest, and the newest position wins."""
+    """Connect events; of the positions of a slider that moves, the newest is drawn."""
     controls = [looks[name] for name in looks if name not in _CONTAINERS]
     seen = [results["views"], results["facts"]]
     status, models = inputs["status"], [inputs["model"], inputs["second"]]
@@ -152,8 +151,7 @@ def _connect(
     changed.then(handlers.look, [session, *controls], seen, **quick)
     for name, control in looks.items():
         if name not in {"image", *_CONTAINERS}:
-            listen: Callable[..., Any] = control.release if isinstance(control, gr.Slider) else control.input
-            listen(handlers.look, [session, *controls], seen, trigger_mode="always_last", **quick)
+            control.input(handlers.look, [session, *controls], seen, trigger_mode="always_last", **quick)
     editor = correction["editor"]
     correction["load"].click(
         handlers.load_mask, [session, *controls], [editor, correction["said"]], show_progress="hidden",
