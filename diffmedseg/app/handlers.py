@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +16,8 @@ from diffmedseg.app.drawing import correct
 from diffmedseg.app.running import run
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene
-from diffmedseg.app.session import Editing, Session, sweep, zip_folder
+from diffmedseg.app.session import Editing, Session
+from diffmedseg.app.storage import sweep, zip_folder
 from diffmedseg.app.views import MASK, Look, draw_plane, largest_planes
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.panel import PLANES
@@ -38,16 +40,23 @@ class Handlers:
 
     def __init__(self, shelf: Shelf, root: Path, example: Path | None) -> None:
         self.shelf, self.root, self._example = shelf, root, example
+        self._lock = Lock()
         self._sessions: dict[str, Session] = {}  # by the browser's session, to be closed with it
 
     # Sessions.
 
-    def _open(self, session: Session | None, request: gr.Request | None) -> Session:
-        if session is None or session.closed:
-            session = Session(self.root)
-            if request is not None and request.session_hash:
-                self._sessions[request.session_hash] = session
-        return session
+    def _open(self, session: Session | None, request: gr.Request) -> Session:
+        """Return the session of a browser's tab; a new one where there is none, or it is closed.
+
+        A tab has one session, even where two of its events come at the same time.
+        """
+        name = str(request.session_hash)
+        with self._lock:
+            session = self._sessions.get(name, session)
+            if session is None or session.closed:
+                session = Session(self.root)
+            self._sessions[name] = session
+            return session
 
     @staticmethod
     def end(session: Session | None) -> None:

@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import time
-import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene, picture_scene, volume_scene
+from diffmedseg.app.storage import SESSION, zip_folder
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import (
@@ -36,7 +34,6 @@ from diffmedseg.reading.names import clean_name
 
 _NO_FILE = "There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first."
 _MOST_FILES = 2000  # of one upload
-_SESSION = "session-"  # begins the name of a session's folder
 _LONGEST = 1024  # px, of the picture that is shown
 
 
@@ -94,7 +91,7 @@ class Session:
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
-        self.folder = self._root / f"{_SESSION}{uuid4().hex}"
+        self.folder = self._root / f"{SESSION}{uuid4().hex}"
         self.folder.mkdir(mode=0o700, parents=True)
         self.inputs = self.folder / "in" / "volume"
         self.stop = Event()
@@ -175,13 +172,17 @@ class Session:
         files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
         if not files:
             raise DataError(_NO_FILE)
-        sources = files if len(files) == 1 else [self.inputs]
-        out = self.outputs(name)
-        if takes_pictures(model):
-            report = predict_pictures(model, find_pictures(sources), out, batch_size=1, overwrite=True, watcher=watcher)
-        else:
-            cases = find_cases(sources, Naming(model.channels, {}))
-            report = predict_volumes(model, cases, out, overwrite=True, watcher=watcher)
+        sources, out = files if len(files) == 1 else [self.inputs], self.outputs(name)
+        try:
+            if takes_pictures(model):
+                pictures = find_pictures(sources)
+                report = predict_pictures(model, pictures, out, batch_size=1, overwrite=True, watcher=watcher)
+            else:
+                cases = find_cases(sources, Naming(model.channels, {}))
+                report = predict_volumes(model, cases, out, overwrite=True, watcher=watcher)
+        finally:
+            if self.closed:  # what was written last came after the folder was removed
+                self.close()
         if not self.closed:
             self.scenes[name] = watcher.scenes
         return report
@@ -229,34 +230,6 @@ class Session:
         return zip_folder(self.folder / "out", self.folder / "predictions.zip")
 
 
-def sweep(root: Path, seconds: float) -> None:
-    """Remove what lies in the root beside sessions, such as uploads that nobody took and strokes of the editor.
-
-    Args:
-        root: Folder of uploads and sessions.
-        seconds: What changed since then stays: it may still be on its way.
-    """
-    before = time.time() - seconds
-    for entry in root.iterdir():
-        with suppress(OSError):  # somebody else may have been quicker
-            if not entry.name.startswith(_SESSION) and entry.lstat().st_mtime < before:
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink()
-
-
 def _common_name(names: Sequence[str]) -> str:
     """Return what the names of a case's files begin with, such as a patient's; they differ in the modality."""
     return os.path.commonprefix(list(names)).rstrip("._-") or "volume"  # noqa: RUF071  names, not paths
-
-
-def zip_folder(folder: Path, target: Path) -> Path | None:
-    """Pack the files below a folder; None where there are none. Hidden files are left out."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    if not files:
-        return None
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
-            archive.write(path, path.relative_to(folder))
-    return target

@@ -2,12 +2,11 @@
 
 import ipaddress
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
+from diffmedseg.app.storage import upload_root
 from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors
 
 DEFAULT = "medsegdiff-lite_isic2017.cpu64"
@@ -42,18 +41,15 @@ def main(args: list[str]) -> None:
     )
     add_trust(parser)
     options = parser.parse_args(args)
-    root = Path(tempfile.mkdtemp(prefix="diffmedseg-app-")).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(root)  # read when Gradio is imported
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the app, and removes its files
         signal.signal(number, signal.default_int_handler)
     try:
-        with report_errors():
+        with report_errors(), upload_root() as root:
+            os.environ["GRADIO_TEMP_DIR"] = str(root)  # read when Gradio is imported
+            os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
             _serve(options.models, options.host, options.port, options.max_size, options.device, options.trust, root)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _serve(models: list[str], host: str, port: int, megabytes: int, device: str, trust: list[str], root: Path) -> None:

@@ -110,6 +110,7 @@ def test_uploads_go_with_the_session(tmp_path, monkeypatch):
     handlers = Handlers(Shelf(dark=dark_segmenter()), tmp_path, SAMPLE)
     first, second = (SimpleNamespace(session_hash=name) for name in "ab")
     sessions = [handlers.begin(None, request) for request in (first, second)]
+    assert handlers.begin(None, first) is sessions[0]  # two events of a tab that just opened
     handlers.example(sessions[0], first)
     *_, (_, said) = handlers.segment(sessions[0], "dark", NO_SECOND, first)
     assert "Segmented 1 image." in said

@@ -201,3 +201,17 @@ def test_two_models_are_run_one_after_the_other(session):
     assert shares == sorted(shares)
     assert list(session.scenes) == ["dark", "darker"]
     assert {scenes["a"].threshold for scenes in session.scenes.values()} == {0.5, 0.9}
+
+
+def test_a_session_that_is_closed_while_it_runs_leaves_nothing(session):
+    session.take([upload(session, f"{n}.png", picture()) for n in range(3)])
+    model = dark_segmenter()
+
+    class Closes(SessionWatcher):
+        def keep_picture(self, result):
+            self.session.close()
+
+    with pytest.raises(Stopped):
+        session.predict("dark", model, Closes(session, model))
+    assert not session.folder.exists()
+    assert session.scenes == {}
