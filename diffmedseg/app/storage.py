@@ -52,7 +52,7 @@ def sweep(root: Path, seconds: float) -> None:
     before = time.time() - seconds
     for entry in root.iterdir():
         with suppress(OSError):  # somebody else may have been quicker
-            if not entry.name.startswith(_SESSION) and entry.lstat().st_mtime < before:
+            if not entry.name.startswith(SESSION) and entry.lstat().st_mtime < before:
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
