@@ -174,6 +174,8 @@ def damaged(options: argparse.Namespace) -> None:
             status = client.post("/segment", content=changed, headers=headers).status_code
             whole = status == 200 and holds_a_picture(changed)
             statuses["200, the picture is whole" if whole else str(status)] += 1
+            if number % 500 == 499:
+                print(f"{number + 1}: {dict(statuses)}", flush=True)
             if status >= 500 or (status == 200 and not whole):
                 Path(f"damaged_{number}.bin").write_bytes(changed)
     print(f"{options.bodies} damaged bodies, seed {options.seed}: {dict(statuses)}")
