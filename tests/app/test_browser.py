@@ -93,6 +93,7 @@ def test_a_corrected_mask_holds_what_was_painted(page, tmp_path):
     page.get_by_role("button", name="Load the mask").click()
     page.locator("#correction", has_text="Editing").wait_for()
     page.wait_for_timeout(2000)  # the editor draws
+    page.locator("#editor").scroll_into_view_if_needed()
     box = page.locator("#editor canvas").last.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)

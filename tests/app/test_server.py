@@ -25,7 +25,8 @@ def address(tmp_path_factory):
 
 
 def user(address, tmp_path):
-    return client.Client(address, verbose=False, download_files=str(tmp_path))
+    settings = {"timeout": 300}  # a busy machine is no failure
+    return client.Client(address, verbose=False, download_files=str(tmp_path), httpx_kwargs=settings)
 
 
 def uploaded(user, path):
