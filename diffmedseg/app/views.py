@@ -144,7 +144,7 @@ def _draw_contours(
     drawn: NDArray[np.float32], scene: Scene, region: int, axis: int, position: int, size: tuple[int, int]
 ) -> None:
     """Draw inner and outer contour: dashed, white the inner and in the region's colour the outer."""
-    y, x = np.indices(drawn.shape[:2], sparse=True)
+    y, x = np.arange(drawn.shape[0])[:, None], np.arange(drawn.shape[1])
     dashes = (x // _DASH + y // _DASH) % 2 == 0  # in whichever direction a contour runs
     for contour, colour in ((scene.inner, np.float32(255)), (scene.outer, _colour(region))):
         if contour is not None:

@@ -15,7 +15,7 @@ from diffmedseg.prediction.run import Settings, describe_model, draw_samples
 from diffmedseg.segmentation import Drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
     images: Tensor
     keys: list[str]
@@ -80,13 +80,13 @@ class Batcher:
                 left.remove(job)
         while len(batch) < self._most and not ended:
             try:
-                job = self._jobs.get(timeout=max(due - monotonic(), 0))
+                new = self._jobs.get(timeout=max(due - monotonic(), 0))
             except Empty:
                 break
-            if job is None:
+            if new is None:
                 ended = True
             else:
-                (batch if _fits(job, first) else left).append(job)
+                (batch if _fits(new, first) else left).append(new)
         return batch, left, ended
 
     def _draw(self, batch: list[_Job]) -> None:

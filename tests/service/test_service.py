@@ -176,17 +176,18 @@ def test_more_requests_than_may_wait_get_503():
 def test_pictures_that_wait_together_are_drawn_together_and_each_gets_its_own():
     model = slow()
     batcher = Batcher(model, 4, 0.01)
-    settings = Settings().filled_from(model)
+    settings = [Settings(num_samples=2 + n % 2).filled_from(model) for n in range(6)]  # two kinds, in turns
     images = [torch.full((1, 3, 32, 32), value) for value in (-0.9, -0.3, 0.3, 0.9, -0.5, 0.5)]
     with ThreadPoolExecutor(6) as pool:
-        jobs = [pool.submit(batcher.draw, image, [f"k{n}"], settings) for n, image in enumerate(images)]
+        jobs = [pool.submit(batcher.draw, image, [f"k{n}"], settings[n]) for n, image in enumerate(images)]
         time.sleep(0.3)
         model.gate.set()
         together = [job.result().samples for job in jobs]
     assert 2 <= batcher.batches < len(images)
-    alone = [batcher.draw(image, [f"k{n}"], settings).samples for n, image in enumerate(images)]
+    alone = [batcher.draw(image, [f"k{n}"], settings[n]).samples for n, image in enumerate(images)]
     batcher.close()
-    for one, other in zip(together, alone, strict=True):
+    for n, (one, other) in enumerate(zip(together, alone, strict=True)):
+        assert one.shape[1] == 2 + n % 2
         assert torch.allclose(one, other, atol=1e-6)
 
 
