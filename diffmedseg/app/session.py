@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -98,6 +98,7 @@ class Session:
         self.scenes: dict[str, dict[str, Scene]] = {}
         self.editing: Editing | None = None
         self.closed = False
+        self._busy = Lock()  # while a prediction writes
         self._edited: dict[str, NDArray[np.bool_]] = {}
         self._corrected: CorrectedSet | None = None
 
@@ -145,10 +146,13 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        self.scenes, self._edited, self.editing = {}, {}, None
-        for folder in (self.folder / "in", self.folder / "out"):
-            shutil.rmtree(folder, ignore_errors=True)
-        (self.folder / "in").mkdir()
+        """Remove files and results; what runs is stopped first."""
+        self.stop.set()
+        with self._busy:
+            self.scenes, self._edited, self.editing = {}, {}, None
+            for folder in (self.folder / "in", self.folder / "out"):
+                shutil.rmtree(folder, ignore_errors=True)
+            (self.folder / "in").mkdir()
 
     def _free_name(self, name: str) -> Path:
         target, number = self.inputs / name, 1
@@ -169,6 +173,10 @@ class Session:
             DataError: If the files are nothing that the model takes.
             Stopped: If the session said so.
         """
+        with self._busy:
+            return self._predict(name, model, watcher)
+
+    def _predict(self, name: str, model: Segmenter, watcher: SessionWatcher) -> Report:
         files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
         if not files:
             raise DataError(_NO_FILE)

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -215,3 +216,22 @@ def test_a_session_that_is_closed_while_it_runs_leaves_nothing(session):
         session.predict("dark", model, Closes(session, model))
     assert not session.folder.exists()
     assert session.scenes == {}
+
+
+def test_a_new_upload_ends_what_runs_and_nothing_of_it_stays(session):
+    session.take([upload(session, f"{n}.png", picture()) for n in range(3)])
+    model, new = dark_segmenter(), upload(session, "new.png", picture())
+    taking = Thread(target=session.take, args=([new],))
+
+    class Interrupted(SessionWatcher):
+        def keep_picture(self, result):
+            taking.start()
+            assert self.session.stop.wait(60)
+
+    with pytest.raises(Stopped):
+        session.predict("dark", model, Interrupted(session, model))
+    taking.join(60)
+    assert [path.name for path in session.inputs.iterdir()] == ["new.png"]
+    assert session.zip_outputs() is None
+    assert finish(session, Shelf(dark=model), "dark").text == "Segmented 1 image."
+    assert session.image_names() == ["new"]
