@@ -145,7 +145,7 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # its page fetches scripts from elsewhere; /openapi.json stays
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, megabytes=service.limits.megabytes)  # type: ignore[arg-type]
+    app.add_middleware(BodyLimit, megabytes=service.limits.megabytes)
     _handle_errors(app)
 
     @app.get("/health")
