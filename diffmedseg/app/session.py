@@ -153,6 +153,7 @@ class Session:
             for folder in (self.folder / "in", self.folder / "out"):
                 shutil.rmtree(folder, ignore_errors=True)
             (self.folder / "in").mkdir()
+            self.stop.clear()
 
     def _free_name(self, name: str) -> Path:
         target, number = self.inputs / name, 1
