@@ -30,6 +30,8 @@ COMMANDS = {
     "train": Command("train:train", "Train a model on a data set, then test its best checkpoint."),
     "evaluate": Command("train:evaluate", "Test a run or a checkpoint, with other settings or data."),
     "predict": Command("predict:main", "Segment pictures or volumes with a run, a checkpoint or a zoo entry."),
+    "app": Command("app:main", "Segment, look, compare and correct in a browser, on this machine."),
+    "serve": Command("serve:main", "Segment pictures and volumes over HTTP."),
     "pseudo": Command("pseudo:main", "Write masks without masks: filtered proposals, for a student to learn from."),
     "calibrate": Command("scoring:calibrate", "Fit a run's probabilities and contours to its validation cases."),
     "score": Command("scoring:score", "Score a folder of masks against a folder of reference masks."),

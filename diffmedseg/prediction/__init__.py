@@ -9,15 +9,20 @@ from diffmedseg.prediction.run import Report, Settings
 from diffmedseg.prediction.volumes.files import VolumeCase, find_cases
 from diffmedseg.prediction.volumes.naming import Naming
 from diffmedseg.prediction.volumes.predict import predict_volumes
+from diffmedseg.prediction.watching import PictureResult, Stopped, VolumeResult, Watcher
 
 __all__ = [
     "Naming",
     "Outputs",
     "Part",
     "PictureFile",
+    "PictureResult",
     "Report",
     "Settings",
+    "Stopped",
     "VolumeCase",
+    "VolumeResult",
+    "Watcher",
     "find_cases",
     "find_pictures",
     "find_windows",

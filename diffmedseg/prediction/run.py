@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from rich.console import Console
@@ -21,6 +21,9 @@ from diffmedseg.models.views import TTA
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn, Segmentation
 from diffmedseg.wording import count
+
+if TYPE_CHECKING:
+    from diffmedseg.prediction.watching import Watcher
 
 _SECONDS_BETWEEN_TABLES = 0.5  # a kill loses the rows of so long, and their inputs are done again
 _SHARE_OF_TABLES = 0.02  # of the time; the table of a large folder takes longer to write
@@ -127,6 +130,7 @@ def predict_all(
     batch_size: int,
     resume: bool,
     overwrite: bool,
+    watcher: "Watcher | None" = None,
 ) -> Report:
     """Go through inputs in batches, and write the table every now and then and at the end.
 
@@ -137,6 +141,7 @@ def predict_all(
         batch_size: Inputs segmented together.
         resume: Keep results that are whole.
         overwrite: Replace earlier results.
+        watcher: Follows the prediction.
     """
     inside = folder.folder.resolve()
     inputs = [one for one in inputs if inside not in {one.path.resolve(), *one.path.resolve().parents}]
@@ -153,10 +158,15 @@ def predict_all(
         steps = segment(batches, report)
         try:
             # The bars of several parts would overwrite each other in one terminal.
-            with Progress(console=Console(stderr=True), disable=not waiting or folder.part is not None) as progress:
+            unseen = not waiting or folder.part is not None or watcher is not None
+            with Progress(console=Console(stderr=True), disable=unseen) as progress:
                 task = progress.add_task("Segmenting", total=len(waiting))
+                if watcher is not None:
+                    watcher.begin(len(waiting))
                 for _ in steps:
                     progress.advance(task)
+                    if watcher is not None:
+                        watcher.end_input()
                     if (now := time.monotonic()) > due:
                         folder.write_table(order)
                         took = time.monotonic() - now

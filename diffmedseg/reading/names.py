@@ -25,6 +25,8 @@ _ENDINGS = re.compile(
     re.IGNORECASE,
 )
 
+_LONGEST_NAME = 150  # bytes, of an upload: what is appended to it still fits a file system's 255
+
 #: Marks a folder that ``diffmedseg predict`` wrote.
 PREDICTIONS = "predictions.yaml"
 
@@ -119,6 +121,17 @@ def refuse_clashes(names: Sequence[tuple[str, Path]], what: str, remedy: str) ->
     clashes = [" and ".join(paths) for paths in files.values() if len(paths) > 1]
     if clashes:
         raise DataError(f"{len(clashes)} {what} have the same name: {first_names(clashes)}. {remedy}", clashes)
+
+
+def clean_name(name: str) -> str:
+    """Return the last part of the name of somebody's upload, with letters, digits, dots, dashes and underscores alone.
+
+    The end is kept, for it says the format. What is left names no hidden file and no folder.
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    plain = re.sub(r"[^\w.\-]+", "_", last).lstrip(".")
+    short = plain.encode()[-_LONGEST_NAME:].decode(errors="ignore")
+    return short.lstrip(".") or "image"
 
 
 def mask_key(path: Path) -> str:

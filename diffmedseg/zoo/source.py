@@ -185,9 +185,14 @@ def current_source() -> Source:
     """Return the zoo: ``$DIFFMEDSEG_ZOO``, else the one in the installed package or in the repository."""
     if location := os.environ.get("DIFFMEDSEG_ZOO"):
         return Source(location)
+    return Source(packaged_zoo())
+
+
+def packaged_zoo() -> Path:
+    """Return the folder of the zoo in the installed package or in the repository."""
     package = Path(__file__).parents[1]
     installed = package / "_zoo"
-    return Source(installed if installed.is_dir() else package.parent / "zoo")
+    return installed if installed.is_dir() else package.parent / "zoo"
 
 
 def list_pretrained() -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
@@ -23,7 +25,8 @@ from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
-from diffmedseg.prediction.run import Report, Settings, describe_model, draw_samples, note_unfamiliar, predict_all
+from diffmedseg.prediction.run import Report, Settings, note_unfamiliar, predict_all
+from diffmedseg.prediction.watching import PictureResult, Watcher
 from diffmedseg.reading.names import check_name, composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
@@ -50,6 +53,7 @@ def predict_pictures(
     overwrite: bool = False,
     outputs: Outputs | None = None,
     part: Part | None = None,
+    watcher: Watcher | None = None,
 ) -> Report:
     """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
 
@@ -72,6 +76,7 @@ def predict_pictures(
         overwrite: Replace the results that ``output`` holds.
         outputs: Which files are written; None for all maps.
         part: The part that this process segments, where several divide the inputs; None for all.
+        watcher: Follows the prediction, may stop it, and takes results in memory.
 
     Returns:
         What was done, kept and failed. A picture that fails does not keep others from being segmented.
@@ -85,13 +90,13 @@ def predict_pictures(
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
     settings = (settings or Settings()).filled_from(model)
     _check_windows(model, windows)
-    said = describe_model(model) | settings.stored()
+    said = (watcher or Watcher()).describe(model) | settings.stored()
     if windows is not None:
         said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
     outputs = outputs or Outputs()
     folder = PictureFolder(output, model, said, replace(outputs, panel=True) if panels else outputs, part)
-    segment = _Pictures(model, folder, settings, windows).segment
-    return predict_all(pictures, folder, segment, batch_size, resume, overwrite)
+    segment = _Pictures(model, folder, settings, windows, watcher or Watcher()).segment
+    return predict_all(pictures, folder, segment, batch_size, resume, overwrite, watcher)
 
 
 def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -> None:
@@ -123,6 +128,7 @@ class _Pictures:
     folder: PictureFolder
     settings: Settings
     windows: Mapping[str, CropWindow] | None
+    watcher: Watcher
 
     def segment(self, batches: Sequence[Sequence[PictureFile]], report: Report) -> Generator[None, None, None]:
         """Segment batches; yields as each picture is done with."""
@@ -193,7 +199,7 @@ class _Pictures:
             return
         start = time.perf_counter()
         images = torch.stack([one.picture.image for one in read.values()])
-        drawn = draw_samples(images, [file.path.stem for file in read], self.model, self.settings)
+        drawn = self.watcher.draw(images, [file.path.stem for file in read], self.model, self.settings)
         share = (time.perf_counter() - start) / len(read)
         for number, file in enumerate(read):
             yield file, drawn.only(number), share
@@ -211,13 +217,23 @@ class _Pictures:
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
         if folder.outputs.panel:
-            shown = read_upright(file.path, _PANEL_PIXELS, self.settings.value_range, window)
-            upright = self.settings.decide(model.fuse(own, (shown.height, shown.width), image, keys))
+            shown, upright = self._look_at(file, own, image, window, _PANEL_PIXELS)
             what = "picture" if window is None else "window"
             save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
-        notes = picture.note, note_unfamiliar(model, result.familiarity)
+        note = "; ".join(filter(None, (picture.note, note_unfamiliar(model, result.familiarity))))
         rows = describe_result(file.name, model, result, picture.size, orientation, read.digest)
-        return rows, maps, "; ".join(filter(None, notes))
+        if self.watcher.longest is not None:
+            shown, upright = self._look_at(file, own, image, window, self.watcher.longest)
+            self.watcher.keep_picture(PictureResult(file.name, shown, upright, rows, note))
+        return rows, maps, note
+
+    def _look_at(
+        self, file: PictureFile, own: Drawn, image: Tensor, window: CropWindow | None, longest: int
+    ) -> tuple[Image.Image, Segmentation]:
+        """Return the upright picture of at most ``longest`` pixels, and its segmentation at that size."""
+        shown = read_upright(file.path, longest, self.settings.value_range, window)
+        fused = self.model.fuse(own, (shown.height, shown.width), image, [file.path.stem])
+        return shown, self.settings.decide(fused)
 
 
 def describe_result(

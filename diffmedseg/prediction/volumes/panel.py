@@ -16,7 +16,7 @@ from diffmedseg.segmentation import resize_soft
 from diffmedseg.wording import count
 
 AnyType = TypeVar("AnyType", bound=np.generic)
-_PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of (D, H, W) that each cuts
+PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of (D, H, W) that each cuts
 
 
 def draw_planes(
@@ -40,23 +40,23 @@ def draw_planes(
     shapes = [extent[1] / extent[2], extent[0] / extent[2], extent[0] / extent[1]]  # down / across, by plane
     shapes = [min(max(shape, 0.2), 2) for shape in shapes]
     figure = Figure(figsize=(2.6 * len(columns), 2.7 * sum(shapes) + 0.7), layout="constrained")
-    grid = figure.subplots(len(_PLANES), len(columns), squeeze=False, height_ratios=shapes)
-    shown = [_grey(channel, volume.brain) for channel in volume.channels]
+    grid = figure.subplots(len(PLANES), len(columns), squeeze=False, height_ratios=shapes)
+    shown = [grey_levels(channel, volume.brain) for channel in volume.channels]
     spread = [(one, "gray", 0.0, 1.0) for one in shown]
     spread += [(result.probability[0], "gray", 0.0, 1.0), (result.uncertainty[0], "inferno", 0.0, 0.5)]
-    for axes, (plane, axis) in zip(grid, _PLANES.items(), strict=True):
-        number = _largest(result.mask[0], volume.brain, axis)
+    for axes, (plane, axis) in zip(grid, PLANES.items(), strict=True):
+        number = largest_plane(result.mask[0], volume.brain, axis)
         down, across = (volume.spacing[i] for i in range(3) if i != axis)
 
         for column, (one, (values, colours, low, high)) in enumerate(zip(axes, spread, strict=True)):
-            one.imshow(_cut(values, axis, number), cmap=colours, vmin=low, vmax=high, aspect=down / across)
+            one.imshow(cut_plane(values, axis, number), cmap=colours, vmin=low, vmax=high, aspect=down / across)
             one.set(xticks=[], yticks=[])
             if column < len(shown):
                 if plane == "axial":
                     size = (int(volume.brain.shape[1]), int(volume.brain.shape[2]))
                     for sample in result.samples[:, :1, number] if len(result.samples) > 1 else ():
                         outline(one, resize_soft(sample[None].float(), size)[0], linewidth=0.5)
-                outline(one, torch.from_numpy(_cut(result.mask, axis, number).copy()), linewidth=1.2)
+                outline(one, torch.from_numpy(cut_plane(result.mask, axis, number).copy()), linewidth=1.2)
             if axis == 0:
                 one.set_title(columns[column], fontsize=9)
         axes[0].set_ylabel(plane, fontsize=9)
@@ -75,20 +75,20 @@ def draw_planes(
     return figure
 
 
-def _cut(values: NDArray[AnyType], axis: int, number: int) -> NDArray[AnyType]:
+def cut_plane(values: NDArray[AnyType], axis: int, number: int) -> NDArray[AnyType]:
     """Take a plane of (..., D, H, W) as radiologists look: the top of the head up, the patient's right at the left."""
     plane: NDArray[AnyType] = np.take(values, number, axis=axis - 3)
     return plane if axis == 0 else plane[..., ::-1, :]
 
 
-def _grey(channel: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+def grey_levels(channel: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Scale what lies between the 1st and the 99th percentile of the brain to [0, 1]."""
     low, high = np.percentile(channel[brain], (1, 99))
     scaled: NDArray[np.float32] = np.clip((channel - low) / max(high - low, 1e-6), 0, 1)
     return scaled
 
 
-def _largest(mask: NDArray[np.bool_], brain: NDArray[np.bool_], axis: int) -> int:
+def largest_plane(mask: NDArray[np.bool_], brain: NDArray[np.bool_], axis: int) -> int:
     """Return where the mask is largest along an axis; of an empty one, the brain."""
     others = tuple(i for i in range(3) if i != axis)
     return int((mask if mask.any() else brain).sum(others).argmax())

@@ -24,6 +24,7 @@ from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
 from diffmedseg.prediction.volumes.reading import Volume, read_case
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment_volume
+from diffmedseg.prediction.watching import VolumeResult, Watcher
 from diffmedseg.wording import count, first_names
 
 
@@ -38,6 +39,7 @@ def predict_volumes(
     overwrite: bool = False,
     outputs: Outputs | None = None,
     part: Part | None = None,
+    watcher: Watcher | None = None,
 ) -> Report:
     """Segment volumes, and write mask, probability and disagreement of each as NIfTI, and ``predictions.csv``.
 
@@ -55,6 +57,7 @@ def predict_volumes(
         overwrite: Replace the results that ``output`` holds.
         outputs: Which files are written; None for all maps.
         part: The part that this process segments, where several divide the inputs; None for all.
+        watcher: Follows the prediction, may stop it, and takes results in memory.
 
     Returns:
         What was done, kept and failed. A case that fails does not keep others from being segmented.
@@ -64,7 +67,7 @@ def predict_volumes(
         ValueError: If the model cannot take so many steps.
     """
     settings = (settings or Settings()).filled_from(model)
-    said = describe_model(model) | settings.stored()
+    said = (watcher or Watcher()).describe(model) | settings.stored()
     for case in cases[:1]:
         naming = case.naming
         said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
@@ -80,10 +83,10 @@ def predict_volumes(
         for case in (case for batch in batches for case in batch):
             folder.forget([case.name])
             with report.attempt(case.path):
-                _predict_case(model, case, folder, settings, batch_size, report)
+                _predict_case(model, case, folder, settings, batch_size, report, watcher or Watcher())
             yield
 
-    return predict_all(cases, folder, segment, 1, resume, overwrite)
+    return predict_all(cases, folder, segment, 1, resume, overwrite, watcher)
 
 
 def _predict_case(
@@ -93,11 +96,12 @@ def _predict_case(
     settings: Settings,
     batch_size: int,
     report: Report,
+    watcher: Watcher,
 ) -> None:
     start = time.perf_counter()
     volume = read_case(case)
     keep = folder.outputs.samples is not None
-    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, keep)
+    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, keep, watcher)
     folder.write_maps(case.name, volume, result)
     rows = _describe(case, volume, result, model, time.perf_counter() - start)
     if folder.outputs.panel:
@@ -111,9 +115,10 @@ def _predict_case(
         DicomWriter(volume.series, algorithm, model.regions).write(paths, masks.astype(np.bool_), soft, rows)
     folder.rows[case.name] = rows
     report.done.append(case.name)
-    notes = volume.note, note_unfamiliar(model, result.familiarity)
-    if any(notes):
-        report.notes[case.path] = "; ".join(filter(None, notes))
+    note = "; ".join(filter(None, (volume.note, note_unfamiliar(model, result.familiarity))))
+    if note:
+        report.notes[case.path] = note
+    watcher.keep_volume(VolumeResult(case.name, volume, result, rows, note))
 
 
 def _as_stored(volume: Volume, maps: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[Any]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from diffmedseg.data.mri.store import to_slices
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.run import Settings, draw_samples
+from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.reading import Volume
+from diffmedseg.prediction.watching import Watcher
 from diffmedseg.segmentation import full_size_samples, sample_areas
 
 
@@ -52,6 +53,7 @@ def segment_volume(
     settings: Settings,
     batch_size: int,
     keep_samples: bool = False,
+    watcher: Watcher | None = None,
 ) -> VolumeSegmentation:
     """Segment every slice that shows brain.
 
@@ -64,10 +66,12 @@ def segment_volume(
         settings: Samples, steps, seed and precision, filled in.
         batch_size: Slices segmented together.
         keep_samples: Keep the samples at the volume's own size, a byte per voxel, region and sample.
+        watcher: Follows the slices.
 
     Raises:
         DataError: If there is no brain, a channel is constant within it, or the model fails.
     """
+    watcher = watcher or Watcher()
     slices = to_slices(volume.channels, volume.brain, volume.names, model.image_size)
     numbers = np.flatnonzero(volume.brain.any((1, 2))).tolist()
     depth, height, width = volume.brain.shape
@@ -83,7 +87,8 @@ def segment_volume(
     features: list[Tensor] = []
     for first in range(0, len(numbers), batch_size):
         some = numbers[first : first + batch_size]
-        drawn = draw_samples(slices[some], [key] * len(some), model, settings)
+        watcher.within(first / len(numbers))
+        drawn = watcher.draw(slices[some], [key] * len(some), model, settings)
         features += [] if drawn.features is None else [drawn.features]
         result = settings.decide(model.fuse(drawn, (height, width), slices[some], [key] * len(some)))
         probability[:, some] = result.probability.transpose(0, 1).numpy()

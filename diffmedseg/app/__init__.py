@@ -1,0 +1,1 @@
+"""The browser app: segment, look, compare, correct. ``diffmedseg app`` starts it; it needs the extra ``app``."""

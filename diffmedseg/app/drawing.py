@@ -1,0 +1,34 @@
+"""The strokes that a user draws over a mask: one colour adds, another removes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
+from PIL import Image
+
+#: Colours of the brush, which are told apart by the colour-blind (Okabe & Ito 2008).
+ADD, REMOVE = "#E69F00", "#0072B2"
+_SURE = 127  # of 255: a pixel that is less opaque was not drawn
+
+
+def correct(mask: NDArray[np.bool_], layers: Sequence[NDArray[np.uint8]]) -> None:
+    """Add and remove in place what was drawn over a mask.
+
+    Args:
+        mask: (H, W).
+        layers: The strokes, each (h, w, 4) in RGBA; later ones lie above.
+    """
+    for layer in layers:
+        drawn = layer[..., 3] > _SURE
+        colours = [np.array(to_rgb(colour)) * 255 for colour in (ADD, REMOVE)]
+        to_add, to_remove = (np.abs(layer[..., :3] - colour).sum(-1) for colour in colours)
+        adds = _fit(drawn & (to_add <= to_remove), mask.shape)
+        removes = _fit(drawn & (to_add > to_remove), mask.shape)
+        mask |= adds
+        mask &= ~removes
+
+
+def _fit(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST)) > _SURE

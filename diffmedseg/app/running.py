@@ -1,0 +1,84 @@
+"""Segmenting in the background, so that the page stays alive: progress, stopping, errors in a sentence."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from diffmedseg.app.session import Session, SessionWatcher
+from diffmedseg.errors import DataError, PluginError, ZooError
+from diffmedseg.prediction import Report, Stopped
+from diffmedseg.wording import count
+from diffmedseg.zoo.shelf import Shelf
+
+_BETWEEN = 0.3  # seconds between two reports of progress
+_TOLD = 3  # failures that are told
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a prediction is.
+
+    Attributes:
+        text: What there is to say, in a sentence or a few.
+        share: Of all that is to be done, in [0, 1].
+        failed: Whether something went wrong.
+        finished: Whether this is the last report.
+    """
+
+    text: str
+    share: float
+    failed: bool = False
+    finished: bool = False
+
+
+def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progress]:
+    """Segment a session's files with each model; yields as it goes on, and at the end.
+
+    When the iterator is closed early, as a browser's tab is, the prediction is stopped.
+
+    Args:
+        session: The session, which holds files.
+        shelf: The models.
+        names: Names of the models.
+    """
+    session.stop.clear()
+    notes: list[str] = []
+    failed = False
+    with ThreadPoolExecutor(1, "segment") as worker:
+        try:
+            for number, name in enumerate(names):
+                yield Progress(f"Loading {name} …", number / len(names))
+                watcher = SessionWatcher(session, shelf.get(name))
+                job = worker.submit(_predict, session, name, watcher)
+                while not job.done():
+                    wait([job], _BETWEEN)
+                    share = (number + watcher.share) / len(names)
+                    yield Progress(f"Segmenting with {name}: {watcher.share:.0%}", share)
+                report = job.result()
+                notes += _failures(session, report)
+                failed = failed or bool(report.failed)
+            done = max((len(scenes) for scenes in session.scenes.values()), default=0)
+            said = [f"Segmented {count(done, 'image')}."] if done else []
+            yield Progress(" ".join([*said, *notes]), 1, failed, True)
+        except Stopped:
+            session.scenes = {}
+            yield Progress("Stopped. Nothing is kept.", 0, True, True)
+        except (DataError, ZooError, PluginError, OSError, ValueError, RuntimeError) as error:
+            yield Progress(session.plain(_sentence(str(error))), 0, True, True)
+        finally:
+            session.stop.set()
+
+
+def _predict(session: Session, name: str, watcher: SessionWatcher) -> Report:
+    return session.predict(name, watcher.model, watcher)
+
+
+def _failures(session: Session, report: Report) -> list[str]:
+    told = [_sentence(session.plain(f"{path}: {why}")) for path, why in list(report.failed.items())[:_TOLD]]
+    more = len(report.failed) - len(told)
+    return [*told, f"{more} more failed."] if more > 0 else told
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,186 @@
+"""Corrected masks, saved as a data set that ``diffmedseg train ... folder`` or ``... volumes`` reads."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import Base
+
+from diffmedseg.app.scene import Scene
+from diffmedseg.atomic import write_whole
+from diffmedseg.errors import DataError
+from diffmedseg.files import file_sha256
+from diffmedseg.prediction import Naming, find_cases
+from diffmedseg.prediction.outputs import draw_labels
+from diffmedseg.prediction.volumes.reading import read_case
+from diffmedseg.reading.names import PICTURES, comparable, mask_key
+from diffmedseg.reading.opening import open_image, stored_orientation
+from diffmedseg.reading.pictures import read_upright, turn_back
+from diffmedseg.segmentation import nest
+
+_AS_IT_IS = 2**20  # px: no picture is longer, so that none is shrunk
+_OWN = "mine.yaml"  # what the data set needs beside the names of its files
+Names = dict[str, str]
+
+
+@dataclass
+class CorrectedSet:
+    """The corrected images of a session, in a folder.
+
+    Pictures are saved as ``images/ID.png`` and ``masks/ID.png``, several regions as ``masks/REGION/ID.png``. Volumes
+    are ``images/ID.nii.gz`` and ``masks/ID.nii.gz``.
+
+    Attributes:
+        folder: Where they are saved.
+        regions: The model's regions.
+        nested: Whether each region lies in the region before it.
+    """
+
+    folder: Path
+    regions: tuple[str, ...]
+    nested: bool
+    _ids: Names = field(default_factory=dict)  # by the hash of the image
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def data(self) -> str:
+        """The name of the data set on the command line."""
+        return "volumes" if any(self.folder.glob("images/*.nii.gz")) else "folder"
+
+    def command(self, model: str, pretrained: str) -> str:
+        """Return the command that fine-tunes a model on the set, once it is unpacked into ``corrected``.
+
+        Args:
+            model: The model's name on the command line, such as ``medsegdiff-lite``.
+            pretrained: The zoo entry, run or checkpoint to start from.
+        """
+        extra = f" -c corrected/{_OWN}" if (self.folder / _OWN).is_file() else ""
+        return f"diffmedseg train {model} {self.data} --data.root corrected{extra} --pretrained {pretrained}"
+
+    def _identify(self, name: str, image: Path) -> str:
+        """Return the image's id: the same for the same image, and another one for another image of the same name."""
+        digest = file_sha256(image)
+        if digest in self._ids:
+            return self._ids[digest]
+        wanted = mask_key(Path(f"{Path(name).name}.png")) or "image"
+        taken, found, number = {comparable(one) for one in self._ids.values()}, wanted, 1
+        while comparable(found) in taken:
+            number += 1
+            found = f"{wanted}-{number}"
+        self._ids[digest] = found
+        return found
+
+    def add_picture(self, scene: Scene, image: Path, predicted: dict[str, Path], edited: NDArray[np.bool_]) -> str:
+        """Save a picture with its corrected mask at the picture's own size, laid out as its file.
+
+        What was not edited keeps the mask that was predicted at the picture's own size.
+
+        Args:
+            scene: The picture's scene.
+            image: Its file.
+            predicted: By region, the mask that ``predict`` wrote.
+            edited: (K, H, W): the masks after editing, upright, at the scene's size.
+
+        Returns:
+            The picture's id.
+
+        Raises:
+            DataError: If a file cannot be read.
+        """
+        changed = edited != scene.mask[:, 0]
+        name = self._identify(scene.name, image)
+        orientation = stored_orientation(image)
+        masks = []
+        for k, region in enumerate(self.regions):
+            with open_image(predicted[region]) as stored:
+                native = np.asarray(stored.convert("L")) > 127
+            layers = [turn_back(torch.from_numpy(one), orientation).numpy() for one in (changed[k], edited[k])]
+            where, mask = (_enlarged(layer, native.shape) for layer in layers)
+            masks.append(np.where(where, mask, native))
+        if self.nested:
+            masks = list(nest(torch.from_numpy(np.stack(masks))).numpy())
+        exif = Image.Exif()
+        exif[Base.Orientation] = orientation
+        for region, mask in zip(self.regions, masks, strict=True):
+            levels = Image.fromarray(mask.astype(np.uint8) * 255)
+            path = self._mask_folder(region) / f"{name}.png"
+            write_whole(path, lambda temporary, levels=levels: levels.save(temporary, "PNG", exif=exif))  # type: ignore[misc]
+        self._save_image(image, name)
+        if len(self.regions) > 1:
+            layout = {"masks": {region: [f"masks*/{region}/{{id}}"] for region in self.regions}}
+            self._describe({"layout": {"init_args": layout}, "nested": self.nested})
+        return name
+
+    def _mask_folder(self, region: str) -> Path:
+        return self.folder / "masks" / region if len(self.regions) > 1 else self.folder / "masks"
+
+    def _save_image(self, image: Path, name: str) -> None:
+        """Copy a picture as it is; one whose ending data sets do not know becomes an upright PNG."""
+        if image.suffix.lower() in PICTURES:
+            target = self.folder / "images" / f"{name}{image.suffix.lower()}"
+            write_whole(target, lambda temporary: shutil.copyfile(image, temporary))
+            return
+        if stored_orientation(image) != 1:
+            raise DataError(f"{image.name} is turned, and its ending is not known: save it as .png or .jpg first.")
+        picture = read_upright(image, _AS_IT_IS, None)
+        write_whole(self.folder / "images" / f"{name}.png", lambda temporary: picture.save(temporary, "PNG"))
+
+    def add_volume(self, scene: Scene, source: Path, channels: tuple[str, ...], edited: NDArray[np.bool_]) -> str:
+        """Save a volume, all its channels in one file, with its corrected mask.
+
+        Args:
+            scene: The volume's scene.
+            source: Its file, or the folder of its files.
+            channels: The model's channels.
+            edited: (K, D, H, W): the masks after editing.
+
+        Returns:
+            The volume's id.
+
+        Raises:
+            DataError: If the volume cannot be read, or regions overlap that do not nest.
+        """
+        import SimpleITK as sitk
+
+        [case] = [one for one in find_cases([source], Naming(channels, {})) if one.name == scene.name]
+        volume = read_case(case)
+        name = self._identify(scene.name, case.files()[0])
+        masks = torch.from_numpy(edited)
+        values = {region: number for number, region in enumerate(self.regions, 1)}
+        labels = draw_labels(
+            nest(masks.transpose(0, 1)).transpose(0, 1) if self.nested else masks, values, self.nested
+        ).numpy()
+        images = []
+        for channel in volume.channels:
+            image = sitk.GetImageFromArray(channel)
+            image.CopyInformation(volume.oriented)
+            images.append(image)
+        mask = sitk.GetImageFromArray(labels)
+        mask.CopyInformation(volume.oriented)
+        whole = sitk.JoinSeries(images) if len(images) > 1 else images[0]
+        for folder, one in (("images", whole), ("masks", mask)):
+            path = self.folder / folder / f"{name}.nii.gz"
+            write_whole(path, lambda temporary, one=one: sitk.WriteImage(one, str(temporary), useCompression=True))  # type: ignore[misc]
+        inside = {
+            region: list(range(number, len(values) + 1)) if self.nested else [number]
+            for region, number in values.items()
+        }
+        self._describe({"layout": {"init_args": {"channels": list(channels)}}, "labels": inside})
+        return name
+
+    def _describe(self, init_args: dict[str, object]) -> None:
+        text = yaml.safe_dump({"data": {"init_args": init_args}}, sort_keys=False)
+        write_whole(self.folder / _OWN, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _enlarged(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Resize a mask to (H, W), each pixel taken from where it lies."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST)) > 127

@@ -1,0 +1,62 @@
+"""``diffmedseg serve``: segment pictures and volumes over HTTP."""
+
+import sys
+
+from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors
+
+
+def main(args: list[str]) -> None:
+    """Run ``diffmedseg serve``."""
+    parser = Parser(
+        "diffmedseg serve",
+        "Segment pictures and volumes over HTTP: POST /segment with a form's files answers with the files that predict "
+        "writes. GET /health and GET /model say what is served.",
+    )
+    parser.add_argument("model", metavar="ENTRY|RUN", help="A zoo entry, a run's folder or a checkpoint.")
+    parser.add_argument("--port", type=natural_number, default=8000, help="Port. Default: 8000.")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="Address to listen at. Default: 127.0.0.1, this machine alone. There is no password: put a proxy that "
+        "knows its users before any other address.",
+    )
+    limits = {
+        "max_size": (256, "MB", "Largest body of a request"),
+        "timeout": (120, "SECONDS", "Time for an answer; what takes longer is stopped"),
+        "concurrency": (8, "N", "Requests that are worked on at the same time"),
+        "waiting": (32, "N", "Requests that may wait beyond these; more get 503"),
+        "batch_size": (8, "N", "Pictures of different requests that are segmented together"),
+    }
+    for name, (default, unit, text) in limits.items():
+        parser.add_argument(
+            f"--{name}", type=positive_integer, default=default, metavar=unit, help=f"{text}. Default: {default}."
+        )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, mps ... Default: cuda where there is one, else mps, else cpu."
+    )
+    add_trust(parser)
+    options = parser.parse_args(args)
+    try:
+        import python_multipart  # noqa: F401
+        import uvicorn
+
+        from diffmedseg.service.server import create_app
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is missing: pip install 'diffmedseg[serve]'")
+    from diffmedseg.cli.predicting import on_device
+    from diffmedseg.service.limits import Limits
+    from diffmedseg.service.server import Service
+    from diffmedseg.zoo.shelf import Shelf
+
+    with report_errors():
+        shelf = Shelf([options.model], options.trust, on_device(options.device), whole_zoo=False)
+        name = options.model
+        service = Service(
+            shelf.get(name),
+            name,
+            shelf.card(name),
+            shelf.intended_use(name),
+            Limits(options.max_size, options.timeout, options.concurrency, options.waiting, options.batch_size),
+        )
+    print(f"Serving {name} at http://{options.host}:{options.port}. Research software: not for diagnosis.", flush=True)
+    uvicorn.run(create_app(service), host=options.host, port=options.port, log_level="warning", access_log=False)

@@ -1,0 +1,152 @@
+"""From the files of a request to its answer, by the same calls as ``diffmedseg predict``."""
+
+import base64
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from torch import Tensor
+
+from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.prediction import (
+    Naming,
+    Outputs,
+    Report,
+    Settings,
+    Stopped,
+    Watcher,
+    find_cases,
+    find_pictures,
+    predict_pictures,
+    predict_volumes,
+    takes_pictures,
+)
+from diffmedseg.reading.names import PREDICTIONS
+from diffmedseg.segmentation import Drawn
+from diffmedseg.service.batching import Batcher
+from diffmedseg.service.limits import Refusal
+
+TABLE = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for.
+
+    Attributes:
+        settings: Samples, steps, seed and threshold.
+        samples: Whether the samples are sent, too.
+        as_json: Whether the answer is JSON with files in base64, in place of a zip.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    samples: bool = False
+    as_json: bool = False
+
+
+class RequestWatcher(Watcher):
+    """Draws in the batches of all requests, and ends when the time is up.
+
+    Args:
+        batcher: Draws the samples.
+        stop: Set when the time is up.
+    """
+
+    def __init__(self, batcher: Batcher, stop: Event) -> None:
+        self._batcher, self._stop = batcher, stop
+        self.failure: Refusal | None = None  # of the model, which is not the client's fault
+
+    def report(self, share: float) -> None:
+        """Go on, unless the time is up."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def describe(self, model: Segmenter) -> dict[str, Any]:
+        """Describe the model, which does not change."""
+        return self._batcher.description
+
+    def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
+        """Draw together with the pictures of other requests."""
+        self.report(0)
+        try:
+            return self._batcher.draw(images, keys, settings)
+        except Exception as error:
+            self.failure = Refusal(500, f"The model failed ({type(error).__name__}: {error}).")
+            raise self.failure from error
+
+
+def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher) -> Path:
+    """Segment the files in ``folder/in``, and return the folder of what ``predict`` wrote.
+
+    Args:
+        model: The model.
+        folder: The request's own folder.
+        wish: What the request asks for.
+        watcher: Draws the samples.
+
+    Raises:
+        DataError: If the files are nothing that the model takes.
+        Refusal: With 422, if a file cannot be read or segmented; with 500, if the model fails.
+        Stopped: If the time is up.
+    """
+    inputs, out = folder / "in", folder / "out"
+    files = sorted(inputs.iterdir())
+    sources = files if len(files) == 1 else [inputs]
+    outputs = Outputs(samples="npz" if wish.samples else None)
+    if takes_pictures(model):
+        pictures = find_pictures(sources)
+        report = predict_pictures(model, pictures, out, wish.settings, outputs=outputs, watcher=watcher)
+    else:
+        cases = find_cases(sources, Naming(model.channels, {}))
+        report = predict_volumes(model, cases, out, wish.settings, outputs=outputs, watcher=watcher)
+    if watcher.failure is not None:
+        raise watcher.failure
+    _check(report, folder)
+    return out
+
+
+def _check(report: Report, folder: Path) -> None:
+    failed = [f"{path.name}: {why}" for path, why in report.failed.items()]
+    if failed or not report.done:
+        raise Refusal(422, without_folder(folder, "; ".join(failed) or "There is nothing to segment."))
+
+
+def without_folder(folder: Path, message: str) -> str:
+    """Return a message without the path of the request's folder."""
+    return message.replace(f"{folder / 'in'}/", "").replace(str(folder / "in"), "the upload")
+
+
+def as_zip(out: Path) -> bytes:
+    """Pack the files that were predicted."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:  # maps are compressed already
+        for path in _files(out):
+            archive.write(path, path.relative_to(out))
+    return content.getvalue()
+
+
+def as_json(out: Path) -> bytes:
+    """Return the rows of ``predictions.csv``, and the maps in base64."""
+    with (out / TABLE).open(newline="", encoding="utf-8") as table:
+        rows = [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(table)]
+    maps = [path for path in _files(out) if path.name not in {TABLE, PREDICTIONS}]
+    files = {path.relative_to(out).as_posix(): base64.b64encode(path.read_bytes()).decode() for path in maps}
+    return json.dumps({"rows": rows, "files": files}).encode()
+
+
+def _files(out: Path) -> list[Path]:
+    return [path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+
+
+def _value(text: str) -> Any:  # noqa: ANN401  a number where it is one
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return None if number != number else int(number) if number.is_integer() and "." not in text else number

@@ -1,0 +1,43 @@
+"""The app, served in this process with a model that needs no training."""
+
+from contextlib import contextmanager
+
+from dark_disc import bright_segmenter, dark_segmenter
+
+from diffmedseg.errors import ZooError
+
+
+class Shelf:
+    """Models that are there already."""
+
+    def __init__(self, **models):
+        self.models, self.names = models, list(models)
+
+    def get(self, name):
+        if name not in self.models:
+            raise ZooError(f"There is no model {name!r}.")
+        return self.models[name]
+
+    def intended_use(self, name):
+        return f"For tests of {name}."
+
+    def card(self, name):
+        return f"# Card of {name}"
+
+
+@contextmanager
+def served(root, monkeypatch, example=None, **models):
+    """Serve at a free port; yields the address."""
+    root.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(root))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    from diffmedseg.app.handlers import Handlers
+    from diffmedseg.app.layout import build, launch
+
+    models = models or {"dark": dark_segmenter(), "darker": dark_segmenter(threshold=0.9),
+                        "bright": bright_segmenter(("flair", "t1ce"))}  # fmt: skip
+    blocks = build(Handlers(Shelf(**models), root.resolve(), example))
+    try:
+        yield launch(blocks, root.resolve(), "127.0.0.1", 0, 2**20, wait=False)
+    finally:
+        blocks.close(verbose=False)
