@@ -22,10 +22,11 @@ def effective(cli):
 #: Settings of data that change nothing where there are no pseudo masks.
 _BESIDE = {"mask_rule", "unsure"}
 #: Settings that data took on later, at the value that they had always meant.
-_MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False)]
+_MEANT = [("split_by", "folds"), ("min_nonempty", 0), ("name", "{id}"), ("complete", False), ("context", 0)]
 #: Arguments that models and losses took on later, at the values that change nothing.
 _LATER = {
-    "value_range": [None], "familiarity": [None], "encoder_lr": [1], "dice_over": ["image", None], "tta": ["none"],
+    "value_range": [None], "slice_input": [None],
+    "familiarity": [None], "encoder_lr": [1], "dice_over": ["image", None], "tta": ["none"],
     "fitted_tta": ["none"], "raters": ["one"], "energy_weight": [0], "energy_samples": [2], "energy_steps": [None],
 }  # fmt: skip
 #: What settings were called when digests were stored.

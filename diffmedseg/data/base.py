@@ -154,6 +154,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return None
         if "mask" in needs:
             return "masks"
+        if self.info.slice_input is not None and self.info.slice_input.context:
+            raise DataError("A model that learns from labels compares single slices: set data.context to 0.")
         recipe = self.label_recipe or OwnLabels()
         try:
             self._labelled = store = label_split(recipe, self.stores["train"], pairs="healthy" in needs)

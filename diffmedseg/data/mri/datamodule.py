@@ -19,6 +19,7 @@ from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.errors import DataError
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,13 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         regions: The regions that are learned, in order; None for all.
         train_slices: Train on all slices, those with brain, or those with a tumour.
         empty_weight: How often a slice without tumour is drawn for each draw of one with.
+        context: Number of neighbouring slices on each side of a slice that a model is shown with it, as further
+            channels (2.5-D). The first and the last slice stand for what would lie beyond them.
+        context_distance: Distance of these slices in mm; None for the next ones. Set it where the distance of slices
+            differs between cases.
+        ranges: By modality, the stored values that become -1 and 1, such as the Hounsfield units of CT. None z-scores
+            all modalities over the brain.
+        ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -50,16 +58,25 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         regions: Sequence[str] | None = None,
         train_slices: Literal["all", "brain", "tumour"] = "brain",
         empty_weight: float = 1.0,
+        context: int = 0,
+        context_distance: float | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        ignore: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
-        self.info = brain_info(source, layout, labels, regions)
-        if not all(0 < value < 256 for values in labels.values() for value in values):
+        self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges)
+        self.slice_input, self.ignore = self.info.slice_input or SliceInput(), ignore
+        self.allowed = {value for values in labels.values() for value in values}
+        if ignore in self.allowed:
+            raise ValueError(f"ignore is {ignore}, which labels name as one of a region: give it a value of its own.")
+        self.allowed |= set() if ignore is None else {ignore}
+        if not all(0 < value < 256 for value in self.allowed):
             raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
         self.labels = [sorted(set(labels[name])) for name in self.info.regions]
-        self.layout, self.allowed = layout, {value for values in labels.values() for value in values}
+        self.layout = layout
         self.train_slices, self.empty_weight = train_slices, empty_weight
 
     def prepare_data(self) -> None:
@@ -128,7 +145,7 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
             raise DataError(
                 f"{self.info.title}: no slice of the {split} cases has a tumour. Set train_slices to brain."
             )
-        store = SliceStore(folders, self.labels, slices, self.image_size)
+        store = SliceStore(folders, self.labels, slices, self.image_size, self.slice_input, self.ignore)
         if split == "train" and self.empty_weight != 1:
             store.weights = [1.0 if store.label(index) else self.empty_weight for index in range(len(store))]
         return store
@@ -138,12 +155,16 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
 
         def one(case: Case) -> Path | DataError:
             try:
-                return decode(cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed)
+                return decode(
+                    cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed, ranges,
+                    self.ignore,
+                )  # fmt: skip
             except DataError as error:
                 return error
             except Exception as error:  # a damaged header can bring about anything
                 return DataError(f"{case.id} cannot be read ({error!r}): download it again")
 
+        ranges = self.slice_input.ranges_of(self.info.channels)
         before = set(cache_folder().glob(f"{self.info.name}-*"))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
             results = pool.map(one, cases)

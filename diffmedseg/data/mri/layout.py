@@ -1,7 +1,7 @@
 """What a case is: its files, and what they hold."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +90,19 @@ class Layout(Configurable, ABC):
         """
 
 
-def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> RawCase:
+def assemble(
+    volumes: Sequence["sitk.Image"],
+    case: Case,
+    allowed: set[int],
+    labels_of: Callable[["sitk.Image", set[int], Path], NDArray[np.uint8]] = to_labels,
+) -> RawCase:
     """Put the volumes of a case, one per modality, together with its segmentation and brain.
+
+    Args:
+        volumes: The volumes, with axes nearest to LPS.
+        case: Its files.
+        allowed: The values of the label scheme.
+        labels_of: Takes the labels from a segmentation, given ``allowed`` and its file.
 
     Raises:
         DataError: If they do not lie on the same voxels, or a label is not of the scheme.
@@ -106,7 +117,7 @@ def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> 
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
     true = case.segmentation[0]
     brain = find_brain(channels) if case.brain is None else read_brain(case.brain, segmentation, true)
-    labels = to_labels(segmentation, allowed, true)
+    labels = labels_of(segmentation, allowed, true)
     column, row, depth = segmentation.GetSpacing()
     notes = tuple(f"{path.name}: {note}" for path in case.files if (note := grid_note(path)))
     return RawCase(channels, brain, labels, (depth, row, column), notes)

@@ -95,7 +95,7 @@ def _predict_case(
     report: Report,
 ) -> None:
     start = time.perf_counter()
-    volume = read_case(case)
+    volume = read_case(case, model.slice_input)
     keep = folder.outputs.samples is not None
     result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, keep)
     folder.write_maps(case.name, volume, result)
