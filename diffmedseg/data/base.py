@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, cast, get_args
 
 import torch
@@ -21,7 +21,7 @@ from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, to_unit
+from diffmedseg.data.store import EvaluationView, ImageStore, Item, Native, TrainingView, collate, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
@@ -109,6 +109,20 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
     def doubts(self) -> list[Problem]:
         """Look for what may be wrong with the files beside what :meth:`load` refuses; for ``data check``."""
         return []
+
+    def native_cases(self, split: Split) -> Iterator[Native]:
+        """Yield the cases of a split as their files have them, to be written in another format.
+
+        Raises:
+            DataError: If a case cannot be read, or comes from no files.
+        """
+        store = self.dataset(split)
+        for index in range(len(store)):
+            yield store.native(index)
+
+    def mask_patterns(self) -> set[tuple[bool, ...]] | None:
+        """Return which regions a pixel may lie in together, as K flags each; None where only the masks tell."""
+        return None
 
     def setup(self, stage: str) -> None:
         """Read the splits that a stage needs: ``fit``, ``validate``, ``test`` or ``predict``."""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,9 @@ from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
+from diffmedseg.data.store import Native
 from diffmedseg.errors import DataError
+from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.wording import count, first_names
 
@@ -124,6 +126,22 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         first = next(iter(notes.values()))[0]
         text = f"Headers of {len(notes)} of {len(folders)} cases do not say in one way where they lie. {first}."
         return [Problem("geometry", text, sorted(notes), serious=False)]
+
+    def native_cases(self, split: Split) -> Iterator[Native]:
+        """Yield the cases of a split as their files have them, with axes nearest to LPS; see the base class."""
+        for name in self.split_ids[split]:
+            case = self.cases[name]
+            raw = self.layout.read(case, self.allowed)
+            masks = np.stack([np.isin(raw.labels, values) for values in self.labels])[None].astype(np.uint8)
+            unsure = None if self.ignore is None else raw.labels == self.ignore
+            grid = raw.grid or Grid(np.array(raw.spacing[::-1]), np.zeros(3), np.eye(3), "")
+            yield Native(name, raw.channels, masks, unsure, grid, None if case.brain is None else ~raw.brain)
+
+    def mask_patterns(self) -> set[tuple[bool, ...]]:
+        """Return which regions a voxel may lie in together: its label says so; see the base class."""
+        return {tuple(value in values for values in self.labels) for value in self.allowed} - {
+            (False,) * len(self.labels)
+        }
 
     def find_cases(self) -> Sequence[Case]:
         """Find the cases; see the base class."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_volume, to_labels
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RawCase:
         labels: (D, H, W), uint8, values of the label scheme.
         spacing: Distance of slices, rows and columns, in mm.
         notes: What is ambiguous about where its files lie, for people; often nothing.
+        grid: Where its voxels lie; None where its files do not say so.
     """
 
     channels: NDArray[np.float32]
@@ -58,6 +60,7 @@ class RawCase:
     labels: NDArray[np.uint8]
     spacing: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+    grid: Grid | None = None
 
 
 class Layout(Configurable, ABC):
@@ -120,4 +123,5 @@ def assemble(
     labels = labels_of(segmentation, allowed, true)
     column, row, depth = segmentation.GetSpacing()
     notes = tuple(f"{path.name}: {note}" for path in case.files if (note := grid_note(path)))
-    return RawCase(channels, brain, labels, (depth, row, column), notes)
+    grid = Grid.of(segmentation)
+    return RawCase(channels, brain, labels, (depth, row, column), notes, grid)

@@ -1,6 +1,6 @@
 """Raw data sets of nnU-Net v2 as they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from diffmedseg.data.pictures.datamodule import PictureDataModule
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import hold_out
-from diffmedseg.data.store import ImageStore
+from diffmedseg.data.store import ImageStore, Native
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 
@@ -140,6 +140,14 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
             DataError: If files are missing, damaged or do not fit together; names the file.
         """
         return self._ready().load(split)
+
+    def native_cases(self, split: Split) -> Iterator[Native]:
+        """Yield the cases of a split as their files have them; see the base class."""
+        return self._ready().native_cases(split)
+
+    def mask_patterns(self) -> set[tuple[bool, ...]] | None:
+        """Return which regions a pixel may lie in together; see the base class."""
+        return self._ready().mask_patterns()
 
     def doubts(self) -> list[Problem]:
         """Look for what may be wrong with the files; see the base class."""
