@@ -135,7 +135,8 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         channels = _names("channel", denoiser.image_channels, _CHANNELS) if channels is None else channels
         regions = _names("region", denoiser.mask_channels, _REGIONS) if regions is None else regions
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
-        self.slice_input, shown = slice_input, self.image_channels
+        self.slice_input = slice_input
+        shown = self.image_channels
         if (denoiser.image_channels, denoiser.mask_channels) != (len(shown), len(regions)):
             raise ValueError(
                 f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
