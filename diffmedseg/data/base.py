@@ -21,7 +21,7 @@ from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import EvaluationView, ImageStore, Item, Native, TrainingView, collate, to_unit
+from diffmedseg.data.store import EvaluationView, ImageStore, Item, Native, TrainingView, collate, spread, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
@@ -110,14 +110,18 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """Look for what may be wrong with the files beside what :meth:`load` refuses; for ``data check``."""
         return []
 
-    def native_cases(self, split: Split) -> Iterator[Native]:
-        """Yield the cases of a split as their files have them, to be written in another format.
+    def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
+        """Yield the cases of a split as their files have them, to be measured or written in another format.
+
+        Args:
+            split: The split.
+            most: Yield no more than so many cases, spread over the split; None yields all.
 
         Raises:
             DataError: If a case cannot be read, or comes from no files.
         """
         store = self.dataset(split)
-        for index in range(len(store)):
+        for index in spread(len(store), most):
             yield store.native(index)
 
     def mask_patterns(self) -> set[tuple[bool, ...]] | None:

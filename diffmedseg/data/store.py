@@ -164,6 +164,12 @@ def to_bytes(image: Tensor) -> Tensor:
     return ((signed + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def spread(number: int, most: int | None) -> list[int]:
+    """Return at most so many of the indices below a number, at equal distances; all where ``most`` is None."""
+    step = max(number / most, 1.0) if most else 1.0
+    return [int(i * step) for i in range(min(number, most or number))]
+
+
 def check_index(index: int, length: int, noun: str) -> int:
     """Return an index, from 0; negative ones count from the end.
 

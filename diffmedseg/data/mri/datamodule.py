@@ -18,7 +18,7 @@ from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
-from diffmedseg.data.store import Native
+from diffmedseg.data.store import Native, spread
 from diffmedseg.errors import DataError
 from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.slice_input import SliceInput
@@ -127,9 +127,10 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         text = f"Headers of {len(notes)} of {len(folders)} cases do not say in one way where they lie. {first}."
         return [Problem("geometry", text, sorted(notes), serious=False)]
 
-    def native_cases(self, split: Split) -> Iterator[Native]:
+    def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
         """Yield the cases of a split as their files have them, with axes nearest to LPS; see the base class."""
-        for name in self.split_ids[split]:
+        names = self.split_ids[split]
+        for name in (names[index] for index in spread(len(names), most)):
             case = self.cases[name]
             raw = self.layout.read(case, self.allowed)
             masks = np.stack([np.isin(raw.labels, values) for values in self.labels])[None].astype(np.uint8)

@@ -141,9 +141,9 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         """
         return self._ready().load(split)
 
-    def native_cases(self, split: Split) -> Iterator[Native]:
+    def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
         """Yield the cases of a split as their files have them; see the base class."""
-        return self._ready().native_cases(split)
+        return self._ready().native_cases(split, most)
 
     def mask_patterns(self) -> set[tuple[bool, ...]] | None:
         """Return which regions a pixel may lie in together; see the base class."""

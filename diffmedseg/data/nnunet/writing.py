@@ -67,6 +67,9 @@ def write_nnunet(data: SegmentationDataModule, out: Path, raters: Literal["major
     data.prepare_data()
     ids = {split: sorted(data.split_cases(split)) for split in ("train", "val", "test")}
     scheme = _scheme(data)
+    tested = data.dataset("test")
+    if scheme.ignore is None and tested.field_of_view(0) is not None:
+        _log.warning("nnU-Net knows no field of view: its scores count what is outside of it as background.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out) as folder:
         folder.mkdir()
