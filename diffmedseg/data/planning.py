@@ -141,13 +141,13 @@ def _measure_lesions(mask: NDArray[np.uint8], volume: bool, found: Measured) -> 
     if volume:
         found.thickness += [int(box[0].stop - box[0].start) for box in find_objects(parts) if box is not None]
     size = (int(mask.shape[-2]), int(mask.shape[-1]))
-    for side in found.lost if len(large) else ():
+    for side in [one for one in found.lost if one < max(size)] if len(large) else ():  # finer ones lose nothing
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(np.intp)
             for new, old in zip(grid_of(size, side), size, strict=True)
         )
-        kept = np.unique(parts[:, rows[:, None], columns])
-        found.lost[side] += len(np.setdiff1d(large, kept))
+        kept = np.bincount(parts[:, rows[:, None], columns].ravel(), minlength=len(areas) + 1)
+        found.lost[side] += int((kept[large] == 0).sum())
 
 
 @dataclass(frozen=True)
