@@ -19,9 +19,10 @@ from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.deciding import MaskRule
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
+from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import EvaluationView, ImageStore, Item, Native, TrainingView, collate, spread, to_unit
+from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import Native, majority
+from diffmedseg.data.native import Native
+from diffmedseg.data.store import majority
 from diffmedseg.errors import DataError
 from diffmedseg.wording import count
 

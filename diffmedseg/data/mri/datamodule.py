@@ -16,9 +16,10 @@ from diffmedseg.data.facts import brain_info
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
+from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
-from diffmedseg.data.store import Native, spread
+from diffmedseg.data.store import spread
 from diffmedseg.errors import DataError
 from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.slice_input import SliceInput

@@ -9,6 +9,7 @@ from diffmedseg.data.base import Split, cache_folder
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.mri.datamodule import BrainMRIDataModule
 from diffmedseg.data.mri.layout import Case
+from diffmedseg.data.native import Native
 from diffmedseg.data.nnunet.description import SPLITS_FINAL, Description, find_description, read_description
 from diffmedseg.data.nnunet.facts import ANY_CASE, nnunet_info, nnunet_layout, source_of
 from diffmedseg.data.nnunet.files import TEST, find_files
@@ -20,7 +21,7 @@ from diffmedseg.data.pictures.datamodule import PictureDataModule
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
 from diffmedseg.data.splits import hold_out
-from diffmedseg.data.store import ImageStore, Native
+from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 

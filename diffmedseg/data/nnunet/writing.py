@@ -18,10 +18,11 @@ from torch import Tensor
 from diffmedseg.atomic import temporary_folder
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.data.native import Native
 from diffmedseg.data.nnunet.description import DATASET_JSON, SPLITS_FINAL
 from diffmedseg.data.nnunet.files import TEST, TRAINING
 from diffmedseg.data.nnunet.labels import LabelScheme, count_patterns, label_scheme
-from diffmedseg.data.store import Native, majority
+from diffmedseg.data.store import majority
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import refuse_clashes
 
