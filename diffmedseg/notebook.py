@@ -90,7 +90,7 @@ def plot(result: Segmentation, image: PIL.Image.Image | np.ndarray | Tensor, ind
     index, origin = check_index(index, len(result.mask), "image"), result.origin
     if origin is None:
         raise ValueError("It is not known what made this segmentation: plot what model.segment returned.")
-    images = to_model_range(image, len(origin.model.channels), origin.model.value_range)
+    images = to_model_range(image, len(origin.model.image_channels), origin.model.value_range)
     one = select(result, index)
     turn = partial(turn_upright, orientation=origin.orientation)
     samples, probability, uncertainty, mask = map(turn, (one.samples, one.probability, one.uncertainty, one.mask))

@@ -56,6 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=png_file, help="PNG of healthy and diseased items to write.")
     one.add_argument("--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8.")
 
+    one = add("convert", _convert, "Write a data set as a raw data set of nnU-Net v2, with the same splits.")
+    add_data(one)
+    one.add_argument("--out", type=Path, required=True, help="New folder, called Dataset<3 digits>_<name>.")
+    one.add_argument(
+        "--raters",
+        choices=["majority"],
+        help="How several raters become one label map: what most of them outlined, of two raters the first.",
+    )
+
+    one = add("plan", _plan, "Measure a data set, and propose image size, patch, context and batch for this machine.")
+    add_data(one)
+    one.add_argument("--out", type=Path, help="YAML file to write, for `diffmedseg train MODEL DATA -c FILE`.")
+    one.add_argument("--num_cases", type=positive_integer, default=40, help="Training cases measured. Default: 40.")
+
     one = add("convert-lidc", _convert_lidc, "Turn data_lidc.pickle into pictures, for lidc_pickle.")
     one.add_argument("source", type=Path, help="The file; nothing in it is run.")
     one.add_argument("out", type=Path, help="A new folder.")
@@ -156,6 +170,33 @@ def _labels(options: argparse.Namespace) -> None:
     if options.out is not None:
         save_figure(draw_labels(store, options.num_images, data.seed), options.out)
         print(f"Wrote {options.out}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from diffmedseg.data.nnunet.writing import write_nnunet
+    from diffmedseg.files import expand_home
+
+    data, out = open_data(options), expand_home(options.out)
+    facts = write_nnunet(data, out, options.raters)
+    if data.info.raters > 1:
+        fused = "the first rater" if data.info.raters == 2 else "the majority"
+        print(f"Of {data.info.raters} raters, label maps have {fused}.")
+    labels = ", ".join(f"{name} {value}" for name, value in facts["labels"].items())
+    print(f"Wrote {facts['numTraining']} cases to train on and {len(data.split_cases('test'))} to test to {out}.")
+    print(f"Labels: {labels}.")
+    print("nnU-Net trains on the same split when splits_final.json lies in its folder of preprocessed data, too.")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from diffmedseg.atomic import write_whole
+    from diffmedseg.data.planning import measure, plan
+
+    data = open_data(options)
+    text = plan(measure(data, options.num_cases)).as_yaml()
+    print(text, end="")
+    if options.out is not None:
+        write_whole(options.out, lambda path: path.write_text(text, encoding="utf-8"))
+        print(f"Wrote {options.out}", file=sys.stderr)
 
 
 def _convert_lidc(options: argparse.Namespace) -> None:

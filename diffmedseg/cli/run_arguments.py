@@ -70,13 +70,14 @@ def link_facts(parser: LightningArgumentParser) -> None:
     parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
     parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
     facts = {
-        "denoiser.init_args.image_channels": lambda data: len(data.info.channels),
+        "denoiser.init_args.image_channels": lambda data: len(data.info.image_channels),
         "denoiser.init_args.mask_channels": lambda data: len(data.info.regions),
         "channels": lambda data: list(data.info.channels),
         "regions": lambda data: list(data.info.regions),
         "nested": lambda data: data.info.nested,
         "cropped": lambda data: data.info.cropped,
         "value_range": lambda data: data.info.value_range,
+        "slice_input": lambda data: data.info.slice_input,
         "image_size": lambda data: list(data.image_size),
     }
     for name, fact in facts.items():

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
         FourDimensional as FourDimensional,
         SliceFolders as SliceFolders,
     )
+    from diffmedseg.data.nnunet.datamodule import NnUNetDataModule as NnUNetDataModule
+    from diffmedseg.data.nnunet.layouts import (
+        NnUNetPictures as NnUNetPictures,
+        NnUNetVolumes as NnUNetVolumes,
+    )
     from diffmedseg.data.pictures.agreement import AgreementMaps as AgreementMaps
     from diffmedseg.data.pictures.cases import PictureLayout as PictureLayout
     from diffmedseg.data.pictures.datamodule import PictureDataModule as PictureDataModule
@@ -45,6 +50,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.data.isic": ["ISIC2016DataModule", "ISIC2017DataModule", "ISIC2018DataModule"],
         "diffmedseg.data.mri.datamodule": ["BrainMRIDataModule"],
         "diffmedseg.data.mri.layouts": ["CaseFolders", "FourDimensional", "SliceFolders"],
+        "diffmedseg.data.nnunet.datamodule": ["NnUNetDataModule"],
+        "diffmedseg.data.nnunet.layouts": ["NnUNetPictures", "NnUNetVolumes"],
         "diffmedseg.data.pictures.agreement": ["AgreementMaps"],
         "diffmedseg.data.pictures.cases": ["PictureLayout"],
         "diffmedseg.data.pictures.datamodule": ["PictureDataModule"],

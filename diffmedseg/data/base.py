@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, cast, get_args
 
 import torch
@@ -19,9 +19,10 @@ from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.deciding import MaskRule
 from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
+from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, to_unit
+from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
@@ -110,6 +111,24 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """Look for what may be wrong with the files beside what :meth:`load` refuses; for ``data check``."""
         return []
 
+    def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
+        """Yield the cases of a split as their files have them, to be measured or written in another format.
+
+        Args:
+            split: The split.
+            most: Yield no more than so many cases, spread over the split; None yields all.
+
+        Raises:
+            DataError: If a case cannot be read, or comes from no files.
+        """
+        store = self.dataset(split)
+        for index in spread(len(store), most):
+            yield store.native(index)
+
+    def mask_patterns(self) -> set[tuple[bool, ...]] | None:
+        """Return which regions a pixel may lie in together, as K flags each; None where only the masks tell."""
+        return None
+
     def setup(self, stage: str) -> None:
         """Read the splits that a stage needs: ``fit``, ``validate``, ``test`` or ``predict``."""
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
@@ -154,6 +173,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return None
         if "mask" in needs:
             return "masks"
+        if self.info.slice_input is not None and self.info.slice_input.context:
+            raise DataError("A model that learns from labels compares single slices: set data.context to 0.")
         recipe = self.label_recipe or OwnLabels()
         try:
             self._labelled = store = label_split(recipe, self.stores["train"], pairs="healthy" in needs)

@@ -10,6 +10,7 @@ import yaml
 
 from diffmedseg.data import facts
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.nnunet.facts import nnunet_info
 from diffmedseg.data.source import Source
 from diffmedseg.experiments import data_config, list_datasets
 from diffmedseg.files import expand_home
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from diffmedseg.data.base import SegmentationDataModule
 
 #: Not data sets, but what reads those of users.
-_OWN = ("folder", "volumes")
+_OWN = ("folder", "nnunet", "volumes")
 
 # What makes the facts of each data module's data from its arguments, without torch.
 _FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
@@ -26,6 +27,7 @@ _FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
     "diffmedseg.data.ISIC2016DataModule": lambda **_: facts.ISIC_2016,
     "diffmedseg.data.ISIC2017DataModule": lambda **_: facts.ISIC_2017,
     "diffmedseg.data.ISIC2018DataModule": lambda **_: facts.ISIC_2018,
+    "diffmedseg.data.NnUNetDataModule": nnunet_info,
     "diffmedseg.data.PictureDataModule": facts.picture_info,
     "diffmedseg.data.SyntheticDataModule": facts.synthetic_info,
 }
@@ -96,7 +98,9 @@ def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
         arguments = dict(config.get("init_args", {}))
         make = _FACTS[config["class_path"]]
         if "source" in arguments:
-            arguments |= {"source": Source(**arguments["source"]), "layout": _layout(arguments["layout"])}
+            arguments["source"] = Source(**arguments["source"])
+        if "layout" in arguments:
+            arguments["layout"] = _layout(arguments["layout"])
         return make(**arguments)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, re.error):  # a mistake is told later
         return None

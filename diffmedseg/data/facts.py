@@ -11,10 +11,11 @@ from pathlib import Path
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.mri.finding import chosen
 from diffmedseg.data.mri.layout import Layout
-from diffmedseg.data.mri.volumes import NORMALISATION
+from diffmedseg.data.mri.volumes import NORMALISATION, RANGE_NORMALISATION
 from diffmedseg.data.pictures.cases import PictureLayout
 from diffmedseg.data.source import Source
 from diffmedseg.files import expand_home
+from diffmedseg.reading.slice_input import SliceInput
 
 ISIC_2016 = DatasetInfo(
     name="isic2016",
@@ -128,20 +129,31 @@ def brain_info(
     layout: Layout,
     labels: Mapping[str, Sequence[int]],
     regions: Sequence[str] | None = None,
+    context: int = 0,
+    context_distance: float | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
     **_: object,
 ) -> DatasetInfo:
     """Return the facts of volumes; arguments as of ``BrainMRIDataModule``, others are ignored.
 
     Raises:
-        ValueError: If some of ``regions`` are not among ``labels``.
+        ValueError: If some of ``regions`` are not among ``labels``, or some of ``ranges`` of no modality.
     """
     names = chosen("regions", regions, list(labels))
     values = [set(labels[name]) for name in names]
+    if unknown := set(ranges or {}) - set(layout.modalities):
+        known = ", ".join(layout.modalities)
+        raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {known}.")
+    slice_input = SliceInput(context, context_distance, ranges or {})
+    scored = [NORMALISATION] if len(slice_input.ranges) < len(layout.modalities) else []
+    ranged = [RANGE_NORMALISATION.format(channel=name, low=low, high=high)
+              for name, (low, high) in slice_input.ranges.items()]  # fmt: skip
     return DatasetInfo(
         **asdict(source),
         channels=layout.modalities,
         regions=tuple(names),
         nested=len(names) > 1 and all(inner <= outer for outer, inner in pairwise(values)),
         raters=1,
-        normalisation=NORMALISATION,
+        normalisation="; ".join(scored + ranged),
+        slice_input=None if slice_input.is_plain else slice_input,
     )

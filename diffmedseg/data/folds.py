@@ -90,6 +90,25 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             write_splits(self.splits, self.split_ids, self._drawn)
             del self.split_ids  # every process reads the same file
 
+    def deal(self, cases: Sequence[AnyCase]) -> dict[str, list[str]]:
+        """Deal cases to splits where no file of ``splits`` does: by folds, or as ``split_by`` was published.
+
+        Returns:
+            Ids of the cases of each split.
+
+        Raises:
+            DataError: If the cases do not suffice, or a list of the data set is damaged.
+        """
+        if self.split_by == "folds":
+            return draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
+        try:
+            patterns = dict(self.published[self.split_by])
+            file = patterns.pop("lists", None)
+            lists = None if file is None else read_lists(self.root, file.format(fold=self.fold))
+            return published_splits(cases, patterns, self.val_fraction, self.split_seed, lists)
+        except DataError as error:
+            raise DataError(f"{self.info.title}: {error}\n{self.info.download}", error.names) from error
+
     @cached_property
     def cases(self) -> Mapping[str, AnyCase]:
         """All cases by id."""
@@ -108,16 +127,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         cases = list(self.cases.values())
         if self.splits is not None and self.splits.is_file():
             splits = read_splits(self.splits, cases, self._drawn)
-        elif self.split_by != "folds":
-            try:
-                patterns = dict(self.published[self.split_by])
-                file = patterns.pop("lists", None)
-                lists = None if file is None else read_lists(self.root, file.format(fold=self.fold))
-                splits = published_splits(cases, patterns, self.val_fraction, self.split_seed, lists)
-            except DataError as error:
-                raise DataError(f"{self.info.title}: {error}\n{self.info.download}", error.names) from error
         else:
-            splits = draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
+            splits = self.deal(cases)
         if set(splits["val"]) & set(splits["train"]):
             _log.warning(
                 "%s: the checkpoint is chosen on the training cases, since %s cannot spare any.",

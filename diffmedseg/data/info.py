@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from diffmedseg.reading.slice_input import SliceInput
+
 #: Licences that let everybody hand on copies of images, with no more asked than to name their source.
 _OPEN = r"(CC0|CC BY \d|Apache-2\.0)"
 
@@ -29,6 +31,7 @@ class DatasetInfo:
         tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
         cropped: Whether models are shown windows of the pictures instead of the whole.
         value_range: What becomes black and white in pictures of more than 8 bits; None where nobody said so.
+        slice_input: How slices of volumes become images; None where each is z-scored and shown alone, and for pictures.
         trained: Whether the project trained on its real cases; of others only the layout is tested.
     """
 
@@ -46,7 +49,13 @@ class DatasetInfo:
     tubular: bool = False
     cropped: bool = False
     value_range: tuple[float, float] | None = None
+    slice_input: SliceInput | None = None
     trained: bool = False
+
+    @property
+    def image_channels(self) -> tuple[str, ...]:
+        """Names of all channels that a model is shown, those of neighbouring slices included."""
+        return self.channels if self.slice_input is None else self.slice_input.image_channels(self.channels)
 
     @property
     def may_be_shown(self) -> bool:

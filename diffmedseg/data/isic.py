@@ -17,6 +17,7 @@ from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
 from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
 from diffmedseg.data.files import Item, find_folders, index_files, pair
+from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.store import ImageStore
 from diffmedseg.diffusion import keyed_generator
@@ -24,6 +25,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.reading.masks import MaskReader
 from diffmedseg.reading.opening import image_size
+from diffmedseg.reading.pictures import read_picture
 from diffmedseg.wording import count, first_names
 
 Part = Literal["training", "validation", "test"]
@@ -60,6 +62,12 @@ class ISICStore(ImageStore):
     def reference(self, index: int) -> Tensor:
         """Return (1, 1, h, w), uint8 in {0, 1}, decoded from the official file."""
         return torch.from_numpy(_read_masks(self._items[index], self._reader))
+
+    def native(self, index: int) -> Native:
+        """Return the image upright; see the base class."""
+        item = self._items[index]
+        picture = read_picture(item.image, 3, image_size(item.image))
+        return Native(item.id, picture.image.numpy(), self.reference(index).numpy())
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Return the upright size that the file's header tells."""

@@ -64,14 +64,24 @@ def published_splits(
     shared = patients["test"] & (patients["train"] | patients.get("val", set()))
     if shared:
         raise DataError(f"The published split tests patients that it also trains on: {first_names(shared)}.")
-    if "val" not in groups:
-        order = sorted(patients["train"])
-        drawn = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
-        chosen = {order[i] for i in drawn[: round(val_fraction * len(order))]} or set(order)
-        groups["val"] = [case for case in groups["train"] if case.patient in chosen]
-        if chosen != set(order):
-            groups["train"] = [case for case in groups["train"] if case.patient not in chosen]
-    return {name: [case.id for case in groups[name]] for name in SPLITS}
+    splits = {name: [case.id for case in group] for name, group in groups.items()}
+    splits |= {} if "val" in groups else hold_out(groups["train"], val_fraction, seed)
+    return {name: splits[name] for name in SPLITS}
+
+
+def hold_out(cases: Sequence[Case], val_fraction: float, seed: int) -> dict[str, list[str]]:
+    """Deal cases to ``train`` and ``val`` by patient; where none can be spared, ``val`` is the training set itself.
+
+    Args:
+        cases: The cases that may be trained on.
+        val_fraction: Fraction of the patients that are ``val``, rounded.
+        seed: Seed of their choice.
+    """
+    order = sorted({case.patient for case in cases})
+    drawn = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
+    chosen = {order[i] for i in drawn[: round(val_fraction * len(order))]}
+    train = [case.id for case in cases if case.patient not in chosen]
+    return {"train": train, "val": [case.id for case in cases if case.patient in chosen] or train}
 
 
 def _members(cases: Sequence[Case], pattern: str, split: str, listed: Collection[str] | None) -> list[Case]:
@@ -178,6 +188,23 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
     if before != drawn:
         raise DataError(f"{path} was drawn with {before}, and now {drawn} are set: name another file, or set the same.")
+    return check_splits(path, splits, cases)
+
+
+def check_splits(path: Path, splits: Mapping[str, Sequence[str]], cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Check the ids of each split that a file gives; a warning names cases of no split.
+
+    Args:
+        path: The file, for messages.
+        splits: Ids of ``train``, ``val`` and ``test``.
+        cases: The cases that are there.
+
+    Returns:
+        The ids as the cases have them.
+
+    Raises:
+        DataError: As :func:`read_splits`.
+    """
     patients, known = {case.id: case.patient for case in cases}, {composed(case.id): case.id for case in cases}
     splits = {name: [known.get(case, case) for case in ids] for name, ids in splits.items()}
     missing = [case for ids in splits.values() for case in ids if case not in patients]
@@ -197,7 +224,7 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
     unnamed = set(patients) - {case for ids in splits.values() for case in ids}
     if unnamed:
         _log.warning("%d cases are in no split of %s, and left out: %s.", len(unnamed), path, first_names(unnamed))
-    return splits
+    return {name: list(ids) for name, ids in splits.items()}
 
 
 def _ids(found: object) -> list[str]:

@@ -10,10 +10,12 @@ from torch.utils.data import Dataset, default_collate
 
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import DataError
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
+    from diffmedseg.data.native import Native
     from diffmedseg.figures import Drawing
 
 Item = dict[str, Any]
@@ -76,6 +78,14 @@ class ImageStore(ABC):
         """
         return None
 
+    def native(self, index: int) -> "Native":
+        """Return the item as its files have it.
+
+        Raises:
+            DataError: If a file cannot be read, or the items of this store come from no files.
+        """
+        raise DataError("These images come from no files of their own: there is nothing to convert.")
+
     def filled(self, index: int) -> Tensor:
         """Return (R, K), bool: which masks of the file have any foreground in the part that :meth:`masks` shows."""
         native, window = self.reference(index), self.window(index)
@@ -126,6 +136,12 @@ def to_bytes(image: Tensor) -> Tensor:
     """Map an image as stores give it, uint8 in [0, 255] or float in [-1, 1], to uint8 in [0, 255]."""
     signed = to_signed(image).float()
     return ((signed + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def spread(number: int, most: int | None) -> list[int]:
+    """Return at most so many of the indices below a number, at equal distances; all where ``most`` is None."""
+    step = max(number / most, 1.0) if most else 1.0
+    return [int(i * step) for i in range(min(number, most or number))]
 
 
 def check_index(index: int, length: int, noun: str) -> int:

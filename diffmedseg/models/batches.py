@@ -12,6 +12,7 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch, check_batch, check_binary, complete_batch, complete_draws, complete_reference
 from diffmedseg.data.store import to_signed
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.reading.slice_input import SliceInput
 
 _DRAW_BITS = 20  # images in a step of all processes, at most
 _BATCHES_BETWEEN_LOOKS = 50
@@ -31,10 +32,16 @@ class BatchedModule(LightningModule):
     denoiser: Denoiser
     image_size: tuple[int, int]
     channels: tuple[str, ...]
+    slice_input: SliceInput | None = None
     regions: tuple[str, ...]
     _images_before = 0
     _said_size = False
     _named = True
+
+    @property
+    def image_channels(self) -> tuple[str, ...]:
+        """Names of all channels of an image, those of neighbouring slices included."""
+        return self.channels if self.slice_input is None else self.slice_input.image_channels(self.channels)
 
     def noise_keys(self, batch: Batch) -> list[str] | None:
         """Return the keys of the noise: the cases, or None for the content of images that came without names."""
@@ -44,7 +51,7 @@ class BatchedModule(LightningModule):
         """Check a batch, and complete it."""
         # On a GPU to look at values waits for it: now and then is enough to find a data module's fault.
         look = batch_idx % _BATCHES_BETWEEN_LOOKS == 0 or batch.get("image", _NOTHING).device.type == "cpu"
-        check_batch(batch, ("image", *self.needs), len(self.channels), self.denoiser.mask_channels, look)
+        check_batch(batch, ("image", *self.needs), len(self.image_channels), self.denoiser.mask_channels, look)
         trainer, size = self.trainer, len(batch["image"])
         batches = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
         complete_draws(batch, batches << _DRAW_BITS, [self.global_rank * size + i for i in range(size)])
@@ -65,7 +72,7 @@ class BatchedModule(LightningModule):
         complete_reference(batch)
 
     def _complete(self, batch: Batch, needs: Sequence[str], batch_idx: int) -> None:
-        check_batch(batch, needs, len(self.channels), len(self.regions), True)
+        check_batch(batch, needs, len(self.image_channels), len(self.regions), True)
         check_binary(batch)
         self._named = "case" in batch or "id" in batch
         first, ranks = self._images_before, self.trainer.world_size

@@ -125,7 +125,8 @@ def initialise(
     sizes = {key: parameter.numel() for key, parameter in model.denoiser.named_parameters()}
     counts = {part: sum(sizes.get(key, 0) for key in keys) for part, keys in parts.items()}
     found = Initialisation(
-        name, sha256, type(model.denoiser).__name__, source.channels, source.regions, model.channels, model.regions,
+        name, sha256, type(model.denoiser).__name__, source.image_channels, source.regions,
+        model.image_channels, model.regions,
         **parts, parameters=counts,
     )  # fmt: skip
     if found.shares["left"] > 1 - LEAST_SHARE:
@@ -138,7 +139,7 @@ def initialise(
             stacklevel=3,  # of the caller: no_grad is between
         )
     normalisations = [_normalisation(network) for network in (source.denoiser, model.denoiser)]
-    if len(source.channels) == len(model.channels) and normalisations[0] != normalisations[1]:
+    if len(source.image_channels) == len(model.image_channels) and normalisations[0] != normalisations[1]:
         warnings.warn(
             f"{name} normalises images for its encoder with mean and deviation {normalisations[0]}; this model uses "
             f"{normalisations[1]}. Set encoder_mean and encoder_std of the denoiser to those of the source.",
@@ -154,7 +155,7 @@ def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dic
     """Return the weights that fit the model's network, by name, and the names of those that had to be changed."""
     place = model.denoiser.place_of(source.denoiser)
     axes = {f"{place}{key}": axis for key, axis in _weights_of(source.denoiser.channel_axes()).items()}
-    names = {"channels": (source.channels, model.channels), "regions": (source.regions, model.regions)}
+    names = {"channels": (source.image_channels, model.image_channels), "regions": (source.regions, model.regions)}
     theirs = {f"{place}{key}": value for key, value in source.denoiser.state_dict().items()}
     fitted, adapted = {}, set()
     for key, own in model.denoiser.state_dict().items():

@@ -32,6 +32,7 @@ from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.tiling import Tiling, Window
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.models.views import TTA, flip, views_of
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 
@@ -81,6 +82,8 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             such windows.
         value_range: What becomes black and white in pictures of more than 8 bits, as in the data it was trained on;
             None takes 0 to 65,535 for 16 bits, and refuses more.
+        slice_input: How slices of volumes become images, as in the data it was trained on; None where each is z-scored
+            and shown alone.
         encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
         tta: Test-time augmentation when testing and predicting; ``flips`` is four views, see :meth:`segment`.
         fitted_tta: Test-time augmentation with which calibration and contours were fitted.
@@ -116,6 +119,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         familiarity: Familiarity | None = None,
         cropped: bool = False,
         value_range: tuple[float, float] | None = None,
+        slice_input: SliceInput | None = None,
         encoder_lr: float = 1.0,
         tta: TTA = "none",
         fitted_tta: TTA = "none",
@@ -132,10 +136,13 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             raise ValueError("num_samples, num_steps, val_num_samples and val_num_steps have to be at least 1.")
         channels = _names("channel", denoiser.image_channels, _CHANNELS) if channels is None else channels
         regions = _names("region", denoiser.mask_channels, _REGIONS) if regions is None else regions
-        if (denoiser.image_channels, denoiser.mask_channels) != (len(channels), len(regions)):
+        self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
+        self.slice_input = slice_input
+        shown = self.image_channels
+        if (denoiser.image_channels, denoiser.mask_channels) != (len(shown), len(regions)):
             raise ValueError(
                 f"The network takes {denoiser.image_channels} channels and gives {denoiser.mask_channels} "
-                f"regions; the data has {len(channels)} {tuple(channels)} and {len(regions)} {tuple(regions)}."
+                f"regions; the data has {len(shown)} {shown} and {len(regions)} {tuple(regions)}."
             )
         if encoder_lr <= 0:
             raise ValueError(f"encoder_lr is {encoder_lr}; it has to be positive.")
@@ -149,7 +156,6 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         self.encoder_lr, self.tta, self.fitted_tta = encoder_lr, tta, fitted_tta
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
-        self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.fusion = fusion or MeanFusion()
         self.threshold, self.calibration = threshold, calibration
         self.refinement = advice.refinement() if refinement == "recommended" else refinement

@@ -27,6 +27,7 @@ from diffmedseg.models.views import TTA
 from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Origin, Segmentation, nest, resize_soft
 
@@ -52,6 +53,7 @@ class Segmenter(BatchedModule, ABC):
     familiarity: Familiarity | JointFamiliarity | None
     cropped: bool
     value_range: tuple[float, float] | None
+    slice_input: SliceInput | None
     tta: TTA | None
     #: Test-time augmentation with which calibration and contours were fitted.
     fitted_tta: TTA = "none"
@@ -212,7 +214,7 @@ class Segmenter(BatchedModule, ABC):
         if num_steps is not None and num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}; it has to be at least 1.")
         turn = exif_orientation(image)[1] if isinstance(image, Image) else 1
-        image = to_model_range(image, len(self.channels), self.value_range)
+        image = to_model_range(image, len(self.image_channels), self.value_range)
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
@@ -338,5 +340,5 @@ class Segmenter(BatchedModule, ABC):
         """Segment the images of a batch; a batch of images alone will do."""
         if isinstance(batch, Tensor):
             return self.segment(batch)
-        check_batch(batch, ("image",), len(self.channels), len(self.regions), False)
+        check_batch(batch, ("image",), len(self.image_channels), len(self.regions), False)
         return self.segment(batch["image"], keys=batch.get("case"))

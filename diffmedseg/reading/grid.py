@@ -32,6 +32,12 @@ class Grid:
     direction: NDArray[np.float64]
     note: str
 
+    @classmethod
+    def of(cls, image: "sitk.Image") -> "Grid":
+        """Return where the voxels of an image lie."""
+        direction = np.array(image.GetDirection()).reshape(3, 3)
+        return cls(np.array(image.GetSpacing()), np.array(image.GetOrigin()), direction, "")
+
     def give(self, image: "sitk.Image") -> None:
         """Make an image lie here."""
         image.SetSpacing(self.spacing.tolist())

@@ -1,4 +1,4 @@
-"""Reading volumes: NIfTI, MetaImage and NRRD."""
+"""Reading volumes: NIfTI, MetaImage, NRRD and TIFF of several pages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.itk_files import count_itk, itk_note, read_itk
 from diffmedseg.reading.masks import binarise, whole_labels
 from diffmedseg.reading.nifti import read_header, read_nifti
+from diffmedseg.reading.stacks import STACKS, read_stack, stack_note
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def read_stored(path: Path) -> list["sitk.Image"]:
     if _is_nifti(path):
         values, header = read_nifti(path)
         grid = find_grid(header, path)
+    elif path.suffix.lower() in STACKS:
+        values, grid = read_stack(path)
     else:
         values, grid = read_itk(path)
     return [_lay(volume, grid) for volume in values]
@@ -59,6 +62,8 @@ def grid_note(path: Path) -> str:
     Raises:
         DataError: If its header is damaged.
     """
+    if path.suffix.lower() in STACKS:
+        return stack_note(path)
     return find_grid(read_header(path), path).note if _is_nifti(path) else itk_note(path)
 
 

@@ -26,7 +26,7 @@ _COARSE = 6  # pixels: blobs that differ in size with the grid
 
 def example_image(model: DiffusionSegmenter) -> torch.Tensor:
     """Return a made-up, smooth input, (1, C, H, W) in [-1, 1]; float16."""
-    shape = (1, len(model.channels), _COARSE, _COARSE)
+    shape = (1, len(model.image_channels), _COARSE, _COARSE)
     coarse = torch.rand(shape, generator=keyed_generator(_KEY)) * 2 - 1
     return F.interpolate(coarse, model.image_size, mode="bicubic").clamp(-1, 1).half()
 

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,13 @@ from diffmedseg.data.facts import brain_info
 from diffmedseg.data.folds import FoldsDataModule
 from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.data.mri.store import SliceStore, decode, open_case
+from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.source import Source
+from diffmedseg.data.store import spread
 from diffmedseg.errors import DataError
+from diffmedseg.reading.grid import Grid
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
@@ -38,6 +42,13 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         regions: The regions that are learned, in order; None for all.
         train_slices: Train on all slices, those with brain, or those with a tumour.
         empty_weight: How often a slice without tumour is drawn for each draw of one with.
+        context: Number of neighbouring slices on each side of a slice that a model is shown with it, as further
+            channels (2.5-D). The first and the last slice stand for what would lie beyond them.
+        context_distance: Distance of these slices in mm; None for the next ones. Set it where the distance of slices
+            differs between cases.
+        ranges: By modality, the stored values that become -1 and 1, such as the Hounsfield units of CT. None z-scores
+            all modalities over the brain.
+        ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -50,16 +61,25 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         regions: Sequence[str] | None = None,
         train_slices: Literal["all", "brain", "tumour"] = "brain",
         empty_weight: float = 1.0,
+        context: int = 0,
+        context_distance: float | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        ignore: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
-        self.info = brain_info(source, layout, labels, regions)
-        if not all(0 < value < 256 for values in labels.values() for value in values):
+        self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges)
+        self.slice_input, self.ignore = self.info.slice_input or SliceInput(), ignore
+        self.allowed = {value for values in labels.values() for value in values}
+        if ignore in self.allowed:
+            raise ValueError(f"ignore is {ignore}, which labels name as one of a region: give it a value of its own.")
+        self.allowed |= set() if ignore is None else {ignore}
+        if not all(0 < value < 256 for value in self.allowed):
             raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
         self.labels = [sorted(set(labels[name])) for name in self.info.regions]
-        self.layout, self.allowed = layout, {value for values in labels.values() for value in values}
+        self.layout = layout
         self.train_slices, self.empty_weight = train_slices, empty_weight
 
     def prepare_data(self) -> None:
@@ -108,6 +128,23 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         text = f"Headers of {len(notes)} of {len(folders)} cases do not say in one way where they lie. {first}."
         return [Problem("geometry", text, sorted(notes), serious=False)]
 
+    def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
+        """Yield the cases of a split as their files have them, with axes nearest to LPS; see the base class."""
+        names = self.split_ids[split]
+        for name in (names[index] for index in spread(len(names), most)):
+            case = self.cases[name]
+            raw = self.layout.read(case, self.allowed)
+            masks = np.stack([np.isin(raw.labels, values) for values in self.labels])[None].astype(np.uint8)
+            unsure = None if self.ignore is None else raw.labels == self.ignore
+            grid = raw.grid or Grid(np.array(raw.spacing[::-1]), np.zeros(3), np.eye(3), "")
+            yield Native(name, raw.channels, masks, unsure, grid, None if case.brain is None else ~raw.brain)
+
+    def mask_patterns(self) -> set[tuple[bool, ...]]:
+        """Return which regions a voxel may lie in together: its label says so; see the base class."""
+        return {tuple(value in values for values in self.labels) for value in self.allowed} - {
+            (False,) * len(self.labels)
+        }
+
     def find_cases(self) -> Sequence[Case]:
         """Find the cases; see the base class."""
         return self.layout.find(self.root)
@@ -128,7 +165,7 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
             raise DataError(
                 f"{self.info.title}: no slice of the {split} cases has a tumour. Set train_slices to brain."
             )
-        store = SliceStore(folders, self.labels, slices, self.image_size)
+        store = SliceStore(folders, self.labels, slices, self.image_size, self.slice_input, self.ignore)
         if split == "train" and self.empty_weight != 1:
             store.weights = [1.0 if store.label(index) else self.empty_weight for index in range(len(store))]
         return store
@@ -138,12 +175,16 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
 
         def one(case: Case) -> Path | DataError:
             try:
-                return decode(cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed)
+                return decode(
+                    cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed, ranges,
+                    self.ignore,
+                )  # fmt: skip
             except DataError as error:
                 return error
             except Exception as error:  # a damaged header can bring about anything
                 return DataError(f"{case.id} cannot be read ({error!r}): download it again")
 
+        ranges = self.slice_input.ranges_of(self.info.channels)
         before = set(cache_folder().glob(f"{self.info.name}-*"))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
             results = pool.map(one, cases)

@@ -1,7 +1,7 @@
 """What a case is: its files, and what they hold."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.reading.grid import Grid
 from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_volume, to_labels
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RawCase:
         labels: (D, H, W), uint8, values of the label scheme.
         spacing: Distance of slices, rows and columns, in mm.
         notes: What is ambiguous about where its files lie, for people; often nothing.
+        grid: Where its voxels lie; None where its files do not say so.
     """
 
     channels: NDArray[np.float32]
@@ -58,6 +60,7 @@ class RawCase:
     labels: NDArray[np.uint8]
     spacing: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+    grid: Grid | None = None
 
 
 class Layout(Configurable, ABC):
@@ -90,8 +93,19 @@ class Layout(Configurable, ABC):
         """
 
 
-def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> RawCase:
+def assemble(
+    volumes: Sequence["sitk.Image"],
+    case: Case,
+    allowed: set[int],
+    labels_of: Callable[["sitk.Image", set[int], Path], NDArray[np.uint8]] = to_labels,
+) -> RawCase:
     """Put the volumes of a case, one per modality, together with its segmentation and brain.
+
+    Args:
+        volumes: The volumes, with axes nearest to LPS.
+        case: Its files.
+        allowed: The values of the label scheme.
+        labels_of: Takes the labels from a segmentation, given ``allowed`` and its file.
 
     Raises:
         DataError: If they do not lie on the same voxels, or a label is not of the scheme.
@@ -106,7 +120,8 @@ def assemble(volumes: Sequence["sitk.Image"], case: Case, allowed: set[int]) -> 
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
     true = case.segmentation[0]
     brain = find_brain(channels) if case.brain is None else read_brain(case.brain, segmentation, true)
-    labels = to_labels(segmentation, allowed, true)
+    labels = labels_of(segmentation, allowed, true)
     column, row, depth = segmentation.GetSpacing()
     notes = tuple(f"{path.name}: {note}" for path in case.files if (note := grid_note(path)))
-    return RawCase(channels, brain, labels, (depth, row, column), notes)
+    grid = Grid.of(segmentation)
+    return RawCase(channels, brain, labels, (depth, row, column), notes, grid)

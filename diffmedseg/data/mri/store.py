@@ -14,10 +14,11 @@ from torch import Tensor
 
 from diffmedseg.data.cache import build_once, files_key, map_array
 from diffmedseg.data.mri.layout import Case, Layout
-from diffmedseg.data.mri.volumes import normalise
+from diffmedseg.data.mri.volumes import normalise, shown_part
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json
+from diffmedseg.reading.slice_input import SliceInput
 
 _FORMAT = 6  # to be raised with any change to what is written for the same files
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
@@ -50,7 +51,11 @@ class DecodedCase:
 
 
 def to_slices(
-    channels: NDArray[np.float32], brain: NDArray[np.bool_], names: list[str], size: tuple[int, int]
+    channels: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    names: list[str],
+    size: tuple[int, int],
+    ranges: Mapping[int, tuple[float, float]] | None = None,
 ) -> Tensor:
     """Normalise a volume over its brain and shrink its slices, for training and for prediction alike.
 
@@ -59,6 +64,7 @@ def to_slices(
         brain: (D, H, W).
         names: What each channel is, for messages.
         size: (H, W) of the model's grid. The aspect is not kept.
+        ranges: By number of a channel, the values that become -1 and 1 instead.
 
     Returns:
         (D, C, *size), float32 in [-1, 1].
@@ -66,14 +72,23 @@ def to_slices(
     Raises:
         DataError: If there is no brain, or a channel is constant within it.
     """
-    normal = torch.from_numpy(normalise(channels, brain, names)).transpose(0, 1)
+    normal = torch.from_numpy(normalise(channels, brain, names, ranges)).transpose(0, 1)
     return F.interpolate(normal, size, mode="bilinear", antialias=True).clamp(-1, 1)
 
 
 open_case = lru_cache(_OPEN_CASES)(DecodedCase)
 
 
-def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, int], allowed: set[int]) -> Path:
+def decode(
+    cache: Path,
+    name: str,
+    case: Case,
+    layout: Layout,
+    size: tuple[int, int],
+    allowed: set[int],
+    ranges: Mapping[int, tuple[float, float]] | None = None,
+    ignore: int | None = None,
+) -> Path:
     """Decode a case into the cache, or find what an earlier call with the same files and settings left there.
 
     Args:
@@ -83,6 +98,8 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
         layout: Reads it.
         size: (H, W) of the model's grid. The aspect is not kept.
         allowed: Values of the label scheme.
+        ranges: As of :func:`to_slices`.
+        ignore: The value of voxels whose label is not known, which is one of ``allowed``; None where all are known.
 
     Returns:
         The case's folder, for :class:`DecodedCase`.
@@ -91,20 +108,23 @@ def decode(cache: Path, name: str, case: Case, layout: Layout, size: tuple[int, 
         DataError: If the case cannot be read, or the cache not be written.
     """
     files = ((case.id, path) for path in case.files)
-    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items()))))
+    ranges = ranges or {}
+    also = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
+    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items())), *also))
     target = cache / f"{name}-{case.id}-{key}"
 
     def write(folder: Path) -> None:
         raw = layout.read(case, allowed)
         names = [f"{case.images[0].parent}: {modality}" for modality in layout.modalities]
-        image = to_slices(raw.channels, raw.brain, names, size)
+        brain = shown_part(raw.channels, raw.brain, ranges)
+        image = to_slices(raw.channels, brain, names, size, ranges)
         folder.mkdir()
         np.save(folder / "image.npy", ((image + 1) / 2 * _LEVELS).round().numpy().astype(np.uint16))
         np.save(folder / "labels.npy", raw.labels)
-        labelled = raw.labels.any((1, 2))
+        labelled = ((raw.labels > 0) & (raw.labels != (ignore or 0))).any((1, 2))
         facts = {
             "spacing": raw.spacing,
-            "brain": (raw.brain.any((1, 2)) | labelled).tolist(),
+            "brain": (brain.any((1, 2)) | labelled).tolist(),
             "labelled": labelled.tolist(),
             "copies": [(a, b) for a, b in combinations(range(len(names)), 2) if np.array_equal(*raw.channels[[a, b]])],
             "notes": raw.notes,
@@ -124,6 +144,8 @@ class SliceStore(ImageStore):
         regions: The labels of each region, in order.
         slices: Which slices of each case, by id.
         size: (H, W) of the model's grid.
+        slice_input: Which slices are shown together; None for each alone.
+        ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
     """
 
     def __init__(
@@ -132,8 +154,11 @@ class SliceStore(ImageStore):
         regions: Sequence[Sequence[int]],
         slices: Mapping[str, Sequence[int]],
         size: tuple[int, int],
+        slice_input: SliceInput | None = None,
+        ignore: int | None = None,
     ) -> None:
         self._folders, self._size = dict(cases), size
+        self._slice_input, self._ignore = slice_input or SliceInput(), ignore
         self._items = [(case, index) for case in cases for index in slices[case]]
         self.cases = [case for case, _ in self._items]
         self.ids = [f"{case}_{index:03d}" for case, index in self._items]
@@ -146,19 +171,39 @@ class SliceStore(ImageStore):
         return open_case(self._folders[case]), number
 
     def image(self, index: int) -> Tensor:
-        """Return (C, H, W), float32 in [-1, 1]."""
+        """Return (C, H, W), float32 in [-1, 1]: the slice, and then the slices that are shown with it."""
         case, number = self._at(index)
-        return torch.from_numpy(case.image[number].astype(np.float32)) * (2 / _LEVELS) - 1
+        together = self._slice_input.neighbours(number, len(case.image), case.spacing[0])
+        shown = np.concatenate([case.image[one] for one in together])
+        return torch.from_numpy(shown.astype(np.float32)) * (2 / _LEVELS) - 1
 
     def masks(self, index: int) -> Tensor:
         """Return (1, K, H, W), uint8 in {0, 1}: the pixel that holds each centre."""
+        return torch.from_numpy(self._table[:, self._small_labels(index)])[None]
+
+    def unsure(self, index: int) -> Tensor | None:
+        """Return (1, H, W), uint8 in {0, 1}: the pixels whose label is not known; None where all are."""
+        if self._ignore is None:
+            return None
+        return torch.from_numpy((self._small_labels(index) == self._ignore).astype(np.uint8))[None]
+
+    def field_of_view(self, index: int) -> Tensor | None:
+        """Return (h, w), bool: the pixels whose label is known; None where all are."""
+        if self._ignore is None:
+            return None
+        case, number = self._at(index)
+        return torch.from_numpy(case.labels[number] != self._ignore)
+
+    def _small_labels(self, index: int) -> NDArray[np.uint8]:
+        """Return the labels on the model's grid."""
         case, number = self._at(index)
         labels = case.labels[number]
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(np.intp)
             for new, old in zip(self._size, labels.shape, strict=True)
         )
-        return torch.from_numpy(self._table[:, labels[rows[:, None], columns]])[None]
+        small: NDArray[np.uint8] = labels[rows[:, None], columns]
+        return small
 
     def reference(self, index: int) -> Tensor:
         """Return (1, K, h, w), uint8 in {0, 1}."""

@@ -1,14 +1,11 @@
 """Reading volumes, by SimpleITK, and bringing their values into the model's range."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 # Values beyond five standard deviations are clipped, and these five fill [0, 1] and [-1, 0] (design.md, section 3).
 _CLIP = 5.0
@@ -51,22 +48,45 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
     return brain if noise < _NOISE * np.count_nonzero(brain) else ~dark
 
 
+def shown_part(
+    channels: NDArray[np.float32], brain: NDArray[np.bool_], ranges: Mapping[int, tuple[float, float]]
+) -> NDArray[np.bool_]:
+    """Return what a model is shown of a volume: its brain, or all of it where every channel has a range, as CT has.
+
+    Args:
+        channels: (C, D, H, W).
+        brain: (D, H, W).
+        ranges: As of :func:`normalise`.
+    """
+    return np.ones_like(brain) if len(ranges) == len(channels) else brain
+
+
 #: What :func:`normalise` does, for people.
 NORMALISATION = (
     "by volume: zero mean and unit deviation over the brain, clipped to +-5, divided by 5; -1 outside of the brain"
 )
 
 
-def normalise(channels: NDArray[np.float32], brain: NDArray[np.bool_], names: list[str]) -> NDArray[np.float32]:
+#: What :func:`normalise` does with a channel that has a range, for people.
+RANGE_NORMALISATION = "{channel} by its range: {low:g} becomes -1 and {high:g} becomes 1"
+
+
+def normalise(
+    channels: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    names: list[str],
+    ranges: Mapping[int, tuple[float, float]] | None = None,
+) -> NDArray[np.float32]:
     """Bring each channel to zero mean and unit deviation over the brain, clipped to +-5 and divided by 5.
 
     Args:
         channels: (C, D, H, W).
         brain: (D, H, W).
         names: What each channel is, for the message.
+        ranges: By number of a channel, the values that become -1 and 1 instead, everywhere.
 
     Returns:
-        In [-1, 1]; -1 outside of the brain.
+        In [-1, 1]; -1 outside of the brain, but for channels with a range.
 
     Raises:
         DataError: If there is no brain, or a channel is constant within it.
@@ -74,7 +94,11 @@ def normalise(channels: NDArray[np.float32], brain: NDArray[np.bool_], names: li
     if not brain.any():
         raise DataError(f"{names[0]} has no brain: every voxel is background")
     result = np.full_like(channels, -1)
-    for channel, out, name in zip(channels, result, names, strict=True):
+    for number, (channel, out, name) in enumerate(zip(channels, result, names, strict=True)):
+        if ranges and number in ranges:
+            low, high = ranges[number]
+            np.clip((channel - low) * (2 / (high - low)) - 1, -1, 1, out=out)
+            continue
         values = channel[brain]
         deviation = values.std(dtype=np.float64)
         if not deviation > 1e-6 * max(abs(values).max(), 1e-6):

@@ -132,7 +132,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         wanted, cases = [rows[name] for name in names], [self.cases[name] for name in names]
         return PictureStore(
             cases, self.layout, self._reader, self._shrunk, wanted, self._regions_read, len(self.info.channels),
-            self.windows,
+            self.windows, self.info.value_range,
         )  # fmt: skip
 
     @cached_property

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.cache import ShrunkImages
+from diffmedseg.data.native import Native
 from diffmedseg.data.pictures.cases import MISSING, UNSURE, CaseMasks, PictureCase, PictureLayout
 from diffmedseg.data.store import ImageStore
 from diffmedseg.reading.pictures import to_grey
@@ -26,6 +27,7 @@ class PictureStore(ImageStore):
         regions: The regions of the masks that are shown, by number.
         channels: 1 for grey, 3 for colours.
         windows: By id, the windows that ``shrunk`` holds; empty where it holds whole pictures.
+        value_range: What becomes black and white in pictures of more than 8 bits.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class PictureStore(ImageStore):
         regions: Sequence[int],
         channels: int,
         windows: Mapping[str, CropWindow],
+        value_range: tuple[float, float] | None = None,
     ) -> None:
+        self._range = value_range
         self.ids = self.cases = [case.id for case in cases]
         self._doubted = any(case.unsure is not None for case in cases)
         self._windows, self._layout, self._regions = windows, layout, list(regions)
@@ -58,6 +62,13 @@ class PictureStore(ImageStore):
         if not self._doubted:
             return None
         return _present(np.array(self._shrunk.masks[self._rows[index]]))[0, :1] // UNSURE
+
+    def native(self, index: int) -> Native:
+        """Return the picture upright, as models see it but for its size; see the base class."""
+        case = self._files[index]
+        image = self._layout.read_image(case.image, self._layout.image_size(case.image), self._range).image
+        grey = to_grey(image) if self._channels == 1 else image
+        return Native(case.id, grey.numpy(), self.reference(index).numpy(), self._reader.unsure(case))
 
     def filled(self, index: int) -> Tensor:
         """Return (R, K), bool, of the raters of :meth:`masks`; see the base class."""

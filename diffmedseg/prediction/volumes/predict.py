@@ -99,7 +99,7 @@ def _predict_case(
     watcher: Watcher,
 ) -> None:
     start = time.perf_counter()
-    volume = read_case(case)
+    volume = read_case(case, model.slice_input)
     keep = folder.outputs.samples is not None
     result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, keep, watcher)
     folder.write_maps(case.name, volume, result)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.data.mri.volumes import find_brain
+from diffmedseg.data.mri.volumes import find_brain, shown_part
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.naming import remainder
 from diffmedseg.reading.dicom import Series, find_series
 from diffmedseg.reading.names import stem
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_stored
 from diffmedseg.wording import first_names
 
@@ -63,8 +64,12 @@ class Volume:
         return turned
 
 
-def read_case(case: VolumeCase) -> Volume:
+def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume:
     """Read a case.
+
+    Args:
+        case: The case.
+        slice_input: How the model takes slices: where every channel has a range, the whole volume is segmented.
 
     Raises:
         DataError: If files are missing, damaged or do not lie on one grid, or the slices are lines.
@@ -83,8 +88,10 @@ def read_case(case: VolumeCase) -> Volume:
     channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
     mask_path = case.brain_mask()
     brain = find_brain(channels) if mask_path is None else read_brain(mask_path, volumes[0], paths[0])
+    ranges = {} if slice_input is None else slice_input.ranges_of(case.naming.channels)
+    brain = shown_part(channels, brain, ranges)
     names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
-    note = "; ".join(_notes(paths, brain, volumes[0]))
+    note = "; ".join(_notes(paths, None if len(ranges) == len(channels) else brain, volumes[0]))
     return Volume(channels, brain, names, stored[0], volumes[0], note, first)
 
 
@@ -103,10 +110,10 @@ def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Se
     return [stored[order.index(channel)] for channel in case.naming.channels]
 
 
-def _notes(paths: Sequence[Path], brain: NDArray[np.bool_], volume: "sitk.Image") -> Iterator[str]:
-    """Say what may be wrong, but need not."""
-    litres = float(brain.sum() * np.prod(volume.GetSpacing()) / 1e6)
-    if brain.all() or litres > _LARGEST_BRAIN:
+def _notes(paths: Sequence[Path], brain: NDArray[np.bool_] | None, volume: "sitk.Image") -> Iterator[str]:
+    """Say what may be wrong, but need not; ``brain`` is None where the model looks for none."""
+    litres = 0.0 if brain is None else float(brain.sum() * np.prod(volume.GetSpacing()) / 1e6)
+    if brain is not None and (brain.all() or litres > _LARGEST_BRAIN):
         yield (
             f"what is not background has {litres:.1f} litres and is taken for the brain: is the skull stripped where "
             "it was in training? Else strip it, or give --brain_mask"

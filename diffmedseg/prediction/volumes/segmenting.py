@@ -13,6 +13,7 @@ from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.watching import Watcher
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.segmentation import full_size_samples, sample_areas
 
 
@@ -72,7 +73,9 @@ def segment_volume(
         DataError: If there is no brain, a channel is constant within it, or the model fails.
     """
     watcher = watcher or Watcher()
-    slices = to_slices(volume.channels, volume.brain, volume.names, model.image_size)
+    shown = model.slice_input or SliceInput()
+    ranges = shown.ranges_of(model.channels)
+    slices = to_slices(volume.channels, volume.brain, volume.names, model.image_size, ranges)
     numbers = np.flatnonzero(volume.brain.any((1, 2))).tolist()
     depth, height, width = volume.brain.shape
     regions, count = len(model.regions), model.count_samples(settings.num_samples, settings.tta)
@@ -88,9 +91,11 @@ def segment_volume(
     for first in range(0, len(numbers), batch_size):
         some = numbers[first : first + batch_size]
         watcher.within(first / len(numbers))
-        drawn = watcher.draw(slices[some], [key] * len(some), model, settings)
+        together = [shown.neighbours(number, depth, volume.spacing[0]) for number in some]
+        images = slices[torch.tensor(together)].flatten(1, 2)
+        drawn = watcher.draw(images, [key] * len(some), model, settings)
         features += [] if drawn.features is None else [drawn.features]
-        result = settings.decide(model.fuse(drawn, (height, width), slices[some], [key] * len(some)))
+        result = settings.decide(model.fuse(drawn, (height, width), images, [key] * len(some)))
         probability[:, some] = result.probability.transpose(0, 1).numpy()
         uncertainty[:, some] = result.uncertainty.transpose(0, 1).numpy()
         mask[:, some] = result.mask.transpose(0, 1).numpy()

@@ -106,10 +106,10 @@ def test_racing_processes_agree(root, monkeypatch):
     context = multiprocessing.get_context("fork")
     barrier, seen = context.Barrier(2, timeout=300), context.Queue()
 
-    def slow(channels, brain, names):
+    def slow(channels, brain, names, ranges=None):
         if CASES[0] in names[0]:
             barrier.wait()
-        return normalise(channels, brain, names)
+        return normalise(channels, brain, names, ranges)
 
     def run():
         data = data_module("brats", root)

@@ -1,0 +1,30 @@
+"""Cases as their files have them, to be measured or written in another format."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.reading.grid import Grid
+
+
+@dataclass(frozen=True)
+class Native:
+    """An image or a volume as its files have it.
+
+    Attributes:
+        id: Name of the case.
+        image: (C, h, w), uint8 in [0, 255], of a picture; (C, D, h, w), float32, of a volume.
+        masks: (R, K, [D,] h, w), uint8 in {0, 1}: the masks of every rater.
+        unsure: ([D,] h, w), bool: where masks are not sure; None where all are.
+        grid: Where the voxels of a volume lie; None of a picture.
+        outside: ([D,] h, w), bool: where a brain mask says that nothing is; None where there is none.
+    """
+
+    id: str
+    image: NDArray[Any]
+    masks: NDArray[np.uint8]
+    unsure: NDArray[np.bool_] | None = None
+    grid: Grid | None = None
+    outside: NDArray[np.bool_] | None = None

@@ -1,0 +1,1 @@
+"""Raw data sets of nnU-Net v2, read and written."""

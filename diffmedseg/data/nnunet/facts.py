@@ -1,0 +1,81 @@
+"""The facts of a raw data set of nnU-Net; without torch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffmedseg.data.info import DatasetInfo
+from diffmedseg.data.nnunet.description import Description, find_description
+from diffmedseg.data.nnunet.files import holds_pictures
+from diffmedseg.data.nnunet.layouts import NnUNetPictures, NnUNetVolumes
+from diffmedseg.data.source import Source
+from diffmedseg.errors import DataError
+from diffmedseg.files import expand_home
+
+#: Regular expression of cases whose name tells no patient.
+ANY_CASE = "(?P<patient>.+)"
+
+
+def nnunet_layout(
+    description: Description, case: str = ANY_CASE, modalities: Sequence[str] | None = None
+) -> NnUNetVolumes | NnUNetPictures:
+    """Return what reads a data set: as volumes, or as pictures.
+
+    Raises:
+        DataError: If its pictures have neither one nor three channels.
+        ValueError: If some of ``modalities`` are not there.
+    """
+    if not holds_pictures(description):
+        return NnUNetVolumes(description.channels, case, modalities)
+    if len(description.channels) not in (1, 3) or modalities is not None:
+        raise DataError(
+            f"{description.path} names {len(description.channels)} channels; pictures of 1 or 3 channels are read, all "
+            "of them. Leave data.modalities out, and save other pictures as grey or RGB."
+        )
+    return NnUNetPictures(description.labels, description.ignore, case)
+
+
+def source_of(description: Description, source: Source) -> Source:
+    """Return where a data set comes from, as far as dataset.json says so."""
+    said = {key: description.facts.get(key) for key in ("licence", "license", "reference", "citation")}
+    folder = description.root.resolve().name
+    return replace(
+        source,
+        name=re.sub(r"[^\w.]+", "_", folder) or source.name,
+        title=folder or source.title,
+        licence=str(said["licence"] or said["license"] or source.licence),
+        citation=str(said["citation"] or said["reference"] or source.citation),
+    )
+
+
+def nnunet_info(
+    root: str | Path,
+    source: Source,
+    modalities: Sequence[str] | None = None,
+    regions: Sequence[str] | None = None,
+    case: str = ANY_CASE,
+    context: int = 0,
+    context_distance: float | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    range: tuple[float, float] | None = None,
+    **_: object,
+) -> DatasetInfo:
+    """Return the facts of a raw data set; arguments as of ``NnUNetDataModule``, others are ignored.
+
+    Without a dataset.json the channel is ``image`` and the region ``foreground``.
+
+    Raises:
+        DataError: If dataset.json is damaged.
+        ValueError: If some of ``regions`` or ``modalities`` are not there.
+    """
+    from diffmedseg.data.facts import brain_info, picture_info
+
+    description = find_description(expand_home(root))
+    if description is None:
+        return brain_info(source, NnUNetVolumes(["image"], case), {"foreground": [1]}, None, context, context_distance)
+    layout, source = nnunet_layout(description, case, modalities), source_of(description, source)
+    if isinstance(layout, NnUNetPictures):
+        grey = len(description.channels) == 1
+        return picture_info(source, layout, root, description.nested, grey=grey, range=range, regions=regions)
+    return brain_info(source, layout, description.labels, regions, context, context_distance, ranges)

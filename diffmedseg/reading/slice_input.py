@@ -1,0 +1,59 @@
+"""How the slices of a volume become the images of a model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SliceInput:
+    """How the slices of a volume become the images of a model, in training and in prediction alike.
+
+    Attributes:
+        context: Number of neighbouring slices on each side of a slice that the model is shown with it (2.5-D).
+        distance: Distance of these slices in mm; None for the next ones, whatever their distance.
+        ranges: By channel, the stored values that become -1 and 1, such as Hounsfield units. Other channels are
+            z-scored over the brain.
+    """
+
+    context: int = 0
+    distance: float | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        if self.context < 0:
+            raise ValueError(f"context is {self.context}; expected the number of slices on each side, at least 0.")
+        if self.distance is not None and not self.distance > 0:
+            raise ValueError(f"context_distance is {self.distance}; expected mm above 0, or null for the next slices.")
+        for channel, (low, high) in self.ranges.items():
+            if not low < high:
+                raise ValueError(f"The range of {channel} is {low:g}, {high:g}; the first has to be below the second.")
+        pairs = {str(name): (float(low), float(high)) for name, (low, high) in self.ranges.items()}
+        object.__setattr__(self, "ranges", pairs)  # files of settings give lists
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether slices are shown one by one, and every channel is z-scored."""
+        return not self.context and not self.ranges
+
+    def ranges_of(self, channels: Sequence[str]) -> dict[int, tuple[float, float]]:
+        """Return the ranges by the number of their channel."""
+        return {number: self.ranges[name] for number, name in enumerate(channels) if name in self.ranges}
+
+    def image_channels(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of all channels of an image: those of the slice itself, then of slices ever further away."""
+        return tuple(f"{name}{offset:+d}" if offset else name for offset in self._offsets() for name in channels)
+
+    def neighbours(self, index: int, depth: int, spacing: float) -> list[int]:
+        """Return the numbers of the slices that are shown with a slice, in the order of :meth:`image_channels`.
+
+        Args:
+            index: Number of the slice, which comes first.
+            depth: Number of slices of the volume. The first and the last stand for what would lie beyond them.
+            spacing: Distance of neighbouring slices of the volume, in mm.
+        """
+        step = 1.0 if self.distance is None else self.distance / spacing
+        return [min(max(index + round(offset * step), 0), depth - 1) for offset in self._offsets()]
+
+    def _offsets(self) -> list[int]:
+        return [0, *(sign * far for far in range(1, self.context + 1) for sign in (-1, 1))]

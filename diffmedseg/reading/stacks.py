@@ -1,0 +1,64 @@
+"""Reading TIFF files of several pages as volumes, with the spacing in a JSON file beside them, as nnU-Net has them."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from diffmedseg.errors import DataError
+from diffmedseg.files import FormatError, read_json
+from diffmedseg.reading.grid import Grid
+
+#: What the names of stacks end in.
+STACKS = (".tif", ".tiff")
+_UNSAID = "no JSON file says its spacing: 1 mm is taken"
+
+
+def is_stack(path: Path) -> bool:
+    """Whether a file is a TIFF of several pages."""
+    if path.suffix.lower() not in STACKS:
+        return False
+    try:
+        with Image.open(path) as image:
+            return bool(getattr(image, "n_frames", 1) > 1)
+    except OSError:
+        return False  # whoever reads it says so
+
+
+def read_stack(path: Path) -> tuple[NDArray[np.float32], Grid]:
+    """Read the pages of a TIFF as the slices of a volume, (1, D, H, W).
+
+    Raises:
+        DataError: If it is damaged, has colours or pages of several sizes, or no usable spacing; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            pages = [np.array(page) for page in ImageSequence.Iterator(image)]
+    except Exception as error:  # Pillow raises anything
+        raise DataError(f"{path} cannot be read ({error}): write it again") from error
+    if len({page.shape for page in pages}) > 1 or pages[0].ndim != 2:
+        raise DataError(f"{path} has colours, or pages of several sizes; expected grey pages of one size")
+    spacing, note = _spacing(path)
+    return np.stack(pages).astype(np.float32)[None], Grid(np.array(spacing[::-1]), np.zeros(3), np.eye(3), note)
+
+
+def stack_note(path: Path) -> str:
+    """Say what is ambiguous about where the voxels of a stack lie; often nothing."""
+    return _spacing(path)[1]
+
+
+def _spacing(path: Path) -> tuple[list[float], str]:
+    """Return the distance of pages, rows and columns; the JSON file has the name of the stack, or of its case."""
+    for name in (path.stem, path.stem[:-5]):
+        beside = path.with_name(f"{name}.json")
+        if not name or not beside.is_file():
+            continue
+        try:
+            spacing = [float(value) for value in read_json(beside)["spacing"]]
+            if len(spacing) != 3 or not all(0 < value < np.inf for value in spacing):
+                raise ValueError(f"spacing is {spacing}")
+        except (OSError, FormatError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{beside} says no spacing ({error}); expected three distances in mm") from error
+        return spacing, ""
+    return [1.0, 1.0, 1.0], _UNSAID
