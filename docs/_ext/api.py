@@ -19,7 +19,13 @@ PACKAGES = {
 }
 
 #: Names that two packages have: documented where they are first looked for.
-ELSEWHERE = {("Segmentation", "diffmedseg.models"), ("list_pretrained", "diffmedseg.zoo"), ("load_checkpoint", "diffmedseg.zoo"), ("load_model", "diffmedseg.zoo"), ("load_pretrained", "diffmedseg.zoo")}
+ELSEWHERE = {
+    ("Segmentation", "diffmedseg.models"),
+    ("list_pretrained", "diffmedseg.zoo"),
+    ("load_checkpoint", "diffmedseg.zoo"),
+    ("load_model", "diffmedseg.zoo"),
+    ("load_pretrained", "diffmedseg.zoo"),
+}
 
 
 def page(name: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from unittest.mock import patch
 
 from diffmedseg.cli.main import COMMANDS, main
@@ -24,10 +25,8 @@ def parser_of(command: str) -> argparse.ArgumentParser:
         found.append(parser)
 
     with patch.object(argparse.ArgumentParser, "print_help", keep):
-        try:
+        with suppress(SystemExit):
             main([command, "--help"])
-        except SystemExit:
-            pass
     return found[0]
 
 
@@ -42,10 +41,5 @@ def _texts(parser: argparse.ArgumentParser, depth: int) -> Iterator[str]:
 def page() -> str:
     """Return the page, as Markdown."""
     with patch.dict(os.environ, {"COLUMNS": "96"}):
-        sections = [
-            text
-            for name, command in COMMANDS.items()
-            if command.listed
-            for text in _texts(parser_of(name), 2)
-        ]
+        sections = [text for name, command in COMMANDS.items() if command.listed for text in _texts(parser_of(name), 2)]
     return "\n".join([_HEAD, *sections])

@@ -16,8 +16,8 @@ def data_sets() -> str:
     head = """# Data sets
 
 `diffmedseg data list` prints this table, and `diffmedseg data list NAME` one of the sections below it.
-*Trained* means that a model was trained on real cases. *Layout-tested* means that the tests read files that they wrote in this
-layout; no real file was at hand.
+*Trained* means that a model was trained on real cases. *Layout-tested* means that the tests read files that they wrote
+in this layout; no real file was at hand.
 """
     sections = [
         f"## {name}\n\n" + described(dataset_info(data_config(name))).replace("\n", "\n\n") + "\n"
