@@ -52,6 +52,8 @@ napoleon_use_rtype = False
 
 # Pages
 html_theme = "furo"
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
 html_title = f"diffmedseg {__version__}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lightning import Trainer
 
-from diffmedseg.cli import train
+from diffmedseg.cli import pseudo, train
 from diffmedseg.cli.main import COMMANDS, main
 from diffmedseg.metrics.cases import TITLES
 from diffmedseg.recipes import list_datasets, list_models, list_parts, list_presets
@@ -65,13 +65,18 @@ COMMAND_LINES = sorted(
 
 @pytest.fixture
 def stop_after_parsing(monkeypatch):
-    parse = argparse.ArgumentParser.parse_args
+    parse, parse_known = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
 
     def parse_args(parser, args=None, namespace=None):
         parse(parser, args, namespace)
         raise Parsed
 
+    def parse_known_args(parser, args=None, namespace=None):
+        parse_known(parser, args, namespace)
+        raise Parsed
+
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(pseudo, "Parser", type("Parser", (pseudo.Parser,), {"parse_known_args": parse_known_args}))
 
 
 @cache

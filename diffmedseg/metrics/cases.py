@@ -80,9 +80,9 @@ class CaseScore:
         outer_held: Whether its outer contour did.
         area_held: Whether the true area was in its interval.
         between_contours: What lies between the two contours, as a share of the true area. Lower says more.
-        num_slices: Images of the case.
-        num_samples: S.
-        num_raters: R.
+        num_slices: Number of images of the case.
+        num_samples: Number of samples, S.
+        num_raters: Number of raters, R.
         seconds: Time to segment the case.
         patient: The patient that the case is of; empty where nobody knows. Intervals are then over patients.
         ged_16: ``ged_biased`` of the first 16 samples, which are the samples of a test with 16; NaN of fewer.

@@ -13,7 +13,8 @@ _HEAD = """# Commands
 This page is made from the help of each command: `diffmedseg COMMAND --help` prints the same.
 
 `diffmedseg fit`, `validate` and `test` take configuration files of [LightningCLI](https://lightning.ai/docs/pytorch/stable/cli/lightning_cli.html)
-instead of names. `diffmedseg fit --help` lists every setting of a run; see [Configuration](/reference/configuration.md).
+instead of names. `diffmedseg fit --help` lists every setting of a run; see
+[Configuration](/reference/configuration.md).
 """
 
 
@@ -24,9 +25,8 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     def keep(parser: argparse.ArgumentParser, file: object = None) -> None:
         found.append(parser)
 
-    with patch.object(argparse.ArgumentParser, "print_help", keep):
-        with suppress(SystemExit):
-            main([command, "--help"])
+    with patch.object(argparse.ArgumentParser, "print_help", keep), suppress(SystemExit):
+        main([command, "--help"])
     return found[0]
 
 
@@ -40,6 +40,6 @@ def _texts(parser: argparse.ArgumentParser, depth: int) -> Iterator[str]:
 
 def page() -> str:
     """Return the page, as Markdown."""
-    with patch.dict(os.environ, {"COLUMNS": "96"}):
+    with patch.dict(os.environ, {"COLUMNS": "84"}):
         sections = [text for name, command in COMMANDS.items() if command.listed for text in _texts(parser_of(name), 2)]
     return "\n".join([_HEAD, *sections])

@@ -1,5 +1,6 @@
 """Write the pages of the reference that are made from the code: commands, data sets, entries, scores, API."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import api
 import commands
 import lists
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands.page,
@@ -29,7 +31,17 @@ def write_pages(app: Sphinx) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def class_signature(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Take the signature of ``__init__``: that of ``__new__``, which records the arguments, says nothing."""
+    if what == "class" and signature is not None:
+        signature = stringify_signature(inspect.signature(value), show_annotation=False, show_return_annotation=False)
+    return signature, returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the writer to Sphinx."""
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-signature", class_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
