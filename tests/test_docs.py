@@ -98,9 +98,12 @@ def check_settings(settings):
         if first in {"teacher", "student"}:
             first, *others = others
         assert first in GENERAL if not others else first in {"trainer", "model", "data", "ema", "logger"}, setting
-        assert first in {"ema", "logger"} or not others or others[-1] in known or others[0] in {"layout", "augment"}, (
-            setting
-        )
+        assert (
+            first in {"ema", "logger"}
+            or not others
+            or others[-1] in known
+            or others[0] in {"layout", "augment", "ranges"}
+        ), setting
 
 
 def check_train(args):
