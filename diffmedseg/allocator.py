@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what is freed, for the rest of the process.
 
     By default it maps large blocks anew and unmaps them when they are freed, so that the kernel clears the same
-    gigabytes again at each layer: half the time of sampling large images on a CPU (experiments/benchmarks/README.md,
+    gigabytes again at each layer: half the time of sampling large images on a CPU (docs/results/speed.md,
     "Scaling"). The command line calls this. Libraries should leave it to their users: it concerns all of the process,
     whose memory no longer shrinks.
 

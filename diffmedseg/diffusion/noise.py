@@ -35,7 +35,7 @@ def keyed_normal(shape: Sequence[int], generators: Sequence[torch.Generator], de
         device: Where the result is wanted; the draw happens on the CPU.
 
     Returns:
-        Noise of shape (len(generators), *shape), float32.
+        Noise of shape ``(len(generators), *shape)``, float32.
     """
     rows: Tensor = randn_tensor((len(generators), *shape), generator=list(generators), device=device)
     return rows

@@ -44,7 +44,7 @@ class ReverseProcess(Configurable):
             alone, and all steps go to the levels below (truncated diffusion, Zheng et al. 2022, arXiv 2202.09671).
         spacing: Of n steps the i-th, from 0, is at level T (1 - (i / n) ** spacing). 1 is even; above 1 steps are small
             where there is much noise, which is where masks, being redundant, become one or the other
-            (experiments/README.md, "Where few steps should go").
+            (docs/results/medsegdiff-lite.md, "Where few steps should go").
 
     Raises:
         ValueError: If the scheduler cannot take a schedule or a prediction of x_0, start is not in (0, 1], or spacing

@@ -60,9 +60,9 @@ class CaseScore:
         case: The case; for volumes its slices are pooled into one row.
         region: The region.
         both_empty: Whether fused mask and reference are empty, which counts as full agreement.
-        num_slices: Images of the case.
-        num_samples: S.
-        num_raters: R.
+        num_slices: Number of images of the case.
+        num_samples: Number of samples, S.
+        num_raters: Number of raters, R.
         density_low: The 5th percentile of ``density`` over the samples.
         density_high: The 95th.
         patient: The patient that the case is of; empty where nobody knows. Intervals are then over patients.

@@ -28,7 +28,7 @@ def _no_refinement() -> None:
 
 @dataclass(frozen=True)
 class Recommended:
-    """Settings of a segmenter, chosen for one network; experiments/README.md has the measurements.
+    """Settings of a segmenter, chosen for one network; docs/results has the measurements.
 
     Parts are made anew for every segmenter. They are for data with one rater: the loss buys Dice with fidelity to
     what several raters draw.

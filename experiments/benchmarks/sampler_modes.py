@@ -1,7 +1,8 @@
 """How often does a sampler draw the rare mode, even with a perfect denoiser?
 
 Two masks, drawn with probability 0.8 and 0.2, are the whole distribution, so that the best possible prediction of x_0
-is known in closed form. Run ``python experiments/benchmarks/sampler_modes.py`` for the table in experiments/README.md.
+is known in closed form. Run ``python experiments/benchmarks/sampler_modes.py`` for the table in
+docs/results/sampling.md.
 """
 
 from collections.abc import Iterator

@@ -88,7 +88,7 @@ def test_all_stochastic_steps_of_ddim_are_ddpm():
 
 
 def test_the_default_sampler_draws_the_rare_mode_and_ends_saturated():
-    """Few steps lose modes even with a perfect denoiser; see experiments/README.md for the whole table."""
+    """Few steps lose modes even with a perfect denoiser; see docs/results/sampling.md for the whole table."""
     process = NoiseProcess()
     frequency = {steps: draw(ReverseProcess(), process, steps, 600) for steps in (1, 4, 50)}
     assert frequency[50][0] == pytest.approx(RARE, abs=0.05)

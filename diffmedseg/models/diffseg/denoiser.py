@@ -96,7 +96,7 @@ class ImageDenoiser(Denoiser):
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the map of the first convolution; see the base class.
 
-        Later maps of an image without noise tell textures from images less well (experiments/README.md).
+        Later maps of an image without noise tell textures from images less well (docs/results/unfamiliar-images.md).
         """
         self.check_image(image)
         return (self.first_convolution()(image),)

@@ -1,0 +1,50 @@
+"""The pages of the API: the public names of each package, by autodoc."""
+
+import inspect
+from importlib import import_module
+
+PACKAGES = {
+    name.rpartition(".")[2]: name
+    for name in (
+        "diffmedseg",
+        "diffmedseg.models",
+        "diffmedseg.diffusion",
+        "diffmedseg.data",
+        "diffmedseg.callbacks",
+        "diffmedseg.metrics",
+        "diffmedseg.evaluation",
+        "diffmedseg.prediction",
+        "diffmedseg.zoo",
+    )
+}
+
+#: Names that two packages have: documented where they are first looked for.
+ELSEWHERE = {
+    ("Segmentation", "diffmedseg.models"),
+    ("list_pretrained", "diffmedseg.zoo"),
+    ("load_checkpoint", "diffmedseg.zoo"),
+    ("load_model", "diffmedseg.zoo"),
+    ("load_pretrained", "diffmedseg.zoo"),
+}
+
+
+def page(name: str) -> str:
+    """Return the page of a package, as reStructuredText.
+
+    Args:
+        name: The package, such as ``diffmedseg.models``.
+    """
+    package = import_module(name)
+    parts = [name, "=" * len(name), "", f".. automodule:: {name}", "   :no-members:", ""]
+    for public in package.__all__:
+        value = getattr(package, public)
+        if inspect.isclass(value):
+            directive, options = "autoclass", ["   :members:"]
+        elif callable(value):
+            directive, options = "autofunction", []
+        else:
+            continue
+        if (public, name) in ELSEWHERE:
+            continue
+        parts += [public, "-" * len(public), "", f".. {directive}:: {name}.{public}", *options, ""]
+    return "\n".join(parts)
