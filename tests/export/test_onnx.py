@@ -1,6 +1,7 @@
 """A graph gives what its model gives."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -39,8 +40,7 @@ def lite(channels=3, regions=1, network=None, **options):
     return MedSegDiffSegmenter(denoiser, **{"reverse": reverse} | options).eval()
 
 
-def everything(channels, regions):
-    return MedSegDiffLite(channels, regions, presence=True, prior="samples", patches="guided")
+EVERYTHING = partial(MedSegDiffLite, presence=True, prior="samples", patches="guided")
 
 
 def cropped():
@@ -56,7 +56,7 @@ MODELS = {
         conformal=Conformal([0.6], [0.4], [1.0], 0.95, 0.9, 30, 3, 3),
     ),
     "nested regions, sampled priors, presence": lambda: lite(
-        4, 3, lambda c, k: everything(c, k), nested=True, prior_share=0.3, fusion=MajorityFusion()
+        4, 3, EVERYTHING, nested=True, prior_share=0.3, fusion=MajorityFusion()
     ),
     "windows": cropped,
     "V1": lambda: lite(network=MedSegDiffV1, image_size=(16, 16), num_steps=2, reverse=ReverseProcess()),

@@ -10,7 +10,13 @@ from small_networks import concrete_denoisers, lite_designs, small, v1_designs
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2, ResidualUNet
 from diffmedseg.models.layers import layer_norm
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
-from diffmedseg.models.medsegdiff.ff_parser import FFParser, filter_by_products, filter_spectrum
+from diffmedseg.models.medsegdiff.ff_parser import (
+    FFParser,
+    column_frequencies,
+    filter_by_products,
+    filter_spectrum,
+    row_frequencies,
+)
 
 DENOISERS = [*concrete_denoisers(), *lite_designs(), *v1_designs()]
 FULL_LITE = partial(MedSegDiffLite, patches="guided", ff_parser=True, dynamic_encoding=True)
@@ -296,3 +302,10 @@ def test_filter_needs_a_grid_point_at_zero_frequency():
 def test_weights_of_half_precision_are_refused(dtype):
     with pytest.raises(ValueError, match=rf"{dtype}; they have to stay float32.*bf16-mixed"):
         MedSegDiffV1(3, 1, "tiny").to(dtype).encode(torch.zeros(1, 3, 32, 32, dtype=dtype))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 64])
+def test_frequencies_are_those_of_the_transform(length):
+    device = torch.device("cpu")
+    assert torch.equal(row_frequencies(length, device), torch.fft.fftfreq(length))
+    assert torch.equal(column_frequencies(length, device), torch.fft.rfftfreq(length))

@@ -37,8 +37,8 @@ class FFParser(nn.Module):
     def _response_parts(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return the real and the imaginary part of :meth:`response`."""
         device, grid = self.weight.device, self.weight.shape[2]
-        rows = _interpolation((torch.fft.fftfreq(height, device=device) + 0.5) * (grid - 1), grid)
-        columns = _interpolation(torch.fft.rfftfreq(width, device=device) * (grid - 1), self.weight.shape[3])
+        rows = _interpolation((row_frequencies(height, device) + 0.5) * (grid - 1), grid)
+        columns = _interpolation(column_frequencies(width, device) * (grid - 1), self.weight.shape[3])
         parts = torch.einsum("yr,zcrq,xq->zcyx", rows, self.weight.float(), columns)
         return parts[0], parts[1]
 
@@ -48,6 +48,18 @@ class FFParser(nn.Module):
             if torch.compiler.is_exporting():
                 return filter_by_products(m.float(), *self._response_parts(*m.shape[-2:])).to(m.dtype)
             return filter_spectrum(m.float(), self.response(*m.shape[-2:])).to(m.dtype)
+
+
+def row_frequencies(height: int, device: torch.device) -> Tensor:
+    """Return what ``torch.fft.fftfreq(height)`` does, in a form that graphs of ONNX have."""
+    upward = torch.arange((height + 1) // 2, dtype=torch.float32, device=device)
+    downward = torch.arange(-(height // 2), 0, dtype=torch.float32, device=device)
+    return torch.cat([upward, downward]) * (1 / height)
+
+
+def column_frequencies(width: int, device: torch.device) -> Tensor:
+    """Return what ``torch.fft.rfftfreq(width)`` does, in a form that graphs of ONNX have."""
+    return torch.arange(width // 2 + 1, dtype=torch.float32, device=device) * (1 / width)
 
 
 def filter_spectrum(m: Tensor, response: Tensor) -> Tensor:

@@ -236,9 +236,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
     ) -> Drawn:
         """Run S chains per image, all at once."""
         images, first = self._encode(image, parts), noise["noise"].flatten(0, 1)
+        sampled = images
         if images.normal is not None:
-            images = images.with_noise(NormalNoise(noise["latents"], noise["pixels"]))
-        rows = x_to_mask(reverse(self._predictor(images), first, self._guess(images, first.shape[0])))
+            sampled = images.with_noise(NormalNoise(noise["latents"], noise["pixels"]))
+        rows = x_to_mask(reverse(self._predictor(sampled), first, self._guess(sampled, first.shape[0])))
         if images.chance is not None:
             rows = rows * decide_presence(images.chance, noise["presence"].flatten(0, 1))
         return Drawn(rows.reshape(noise["noise"].shape), images.probability)

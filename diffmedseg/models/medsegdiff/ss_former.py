@@ -7,7 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.layers import layer_norm, zero_init
-from diffmedseg.models.medsegdiff.ff_parser import filter_by_products, filter_spectrum
+from diffmedseg.models.medsegdiff.ff_parser import (
+    column_frequencies,
+    filter_by_products,
+    filter_spectrum,
+    row_frequencies,
+)
 
 
 class SpectrumFilter(nn.Module):
@@ -31,8 +36,8 @@ class SpectrumFilter(nn.Module):
 
     def forward(self, height: int, width: int, time: Tensor) -> Tensor:
         """Give, for time embeddings (rows, T), the filter of a half-spectrum, (rows, 1, height, width // 2 + 1)."""
-        rows = torch.fft.fftfreq(height, device=time.device)
-        columns = torch.fft.rfftfreq(width, device=time.device)
+        rows = row_frequencies(height, time.device)
+        columns = column_frequencies(width, time.device)
         m = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # [-1, 1]
         for conv, modulation in zip(self.convs, self.modulations, strict=True):
             scale, shift = modulation(F.silu(time))[:, :, None, None].chunk(2, 1)
