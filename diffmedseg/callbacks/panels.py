@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffmedseg.callbacks.case_metrics import run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.figures import outline, save_figure, show
+from diffmedseg.figures import label_row, outline, save_figure, show
 from diffmedseg.segmentation import Segmentation
 
 _NEAR = 8  # of so many slices of a volume at most one is shown
@@ -130,7 +130,7 @@ def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples
         for axis in axes:
             axis.set(xticks=[], yticks=[])
         show(axes[0], image)
-        axes[0].set_ylabel(name, fontsize=6)
+        label_row(axes[0], name, 6)
         show(axes[1], image)
         for rater in raters:
             outline(axes[1], rater)

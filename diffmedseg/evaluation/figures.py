@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.figures import COLOURS, outline, show
+from diffmedseg.figures import COLOURS, label_row, outline, show
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.segmentation import Segmentation, resize_soft
@@ -121,7 +121,7 @@ def draw_examples(examples: Sequence[tuple[str, Example]], regions: Sequence[str
     for axes, (title, example) in zip(grid, examples, strict=True):
         for axis in axes:
             axis.set(xticks=[], yticks=[])
-        axes[0].set_ylabel(title, fontsize=8)
+        label_row(axes[0], title, 8)
         show(axes[0], example.image)
         show(axes[1], example.image)
         for rater in example.raters:
