@@ -164,11 +164,11 @@ def test_one_step_makes_a_mask_of_noise_and_is_trained_to():
     model = MedSegDiffSegmenter(
         network, image_size=(16, 16), num_steps=1, prior_share=0.0, energy_weight=10.0, energy_samples=4
     )
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     left, image = torch.zeros(1, 16, 16), torch.zeros(8, 1, 16, 16)
     left[..., :8] = 1
     raters = torch.stack([left, 1 - left])[None].expand(8, -1, -1, -1, -1)
-    for step in range(60):
+    for step in range(120):
         rows = list(range(8 * step, 8 * step + 8))
         own = {
             "image": image,

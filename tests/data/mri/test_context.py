@@ -8,7 +8,7 @@ import torch
 from mri_files import LAYOUTS, SIZE, data_module, write_layout, write_nifti
 from small_networks import small
 
-import diffmedseg.prediction.volumes.segmenting as segmenting
+import diffmedseg.prediction.watching as watching
 from diffmedseg import load_checkpoint
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
@@ -81,8 +81,8 @@ def test_prediction_shows_what_training_showed(tmp_path, monkeypatch):
         seen.append(images)
         return draw(images, *others)
 
-    draw = segmenting.draw_samples
-    monkeypatch.setattr(segmenting, "draw_samples", spy)
+    draw = watching.draw_samples
+    monkeypatch.setattr(watching, "draw_samples", spy)
     [case] = set(store.cases)
     cases = find_cases([tmp_path / "own" / "images" / f"{case}.nii.gz"], Naming(info.channels, {}))
     assert predict_volumes(model, cases, tmp_path / "out").failed == {}
