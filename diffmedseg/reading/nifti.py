@@ -37,6 +37,18 @@ _FIELDS = {
     "srow": ("(3,4)f4", 280, "(3,4)f8", 400),
 }
 _SIZES = (348, 540)  # of the header of NIfTI-1 and NIfTI-2: its first field
+# Made once: to make them NumPy parses text as Python does, which several threads at once cannot do in CPython 3.11.
+_LAYOUTS = tuple(
+    np.dtype(
+        {
+            "names": list(_FIELDS),
+            "formats": [field[2 * kind] for field in _FIELDS.values()],
+            "offsets": [field[2 * kind + 1] for field in _FIELDS.values()],
+            "itemsize": size,
+        }  # type: ignore[call-overload]
+    )
+    for kind, size in enumerate(_SIZES)
+)
 _MAGIC = (b"n+1", b"n+2\0\r\n\x1a\n")
 _PAIR = (b"ni1", b"ni2\0\r\n\x1a\n")
 _EXTENDER = 4  # bytes between header and voxels, at least
@@ -162,13 +174,7 @@ def _fields(content: bytes, path: Path) -> tuple[Any, int]:
         for order in "<>":
             if content[:4] != size.to_bytes(4, "little" if order == "<" else "big") or len(content) < size:
                 continue
-            layout = {
-                "names": list(_FIELDS),
-                "formats": [field[2 * kind] for field in _FIELDS.values()],
-                "offsets": [field[2 * kind + 1] for field in _FIELDS.values()],
-                "itemsize": size,
-            }
-            raw = np.frombuffer(content, np.dtype(layout).newbyteorder(order), 1)[0]  # type: ignore[call-overload]
+            raw = np.frombuffer(content, _LAYOUTS[kind].newbyteorder(order), 1)[0]
             if raw["magic"] == _PAIR[kind]:
                 raise DataError(f"{path} is half of a pair (.hdr and .img): convert the pair to .nii.gz")
             if raw["magic"] != _MAGIC[kind]:
