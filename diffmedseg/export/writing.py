@@ -1,11 +1,14 @@
 """Writing a model as ONNX graphs, and checking that they compute what the model computes."""
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -71,7 +74,11 @@ def export_onnx(
             graphs.append(
                 (StepGraph(model, reverse.process, encode), replace(contract, graph="step", noise=(), steps=steps))
             )
-        return [_write(graph, path, said) for graph, said in graphs]
+        with TemporaryDirectory() as folder:
+            checked = [_write(graph, Path(folder) / path.name, said) for graph, said in graphs]
+            for file in checked:  # all or none
+                write_whole(path.with_name(file.name), partial(shutil.copyfile, file))
+            return [path.with_name(file.name) for file in checked]
 
 
 def _check_packages() -> None:
@@ -140,12 +147,8 @@ def _write(graph: Graph, path: Path, contract: Contract) -> Path:
         path = path.with_name(f"{path.stem}.{contract.graph}{path.suffix}")
     program = _translate(graph, contract)
     program.model.metadata_props[KEY] = contract.to_json()
-
-    def save(temporary: Path) -> None:
-        program.save(str(temporary), external_data=False)
-        _compare(graph, temporary, contract)
-
-    write_whole(path, save)
+    program.save(str(path), external_data=False)
+    _compare(graph, path, contract)
     return path
 
 

@@ -163,6 +163,17 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_all_graphs_are_written_or_none(tmp_path, monkeypatch):
+    def refuse(graph, path, contract):
+        if contract.graph == "encode":
+            raise ExportError("for the test")
+
+    monkeypatch.setattr("diffmedseg.export.writing._compare", refuse)
+    with pytest.raises(ExportError, match="for the test"):
+        export_onnx(lite(image_size=(16, 16), num_steps=1), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_files_are_refused(tmp_path):
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"no graph")
