@@ -133,7 +133,7 @@ class ReverseProcess(Configurable):
         return self.run(predict_x_0, process, x_t, generators, num_steps)
 
     def first(self, process: NoiseProcess, noise: Tensor, level: int, guess: Tensor | None) -> Tensor:
-        """Return the x_t that chains begin with, of noise (N, *shape): the noise itself, or a noisy guess of x_0.
+        """Return the x_t that chains begin with, of noise ``(N, *shape)``: the noise itself, or a noisy guess of x_0.
 
         Raises:
             ValueError: If there is no guess to begin with.
@@ -152,7 +152,7 @@ class ReverseProcess(Configurable):
         generators: Sequence[torch.Generator],
         num_steps: int,
     ) -> Tensor:
-        """Run chains from their first x_t, (N, *shape), to x_0; see :meth:`__call__`."""
+        """Run chains from their first x_t, ``(N, *shape)``, to x_0; see :meth:`__call__`."""
         levels = self.levels(process, num_steps)
         scheduler = self.prepare(process, levels)
         options: dict[str, object] = {"eta": self.eta, "generator": list(generators)}
