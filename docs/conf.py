@@ -34,6 +34,7 @@ nb_execution_mode = os.environ.get("DIFFMEDSEG_DOCS_EXECUTION", "cache")
 nb_execution_cache_path = str(HERE / "_build" / "notebooks")
 nb_execution_in_temp = True
 nb_execution_timeout = 900  # seconds for a cell, on a busy machine
+nb_output_stderr = "remove"  # warnings of other packages, with paths of this machine
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the command `diffmedseg`
