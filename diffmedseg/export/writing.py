@@ -2,9 +2,7 @@
 
 import logging
 import shutil
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +21,14 @@ from diffmedseg.export.arrays import CALIBRATIONS
 from diffmedseg.export.contract import KEY, Contract
 from diffmedseg.export.graphs import EncodeGraph, Graph, SamplerGraph, StepGraph
 from diffmedseg.models import DiffusionSegmenter
+from diffmedseg.silence import silenced
 
 #: Numbers of images and samples with which graphs are made, and others with which they are checked.
 _TRACED, _CHECKED = (2, 3), ((1, 1), (3, 2))
 #: Largest difference of what a graph gives from what the model gives.
 _TOLERANCE = 1e-4
 _OPSET = 20
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # which tell of their own progress
 
 
 def export_onnx(
@@ -60,7 +60,7 @@ def export_onnx(
     _check_packages()
     _check_model(model, refine)
     model.eval()
-    with torch.inference_mode(False), torch.no_grad(), _quiet():
+    with torch.inference_mode(False), torch.no_grad(), silenced(*_LOGGERS, below=logging.ERROR):
         try:
             sampler = SamplerGraph(model, num_steps)
             contract = _contract(model, sampler, name, num_steps, normalisation)
@@ -194,19 +194,3 @@ def _compare(graph: Graph, path: Path, contract: Contract) -> None:
                     f"The graph {contract.graph} gives {name} that differs by {difference:.1e} from the model's, for "
                     f"{images} images of {samples} samples: it is not written. Use the model with PyTorch."
                 )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what PyTorch says of its own progress from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

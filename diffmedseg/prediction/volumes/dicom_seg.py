@@ -5,9 +5,7 @@ both are silenced, and an error says which kind of header was refused, never wha
 """
 
 import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from diffmedseg.data.regions import Code, region_code
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.folder import VolumeRow
 from diffmedseg.reading.dicom import Series
+from diffmedseg.silence import silenced
 
 if TYPE_CHECKING:
     import highdicom as hd
@@ -113,7 +112,7 @@ class DicomWriter:
         Raises:
             DataError: If the series lacks what a segmentation has to name, or its header is damaged.
         """
-        with _silence():
+        with silenced(*_LOGGERS, below=logging.CRITICAL + 1):
             try:
                 sources = self._sources()
                 mask = self._segmentation(sources, masks, "mask", 1)
@@ -259,19 +258,3 @@ def _interval(row: VolumeRow) -> "hd.sr.MeasurementProperties | None":
     return hd.sr.MeasurementProperties(
         upper_measurement_uncertainty=round(above, 4), lower_measurement_uncertainty=round(below, 4)
     )
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Let neither warnings nor logs of the libraries through."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

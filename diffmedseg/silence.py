@@ -1,0 +1,27 @@
+"""Keeping what other libraries say from the user."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def silenced(*names: str, below: int) -> Iterator[None]:
+    """Let no warnings through, and of some loggers nothing below a level.
+
+    Args:
+        names: Names of the loggers.
+        below: A level of :mod:`logging`.
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(below)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
