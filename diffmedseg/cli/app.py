@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 
 from diffmedseg.app.storage import upload_root
-from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors
+from diffmedseg.cli.parsing import (
+    Parser,
+    add_device,
+    add_host,
+    add_trust,
+    natural_number,
+    positive_integer,
+    report_errors,
+)
 
 DEFAULT = "medsegdiff-lite_isic2017.cpu64"
 
@@ -27,18 +35,11 @@ def main(args: list[str]) -> None:
         help=f"Zoo entries, runs or checkpoints to offer beside the zoo's entries. Default: {DEFAULT}.",
     )
     parser.add_argument("--port", type=natural_number, default=7860, help="Port; 0 for a free one. Default: 7860.")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="Address to listen at. Default: 127.0.0.1, this machine alone. There is no password: another address lets "
-        "everybody who reaches it use the app.",
-    )
+    add_host(parser, "There is no password: another address lets everybody who reaches it use the app.")
     parser.add_argument(
         "--max_size", type=positive_integer, default=1024, metavar="MB", help="Largest file. Default: 1024."
     )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, mps ... Default: cuda where there is one, else mps, else cpu."
-    )
+    add_device(parser)
     add_trust(parser)
     options = parser.parse_args(args)
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the app, and removes its files

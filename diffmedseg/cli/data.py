@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffmedseg.cli.parsing import Parser, png_file, positive_integer, report_errors
+from diffmedseg.cli.parsing import Parser, file_ending, positive_integer, report_errors
 from diffmedseg.experiments import data_config, data_root
 
 if TYPE_CHECKING:
@@ -43,17 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     add_data(one)
     one.add_argument("--against", nargs=2, metavar=("NAME", "DIR"), help="Data set that must share no image with it.")
     one.add_argument("--json", action="store_true", help="Print everything, with all names, for programs.")
-    one.add_argument("--sheet", type=png_file, help="Draw a contact sheet, a PNG.")
+    one.add_argument("--sheet", type=file_ending(".png"), help="Draw a contact sheet, a PNG.")
 
     one = add("augment-preview", _augment_preview, "Draw images and masks as stored and as training gets them.")
     add_data(one)
-    one.add_argument("--out", type=png_file, required=True, help="PNG to write.")
+    one.add_argument("--out", type=file_ending(".png"), required=True, help="PNG to write.")
     one.add_argument("--num_images", type=positive_integer, default=4, help="Rows. Default: 4.")
     one.add_argument("--num_variants", type=positive_integer, default=6, help="Augmented variants of each. Default: 6.")
 
     one = add("labels", _labels, "Count image-level labels, say where they come from, and what gives them away.")
     add_data(one)
-    one.add_argument("--out", type=png_file, help="PNG of healthy and diseased items to write.")
+    one.add_argument("--out", type=file_ending(".png"), help="PNG of healthy and diseased items to write.")
     one.add_argument("--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8.")
 
     one = add("convert", _convert, "Write a data set as a raw data set of nnU-Net v2, with the same splits.")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from diffmedseg.cli.parsing import Parser, add_trust, positive_integer, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, file_ending, positive_integer, report_errors
 
 _FORMATS = ("entry", "onnx")
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write a model as ONNX graphs: its sampler and, of a diffusion model, encode and step beside it.",
     )
     parser.add_argument("model", metavar="NAME", help="A zoo entry, a run's folder or a checkpoint.")
-    parser.add_argument("--out", type=_onnx_file, help="File of the sampler. Default: NAME.onnx.")
+    parser.add_argument("--out", type=file_ending(".onnx"), help="File of the sampler. Default: NAME.onnx.")
     parser.add_argument(
         "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
     )
@@ -62,9 +62,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_trust(parser)
     return parser
-
-
-def _onnx_file(text: str) -> Path:
-    if not text.lower().endswith(".onnx"):
-        raise argparse.ArgumentTypeError(f"{text} is not a .onnx")
-    return Path(text)

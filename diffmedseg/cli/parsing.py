@@ -3,7 +3,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,11 +30,15 @@ class Parser(argparse.ArgumentParser):
             self.error(unknown(kind, str(value), list(map(str, action.choices))))
 
 
-def png_file(text: str) -> Path:
-    """Read the path of a PNG to write."""
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{text} is not a .png")
-    return Path(text)
+def file_ending(ending: str) -> Callable[[str], Path]:
+    """Return what reads the path of a file to write, which has to end in ``ending``, such as ``.png``."""
+
+    def read(text: str) -> Path:
+        if not text.lower().endswith(ending):
+            raise argparse.ArgumentTypeError(f"{text} is not a {ending}")
+        return Path(text)
+
+    return read
 
 
 def positive_integer(text: str) -> int:
@@ -89,6 +93,27 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PACKAGE",
         help="Package of your own whose classes may be imported. Can be repeated.",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:1, mps, ... Default: cuda where there is one, else mps, else cpu.",
+    )
+
+
+def add_host(parser: argparse.ArgumentParser, warning: str) -> None:
+    """Add ``--host``.
+
+    Args:
+        parser: The parser.
+        warning: What another address than this machine's own means.
+    """
+    parser.add_argument(
+        "--host", default="127.0.0.1", help=f"Address to listen at. Default: 127.0.0.1, this machine alone. {warning}"
     )
 
 

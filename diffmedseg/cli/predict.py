@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffmedseg.cli.parsing import (
     Parser,
+    add_device,
     add_trust,
     add_tta,
     any_number,
@@ -19,8 +20,6 @@ from diffmedseg.cli.parsing import (
 
 if TYPE_CHECKING:
     from diffmedseg.prediction import Outputs, Part
-
-_DEVICES = "cpu, cuda, cuda:1, mps, ... Default: cuda where there is one, else mps, else cpu."
 
 
 def _parser() -> Parser:
@@ -74,7 +73,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch_size", type=positive_integer, default=8, help="Pictures or slices segmented together. Default: 8."
     )
-    parser.add_argument("--device", default="auto", help=_DEVICES)
+    add_device(parser)
     parser.add_argument(
         "--devices",
         type=positive_integer,
@@ -249,7 +248,7 @@ def windows(args: list[str]) -> None:
         "--margin", type=float, default=2.0, help="Side of the square, as a multiple of the mask's. Default: 2."
     )
     parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
-    parser.add_argument("--device", default="auto", help=_DEVICES)
+    add_device(parser)
     add_trust(parser)
     options = parser.parse_args(args)
     if options.out.exists():

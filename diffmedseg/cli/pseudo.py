@@ -5,7 +5,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors, setting_pairs
+from diffmedseg.cli.parsing import (
+    Parser,
+    add_device,
+    add_trust,
+    natural_number,
+    positive_integer,
+    report_errors,
+    setting_pairs,
+)
 from diffmedseg.experiments import data_file, data_root, list_datasets
 from diffmedseg.files import expand_home, read_yaml
 
@@ -50,7 +58,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of true masks.")
     parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images at once.")
-    parser.add_argument("--device", default="auto", help="Device of the model: auto, cpu, cuda, ...")
+    add_device(parser)
     add_trust(parser)
     return parser
 

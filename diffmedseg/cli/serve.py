@@ -2,7 +2,15 @@
 
 import sys
 
-from diffmedseg.cli.parsing import Parser, add_trust, natural_number, positive_integer, report_errors
+from diffmedseg.cli.parsing import (
+    Parser,
+    add_device,
+    add_host,
+    add_trust,
+    natural_number,
+    positive_integer,
+    report_errors,
+)
 
 
 def main(args: list[str]) -> None:
@@ -14,12 +22,7 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("model", metavar="ENTRY|RUN", help="A zoo entry, a run's folder or a checkpoint.")
     parser.add_argument("--port", type=natural_number, default=8000, help="Port. Default: 8000.")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="Address to listen at. Default: 127.0.0.1, this machine alone. There is no password: put a proxy that "
-        "knows its users before any other address.",
-    )
+    add_host(parser, "There is no password: put a proxy that knows its users before any other address.")
     limits = {
         "max_size": (256, "MB", "Largest body of a request"),
         "timeout": (120, "SECONDS", "Time for an answer; what takes longer is stopped"),
@@ -31,9 +34,7 @@ def main(args: list[str]) -> None:
         parser.add_argument(
             f"--{name}", type=positive_integer, default=default, metavar=unit, help=f"{text}. Default: {default}."
         )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, mps ... Default: cuda where there is one, else mps, else cpu."
-    )
+    add_device(parser)
     add_trust(parser)
     options = parser.parse_args(args)
     try:

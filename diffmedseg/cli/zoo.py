@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from diffmedseg.cli.parsing import Parser, add_trust, png_file, report_errors
+from diffmedseg.cli.parsing import Parser, add_trust, file_ending, report_errors
 from diffmedseg.zoo.registry import CARD, CASES, PICTURE, RUN, StorageType
 from diffmedseg.zoo.source import Source, current_source, filter_entries
 
@@ -61,7 +61,9 @@ def _parser() -> Parser:
     one = add("cases", _cases, "Draw the worst, median and best of the cases that an entry was tested on.")
     one.add_argument("name", help="Name of the entry.")
     one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
-    one.add_argument("--out", type=png_file, default=Path("cases.png"), help="PNG to write. Default: cases.png.")
+    one.add_argument(
+        "--out", type=file_ending(".png"), default=Path("cases.png"), help="PNG to write. Default: cases.png."
+    )
     one.add_argument(
         "--add", action="store_true", help="Add the picture to the entry, where the data's licence allows it."
     )
