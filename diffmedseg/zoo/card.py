@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from diffmedseg.atomic import write_alone
+from diffmedseg.wording import count
 from diffmedseg.zoo.front_matter import front_matter
 from diffmedseg.zoo.registry import CARD, CASES, CONFIG, PICTURE, RUN, Entry
 from diffmedseg.zoo.robustness import robustness_section
@@ -92,10 +93,10 @@ def _contract(entry: Entry, windows: str = "") -> str:
     channels, (height, width) = ", ".join(entry.input.channels), entry.input.size
     packages = ", ".join(entry.packages)
     rows = {
-        "Input": f"{len(entry.input.channels)} channels ({channels}), resized to {height} x {width} px. "
+        "Input": f"{count(len(entry.input.channels), 'channel')} ({channels}), resized to {height} x {width} px. "
         f"Float images are read as [-1, 1] ({entry.input.normalisation}), uint8 images as [0, 255].",
         "Output": f"{', '.join(entry.regions)}. Foreground is where the probability exceeds {entry.threshold:.4g}.",
-        "Sampling": f"{_count(entry.num_samples, 'sample')} of {_count(entry.num_steps, 'step')}, fused by "
+        "Sampling": f"{count(entry.num_samples, 'sample')} of {count(entry.num_steps, 'step')}, fused by "
         f"{entry.fusion}.",
         "Learned from": f"{entry.learned_from}.",
         "Windows": windows,
@@ -132,7 +133,7 @@ def _scores(folder: Path, entry: Entry) -> str:
 
 {table}
 
-Means over {_count(entry.metrics.cases, "case")} of the split: {entry.metrics.split}. Scores are computed at native
+Means over {count(entry.metrics.cases, "case")} of the split: {entry.metrics.split}. Scores are computed at native
 resolution, with the weights before they were rounded. Intervals are bootstrap intervals over {over}. Two empty
 masks count 1. `cases.csv` has the scores of every case."""
 
@@ -172,7 +173,7 @@ def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     if init.get("conformal"):
         fit = init["conformal"]["init_args"]
         said.append(
-            f"- **Conformal contours**, fitted to {_count(fit['cases'], 'case')}: in {100 * fit['coverage']:.0f} % of "
+            f"- **Conformal contours**, fitted to {count(fit['cases'], 'case')}: in {100 * fit['coverage']:.0f} % of "
             f"new cases, the outer contour holds at least {100 * fit['share']:.0f} % of the region."
         )
     if init.get("familiarity"):
@@ -191,7 +192,7 @@ def _weights(entry: Entry) -> str:
 
 def _training(entry: Entry, run: Mapping[str, Any]) -> str:
     batch, trainer = run["data"]["init_args"]["batch_size"], run["trainer"]
-    steps = f"{_count(entry.steps, 'optimiser step')} (" if entry.steps else "("
+    steps = f"{count(entry.steps, 'optimiser step')} (" if entry.steps else "("
     how = "A script of its author trained it. `run.yaml` has the settings of model and data."
     if entry.metrics and entry.metrics.command:
         how = f"`{entry.metrics.command}` trains and scores it again. `run.yaml` lies beside this card."
@@ -220,10 +221,6 @@ Code: {entry.licences["code"]}. Weights: {entry.licences["weights"]}. Data: {dat
 
 def _changelog(entry: Entry) -> str:
     return "## Changes\n\n" + "\n".join(f"- {line}" for line in entry.changelog) if entry.changelog else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _interval(low: float, high: float, digits: int) -> str:
