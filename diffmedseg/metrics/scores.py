@@ -32,20 +32,23 @@ class Score:
 
 
 def _higher(title: str, meaning: str) -> float:
-    """Declare a score of which more is better. NaN is the value of a case that does not have it."""
-    value: float = field(default=_NAN, metadata={_KEY: Score(title, meaning, "higher")})
-    return value
+    """Declare a score of which more is better."""
+    return _declare(Score(title, meaning, "higher"))
 
 
 def _lower(title: str, meaning: str) -> float:
     """Declare a score of which less is better."""
-    value: float = field(default=_NAN, metadata={_KEY: Score(title, meaning, "lower")})
-    return value
+    return _declare(Score(title, meaning, "lower"))
 
 
 def _neutral(title: str, meaning: str) -> float:
     """Declare a score of which neither more nor less is better."""
-    value: float = field(default=_NAN, metadata={_KEY: Score(title, meaning, None)})
+    return _declare(Score(title, meaning, None))
+
+
+def _declare(score: Score) -> float:
+    """Return the field of a score; NaN is the value of a case that does not have it."""
+    value: float = field(default=_NAN, metadata={_KEY: score})
     return value
 
 
