@@ -403,8 +403,13 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         problems = self.val_score.find_empty_answers()
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for problem in problems:
-                remedy = _EMPTY_REMEDY + (_DICE_REMEDY if "dice_over" in self._stored else "")
+                remedy = _EMPTY_REMEDY + (_DICE_REMEDY if self.rewards_empty_masks else "")
                 _log.warning("Step %d: %s %s.", self.global_step, problem, remedy)
+
+    @property
+    def rewards_empty_masks(self) -> bool:
+        """Whether the loss has a Dice term per image, which an empty answer to an empty mask wins."""
+        return False
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.
