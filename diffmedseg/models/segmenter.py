@@ -29,6 +29,7 @@ from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder,
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.stored import StoredModule
+from diffmedseg.models.targets import sure_part
 from diffmedseg.models.tiling import Tiling, Window
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.models.views import TTA, flip, views_of
@@ -387,9 +388,10 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         few = self.val_num_samples, self.val_num_steps
         drawn, grid, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
         segmentation = self.fuse(drawn, size, grid, keys)
-        self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
+        found, known = sure_part(segmentation, batch)
+        self.val_dice.update(found.mask, known["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
-        self.val_score.update(segmentation, batch)
+        self.val_score.update(found, known)
         return {"segmentation": segmentation}
 
     def on_validation_epoch_start(self) -> None:
