@@ -124,8 +124,8 @@ class Segmentation:
         mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
         unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None where there was none.
         uncalibrated: The same before calibration; None where there was none.
-        inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.conformal.Conformal`. None where
-            the model has none.
+        inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.postprocessing.Conformal`. None
+            where the model has none.
         outer: (B, K, H, W), bool: the outer contour, likewise.
         prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
             any noise; None where there is none.

@@ -15,8 +15,8 @@ from diffmedseg.callbacks.order import check_order
 from diffmedseg.cli import main, training
 from diffmedseg.errors import RecipeError
 from diffmedseg.experiments import list_datasets, list_models, list_presets
-from diffmedseg.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.models.encoders import weights_follow
+from diffmedseg.postprocessing.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.recipes import recipe
 from diffmedseg.zoo.loading import chosen_checkpoint
 

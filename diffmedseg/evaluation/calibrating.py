@@ -13,10 +13,8 @@ from rich.progress import track
 from torch import Tensor
 
 from diffmedseg.atomic import write_alone
-from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
 from diffmedseg.checkpoints import write_checkpoint
 from diffmedseg.configurable import to_config
-from diffmedseg.conformal import Conformal, check_share
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
@@ -28,6 +26,8 @@ from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.views import TTA
+from diffmedseg.postprocessing.calibration import Calibration, IsotonicCalibration, TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal, check_share
 from diffmedseg.zoo import ZooError, load_checkpoint
 from diffmedseg.zoo.loading import chosen_checkpoint, read_run
 
@@ -58,7 +58,7 @@ def calibrate_run(
     Args:
         run: The run's folder.
         method: A key of ``METHODS``.
-        share: See :class:`~diffmedseg.conformal.Conformal`.
+        share: See :class:`~diffmedseg.postprocessing.Conformal`.
         coverage: How often contours and areas have to hold.
         nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
             these as they are.

@@ -24,7 +24,7 @@ from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore
 from diffmedseg.metrics.surface import SurfaceScores
 
 if TYPE_CHECKING:
-    from diffmedseg.conformal import Held
+    from diffmedseg.postprocessing.conformal import Held
 
 __all__ = ["Summary", "score_cases", "score_image", "summarise"]
 
@@ -47,7 +47,7 @@ def score_cases(
         images: The scores of all images, those of a case in any order.
         regions: Names of the regions.
         surfaces: By case, the surface scores of each region, where they are known.
-        held: By case, what :meth:`~diffmedseg.conformal.Conformal.held` says of each region, of calibrated models.
+        held: By case, what :meth:`~diffmedseg.postprocessing.Conformal.held` says of each region, of calibrated models.
         tubular: Whether regions are vessels, of which the density is told.
         patients: By case, the patient that it is of, where that is known.
     """

@@ -11,7 +11,7 @@ from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
 from diffmedseg.data.store import ImageStore, is_tissue, majority, to_unit
 from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
-from diffmedseg.otsu import otsu_level
+from diffmedseg.postprocessing.otsu import otsu_level
 
 Window = tuple[int, int]  # top, left
 

@@ -14,7 +14,7 @@ from diffmedseg.models.diffseg.difference import (
     PartialDenoisingDifference,
     ReleasedDifference,
 )
-from diffmedseg.otsu import otsu_level
+from diffmedseg.postprocessing.otsu import otsu_level
 
 SKIN, LESION = 0.5, -0.4
 
