@@ -265,6 +265,16 @@ def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat(areas, 1)
 
 
+def majority(masks: Tensor) -> Tensor:
+    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
+
+    Of two raters the first is the reference, as is the custom (CHASE, DRIVE); among more a tie counts as foreground.
+    """
+    if len(masks) == 2:
+        return masks[0]
+    return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
+
+
 def nest(mask: Tensor) -> Tensor:
     """Make regions nest: (..., K, H, W), each region at most the one before it (soft or boolean)."""
     return torch.stack(list(accumulate(mask.unbind(-3), torch.minimum)), -3)  # ONNX has no cummin

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
@@ -28,6 +27,7 @@ from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.fusion import Fusion
 from diffmedseg.postprocessing.refinement import Refinement
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 

@@ -18,18 +18,17 @@ from diffmedseg.configurable import to_config
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
-from diffmedseg.errors import DataError, TooFewCasesError
+from diffmedseg.errors import DataError, TooFewCasesError, ZooError
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.familiarity import Familiarity
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
+from diffmedseg.models.loading import chosen_checkpoint, load_trained, read_run
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.calibration import Calibration, IsotonicCalibration, TemperatureScaling
 from diffmedseg.postprocessing.conformal import Conformal, check_share
-from diffmedseg.zoo import ZooError, load_checkpoint
-from diffmedseg.zoo.loading import chosen_checkpoint, read_run
 
 METHODS: dict[str, Callable[[Tensor], Calibration]] = {
     "temperature": TemperatureScaling.fit,
@@ -72,7 +71,7 @@ def calibrate_run(
     """
     check_share(share, coverage)
     config = read_run(run)
-    model, data = load_checkpoint(chosen_checkpoint(run), trust), build_data(config["data"], trust)
+    model, data = load_trained(chosen_checkpoint(run), trust), build_data(config["data"], trust)
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")

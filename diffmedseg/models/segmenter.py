@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import ExportError
 from diffmedseg.familiarity import Familiarity, pool_maps
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.graph_sampler import GraphSampler

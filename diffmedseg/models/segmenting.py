@@ -15,7 +15,6 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from diffmedseg.data.batch import Batch, check_batch
-from diffmedseg.data.store import majority
 from diffmedseg.familiarity import Familiarity, JointFamiliarity
 from diffmedseg.measuring import check_spacing
 from diffmedseg.metrics import Dice
@@ -29,7 +28,7 @@ from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.segmentation import Drawn, Origin, Segmentation, nest, resize_soft
+from diffmedseg.segmentation import Drawn, Origin, Segmentation, majority, nest, resize_soft
 
 
 class Segmenter(BatchedModule, ABC):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import nest, resize_soft
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diffmedseg.configurable import Configurable, init_types, public_path, unrecorded
-from diffmedseg.errors import ZooError as ZooError
+from diffmedseg.errors import ZooError
 from diffmedseg.lazy import import_names
 from diffmedseg.models.encoders import weights_follow
 from diffmedseg.moved import MOVED
