@@ -15,10 +15,10 @@ from diffmedseg.callbacks.order import check_order
 from diffmedseg.cli import main, training
 from diffmedseg.errors import RecipeError
 from diffmedseg.experiments import list_datasets, list_models, list_presets
-from diffmedseg.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.models.encoders import weights_follow
+from diffmedseg.models.loading import chosen_checkpoint
+from diffmedseg.postprocessing.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.recipes import recipe
-from diffmedseg.zoo.loading import chosen_checkpoint
 
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
 OF_ENCODER = ("encoder", "encoder_weights", "encoder_mean", "encoder_frozen_norm", "decoder_channels")

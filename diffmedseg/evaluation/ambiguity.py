@@ -18,11 +18,11 @@ from diffmedseg.errors import DataError
 from diffmedseg.evaluation.sample_folders import SampleFolder
 from diffmedseg.evaluation.summary import POLICY, plain
 from diffmedseg.evaluation.worst_sets import choose_worst, draw_sets
-from diffmedseg.fusion import MajorityFusion
 from diffmedseg.metrics.calibration import calibration_error_interval, expected_calibration_error
 from diffmedseg.metrics.cases import GED_SAMPLES, MATCHED_SAMPLES, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.metrics.scores import CaseScore
+from diffmedseg.postprocessing.fusion import MajorityFusion
 from diffmedseg.wording import first_names
 
 Track = Literal["all", "nonempty"]

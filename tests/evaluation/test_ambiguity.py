@@ -268,7 +268,8 @@ def test_a_test_and_its_sample_files_score_alike_at_native_size(root, tmp_path):
 
 
 def test_evaluate_writes_what_the_benchmark_scores_to_the_last_digit(run, tmp_path, capsys):
-    options = ["--model.num_samples=16", "--model.fusion=diffmedseg.fusion.MajorityFusion", f"--runs={tmp_path}"]
+    fusion = "diffmedseg.postprocessing.MajorityFusion"
+    options = ["--model.num_samples=16", f"--model.fusion={fusion}", f"--runs={tmp_path}"]
     main(["evaluate", str(run), f"--samples_folder={tmp_path / 'samples'}", *options])
     settings = [option.removeprefix("--data.") for option in TINY if option.startswith("--data.")]
     command = ["benchmark", "ambiguity", "synthetic", *(part for one in settings for part in ("--set", one))]
