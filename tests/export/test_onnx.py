@@ -56,10 +56,10 @@ MODELS = {
         conformal=Conformal([0.6], [0.4], [1.0], 0.95, 0.9, 30, 3, 3),
     ),
     "nested regions, sampled priors, presence": lambda: lite(
-        4, 3, EVERYTHING, nested=True, prior_share=0.3, fusion=MajorityFusion()
+        4, 3, EVERYTHING, nested=True, prior_share=0.3, fusion=MajorityFusion(), num_steps=2
     ),
     "windows": cropped,
-    "V1": lambda: lite(network=MedSegDiffV1, image_size=(16, 16), num_steps=2, reverse=ReverseProcess()),
+    "V1": lambda: lite(network=MedSegDiffV1, image_size=(16, 16), num_steps=1, reverse=ReverseProcess()),
     "SSN": lambda: SSNSegmenter(small(StochasticUNet, 3, 2), image_size=(32, 32), nested=True).eval(),
     "supervised": lambda: SupervisedSegmenter(small(ResidualUNet), image_size=(32, 32)).eval(),
 }

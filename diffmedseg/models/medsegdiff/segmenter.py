@@ -123,6 +123,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
 
+    @property
+    def rewards_empty_masks(self) -> bool:
+        """Whether a Dice term is taken over images. With a presence head it never sees an empty mask."""
+        per_image = any(getattr(part, "dice_over", None) == "image" for part in (self.loss, self.prior_loss))
+        return per_image and getattr(self.denoiser, "presence", None) is None
+
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1).
 
