@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -24,6 +25,8 @@ ORANGE, SKY_BLUE, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
 #: By region, where there are several.
 COLOURS = (ORANGE, GREEN, YELLOW, VERMILLION)
+#: Of curves, which are drawn on white.
+CURVES = (BLUE, ORANGE, GREEN, VERMILLION, SKY_BLUE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Line:
 
     colour: str
     width: float
-    style: str | tuple[float, tuple[float, ...]] = "solid"
+    style: Literal["solid", "dashed", "dotted"] | tuple[float, tuple[float, ...]] = "solid"
     pale: bool = False
     cased: bool = False
 

@@ -25,6 +25,8 @@ from diffmedseg.files import expand_home
 
 #: Names the run's folder to processes that were started for it: by Lightning, or by a launcher that nobody here knows.
 RUN_FOLDER = "DIFFMEDSEG_RUN_FOLDER"
+#: In a run's folder, what training and tests logged.
+RUN_LOG: str = ExperimentWriter.NAME_METRICS_FILE
 
 
 def last_checkpoint(run: Path) -> Path:

@@ -1,7 +1,8 @@
 """Figures of a test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
+from diffmedseg.evaluation.provenance import Curve
 from diffmedseg.figures import (
+    CURVES,
     DISAGREEMENT,
     MASK,
     ORANGE,
@@ -71,6 +74,25 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
+
+
+def draw_curves(curves: Mapping[str, Curve], tested: int | None) -> Figure:
+    """Draw what training logged, over its steps.
+
+    Args:
+        curves: By name, values of one unit.
+        tested: Step of the weights that were tested; None where nothing says.
+    """
+    figure, axis = _figure(4.2, 3.8)
+    for (name, curve), colour, marker in zip(curves.items(), cycle(CURVES), cycle("os^Dv"), strict=False):
+        label = name.partition("/")[2].replace("_", " ")
+        every = max(len(curve) // 20, 1)  # markers that can be told apart
+        axis.plot(*zip(*curve, strict=True), color=colour, marker=marker, markersize=4, markevery=every, label=label)
+    if tested is not None:
+        axis.axvline(tested, color="grey", linewidth=1, linestyle="--", label="tested weights")
+    axis.set(xlabel="training step", ylabel="value", xlim=(0, None))
+    axis.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def draw_reliability(reliability: dict[str, list[dict[str, float]]]) -> Figure:

@@ -204,7 +204,7 @@ def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path,
                 found = Segmentation(torch.zeros(1, 1, 1, 8, 8), mask * 0, mask * 0, mask > 1)
                 batch = {"case": [case], "id": [f"{case}{index}"], "index": [index], "image": mask, "mask": mask}
                 callback.on_test_batch_end(trainer, None, {"segmentation": found}, batch, index)
-        callback.on_test_epoch_end(trainer, None)
+        callback.on_test_epoch_end(trainer, SimpleNamespace(regions=["lesion"]))
         return drawn[-1]
 
     hill = [0] * 10 + list(range(0, 40, 2)) + list(range(40, 0, -2)) + [0] * 10
