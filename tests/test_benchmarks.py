@@ -29,7 +29,8 @@ from test_recipes import instantiate
 from diffmedseg import load_checkpoint
 from diffmedseg.configurable import to_config
 from diffmedseg.data import ISIC2017DataModule, SyntheticDataModule
-from diffmedseg.diffusion import ReverseProcess, keyed_generator, keyed_normal
+from diffmedseg.diffusion import ReverseProcess
+from diffmedseg.keyed_random import keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES

@@ -16,10 +16,10 @@ from diffmedseg.cli import main, training
 from diffmedseg.data.catalogue import dataset_info
 from diffmedseg.errors import RecipeError
 from diffmedseg.experiments import data_file, list_datasets, list_models, list_presets, read_settings
-from diffmedseg.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.models.encoders import weights_follow
+from diffmedseg.models.loading import chosen_checkpoint
+from diffmedseg.postprocessing.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.recipes import recipe
-from diffmedseg.zoo.loading import chosen_checkpoint
 
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
 DEFAULT = "medsegdiff-lite"

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.reading.windows import CropWindow
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
@@ -162,16 +163,6 @@ def is_tissue(image: Tensor) -> Tensor:
     Background is where every channel has its least value, as in the air around a head and in black corners.
     """
     return (to_signed(image) > _BACKGROUND).any(-3)
-
-
-def majority(masks: Tensor) -> Tensor:
-    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
-
-    Of two raters the first is the reference, as is the custom (CHASE, DRIVE); among more a tie counts as foreground.
-    """
-    if len(masks) == 2:
-        return masks[0]
-    return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
 
 
 def _common(store: ImageStore, index: int) -> Item:

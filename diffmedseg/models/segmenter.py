@@ -15,13 +15,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffmedseg.calibration import Calibration
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import ExportError
 from diffmedseg.familiarity import Familiarity, pool_maps
-from diffmedseg.fusion import Fusion, MeanFusion
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.graph_sampler import GraphSampler
@@ -33,8 +30,11 @@ from diffmedseg.models.targets import sure_part
 from diffmedseg.models.tiling import Tiling, Window
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.models.views import TTA, flip, views_of
+from diffmedseg.postprocessing.calibration import Calibration
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import Fusion, MeanFusion
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}

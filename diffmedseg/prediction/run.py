@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from diffmedseg.crf import crf_is_available
 from diffmedseg.errors import DataError
 from diffmedseg.familiarity import describe_unfamiliar
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.views import TTA
+from diffmedseg.postprocessing.crf import crf_is_available
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn, Segmentation
 from diffmedseg.wording import count

@@ -10,14 +10,11 @@ from dark_disc import dark_segmenter
 from diffusers import DDPMScheduler, UniPCMultistepScheduler
 from small_networks import small
 
-from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.cli import main
-from diffmedseg.conformal import Conformal
 from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.errors import ExportError
 from diffmedseg.export import OnnxSegmenter, export_onnx
 from diffmedseg.export.noise import draw_noise
-from diffmedseg.fusion import MajorityFusion, STAPLEFusion
 from diffmedseg.models import (
     MedSegDiffLite,
     MedSegDiffSegmenter,
@@ -27,7 +24,10 @@ from diffmedseg.models import (
     StochasticUNet,
     SupervisedSegmenter,
 )
-from diffmedseg.refinement import LargestComponent
+from diffmedseg.postprocessing.calibration import TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import MajorityFusion, STAPLEFusion
+from diffmedseg.postprocessing.refinement import LargestComponent
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")  # which brings onnx

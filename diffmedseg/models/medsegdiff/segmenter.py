@@ -10,19 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import (
-    DiffusionLoss,
-    NoiseProcess,
-    PriorLoss,
-    ReverseProcess,
-    keyed_generator,
-    keyed_integers,
-    keyed_normal,
-    mask_to_x,
-    x_to_mask,
-)
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, PriorLoss, ReverseProcess, mask_to_x, x_to_mask
 from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.diffusion.unrolled import UnrolledReverse
+from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
