@@ -12,6 +12,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from diffmedseg.atomic import write_whole
 from diffmedseg.errors import DataError
 
+#: In a run's folder, what training and tests logged.
+RUN_LOG: str = ExperimentWriter.NAME_METRICS_FILE
+
 
 class RunLogger(CSVLogger):
     """Logs to ``metrics.csv`` in a run's folder and, where the run goes on, keeps the rows that are there.
