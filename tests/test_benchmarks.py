@@ -33,7 +33,7 @@ from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.keyed_random import keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
+from diffmedseg.models.sizes import SIZES
 from diffmedseg.recipes import recipe
 
 
