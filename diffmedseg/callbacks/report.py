@@ -14,7 +14,7 @@ from diffmedseg.evaluation.figures import Example, example_of
 from diffmedseg.evaluation.provenance import Provenance, provenance_now
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.runs import RUN_LOG
+from diffmedseg.run_log import RUN_LOG
 
 
 class TestReport(SegmentationCallback):

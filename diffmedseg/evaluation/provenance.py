@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from diffmedseg.runs import read_whole_rows
+from diffmedseg.run_log import read_whole_rows
 from diffmedseg.versions import installed_versions
 
 Curve = Sequence[tuple[int, float]]  # training steps and values

@@ -16,7 +16,7 @@ from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 from diffmedseg.metrics.scores import CaseScore
-from diffmedseg.runs import RUN_LOG, RunLogger
+from diffmedseg.run_log import RUN_LOG, RunLogger
 
 
 class Balanced(HTMLParser):
