@@ -18,6 +18,7 @@ from diffmedseg.calibration import TemperatureScaling
 from diffmedseg.conformal import Conformal
 from diffmedseg.errors import DataError
 from diffmedseg.fusion import MajorityFusion
+from diffmedseg.label_maps import draw_labels, label_values
 from diffmedseg.prediction import (
     Naming,
     Outputs,
@@ -27,7 +28,6 @@ from diffmedseg.prediction import (
     predict_pictures,
     predict_volumes,
 )
-from diffmedseg.prediction.outputs import draw_labels, label_values
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Drawn, sample_areas
 
