@@ -1,7 +1,6 @@
 import csv
 import json
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
