@@ -22,6 +22,7 @@ from diffmedseg.wording import first_names
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+_ORIENTED = "LPS"  # axes of volumes in memory
 _LARGEST_BRAIN = 2.2  # litres, with its fluid: ours, above what adults have
 
 
@@ -61,7 +62,7 @@ class Volume:
         self.oriented.grid.give(image)
         direction = self.stored.grid.direction.ravel().tolist()
         axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
-        turned = sitk.DICOMOrient(image, axes)
+        turned = image if axes == _ORIENTED else sitk.DICOMOrient(image, axes)  # which copies
         self.stored.grid.give(turned)  # what turning there and back has rounded
         return turned
 
@@ -85,7 +86,7 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
     paths = paths if len(paths) == len(images) else paths * len(images)
     stored = Frame.of(images[0])
     for number in range(len(images)):  # volumes may be large: one at a time is there twice
-        images[number] = sitk.DICOMOrient(images[number], "LPS")
+        images[number] = sitk.DICOMOrient(images[number], _ORIENTED)
     oriented, marked = _check_images(case, images, paths)
     channels = np.empty((len(images), *oriented.size[::-1]), np.float32)
     for channel in channels:
