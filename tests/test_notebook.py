@@ -15,9 +15,9 @@ from dark_disc import bright_segmenter, dark_segmenter, picture
 from PIL import Image
 from PIL.ExifTags import Base
 
-from diffmedseg.conformal import Conformal
 from diffmedseg.data import SyntheticDataModule
 from diffmedseg.errors import DataError
+from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.prediction import find_pictures, predict_pictures
 from diffmedseg.segmentation import Segmentation
 

@@ -15,9 +15,9 @@ from diffmedseg.app.scene import Scene
 from diffmedseg.atomic import write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import file_sha256
-from diffmedseg.label_maps import draw_labels
 from diffmedseg.prediction import Naming, find_cases
 from diffmedseg.prediction.volumes.reading import read_case
+from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.names import PICTURES, comparable, mask_key
 from diffmedseg.reading.opening import open_image, stored_orientation
 from diffmedseg.reading.pictures import read_upright, turn_back

@@ -5,15 +5,16 @@ from typing import cast
 
 from lightning import Callback, LightningModule, Trainer
 
-from diffmedseg.components import smallest_sizes
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.postprocessing.components import smallest_sizes
 
 
 class SmallestParts(Callback):
     """Has :class:`~diffmedseg.callbacks.CaseMetrics` drop small parts of each case's mask before it is scored.
 
-    Parts are those of the whole volume, at native resolution; see :func:`~diffmedseg.components.drop_small`. Samples
-    and probabilities stay as they are, and so do panels, which show single slices.
+    Parts are those of the whole volume, at native resolution; see
+    :func:`~diffmedseg.postprocessing.components.drop_small`. Samples and probabilities stay as they are, and so do
+    panels, which show single slices.
 
     Args:
         smallest: By region, the voxels that a part needs, such as 50 for ``enhancing_tumour``.

@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import ImageStore, TrainingView, collate, majority, to_signed
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.data.store import ImageStore, TrainingView, collate, to_signed
 from diffmedseg.figures import outline, show
+from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.segmentation import majority
 
 
 def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_variants: int = 6) -> Figure:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
-from diffmedseg.label_maps import pick_labels, region_labels
 from diffmedseg.metrics.cases import distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.surface import surface_scores
+from diffmedseg.reading.label_maps import pick_labels, region_labels
 from diffmedseg.reading.masks import MaskReader, read_values, whole_labels
 from diffmedseg.reading.names import (
     PICTURES,
@@ -104,7 +104,7 @@ class Pairs:
         """Return the pairs of each region of label maps, or these of masks.
 
         Args:
-            labels: See :func:`~diffmedseg.label_maps.region_labels`; None where files are masks.
+            labels: See :func:`~diffmedseg.reading.label_maps.region_labels`; None where files are masks.
 
         Raises:
             DataError: If that is no scheme of labels.

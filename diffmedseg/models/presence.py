@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.diffusion.noise import Generator, keyed_uniform
+from diffmedseg.keyed_random import Generator, keyed_uniform
 from diffmedseg.models.denoiser import ChannelAxis, repeat_for_samples
 
 _HIDDEN = 64

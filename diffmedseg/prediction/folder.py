@@ -17,11 +17,11 @@ import yaml
 from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, write_first, write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
-from diffmedseg.label_maps import label_values
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.outputs import DICOM, Outputs
 from diffmedseg.prediction.parts import OF_PARTS, PARTS, TABLE, Part, part_tables, remove_parts
 from diffmedseg.prediction.removing import file_name, remove_earlier, remove_results
+from diffmedseg.reading.label_maps import label_values
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.wording import first_names
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from diffmedseg.crf import crf_is_available
 from diffmedseg.errors import DataError
 from diffmedseg.familiarity import describe_unfamiliar
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.views import TTA
+from diffmedseg.postprocessing.crf import crf_is_available
 from diffmedseg.prediction.folder import AnyRow, PredictionFolder
 from diffmedseg.segmentation import Drawn, Segmentation
 from diffmedseg.wording import count
@@ -43,7 +43,7 @@ class Settings:
             model's own. It changes no sample.
         tta: Test-time augmentation; None for the model's own.
         smallest: By region, the voxels that a part of a volume's mask needs; smaller parts are dropped. See
-            :func:`~diffmedseg.components.drop_small`. It changes no sample and no probability.
+            :func:`~diffmedseg.postprocessing.components.drop_small`. It changes no sample and no probability.
         axes: Volumes: the axes along which slices are cut, out of ``axial``, ``coronal`` and ``sagittal``; None for
             ``axial``, which models learn.
     """

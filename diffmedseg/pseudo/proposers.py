@@ -11,7 +11,7 @@ from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.deciding import MaskRule
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.refinement import Refinement
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
 _NOTHING = "masks chose nothing"

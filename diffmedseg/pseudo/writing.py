@@ -24,12 +24,13 @@ from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.labels.deciding import Decided
 from diffmedseg.data.labels.supervision import SUPERVISION
 from diffmedseg.data.pseudo import TABLE, PseudoMask, read_table
-from diffmedseg.data.store import ImageStore, majority, to_bytes, to_signed
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.data.store import ImageStore, to_bytes, to_signed
 from diffmedseg.errors import DataError
 from diffmedseg.figures import outline, save_figure, show
 from diffmedseg.files import read_json
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.pseudo.proposers import Council
+from diffmedseg.segmentation import majority
 
 #: A data yaml for `diffmedseg train`: written last, so that a folder that has one is whole.
 DATA = "data.yaml"

@@ -32,7 +32,7 @@ from diffmedseg.models.diffseg.decision import Decision, FixedLevel, MultipleOfM
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference, PartialDenoisingDifference
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.models.segmenter import sample_generators
-from diffmedseg.otsu import otsu_level
+from diffmedseg.postprocessing.otsu import otsu_level
 
 _RECIPE = "--data.label_recipe=diffmedseg.data.labels."
 _PAIRS = "--model.supervision=pairs"

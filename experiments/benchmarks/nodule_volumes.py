@@ -5,7 +5,7 @@ volume, too: the slices are segmented one by one, and their noise is
 
 - ``own``: independent in every slice,
 - ``between n``: correlated over slices, by 0.7 or less one n apart and by 0 two n apart
-  (:func:`~diffmedseg.diffusion.noise.between`),
+  (:func:`~diffmedseg.keyed_random.between`),
 - ``shared``: the same in all slices, as ``predict`` has it.
 
 ``python experiments/benchmarks/nodule_volumes.py zoo/medsegdiff-lite_lidc_slices.lite0 --nodules 30`` takes the first
@@ -26,7 +26,7 @@ from samples_and_steps import load_run
 from shared_noise import roughness
 from torch import Tensor
 
-from diffmedseg.diffusion.noise import Generator, between
+from diffmedseg.keyed_random import Generator, between
 from diffmedseg.metrics import bootstrap_interval, generalized_energy_distance
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.models.segmenter import sample_generators

@@ -13,13 +13,14 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from diffmedseg.crf import RandomSubsetCRF
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.catalogue import configured
 from diffmedseg.data.labels import MaskRule
-from diffmedseg.data.store import majority, to_signed
+from diffmedseg.data.store import to_signed
+from diffmedseg.postprocessing.crf import RandomSubsetCRF
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
+from diffmedseg.segmentation import majority
 from diffmedseg.zoo import load_model
 
 

@@ -20,11 +20,11 @@ from diffmedseg.callbacks import (
     panels,
 )
 from diffmedseg.callbacks.case_metrics import settings
-from diffmedseg.crf import CRFSettings, DenseCRF
 from diffmedseg.errors import DataError
-from diffmedseg.fusion import MajorityFusion, STAPLEFusion
 from diffmedseg.metrics import diversity, generalized_energy_distance
-from diffmedseg.refinement import LargestComponent
+from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF
+from diffmedseg.postprocessing.fusion import MajorityFusion, STAPLEFusion
+from diffmedseg.postprocessing.refinement import LargestComponent
 from diffmedseg.segmentation import Segmentation
 
 

@@ -14,11 +14,10 @@ from mri_files import write_brats
 from PIL import Image
 
 from diffmedseg.atomic import lock_folder, write_whole
-from diffmedseg.calibration import TemperatureScaling
-from diffmedseg.conformal import Conformal
 from diffmedseg.errors import DataError
-from diffmedseg.fusion import MajorityFusion
-from diffmedseg.label_maps import draw_labels, label_values
+from diffmedseg.postprocessing.calibration import TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import MajorityFusion
 from diffmedseg.prediction import (
     Naming,
     Outputs,
@@ -28,6 +27,7 @@ from diffmedseg.prediction import (
     predict_pictures,
     predict_volumes,
 )
+from diffmedseg.reading.label_maps import draw_labels, label_values
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Drawn, sample_areas
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
-from diffmedseg.data.store import ImageStore, is_tissue, majority, to_unit
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.data.store import ImageStore, is_tissue, to_unit
 from diffmedseg.errors import DataError
-from diffmedseg.otsu import otsu_level
+from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.postprocessing.otsu import otsu_level
+from diffmedseg.segmentation import majority
 
 Window = tuple[int, int]  # top, left
 

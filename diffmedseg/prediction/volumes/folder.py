@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.label_maps import draw_labels
 from diffmedseg.prediction.folder import PredictionFolder, Row
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.reading.dicom_elements import check_elements
+from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.volumes import read_stored
 
 if TYPE_CHECKING:

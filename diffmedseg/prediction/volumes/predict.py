@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffmedseg.components import smallest_sizes
 from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
-from diffmedseg.label_maps import note_order
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.postprocessing.components import smallest_sizes
 from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.parts import Part
@@ -28,6 +27,7 @@ from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
 from diffmedseg.prediction.volumes.reading import Volume, read_case
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment_volume
 from diffmedseg.prediction.watching import VolumeResult, Watcher
+from diffmedseg.reading.label_maps import note_order
 from diffmedseg.wording import count, first_names
 
 

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.components import drop_small, smallest_sizes
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.postprocessing.components import drop_small, smallest_sizes
 from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
 from diffmedseg.prediction.volumes.reading import Volume

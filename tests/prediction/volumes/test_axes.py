@@ -11,8 +11,8 @@ import yaml
 from dark_disc import BrightSegmenter, NoNetwork, bright_segmenter
 from mri_files import write_nifti
 
-from diffmedseg.conformal import Conformal
 from diffmedseg.errors import DataError
+from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.prediction import Naming, Outputs, Settings, find_cases, predict_volumes
 from diffmedseg.prediction.volumes.planes import AXES, Plane
 from diffmedseg.prediction.volumes.reading import read_case

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from diffmedseg.diffusion import keyed_generator, keyed_normal
-from diffmedseg.diffusion.noise import between, keyed_uniform
+from diffmedseg.keyed_random import between, keyed_generator, keyed_normal, keyed_uniform
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
@@ -93,14 +92,11 @@ def keyed_normal(shape: Sequence[int], generators: Sequence[Generator], device: 
     Returns:
         Noise of shape ``(len(generators), *shape)``, float32.
     """
-    if any(isinstance(one, BlendedGenerator) for one in generators):
-        drawn = [
-            one.normal(shape) if isinstance(one, BlendedGenerator) else torch.randn(tuple(shape), generator=one)
-            for one in generators
-        ]
-        return torch.stack(drawn).to(device)
-    rows: Tensor = randn_tensor((len(generators), *shape), generator=list(generators), device=device)
-    return rows
+    rows = [
+        one.normal((1, *shape)) if isinstance(one, BlendedGenerator) else torch.randn(1, *shape, generator=one)
+        for one in generators
+    ]
+    return torch.cat(rows).to(device)
 
 
 def keyed_integers(high: int, generators: Sequence[torch.Generator]) -> Tensor:

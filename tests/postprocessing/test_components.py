@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffmedseg.components import drop_small, smallest_sizes
 from diffmedseg.errors import DataError
+from diffmedseg.postprocessing.components import drop_small, smallest_sizes
 
 
 def masks():
