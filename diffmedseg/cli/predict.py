@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from diffmedseg.cli.parsing import (
     Parser,
     add_device,
+    add_smallest,
     add_trust,
     add_tta,
     any_number,
@@ -123,6 +124,14 @@ def _add_volumes(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="Volumes: what the volumes of four-dimensional files are, in their order.",
     )
+    parser.add_argument(
+        "--axes",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="Volumes: cut slices along these axes, out of axial, coronal and sagittal, and take the mean of what is "
+        "found. Default: axial, which the model learned.",
+    )
+    add_smallest(parser)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -226,6 +235,8 @@ def main(args: list[str]) -> None:
         tuple(options.range) if options.range else None,
         options.threshold,
         options.tta,
+        dict(options.smallest) or None,
+        options.axes,
     )
     outputs = _outputs(options, parser)
     try:

@@ -90,8 +90,7 @@ def isic2017_apart(data: Path) -> SegmentationDataModule:
 
 def _chase(data: Path, **settings: Any) -> SegmentationDataModule:
     config = yaml.safe_load((current_source().entry_folder(CHASE) / "run.yaml").read_text())["data"]
-    grid = {"image_size": 256, "patch": 64}  # of the source
-    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **grid, **settings}
+    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **settings}
     return build_data(config)
 
 
