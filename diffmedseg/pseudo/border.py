@@ -70,7 +70,10 @@ class BorderContrast(Proposer):
         ])  # fmt: skip
         sigma = _BLUR * min(size)
         radius = min(int(4 * sigma + 0.5), *(side - 1 for side in size))
-        return gaussian_blur2d(distance[:, None].float(), 2 * radius + 1, (sigma, sigma), border_type="replicate")
+        smooth: Tensor = gaussian_blur2d(
+            distance[:, None].float(), 2 * radius + 1, (sigma, sigma), border_type="replicate"
+        )
+        return smooth
 
     def _features(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the encoder's map at the image's size, (B, F, H, W)."""
