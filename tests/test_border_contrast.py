@@ -15,6 +15,7 @@ from diffmedseg.data.labels.whitening import whiten
 from diffmedseg.errors import DataError
 from diffmedseg.models.encoders import PACKAGED
 from diffmedseg.pseudo.border import BorderContrast
+from diffmedseg.pseudo.proposers import Council, Proposer
 
 needs_weights = pytest.mark.skipif(find_spec(PACKAGED["lite0"].package) is None, reason="weights are not installed")
 
@@ -119,6 +120,31 @@ def test_data_whose_border_is_not_known_to_be_healthy_is_refused():
         BorderContrast(MaskRule(), tiny_data().info)
     with pytest.raises(ValueError, match=r"healthy_border is 0\.5"):
         MaskRule(healthy_border=0.5)
+
+
+class Says(Proposer):
+    """Proposes the same maps always."""
+
+    title, learned_from, relative = "a test", "nothing", False
+
+    def __init__(self, *masks):
+        self.maps = torch.stack(masks)[:, None].float()
+
+    def __call__(self, image, keys):
+        return self.maps
+
+
+def test_masks_are_left_out_where_proposers_disagree():
+    near, far = torch.roll(disc(), 2, 1), torch.roll(disc(), 15, 1)
+    rule, both = MaskRule(), [Says(disc(), disc()), Says(near, far)]
+    image = torch.zeros(2, 3, 64, 64)
+    strict = Council(both, rule, None, agreement=0.7).decide(image, ["a", "b"])
+    assert strict[0].objection is None
+    assert "proposers agree by a Dice of 0." in strict[1].objection
+    assert all(one.objection is None for one in Council(both, rule, None).decide(image, ["a", "b"]))
+    assert (strict[0].mask == Council(both, rule, None).decide(image, ["a", "b"])[0].mask).all()
+    with pytest.raises(DataError, match="Agreement takes two proposers"):
+        Council(both[:1], rule, None, agreement=0.7)
 
 
 @needs_weights

@@ -57,6 +57,8 @@ class Chain:
         kind = self.options.proposer if cycle == 1 else "model"
         names = [self.data] if run is None else [str(run), self.data]
         crf = ["--crf", self.options.crf]
+        if cycle == 1 and self.options.agreement:
+            crf += ["--agreement", f"{self.options.agreement}"]
         true = ["--true_masks", str(self.options.true_masks), "--seed", str(self.options.seed)]
         return ["pseudo", *names, "--out", str(self.pseudo(cycle)), "--proposer", kind, *crf, *true,
                 *self.settings["data"]]  # fmt: skip
@@ -124,6 +126,8 @@ def _hold_to(chain: Chain) -> None:
         DataError: If the folder holds a chain of other settings.
     """
     ignored = {"ckpt_path", "runs", "cycles"}  # another cycle may follow
+    if not chain.options.agreement:
+        ignored.add("agreement")  # chains that began before there was this option go on
     options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
     said = {"data": chain.data, "stages": chain.stages, "options": options, "settings": chain.settings}
     path = chain.folder / _ORDER

@@ -10,6 +10,7 @@ from diffmedseg.cli.parsing import (
     add_device,
     add_trust,
     natural_number,
+    open_share,
     positive_integer,
     report_errors,
     setting_pairs,
@@ -84,6 +85,10 @@ def add_proposing(parser: Parser, proposer: str | None, who: str) -> None:
         help="Refine maps by DenseCRFs. auto: as the model that proposes does.",
     )
     parser.add_argument(
+        "--agreement", type=open_share, default=0.0, metavar="DICE",
+        help="Leave out images where the masks of two proposers have a smaller Dice. Default: 0, which keeps all.",
+    )  # fmt: skip
+    parser.add_argument(
         "--true_masks", type=natural_number, default=0, metavar="N", help="Add N true masks of training images."
     )
 
@@ -143,10 +148,11 @@ def _order(options: argparse.Namespace, names: list[str], settings: dict[str, st
         from diffmedseg.postprocessing.crf import RandomSubsetCRF
 
         refinement = RandomSubsetCRF()
-    council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement)
+    council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement, options.agreement)
     facts = {key: value for key, value in (read_yaml(data_file(name)) or {}).items() if key != "data"}
     facts["tags"] = list(dict.fromkeys([*facts.get("tags", []), Path(data_file(name)).stem]))
     said = {"proposer": options.proposer, "weights": sha256, "crf": council.refinement is not None}
+    said |= {"agreement": options.agreement} if options.agreement else {}
     said |= {"true_masks": options.true_masks, "seed": options.seed}
     return Order(council, data, facts, options.true_masks, options.seed, said, options.batch_size)
 
