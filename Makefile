@@ -76,7 +76,8 @@ fuzz: setup ## read mutated files: INPUTS=1000000 SEED=0 JOBS=2 OUT=<folder for 
 kill: setup ## kill commands and start them again: KILLS=1000 FAULTS=3 SEED=0 COMMANDS=predict,train OUT=<folder for losses>
 	PYTHONPATH=tests $(BIN)/python -m robustness.kill $(call given,kills,$(KILLS)) $(call given,faults,$(FAULTS)) $(call given,seed,$(SEED)) $(call given,commands,$(COMMANDS)) $(call given,out,$(OUT))
 
-lint: setup ## check style and types
+lint: setup ## check style, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy

@@ -6,6 +6,7 @@ Each name is imported when it is first used: ``import diffmedseg`` does not impo
 from typing import TYPE_CHECKING
 
 from diffmedseg.lazy import lazy_names
+from diffmedseg.moved import keep_old_names
 
 __version__ = "0.2.0.dev0"
 
@@ -33,5 +34,17 @@ __getattr__, __dir__, __all__ = lazy_names(
         "diffmedseg.zoo.loading": ["load_checkpoint", "load_model", "load_pretrained"],
         "diffmedseg.zoo.source": ["list_pretrained"],
     },
-    ["callbacks", "data", "diffusion", "evaluation", "export", "metrics", "models", "prediction", "zoo"],
+    [
+        "callbacks",
+        "data",
+        "diffusion",
+        "evaluation",
+        "export",
+        "metrics",
+        "models",
+        "postprocessing",
+        "prediction",
+        "zoo",
+    ],
 )
+keep_old_names()

@@ -124,8 +124,8 @@ class Segmentation:
         mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
         unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None where there was none.
         uncalibrated: The same before calibration; None where there was none.
-        inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.conformal.Conformal`. None where
-            the model has none.
+        inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.postprocessing.Conformal`. None
+            where the model has none.
         outer: (B, K, H, W), bool: the outer contour, likewise.
         prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
             any noise; None where there is none.
@@ -263,6 +263,16 @@ def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
         masks = resize_soft(some.flatten(1, 2).float(), size) > 0.5
         areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(some.shape[:3]))
     return torch.cat(areas, 1)
+
+
+def majority(masks: Tensor) -> Tensor:
+    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
+
+    Of two raters the first is the reference, as is the custom (CHASE, DRIVE); among more a tie counts as foreground.
+    """
+    if len(masks) == 2:
+        return masks[0]
+    return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
 
 
 def nest(mask: Tensor) -> Tensor:

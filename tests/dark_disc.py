@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffmedseg.diffusion import keyed_normal
+from diffmedseg.keyed_random import keyed_normal
 from diffmedseg.models import Condition, Denoiser, DiffusionSegmenter
 from diffmedseg.segmentation import Drawn
 

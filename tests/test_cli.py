@@ -129,21 +129,18 @@ def test_a_checkpoint_is_evaluated_with_other_settings(run, capsys):
     assert (run / "cases.csv").read_text() == before
 
 
-def test_last_continues_in_the_newest_runs_folder_and_keeps_its_csv(tmp_path, monkeypatch):
-    main(tiny_fit(tmp_path))
-    folder = tmp_path / "medsegdiff-lite-synthetic" / "version_0"
-    before = list(csv.DictReader((folder / "metrics.csv").open()))
+def test_last_continues_in_the_newest_runs_folder_and_keeps_its_csv(run):
+    before = list(csv.DictReader((run / "metrics.csv").open()))
     kept = [row for row in before if int(row["step"]) < 2]  # not the test of the shorter run
     assert len(kept) == len(before) - 1
-    monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER")
-    main(tiny_fit(tmp_path, "--trainer.max_steps=4", "--ckpt_path=last"))
-    assert [path.name for path in folder.parent.iterdir()] == ["version_0"]
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    main(tiny_fit(run.parents[1], "--trainer.max_steps=4", "--ckpt_path=last"))
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [{k: r[k] for k in kept[0]} for r in rows[: len(kept)]] == kept
     losses = [row for row in rows if row["train/loss"]]
     assert [(row["epoch"], row["step"]) for row in losses] == [(str(n), str(n)) for n in range(4)]
     assert sum(bool(row["test/dice"]) for row in rows) == 1
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_a_run_that_is_terminated_does_not_count_as_done(tmp_path, monkeypatch):
@@ -199,11 +196,9 @@ def test_two_processes_started_by_the_cli_share_a_folder(tmp_path):
     assert len(panels) == 2  # epochs
 
 
-def test_the_config_of_a_run_that_went_on_starts_a_new_run(tmp_path, monkeypatch):
-    main(tiny_fit(tmp_path))
-    monkeypatch.delenv("DIFFMEDSEG_RUN_FOLDER")
-    main(tiny_fit(tmp_path, "--trainer.max_steps=3", "--ckpt_path=last"))
-    folder = tmp_path / "medsegdiff-lite-synthetic"
+def test_the_config_of_a_run_that_went_on_starts_a_new_run(run, monkeypatch):
+    folder = run.parent
+    main(tiny_fit(folder.parent, "--trainer.max_steps=3", "--ckpt_path=last"))
     config = yaml.safe_load((folder / "version_0" / "config.yaml").read_text())
     assert (config["ckpt_path"], config["trainer"]["max_steps"]) == (None, 3)
     before = (folder / "version_0" / "cases.csv").read_text()

@@ -13,12 +13,12 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import nn
 
 from diffmedseg.configurable import UNRECORDED, Configurable, public_path, to_config, unrecorded
-from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF
 from diffmedseg.data.catalogue import configured
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, ReverseProcess
-from diffmedseg.fusion import MeanFusion
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
-from diffmedseg.refinement import LargestComponent
+from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF, RandomSubsetCRF
+from diffmedseg.postprocessing.fusion import MeanFusion
+from diffmedseg.postprocessing.refinement import LargestComponent
 from diffmedseg.zoo import allowed_classes, build
 
 
@@ -148,9 +148,9 @@ def test_every_part_of_a_model_may_be_named_and_nothing_abstract():
     for path in (
         "diffmedseg.models.MedSegDiffSegmenter", "diffmedseg.models.SMPNetwork", "diffmedseg.models.TwoTowerUNet",
         "diffmedseg.models.diffseg.decision.Otsu", "diffmedseg.models.diffseg.difference.ReleasedDifference",
-        "diffmedseg.crf.CRFSettings", "diffmedseg.refinement.LargestComponent", "diffmedseg.diffusion.PriorLoss",
-        "diffmedseg.calibration.IsotonicCalibration", "diffmedseg.conformal.Conformal",
-        "diffmedseg.fusion.STAPLEFusion", "diffusers.DDPMScheduler", "torch.optim.AdamW", "torch.optim.RMSprop",
+        "diffmedseg.postprocessing.LargestComponent", "diffmedseg.postprocessing.IsotonicCalibration",
+        "diffmedseg.postprocessing.Conformal", "diffmedseg.postprocessing.STAPLEFusion",
+        "diffmedseg.diffusion.PriorLoss", "diffusers.DDPMScheduler", "torch.optim.AdamW", "torch.optim.RMSprop",
     ):  # fmt: skip
         assert path in allowed
     assert "diffmedseg.models.Denoiser" not in allowed

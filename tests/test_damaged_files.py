@@ -12,11 +12,11 @@ from diffmedseg.data.cache import map_array
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.files import FormatError, read_json, read_yaml
 from diffmedseg.metrics.table import read_cases
+from diffmedseg.models.loading import best_checkpoint, read_run
 from diffmedseg.reading.dicom_elements import check_elements
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.volumes import read_stored
-from diffmedseg.runs import RunLogger
-from diffmedseg.zoo.loading import best_checkpoint, read_run
+from diffmedseg.run_log import RunLogger
 
 
 def billions(levels):

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from diffmedseg import load_checkpoint, recipe
 from diffmedseg.cli import main
 from diffmedseg.errors import RecipeError
-from diffmedseg.fusion import MajorityFusion
 from diffmedseg.models import ClassConditionalUNet, DiffSegSegmenter, MedSegDiffSegmenter, MedSegDiffV1
+from diffmedseg.postprocessing.fusion import MajorityFusion
 
 
 class Mine(LightningDataModule):

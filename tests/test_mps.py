@@ -8,8 +8,6 @@ from fake_mps import MPS, fake_mps, to_mps
 from small_networks import small
 
 from diffmedseg.cli.predicting import on_device
-from diffmedseg.conformal import Conformal
-from diffmedseg.fusion import MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.models import (
     ClassConditionalUNet,
     DiffSegSegmenter,
@@ -22,6 +20,8 @@ from diffmedseg.models import (
     StochasticUNet,
     SupervisedSegmenter,
 )
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import MajorityFusion, MeanFusion, STAPLEFusion
 
 MODELS = {
     "V1": (MedSegDiffSegmenter, MedSegDiffV1, {}),

@@ -34,7 +34,7 @@ from torch import nn
 from diffmedseg.data import SegmentationDataModule, SyntheticDataModule
 from diffmedseg.data.synthetic import SyntheticStore
 from diffmedseg.diffusion import DiffusionLoss
-from diffmedseg.fusion import Fusion
+from diffmedseg.postprocessing.fusion import Fusion
 from diffmedseg.models import Condition, Denoiser
 from diffmedseg.models.denoiser import repeat_for_samples
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_fusion import simpleitk_staple
+from postprocessing.test_fusion import simpleitk_staple
 
 from diffmedseg import load_pretrained
 from diffmedseg.cli import main
 from diffmedseg.data import ISIC2016DataModule, ISIC2017DataModule
-from diffmedseg.fusion import STAPLEFusion
+from diffmedseg.postprocessing.fusion import STAPLEFusion
 
 pytestmark = pytest.mark.real
 DATA = Path(os.environ.get("DIFFMEDSEG_DATA", "."))

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.data.store import majority
 from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
 from diffmedseg.files import file_sha256
-from diffmedseg.fusion import Fusion
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
@@ -27,7 +25,9 @@ from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.refinement import Refinement
+from diffmedseg.postprocessing.fusion import Fusion
+from diffmedseg.postprocessing.refinement import Refinement
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 from lightning import LightningModule, Trainer
 
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.crf import DenseCRF
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.refinement import Refinement
+from diffmedseg.postprocessing.crf import DenseCRF
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
 

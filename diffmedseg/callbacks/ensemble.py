@@ -6,8 +6,8 @@ from typing import Any, cast
 from lightning import LightningModule, Trainer
 
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.fusion import Fusion, MeanFusion
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.postprocessing.fusion import Fusion, MeanFusion
 from diffmedseg.segmentation import Drawn
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 
 from diffmedseg.checkpoints import WholeFileIO
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 
 _KEY = "exact_resume"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.cli.data import add_data, open_data
-from diffmedseg.cli.parsing import Parser, report_errors
+from diffmedseg.cli.parsing import Parser, positive_integer, report_errors
 from diffmedseg.errors import DataError
 from diffmedseg.wording import count
 
@@ -64,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="New folder for metrics.json and tables of cases, which `diffmedseg compare` takes.",
     )
+    one.add_argument(
+        "--worst",
+        type=positive_integer,
+        metavar="N",
+        help="Draw, in each track, the N images whose samples are farthest from the raters (unbiased GED), into "
+        "worst.png of --output. It needs --samples with two or more samples per image.",
+    )
     return parser
 
 
@@ -76,6 +83,8 @@ def _ambiguity(options: argparse.Namespace) -> None:
     output = None if options.output is None else expand_home(options.output)
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output} is not an empty folder. Name a new folder by --output.")
+    if options.worst is not None and (output is None or options.samples is None):
+        raise DataError("--worst draws samples into the folder of the output: give --samples and --output, too.")
     benchmark = AmbiguityBenchmark(open_data(options), options.split, options.track)
     if options.list is not None:
         _write_names(benchmark, expand_home(options.list))
@@ -91,6 +100,8 @@ def _ambiguity(options: argparse.Namespace) -> None:
         print(f"Left out, since there are {count(found.num_samples or 0, 'sample')} per image: {names}.")
     if output is not None:
         _write(found, summary, output)
+        if options.worst is not None:
+            _draw(benchmark, found, expand_home(options.samples), options.worst, output)
         print(f"Wrote {output}", file=sys.stderr)
 
 
@@ -121,6 +132,18 @@ def _write(found: "Ambiguity", summary: dict[str, Any], folder: Path) -> None:
         write_cases(found.raters[track].rows, own / "raters" / "cases.csv")
     text = json.dumps(summary, indent=1)
     write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _draw(benchmark: "AmbiguityBenchmark", found: "Ambiguity", samples: Path, number: int, folder: Path) -> None:
+    """Draw the worst images of each track beside the tables of the track."""
+    from diffmedseg.figures import save_figure
+
+    if "ged_unbiased" in found.left_out:
+        print("No worst.png: one sample per image has no unbiased GED.", file=sys.stderr)
+        return
+    for track, scored in found.samples.items():
+        place = folder if track == next(iter(found.samples)) else folder / track
+        save_figure(benchmark.draw_worst(scored, samples, number), place / "worst.png")
 
 
 def _table(track: str, summary: dict[str, Any]) -> "Table":

@@ -145,7 +145,7 @@ def _order(options: argparse.Namespace, names: list[str], settings: dict[str, st
     ]
     refinement = next((one.refinement for one in proposers if one.refinement is not None), None)
     if options.crf == "on" and refinement is None:
-        from diffmedseg.crf import RandomSubsetCRF
+        from diffmedseg.postprocessing.crf import RandomSubsetCRF
 
         refinement = RandomSubsetCRF()
     council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement, options.agreement)

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -25,6 +25,14 @@ class SettingsParser(LightningArgumentParser):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # type: ignore[arg-type]  # as Lightning's
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return a configuration as text. It was checked when it was parsed; to check it again takes a while."""
+        return str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration; see :meth:`dump`."""
+        super().save(*args, **{"skip_validation": True, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise.

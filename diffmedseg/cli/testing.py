@@ -11,7 +11,8 @@ from diffmedseg.cli.training import Tested, run
 from diffmedseg.cli.trusting import check_run
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.files import expand_home
-from diffmedseg.zoo.loading import RUN_CONFIG, load_model, read_settings
+from diffmedseg.models.loading import RUN_CONFIG, read_settings
+from diffmedseg.zoo.loading import load_model
 from diffmedseg.zoo.registry import RUN
 from diffmedseg.zoo.source import current_source
 

@@ -89,7 +89,7 @@ def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[
     """Test a run, or a checkpoint in it."""
     from diffmedseg.cli.training import Tested, run as run_lightning
     from diffmedseg.cli.trusting import check_run
-    from diffmedseg.zoo.loading import best_checkpoint, read_settings
+    from diffmedseg.models.loading import best_checkpoint, read_settings
 
     with report_errors():
         path = expand_home(name)

@@ -163,7 +163,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from diffmedseg.zoo.building import ZooError
+    from diffmedseg.errors import ZooError
     from diffmedseg.zoo.checking import verify_entry
 
     source, failed = current_source(), 0
@@ -180,9 +180,9 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from diffmedseg.errors import ZooError
     from diffmedseg.metrics.table import read_cases
     from diffmedseg.runs import newest_run
-    from diffmedseg.zoo.building import ZooError
     from diffmedseg.zoo.checking import agrees
 
     name, runs = options.name, options.runs
@@ -207,8 +207,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _cases(options: argparse.Namespace) -> None:
+    from diffmedseg.errors import ZooError
     from diffmedseg.metrics.table import read_cases
-    from diffmedseg.zoo.building import ZooError
     from diffmedseg.zoo.changing import replace_files
     from diffmedseg.zoo.showing import show_cases
 
@@ -226,8 +226,8 @@ def _cases(options: argparse.Namespace) -> None:
 
 
 def _familiarise(options: argparse.Namespace) -> None:
+    from diffmedseg.errors import ZooError
     from diffmedseg.evaluation.calibrating import fit_familiarity
-    from diffmedseg.zoo.building import ZooError
     from diffmedseg.zoo.familiarising import add_familiarity
 
     folder, model, data = _with_data(options)
@@ -241,8 +241,9 @@ def _familiarise(options: argparse.Namespace) -> None:
 def _with_data(options: argparse.Namespace) -> "tuple[Path, DiffusionSegmenter, SegmentationDataModule]":
     """Return the folder of a verified entry, its model, and its data where ``--root`` says."""
     from diffmedseg.data.configured import build_data
-    from diffmedseg.zoo.building import ZooError
-    from diffmedseg.zoo.loading import load_verified, read_settings
+    from diffmedseg.errors import ZooError
+    from diffmedseg.models.loading import read_settings
+    from diffmedseg.zoo.loading import load_verified
 
     folder, entry = current_source().verified(options.name)
     model = load_verified(options.name, folder, entry, options.trust)

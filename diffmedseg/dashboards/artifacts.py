@@ -10,7 +10,7 @@ from diffmedseg.data.base import Split
 from diffmedseg.data.fingerprint import split_fingerprint
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.store import ImageStore
-from diffmedseg.zoo.loading import read_settings
+from diffmedseg.models.loading import read_settings
 
 if TYPE_CHECKING:
     import wandb

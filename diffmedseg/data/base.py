@@ -23,9 +23,9 @@ from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, TrainingSampler
 from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.wording import count
 
 Split = Literal["train", "val", "test"]

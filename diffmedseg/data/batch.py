@@ -23,8 +23,8 @@ class Batch(TypedDict, total=False):
         healthy: (B, C, H, W): the same images without disease. Only DiffSeg with ``supervision: pairs`` needs them.
         raters: (B, R, K, H, W), in {0, 1}: the masks of all raters. Training needs them where a model learns from all.
             Default in evaluation: ``mask`` as the only rater.
-        unsure: (B, 1, H, W), in {0, 1}: pixels whose mask nobody is sure of. No training loss looks at them; scores do.
-            Default: none.
+        unsure: (B, 1, H, W), in {0, 1}: pixels whose mask nobody is sure of. No training loss and no score of a
+            validation looks at them. Tests score ``reference`` in the field of view. Default: none.
         rater_valid: (B, R), bool: which raters an image has. Default: all.
         reference: B masks (R, K, h, w), uint8, at native resolution, on the CPU; tests are scored on them. Default:
             ``mask``.

@@ -14,9 +14,10 @@ from torch import Tensor
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.duplicates import fingerprint, nearly_same, same
 from diffmedseg.data.problem import Problem
-from diffmedseg.data.store import ImageStore, majority
+from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.functional import dice_from_counts
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 #: Edges of the histogram of areas, of the image.

@@ -20,9 +20,9 @@ from diffmedseg.data.files import Item, find_folders, index_files, pair
 from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.store import ImageStore
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.reading.masks import MaskReader
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.pictures import read_picture

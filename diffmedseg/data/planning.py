@@ -11,8 +11,8 @@ from rich.progress import track
 
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.native import Native
-from diffmedseg.data.store import majority
 from diffmedseg.errors import DataError
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 _SIDES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 2048)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):

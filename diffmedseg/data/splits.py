@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json, read_yaml
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.reading.names import composed, files_below
 from diffmedseg.wording import count, first_names
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.reading.windows import CropWindow
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
@@ -164,16 +165,6 @@ def is_tissue(image: Tensor) -> Tensor:
     return (to_signed(image) > _BACKGROUND).any(-3)
 
 
-def majority(masks: Tensor) -> Tensor:
-    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
-
-    Of two raters the first is the reference, as is the custom (CHASE, DRIVE); among more a tie counts as foreground.
-    """
-    if len(masks) == 2:
-        return masks[0]
-    return (masks.sum(0) * 2 >= len(masks)).to(masks.dtype)
-
-
 def _common(store: ImageStore, index: int) -> Item:
     item: Item = {"image": store.image(index), "id": store.ids[index], "case": store.cases[index]}
     label = store.label(index)
@@ -220,9 +211,7 @@ class TrainingView(Dataset[Item]):
             masks = self.store.masks(index)[:, self.regions]
             rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
             raters = {"raters": masks} if self.all_raters else {}
-            unsure = self.store.unsure(index)
-            doubted = {} if unsure is None else {"unsure": unsure}
-            return self._cut(item | {"mask": masks[rater]} | raters | doubted, draw)
+            return self._cut(item | {"mask": masks[rater]} | raters | _doubted(self.store, index), draw)
         healthy = self.store.healthy(index)
         return item if healthy is None else item | {"healthy": healthy}
 
@@ -252,20 +241,31 @@ class EvaluationView(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         """Return image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing.
 
-        With ``native`` also reference (R, K, h, w), field_of_view (h, w) or None, and window or None.
+        Where masks are not sure everywhere, there is unsure (1, H, W) in {0, 1}. With ``native`` also
+        reference (R, K, h, w), field_of_view (h, w) or None, and window or None.
         """
         masks = self.store.masks(index)[:, self.regions]
-        item = _common(self.store, index) | {
-            "mask": majority(masks),
-            "raters": masks,
-            "index": self.store.position(index),
-            "spacing": self.store.spacing(index),
-        }
+        item = (
+            _common(self.store, index)
+            | {
+                "mask": majority(masks),
+                "raters": masks,
+                "index": self.store.position(index),
+                "spacing": self.store.spacing(index),
+            }
+            | _doubted(self.store, index)
+        )
         if not self.native:
             return item
         reference = self.store.reference(index)[:, self.regions]
         native = {"field_of_view": self.store.field_of_view(index), "window": self.store.window(index)}
         return item | {"reference": reference} | native
+
+
+def _doubted(store: ImageStore, index: int) -> Item:
+    """Return the pixels in which the masks of an image are not sure, where a store has them."""
+    unsure = store.unsure(index)
+    return {} if unsure is None else {"unsure": unsure}
 
 
 _LISTS = {"reference", "field_of_view", "window", "id", "case", "index", "draw", "spacing"}

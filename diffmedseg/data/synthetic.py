@@ -9,7 +9,7 @@ from torch import Tensor
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.facts import synthetic_info
 from diffmedseg.data.store import ImageStore
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 
 #: The known distribution of raters: outline the dark core, or the halo around it too, or (rarely) overlook it all.
 MODES = ("core", "halo", "overlooked")

@@ -2,9 +2,9 @@
 
 from diffmedseg.diffusion.encoding import mask_to_x, x_to_mask
 from diffmedseg.diffusion.loss import DiffusionLoss, PriorLoss
-from diffmedseg.diffusion.noise import keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.diffusion.process import NoiseProcess
 from diffmedseg.diffusion.sampling import ReverseProcess
+from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_normal
 
 __all__ = [
     "DiffusionLoss",

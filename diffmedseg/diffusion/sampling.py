@@ -11,8 +11,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from diffmedseg.configurable import Configurable
-from diffmedseg.diffusion.noise import keyed_normal
 from diffmedseg.diffusion.process import NoiseProcess
+from diffmedseg.keyed_random import keyed_normal
 
 _MAX_BETA = 1 - 2**-20  # in float32 more is 1, and a signal of nothing has no logarithm
 #: Options by which schedulers would move x_t to noise levels other than those the network is told.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffmedseg.diffusion.noise import keyed_generator
 from diffmedseg.diffusion.process import NoiseProcess
 from diffmedseg.diffusion.sampling import ReverseProcess
+from diffmedseg.keyed_random import keyed_generator
 
 
 def step_weights(reverse: ReverseProcess, process: NoiseProcess, num_steps: int) -> list[list[float]]:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from rich.progress import track as progress
 from torch import Tensor
 
@@ -16,11 +17,12 @@ from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation.sample_folders import SampleFolder
 from diffmedseg.evaluation.summary import POLICY, plain
-from diffmedseg.fusion import MajorityFusion
+from diffmedseg.evaluation.worst_sets import choose_worst, draw_sets
 from diffmedseg.metrics.calibration import calibration_error_interval, expected_calibration_error
 from diffmedseg.metrics.cases import GED_SAMPLES, MATCHED_SAMPLES, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.metrics.scores import CaseScore
+from diffmedseg.postprocessing.fusion import MajorityFusion
 from diffmedseg.wording import first_names
 
 Track = Literal["all", "nonempty"]
@@ -234,6 +236,24 @@ class AmbiguityBenchmark:
                 image = self._score(i, masks, reference)
                 self._add(samples, i, self._rows(image), [image])
         return Ambiguity(self.data.info.title, self.split, next(iter(first), None), sorted(num_raters), samples, raters)
+
+    def draw_worst(self, scored: Scored, folder: Path, number: int) -> Figure:
+        """Draw the images whose samples are farthest from the raters; see :mod:`diffmedseg.evaluation.worst_sets`.
+
+        Args:
+            scored: Scores of the samples in a track.
+            folder: The samples, as :meth:`score` took them.
+            number: So many images at most.
+        """
+        store, number_of = self.store, {case: index for index, case in enumerate(self.store.cases)}
+        files = SampleFolder(folder, [store.ids[i] for i in self.indices], store.ids)
+
+        def samples_of(index: int) -> Tensor:
+            reference = store.reference(index)
+            return files.read(store.ids[index], (reference.shape[-2], reference.shape[-1]), reference.shape[1])
+
+        rows = choose_worst(scored.rows, number)
+        return draw_sets(rows, store, lambda row: number_of[row.case], samples_of)
 
     def _score(self, index: int, samples: Tensor, reference: Tensor) -> ImageScore:
         """Score masks (S, K, H, W), bool, fused by majority, against those of raters (R, K, H, W)."""

@@ -13,23 +13,22 @@ from rich.progress import track
 from torch import Tensor
 
 from diffmedseg.atomic import write_alone
-from diffmedseg.calibration import Calibration, IsotonicCalibration, TemperatureScaling
 from diffmedseg.checkpoints import write_checkpoint
 from diffmedseg.configurable import to_config
-from diffmedseg.conformal import Conformal, check_share
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
-from diffmedseg.errors import DataError, TooFewCasesError
+from diffmedseg.errors import DataError, TooFewCasesError, ZooError
 from diffmedseg.evaluation.summary import plain
 from diffmedseg.familiarity import Familiarity
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
 from diffmedseg.metrics.images import ImageScore, add_to, score_image
+from diffmedseg.models.loading import chosen_checkpoint, load_trained, read_run
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.views import TTA
-from diffmedseg.zoo import ZooError, load_checkpoint
-from diffmedseg.zoo.loading import chosen_checkpoint, read_run
+from diffmedseg.postprocessing.calibration import Calibration, IsotonicCalibration, TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal, check_share
 
 METHODS: dict[str, Callable[[Tensor], Calibration]] = {
     "temperature": TemperatureScaling.fit,
@@ -58,7 +57,7 @@ def calibrate_run(
     Args:
         run: The run's folder.
         method: A key of ``METHODS``.
-        share: See :class:`~diffmedseg.conformal.Conformal`.
+        share: See :class:`~diffmedseg.postprocessing.Conformal`.
         coverage: How often contours and areas have to hold.
         nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
             these as they are.
@@ -72,7 +71,7 @@ def calibrate_run(
     """
     check_share(share, coverage)
     config = read_run(run)
-    model, data = load_checkpoint(chosen_checkpoint(run), trust), build_data(config["data"], trust)
+    model, data = load_trained(chosen_checkpoint(run), trust), build_data(config["data"], trust)
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diffmedseg.data.augmentation import variations
 from diffmedseg.data.augmentation.hair import draw_hair, random_hair
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import unknown
+from diffmedseg.keyed_random import keyed_generator
 
 #: Severities, by name the index of an amount.
 SEVERITIES = ("mild", "medium", "strong")

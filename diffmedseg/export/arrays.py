@@ -104,7 +104,7 @@ def _weights(before: int, after: int) -> Floats:
 
 
 def calibrate(probability: Floats, calibration: Any) -> Floats:  # noqa: ANN401  plain data
-    """Map probabilities by the config of a :class:`~diffmedseg.calibration.Calibration`, or None.
+    """Map probabilities by the config of a :class:`~diffmedseg.postprocessing.Calibration`, or None.
 
     Raises:
         KeyError: If it is of no known class.
@@ -128,8 +128,10 @@ def _isotonic(p: Floats, probability: list[float], frequency: list[float]) -> Fl
     return np.interp(p, probability, frequency).astype(np.float32)
 
 
-#: The calibrations that have a form in NumPy, by the path of their class.
+#: The calibrations that have a form in NumPy, by the path of their class; those of 0.1 are in graphs of then.
 CALIBRATIONS: dict[str, Callable[..., Floats]] = {
+    "diffmedseg.postprocessing.TemperatureScaling": _scale_temperature,
+    "diffmedseg.postprocessing.IsotonicCalibration": _isotonic,
     "diffmedseg.calibration.TemperatureScaling": _scale_temperature,
     "diffmedseg.calibration.IsotonicCalibration": _isotonic,
 }

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,8 @@ from diffmedseg.metrics.functional import (
 )
 from diffmedseg.metrics.images import ImageScore, pool, score_image
 from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou, rectangular_iou
-from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore
+from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore, Held
 from diffmedseg.metrics.surface import SurfaceScores
-
-if TYPE_CHECKING:
-    from diffmedseg.conformal import Held
 
 __all__ = ["Summary", "score_cases", "score_image", "summarise"]
 
@@ -37,7 +34,7 @@ def score_cases(
     images: Iterable[ImageScore],
     regions: Sequence[str],
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
-    held: Mapping[str, Sequence["Held"]] | None = None,
+    held: Mapping[str, Sequence[Held]] | None = None,
     tubular: bool = False,
     patients: Mapping[str, str] | None = None,
 ) -> list[CaseScore]:
@@ -47,7 +44,7 @@ def score_cases(
         images: The scores of all images, those of a case in any order.
         regions: Names of the regions.
         surfaces: By case, the surface scores of each region, where they are known.
-        held: By case, what :meth:`~diffmedseg.conformal.Conformal.held` says of each region, of calibrated models.
+        held: By case, what :meth:`~diffmedseg.postprocessing.Conformal.held` says of each region, of calibrated models.
         tubular: Whether regions are vessels, of which the density is told.
         patients: By case, the patient that it is of, where that is known.
     """

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffmedseg.data.store import majority
 from diffmedseg.metrics.calibration import neighbourhood, proper_scores, reliability_counts
 from diffmedseg.metrics.functional import confusion_counts, pairwise_overlap, soft_overlap
 from diffmedseg.reading.windows import CropWindow
-from diffmedseg.segmentation import resize_soft
+from diffmedseg.segmentation import majority, resize_soft
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-__all__ = ["FAILED_BELOW", "LOWER_IS_BETTER", "SCORES", "TITLES", "CaseScore", "Score"]
+__all__ = ["FAILED_BELOW", "LOWER_IS_BETTER", "SCORES", "TITLES", "CaseScore", "Held", "Score"]
 
 #: ISIC 2018, task 1: a case whose IoU is below counts as failed (challenge.isic-archive.com/landing/2018/45).
 FAILED_BELOW = 0.65
@@ -50,6 +50,24 @@ def _declare(score: Score) -> float:
     """Return the field of a score; NaN is the value of a case that does not have it."""
     value: float = field(default=_NAN, metadata={_KEY: score})
     return value
+
+
+@dataclass(frozen=True)
+class Held:
+    """Whether what was said of a region of a case held, 1 or 0.
+
+    Attributes:
+        inner_held: Of the inner contour.
+        outer_held: Of the outer contour.
+        area_held: Of the interval for the area.
+        between_contours: What is outside of the inner contour and inside of the outer one, as a share of the true area;
+            NaN where that is none.
+    """
+
+    inner_held: float
+    outer_held: float
+    area_held: float
+    between_contours: float
 
 
 @dataclass(frozen=True)

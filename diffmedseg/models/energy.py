@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 
 #: Pixels that any two masks are counted to have in common: an empty mask beside a few faint pixels has a gradient.
 _COMMON = 1.0

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from diffmedseg.familiarity import JointFamiliarity
-from diffmedseg.fusion import MeanFusion
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import to_grid
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.views import TTA
+from diffmedseg.postprocessing.fusion import MeanFusion
 from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 
 #: What members have to share, in words, and the attribute that says it.

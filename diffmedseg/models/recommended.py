@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from diffmedseg.crf import CRFSettings, RandomSubsetCRF
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, PriorLoss, ReverseProcess
-from diffmedseg.refinement import Refinement
+from diffmedseg.postprocessing.crf import CRFSettings, RandomSubsetCRF
+from diffmedseg.postprocessing.refinement import Refinement
 
 _PROCESS = partial(NoiseProcess, schedule="cosine", input_scale=0.1, prediction="x_0")
 _LOSS = partial(DiffusionLoss, bce=1.0, dice=1.0)

@@ -15,13 +15,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffmedseg.calibration import Calibration
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import ExportError
 from diffmedseg.familiarity import Familiarity, pool_maps
-from diffmedseg.fusion import Fusion, MeanFusion
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.graph_sampler import GraphSampler
@@ -29,11 +26,15 @@ from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder,
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.stored import StoredModule
+from diffmedseg.models.targets import sure_part
 from diffmedseg.models.tiling import Tiling, Window
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.models.views import TTA, flip, views_of
+from diffmedseg.postprocessing.calibration import Calibration
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import Fusion, MeanFusion
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.refinement import Refinement
 from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
@@ -387,9 +388,10 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         few = self.val_num_samples, self.val_num_steps
         drawn, grid, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
         segmentation = self.fuse(drawn, size, grid, keys)
-        self.val_dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
+        found, known = sure_part(segmentation, batch)
+        self.val_dice.update(found.mask, known["mask"].bool(), batch["case"])
         self.log("val/dice", self.val_dice, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
-        self.val_score.update(segmentation, batch)
+        self.val_score.update(found, known)
         return {"segmentation": segmentation}
 
     def on_validation_epoch_start(self) -> None:
@@ -403,8 +405,13 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         problems = self.val_score.find_empty_answers()
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for problem in problems:
-                remedy = _EMPTY_REMEDY + (_DICE_REMEDY if "dice_over" in self._stored else "")
+                remedy = _EMPTY_REMEDY + (_DICE_REMEDY if self.rewards_empty_masks else "")
                 _log.warning("Step %d: %s %s.", self.global_step, problem, remedy)
+
+    @property
+    def rewards_empty_masks(self) -> bool:
+        """Whether the loss has a Dice term per image, which an empty answer to an empty mask wins."""
+        return False
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Warm the learning rate up, then let it fall as a cosine to the end of training, or stay.

@@ -14,22 +14,21 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from diffmedseg.calibration import Calibration
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.batch import Batch, check_batch
-from diffmedseg.data.store import majority
 from diffmedseg.familiarity import Familiarity, JointFamiliarity
-from diffmedseg.fusion import Fusion
 from diffmedseg.measuring import check_spacing
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
 from diffmedseg.models.views import TTA
+from diffmedseg.postprocessing.calibration import Calibration
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import Fusion
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.refinement import Refinement
-from diffmedseg.segmentation import Drawn, Origin, Segmentation, nest, resize_soft
+from diffmedseg.segmentation import Drawn, Origin, Segmentation, majority, nest, resize_soft
 
 
 class Segmenter(BatchedModule, ABC):

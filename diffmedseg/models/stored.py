@@ -11,6 +11,7 @@ from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
 from diffmedseg.configurable import Configurable, describe, is_unrecorded, public_path, to_config
+from diffmedseg.models.building import build, checkpoint_config, find_obstacle, foreign_packages
 from diffmedseg.plugins import trusted_packages
 from diffmedseg.versions import installed_versions
 
@@ -89,8 +90,6 @@ class StoredModule(Configurable, LightningModule):
             ZooError: If the checkpoint does not say how its model was built, or names a class of no trusted package.
             TypeError: If it holds a model of another class.
         """
-        from diffmedseg.zoo.building import build, checkpoint_config  # above this module
-
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         stored = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
         model = build(checkpoint_config({"hyper_parameters": stored}), trust, **kwargs)
@@ -114,15 +113,11 @@ class StoredModule(Configurable, LightningModule):
 
     def untrusted_packages(self) -> list[str]:
         """Return the packages that have to be trusted to load the model's checkpoints."""
-        from diffmedseg.zoo.building import foreign_packages  # above this module
-
         config = {"class_path": self._stored["_class_path"], "init_args": dict(self._stored)}
         return sorted(set(foreign_packages(config)) - trusted_packages())
 
     def on_fit_start(self) -> None:
         """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
-        from diffmedseg.zoo.building import find_obstacle  # above this module
-
         config = {"class_path": self._stored["_class_path"], "init_args": self._stored}
         if not self.trainer.is_global_zero:
             return

@@ -1,14 +1,16 @@
 """The masks that a training step learns from, where images have several raters, empty masks or unsure pixels."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion.loss import weigh_pixels
 from diffmedseg.errors import unknown
+from diffmedseg.segmentation import Segmentation
 
 #: Whose masks of an image a training step learns from: one rater's, drawn anew each time, or those of all.
 Raters = Literal["one", "all"]
@@ -88,6 +90,22 @@ def hide_unsure(masks: Tensor, batch: Batch) -> Tensor:
     """Return masks or samples of a batch, (B, N, K, H, W), with 0 in pixels that are unsure."""
     pixels = sure_pixels(batch)
     return masks if pixels is None else masks * pixels[:, None]
+
+
+def sure_part(segmentation: Segmentation, batch: Batch) -> tuple[Segmentation, Batch]:
+    """Return a segmentation and the batch with empty masks in pixels that are unsure, so that no score counts them."""
+    pixels = sure_pixels(batch)
+    if pixels is None:
+        return segmentation, batch
+
+    def hide(masks: Tensor) -> Tensor:
+        sure = F.interpolate(pixels, masks.shape[-2:], mode="nearest-exact")
+        return masks * sure.reshape(len(sure), *[1] * (masks.ndim - 3), *sure.shape[-2:]).to(masks.dtype)
+
+    prior = None if segmentation.prior is None else hide(segmentation.prior)
+    hidden = {name: hide(batch[name]) for name in ("mask", "raters")}
+    found = replace(segmentation, samples=hide(segmentation.samples), mask=hide(segmentation.mask), prior=prior)
+    return found, cast(Batch, dict(batch) | hidden)
 
 
 def _with_unsure(targets: Targets, pixels: Tensor | None) -> Targets:

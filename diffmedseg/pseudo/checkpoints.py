@@ -8,8 +8,8 @@ import torch
 
 from diffmedseg.errors import ZooError
 from diffmedseg.files import expand_home
+from diffmedseg.models.loading import chosen_checkpoint, read_settings
 from diffmedseg.runs import last_checkpoint
-from diffmedseg.zoo.loading import chosen_checkpoint, read_settings
 
 #: Begins what a run says of its supervision where its validation masks were pseudo masks; see Council.supervision.
 _OF_PSEUDO = "labels"

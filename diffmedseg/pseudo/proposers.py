@@ -12,7 +12,7 @@ from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.deciding import Decided, Mask, MaskRule
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.refinement import Refinement
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
 _NOTHING = "masks chose nothing"

@@ -24,7 +24,7 @@ from diffmedseg.lazy import lazy_names
 if TYPE_CHECKING:
     from diffmedseg.errors import ZooError as ZooError
     from diffmedseg.files import file_sha256 as file_sha256
-    from diffmedseg.zoo.building import (
+    from diffmedseg.models.building import (
         allowed_classes as allowed_classes,
         build as build,
         checkpoint_config as checkpoint_config,
@@ -57,7 +57,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "diffmedseg.errors": ["ZooError"],
         "diffmedseg.files": ["file_sha256"],
-        "diffmedseg.zoo.building": ["allowed_classes", "build", "checkpoint_config"],
+        "diffmedseg.models.building": ["allowed_classes", "build", "checkpoint_config"],
         "diffmedseg.zoo.changing": ["retire", "rewrite_card"],
         "diffmedseg.zoo.exporting": ["add_recipe", "export"],
         "diffmedseg.zoo.loading": ["load_checkpoint", "load_entry", "load_model", "load_pretrained"],

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.errors import ZooError
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.metrics.cases import summarise
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.zoo.building import ZooError
 from diffmedseg.zoo.loading import load_verified
 from diffmedseg.zoo.registry import EXAMPLE, PICTURE, Entry
 from diffmedseg.zoo.showing import check_picture

@@ -14,17 +14,18 @@ from safetensors.torch import save
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
+from diffmedseg.errors import ZooError
 from diffmedseg.files import FormatError, file_sha256, read_yaml
 from diffmedseg.metrics.cases import summarise
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.table import read_cases
+from diffmedseg.models.building import build, checkpoint_config, find_class, foreign_packages
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run, read_settings
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.versions import installed_versions
 from diffmedseg.zoo.adding import new_entry
-from diffmedseg.zoo.building import ZooError, build, checkpoint_config, find_class, foreign_packages
 from diffmedseg.zoo.checking import example_image, write_example
-from diffmedseg.zoo.loading import RUN_CONFIG, best_checkpoint, chosen_checkpoint, read_run, read_settings
 from diffmedseg.zoo.registry import (
     CASES,
     CONFIG,

@@ -9,8 +9,9 @@ from pathlib import Path
 from diffmedseg.errors import ZooError
 from diffmedseg.files import expand_home
 from diffmedseg.models.ensemble import Ensemble
+from diffmedseg.models.loading import RUN_CONFIG, chosen_checkpoint, read_settings
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.zoo.loading import RUN_CONFIG, chosen_checkpoint, load_single, read_settings
+from diffmedseg.zoo.loading import load_single
 from diffmedseg.zoo.source import current_source
 
 _PATTERN = re.compile(r"[*?[]")

@@ -38,7 +38,7 @@ def pretrained_config(source: str | Path) -> dict[str, Any]:
         return config
     import torch
 
-    from diffmedseg.zoo.building import checkpoint_config
+    from diffmedseg.models.building import checkpoint_config
 
     path = _checkpoint(source)
     try:
@@ -74,7 +74,7 @@ def _defaults(path: str) -> dict[str, Any]:
     if not path.startswith(f"{__name__.partition('.')[0]}."):
         return {}
     from diffmedseg.configurable import init_parameters
-    from diffmedseg.zoo.building import find_class
+    from diffmedseg.models.building import find_class
 
     parameters = init_parameters(find_class(path))
     return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
@@ -119,7 +119,7 @@ def _is_entry(source: str | Path) -> bool:
 
 def _checkpoint(source: str | Path) -> Path:
     """Return the checkpoint of a run's folder, or the file itself."""
-    from diffmedseg.zoo.loading import best_checkpoint
+    from diffmedseg.models.loading import best_checkpoint
 
     path = expand_home(source)
     if not path.exists():

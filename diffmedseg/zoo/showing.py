@@ -10,11 +10,10 @@ from PIL import Image
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import collate
-from diffmedseg.errors import DataError
+from diffmedseg.errors import DataError, ZooError
 from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples, example_of
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter
-from diffmedseg.zoo.building import ZooError
 
 _WORST = 3  # cases
 PICTURE_BYTES = 150_000  # at most: an entry has to stay small

@@ -11,9 +11,9 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import collate
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.metrics.functional import dice
+from diffmedseg.models.building import whole
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.segmentation import Segmentation
-from diffmedseg.zoo.building import whole
 from diffmedseg.zoo.registry import Storage, StorageType
 
 #: Images that rounded weights are compared on, at most.

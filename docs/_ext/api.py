@@ -11,6 +11,7 @@ PACKAGES = {
         "diffmedseg.diffusion",
         "diffmedseg.data",
         "diffmedseg.callbacks",
+        "diffmedseg.postprocessing",
         "diffmedseg.metrics",
         "diffmedseg.evaluation",
         "diffmedseg.prediction",

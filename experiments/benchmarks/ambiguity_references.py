@@ -12,9 +12,9 @@ from jsonargparse import auto_cli
 
 from diffmedseg.data.catalogue import configured
 from diffmedseg.data.store import ImageStore
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.evaluation.ambiguity import AmbiguityBenchmark
 from diffmedseg.evaluation.sample_folders import write_samples
+from diffmedseg.keyed_random import keyed_generator
 
 
 def main(data: str, root: Path, out: Path, samples: int = 100, seed: int = 0) -> None:

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import auto_cli
 from timing import hardware, median_seconds
 
-from diffmedseg.crf import CRFSettings, crf_marginals
+from diffmedseg.postprocessing.crf import CRFSettings, crf_marginals
 
 
 def main(sides: list[int] = [64, 128, 256, 512], rounds: int = 5) -> None:  # noqa: B006

@@ -22,7 +22,7 @@ from torch import Tensor
 from diffmedseg.atomic import write_whole
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.diffusion import keyed_generator, keyed_normal
+from diffmedseg.keyed_random import keyed_generator, keyed_normal
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
 from diffmedseg.models import Condition, MedSegDiffSegmenter
 

@@ -26,8 +26,8 @@ from diffmedseg.data import SegmentationDataModule, SyntheticDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
 from diffmedseg.data.store import Item
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.familiarity import Familiarity
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.models.batches import to_grid
 from diffmedseg.reading.pictures import read_picture

@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 from samples_and_steps import load_run
 from torch import Tensor
 
-from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF
 from diffmedseg.data.store import Batch
 from diffmedseg.figures import save_figure
-from diffmedseg.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models import DiffusionSegmenter
-from diffmedseg.refinement import LargestComponent, Refinement
+from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF, RandomSubsetCRF
+from diffmedseg.postprocessing.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
+from diffmedseg.postprocessing.refinement import LargestComponent, Refinement
 from diffmedseg.segmentation import Drawn
 
 _CRF = CRFSettings(reference_size=512)

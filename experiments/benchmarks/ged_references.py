@@ -15,7 +15,7 @@ from samples_and_steps import load_run
 from torch import Tensor
 
 from diffmedseg.data.synthetic import MODE_PROBABILITIES, SyntheticStore
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.metrics.cases import score_cases, score_image, summarise
 
 SHOWN = ("ged_biased", "ged_unbiased", "diversity", "dice")

@@ -33,8 +33,8 @@ from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import score_cases
 from diffmedseg.metrics.images import score_image
 from diffmedseg.models import DiffusionSegmenter, MedSegDiffLite
+from diffmedseg.models.building import build
 from diffmedseg.models.encoders import weights_follow
-from diffmedseg.zoo.building import build
 
 SCORES = Path(__file__).with_suffix(".csv")
 RUN = ("data", "variant", "steps", "seed")

@@ -15,15 +15,16 @@ from differences import TRIES
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from diffmedseg.crf import RandomSubsetCRF
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.catalogue import configured
 from diffmedseg.data.labels import MaskRule
-from diffmedseg.data.store import majority, to_signed
+from diffmedseg.data.store import to_signed
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
+from diffmedseg.postprocessing.crf import RandomSubsetCRF
 from diffmedseg.pseudo.border import BorderContrast
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
+from diffmedseg.segmentation import majority
 from diffmedseg.zoo import load_model
 
 

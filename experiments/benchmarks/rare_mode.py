@@ -10,7 +10,8 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.models import DiffusionSegmenter, MedSegDiffLite, MedSegDiffSegmenter, SSNSegmenter, StochasticUNet
 
 SIZE = (32, 32)

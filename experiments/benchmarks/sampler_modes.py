@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from diffmedseg.diffusion import NoiseProcess, ReverseProcess, keyed_generator
+from diffmedseg.diffusion import NoiseProcess, ReverseProcess
+from diffmedseg.keyed_random import keyed_generator
 
 RARE = 0.2
 SIZE = 16

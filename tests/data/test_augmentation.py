@@ -9,7 +9,7 @@ from diffmedseg.data import Augmentation, DermoscopyAugmentation, SyntheticDataM
 from diffmedseg.data.augmentation import variations
 from diffmedseg.data.augmentation.hair import draw_hair, random_hair
 from diffmedseg.data.configured import build_data
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 
 #: Every amount of its own, and whether it happens with ``probability`` (True) or ``rare``.
 AMOUNTS = {

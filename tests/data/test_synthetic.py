@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from diffmedseg.data import Augmentation, SyntheticDataModule
-from diffmedseg.data.store import EvaluationView, ImageStore, TrainingView, collate, majority
+from diffmedseg.data.store import EvaluationView, ImageStore, TrainingView, collate
 from diffmedseg.data.synthetic import HEALTHY, MODE_PROBABILITIES, SyntheticStore
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.segmentation import majority
 
 
 def make(**options):

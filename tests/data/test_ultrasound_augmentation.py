@@ -5,7 +5,7 @@ import torch
 
 from diffmedseg.configurable import to_config
 from diffmedseg.data import Augmentation, UltrasoundAugmentation
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.keyed_random import keyed_generator
 
 STILL = {"flip": 0, "degrees": 0, "translate": 0, "scale": 0, "brightness": 0, "contrast": 0}
 OFF = {"depth_gain": 0, "speckle": 0}

@@ -3,8 +3,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from diffmedseg.diffusion import NoiseProcess, ReverseProcess, keyed_generator, keyed_normal, mask_to_x, x_to_mask
+from diffmedseg.diffusion import NoiseProcess, ReverseProcess, mask_to_x, x_to_mask
 from diffmedseg.diffusion.process import schedule_alpha_bar, shift_log_snr
+from diffmedseg.keyed_random import keyed_generator, keyed_normal
 
 SCHEDULES = ["cosine", "linear"]
 PREDICTIONS = ["x_0", "v", "epsilon"]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from sampler_modes import RARE, draw, posterior_mean, samplers, two_modes
 
-from diffmedseg.diffusion import NoiseProcess, ReverseProcess, keyed_generator, keyed_normal
+from diffmedseg.diffusion import NoiseProcess, ReverseProcess
+from diffmedseg.keyed_random import keyed_generator, keyed_normal
 
 SCHEDULERS = [
     diffusers.DDIMScheduler,

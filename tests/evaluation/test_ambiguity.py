@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from picture_files import save, yaml_module
+from PIL import Image
 from slice_files import SIDE, write_slices
 from small_networks import small
 from tiny_run import TINY, tiny_data, tiny_trainer
@@ -18,6 +19,7 @@ from tiny_run import TINY, tiny_data, tiny_trainer
 from diffmedseg.callbacks import CaseMetrics, SampleFiles
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
+from diffmedseg.evaluation import worst_sets
 from diffmedseg.evaluation.ambiguity import SCORES, AmbiguityBenchmark
 from diffmedseg.metrics import generalized_energy_distance, iou
 from diffmedseg.metrics.functional import dice
@@ -266,7 +268,8 @@ def test_a_test_and_its_sample_files_score_alike_at_native_size(root, tmp_path):
 
 
 def test_evaluate_writes_what_the_benchmark_scores_to_the_last_digit(run, tmp_path, capsys):
-    options = ["--model.num_samples=16", "--model.fusion=diffmedseg.fusion.MajorityFusion", f"--runs={tmp_path}"]
+    fusion = "diffmedseg.postprocessing.MajorityFusion"
+    options = ["--model.num_samples=16", f"--model.fusion={fusion}", f"--runs={tmp_path}"]
     main(["evaluate", str(run), f"--samples_folder={tmp_path / 'samples'}", *options])
     settings = [option.removeprefix("--data.") for option in TINY if option.startswith("--data.")]
     command = ["benchmark", "ambiguity", "synthetic", *(part for one in settings for part in ("--set", one))]
@@ -306,6 +309,37 @@ def test_the_command_writes_tables_that_compare_takes(root, tmp_path, capsys):
     assert [one["patients"] for one in metrics["tracks"].values()] == [2, 2]
     with pytest.raises(SystemExit, match="out_a is not an empty folder"):
         main([*command, "--samples", str(tmp_path / "a"), "--output", str(tmp_path / "out_a")])
+
+
+def test_the_worst_images_are_drawn_worst_first(root, tmp_path, capsys, monkeypatch):
+    command = ["benchmark", "ambiguity", "lidc_slices", "--data.root", str(root), "--set", "image_size=16"]
+    task = benchmark(root)
+    images = [image for image, *_ in task.expected()]
+    folder = write(tmp_path / "samples", images)
+    drawn = []
+
+    def draw_sets(rows, store, index_of, samples_of):
+        for row in rows:
+            index = index_of(row)
+            masks = samples_of(index)[:, 0]
+            assert np.array_equal(masks, draw(store.ids[index], 16))
+            energy = generalized_energy_distance(masks.bool(), store.reference(index)[:, 0].bool())
+            assert row.ged_unbiased == pytest.approx(float(energy.unbiased))
+        drawn.append([row.ged_unbiased for row in rows])
+        return worst_sets.draw_sets(rows, store, index_of, samples_of)
+
+    monkeypatch.setattr("diffmedseg.evaluation.ambiguity.draw_sets", draw_sets)
+    main([*command, "--samples", str(folder), "--output", str(tmp_path / "out"), "--worst", "4"])
+    everything = sorted((row.ged_unbiased for row in read_cases(tmp_path / "out" / "cases.csv")), reverse=True)
+    assert drawn[0] == pytest.approx(everything[:4])
+    assert [len(values) for values in drawn] == [4, 2]  # two images have no empty rater
+    for place in ("", "nonempty"):
+        assert Image.open(tmp_path / "out" / place / "worst.png").size[0] > 500
+    one = write(tmp_path / "one", images, 1)
+    main([*command, "--samples", str(one), "--output", str(tmp_path / "out_one"), "--worst", "4"])
+    assert "No worst.png: one sample per image" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="give --samples and --output"):
+        main([*command, "--samples", str(folder), "--worst", "4"])
 
 
 def test_the_interval_of_a_table_is_over_patients(root, tmp_path):

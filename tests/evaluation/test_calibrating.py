@@ -10,16 +10,15 @@ import yaml
 from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint, load_pretrained
-from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.callbacks import CaseMetrics
 from diffmedseg.cli import main
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.configured import build_data
-from diffmedseg.data.store import majority
 from diffmedseg.evaluation.calibrating import map_counts
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts
-from diffmedseg.refinement import Refinement
-from diffmedseg.segmentation import Drawn
+from diffmedseg.postprocessing.calibration import IsotonicCalibration, TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.refinement import Refinement
+from diffmedseg.segmentation import Drawn, majority
 from diffmedseg.zoo import export
 
 

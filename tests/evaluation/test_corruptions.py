@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from diffmedseg.keyed_random import keyed_generator
 
 
 @pytest.fixture(scope="module")

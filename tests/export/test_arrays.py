@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.configurable import to_config
-from diffmedseg.conformal import Conformal
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import ExportError
 from diffmedseg.export import arrays
 from diffmedseg.export.contract import Contract
 from diffmedseg.export.noise import KeyedNoise, draw_noise
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.metrics.calibration import FINE_BINS
 from diffmedseg.models.batches import to_grid
 from diffmedseg.noise_input import NoiseInput
+from diffmedseg.postprocessing.calibration import IsotonicCalibration, TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.segmentation import resize_soft
 

@@ -22,8 +22,8 @@ from diffmedseg.models import (
     SupervisedSegmenter,
     encoders,
 )
+from diffmedseg.models.building import build
 from diffmedseg.models.encoders import Normalisation, PackagedEncoder, encoder_name, find_weights, weights_follow
-from diffmedseg.zoo.building import build
 
 #: Repeats, kernel, stride, expansion, input and output channels of EfficientNet-Lite0's stages.
 STAGES = [

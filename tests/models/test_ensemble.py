@@ -5,13 +5,13 @@ import torch
 from dark_disc import BrightSegmenter, dark_segmenter
 from small_networks import small
 
-from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
-from diffmedseg.conformal import Conformal
 from diffmedseg.familiarity import Familiarity, JointFamiliarity
-from diffmedseg.fusion import MajorityFusion, MeanFusion
 from diffmedseg.models import Ensemble, MedSegDiffLite, MedSegDiffSegmenter, ResidualUNet, SupervisedSegmenter
+from diffmedseg.postprocessing.calibration import IsotonicCalibration, TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import MajorityFusion, MeanFusion
+from diffmedseg.postprocessing.refinement import LargestComponent
 from diffmedseg.prediction.run import fingerprint
-from diffmedseg.refinement import LargestComponent
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 KEYS = ["a", "b", "c"]

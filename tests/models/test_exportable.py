@@ -1,15 +1,30 @@
 """torch.export and torch.jit.trace take denoisers, with any number of images and samples."""
 
+from functools import partial
+
 import pytest
 import torch
-from small_networks import concrete_denoisers, lite_designs, small, v1_designs
+from small_networks import LITE_DESIGNS, V1_DESIGNS, concrete_denoisers, lite_designs, small, v1_designs
 from torch.export import Dim, ShapesCollection
 from torch.utils import _pytree as pytree
 
-from diffmedseg.models import Condition, StochasticUNet, TwoTowerUNet
+from diffmedseg.models import Condition, MedSegDiffLite, MedSegDiffV1, StochasticUNet, TwoTowerUNet
+from diffmedseg.models.medsegdiff.patches import WRITERS
 
 #: Which rows TwoTowerUNet gives to which network depends on the values of labels: that is no graph.
-DENOISERS = [*(cls for cls in concrete_denoisers() if cls is not TwoTowerUNet), *lite_designs(), *v1_designs()]
+NETWORKS = [cls for cls in concrete_denoisers() if cls is not TwoTowerUNet]
+
+
+def together():
+    """Every design, as few networks: MedSegDiff-Lite once with each writer, and its other settings among these."""
+    writers = [name for name in LITE_DESIGNS if name in WRITERS]
+    others = [name for name in LITE_DESIGNS if name not in WRITERS]
+    for number, writer in enumerate(writers):
+        own = [writer, *others[number :: len(writers)]]
+        settings = {key: value for name in own for key, value in LITE_DESIGNS[name].items()}
+        yield pytest.param(partial(MedSegDiffLite, **settings), id=f"lite, {', '.join(own)}")
+    settings = {key: value for own in V1_DESIGNS.values() for key, value in own.items()}
+    yield pytest.param(partial(MedSegDiffV1, **settings), id=f"V1, {', '.join(V1_DESIGNS)}")
 
 
 def inputs_of(network, images, samples):
@@ -36,7 +51,7 @@ class Encoder(torch.nn.Module):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cls", DENOISERS)
+@pytest.mark.parametrize("cls", [*NETWORKS, *together()])
 def test_exported_graphs_take_other_numbers_of_images_and_samples(cls):
     network = small(cls)
     image, x_t, t = inputs_of(network, 2, 3)
@@ -50,7 +65,7 @@ def test_exported_graphs_take_other_numbers_of_images_and_samples(cls):
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace:FutureWarning")
-@pytest.mark.parametrize("cls", DENOISERS)
+@pytest.mark.parametrize("cls", [*NETWORKS, *lite_designs(), *v1_designs()])
 def test_steps_can_be_traced(cls):
     network = small(cls).requires_grad_(False)
     image, x_t, t = inputs_of(network, 2, 3)

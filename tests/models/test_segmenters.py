@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 from small_networks import small
 
 from diffmedseg.configurable import to_config
-from diffmedseg.fusion import MajorityFusion
 from diffmedseg.models import (
     Condition,
     Denoiser,
@@ -22,6 +21,7 @@ from diffmedseg.models import (
     StochasticUNet,
     SupervisedSegmenter,
 )
+from diffmedseg.postprocessing.fusion import MajorityFusion
 from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.zoo import build, checkpoint_config
 

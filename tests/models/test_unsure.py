@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import torch
 from small_networks import small
+from tiny_run import tiny_trainer
+from torch.utils.data import DataLoader
 
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess
 from diffmedseg.models import (
@@ -100,3 +102,22 @@ def test_whether_a_mask_is_empty_is_left_open_where_only_unsure_pixels_could_tel
     assert targets.present.flatten().tolist() == [1, 0, 0]
     assert targets.known.flatten().tolist() == [1, 0, 1]
     assert targets.weight.flatten().tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["lite", "supervised"])
+@pytest.mark.parametrize("raters", [1, 2])
+def test_the_mask_under_unsure_pixels_changes_no_score_of_a_validation(tmp_path, name, raters):
+    def scores(batch):
+        torch.manual_seed(0)
+        trainer = tiny_trainer(tmp_path, callbacks=[])
+        return trainer.validate(MODELS[name](), DataLoader([batch], batch_size=None), verbose=False)
+
+    batch = some_batch(corner())
+    batch |= {"raters": batch["raters"][:, :raters], "rater_valid": batch["rater_valid"][:, :raters]}
+    first = scores(dict(batch))
+    doubted = batch["unsure"] > 0
+    batch["mask"] = torch.where(doubted, 1 - batch["mask"], batch["mask"])
+    batch["raters"] = torch.where(doubted[:, None], 1 - batch["raters"], batch["raters"])
+    assert scores(dict(batch)) == first
+    del batch["unsure"]
+    assert scores(dict(batch)) != first

@@ -1,6 +1,7 @@
 """The score that chooses checkpoints, and the warning of a model that finds nothing."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ from small_networks import small
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.metrics import generalized_energy_distance
-from diffmedseg.models import SSNSegmenter, StochasticUNet
+from diffmedseg.models import (
+    MedSegDiffLite,
+    MedSegDiffSegmenter,
+    ResidualUNet,
+    SSNSegmenter,
+    StochasticUNet,
+    SupervisedSegmenter,
+)
 from diffmedseg.models.validation import ValidationScore
 from diffmedseg.segmentation import Segmentation
 
@@ -104,12 +112,23 @@ def test_what_is_empty_in_every_image_is_named():
     assert len(found(answer(NOTHING, prior=NOTHING))) == 2
 
 
-@pytest.mark.parametrize("dice", [True, False])
-def test_a_validation_logs_the_score_and_warns(tmp_path, caplog, dice):
-    """The remedy names the Dice term where the model has one."""
+_NOTHING = {"threshold": 1 - 1e-6, "image_size": (16, 16)}  # it finds nothing
+
+
+@pytest.mark.parametrize(
+    ("build", "dice"),
+    [
+        (lambda: tiny_model(**_NOTHING), True),
+        (lambda: tiny_model(**_NOTHING, dice_over="batch"), False),  # it is taken already
+        (lambda: MedSegDiffSegmenter(small(partial(MedSegDiffLite, presence=True)), **_NOTHING), False),  # sees none
+        (lambda: SSNSegmenter(small(StochasticUNet), **_NOTHING), False),
+        (lambda: SupervisedSegmenter(small(ResidualUNet), **_NOTHING), True),
+    ],
+)
+def test_a_validation_logs_the_score_and_warns(tmp_path, caplog, build, dice):
+    """The remedy names the Dice term where an empty answer can win it."""
     caplog.set_level(logging.WARNING, logger="diffmedseg.models.segmenter")
-    nothing = {"threshold": 1 - 1e-6, "image_size": (16, 16)}  # it finds nothing
-    model = tiny_model(**nothing) if dice else SSNSegmenter(small(StochasticUNet), **nothing)
+    model = build()
     [logged] = tiny_trainer(tmp_path, callbacks=[]).validate(model, tiny_data(), verbose=False)
     assert logged["val/score"] <= 1
     assert "The fused mask is empty in 4 validation images" in caplog.text

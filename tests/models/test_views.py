@@ -6,9 +6,9 @@ import pytest
 import torch
 from dark_disc import DarkSegmenter, dark_segmenter
 
-from diffmedseg.calibration import TemperatureScaling
-from diffmedseg.conformal import Conformal
 from diffmedseg.models.views import VIEWS, flip
+from diffmedseg.postprocessing.calibration import TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.segmentation import Drawn
 
 IMAGES = torch.rand(3, 3, 32, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1

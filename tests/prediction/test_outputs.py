@@ -14,10 +14,10 @@ from mri_files import write_brats
 from PIL import Image
 
 from diffmedseg.atomic import lock_folder, write_whole
-from diffmedseg.calibration import TemperatureScaling
-from diffmedseg.conformal import Conformal
 from diffmedseg.errors import DataError
-from diffmedseg.fusion import MajorityFusion
+from diffmedseg.postprocessing.calibration import TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.fusion import MajorityFusion
 from diffmedseg.prediction import (
     Naming,
     Outputs,

@@ -155,9 +155,10 @@ def _of_runs() -> list[Reader]:
     from diffmedseg.data.configured import build_data
     from diffmedseg.data.lidc_pickle import convert_lidc
     from diffmedseg.data.mri.store import DecodedCase
+    from diffmedseg.models.loading import best_checkpoint, read_run
     from diffmedseg.prediction.pictures.folder import PictureFolder
-    from diffmedseg.runs import RunLogger
-    from diffmedseg.zoo.loading import best_checkpoint, load_checkpoint, read_run
+    from diffmedseg.run_log import RunLogger
+    from diffmedseg.zoo.loading import load_checkpoint
 
     def settings(path: Path) -> object:
         config = read_run(path.parent)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
 from diffmedseg.data.labels.whitening import BorderWhitening
-from diffmedseg.data.store import ImageStore, is_tissue, majority, to_signed, to_unit
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.data.store import ImageStore, is_tissue, to_signed, to_unit
 from diffmedseg.errors import DataError
-from diffmedseg.otsu import otsu_level
+from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.postprocessing.otsu import otsu_level
+from diffmedseg.segmentation import majority
 
 Window = tuple[int, int]  # top, left
 

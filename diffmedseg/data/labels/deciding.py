@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.errors import unknown
-from diffmedseg.otsu import otsu_level
+from diffmedseg.postprocessing.otsu import otsu_level
 
 Mask = NDArray[np.bool_]
 Map = NDArray[np.float32]

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from diffmedseg.data.labels.own import PairStore
 from diffmedseg.data.labels.recipe import LabelRecipe
-from diffmedseg.data.store import ImageStore, majority
-from diffmedseg.diffusion import keyed_generator
+from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.segmentation import majority
 
 
 class InpaintedPairs(LabelRecipe):

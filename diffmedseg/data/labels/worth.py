@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffmedseg.data.labels.balance import covariates, propensity, separation
-from diffmedseg.data.store import ImageStore, majority
+from diffmedseg.data.store import ImageStore
+from diffmedseg.segmentation import majority
 
 
 @dataclass(frozen=True)

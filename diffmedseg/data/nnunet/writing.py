@@ -22,9 +22,9 @@ from diffmedseg.data.native import Native
 from diffmedseg.data.nnunet.description import DATASET_JSON, SPLITS_FINAL
 from diffmedseg.data.nnunet.files import TEST, TRAINING
 from diffmedseg.data.nnunet.labels import LabelScheme, count_patterns, label_scheme
-from diffmedseg.data.store import majority
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import refuse_clashes
+from diffmedseg.segmentation import majority
 
 #: What nnU-Net calls the channels of colour pictures.
 _COLOURS: Mapping[tuple[str, ...], Sequence[str]] = {("red", "green", "blue"): ("R", "G", "B")}

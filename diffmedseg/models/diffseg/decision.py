@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffmedseg.configurable import Configurable
-from diffmedseg.otsu import otsu_level
+from diffmedseg.postprocessing.otsu import otsu_level
 
 
 class Decision(Configurable, ABC):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diffmedseg.configurable import Configurable
-from diffmedseg.diffusion import NoiseProcess, keyed_integers, keyed_normal
+from diffmedseg.diffusion import NoiseProcess
+from diffmedseg.keyed_random import keyed_integers, keyed_normal
 from diffmedseg.models.diffseg.denoiser import DISEASED, HEALTHY, NO_LABEL
 
 

@@ -12,8 +12,9 @@ from diffmedseg.configurable import describe
 from diffmedseg.data.batch import Batch
 from diffmedseg.data.labels import BorderWhitening
 from diffmedseg.data.store import is_tissue
-from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, keyed_generator, keyed_integers, keyed_normal
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess
 from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL

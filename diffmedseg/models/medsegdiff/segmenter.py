@@ -10,19 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.diffusion import (
-    DiffusionLoss,
-    NoiseProcess,
-    PriorLoss,
-    ReverseProcess,
-    keyed_generator,
-    keyed_integers,
-    keyed_normal,
-    mask_to_x,
-    x_to_mask,
-)
+from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, PriorLoss, ReverseProcess, mask_to_x, x_to_mask
 from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.diffusion.unrolled import UnrolledReverse
+from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
@@ -131,6 +122,12 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self.noise_levels, self.stratified, self.prior_share = noise_levels, stratified, prior_share
         parts = {name: getattr(self, name) for name in ("process", "reverse", "loss", "prior_loss")}
         self._settle(noise_levels=noise_levels, prior_share=prior_share, **parts)
+
+    @property
+    def rewards_empty_masks(self) -> bool:
+        """Whether a Dice term is taken over images. With a presence head it never sees an empty mask."""
+        per_image = any(getattr(part, "dice_over", None) == "image" for part in (self.loss, self.prior_loss))
+        return per_image and getattr(self.denoiser, "presence", None) is None
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1).

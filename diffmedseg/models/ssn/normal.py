@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.export import register_dataclass
 
-from diffmedseg.diffusion import keyed_generator, keyed_normal
+from diffmedseg.keyed_random import keyed_generator, keyed_normal
 from diffmedseg.noise_input import NoiseInput
 
 #: Samples that estimate the likelihood in training: the number of the paper and of the released configurations.

@@ -37,6 +37,11 @@ class SupervisedSegmenter(DiffusionSegmenter):
         super().__init__(denoiser, **kwargs)
         self.dice_over = dice_over
 
+    @property
+    def rewards_empty_masks(self) -> bool:
+        """Whether the Dice term is taken over images."""
+        return self.dice_over == "image"
+
     def training_loss(self, batch: Batch) -> Tensor:
         """Cross-entropy plus soft Dice loss of the prior."""
         targets = training_targets(batch, "one", skip_empty=False)

@@ -12,8 +12,9 @@ from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.prediction.folder import PredictionFolder, Row
+from diffmedseg.prediction.folder import PredictionFolder
 from diffmedseg.prediction.outputs import Outputs, draw_labels
+from diffmedseg.prediction.rows import Row
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Segmentation, full_size_samples

@@ -13,8 +13,9 @@ from diffmedseg.data.labels.balance import covariates, overlap_weights, propensi
 from diffmedseg.data.labels.inpainted import inpaint
 from diffmedseg.data.labels.recipe import RelabelledStore
 from diffmedseg.data.labels.worth import label_worth
-from diffmedseg.data.store import ImageStore, majority
+from diffmedseg.data.store import ImageStore
 from diffmedseg.data.synthetic import SyntheticStore
+from diffmedseg.segmentation import majority
 
 
 @pytest.fixture(scope="module")

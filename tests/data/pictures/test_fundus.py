@@ -11,8 +11,8 @@ from tiny_run import TINY
 
 from diffmedseg import load_checkpoint
 from diffmedseg.cli import main
-from diffmedseg.data.store import majority
 from diffmedseg.errors import DataError
+from diffmedseg.segmentation import majority
 
 
 def write_chase(root, children):

@@ -26,8 +26,8 @@ from tiny_run import TINY
 
 from diffmedseg.cli import main
 from diffmedseg.data import ISIC2017DataModule
-from diffmedseg.data.store import majority
 from diffmedseg.errors import DataError
+from diffmedseg.segmentation import majority
 
 WRITERS = {
     "ddti": write_ddti, "drishti": write_drishti, "imapp": write_imapp, "qubiq": write_qubiq, "riga": write_riga,

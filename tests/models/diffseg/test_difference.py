@@ -6,7 +6,8 @@ import torch
 import yaml
 from tiny_run import EXPERIMENTS
 
-from diffmedseg.diffusion import NoiseProcess, keyed_generator
+from diffmedseg.diffusion import NoiseProcess
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.models import Condition, Denoiser, DiffSegSegmenter
 from diffmedseg.models.diffseg.decision import FixedLevel, MultipleOfMean, Otsu, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.difference import (
@@ -15,7 +16,7 @@ from diffmedseg.models.diffseg.difference import (
     PartialDenoisingDifference,
     ReleasedDifference,
 )
-from diffmedseg.otsu import otsu_level
+from diffmedseg.postprocessing.otsu import otsu_level
 
 SKIN, LESION = 0.5, -0.4
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from small_networks import small
 
-from diffmedseg.diffusion import NoiseProcess, keyed_generator
+from diffmedseg.diffusion import NoiseProcess
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.models import ClassConditionalUNet, Condition, Denoiser, DiffSegSegmenter, TwoTowerUNet
 from diffmedseg.models.diffseg.difference import (
     NoisePredictionDifference,

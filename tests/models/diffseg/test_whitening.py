@@ -7,8 +7,8 @@ import torch
 
 from diffmedseg.data.labels import BorderCrops, BorderWhitening, FieldOfView
 from diffmedseg.data.store import ImageStore
-from diffmedseg.diffusion import keyed_generator
 from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.models import Condition, Denoiser, DiffSegSegmenter
 from diffmedseg.models.diffseg.difference import CounterfactualDifference, NoisePredictionDifference
 

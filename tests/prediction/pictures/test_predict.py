@@ -9,12 +9,12 @@ from dark_disc import dark_segmenter, disc, picture
 from isic_files import write
 from PIL import Image, ImageOps
 
-from diffmedseg.calibration import TemperatureScaling
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.isic import ISIC2018DataModule
 from diffmedseg.errors import DataError
+from diffmedseg.postprocessing.calibration import TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
+from diffmedseg.postprocessing.refinement import LargestComponent
 from diffmedseg.prediction import Settings, find_pictures, predict_pictures
-from diffmedseg.refinement import LargestComponent
 from diffmedseg.segmentation import resize_soft
 
 

@@ -15,11 +15,11 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from diffmedseg.cli.main import main
-from diffmedseg.conformal import Conformal
 from diffmedseg.data.catalogue import dataset_info
 from diffmedseg.data.regions import REGION_CODES, region_code
 from diffmedseg.errors import DataError
 from diffmedseg.experiments import data_config, list_datasets
+from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.prediction import Naming, Outputs, find_cases, predict_volumes
 from diffmedseg.reading.dicom import find_series
 

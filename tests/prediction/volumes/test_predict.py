@@ -21,11 +21,11 @@ from mri_files import (
     write_nifti,
 )
 
-from diffmedseg.calibration import TemperatureScaling
-from diffmedseg.conformal import Conformal
 from diffmedseg.data import SliceFolders
 from diffmedseg.data.mri.store import to_slices
 from diffmedseg.errors import DataError
+from diffmedseg.postprocessing.calibration import TemperatureScaling
+from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.prediction import Naming, Settings, find_cases, predict_volumes
 from diffmedseg.prediction.volumes.reading import read_case
 from diffmedseg.segmentation import Drawn

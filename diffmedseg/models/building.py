@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from diffmedseg.configurable import Configurable, init_types, public_path, unrecorded
-from diffmedseg.errors import ZooError as ZooError
+from diffmedseg.errors import ZooError
 from diffmedseg.lazy import import_names
 from diffmedseg.models.encoders import weights_follow
+from diffmedseg.moved import MOVED
 from diffmedseg.plugins import PluginError, check_trusted, load_class
 
 #: Schedulers of diffusers that sample by a schedule of ours; see ReverseProcess.
@@ -28,10 +29,10 @@ def allowed_classes() -> Mapping[str, type]:
 
     These are all parts of models in diffmedseg, the schedulers that sample, and the optimisers of torch.optim.
     """
-    import diffmedseg.crf
-    import diffmedseg.models
+    from diffmedseg import models, postprocessing
 
-    import_names(diffmedseg.models)  # together with the CRF these import all parts
+    for package in (models, postprocessing):  # which import all parts
+        import_names(package)
 
     def below(cls: type) -> Iterable[type]:
         derived: list[type] = cls.__subclasses__()
@@ -41,7 +42,9 @@ def allowed_classes() -> Mapping[str, type]:
 
     found = {public_path(cls): cls for cls in below(Configurable)
              if _is_ours(cls.__module__) and not inspect.isabstract(cls)}  # fmt: skip
-    found["diffmedseg.crf.CRFSettings"] = diffmedseg.crf.CRFSettings  # a dataclass, which older configs may name
+    found |= {f"{old}.{cls.__name__}": cls for old, new in MOVED.items() for cls in found.values()
+              if cls.__module__ == new}  # fmt: skip
+    found["diffmedseg.crf.CRFSettings"] = postprocessing.CRFSettings  # a dataclass, which older configs may name
     diffusers = import_module("diffusers")
     found |= {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
     optimizers = {name: cls for name, cls in vars(torch.optim).items() if _is_optimizer(cls)}

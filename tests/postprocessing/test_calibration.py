@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from diffmedseg.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.metrics.calibration import expected_calibration_error, reliability_counts
+from diffmedseg.postprocessing.calibration import IsotonicCalibration, TemperatureScaling
 
 
 def drawn(temperature, bias=0.0, n=100_000, seed=0):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
@@ -37,8 +36,7 @@ def keyed_normal(shape: Sequence[int], generators: Sequence[torch.Generator], de
     Returns:
         Noise of shape ``(len(generators), *shape)``, float32.
     """
-    rows: Tensor = randn_tensor((len(generators), *shape), generator=list(generators), device=device)
-    return rows
+    return torch.cat([torch.randn(1, *shape, generator=generator) for generator in generators]).to(device)
 
 
 def keyed_integers(high: int, generators: Sequence[torch.Generator]) -> Tensor:

@@ -5,7 +5,6 @@ Fitted from the sums that scoring a case leaves (:class:`~diffmedseg.metrics.ima
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,26 +15,9 @@ from diffmedseg.configurable import Configurable
 from diffmedseg.errors import TooFewCasesError
 from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
+from diffmedseg.metrics.scores import Held
 from diffmedseg.precision import with_float64
 from diffmedseg.wording import count
-
-
-@dataclass(frozen=True)
-class Held:
-    """Whether what was said of a region of a case held, 1 or 0.
-
-    Attributes:
-        inner_held: Of the inner contour.
-        outer_held: Of the outer contour.
-        area_held: Of the interval for the area.
-        between_contours: What is outside of the inner contour and inside of the outer one, as a share of the true area;
-            NaN where that is none.
-    """
-
-    inner_held: float
-    outer_held: float
-    area_held: float
-    between_contours: float
 
 
 class Conformal(Configurable):

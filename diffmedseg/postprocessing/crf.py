@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.diffusion import keyed_generator
-from diffmedseg.refinement import Refinement
+from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import nest, resize_soft
 
 _CERTAIN = 1e-5  # probabilities are kept so far from 0, as pydensecrf's own unary does

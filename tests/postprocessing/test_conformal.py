@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffmedseg.conformal import Conformal, case_areas, contour_levels
 from diffmedseg.metrics.calibration import reliability_counts
 from diffmedseg.metrics.cases import score_cases
 from diffmedseg.metrics.images import score_image
+from diffmedseg.postprocessing.conformal import Conformal, case_areas, contour_levels
 
 SIZE = 24
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffmedseg.crf import CRFSettings, DenseCRF, RandomSubsetCRF, crf_marginals
+from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF, RandomSubsetCRF, crf_marginals
 
 pydensecrf = pytest.importorskip("pydensecrf.densecrf")
 

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 import torch
 from hypothesis import given, strategies as st
 
-from diffmedseg import fusion
+from diffmedseg.postprocessing import fusion
 
 RULES = [
     c

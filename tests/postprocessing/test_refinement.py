@@ -1,6 +1,6 @@
 import torch
 
-from diffmedseg.refinement import LargestComponent, Refinement
+from diffmedseg.postprocessing.refinement import LargestComponent, Refinement
 
 
 def spots():

@@ -1,0 +1,65 @@
+"""The images whose samples are farthest from the raters: what a set of masks gets wrong, at a glance."""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from diffmedseg.data.store import ImageStore, to_signed
+from diffmedseg.figures import show
+from diffmedseg.metrics.scores import CaseScore
+
+_CASES_IN_ROW = 3
+_PICTURES = ("image", "raters", "samples")
+_INCHES = 1.5  # side of a picture
+
+
+def choose_worst(rows: Sequence[CaseScore], number: int) -> list[CaseScore]:
+    """Return the rows of the first region with the largest unbiased GED, the largest first."""
+    first = [row for row in rows if row.region == rows[0].region]
+    return sorted(first, key=lambda row: row.ged_unbiased, reverse=True)[:number]
+
+
+def draw_sets(
+    rows: Sequence[CaseScore],
+    store: ImageStore,
+    index_of: Callable[[CaseScore], int],
+    samples_of: Callable[[int], Tensor],
+) -> Figure:
+    """Draw, for each image, the image, the share of raters and the share of samples that call a pixel foreground.
+
+    Above stand the terms of the unbiased GED, and how many masks are empty. Of several regions the first is drawn.
+
+    Args:
+        rows: Scores of the images.
+        store: The split.
+        index_of: The number of a row's image in the split.
+        samples_of: The samples (S, K, H, W) of the image with a number, in {0, 1}.
+    """
+    columns = len(_PICTURES) * min(_CASES_IN_ROW, len(rows))
+    lines = ceil(len(rows) / _CASES_IN_ROW)
+    figure = Figure(figsize=(_INCHES * columns, (_INCHES + 0.75) * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axis in axes[len(rows) * len(_PICTURES) :]:
+        axis.set_axis_off()
+    for number, row in enumerate(rows):
+        index = index_of(row)
+        raters, samples = store.reference(index)[:, 0].float(), samples_of(index)[:, 0].float()
+        image, *shares = axes[number * len(_PICTURES) :][: len(_PICTURES)]
+        show(image, to_signed(store.image(index)))
+        for axis, masks in zip(shares, (raters, samples), strict=True):
+            axis.imshow(masks.mean(0).numpy(), cmap="cividis", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            empty = int((~masks.flatten(1).any(1)).sum())
+            axis.set_xlabel(f"{empty} of {len(masks)} empty", fontsize=7)
+        for axis, name in zip((image, *shares), _PICTURES, strict=True):
+            axis.set_title(name, fontsize=7)
+        shares[0].set_title(f"{row.case}\n{_terms(row)}\n{_PICTURES[1]}", fontsize=7)
+    return figure
+
+
+def _terms(row: CaseScore) -> str:
+    """Write out the unbiased GED of an image as its terms."""
+    parts = f"2 x {row.distance_to_raters:.2f} - {row.diversity:.2f} - {row.rater_diversity:.2f}"
+    return f"GED (unbiased) {row.ged_unbiased:.2f} = {parts}"
