@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_networks import small
 
 from diffmedseg.data.labels import BorderCrops, BorderWhitening, FieldOfView
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.keyed_random import keyed_generator
-from diffmedseg.models import Condition, Denoiser, DiffSegSegmenter
+from diffmedseg.models import ClassConditionalUNet, Condition, Denoiser, DiffSegSegmenter
+from diffmedseg.models.building import build, checkpoint_config
 from diffmedseg.models.diffseg.difference import CounterfactualDifference, NoisePredictionDifference
 
 WIDTH = 8  # pixels of the border of images of 32
@@ -113,6 +115,19 @@ def test_the_network_is_shown_whitened_images_and_the_lesion_is_what_is_not_heal
     white = torch.stack([whitening()(one) for one in image])
     assert torch.allclose(maps, white.abs().mean(1, keepdim=True).expand(-1, 2, -1, -1), atol=1e-5)
     assert all((label == 0).all() for _, label in model.denoiser.calls)
+
+
+def test_a_model_that_whitens_is_stored_and_built_again():
+    whitens = whitening(field_of_view=FieldOfView(darkness=0.1))
+    ranges = CounterfactualDifference(100, 300)
+    network = small(ClassConditionalUNet)
+    model = DiffSegSegmenter(network, image_size=(32, 32), whitening=whitens, difference=ranges)
+    checkpoint = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    again = build(checkpoint_config(checkpoint))
+    assert again.whitening.width == WIDTH / 32
+    assert again.whitening.field_of_view.darkness == 0.1
+    assert (again.difference.lowest, again.difference.highest) == (100, 300)
 
 
 def test_counterfactuals_take_half_of_the_evaluations():
