@@ -39,12 +39,15 @@ def unpack(archive: Path, folder: Path) -> Iterator[Path]:
                 with opened.open(member) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)  # no more than file_size, and its checksum is checked
                 yield target
+    except DataError:  # a RuntimeError, too
+        raise
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # RuntimeError: encrypted
         raise DataError(f"{archive.name} cannot be unpacked ({error}): pack it again, without a password.") from error
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+    """Whether a file is hidden, or one of those that macOS adds to archives."""
+    return Path(name).name.startswith(".") or "__MACOSX" in Path(name).parts
 
 
 def sort_series(folder: Path) -> list[Path]:
