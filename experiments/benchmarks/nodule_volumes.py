@@ -89,7 +89,7 @@ def main(
     store = data.test_dataloader().dataset.store
     volumes: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, name in enumerate(store.ids):
-        nodule, number = re.fullmatch(r"(.+)/slice-(\d+)", name).groups()
+        nodule, number = re.fullmatch(r"(.+?)(?:/images)?/slice-(\d+)", name).groups()
         volumes[nodule].append((int(number), index))
     chosen = [nodule for nodule in sorted(volumes) if len(volumes[nodule]) >= fewest][:nodules]
     rows: list[dict[str, object]] = []
