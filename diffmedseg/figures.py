@@ -1,15 +1,69 @@
-"""What all pictures share: how images and outlines are shown, and how a figure is written."""
+"""What all figures share: colours, outlines and their legend, maps and their scale, titles that fit, files."""
 
 import io
+import math
 import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextToPath
 from torch import Tensor
 
 from diffmedseg.atomic import write_alone
+
+# The colour-blind can tell them apart (Okabe & Ito 2008, "Color Universal Design").
+ORANGE, SKY_BLUE, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION = "#0072B2", "#D55E00"
+#: By region, where there are several.
+COLOURS = (ORANGE, GREEN, YELLOW, VERMILLION)
+#: Of curves, which are drawn on white.
+CURVES = (BLUE, ORANGE, GREEN, VERMILLION, SKY_BLUE)
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one kind of outline is drawn.
+
+    Attributes:
+        colour: Where there is one region; of several regions each has its own of :data:`COLOURS`.
+        width: In points.
+        style: Of matplotlib.
+        pale: Whether colours of regions are mixed with as much white.
+        cased: Whether a dark edge makes it visible on bright images.
+    """
+
+    colour: str
+    width: float
+    style: Literal["solid", "dashed", "dotted"] | tuple[float, tuple[float, ...]] = "solid"
+    pale: bool = False
+    cased: bool = False
+
+    def colour_of(self, region: int, regions: int) -> tuple[float, float, float]:
+        """Return the colour of a region, counted from 0, of so many."""
+        red, green, blue = to_rgb(COLOURS[region % len(COLOURS)] if regions > 1 else self.colour)
+        return ((red + 1) / 2, (green + 1) / 2, (blue + 1) / 2) if self.pale and regions > 1 else (red, green, blue)
+
+
+MASK = Line(ORANGE, 1.5)
+SAMPLE = Line(SKY_BLUE, 0.8, pale=True)
+REFERENCE = Line("#FFFFFF", 1, (0, (2.5, 2.5)), cased=True)
+UNSURE = Line(SKY_BLUE, 1, "dotted")
+INNER, OUTER = Line(VERMILLION, 1.3, "dotted"), Line(VERMILLION, 1.3, "dashed")
+
+#: Colour map and largest value of the maps.
+PROBABILITY, DISAGREEMENT = ("gray", 1.0), ("inferno", 0.5)
+
+_MEASURE = TextToPath()
+_HANDLE = 0.5  # inches beside the text of an entry of a legend, at most
 
 
 class Drawing(Figure):
@@ -21,10 +75,7 @@ class Drawing(Figure):
         return written.getvalue()
 
 
-#: Characters that fit beside a row of pictures at the sizes that we use: 1.65 inches at 6 pt, 2 inches at 8 pt.
-_LABEL_WIDTH = 26
-# One colour per region, readable for the colour-blind (Okabe & Ito 2008).
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+# Images, outlines and maps.
 
 
 def show(axis: Axes, image: Tensor) -> None:
@@ -34,19 +85,113 @@ def show(axis: Axes, image: Tensor) -> None:
     axis.set(xticks=[], yticks=[])
 
 
-def outline(axis: Axes, mask: Tensor, linewidth: float = 1, linestyle: str = "solid") -> None:
+def show_map(axis: Axes, values: Tensor, kind: tuple[str, float]) -> None:
+    """Show a map (H, W) as :data:`PROBABILITY` or :data:`DISAGREEMENT`."""
+    colours, most = kind
+    axis.imshow(values.float().cpu().numpy(), vmin=0, vmax=most, cmap=colours)
+    axis.set(xticks=[], yticks=[])
+
+
+def scale_below(axis: Axes) -> None:
+    """Draw the scale of a map below it; a plain colour bar would make the map smaller than its neighbours."""
+    bar = axis.figure.colorbar(axis.images[0], cax=axis.inset_axes((0, -0.09, 1, 0.04)), orientation="horizontal")
+    bar.ax.tick_params(labelsize=7)
+
+
+def outline(axis: Axes, mask: Tensor, line: Line = MASK) -> None:
     """Draw the 0.5 contour of each region of a (K, H, W) mask."""
-    for region, colour in zip(mask.float().cpu(), COLOURS * len(mask), strict=False):
+    for k, region in enumerate(mask.float().cpu()):
         if min(region.shape) > 1 and (region > 0.5).any() and not (region > 0.5).all():
-            axis.contour(region.numpy(), levels=[0.5], colors=[colour], linewidths=linewidth, linestyles=linestyle)
+            colour = line.colour_of(k, len(mask))
+            drawn = axis.contour(
+                region.numpy(), levels=[0.5], colors=[colour], linewidths=line.width, linestyles=[line.style]
+            )
+            drawn.set_path_effects(_casing(line))
+
+
+def _casing(line: Line) -> list[patheffects.AbstractPathEffect]:
+    return [patheffects.withStroke(linewidth=line.width + 1, foreground="black")] if line.cased else []
+
+
+# Legends and titles.
+
+
+def legend_of(lines: Sequence[tuple[Line, str]], regions: Sequence[str]) -> list[Line2D]:
+    """Return the entries of a legend: each kind of outline, and of several regions each colour.
+
+    Args:
+        lines: The kinds of outlines in a figure, and what they are called.
+        regions: Names of the regions.
+    """
+    if len(regions) == 1:
+        return [_entry(line, line.colour_of(0, 1), name) for line, name in lines]
+    colours = [_entry(MASK, MASK.colour_of(k, len(regions)), name) for k, name in enumerate(regions)]
+    return colours + [_entry(line, to_rgb("#BBBBBB" if line.pale else "#777777"), name) for line, name in lines]
+
+
+def _entry(line: Line, colour: tuple[float, float, float], name: str) -> Line2D:
+    entry = Line2D([], [], color=colour, linewidth=line.width, linestyle=line.style, label=name.replace("_", " "))
+    entry.set_path_effects(_casing(line))
+    return entry
+
+
+def draw_legend(figure: Figure, entries: Sequence[Line2D], fontsize: float = 8, note: str = "") -> None:
+    """Draw a legend below all axes, in as many columns as the figure is wide.
+
+    Args:
+        figure: Its layout has to be constrained.
+        entries: Lines with their labels.
+        fontsize: In points.
+        note: Said above the entries.
+    """
+    inches = figure.get_figwidth() - 0.3
+    labels = [fit(str(entry.get_label()), inches - _HANDLE, fontsize) for entry in entries]
+    widths = [text_width(label, fontsize) + _HANDLE for label in labels]
+    legend = figure.legend(
+        entries,
+        labels,
+        loc="outside lower center",
+        ncols=len(widths) if sum(widths) <= inches else max(int(inches / max(widths)), 1),
+        fontsize=fontsize,
+        title=fit(note, inches, fontsize) or None,
+        title_fontsize=fontsize,
+        frameon=False,
+        columnspacing=1,
+        handlelength=1.8,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def text_width(text: str, fontsize: float) -> float:
+    """Return the width of the longest line of a text in inches."""
+    font = FontProperties(size=fontsize)
+    widths = [_MEASURE.get_text_width_height_descent(line, font, ismath=False)[0] for line in text.splitlines()]
+    return float(max(widths, default=0)) / 72
+
+
+def fit(text: str, inches: float, fontsize: float) -> str:
+    """Break the lines of a text so that none is wider than so many inches; within words where there is no other way."""
+    longest = max(map(len, text.splitlines()), default=0)
+    width = math.ceil(1.5 * longest * inches / max(text_width(text, fontsize), inches))  # letters differ in width
+    while width > 1 and text_width(text, fontsize) > inches:
+        width -= 1
+        broken = "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""])
+        if text_width(broken, fontsize) <= inches:
+            return broken
+    return text
+
+
+def set_title(axis: Axes, text: str, inches: float, fontsize: float = 8) -> None:
+    """Write a title above axes that are so many inches wide; longer ones are broken."""
+    axis.set_title(fit(text, inches, fontsize), fontsize=fontsize, parse_math=False)
+
+
+def label_row(axis: Axes, text: str, inches: float, fontsize: float = 8) -> None:
+    """Name a row that is so many inches high at its left; longer names, as of cases, are broken."""
+    axis.set_ylabel(fit(text, inches, fontsize), fontsize=fontsize, parse_math=False)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     write_alone(path, partial(figure.savefig, format="png", dpi=110))
-
-
-def label_row(axis: Axes, text: str, fontsize: float) -> None:
-    """Name a row of pictures at its left; lines longer than a row is high, as of names of cases, are broken."""
-    lines = (part for line in text.splitlines() for part in textwrap.wrap(line, _LABEL_WIDTH) or [""])
-    axis.set_ylabel("\n".join(lines), fontsize=fontsize)

@@ -12,7 +12,7 @@ import PIL.Image
 from torch import Tensor
 
 from diffmedseg.data.store import ImageStore, check_index, to_bytes, to_signed
-from diffmedseg.figures import Drawing, outline, show
+from diffmedseg.figures import REFERENCE, Drawing, draw_legend, legend_of, outline, set_title, show
 from diffmedseg.measuring import volumes_ml
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.reading.model_range import to_model_range
@@ -39,7 +39,11 @@ def select(result: Segmentation, index: int) -> Segmentation:
 def _regions(result: Segmentation) -> Sequence[str]:
     if result.origin is not None:
         return result.origin.model.regions
-    return [f"region {k}" for k in range(1, result.mask.shape[1] + 1)]
+    return _numbered(result.mask.shape[1])
+
+
+def _numbered(regions: int) -> list[str]:
+    return [f"region {k}" for k in range(1, regions + 1)]
 
 
 def _facts(result: Segmentation) -> list[str]:
@@ -124,10 +128,12 @@ def _as_picture(image: Tensor) -> PIL.Image.Image:
 
 def plot_item(store: ImageStore, index: int) -> Drawing:
     """Draw an item of a data set with the outlines of every rater."""
-    figure = Drawing(figsize=(3, 3.2), layout="constrained")
+    figure = Drawing(figsize=(3, 3.5), layout="constrained")
     axis = figure.subplots()
     show(axis, to_signed(store.image(index)))
-    for rater in store.masks(index):
-        outline(axis, rater, linewidth=1)
-    axis.set_title(store.ids[index], fontsize=8)
+    masks = store.masks(index)
+    for rater in masks:
+        outline(axis, rater, REFERENCE)
+    set_title(axis, store.ids[index], 2.8)
+    draw_legend(figure, legend_of([(REFERENCE, "reference, each rater")], _numbered(masks.shape[1])))
     return figure

@@ -1,26 +1,20 @@
 """Where runs write: ``<runs>/<experiment>/version_<n>``, found again when a run goes on."""
 
-import csv
 import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from lightning import Trainer
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-from diffmedseg.atomic import lock_folder, remove_temporaries, write_whole
+from diffmedseg.atomic import lock_folder, remove_temporaries
 from diffmedseg.checkpoints import TO_RESUME, TO_TEST, CheckpointError, read_checkpoint
-from diffmedseg.errors import DataError, NoRunError as NoRunError
+from diffmedseg.errors import NoRunError as NoRunError
 from diffmedseg.files import expand_home
 
 #: Names the run's folder to processes that were started for it: by Lightning, or by a launcher that nobody here knows.
@@ -229,87 +223,3 @@ def release_runs() -> None:
 def remove_leftovers(run: Path) -> None:
     """Remove temporary files that a kill left behind."""
     remove_temporaries(run)
-
-
-class RunLogger(CSVLogger):
-    """Logs to ``metrics.csv`` in a run's folder and, where the run goes on, keeps the rows that are there.
-
-    A kill at any moment costs at most the row that is being written.
-
-    Args:
-        folder: The run's folder.
-        steps: Steps that the run has behind it where it goes on. Rows of later steps are dropped: the run logs them
-            again. None keeps all rows.
-        validates_again: Whether it goes on before the validation of its last step, whose row is then dropped, too.
-    """
-
-    def __init__(self, folder: str | Path, steps: int | None = None, validates_again: bool = False) -> None:
-        super().__init__(folder, name="", version="", flush_logs_every_n_steps=20)
-        self.steps, self.validates_again = steps, validates_again
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        """Return the writer; Lightning's own deletes what an earlier part of the run logged."""
-        if self._experiment is None:
-            self._experiment = _RunWriter(self.log_dir, self.steps, self.validates_again)
-        return self._experiment  # type: ignore[return-value]  # Lightning declares the base class
-
-
-class _RunWriter(ExperimentWriter):
-    """Appends rows; where the file has to be written anew, it is replaced as a whole."""
-
-    def __init__(self, log_dir: str, steps: int | None, validates_again: bool) -> None:
-        self.steps, self.validates_again = steps, validates_again
-        super().__init__(log_dir)
-
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return
-        header, rows = read_whole_rows(path)
-        try:
-            kept = [row for row in rows if self._is_kept(row)]
-        except (KeyError, ValueError) as error:
-            raise _damaged(path, error) from error
-        if kept:
-            self.metrics_keys = header
-            self._replace(kept)
-        else:
-            path.unlink()
-
-    def _is_kept(self, row: dict[str, str]) -> bool:
-        if self.steps is None or int(row["step"]) < self.steps - 1:
-            return True
-        is_validation = any(value and name.startswith("val/") for name, value in row.items())
-        return int(row["step"]) < self.steps and not (self.validates_again and is_validation)
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._replace(read_whole_rows(Path(self.metrics_file_path))[1])
-
-    def _replace(self, rows: list[dict[str, str]]) -> None:
-        write_whole(Path(self.metrics_file_path), partial(self._write, rows))
-
-    def _write(self, rows: list[dict[str, Any]], path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def read_whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out.
-
-    Raises:
-        DataError: If it is no such file.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()) if "\n" in text else [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _damaged(path, error) from error
-    return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is damaged ({error!r}): restore it, or move it away, and its log begins anew.")

@@ -16,7 +16,7 @@ from diffmedseg.models.loading import best_checkpoint, read_run
 from diffmedseg.reading.dicom_elements import check_elements
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.volumes import read_stored
-from diffmedseg.runs import RunLogger
+from diffmedseg.run_log import RunLogger
 
 
 def billions(levels):

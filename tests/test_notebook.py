@@ -196,8 +196,7 @@ def test_plots_show_the_image_and_its_mask():
     model, image = calibrated(dark_segmenter()), picture(300, 200)
     result = model.segment(image)
     figure = result.plot(image)
-    assert [axis.get_title() for axis in figure.axes[:2]] == ["mask, and 3 samples (thin)",
-                                                              "probability, contours (dashed)"]  # fmt: skip
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["mask and 3 samples", "probability and contours"]
     assert np.array_equal(figure.axes[0].images[0].get_array(), np.asarray(image))
     assert as_picture(figure).shape[0] > 200
     large = dark_segmenter().segment(picture(1200, 900))

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from diffmedseg.checkpoints import WholeFileIO
+from diffmedseg.run_log import RunLogger, read_whole_rows
 from diffmedseg.runs import (
     NoRunError,
-    RunLogger,
     experiment_folder,
     last_checkpoint,
     new_run,
     newest_run,
-    read_whole_rows,
     remove_leftovers,
     shared_run,
 )

@@ -7,8 +7,10 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-#: Colours of the brush, which are told apart by the colour-blind (Okabe & Ito 2008).
-ADD, REMOVE = "#E69F00", "#0072B2"
+from diffmedseg.figures import BLUE, ORANGE
+
+#: Colours of the brush.
+ADD, REMOVE = ORANGE, BLUE
 _SURE = 127  # of 255: a pixel that is less opaque was not drawn
 
 

@@ -1,7 +1,8 @@
 """A picture of what was segmented."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from lightning import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -9,7 +10,23 @@ from torch import Tensor
 
 from diffmedseg.callbacks.case_metrics import run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.figures import label_row, outline, save_figure, show
+from diffmedseg.figures import (
+    DISAGREEMENT,
+    MASK,
+    PROBABILITY,
+    REFERENCE,
+    SAMPLE,
+    draw_legend,
+    label_row,
+    legend_of,
+    outline,
+    save_figure,
+    scale_below,
+    set_title,
+    show,
+    show_map,
+)
+from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.segmentation import Segmentation
 
 _NEAR = 8  # of so many slices of a volume at most one is shown
@@ -62,7 +79,7 @@ class LargestSlices(Generic[Row]):
 
 
 class SamplePanels(SegmentationCallback):
-    """Draws ``panel.png`` of the first test cases: image, reference, each sample, mean and disagreement.
+    """Draws ``panel.png`` of the first test cases: image, reference, samples, mask, mean and disagreement.
 
     Of a volume it draws the slices with the most foreground, true or found.
 
@@ -105,40 +122,43 @@ class SamplePanels(SegmentationCallback):
         """Draw."""
         path, rows = run_folder(trainer) / "panel.png", self.shown.chosen()
         if trainer.is_global_zero and rows:
-            save_figure(draw_panel(rows, self.num_samples), path)
+            save_figure(draw_panel(rows, self.num_samples, cast(Segmenter, pl_module).regions), path)
 
 
-def draw_panel(rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples: int) -> Figure:
+def draw_panel(
+    rows: list[tuple[str, Tensor, Tensor, Segmentation]], num_samples: int, regions: Sequence[str]
+) -> Figure:
     """Draw one row per image.
 
     Args:
         rows: Name, image (C, H, W) in [-1, 1], raters (R, K, H, W) in {0, 1}, and the segmentation of that image
             without the batch dimension.
         num_samples: Samples shown.
+        regions: Names of the K regions; mean and disagreement are those of the first.
     """
     shown = min(num_samples, max(len(row[3].samples) for row in rows))
-    titles = [
-        "image",
-        "reference",
-        *[f"sample {i + 1}" for i in range(shown)],
-        "mean of samples",
-        "disagreement" if shown > 1 else "uncertainty",
-    ]
-    figure = Figure(figsize=(1.6 * len(titles), 1.65 * len(rows) + 0.3), layout="constrained")
+    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    titles = ["image", "reference", *[f"sample {i + 1}" for i in range(shown)], "mask"]
+    titles += [f"mean of samples{of}", f"{'disagreement' if shown > 1 else 'uncertainty'}{of}"]
+    figure = Figure(figsize=(1.6 * len(titles), 1.65 * len(rows) + 0.8), layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False)
     for axes, (name, image, raters, segmentation) in zip(grid, rows, strict=True):
-        for axis in axes:
-            axis.set(xticks=[], yticks=[])
-        show(axes[0], image)
-        label_row(axes[0], name, 6)
-        show(axes[1], image)
-        for rater in raters:
-            outline(axes[1], rater)
-        for axis, sample in zip(axes[2:], segmentation.samples[:shown], strict=False):
+        for axis in axes[:-2]:
             show(axis, image)
-            outline(axis, sample)
-        axes[-2].imshow(segmentation.samples.mean(0)[0].numpy(), vmin=0, vmax=1, cmap="gray")
-        axes[-1].imshow(segmentation.uncertainty[0].numpy(), vmin=0, vmax=0.5, cmap="inferno")
+        for axis in axes[-2:]:
+            axis.set(xticks=[], yticks=[])
+        label_row(axes[0], name, 1.5, 6)
+        for rater in raters:
+            outline(axes[1], rater, REFERENCE)
+        for axis, sample in zip(axes[2:-3], segmentation.samples[:shown], strict=False):
+            outline(axis, sample, SAMPLE)
+        outline(axes[-3], segmentation.mask)
+        show_map(axes[-2], segmentation.samples.mean(0)[0], PROBABILITY)
+        show_map(axes[-1], segmentation.uncertainty[0], DISAGREEMENT)
     for axis, title in zip(grid[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
+        set_title(axis, title, 1.5)
+    for axis in grid[-1][-2:]:
+        scale_below(axis)
+    kinds = [(REFERENCE, "reference, each rater"), (SAMPLE, "sample"), (MASK, "mask: the samples fused")]
+    draw_legend(figure, legend_of(kinds, regions))
     return figure

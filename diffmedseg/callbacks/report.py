@@ -1,5 +1,6 @@
 """The HTML report of a test."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -10,18 +11,28 @@ from diffmedseg.callbacks.case_metrics import CaseMetrics, run_folder
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.evaluation.figures import Example, example_of
+from diffmedseg.evaluation.provenance import Provenance, provenance_now
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.run_log import RUN_LOG
 
 
 class TestReport(SegmentationCallback):
-    """Writes ``report.html``: scores, calibration, and the worst, median and best cases. Comes after CaseMetrics."""
+    """Writes ``report.html``: scores, calibration, the worst, median and best cases, and how the model was trained.
+
+    Comes after CaseMetrics.
+    """
 
     stage = Stage.LOOK
     __test__ = False  # pytest takes it for a test
 
     def __init__(self) -> None:
         self.examples: dict[str, tuple[float, Example]] = {}
+        self._loaded: int | None = None  # training steps of the checkpoint
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note how long the weights were trained."""
+        self._loaded = checkpoint.get("global_step")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the callback whose scores it shows."""
@@ -65,5 +76,12 @@ class TestReport(SegmentationCallback):
         path = run_folder(trainer) / "report.html"
         if trainer.is_global_zero and self.scorer.rows:
             title = model.title if info is None else f"{model.title} on {info.title}"
-            text = render_report(title, self.scorer.summary, self.scorer.rows, examples, model.regions)
+            source = self._provenance(trainer)
+            text = render_report(title, self.scorer.summary, self.scorer.rows, examples, model.regions, source)
             write_alone(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _provenance(self, trainer: Trainer) -> Provenance:
+        """Return where the scores come from; a checkpoint lies in the run that trained it."""
+        if trainer.ckpt_path is None:
+            return provenance_now(trainer.global_step or None, run_folder(trainer) / RUN_LOG)
+        return provenance_now(self._loaded, Path(trainer.ckpt_path).resolve().parent.parent / RUN_LOG)

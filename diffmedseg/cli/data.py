@@ -128,7 +128,9 @@ def _check(options: argparse.Namespace) -> None:
     else:
         _print_check(found)
     if options.sheet is not None and data.stores:
-        save_figure(draw_sheet({str(split): store for split, store in data.stores.items()}), options.sheet)
+        save_figure(
+            draw_sheet({str(split): store for split, store in data.stores.items()}, data.info.regions), options.sheet
+        )
         print(f"Wrote {options.sheet}", file=sys.stderr)
     sys.exit(0 if found.passed else 1)
 
@@ -168,7 +170,7 @@ def _labels(options: argparse.Namespace) -> None:
         table.add_row(name, f"{plain:.2f}", f"{drawn:.2f}")
     Console().print(table)
     if options.out is not None:
-        save_figure(draw_labels(store, options.num_images, data.seed), options.out)
+        save_figure(draw_labels(store, data.info.regions, options.num_images, data.seed), options.out)
         print(f"Wrote {options.out}")
 
 

@@ -38,9 +38,9 @@ from diffmedseg.lazy import import_names
 from diffmedseg.models.encoders import weights_follow
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.run_log import RunLogger
 from diffmedseg.runs import (
     RUN_FOLDER,
-    RunLogger,
     check_strategy,
     experiment_folder,
     hold_run,

@@ -1,6 +1,6 @@
 """Pictures of what training sees: items before and after augmentation, and by label."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import ImageStore, TrainingView, collate, to_signed
-from diffmedseg.figures import outline, show
+from diffmedseg.figures import MASK, REFERENCE, draw_legend, label_row, legend_of, outline, set_title, show
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.segmentation import majority
 
@@ -24,7 +24,7 @@ def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_var
     """
     store = data.stores["train"]
     view, num_images = TrainingView(store, data.seed), min(num_images, len(store))
-    figure = Figure(figsize=(1.7 * (num_variants + 1), 1.75 * num_images + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.7 * (num_variants + 1), 1.75 * num_images + 0.6), layout="constrained")
     grid = figure.subplots(num_images, num_variants + 1, squeeze=False)
     for row, axes in enumerate(grid):
         index = row * len(store) // num_images
@@ -35,38 +35,44 @@ def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_var
         for axis, (image, mask) in zip(axes, pairs, strict=True):
             show(axis, image)
             outline(axis, mask)
-        axes[0].set_ylabel(store.ids[index], fontsize=6)
-    grid[0][0].set_title("as stored", fontsize=8)
-    grid[0][1].set_title("as trained", fontsize=8, loc="left")
+        label_row(axes[0], store.ids[index], 1.6, 6)
+    for column, axis in enumerate(grid[0]):
+        set_title(axis, "as trained" if column else "as stored", 1.6)
+    draw_legend(figure, legend_of([(MASK, "mask that is learned from")], data.info.regions))
     return figure
 
 
-def draw_labels(store: ImageStore, num_images: int, seed: int) -> Figure:
+def draw_labels(store: ImageStore, regions: Sequence[str], num_images: int, seed: int) -> Figure:
     """Draw items by label, chosen as training draws them; outlines show the masks, which training is not given.
 
     Args:
         store: Items that have labels.
+        regions: Names of the regions of masks.
         num_images: Items of each label.
         seed: Seed of the choice.
     """
     weights = torch.ones(len(store)) if store.weights is None else torch.tensor(store.weights)
     labels = torch.tensor([store.label(index) for index in range(len(store))])
-    figure = Figure(figsize=(1.3 * num_images, 3.1), layout="constrained")
+    figure = Figure(figsize=(1.3 * num_images, 3.3), layout="constrained")
     for label, axes in enumerate(figure.subplots(2, num_images, squeeze=False)):
         chance = weights * (labels == label)
         chosen = torch.multinomial(chance, num_images, True, generator=keyed_generator(seed, "labels", label)).tolist()
         for axis, index in zip(axes, chosen, strict=True):
             show(axis, to_signed(store.image(index)))
-            outline(axis, majority(store.masks(index)))
-        axes[0].set_ylabel(("healthy", "diseased")[label], fontsize=8)
+            outline(axis, majority(store.masks(index)), REFERENCE)
+        label_row(axes[0], ("healthy", "diseased")[label], 1.2)
+    draw_legend(figure, legend_of([(REFERENCE, "reference")], regions))
     return figure
 
 
-def draw_sheet(stores: Mapping[str, ImageStore], num_images: int = 40, columns: int = 10) -> Figure:
+def draw_sheet(
+    stores: Mapping[str, ImageStore], regions: Sequence[str], num_images: int = 40, columns: int = 10
+) -> Figure:
     """Draw a contact sheet: items evenly spread over each split, with every rater's outlines.
 
     Args:
         stores: By split.
+        regions: Names of the regions of masks.
         num_images: Items in all.
         columns: Items in a row.
     """
@@ -77,13 +83,14 @@ def draw_sheet(stores: Mapping[str, ImageStore], num_images: int = 40, columns: 
         places = [i * len(store) // wanted for i in range(wanted)]
         shown += [(f"{split}: {store.ids[index]}", store, index) for index in places]
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.3 * columns, 1.45 * rows), layout="constrained")
+    figure = Figure(figsize=(1.3 * columns, 1.55 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis, (title, store, index) in zip(axes, shown, strict=False):
         show(axis, to_signed(store.image(index)))
         for rater in store.masks(index):
-            outline(axis, rater, linewidth=0.7)
-        axis.set_title(title, fontsize=5)
+            outline(axis, rater, REFERENCE)
+        set_title(axis, title, 1.2, 5)
     for axis in list(figure.axes)[len(shown) :]:
         axis.axis("off")
+    draw_legend(figure, legend_of([(REFERENCE, "reference, each rater")], regions))
     return figure

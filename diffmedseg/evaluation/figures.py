@@ -1,7 +1,8 @@
 """Figures of a test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,27 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
-from diffmedseg.figures import COLOURS, label_row, outline, show
+from diffmedseg.evaluation.provenance import Curve
+from diffmedseg.figures import (
+    CURVES,
+    DISAGREEMENT,
+    MASK,
+    ORANGE,
+    PROBABILITY,
+    REFERENCE,
+    SKY_BLUE,
+    draw_legend,
+    label_row,
+    legend_of,
+    outline,
+    scale_below,
+    set_title,
+    show,
+    show_map,
+)
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.segmentation import Segmentation, resize_soft
-
-_TRUTH = "#56B4E9"
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,25 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axis
 
 
+def draw_curves(curves: Mapping[str, Curve], tested: int | None) -> Figure:
+    """Draw what training logged, over its steps.
+
+    Args:
+        curves: By name, values of one unit.
+        tested: Step of the weights that were tested; None where nothing says.
+    """
+    figure, axis = _figure(4.2, 3.8)
+    for (name, curve), colour, marker in zip(curves.items(), cycle(CURVES), cycle("os^Dv"), strict=False):
+        label = name.partition("/")[2].replace("_", " ")
+        every = max(len(curve) // 20, 1)  # markers that can be told apart
+        axis.plot(*zip(*curve, strict=True), color=colour, marker=marker, markersize=4, markevery=every, label=label)
+    if tested is not None:
+        axis.axvline(tested, color="grey", linewidth=1, linestyle="--", label="tested weights")
+    axis.set(xlabel="training step", ylabel="value", xlim=(0, None))
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def draw_reliability(reliability: dict[str, list[dict[str, float]]]) -> Figure:
     """Draw how often pixels of a probability are foreground, over the probability.
 
@@ -74,7 +109,7 @@ def draw_reliability(reliability: dict[str, list[dict[str, float]]]) -> Figure:
         {"linewidth": 4, "alpha": 0.45, "markersize": 9, "markerfacecolor": "none"},
         {"markersize": 3.5},
     )
-    for (place, bins), colour, style in zip(reliability.items(), COLOURS, styles, strict=False):
+    for (place, bins), colour, style in zip(reliability.items(), (ORANGE, SKY_BLUE), styles, strict=False):
         points = [(one["probability"], one["frequency"]) for one in bins]
         if points:
             axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=names[place], clip_on=False, **style)
@@ -88,7 +123,7 @@ def draw_risk_coverage(rows: Sequence[CaseScore]) -> Figure:
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
     figure, axis = _figure(4.2, 3.8)
     for label, order, colour, style in (
-        ("by uncertainty", doubt, COLOURS[0], "-"),
+        ("by uncertainty", doubt, ORANGE, "-"),
         ("if it knew its errors", [-one for one in dice], "grey", ":"),
     ):
         coverage, risk = risk_coverage(order, dice)
@@ -103,7 +138,7 @@ def draw_dice_over_uncertainty(rows: Sequence[CaseScore]) -> Figure:
     """Draw every case: its Dice over its uncertainty."""
     figure, axis = _figure(4.2, 3.8)
     doubt, dice = ([getattr(row, name) for row in rows] for name in ("uncertainty", "dice"))
-    axis.scatter(doubt, dice, s=12, color=COLOURS[1], alpha=0.6, edgecolors="none")
+    axis.scatter(doubt, dice, s=12, color=SKY_BLUE, alpha=0.6, edgecolors="none")
     axis.set(xlabel="uncertainty (1 - soft Dice confidence)", ylabel="Dice", ylim=(-0.02, 1.02))
     return figure
 
@@ -115,29 +150,25 @@ def draw_examples(examples: Sequence[tuple[str, Example]], regions: Sequence[str
         examples: Title and image of each row.
         regions: Names of the regions; probability and disagreement are those of the first.
     """
-    titles = ("image", "raters (blue), mask", "probability", "disagreement")
-    figure = Figure(figsize=(8.4, 2.05 * len(examples) + 0.2), layout="constrained")
+    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    titles = ("image", "reference and mask", f"probability{of}", f"disagreement{of}")
+    figure = Figure(figsize=(8.4, 2.05 * len(examples) + 0.8), layout="constrained")
     grid = figure.subplots(len(examples), len(titles), squeeze=False)
     for axes, (title, example) in zip(grid, examples, strict=True):
-        for axis in axes:
-            axis.set(xticks=[], yticks=[])
-        label_row(axes[0], title, 8)
+        label_row(axes[0], title, 1.9)
         show(axes[0], example.image)
         show(axes[1], example.image)
+        outline(axes[1], example.mask)
         for rater in example.raters:
-            for region in rater:
-                _outline_truth(axes[1], region)
-        outline(axes[1], example.mask, 1.3)
-        axes[2].imshow(example.probability[0].float().numpy(), vmin=0, vmax=1, cmap="gray")
-        axes[3].imshow(example.uncertainty[0].float().numpy(), vmin=0, vmax=0.5, cmap="inferno")
+            outline(axes[1], rater, REFERENCE)
+        show_map(axes[2], example.probability[0], PROBABILITY)
+        show_map(axes[3], example.uncertainty[0], DISAGREEMENT)
     for axis, name in zip(grid[0], titles, strict=True):
-        axis.set_title(name if len(regions) == 1 or name in titles[:2] else f"{name}, {regions[0]}", fontsize=9)
+        set_title(axis, name, 1.9, 9)
+    for axis in grid[-1][-2:]:
+        scale_below(axis)
+    draw_legend(figure, legend_of([(REFERENCE, "reference, each rater"), (MASK, "mask of the model")], regions))
     return figure
-
-
-def _outline_truth(axis: Axes, mask: Tensor) -> None:
-    if mask.any() and not mask.all() and min(mask.shape) > 1:
-        axis.contour(mask.float().numpy(), levels=[0.5], colors=[_TRUTH], linewidths=0.9)
 
 
 def choose_examples(rows: Sequence[CaseScore], count: int = 3) -> dict[str, list[CaseScore]]:

@@ -11,25 +11,39 @@ from matplotlib.figure import Figure
 from diffmedseg.evaluation.figures import (
     Example,
     choose_examples,
+    draw_curves,
     draw_dice_over_uncertainty,
     draw_examples,
     draw_reliability,
     draw_risk_coverage,
 )
+from diffmedseg.evaluation.provenance import Provenance
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore
 from diffmedseg.wording import count
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 62rem; padding: 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-top: 1px solid #ddd;
-padding-top: 1rem; } table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem .8rem .25rem 0;
-border-bottom: 1px solid #eee; vertical-align: top; }
-td.n, th + th { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.wide { overflow-x: auto; } img { max-width: 100%; height: auto; } .row { display: flex;
-flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; }
-figcaption, .small { font-size: .88rem; color: #555; }
+:root { color-scheme: light dark; --text: #222; --soft: #555; --line: #ddd; --page: #fff; --code: #f3f3f3; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e6e6; --soft: #b0b0b0; --line: #444; --page: #181818; --code: #262626; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
+max-width: 62rem; padding: 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.25rem; margin-top: 2.2rem; padding-top: 1rem;
+border-top: 1px solid var(--line); } table { border-collapse: collapse; } th, td { text-align: left;
+padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+tr.score td { border: 0; padding-bottom: 0; }
+td.n, table.scores th + th { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
+width: 1%; }
+code { background: var(--code); padding: .1rem .3rem; border-radius: 4px; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .wide img { min-width: 40rem; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; max-width: 30rem; }
+figcaption, .small { font-size: .88rem; color: var(--soft); }
+@media (max-width: 30rem) { body { padding: .7rem; } th, td { padding-right: .5rem; } }
 """
+#: Scores of the overview of regions, of those that a test has.
+_OVERVIEW = ("dice", "iou", "sensitivity", "precision", "hd95", "hd95_pixels", "nsd", "nsd_pixels", "ged_unbiased")
 
 
 def render_report(
@@ -38,6 +52,7 @@ def render_report(
     rows: Sequence[CaseScore],
     examples: Mapping[str, Example],
     regions: Sequence[str],
+    provenance: Provenance | None = None,
 ) -> str:
     """Write the report.
 
@@ -47,15 +62,22 @@ def render_report(
         rows: Scores of all cases.
         examples: An image of each case.
         regions: Names of the regions.
+        provenance: Where the scores come from; None where nothing says.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
+    if provenance is not None:
+        parts.append(_provenance(provenance))
+    if len(regions) > 1:
+        parts.append(_overview(summary["regions"]))
     for k, region in enumerate(regions):
         own = [row for row in rows if row.region == region]
         found = summary["regions"][region]
         if len(regions) > 1:
-            parts.append(f"<h1>{html.escape(region.replace('_', ' '))}</h1>")
+            parts.append(f"<h1>{_words(region)}</h1>")
         parts += [_in_short(own, found, summary["policy"].get("contours")), _scores(found), _trust(own, found)]
         parts.append(_examples(own, examples, regions, k))
+    if provenance is not None and provenance.curves:
+        parts.append(_training(provenance))
     parts.append(_policy(summary))
     body = "\n".join(parts)
     return (
@@ -64,6 +86,52 @@ def render_report(
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n"
         '<p class="small">Research software: not for diagnosis.</p>\n</body>\n</html>\n'
     )
+
+
+def _words(name: str) -> str:
+    return html.escape(name.replace("_", " "))
+
+
+def _provenance(provenance: Provenance) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    lines = {
+        "Tested": html.escape(provenance.date),
+        "Command": f"<code>{html.escape(provenance.command)}</code>" if provenance.command else "",
+        "Versions": html.escape(versions),
+        "Trained": "" if provenance.steps is None else count(provenance.steps, "step"),
+    }
+    rows = "\n".join(f"<tr><td>{name}</td><td>{said}</td></tr>" for name, said in lines.items() if said)
+    return f'<table class="small">\n{rows}\n</table>'
+
+
+def _overview(found: Mapping[str, Any]) -> str:
+    """Return the scores of all regions side by side."""
+    names = [name for name in _OVERVIEW if any(name in one["scores"] for one in found.values())]
+    head = "".join(f"<th>{html.escape(SCORES[name].title)}</th>" for name in names)
+    lines = []
+    for region, one in found.items():
+        means = [f"{one['scores'][name]['mean']:.3f}" if name in one["scores"] else "none" for name in names]
+        cells = "".join(f'<td class="n">{mean}</td>' for mean in means)
+        failed = f'<td class="n">{one["set"]["failure_rate"]:.0%}</td>'
+        lines.append(f"<tr><td>{_words(region)}</td>{cells}{failed}</tr>")
+    body = "\n".join(lines)
+    return (
+        '<h2>Regions</h2>\n<div class="wide"><table class="scores">\n'
+        f"<tr><th>mean over cases</th>{head}<th>IoU below {FAILED_BELOW}</th></tr>\n{body}\n</table></div>"
+    )
+
+
+def _training(provenance: Provenance) -> str:
+    """Return the curves of training: losses, and scores of validation."""
+    kinds = {"train/": "Losses of training.", "val/": "Scores of validation."}
+    shown = []
+    for prefix, caption in kinds.items():
+        own = {name: curve for name, curve in provenance.curves.items() if name.startswith(prefix)}
+        if own:
+            image = _image(draw_curves(own, provenance.steps), caption)
+            shown.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    figures = "\n".join(shown)
+    return f'<h2>Training</h2>\n<div class="row">{figures}</div>'
 
 
 def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Mapping[str, Any] | None) -> str:
@@ -107,15 +175,14 @@ def _interval(score: Mapping[str, Any]) -> str:
 
 def _scores(found: Mapping[str, Any]) -> str:
     lines = "\n".join(
-        f"<tr><td>{html.escape(SCORES[name].title)}<br>"
-        f'<span class="small">{html.escape(SCORES[name].explanation)}</span></td>'
-        f'<td class="n">{one["mean"]:.3f}</td><td class="n">{_interval(one)}</td>'
-        f'<td class="n">{one["cases"]}</td></tr>'
+        f'<tr class="score"><td>{html.escape(SCORES[name].title)}</td><td class="n">{one["mean"]:.3f}</td>'
+        f'<td class="n">{_interval(one)}</td><td class="n">{one["cases"]}</td></tr>\n'
+        f'<tr><td colspan="4" class="small">{html.escape(SCORES[name].explanation)}</td></tr>'
         for name, one in found["scores"].items()
     )
     return (
-        '<h2>Scores</h2>\n<div class="wide"><table>\n<tr><th>score</th><th>mean</th><th>95 % interval</th>'
-        f"<th>cases</th></tr>\n{lines}\n</table></div>"
+        '<h2>Scores</h2>\n<div class="wide"><table class="scores">\n<tr><th>score</th><th>mean</th>'
+        f"<th>95 % interval</th><th>cases</th></tr>\n{lines}\n</table></div>"
     )
 
 
@@ -152,7 +219,8 @@ def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], region
         drawn = [(f"{row.case}\nDice {row.dice:.2f}", _only(examples[row.case], k)) for row in known]
         if drawn:
             figure = draw_examples(drawn, [regions[k]])
-            parts.append(f"<h3>{name}</h3>\n{_image(figure, f'the {name} cases')}")
+            image = _image(figure, f"the {name} cases")
+            parts.append(f'<h3>{name}</h3>\n<div class="wide">{image}</div>')
     return "\n".join(parts)
 
 

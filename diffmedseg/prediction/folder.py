@@ -1,15 +1,10 @@
 """The folder that predictions are written to: whole files only, and a table that says what is there."""
 
-import csv
-import io
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import yaml
@@ -18,65 +13,16 @@ from diffmedseg.atomic import is_temporary, lock_folder, remove_temporaries, wri
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.prediction.archives import archive_is_whole, write_archive
 from diffmedseg.prediction.outputs import DICOM, Outputs
 from diffmedseg.prediction.parts import OF_PARTS, PARTS, TABLE, Part, part_tables, remove_parts
 from diffmedseg.prediction.removing import file_name, remove_earlier, remove_results
+from diffmedseg.prediction.rows import AnyRow, RowTable, files_digest
 from diffmedseg.reading.label_maps import label_values
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.wording import first_names
 
 _OUTPUTS = "outputs"  # the key of predictions.yaml that says which files and columns there are
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What is said of one region of one image: a row of ``predictions.csv``.
-
-    A column whose metadata names a fact, such as ``calibrated``, is in the table of models of which it holds.
-
-    Attributes:
-        image: The image's name.
-        region: The region.
-        uncertainty: 1 - soft Dice confidence, in [0, 1]: high where the model expects a low Dice. It compares the mask
-            with the mean of the samples before calibration. Of an empty mask it is the share of samples that are not
-            empty.
-        seconds: Time to read and segment the image and to write its maps.
-        digest: Digest of the files that it was read from.
-        familiarity: Of the image, in (0, 1]; see :class:`~diffmedseg.familiarity.Familiarity`. NaN where the model has
-            none.
-    """
-
-    image: str
-    region: str
-    uncertainty: float
-    seconds: float
-    digest: str
-    familiarity: float = field(default=float("nan"), metadata={"of": "familiar"})
-
-    @property
-    def outside_samples(self) -> bool:
-        """Whether the mask is smaller than the smallest sample, or larger than the largest."""
-        raise NotImplementedError
-
-    @classmethod
-    def more_columns(cls, columns: Sequence[str], outputs: Outputs) -> list[str]:
-        """Name the columns that follow from others, out of ``columns``, and from the outputs."""
-        return []
-
-    def more(self, outputs: Outputs) -> dict[str, float]:
-        """Return the values of :meth:`more_columns`."""
-        return {}
-
-
-AnyRow = TypeVar("AnyRow", bound=Row)
-
-
-def files_digest(files: Iterable[Path]) -> str:
-    """Digest the content of files, in their order."""
-    digest = blake2b(digest_size=8)
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 class PredictionFolder(ABC, Generic[AnyRow]):
@@ -117,12 +63,12 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         self.labels = label_values(self.outputs.labels, self.regions)
         facts = {"nested": model.nested, "calibrated": model.conformal is not None, "several": self.num_samples > 1}
         facts["familiar"] = model.familiarity is not None
+        self._form = RowTable(self.row, facts, self.outputs)
         self.rows: dict[str, list[AnyRow]] = {}
         self.table, self._written, self.part = folder / TABLE, folder / PREDICTIONS, part
         self._owners: dict[str, int] = {}  # by name of an image, the part that it belongs to
         self._division: dict[str, Any] | None = None
         self._settings = yaml.safe_load(yaml.safe_dump(settings))  # as it will be read again
-        self._columns = [one.name for one in fields(self.row) if facts.get(one.metadata.get("of", ""), True)]
         self._lock, self._locked, self._overwrite = ExitStack(), False, False
 
     def deal(self, names: Sequence[str], batch_size: int) -> set[str]:
@@ -240,37 +186,18 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         Where other parts have begun, what the table says of this part's images comes from before all parts.
         """
         if self.part is None:
-            rows = self._read_rows(self.table)
+            rows = self._form.read(self.table)
             for table in part_tables(self.folder):
-                rows |= self._read_rows(table)
+                rows |= self._form.read(table)
             return rows
         own = self._own_table
-        rows = self._read_rows(own if own.is_file() else self.table)
+        rows = self._form.read(own if own.is_file() else self.table)
         return {name: found for name, found in rows.items() if self._owners.get(name) == self.part.number}
 
     @property
     def _own_table(self) -> Path:
         """Where this process keeps its rows."""
         return self.table if self.part is None else self.part.folder(self.folder) / TABLE
-
-    def _read_rows(self, table: Path) -> dict[str, list[AnyRow]]:
-        if not table.is_file():
-            return {}
-        rows: dict[str, list[AnyRow]] = {}
-        try:
-            with table.open(newline="", encoding="utf-8") as file:
-                for line in csv.DictReader(file):
-                    # A column with a default is not in every table.
-                    told = [one for one in fields(self.row) if one.name in line or "of" not in one.metadata]
-                    row = self.row(**{one.name: one.type(line[one.name]) for one in told})  # type: ignore[operator]
-                    rows.setdefault(row.image, []).append(row)
-        except KeyError as error:
-            raise DataError(
-                f"{table} is damaged or of another version (no column {error}): predict into a new folder."
-            ) from error
-        except (TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"{table} is damaged ({error!r}): predict into a new folder.") from error
-        return rows
 
     @abstractmethod
     def check_map(self, path: Path, row: AnyRow) -> bool:
@@ -330,7 +257,8 @@ class PredictionFolder(ABC, Generic[AnyRow]):
                 self.check_samples(path, row) for path in self._samples(name)
             ):
                 return False
-            if self.outputs.samples == "npz" and not self._check_archive(self.archive(name), row):
+            whole = (self.num_samples, len(self.regions), *self.shape(row))
+            if self.outputs.samples == "npz" and not archive_is_whole(self.archive(name), whole):
                 return False
             if not all(self.check_dicom(path, row) for path in self.dicom(name).values()):
                 return False
@@ -338,35 +266,15 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         except Exception:  # whatever reading a damaged file brings about
             return False
 
-    def _check_archive(self, path: Path, row: AnyRow) -> bool:
-        expected = (self.num_samples, len(self.regions), *self.shape(row))
-        with zipfile.ZipFile(path) as archive:
-            with archive.open("samples.npy") as file:
-                np.lib.format.read_magic(file)
-                shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            return shape == expected and archive.testzip() is None
-
     def write_archive(self, name: str, shape: tuple[int, ...], samples: Iterable[np.ndarray]) -> None:
-        """Write ``<name>_samples.npz``: ``samples`` (S, K, ...), bool, and ``regions``; one sample in memory at a time.
+        """Write the samples of an image; see :func:`~diffmedseg.prediction.archives.write_archive`.
 
         Args:
             name: The image's name.
             shape: Shape of a map.
             samples: S arrays (K, ...), bool.
         """
-        whole = (self.num_samples, len(self.regions), *shape)
-
-        def save(temporary: Path) -> None:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                with archive.open("samples.npy", "w", force_zip64=True) as file:
-                    header = {"descr": "|b1", "fortran_order": False, "shape": whole}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    for sample in samples:
-                        file.write(np.ascontiguousarray(sample).data)
-                with archive.open("regions.npy", "w") as file:
-                    np.lib.format.write_array(file, np.array(self.regions), allow_pickle=False)
-
-        write_whole(self.archive(name), save)
+        write_archive(self.archive(name), self.regions, (self.num_samples, len(self.regions), *shape), samples)
 
     def check_names(self, names: Sequence[str]) -> None:
         """Refuse inputs whose results would have the same names.
@@ -393,7 +301,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
 
     def write_table(self, order: Sequence[str]) -> None:
         """Write the rows of this process: the images of ``order`` first, then those of earlier calls."""
-        self._write_text(self._own_table, self._as_text(order, self.rows))
+        self._write_text(self._own_table, self._form.as_text(order, self.rows))
 
     def publish(self) -> None:
         """Write ``predictions.csv`` from the tables of all parts that have begun; nothing where there are no parts.
@@ -403,7 +311,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         if self.part is None:
             return
         text = ""
-        while (found := self._as_text(list(self._owners), self._rows_of_all())) != text:
+        while (found := self._form.as_text(list(self._owners), self._rows_of_all())) != text:
             text = found
             self._write_text(self.table, text)
 
@@ -411,30 +319,16 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         """Return the rows of the parts that have begun, and of all other images those of earlier calls."""
         assert self.part is not None
         tables = {number: Part(number, self.part.of).folder(self.folder) / TABLE for number in {*self._owners.values()}}
-        begun = {number: self._read_rows(table) for number, table in tables.items() if table.is_file()}
-        earlier = self._read_rows(self.table)
+        begun = {number: self._form.read(table) for number, table in tables.items() if table.is_file()}
+        earlier = self._form.read(self.table)
         rows = {name: found for name, found in earlier.items() if self._owners.get(name) not in begun}
         for found in begun.values():
             rows |= found
         return rows
 
-    def _as_text(self, order: Sequence[str], rows: Mapping[str, list[AnyRow]]) -> str:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._table_columns(), extrasaction="ignore")
-        writer.writeheader()
-        for row in (row for name in dict.fromkeys([*order, *rows]) for row in rows.get(name, [])):
-            writer.writerow(vars(row) | row.more(self.outputs))
-        return text.getvalue()
-
     @staticmethod
     def _write_text(path: Path, text: str) -> None:
         write_whole(path, lambda temporary: temporary.write_bytes(text.encode()))
-
-    def _table_columns(self) -> list[str]:
-        """Name the columns: image and region, what the subclass says, and what all rows have."""
-        common = [one.name for one in fields(Row) if one.name in self._columns]
-        own = [name for name in self._columns if name not in common]
-        return [*common[:2], *own, *self.row.more_columns(own, self.outputs), *common[2:]]
 
     def begin(self) -> None:
         """Make the folder, and write ``predictions.yaml``, which marks it as one of predictions.
@@ -490,5 +384,5 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             "labels": dict(labels) if (labels := self.labels or self.labels_before) else None,
             "pixel_size": None if self.outputs.pixel_size is None else list(self.outputs.pixel_size),
             "dicom_seg": self.outputs.dicom_seg,
-            "columns": self._table_columns(),
+            "columns": self._form.columns,
         }

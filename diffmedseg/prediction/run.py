@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from rich.console import Console
@@ -18,13 +19,16 @@ from diffmedseg.familiarity import describe_unfamiliar
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.crf import crf_is_available
-from diffmedseg.prediction.folder import AnyRow, PredictionFolder
+from diffmedseg.prediction.folder import PredictionFolder
+from diffmedseg.prediction.rows import AnyRow
 from diffmedseg.segmentation import Drawn, Segmentation
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
     from diffmedseg.prediction.watching import Watcher
 
+#: The fingerprint of each model, and the versions that it is of.
+_digested: WeakKeyDictionary[Segmenter, tuple[object, str]] = WeakKeyDictionary()
 _SECONDS_BETWEEN_TABLES = 0.5  # a kill loses the rows of so long, and their inputs are done again
 _SHARE_OF_TABLES = 0.02  # of the time; the table of a large folder takes longer to write
 
@@ -238,7 +242,11 @@ def describe_model(model: Segmenter) -> dict[str, Any]:
 
 
 def fingerprint(model: Segmenter) -> str:
-    """Return a digest of the weights, and of what turns samples into masks."""
+    """Return a digest of the weights, and of what turns samples into masks.
+
+    Of a model that no Trainer holds the weights are digested once, and again when they are other tensors or were
+    changed in place, but not through ``.data``, of which PyTorch keeps no count. Callbacks of a Trainer change them so.
+    """
     shape = model.threshold, model.nested, model.image_size, model.channels, model.regions
     calibration = None if model.calibration is None else (type(model.calibration).__name__, vars(model.calibration))
     conformal = None if model.conformal is None else vars(model.conformal)
@@ -252,8 +260,20 @@ def fingerprint(model: Segmenter) -> str:
         sorted(model.hparams.items(), key=str),
     )
     members = [fingerprint(member) for member in model.members.values()]
-    digest = blake2b((repr(rule) + "".join(members)).encode(), digest_size=8)
-    for name, value in sorted(model.state_dict().items()):
+    said, state = repr(rule) + "".join(members), sorted(model.state_dict().items())
+    now = said, _versions(model, state)
+    if now[1] is not None and _digested.get(model, (None, ""))[0] == now:
+        return _digested[model][1]
+    digest = blake2b(said.encode(), digest_size=8)
+    for name, value in state:
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
+    _digested[model] = now, digest.hexdigest()
     return digest.hexdigest()
+
+
+def _versions(model: Segmenter, state: Sequence[tuple[str, Tensor]]) -> list[tuple[str, int, int]] | None:
+    """Return what changes when the weights do, without reading them; None where nothing tells."""
+    if getattr(model, "_trainer", None) is not None or any(value.is_inference() for _, value in state):
+        return None
+    return [(name, value.data_ptr(), value._version) for name, value in state]

@@ -26,7 +26,7 @@ from diffmedseg.data.labels.supervision import SUPERVISION
 from diffmedseg.data.pseudo import TABLE, PseudoMask, read_table
 from diffmedseg.data.store import ImageStore, to_bytes, to_signed
 from diffmedseg.errors import DataError
-from diffmedseg.figures import outline, save_figure, show
+from diffmedseg.figures import MASK, UNSURE, draw_legend, legend_of, outline, save_figure, set_title, show
 from diffmedseg.files import read_json
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.pseudo.proposers import Council
@@ -218,17 +218,17 @@ def draw_kept(
     for kept in ("yes", "no"):
         own = [row for row in rows if row.kept == kept]
         chosen += [own[place * len(own) // min(number, len(own))] for place in range(min(number, len(own)))]
-    figure = Figure(figsize=(1.3 * columns, 1.5 * -(-len(chosen) // columns)))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, 0.05, 0.2)  # a constrained layout of so many takes seconds
+    figure = Figure(figsize=(1.3 * columns, 1.6 * -(-len(chosen) // columns) + 0.3), layout="constrained")
     axes = list(figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).flat)
     number_of = {(split, name): index for split, store in stores.items() for index, name in enumerate(store.ids)}
     for axis, row in zip(axes, chosen, strict=False):
         split: Split = "train" if row.split == "train" else "val"
         show(axis, to_signed(stores[split].image(number_of[split, row.id])))
-        for kind, style in (("masks", "solid"), ("unsure", "dotted")) if row.kept == "yes" else ():
+        for kind, line in (("masks", MASK), ("unsure", UNSURE)) if row.kept == "yes" else ():
             values = np.asarray(Image.open(folder / kind / f"{row.file}.png")) > 0
-            outline(axis, torch.from_numpy(values)[None], linewidth=0.8, linestyle=style)
-        axis.set_title(f"{row.id}: {row.source if row.kept == 'yes' else row.reason}", fontsize=4, wrap=True)
+            outline(axis, torch.from_numpy(values)[None], line)
+        set_title(axis, f"{row.id}: {row.source if row.kept == 'yes' else row.reason}", 1.2, 5)
     for axis in axes[len(chosen) :]:
         axis.axis("off")
+    draw_legend(figure, legend_of([(MASK, "pseudo mask"), (UNSURE, "edge of what is unsure")], [""]))
     return figure

@@ -23,7 +23,7 @@ from training import train_run
 
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.store import Batch, is_tissue
-from diffmedseg.figures import outline, save_figure, show
+from diffmedseg.figures import REFERENCE, label_row, outline, save_figure, set_title, show
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.metrics.scores import CaseScore
@@ -184,13 +184,13 @@ def panel(run: Path, output: Path, images: int = 4, levels: list[int] = [100, 30
     for axes, (name, reference, pictures, maps) in zip(grid, rows, strict=True):
         for axis, picture in zip(axes, pictures, strict=False):
             show(axis, picture)
-        outline(axes[0], reference)
-        axes[0].set_ylabel(name, fontsize=6)
+        outline(axes[0], reference, REFERENCE)
+        label_row(axes[0], name, 1.5, 6)
         for axis, soft in zip(axes[len(pictures) :], maps, strict=True):
             axis.imshow(soft.numpy(), cmap="gray")
             axis.set(xticks=[], yticks=[])
     for axis, title in zip(grid[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
+        set_title(axis, title, 1.5)
     save_figure(figure, output)
 
 

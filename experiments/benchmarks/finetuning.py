@@ -90,7 +90,8 @@ def isic2017_apart(data: Path) -> SegmentationDataModule:
 
 def _chase(data: Path, **settings: Any) -> SegmentationDataModule:
     config = yaml.safe_load((current_source().entry_folder(CHASE) / "run.yaml").read_text())["data"]
-    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **settings}
+    grid = {"image_size": 256, "patch": 64}  # of the source
+    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **grid, **settings}
     return build_data(config)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from diffmedseg.runs import last_checkpoint, read_whole_rows
+from diffmedseg.run_log import read_whole_rows
+from diffmedseg.runs import last_checkpoint
 
 _SETTINGS = [
     *(

@@ -18,6 +18,7 @@ from diffmedseg.data.catalogue import configured
 from diffmedseg.data.labels import MaskRule
 from diffmedseg.data.store import to_signed
 from diffmedseg.postprocessing.crf import RandomSubsetCRF
+from diffmedseg.pseudo.border import BorderContrast
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
 from diffmedseg.segmentation import majority
@@ -78,12 +79,15 @@ def main(data: str, root: Path, runs: Sequence[str] = (), image_size: int = 64, 
     """
     module = configured(data, root, {"image_size": str(image_size)})
     module.setup("validate")
-    bright = Remembered(Luminance(module.mask_rule, module.info))
-    proposers: dict[str, Sequence[Proposer]] = {"luminance": [bright]}
+    free = {"luminance": [Remembered(Luminance(module.mask_rule, module.info))]}
+    if module.mask_rule.healthy_border is not None:
+        free["border"] = [Remembered(BorderContrast(module.mask_rule, module.info))]
+        free["luminance + border"] = [*free["luminance"], *free["border"]]
+    proposers: dict[str, Sequence[Proposer]] = {**free}
     for run in runs:
         checkpoint, chosen_by = proposing_checkpoint(run)
         model = Remembered(OfModel(load_model(str(checkpoint)), module.info, chosen_by))
-        proposers |= {f"{run}": [model], f"mean of both, {run}": [model, bright]}
+        proposers |= {run: [model], **{f"{run} + {name}": [model, *others] for name, others in free.items()}}
     own = rules(module.mask_rule)
     print(f"| proposer | CRF | {' | '.join(own)} | kept |")
     print("|---" * (len(own) + 3) + "|")

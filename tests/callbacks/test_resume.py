@@ -11,7 +11,7 @@ from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import ExactResume, RunStopped, StepStatistics, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
-from diffmedseg.runs import RunLogger
+from diffmedseg.run_log import RunLogger
 
 LENGTH = 3  # batches of an epoch
 

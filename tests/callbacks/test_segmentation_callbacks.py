@@ -195,7 +195,7 @@ def test_one_sample_has_no_energy_distance(tmp_path, recwarn):
 def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path, monkeypatch):
     """Not the first ones, which are empty: of each case the largest, then others that lie apart."""
     drawn = []
-    monkeypatch.setattr(panels, "draw_panel", lambda rows, _: drawn.append([row[0] for row in rows]) or Figure())
+    monkeypatch.setattr(panels, "draw_panel", lambda rows, *_: drawn.append([row[0] for row in rows]) or Figure())
     trainer = SimpleNamespace(is_global_zero=True, log_dir=str(tmp_path), default_root_dir=str(tmp_path))
 
     def shown(volumes, **options):
@@ -208,7 +208,7 @@ def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path,
                 found = Segmentation(torch.zeros(1, 1, 1, 8, 8), mask * 0, mask * 0, mask > 1)
                 batch = {"case": [case], "id": [f"{case}{index}"], "index": [index], "image": mask, "mask": mask}
                 callback.on_test_batch_end(trainer, None, {"segmentation": found}, batch, index)
-        callback.on_test_epoch_end(trainer, None)
+        callback.on_test_epoch_end(trainer, SimpleNamespace(regions=["lesion"]))
         return drawn[-1]
 
     hill = [0] * 10 + list(range(0, 40, 2)) + list(range(40, 0, -2)) + [0] * 10

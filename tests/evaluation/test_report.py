@@ -7,13 +7,16 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
+from diffmedseg import __version__
 from diffmedseg.callbacks import CaseMetrics, TestReport
 from diffmedseg.evaluation.figures import Example, choose_examples, draw_reliability
+from diffmedseg.evaluation.provenance import command_line, read_curves
 from diffmedseg.evaluation.report import render_report
 from diffmedseg.evaluation.summary import summarise_test
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 from diffmedseg.metrics.scores import CaseScore
+from diffmedseg.run_log import RUN_LOG, RunLogger
 
 
 class Balanced(HTMLParser):
@@ -109,3 +112,69 @@ def test_a_test_writes_it(tmp_path):
 def test_it_needs_what_is_scored(tmp_path):
     with pytest.raises(ValueError, match="TestReport shows what CaseMetrics scores"):
         tiny_trainer(tmp_path, callbacks=[TestReport(), CaseMetrics()]).test(tiny_model(), tiny_data(), verbose=False)
+
+
+def test_it_says_where_the_scores_come_from(tmp_path, monkeypatch):
+    """Trained and tested in one go, as the command does: steps, curves and the command line."""
+    monkeypatch.setattr("sys.argv", ["/env/bin/diffmedseg", "train", "a <b>", "--data.root", "two words"])
+    trainer = tiny_trainer(
+        tmp_path, max_steps=2, log_every_n_steps=1, logger=RunLogger(tmp_path), callbacks=[CaseMetrics(), TestReport()]
+    )
+    model, data = tiny_model(), tiny_data(num_test=2, num_val=2)
+    trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+    text = (tmp_path / "report.html").read_text()
+    _, words = parsed(text)
+    assert "diffmedseg train 'a <b>' --data.root 'two words'" in words
+    assert f"diffmedseg {__version__}" in words
+    assert "Trained 2 steps" in words
+    assert re.search(r"Tested 2\d\d\d-\d\d-\d\d \d\d:\d\d", words)
+    assert "Losses of training." in words
+    assert "Scores of validation." in words
+    assert len(dict(read_curves(tmp_path / RUN_LOG)["train/loss"])) == 2
+
+
+def test_a_checkpoint_brings_its_steps_and_the_curves_of_its_run(tmp_path):
+    trained = tmp_path / "version_0"
+    trainer = tiny_trainer(trained, max_steps=1, log_every_n_steps=1, logger=RunLogger(trained))
+    model, data = tiny_model(), tiny_data(num_test=2, num_val=2)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(trained / "checkpoints" / "best.ckpt")
+    tester = tiny_trainer(tmp_path / "test_0", callbacks=[CaseMetrics(), TestReport()])
+    tester.test(tiny_model(), data, ckpt_path=trained / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+    _, words = parsed(next((tmp_path / "test_0").rglob("report.html")).read_text())
+    assert "Trained 1 step" in words
+    assert "Losses of training." in words
+
+
+def test_weights_without_a_run_have_no_curves(tmp_path):
+    tiny_trainer(tmp_path, callbacks=[CaseMetrics(), TestReport()]).test(
+        tiny_model(), tiny_data(num_test=1), verbose=False
+    )
+    _, words = parsed(next(tmp_path.rglob("report.html")).read_text())
+    assert "Trained" not in words
+    assert "Losses" not in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/env/bin/diffmedseg", "train"], "diffmedseg train"),
+        (["/site-packages/diffmedseg/__main__.py", "evaluate", "r"], "diffmedseg evaluate r"),
+        (["/home/me/study.py", "--fold", "1"], "python study.py --fold 1"),
+        ([""], ""),
+        ([], ""),
+    ],
+)
+def test_the_command_is_what_a_user_types(arguments, said):
+    assert command_line(arguments) == said
+
+
+def test_regions_are_shown_side_by_side():
+    text, rows = report(3, ("whole_tumour", "core"))
+    _, words = parsed(text)
+    overview = words[words.index("Regions") : words.index("Mean Dice")]
+    for region in ("whole_tumour", "core"):
+        mean = sum(row.dice for row in rows if row.region == region) / 3
+        assert f"{region.replace('_', ' ')} {mean:.3f}" in overview
+    assert "Regions" not in parsed(report(3)[0])[1]

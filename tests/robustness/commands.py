@@ -17,7 +17,7 @@ from PIL import Image
 from diffmedseg.cli import main
 from diffmedseg.cli.parsing import report_errors
 from diffmedseg.data.catalogue import configured
-from diffmedseg.runs import read_whole_rows
+from diffmedseg.run_log import read_whole_rows
 from diffmedseg.zoo import load_pretrained
 from diffmedseg.zoo.registry import read_registry
 from diffmedseg.zoo.source import Source

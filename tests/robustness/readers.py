@@ -157,7 +157,7 @@ def _of_runs() -> list[Reader]:
     from diffmedseg.data.mri.store import DecodedCase
     from diffmedseg.models.loading import best_checkpoint, read_run
     from diffmedseg.prediction.pictures.folder import PictureFolder
-    from diffmedseg.runs import RunLogger
+    from diffmedseg.run_log import RunLogger
     from diffmedseg.zoo.loading import load_checkpoint
 
     def settings(path: Path) -> object:

@@ -23,7 +23,8 @@ from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
 from diffmedseg.models.presence import PresenceHead
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.ssn.network import RANK, Covariance
-from diffmedseg.models.supervised.networks import ENCODER_DEPTH, DecoderWidth, condition_network
+from diffmedseg.models.supervised.networks import condition_network
+from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from diffmedseg.models.layers import TimeEmbedding, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
 from diffmedseg.models.recommended import Recommended
-from diffmedseg.models.supervised.networks import ENCODER_DEPTH, DecoderWidth, condition_network
+from diffmedseg.models.supervised.networks import condition_network
+from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 
 #: Layers of SS-Former; the paper says several.
 _LAYERS: dict[Size, int] = {"tiny": 1, "base": 2, "paper": 4}

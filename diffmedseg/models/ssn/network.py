@@ -11,13 +11,8 @@ from diffmedseg.models.layers import group_norm, resize
 from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.ssn.normal import LowRankNormal
-from diffmedseg.models.supervised.networks import (
-    ENCODER_DEPTH,
-    DecoderWidth,
-    DirectNetwork,
-    ImageMaps,
-    condition_network,
-)
+from diffmedseg.models.supervised.networks import DirectNetwork, ImageMaps, condition_network
+from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 
 #: Rank of the covariance in the paper's experiments and in the released code's configurations.
 RANK = 10

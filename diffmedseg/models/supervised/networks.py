@@ -4,42 +4,25 @@ By themselves they are the control; within MedSegDiff-V2 and -lite they are the 
 the same network where they are compared.
 """
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from diffmedseg.errors import unknown
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
-from diffmedseg.models.encoders import (
-    EncoderWeights,
-    Normalisation,
-    Normalise,
-    batch_norms,
-    encoder_name,
-    expected_normalisation,
-    find_weights,
-    first_convolution,
-    is_none,
-    leave_out_unused,
-    load_encoder,
-    prepare_for_cpu,
-)
+from diffmedseg.models.encoders import Normalise, batch_norms, encoder_name, find_weights, first_convolution, is_none
 from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size, TrunkSize
 from diffmedseg.models.recommended import DIRECT
-
-if TYPE_CHECKING:
-    import segmentation_models_pytorch as smp
-
-#: Number of times that an encoder halves the image.
-ENCODER_DEPTH = 5
-#: Widths of a decoder that have a name. On ``lite0``, ``slim`` has a quarter of the weights of the usual decoder.
-DecoderWidth = Literal["slim"]
-DECODERS: dict[DecoderWidth, tuple[int, ...]] = {"slim": (96, 48, 32, 16, 16)}
+from diffmedseg.models.supervised.smp import (
+    ENCODER_DEPTH,
+    DecoderWidth,
+    build_network,
+    decoder_widths,
+    normalisation_of,
+)
 
 
 @dataclass(frozen=True)
@@ -182,9 +165,9 @@ class SMPNetwork(DirectNetwork):
     ) -> None:
         super().__init__(image_channels, mask_channels)
         self.divisor = 2**encoder_depth
-        self.decoder_channels = _decoder_channels(architecture, decoder_channels, encoder_depth)
+        self.decoder_channels = decoder_widths(architecture, decoder_channels, encoder_depth)
         name, weights = encoder_name(encoder), find_weights(encoder, encoder_weights)
-        self.network = _build(
+        self.network = build_network(
             architecture, name, weights, image_channels, mask_channels, self.decoder_channels, encoder_depth
         )
         if not isinstance(self.network.segmentation_head, nn.Sequential):
@@ -192,7 +175,7 @@ class SMPNetwork(DirectNetwork):
         self.deepest_channels = self.network.encoder.out_channels[-1]
         self.decoded_channels = int(self.network.segmentation_head[0].in_channels)  # type: ignore[arg-type]  # a number
         self.normalise: nn.Module = nn.Identity()
-        if normalisation := _normalisation(name, weights, encoder_mean, encoder_std):
+        if normalisation := normalisation_of(name, weights, encoder_mean, encoder_std):
             normalisation = normalisation.fit(image_channels)
             self.normalise = Normalise(normalisation)
             self.encoder_mean, self.encoder_std = list(normalisation.mean), list(normalisation.std)
@@ -241,88 +224,6 @@ class SMPNetwork(DirectNetwork):
         image = self.normalise(image).contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = self.network.encoder(image)
         return features
-
-
-def _build(
-    architecture: str,
-    encoder: str,
-    weights: EncoderWeights,
-    image_channels: int,
-    mask_channels: int,
-    decoder_channels: Sequence[int] | None,
-    encoder_depth: int,
-) -> "smp.base.SegmentationModel":
-    """Build a network of segmentation-models-pytorch, with the weights of its encoder."""
-    import segmentation_models_pytorch as smp
-
-    decoder = {} if decoder_channels is None else {"decoder_channels": tuple(decoder_channels)}
-    # Left out at its usual value: some architectures have no such setting.
-    decoder |= {} if encoder_depth == ENCODER_DEPTH else {"encoder_depth": encoder_depth}  # type: ignore[dict-item]
-    try:
-        network = smp.create_model(
-            architecture,
-            encoder,
-            encoder_weights=weights.hub,
-            in_channels=image_channels,
-            classes=mask_channels,
-            **decoder,
-        )
-    except Exception as error:  # what a hub, a network or a model of timm raises can be anything
-        hub = "" if weights.hub is None else " Without a network, give encoder_weights as a file, or none."
-        raise ValueError(
-            f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}{hub}"
-        ) from error
-    if weights.file is not None:
-        load_encoder(network.encoder, weights.file)
-    leave_out_unused(network.encoder, image_channels)
-    prepare_for_cpu(network.encoder)
-    return network
-
-
-def _decoder_channels(architecture: str, channels: DecoderWidth | Sequence[int] | None, depth: int) -> list[int] | None:
-    """Return the channels of the decoder's stages; None for those of the architecture.
-
-    Raises:
-        ValueError: If there is no such architecture or depth, or its decoder cannot have these channels.
-    """
-    import segmentation_models_pytorch as smp
-
-    if not 3 <= depth <= ENCODER_DEPTH:
-        raise ValueError(f"encoder_depth is {depth}; it has to be from 3 to {ENCODER_DEPTH}.")
-    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise ValueError(unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING)))
-    if channels is None and depth == ENCODER_DEPTH:
-        return None
-    parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()].__init__).parameters
-    usual = parameters["decoder_channels"].default if "decoder_channels" in parameters else None
-    if not isinstance(usual, tuple):  # of some architectures it is one number, with another meaning
-        if channels is None:
-            return None
-        raise ValueError(
-            f"decoder_channels cannot be set for the architecture {architecture}: leave it out, or use unet."
-        )
-    if isinstance(channels, str):
-        if channels not in DECODERS:
-            raise ValueError(unknown("decoder width", channels, list(DECODERS)))
-        return list(DECODERS[channels][-depth:])
-    channels = usual[-depth:] if channels is None else channels
-    if len(channels) != depth or min(channels) < 1:
-        raise ValueError(
-            f"decoder_channels is {list(channels)}; give {depth} positive numbers, from the coarsest stage to the "
-            f"finest, or {' or '.join(DECODERS)}."
-        )
-    return list(channels)
-
-
-def _normalisation(
-    encoder: str, weights: EncoderWeights, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Normalisation | None:
-    """Return the normalisation that the user gave, else that of the weights; None for none."""
-    if (mean is None) != (std is None):
-        raise ValueError("encoder_mean and encoder_std belong together: give both, or neither.")
-    if mean is None or std is None:
-        return expected_normalisation(encoder, weights)
-    return Normalisation(tuple(mean), tuple(std))
 
 
 def condition_network(

@@ -12,8 +12,9 @@ from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.prediction.folder import PredictionFolder, Row
+from diffmedseg.prediction.folder import PredictionFolder
 from diffmedseg.prediction.outputs import Outputs
+from diffmedseg.prediction.rows import Row
 from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.windows import CropWindow

@@ -3,12 +3,27 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.lines import Line2D
 from PIL import Image
 
-from diffmedseg.figures import COLOURS, Drawing, outline
+from diffmedseg.figures import (
+    DISAGREEMENT,
+    INNER,
+    MASK,
+    OUTER,
+    PROBABILITY,
+    SAMPLE,
+    Drawing,
+    draw_legend,
+    legend_of,
+    outline,
+    scale_below,
+    set_title,
+    show_map,
+)
 from diffmedseg.segmentation import Segmentation, resize_soft
 from diffmedseg.wording import count
+
+_HEIGHT = 3  # inches of a picture
 
 
 def draw_overlay(
@@ -23,30 +38,40 @@ def draw_overlay(
         what: What is drawn: the picture, or a window of it.
     """
     width, height = picture.size
-    figure = Drawing(figsize=(9 * min(max(width / height, 0.5), 2.5), 3.4), layout="constrained")
-    mask_axis, probability_axis, disagreement_axis = figure.subplots(1, 3)
-    mask_axis.imshow(np.asarray(picture))
+    inches = _HEIGHT * min(max(width / height, 0.5), 2.5)
+    figure = Drawing(figsize=(3 * inches + 0.2, _HEIGHT + 0.85), layout="constrained")
+    axes = figure.subplots(1, 3)
     samples = segmentation.samples[0]
+    axes[0].imshow(np.asarray(picture))
+    axes[0].set(xticks=[], yticks=[])
     for sample in samples if len(samples) > 1 else ():
-        outline(mask_axis, resize_soft(sample[None].float(), (height, width))[0], linewidth=0.6)
-    outline(mask_axis, segmentation.mask[0], linewidth=1.6)
-    shares = segmentation.mask[0].float().mean((-2, -1)).tolist()
-    names = [f"{region}, {share:.1%} of the {what}" for region, share in zip(regions, shares, strict=True)]
-    lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
-    mask_axis.legend(lines, names, fontsize=7, loc="upper right")
-    mask_axis.set_title(
-        "mask" + (f", and {count(len(samples), 'sample')} (thin)" if len(samples) > 1 else ""), fontsize=9
+        outline(axes[0], resize_soft(sample[None].float(), (height, width))[0], SAMPLE)
+    outline(axes[0], segmentation.mask[0])
+    show_map(axes[1], segmentation.probability[0, 0], PROBABILITY)
+    show_map(axes[2], segmentation.uncertainty[0, 0], DISAGREEMENT)
+    contours = [
+        (line, name, mask[0, :1])
+        for line, name, mask in (
+            (INNER, "inner contour", segmentation.inner),
+            (OUTER, "outer contour", segmentation.outer),
+        )
+        if mask is not None
+    ]
+    for line, _, mask in contours:
+        outline(axes[1], mask, line)
+    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    titles = (
+        "mask" + (f" and {count(len(samples), 'sample')}" if len(samples) > 1 else ""),
+        f"probability{' and contours' if contours else ''}{of}",
+        f"disagreement{of}",
     )
-    contours = [one[0, :1] for one in (segmentation.inner, segmentation.outer) if one is not None]
-    for contour in contours:
-        outline(probability_axis, contour, linewidth=1.2, linestyle="dashed")
-    probability = "probability, contours (dashed)" if contours else "probability"
-    maps = [(probability_axis, segmentation.probability, 1.0, "gray", probability)]
-    maps += [(disagreement_axis, segmentation.uncertainty, 0.5, "inferno", "disagreement")]
-    for axis, values, most, colours, title in maps:
-        shown = axis.imshow(values[0, 0].numpy(), vmin=0, vmax=most, cmap=colours)
-        figure.colorbar(shown, ax=axis, shrink=0.8)
-        axis.set_title(f"{title}, {regions[0]}" if len(regions) > 1 else title, fontsize=9)
-    for axis in (mask_axis, probability_axis, disagreement_axis):
-        axis.set(xticks=[], yticks=[])
+    for axis, title in zip(axes, titles, strict=True):
+        set_title(axis, title, inches - 0.1, 9)
+    for axis in axes[1:]:
+        scale_below(axis)
+    shares = segmentation.mask[0].float().mean((-2, -1)).tolist()
+    sizes = [f"{region}, {share:.1%} of the {what}" for region, share in zip(regions, shares, strict=True)]
+    lines = [(MASK, f"mask: {sizes[0]}" if len(sizes) == 1 else "mask")]
+    lines += [(SAMPLE, "each sample")] if len(samples) > 1 else []
+    draw_legend(figure, legend_of(lines + [(line, name) for line, name, _ in contours], sizes))
     return figure

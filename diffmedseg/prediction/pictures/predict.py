@@ -19,12 +19,12 @@ from diffmedseg.figures import save_figure
 from diffmedseg.metrics.extent import vertical_ratios
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
+from diffmedseg.prediction.rows import files_digest
 from diffmedseg.prediction.run import Report, Settings, note_unfamiliar, predict_all
 from diffmedseg.prediction.watching import PictureResult, Watcher
 from diffmedseg.reading.names import check_name, composed

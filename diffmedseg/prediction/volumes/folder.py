@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffmedseg.atomic import write_whole
-from diffmedseg.prediction.folder import PredictionFolder, Row
+from diffmedseg.prediction.folder import PredictionFolder
+from diffmedseg.prediction.rows import Row
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.reading.dicom_elements import check_elements

@@ -5,11 +5,23 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from diffmedseg.figures import COLOURS, outline
+from diffmedseg.figures import (
+    DISAGREEMENT,
+    MASK,
+    PROBABILITY,
+    SAMPLE,
+    draw_legend,
+    label_row,
+    legend_of,
+    outline,
+    scale_below,
+    set_title,
+    show_map,
+)
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.segmentation import resize_soft
@@ -17,6 +29,7 @@ from diffmedseg.wording import count
 
 AnyType = TypeVar("AnyType", bound=np.generic)
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of (D, H, W) that each cuts
+_WIDTH = 2.6  # inches of a column
 
 
 def draw_planes(
@@ -35,44 +48,43 @@ def draw_planes(
         regions: Names of the regions; the samples' outlines, probability and disagreement are those of the first.
         millilitres: (K,): volume of the mask.
     """
-    columns = [*channels, "probability", "disagreement"]
+    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    columns = [*channels, f"probability{of}", f"disagreement{of}"]
     extent = [n * mm for n, mm in zip(volume.brain.shape, volume.spacing, strict=True)]  # D, H, W, in mm
     shapes = [extent[1] / extent[2], extent[0] / extent[2], extent[0] / extent[1]]  # down / across, by plane
     shapes = [min(max(shape, 0.2), 2) for shape in shapes]
-    figure = Figure(figsize=(2.6 * len(columns), 2.7 * sum(shapes) + 0.7), layout="constrained")
+    figure = Figure(figsize=(_WIDTH * len(columns), (_WIDTH + 0.1) * sum(shapes) + 1.2), layout="constrained")
     grid = figure.subplots(len(PLANES), len(columns), squeeze=False, height_ratios=shapes)
     shown = [grey_levels(channel, volume.brain) for channel in volume.channels]
-    spread = [(one, "gray", 0.0, 1.0) for one in shown]
-    spread += [(result.probability[0], "gray", 0.0, 1.0), (result.uncertainty[0], "inferno", 0.0, 0.5)]
+    maps = [(one, PROBABILITY) for one in (*shown, result.probability[0])] + [(result.uncertainty[0], DISAGREEMENT)]
     for axes, (plane, axis) in zip(grid, PLANES.items(), strict=True):
         number = largest_plane(result.mask[0], volume.brain, axis)
         down, across = (volume.spacing[i] for i in range(3) if i != axis)
-
-        for column, (one, (values, colours, low, high)) in enumerate(zip(axes, spread, strict=True)):
-            one.imshow(cut_plane(values, axis, number), cmap=colours, vmin=low, vmax=high, aspect=down / across)
-            one.set(xticks=[], yticks=[])
-            if column < len(shown):
-                if plane == "axial":
-                    size = (int(volume.brain.shape[1]), int(volume.brain.shape[2]))
-                    for sample in result.samples[:, :1, number] if len(result.samples) > 1 else ():
-                        outline(one, resize_soft(sample[None].float(), size)[0], linewidth=0.5)
-                outline(one, torch.from_numpy(cut_plane(result.mask, axis, number).copy()), linewidth=1.2)
+        for one, (values, kind) in zip(axes, maps, strict=True):
+            show_map(one, torch.from_numpy(cut_plane(values, axis, number).copy()), kind)
+            one.set_aspect(down / across)
+        for one in axes[: len(shown)]:
             if axis == 0:
-                one.set_title(columns[column], fontsize=9)
-        axes[0].set_ylabel(plane, fontsize=9)
-    names = [f"{region}, {size:.1f} ml" for region, size in zip(regions, millilitres, strict=True)]
-    lines = [Line2D([], [], color=colour) for _, colour in zip(names, COLOURS * len(names), strict=False)]
-    thin = f"\nthin: {count(len(result.samples), 'sample')} of {regions[0]}" if len(result.samples) > 1 else ""
-    figure.legend(
-        lines,
-        names,
-        fontsize=8,
-        loc="outside lower center",
-        ncols=len(names),
-        title_fontsize=8,
-        title=f"at the left: the patient's right; in sagittal planes the front{thin}",
-    )
+                _outline_samples(one, result, number, (int(volume.brain.shape[1]), int(volume.brain.shape[2])))
+            outline(one, torch.from_numpy(cut_plane(result.mask, axis, number).copy()))
+        label_row(axes[0], plane, _WIDTH * shapes[axis], 9)
+    for one, title in zip(grid[0], columns, strict=True):
+        set_title(one, title, _WIDTH - 0.1, 9)
+    for one in grid[-1][-2:]:
+        scale_below(one)
+    sizes = [f"{region}, {size:.1f} ml" for region, size in zip(regions, millilitres, strict=True)]
+    entries = legend_of([(MASK, sizes[0])] if len(sizes) == 1 else [], sizes)
+    if len(result.samples) > 1:
+        samples = count(len(result.samples), "sample")
+        entries += legend_of([(SAMPLE, f"{samples} of {regions[0]}, in the axial plane")], regions[:1])
+    draw_legend(figure, entries, note="At the left: the patient's right; in the sagittal plane the front.")
     return figure
+
+
+def _outline_samples(axis: Axes, result: VolumeSegmentation, number: int, size: tuple[int, int]) -> None:
+    """Draw the samples of the first region in an axial plane."""
+    for sample in result.samples[:, :1, number] if len(result.samples) > 1 else ():
+        outline(axis, resize_soft(sample[None].float(), size)[0], SAMPLE)
 
 
 def cut_plane(values: NDArray[AnyType], axis: int, number: int) -> NDArray[AnyType]:

@@ -15,9 +15,9 @@ from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.components import smallest_sizes
-from diffmedseg.prediction.folder import files_digest
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.parts import Part
+from diffmedseg.prediction.rows import files_digest
 from diffmedseg.prediction.run import Report, Settings, describe_model, note_unfamiliar, predict_all
 from diffmedseg.prediction.volumes.dicom_seg import Algorithm, DicomWriter, check_highdicom
 from diffmedseg.prediction.volumes.files import VolumeCase

@@ -1,0 +1,106 @@
+"""Building networks of segmentation-models-pytorch."""
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from diffmedseg.errors import unknown
+from diffmedseg.models.encoders import (
+    EncoderWeights,
+    Normalisation,
+    expected_normalisation,
+    leave_out_unused,
+    load_encoder,
+    prepare_for_cpu,
+)
+
+if TYPE_CHECKING:
+    import segmentation_models_pytorch as smp
+
+#: Number of times that an encoder halves the image.
+ENCODER_DEPTH = 5
+#: Widths of a decoder that have a name. On ``lite0``, ``slim`` has a quarter of the weights of the usual decoder.
+DecoderWidth = Literal["slim"]
+DECODERS: dict[DecoderWidth, tuple[int, ...]] = {"slim": (96, 48, 32, 16, 16)}
+
+
+def build_network(
+    architecture: str,
+    encoder: str,
+    weights: EncoderWeights,
+    image_channels: int,
+    mask_channels: int,
+    decoder_channels: Sequence[int] | None,
+    encoder_depth: int,
+) -> "smp.base.SegmentationModel":
+    """Build a network of segmentation-models-pytorch, with the weights of its encoder."""
+    import segmentation_models_pytorch as smp
+
+    decoder = {} if decoder_channels is None else {"decoder_channels": tuple(decoder_channels)}
+    # Left out at its usual value: some architectures have no such setting.
+    decoder |= {} if encoder_depth == ENCODER_DEPTH else {"encoder_depth": encoder_depth}  # type: ignore[dict-item]
+    try:
+        network = smp.create_model(
+            architecture,
+            encoder,
+            encoder_weights=weights.hub,
+            in_channels=image_channels,
+            classes=mask_channels,
+            **decoder,
+        )
+    except Exception as error:  # what a hub, a network or a model of timm raises can be anything
+        hub = "" if weights.hub is None else " Without a network, give encoder_weights as a file, or none."
+        raise ValueError(
+            f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}{hub}"
+        ) from error
+    if weights.file is not None:
+        load_encoder(network.encoder, weights.file)
+    leave_out_unused(network.encoder, image_channels)
+    prepare_for_cpu(network.encoder)
+    return network
+
+
+def decoder_widths(architecture: str, channels: DecoderWidth | Sequence[int] | None, depth: int) -> list[int] | None:
+    """Return the channels of the decoder's stages; None for those of the architecture.
+
+    Raises:
+        ValueError: If there is no such architecture or depth, or its decoder cannot have these channels.
+    """
+    import segmentation_models_pytorch as smp
+
+    if not 3 <= depth <= ENCODER_DEPTH:
+        raise ValueError(f"encoder_depth is {depth}; it has to be from 3 to {ENCODER_DEPTH}.")
+    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise ValueError(unknown("architecture", architecture, list(smp.MODEL_ARCHITECTURES_MAPPING)))
+    if channels is None and depth == ENCODER_DEPTH:
+        return None
+    parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()].__init__).parameters
+    usual = parameters["decoder_channels"].default if "decoder_channels" in parameters else None
+    if not isinstance(usual, tuple):  # of some architectures it is one number, with another meaning
+        if channels is None:
+            return None
+        raise ValueError(
+            f"decoder_channels cannot be set for the architecture {architecture}: leave it out, or use unet."
+        )
+    if isinstance(channels, str):
+        if channels not in DECODERS:
+            raise ValueError(unknown("decoder width", channels, list(DECODERS)))
+        return list(DECODERS[channels][-depth:])
+    channels = usual[-depth:] if channels is None else channels
+    if len(channels) != depth or min(channels) < 1:
+        raise ValueError(
+            f"decoder_channels is {list(channels)}; give {depth} positive numbers, from the coarsest stage to the "
+            f"finest, or {' or '.join(DECODERS)}."
+        )
+    return list(channels)
+
+
+def normalisation_of(
+    encoder: str, weights: EncoderWeights, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalisation | None:
+    """Return the normalisation that the user gave, else that of the weights; None for none."""
+    if (mean is None) != (std is None):
+        raise ValueError("encoder_mean and encoder_std belong together: give both, or neither.")
+    if mean is None or std is None:
+        return expected_normalisation(encoder, weights)
+    return Normalisation(tuple(mean), tuple(std))

@@ -1,0 +1,121 @@
+"""The table of predictions: what a row says, which columns a table has, and how it is read and written."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from diffmedseg.errors import DataError
+from diffmedseg.prediction.outputs import Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is said of one region of one image: a row of ``predictions.csv``.
+
+    A column whose metadata names a fact, such as ``calibrated``, is in the table of models of which it holds.
+
+    Attributes:
+        image: The image's name.
+        region: The region.
+        uncertainty: 1 - soft Dice confidence, in [0, 1]: high where the model expects a low Dice. It compares the mask
+            with the mean of the samples before calibration. Of an empty mask it is the share of samples that are not
+            empty.
+        seconds: Time to read and segment the image and to write its maps.
+        digest: Digest of the files that it was read from.
+        familiarity: Of the image, in (0, 1]; see :class:`~diffmedseg.familiarity.Familiarity`. NaN where the model has
+            none.
+    """
+
+    image: str
+    region: str
+    uncertainty: float
+    seconds: float
+    digest: str
+    familiarity: float = field(default=float("nan"), metadata={"of": "familiar"})
+
+    @property
+    def outside_samples(self) -> bool:
+        """Whether the mask is smaller than the smallest sample, or larger than the largest."""
+        raise NotImplementedError
+
+    @classmethod
+    def more_columns(cls, columns: Sequence[str], outputs: Outputs) -> list[str]:
+        """Name the columns that follow from others, out of ``columns``, and from the outputs."""
+        return []
+
+    def more(self, outputs: Outputs) -> dict[str, float]:
+        """Return the values of :meth:`more_columns`."""
+        return {}
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """Digest the content of files, in their order."""
+    digest = blake2b(digest_size=8)
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class RowTable(Generic[AnyRow]):
+    """Reads and writes ``predictions.csv``.
+
+    Args:
+        row: The class of rows.
+        facts: Whether each fact that columns depend on holds of the model; see :class:`Row`.
+        outputs: Which files are written.
+
+    Attributes:
+        columns: Names of the columns: image and region, what the class of rows adds, and what all rows have.
+    """
+
+    def __init__(self, row: type[AnyRow], facts: Mapping[str, bool], outputs: Outputs) -> None:
+        self._row, self._outputs = row, outputs
+        names = [one.name for one in fields(row) if facts.get(one.metadata.get("of", ""), True)]
+        common = [one.name for one in fields(Row) if one.name in names]
+        own = [name for name in names if name not in common]
+        self.columns = [*common[:2], *own, *row.more_columns(own, outputs), *common[2:]]
+
+    def read(self, table: Path) -> dict[str, list[AnyRow]]:
+        """Read a table, by image; none where the file is missing.
+
+        Raises:
+            DataError: If the table is damaged.
+        """
+        if not table.is_file():
+            return {}
+        rows: dict[str, list[AnyRow]] = {}
+        try:
+            with table.open(newline="", encoding="utf-8") as file:
+                for line in csv.DictReader(file):
+                    # A column with a default is not in every table.
+                    told = [one for one in fields(self._row) if one.name in line or "of" not in one.metadata]
+                    row = self._row(**{one.name: one.type(line[one.name]) for one in told})  # type: ignore[operator]
+                    rows.setdefault(row.image, []).append(row)
+        except KeyError as error:
+            raise DataError(
+                f"{table} is damaged or of another version (no column {error}): predict into a new folder."
+            ) from error
+        except (TypeError, ValueError, csv.Error) as error:
+            raise DataError(f"{table} is damaged ({error!r}): predict into a new folder.") from error
+        return rows
+
+    def as_text(self, order: Sequence[str], rows: Mapping[str, list[AnyRow]]) -> str:
+        """Return a table as text: the images of ``order`` first.
+
+        Args:
+            order: Names of images.
+            rows: The rows, by image.
+        """
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+        writer.writeheader()
+        for row in (row for name in dict.fromkeys([*order, *rows]) for row in rows.get(name, [])):
+            writer.writerow(vars(row) | row.more(self._outputs))
+        return text.getvalue()
