@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffmedseg.configurable import to_config
 from diffmedseg.data.labels import BorderCrops, BorderWhitening, FieldOfView
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.keyed_random import keyed_generator
-from diffmedseg.models import Condition, Denoiser, DiffSegSegmenter
+from diffmedseg.models import ClassConditionalUNet, Condition, Denoiser, DiffSegSegmenter
+from diffmedseg.models.building import build
 from diffmedseg.models.diffseg.difference import CounterfactualDifference, NoisePredictionDifference
 
 WIDTH = 8  # pixels of the border of images of 32
@@ -144,3 +146,13 @@ def test_a_model_and_crops_of_different_colours_are_refused():
     model.setup("fit")
     with pytest.raises(ValueError, match="Pairs are not whitened"):
         segmenter(whitening=whitening(), supervision="pairs")
+
+
+def test_a_config_with_whitening_builds_the_same_model():
+    network = ClassConditionalUNet(3, 1)
+    own = DiffSegSegmenter(network, image_size=(32, 32), whitening=whitening(field_of_view=FieldOfView(darkness=0.2)),
+                           difference=CounterfactualDifference(50, 60), whole_images=True)  # fmt: skip
+    again = build(to_config(own))
+    assert to_config(again) == to_config(own)
+    assert again.whitening.field_of_view.darkness == 0.2
+    assert again.whole_images
