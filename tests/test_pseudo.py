@@ -324,6 +324,9 @@ def test_the_chain_trains_proposes_and_trains_on_its_own_masks(tmp_path, monkeyp
     assert [arguments[0] for arguments in again] == ["pseudo", "train"]
     assert str(student) in again[0]
     assert policy(folder / "student_2" / "version_0")["learned_from"].endswith(NOTHING)
+    main(["zoo", "export", str(student), "--name", "student_synthetic.tiny", "--folder", str(tmp_path / "zoo")])
+    for path in (tmp_path / "zoo" / "student_synthetic.tiny").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()  # nothing tells whose machine it was
     with pytest.raises(SystemExit) as stopped:
         stages(tmp_path, "--true_masks=3", monkeypatch=monkeypatch)
     assert "was started with other options" in str(stopped.value)
