@@ -27,7 +27,8 @@ _OPTIMIZER = "optimizer"
 def allowed_classes() -> Mapping[str, type]:
     """Return the classes that every config may name, by their public path.
 
-    These are all parts of models in diffmedseg, how images are whitened, the schedulers that sample, and the optimisers of torch.optim.
+    These are all parts of models in diffmedseg, how images are whitened, the schedulers that sample, and the optimisers
+    of torch.optim.
     """
     from diffmedseg import models, postprocessing
     from diffmedseg.data.labels import BorderWhitening, FieldOfView
