@@ -82,9 +82,9 @@ def test_presets_take_the_encoder_that_the_data_recommends(model):
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
 def test_data_of_patches_keep_their_image_size(preset):
     options = {"preset": preset, "encoder": SMALL, "encoder_weights": "none"}
-    assert compose("supervised", data="chase", **options).datamodule.image_size == (256, 256)
-    chosen = compose("supervised", "--data.image_size=512", data="chase", **options)
-    assert (chosen.datamodule.image_size, chosen.datamodule.patch) == ((512, 512), 64)
+    assert compose("supervised", data="chase", **options).datamodule.image_size == (512, 512)
+    chosen = compose("supervised", "--data.image_size=256", data="chase", **options)
+    assert (chosen.datamodule.image_size, chosen.datamodule.patch) == ((256, 256), 128)
 
 
 def test_models_without_an_encoder_have_their_presets():

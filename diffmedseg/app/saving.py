@@ -17,8 +17,8 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import file_sha256
 from diffmedseg.prediction import Naming, find_cases
-from diffmedseg.prediction.outputs import draw_labels
 from diffmedseg.prediction.volumes.reading import read_case
+from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.names import PICTURES, comparable, mask_key
 from diffmedseg.reading.opening import open_image, stored_orientation
 from diffmedseg.reading.pictures import read_upright, turn_back
@@ -163,10 +163,10 @@ class CorrectedSet:
         images = []
         for channel in volume.channels:
             image = sitk.GetImageFromArray(channel)
-            image.CopyInformation(volume.oriented)
+            volume.oriented.grid.give(image)
             images.append(image)
         mask = sitk.GetImageFromArray(labels)
-        mask.CopyInformation(volume.oriented)
+        volume.oriented.grid.give(mask)
         whole = sitk.JoinSeries(images) if len(images) > 1 else images[0]
         for folder, one in (("images", whole), ("masks", mask)):
             path = self.folder / folder / f"{name}.nii.gz"

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.cli.parsing import Parser, positive_integer, refuse, report_errors, setting_pairs
-from diffmedseg.cli.pseudo import add_proposing
+from diffmedseg.cli.pseudo import add_proposing, proposer_names
 from diffmedseg.errors import DataError, RecipeError
 from diffmedseg.experiments import experiments_folder, list_presets
 from diffmedseg.files import read_json, read_yaml
@@ -53,10 +53,12 @@ class Chain:
         return self._train(model, self.data, "teacher", preset, [*own, *self.settings["teacher"]])
 
     def propose(self, cycle: int, run: Path | None) -> list[str]:
-        """Return the arguments that write pseudo masks: of a run, or of luminance where there is none."""
+        """Return the arguments that write pseudo masks: of a run, or without one where no model proposes."""
         kind = self.options.proposer if cycle == 1 else "model"
         names = [self.data] if run is None else [str(run), self.data]
         crf = ["--crf", self.options.crf]
+        if cycle == 1 and self.options.agreement:
+            crf += ["--agreement", f"{self.options.agreement}"]
         true = ["--true_masks", str(self.options.true_masks), "--seed", str(self.options.seed)]
         return ["pseudo", *names, "--out", str(self.pseudo(cycle)), "--proposer", kind, *crf, *true,
                 *self.settings["data"]]  # fmt: skip
@@ -87,7 +89,8 @@ def train(args: list[str]) -> None:
         _hold_to(chain)
     runs = chain.folder
     _say(f"{chain.name}: stages lie in {runs}; each goes on where it was cut off")
-    run = None if chain.options.proposer == "luminance" else _finish(runs / "teacher", chain.train_teacher())
+    taught = "model" in proposer_names(chain.options.proposer)
+    run = _finish(runs / "teacher", chain.train_teacher()) if taught else None
     for cycle in range(1, chain.options.cycles + 1):
         if not (chain.pseudo(cycle) / "data.yaml").is_file():
             _run(chain.propose(cycle, run))
@@ -123,6 +126,8 @@ def _hold_to(chain: Chain) -> None:
         DataError: If the folder holds a chain of other settings.
     """
     ignored = {"ckpt_path", "runs", "cycles"}  # another cycle may follow
+    if not chain.options.agreement:
+        ignored.add("agreement")  # chains that began before there was this option go on
     options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
     said = {"data": chain.data, "stages": chain.stages, "options": options, "settings": chain.settings}
     path = chain.folder / _ORDER
@@ -158,7 +163,7 @@ def _parser(model: str) -> Parser:
     parser.add_argument("--runs", default="runs", help="Folder of all runs.")
     parser.add_argument("--seed", "--seed_everything", type=int, default=0, help="Seed of all stages.")
     parser.add_argument("--ckpt_path", choices=("last",), help="Changes nothing: a chain always goes on.")
-    add_proposing(parser, "model", "Who proposes in the first cycle; luminance trains no teacher.")
+    add_proposing(parser, "model", "Who proposes in the first cycle (default: model, which trains a teacher).")
     parser.add_argument("--cycles", type=positive_integer, default=1,
                         help="Cycles: from the second on, the student proposes the masks of the next.")  # fmt: skip
     return parser

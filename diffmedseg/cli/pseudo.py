@@ -10,12 +10,18 @@ from diffmedseg.cli.parsing import (
     add_device,
     add_trust,
     natural_number,
+    open_share,
     positive_integer,
     report_errors,
     setting_pairs,
 )
+from diffmedseg.errors import unknown
 from diffmedseg.experiments import data_file, data_root, list_datasets
 from diffmedseg.files import expand_home, read_yaml
+
+_PROPOSERS = ("model", "luminance", "border")
+_MEAN = "model+luminance"
+_HOW = "model; luminance; border: contrast to the border of the image; names joined by + for their mean; mean: " + _MEAN
 
 
 def main(args: list[str]) -> None:
@@ -37,13 +43,13 @@ def main(args: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser(
         "diffmedseg pseudo",
-        usage="diffmedseg pseudo [RUN] DATA --out FOLDER [--proposer luminance] [--data.SETTING VALUE]",
+        usage="diffmedseg pseudo [RUN] DATA --out FOLDER [--proposer P] [--data.SETTING VALUE]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write filtered pseudo masks for the training and validation images of DATA. RUN is a run that\n"
-        "learned from labels, or a student; --proposer luminance needs none. No mask of DATA is looked at, but\n"
+        "learned from labels, or a student; --proposer luminance+border needs none. No mask of DATA is looked at, but\n"
         "for those of --true_masks. The data set's mask_rule says how maps become masks.\n\n"
         "  diffmedseg pseudo runs/diffseg-isic2017/version_0 isic2017 --data.root /data/isic2017 --out pseudo\n"
-        "  diffmedseg pseudo isic2017 --proposer luminance --data.root /data/isic2017 --out pseudo\n"
+        "  diffmedseg pseudo isic2017 --proposer luminance+border --data.root /data/isic2017 --out pseudo\n"
         "  diffmedseg train medsegdiff-lite pseudo/data.yaml        # tested on the true masks of DATA's test set\n"
         "  diffmedseg train medsegdiff-lite folder --data.root pseudo",
         epilog=f"DATA is one of {', '.join(list_datasets())}; or a yaml file of your own.\n"
@@ -54,7 +60,7 @@ def _parser() -> Parser:
     add_proposing(
         parser,
         None,
-        "Who proposes: the model of RUN, luminance, or the mean of both. Default: the model where RUN is named.",
+        "Who proposes (default: the model where RUN is named).",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of true masks.")
     parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images at once.")
@@ -71,7 +77,7 @@ def add_proposing(parser: Parser, proposer: str | None, who: str) -> None:
         proposer: Default of ``--proposer``.
         who: Its help.
     """
-    parser.add_argument("--proposer", choices=("model", "luminance", "mean"), default=proposer, help=who)
+    parser.add_argument("--proposer", type=_proposer, default=proposer, metavar="P", help=f"{who} {_HOW}")
     parser.add_argument(
         "--crf",
         choices=("auto", "on", "off"),
@@ -79,8 +85,25 @@ def add_proposing(parser: Parser, proposer: str | None, who: str) -> None:
         help="Refine maps by DenseCRFs. auto: as the model that proposes does.",
     )
     parser.add_argument(
+        "--agreement", type=open_share, default=0.0, metavar="DICE",
+        help="Leave out images where the masks of two proposers have a smaller Dice. Default: 0, which keeps all.",
+    )  # fmt: skip
+    parser.add_argument(
         "--true_masks", type=natural_number, default=0, metavar="N", help="Add N true masks of training images."
     )
+
+
+def _proposer(text: str) -> str:
+    """Check the value of ``--proposer``."""
+    for name in proposer_names(text):
+        if name not in _PROPOSERS:
+            raise argparse.ArgumentTypeError(unknown("proposer", name, [*_PROPOSERS, "mean"]))
+    return text
+
+
+def proposer_names(text: str) -> list[str]:
+    """Return who proposes by a value of ``--proposer``: names joined by +, each once."""
+    return list(dict.fromkeys((_MEAN if text == "mean" else text).split("+")))
 
 
 def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
@@ -94,15 +117,15 @@ def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, st
             parser.error(f"{name} is not an option; settings of the data are given as --data.image_size 128.")
         settings[name.removeprefix("--data.")] = value
     options.proposer = options.proposer or ("model" if len(names) == 2 else None)
-    needed = 1 if options.proposer == "luminance" else 2
-    if options.proposer is None or len(names) != needed:
-        parser.error("name RUN and DATA, or DATA alone with --proposer luminance.")
+    if options.proposer is None or len(names) != 1 + ("model" in proposer_names(options.proposer)):
+        parser.error("name RUN and DATA, or DATA alone with a --proposer that takes no model, such as luminance.")
     return options, names, settings
 
 
 def _order(options: argparse.Namespace, names: list[str], settings: dict[str, str]) -> Any:  # noqa: ANN401
     """Build what is to be written."""
     from diffmedseg.data.catalogue import configured
+    from diffmedseg.pseudo.border import BorderContrast
     from diffmedseg.pseudo.proposers import Council, Luminance, Proposer
     from diffmedseg.pseudo.writing import Order
 
@@ -111,20 +134,25 @@ def _order(options: argparse.Namespace, names: list[str], settings: dict[str, st
     data = configured(name, root, settings)
     proposers: list[Proposer] = []
     sha256 = None
-    if options.proposer != "luminance":
+    chosen = proposer_names(options.proposer)
+    if "model" in chosen:
         proposer, sha256 = _of_run(names[0], options, data.info)
         proposers.append(proposer)
-    if options.proposer != "model":
-        proposers.append(Luminance(data.mask_rule, data.info))
+    proposers += [
+        kind(data.mask_rule, data.info)
+        for name, kind in (("luminance", Luminance), ("border", BorderContrast))
+        if name in chosen
+    ]
     refinement = next((one.refinement for one in proposers if one.refinement is not None), None)
     if options.crf == "on" and refinement is None:
         from diffmedseg.postprocessing.crf import RandomSubsetCRF
 
         refinement = RandomSubsetCRF()
-    council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement)
+    council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement, options.agreement)
     facts = {key: value for key, value in (read_yaml(data_file(name)) or {}).items() if key != "data"}
     facts["tags"] = list(dict.fromkeys([*facts.get("tags", []), Path(data_file(name)).stem]))
     said = {"proposer": options.proposer, "weights": sha256, "crf": council.refinement is not None}
+    said |= {"agreement": options.agreement} if options.agreement else {}
     said |= {"true_masks": options.true_masks, "seed": options.seed}
     return Order(council, data, facts, options.true_masks, options.seed, said, options.batch_size)
 

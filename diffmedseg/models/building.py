@@ -52,8 +52,10 @@ def allowed_classes() -> Mapping[str, type]:
 
 
 def _is_ours(path: str) -> bool:
-    """Tell whether a class is of a model in diffmedseg; models hold no data."""
-    return path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
+    """Tell whether a class is of a model in diffmedseg. Models hold no data, but DiffSeg holds rules about images."""
+    return path.startswith(("diffmedseg.data.labels.whitening", "diffmedseg.data.labels.deciding")) or (
+        path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
+    )
 
 
 def _is_optimizer(thing: object) -> bool:

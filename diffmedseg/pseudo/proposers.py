@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from diffmedseg.data.info import DatasetInfo
-from diffmedseg.data.labels.deciding import MaskRule
+from diffmedseg.data.labels.deciding import Decided, Mask, MaskRule
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.refinement import Refinement
@@ -116,11 +117,21 @@ class Council:
         proposers: At least one.
         rule: The facts of the data.
         refinement: Refines what the proposers say together; None for nothing.
+        agreement: A mask is left out where the Dice of the masks of two proposers, each decided alone, is smaller.
+
+    Raises:
+        DataError: If agreement is asked of a single proposer.
     """
 
     proposers: Sequence[Proposer]
     rule: MaskRule
     refinement: Refinement | None
+    agreement: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be asked."""
+        if self.agreement and len(self.proposers) < 2:
+            raise DataError("Agreement takes two proposers or more: name them, as --proposer luminance+border.")
 
     def soft_maps(self, image: Tensor, keys: Sequence[str]) -> Tensor:
         """Return soft maps whose level is 0.5, (B, H, W), on the CPU, 0 outside of what is seen.
@@ -129,8 +140,21 @@ class Council:
             image: (B, C, H, W), in [-1, 1].
             keys: One for each image.
         """
+        return self._fuse(image, keys, *self._opinions(image, keys))
+
+    def decide(self, image: Tensor, keys: Sequence[str]) -> list[Decided]:
+        """Decide on images; the arguments are those of :meth:`soft_maps`."""
+        opinions, shown = self._opinions(image, keys)
+        decided = [self.rule.decide(soft.numpy()) for soft in self._fuse(image, keys, opinions, shown)]
+        if not self.agreement:
+            return decided
+        alone = [[self.rule.decide((maps.mean(0) * seen).numpy()).mask for maps, seen in zip(own, shown, strict=True)]
+                 for own in opinions]  # fmt: skip
+        return [self._object(one, masks) for one, *masks in zip(decided, *alone, strict=True)]
+
+    def _opinions(self, image: Tensor, keys: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+        """Return the soft maps of each proposer, (B, S, H, W), and what of the images is seen, (B, H, W)."""
         seen = [self.rule.seen(one) for one in ((image + 1) / 2).cpu().numpy()]
-        shown = torch.stack([torch.from_numpy(one) for one in seen])
         opinions = []
         for proposer in self.proposers:
             maps = proposer(image, keys).float()
@@ -140,6 +164,10 @@ class Council:
                     for own, where in zip(maps, seen, strict=True)
                 ])  # fmt: skip
             opinions.append(maps)
+        return opinions, torch.stack([torch.from_numpy(one) for one in seen])
+
+    def _fuse(self, image: Tensor, keys: Sequence[str], opinions: list[Tensor], shown: Tensor) -> Tensor:
+        """Take the mean of all proposers, and refine it."""
         most = max(maps.shape[1] for maps in opinions)
         samples = torch.stack([maps.expand(-1, most, -1, -1) for maps in opinions]).mean(0)
         probability = samples.mean(1)
@@ -147,6 +175,13 @@ class Council:
             refined = self.refinement(image, samples[:, :, None], probability[:, None], False, keys)
             probability = resize_soft(refined, (int(image.shape[-2]), int(image.shape[-1])))[:, 0].cpu()
         return probability * shown
+
+    def _object(self, decided: Decided, masks: Sequence[Mask]) -> Decided:
+        """Object to a mask where proposers disagree on it."""
+        least = min(_dice(a, b) for a, b in combinations(masks, 2))
+        if decided.objection is not None or least >= self.agreement:
+            return decided
+        return replace(decided, objection=f"proposers agree by a Dice of {least:.3f}, less than {self.agreement:g}")
 
     def supervision(self, true_masks: int) -> str:
         """Return what the masks took, in words that begin with ``labels`` unless a proposer learned from masks.
@@ -159,3 +194,9 @@ class Council:
         added = f" and {true_masks} true mask{'s' * (true_masks > 1)}" if true_masks else ""
         chosen = "; ".join(one.chosen_by for one in self.proposers if one.chosen_by) or _NOTHING
         return f"{kind}{added}: pseudo masks of {said}; {chosen}"
+
+
+def _dice(a: Mask, b: Mask) -> float:
+    """Return the Dice of two masks; 0 where both are empty, since nothing is agreed on then."""
+    total = int(a.sum() + b.sum())
+    return float(2 * (a & b).sum() / total) if total else 0.0

@@ -143,10 +143,10 @@ def _write_batch(
 ) -> list[PseudoMask]:
     """Write some images; the rows follow their files, so that a row stands for whole files."""
     images = torch.stack([to_signed(store.image(index)) for index in indices])
-    soft = order.council.soft_maps(images, [store.ids[index] for index in indices])
+    proposed = order.council.decide(images, [store.ids[index] for index in indices])
     rows = []
-    for image, own, index in zip(images, soft, indices, strict=True):
-        source, decided = _decide(order, store, index, own, store.ids[index] in true)
+    for image, own, index in zip(images, proposed, indices, strict=True):
+        source, decided = _choose(store, index, own, store.ids[index] in true)
         row = PseudoMask(
             store.ids[index], store.cases[index], split, re.sub(r"[^\w.-]", "_", f"{store.ids[index]}"),
             "no" if decided.objection else "yes", source, decided.objection or "",
@@ -163,15 +163,15 @@ def _write_batch(
     return rows
 
 
-def _decide(order: Order, store: ImageStore, index: int, soft: Tensor, true: bool) -> tuple[str, Decided]:
+def _choose(store: ImageStore, index: int, proposed: Decided, true: bool) -> tuple[str, Decided]:
     """Return where a mask comes from, and the mask."""
-    nothing = np.zeros(soft.shape, dtype=np.bool_)
+    nothing = np.zeros_like(proposed.mask)
     if true:
         mask = majority(store.masks(index))[0].numpy().astype(np.bool_)
         return "true", Decided(mask, nothing)
     if store.label(index) == 0:
         return "label", Decided(nothing, nothing)
-    return "pseudo", order.council.rule.decide(soft.numpy())
+    return "pseudo", proposed
 
 
 def _save(path: Path, mask: NDArray[np.bool_]) -> None:

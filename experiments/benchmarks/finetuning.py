@@ -32,7 +32,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import build, current_source, load_pretrained
 
 SCORES = Path(__file__).with_suffix(".csv")
-ISIC, CHASE = "medsegdiff-lite_isic2017.cpu64", "medsegdiff-lite_chase.cpu64"
+ISIC, CHASE = "medsegdiff-lite_isic2017.cpu64", "medsegdiff-lite_chase.cpu512"
 APART = "isic2017-apart"  # the entry's recipe without the images of ISIC 2016
 APART_STEPS = 2000
 STEPS = (100, 300)

@@ -24,7 +24,7 @@ from diffmedseg.metrics.functional import dice_from_counts
 Data = Literal["brats2015", "lgg", "chase", "lidc"]
 
 FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
-SETTINGS = {"chase": ["--data.split_by=folds"]}
+SETTINGS = {"chase": ["--data.split_by=folds", "--data.image_size=256", "--data.patch=64"]}  # as they were measured
 #: By model its settings; a name such as ``supervised+lite0`` is a model on an encoder.
 MODELS: dict[str, list[str]] = {
     "medsegdiff-v1": EVEN_DDIM,

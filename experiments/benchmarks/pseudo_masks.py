@@ -1,8 +1,9 @@
 """What pseudo masks are worth before anything learns from them, by proposer and by parts of the data set's mask rule.
 
 ``python experiments/benchmarks/pseudo_masks.py isic2017 /path/to/isic2017 --runs '[RUN, ...]'`` scores proposals on the
-validation images of the data set, of ISIC its seeded tenth of the training set, on the model's grid. Masks score; they
-choose nothing.
+validation images of the data set, of ISIC its seeded tenth of the training set, on the model's grid. With
+``--tries true`` it tries other differences (differences.py) with each run, and agreement of proposers. Masks score;
+they choose nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from differences import TRIES
 from jsonargparse import auto_cli
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.catalogue import configured
 from diffmedseg.data.labels import MaskRule
 from diffmedseg.data.store import to_signed
+from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.postprocessing.crf import RandomSubsetCRF
+from diffmedseg.pseudo.border import BorderContrast
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
 from diffmedseg.segmentation import majority
@@ -56,9 +60,8 @@ def score(council: Council, data: SegmentationDataModule, images: int) -> list[t
     for first in range(0, min(images, len(store)), 20):
         indices = range(first, min(first + 20, images, len(store)))
         shown = torch.stack([to_signed(store.image(index)) for index in indices])
-        soft = council.soft_maps(shown, [store.ids[index] for index in indices])
-        for own, index in zip(soft, indices, strict=True):
-            decided = council.rule.decide(own.numpy())
+        proposed = council.decide(shown, [store.ids[index] for index in indices])
+        for decided, index in zip(proposed, indices, strict=True):
             truth = majority(store.masks(index))[0].numpy() > 0
             total = decided.mask.sum() + truth.sum()
             dice = 2 * (decided.mask & truth).sum() / total if total else 1.0
@@ -66,7 +69,39 @@ def score(council: Council, data: SegmentationDataModule, images: int) -> list[t
     return found
 
 
-def main(data: str, root: Path, runs: Sequence[str] = (), image_size: int = 64, images: int = 200) -> None:
+def row(name: str, scores: list[tuple[float, bool]]) -> str:
+    """Return a line of a table: Dice of all masks, of those that are kept, and how many these are."""
+    dice, kept = np.array([one for one, _ in scores]), np.array([one for _, one in scores])
+    return f"| {name} | {dice.mean():.3f} | {dice[kept].mean():.3f} | {kept.sum()} of {len(kept)} |"
+
+
+def try_differences(
+    run: str, model: DiffSegSegmenter, data: SegmentationDataModule, bright: Proposer, images: int
+) -> None:
+    """Print what each difference of TRIES is worth with a run of DiffSeg, alone and in a mean with luminance."""
+    print(f"\n| {run} | all | kept | number kept |\n|---|---|---|---|")
+    for name, (model.difference, model.polarity) in TRIES.items():
+        tried = Remembered(OfModel(model, data.info, None))
+        print(row(name, score(Council([tried], data.mask_rule, None), data, images)))
+        print(row("... and luminance", score(Council([tried, bright], data.mask_rule, None), data, images)), flush=True)
+
+
+def try_agreement(name: str, members: Sequence[Proposer], data: SegmentationDataModule, images: int) -> None:
+    """Print what is kept where proposers have to agree."""
+    print(f"\n| {name}, agreement | all | kept | number kept |\n|---|---|---|---|")
+    for least in (0.0, 0.5, 0.7, 0.8):
+        print(row(f"{least:g}", score(Council(members, data.mask_rule, None, least), data, images)), flush=True)
+
+
+def main(
+    data: str,
+    root: Path,
+    runs: Sequence[str] = (),
+    image_size: int = 64,
+    images: int = 200,
+    tries: bool = False,
+    crf: bool = True,
+) -> None:
     """Print the table.
 
     Args:
@@ -75,25 +110,39 @@ def main(data: str, root: Path, runs: Sequence[str] = (), image_size: int = 64, 
         runs: Runs, checkpoints or zoo entries that propose, too.
         image_size: Side of the grid.
         images: Validation images at most.
+        tries: Print tables of other differences of runs of DiffSeg and of agreement, too.
+        crf: Whether each proposer is scored with a CRF, too.
     """
     module = configured(data, root, {"image_size": str(image_size)})
     module.setup("validate")
-    bright = Remembered(Luminance(module.mask_rule, module.info))
-    proposers: dict[str, Sequence[Proposer]] = {"luminance": [bright]}
+    free = {"luminance": [Remembered(Luminance(module.mask_rule, module.info))]}
+    if module.mask_rule.healthy_border is not None:
+        free["border"] = [Remembered(BorderContrast(module.mask_rule, module.info))]
+        free["luminance + border"] = [*free["luminance"], *free["border"]]
+    proposers: dict[str, Sequence[Proposer]] = {**free}
     for run in runs:
         checkpoint, chosen_by = proposing_checkpoint(run)
         model = Remembered(OfModel(load_model(str(checkpoint)), module.info, chosen_by))
-        proposers |= {f"{run}": [model], f"mean of both, {run}": [model, bright]}
+        proposers |= {run: [model], **{f"{run} + {name}": [model, *others] for name, others in free.items()}}
     own = rules(module.mask_rule)
     print(f"| proposer | CRF | {' | '.join(own)} | kept |")
     print("|---" * (len(own) + 3) + "|")
     for name, members in proposers.items():
-        for crf in (None, RandomSubsetCRF()):
-            scores = [score(Council(members, rule, crf), module, images) for rule in own.values()]
+        for refinement in (None, RandomSubsetCRF())[: 1 + crf]:
+            scores = [score(Council(members, rule, refinement), module, images) for rule in own.values()]
             kept = [dice for dice, one in scores[-1] if one]
             columns = [np.mean([dice for dice, _ in found]) for found in scores[:-1]] + [np.mean(kept)]
             cells = " | ".join(f"{value:.3f}" for value in columns)
-            print(f"| {name} | {'yes' if crf else 'no'} | {cells} | {len(kept)} of {len(scores[-1])} |", flush=True)
+            print(
+                f"| {name} | {'yes' if refinement else 'no'} | {cells} | {len(kept)} of {len(scores[-1])} |", flush=True
+            )
+    for name, members in proposers.items() if tries else ():
+        if len(members) > 1:
+            try_agreement(name, members, module, images)
+    for run in runs if tries else ():
+        model = load_model(str(proposing_checkpoint(run)[0]))
+        assert isinstance(model, DiffSegSegmenter), f"{run} is no run of DiffSeg"
+        try_differences(run, model, module, free["luminance"][0], images)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from diffmedseg.data.labels.deciding import CentralComponent, FieldOfView, Large
 from diffmedseg.data.labels.inpainted import InpaintedPairs
 from diffmedseg.data.labels.own import OwnLabels, OwnPairs
 from diffmedseg.data.labels.recipe import LabelRecipe
+from diffmedseg.data.labels.whitening import BorderWhitening
 
 __all__ = [
     "BorderCrops",
+    "BorderWhitening",
     "CentralComponent",
     "FieldOfView",
     "InpaintedPairs",

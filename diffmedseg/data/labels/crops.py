@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffmedseg.data.labels.recipe import LabelRecipe, RelabelledStore
-from diffmedseg.data.store import ImageStore, is_tissue, to_unit
+from diffmedseg.data.labels.whitening import BorderWhitening
+from diffmedseg.data.store import ImageStore, is_tissue, to_signed, to_unit
 from diffmedseg.errors import DataError
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.postprocessing.otsu import otsu_level
@@ -24,12 +25,20 @@ class CropStore(RelabelledStore):
         store: Whole images.
         crops: Index of the image, window and label of each crop.
         size: Height and width.
+        whitening: Rewrites the colours of whole images before they are cut; None leaves them.
     """
 
-    def __init__(self, store: ImageStore, crops: Sequence[tuple[int, Window, int]], size: int) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        crops: Sequence[tuple[int, Window, int]],
+        size: int,
+        whitening: BorderWhitening | None = None,
+    ) -> None:
         names = [f"{store.ids[index]} at {top}, {left}" for index, (top, left), _ in crops]
         super().__init__(store, [index for index, _, _ in crops], names)
         self._windows, self._labels, self._size = [c[1] for c in crops], [c[2] for c in crops], size
+        self._whitening = whitening
 
     def _crop(self, image: Tensor, index: int) -> Tensor:
         top, left = self._windows[index]
@@ -37,7 +46,8 @@ class CropStore(RelabelledStore):
 
     def image(self, index: int) -> Tensor:
         """Return the crop of the image."""
-        return self._crop(super().image(index), index)
+        whole = super().image(index)
+        return self._crop(whole if self._whitening is None else self._whitening(to_signed(whole)), index)
 
     def masks(self, index: int) -> Tensor:
         """Return the crop of the masks."""
@@ -59,12 +69,15 @@ class Crops(LabelRecipe):
         share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels that it has.
         per_image: Crops of each label from an image, at most.
         seed: Seed of the choice among them.
+        whitening: Rewrites the colours of whole images before they are cut; None leaves them. The model needs the same.
     """
 
-    def __init__(self, share: float = 0.25, per_image: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self, share: float = 0.25, per_image: int = 2, seed: int = 0, whitening: BorderWhitening | None = None
+    ) -> None:
         if not 0 < share <= 1 or per_image < 1:
             raise ValueError(f"share is {share}, it has to be in (0, 1]; per_image {per_image}, at least 1.")
-        self.share, self.per_image, self.seed = share, per_image, seed
+        self.share, self.per_image, self.seed, self.whitening = share, per_image, seed, whitening
 
     @abstractmethod
     def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +104,7 @@ class Crops(LabelRecipe):
                 f"{type(self).__name__} found {counts[0]} healthy and {counts[1]} diseased crops of {window} pixels in "
                 f"{len(store)} images: try another --data.label_recipe.share."
             )
-        labelled = CropStore(store, crops, window)
+        labelled = CropStore(store, crops, window, self.whitening)
         labelled.weights = [1 / counts[label] for _, _, label in crops]
         return labelled
 
@@ -108,6 +121,7 @@ class MaskExcludedCrops(Crops):
         share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
         per_image: Crops of each label from an image, at most.
         seed: Seed of the choice among them.
+        whitening: Rewrites the colours of whole images before they are cut; None leaves them. The model needs the same.
         margin: How far healthy crops stay away from the mask, in pixels.
         least: The share of a diseased crop that the mask covers, at least.
     """
@@ -121,8 +135,9 @@ class MaskExcludedCrops(Crops):
         seed: int = 0,
         margin: int = 3,
         least: float = 0.1,
+        whitening: BorderWhitening | None = None,
     ) -> None:
-        super().__init__(share, per_image, seed)
+        super().__init__(share, per_image, seed, whitening)
         self.margin, self.least = margin, least
 
     def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
@@ -143,6 +158,7 @@ class BorderCrops(Crops):
         share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
         per_image: Crops of each label from an image, at most.
         seed: Seed of the choice among them.
+        whitening: Rewrites the colours of whole images before they are cut; None leaves them. The model needs the same.
         most_dark: The share of dark pixels, at most.
         most_uneven: Standard deviation of brightness, of the range [0, 1], at most.
     """
@@ -156,8 +172,9 @@ class BorderCrops(Crops):
         seed: int = 0,
         most_dark: float = 0.001,
         most_uneven: float = 0.05,
+        whitening: BorderWhitening | None = None,
     ) -> None:
-        super().__init__(share, per_image, seed)
+        super().__init__(share, per_image, seed, whitening)
         self.most_dark, self.most_uneven = most_dark, most_uneven
 
     def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:

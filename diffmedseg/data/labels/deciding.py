@@ -176,9 +176,11 @@ class MaskRule(Configurable):
         fill_holes: Whether holes of the mask are filled.
         plausible: Limits outside of which a mask is left out; None keeps all.
         margin: A pixel is unsure where its soft value is closer to 0.5 than this.
+        healthy_border: Width of the border of an image that is healthy for the most part, as a share of the shorter
+            side; None where the border is not known to be healthy.
 
     Raises:
-        ValueError: If ``polarity`` or ``margin`` cannot be.
+        ValueError: If ``polarity``, ``margin`` or ``healthy_border`` cannot be.
     """
 
     def __init__(
@@ -190,14 +192,17 @@ class MaskRule(Configurable):
         fill_holes: bool = True,
         plausible: Plausible | None = None,
         margin: float = 0.1,
+        healthy_border: float | None = None,
     ) -> None:
         if polarity not in get_args(Polarity):
             raise ValueError(unknown("polarity", polarity, list(get_args(Polarity))))
         if not 0 <= margin < 0.5:
             raise ValueError(f"margin is {margin}; it has to be in [0, 0.5).")
+        if healthy_border is not None and not 0 < healthy_border < 0.5:
+            raise ValueError(f"healthy_border is {healthy_border}; it has to be in (0, 0.5), or null.")
         self.polarity, self.channel, self.margin = polarity, channel, margin
         self.field_of_view, self.component, self.fill_holes = field_of_view, component, fill_holes
-        self.plausible = plausible
+        self.plausible, self.healthy_border = plausible, healthy_border
 
     def seen(self, image: Map) -> Mask:
         """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): the air around a head shows none."""

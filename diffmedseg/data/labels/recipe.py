@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.data.labels.whitening import BorderWhitening
 from diffmedseg.data.store import ImageStore
 
 
@@ -13,9 +14,11 @@ class LabelRecipe(Configurable, ABC):
 
     Attributes:
         supervision: What the labels take, to be told wherever results are.
+        whitening: How the colours of images are rewritten; None where they are not.
     """
 
     supervision: str
+    whitening: BorderWhitening | None = None
 
     @abstractmethod
     def __call__(self, store: ImageStore) -> ImageStore:

@@ -59,11 +59,8 @@ class Difference(Configurable, ABC):
         """
 
 
-class NoisePredictionDifference(Difference):
-    """The paper's: noise the image once, denoise it under either label (Shuai et al. 2024, Fig. 1).
-
-    With noise shared, the difference of the predicted noises is that of the predicted clean images but for a factor of
-    the level. Several comparisons are averaged in the space of images, where levels weigh alike.
+class OneStepDifference(Difference):
+    """Noises the image and denoises it at once, at levels of its own.
 
     Args:
         lowest: The lowest noise level, of T.
@@ -94,8 +91,48 @@ class NoisePredictionDifference(Difference):
             noisy.append(process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t))
             levels.append(t)
         x_t, t = torch.stack(noisy, 1).flatten(0, 1), torch.stack(levels, 1).flatten()
+        difference = self.compare(predict, x_t, t, image.repeat_interleave(num_steps, 0))
+        return difference.reshape(len(image), num_steps, *image.shape[1:]).mean(1)
+
+    @abstractmethod
+    def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        """Compare at one level.
+
+        Args:
+            predict: The network.
+            x_t: The noisy images, (rows, C, H, W).
+            t: Their levels, (rows,).
+            image: The images, (rows, C, H, W).
+
+        Returns:
+            (rows, C, H, W).
+        """
+
+
+class NoisePredictionDifference(OneStepDifference):
+    """The paper's: noise the image once, denoise it under either label (Shuai et al. 2024, Fig. 1).
+
+    With noise shared, the difference of the predicted noises is that of the predicted clean images but for a factor of
+    the level. Several comparisons are averaged in the space of images, where levels weigh alike.
+    """
+
+    def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        """Return the healthy reconstruction less the diseased one; see the base class."""
         healthy, diseased = _under_either_label(predict, x_t, t)
-        return (healthy - diseased).reshape(len(image), num_steps, *image.shape[1:]).mean(1)
+        return healthy - diseased
+
+
+class CounterfactualDifference(OneStepDifference):
+    """The healthy reconstruction less the image itself: what would have to change for the image to be healthy.
+
+    As in Wolleb et al. 2022 (arXiv 2203.04306) and Sanchez et al. 2022 (Diff-SCM, arXiv 2207.12268), in one step in
+    place of a chain. The image is sharp where a diseased reconstruction is blurred, so the map keeps edges. It takes
+    half the network evaluations of the paper's difference.
+    """
+
+    def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
+        """Return the healthy reconstruction less the image; see the base class."""
+        return predict(x_t, t, torch.full_like(t, HEALTHY)) - image
 
 
 class PartialDenoisingDifference(Difference):

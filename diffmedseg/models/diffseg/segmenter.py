@@ -8,16 +8,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffmedseg.configurable import describe
 from diffmedseg.data.batch import Batch
+from diffmedseg.data.labels import BorderWhitening
 from diffmedseg.data.store import is_tissue
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess
+from diffmedseg.errors import DataError
 from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators, sample_generators
-from diffmedseg.models.tiling import Window, blend
+from diffmedseg.models.tiling import Window, blend, windows
 from diffmedseg.segmentation import Drawn
 
 Polarity = Literal["darker", "brighter", "either"]
@@ -52,6 +55,10 @@ class DiffSegSegmenter(DiffusionSegmenter):
         supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
         label_dropout: How often training hides the label.
         noise_range: The levels that are trained, from and below, of T; None for all.
+        whitening: Rewrites the colours of images before they are denoised; None leaves them. The label recipe of the
+            data needs the same.
+        whole_images: Show the network whole images even where it learned from crops. It is convolutional, and this
+            takes a ninth of the time of windows.
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
 
@@ -73,6 +80,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
         supervision: Literal["labels", "pairs"] = "labels",
         label_dropout: float = 0.1,
         noise_range: tuple[int, int] | None = None,
+        whitening: BorderWhitening | None = None,
+        whole_images: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(denoiser, **kwargs)
@@ -91,6 +100,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
             raise ValueError(f"noise_range is {noise_range}; it has to lie in 0 to {self.process.num_train_steps}.")
         if supervision == "pairs" and self.process.prediction != "x_0":
             raise ValueError(f"Pairs need a process that predicts x_0, not {self.process.prediction}.")
+        if supervision == "pairs" and whitening is not None:
+            raise ValueError("Pairs are not whitened: set whitening to null, or supervision to labels.")
         if not 0 <= label_dropout < 1 or not 0 <= percentiles[0] < percentiles[1] <= 100:
             raise ValueError(f"label_dropout is {label_dropout} and percentiles are {percentiles}: out of range.")
         self.difference, self.decision = difference or NoisePredictionDifference(), decision or Otsu()
@@ -98,13 +109,28 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.percentiles, self.least_contrast = (percentiles[0], percentiles[1]), least_contrast
         self.ignore_background = ignore_background
         self.supervision, self.noise_range = supervision, (low, high)
-        self.label_dropout = label_dropout
+        self.label_dropout, self.whitening, self.whole_images = label_dropout, whitening, whole_images
         self.needs = ("label", "healthy") if supervision == "pairs" else ("label",)
         self.loss = DiffusionLoss(mse=1.0, bce=0.0)
         self._settle(process=self.process, difference=self.difference, decision=self.decision)
         self.difference.check(self.process, len(self.channels), label_dropout > 0)
         if label_dropout and not getattr(denoiser, "knows_no_label", True):
             raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")
+
+    def setup(self, stage: str) -> None:
+        """Have the data module deal what this learns from; refuse crops whose colours are not what it will be shown.
+
+        Raises:
+            DataError: If the label recipe whitens images in another way.
+        """
+        recipe = getattr(getattr(self.trainer, "datamodule", None), "label_recipe", None)
+        learned, shown = (describe(getattr(one, "whitening", None)) for one in (recipe, self))
+        if stage == "fit" and learned != shown:
+            raise DataError(
+                f"The label recipe's whitening is {learned}; the model's is {shown}. Give the same to "
+                "--data.label_recipe.whitening and --model.whitening."
+            )
+        super().setup(stage)
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Noise each image to a random level and denoise it given its label, which is hidden at times.
@@ -172,18 +198,21 @@ class DiffSegSegmenter(DiffusionSegmenter):
         Returns:
             (B, S, H, W), float32, in units of the image's range [-1, 1].
         """
+        if self.whitening is not None:
+            image = torch.stack([self.whitening(one) for one in image])
         flat = [generator for row in generators for generator in row]
         rows = image.repeat_interleave(len(generators[0]), 0)
         together = max(self._rows_per_pass() // (2 * num_steps), 1)
-        predict = partial(self._predict, self.tiling.parts())
-        parts = [
+        parts = windows(self.image_size, 0) if self.whole_images else self.tiling.parts()
+        predict = partial(self._predict, parts)
+        maps = [
             self._reduce(
                 self.difference(predict, self.process, rows[first : first + together],
                                 flat[first : first + together], num_steps)
             )
             for first in range(0, len(rows), together)
         ]  # fmt: skip
-        return torch.cat(parts).float().reshape(len(image), -1, *image.shape[-2:])
+        return torch.cat(maps).float().reshape(len(image), -1, *image.shape[-2:])
 
     @torch.inference_mode()
     def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.models import Condition, Denoiser, DiffSegSegmenter
 from diffmedseg.models.diffseg.decision import FixedLevel, MultipleOfMean, Otsu, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.difference import (
+    CounterfactualDifference,
     NoisePredictionDifference,
     PartialDenoisingDifference,
     ReleasedDifference,
@@ -70,6 +71,7 @@ def dice(a, b):
     [
         *(NoisePredictionDifference(t, t) for t in (0, 50, 199, 500, 900)),
         NoisePredictionDifference(),
+        CounterfactualDifference(),
         PartialDenoisingDifference(400),
         PartialDenoisingDifference(900, guidance=3.0),
     ],
@@ -179,6 +181,7 @@ def test_a_network_that_gives_nan_is_not_one_that_finds_nothing():
     ("options", "message"),
     [
         ({"difference": NoisePredictionDifference(0, 1000)}, "Level 1000 is beyond the process, which has 1000"),
+        ({"difference": CounterfactualDifference(100, 1000)}, "Level 1000 is beyond"),
         ({"difference": PartialDenoisingDifference(1500)}, "Level 1500 is beyond"),
         ({"difference": PartialDenoisingDifference(400, 2.0), "label_dropout": 0}, "label_dropout above 0"),
     ],
