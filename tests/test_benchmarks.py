@@ -16,6 +16,7 @@ import ged_time
 import isic2017_result
 import kills
 import lite_designs
+import nodule_volumes
 import peer_time
 import pytest
 import rare_mode
@@ -33,7 +34,7 @@ from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.keyed_random import keyed_generator, keyed_normal
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
+from diffmedseg.models.sizes import SIZES
 from diffmedseg.recipes import recipe
 
 
@@ -437,3 +438,40 @@ def test_table_of_the_rare_mode(monkeypatch, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[1] for line in lines] == ["steps", "1", "1", "4"]
     assert all(line.count("%") == 2 * len(rare_mode.RARE) for line in lines[1:])
+
+
+def test_noise_of_nodules():
+    slices, samples = [3, 4, 7], 2
+    rows = {
+        noise: [
+            keyed_normal((64,), row, torch.device("cpu"))
+            for row in nodule_volumes.generators_of(noise, 0, "patient/nodule-0", slices, samples)
+        ]
+        for noise in nodule_volumes.noises([2])
+    }
+    assert list(rows) == ["shared", "own", "between 2"]
+    alike = {
+        noise: float(torch.corrcoef(torch.stack([found[0][0], found[1][0]]))[0, 1]) for noise, found in rows.items()
+    }
+    assert alike["shared"] == pytest.approx(1)
+    assert abs(alike["own"]) < 0.4 < alike["between 2"] < 0.95
+    assert all(len(found) == 3 and found[0].shape == (samples, 64) for found in rows.values())
+
+
+def test_scores_and_table_of_nodules():
+    still = torch.zeros(2, 4, 8, 8, dtype=torch.bool)
+    still[:, 1:3, 2:6, 2:6] = True
+    readers = still.clone()
+    readers[1] = False
+    ged, unbiased, rough, of_readers, spread, spread_of_readers = nodule_volumes.scores(still, readers)
+    assert (ged, unbiased) == (0.5, 0.5)  # samples all alike; every other reader saw nothing
+    assert rough == of_readers > 0
+    assert spread == 0 < spread_of_readers
+    rows = [
+        {"nodule": f"p{n}/nodule-0", "noise": noise} | dict.fromkeys(nodule_volumes.SCORES, value + n)
+        for n in range(3)
+        for noise, value in (("shared", 0.5), ("own", 0.25))
+    ]
+    lines = nodule_volumes.table(rows).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["shared", "own"]
+    assert lines[3].endswith("| -0.250 (-0.250 to -0.250) |")

@@ -81,7 +81,7 @@ class Handlers:
         try:
             session.take(files or [])
         except DataError as error:
-            return session, page.status(str(error), failed=True)
+            return session, page.status(session.plain(str(error)), failed=True)
         return session, page.status(f"{count(len(files or []), 'file')} ready. Press Segment.")
 
     def example(self, session: Session | None, request: gr.Request) -> tuple[Session, str]:

@@ -1,6 +1,7 @@
 """Corrected masks, saved as a data set that ``diffmedseg train ... folder`` or ``... volumes`` reads."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.errors import DataError
 from diffmedseg.files import file_sha256
 from diffmedseg.prediction import Naming, find_cases
-from diffmedseg.prediction.outputs import draw_labels
 from diffmedseg.prediction.volumes.reading import read_case
+from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.names import PICTURES, comparable, mask_key
 from diffmedseg.reading.opening import open_image, stored_orientation
 from diffmedseg.reading.pictures import read_upright, turn_back
@@ -132,12 +133,14 @@ class CorrectedSet:
         picture = read_upright(image, _AS_IT_IS, None)
         write_whole(self.folder / "images" / f"{name}.png", lambda temporary: picture.save(temporary, "PNG"))
 
-    def add_volume(self, scene: Scene, source: Path, channels: tuple[str, ...], edited: NDArray[np.bool_]) -> str:
+    def add_volume(
+        self, scene: Scene, sources: Sequence[Path], channels: tuple[str, ...], edited: NDArray[np.bool_]
+    ) -> str:
         """Save a volume, all its channels in one file, with its corrected mask.
 
         Args:
             scene: The volume's scene.
-            source: Its file, or the folder of its files.
+            sources: Files and folders, among them its own.
             channels: The model's channels.
             edited: (K, D, H, W): the masks after editing.
 
@@ -149,7 +152,7 @@ class CorrectedSet:
         """
         import SimpleITK as sitk
 
-        [case] = [one for one in find_cases([source], Naming(channels, {})) if one.name == scene.name]
+        [case] = [one for one in find_cases(sources, Naming(channels, {})) if one.name == scene.name]
         volume = read_case(case)
         name = self._identify(scene.name, case.files()[0])
         masks = torch.from_numpy(edited)
@@ -160,10 +163,10 @@ class CorrectedSet:
         images = []
         for channel in volume.channels:
             image = sitk.GetImageFromArray(channel)
-            image.CopyInformation(volume.oriented)
+            volume.oriented.grid.give(image)
             images.append(image)
         mask = sitk.GetImageFromArray(labels)
-        mask.CopyInformation(volume.oriented)
+        volume.oriented.grid.give(mask)
         whole = sitk.JoinSeries(images) if len(images) > 1 else images[0]
         for folder, one in (("images", whole), ("masks", mask)):
             path = self.folder / folder / f"{name}.nii.gz"

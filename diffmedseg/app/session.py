@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene, picture_scene, volume_scene
 from diffmedseg.app.storage import SESSION, zip_folder
+from diffmedseg.app.uploads import MOST_FILES, sort_series, unpack
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import (
@@ -33,7 +34,6 @@ from diffmedseg.prediction.removing import file_name
 from diffmedseg.reading.names import clean_name
 
 _NO_FILE = "There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first."
-_MOST_FILES = 2000  # of one upload
 _LONGEST = 1024  # px, of the picture that is shown
 
 
@@ -86,6 +86,7 @@ class Session:
         stop: Set to stop the prediction that runs.
         scenes: By model, in the order of prediction, and then by image.
         inputs: The folder of the uploaded files; a volume of several files is called by it.
+        series: The folders of DICOM series, where there are several.
         editing: What is in the editor; None where it is empty.
     """
 
@@ -94,6 +95,7 @@ class Session:
         self.folder = self._root / f"{SESSION}{uuid4().hex}"
         self.folder.mkdir(mode=0o700, parents=True)
         self.inputs = self.folder / "in" / "volume"
+        self.series: list[Path] = []
         self.stop = Event()
         self.scenes: dict[str, dict[str, Scene]] = {}
         self.editing: Editing | None = None
@@ -116,22 +118,28 @@ class Session:
     def take(self, uploads: Sequence[str | Path], copy: bool = False) -> None:
         """Move uploaded files into the session, in place of those that were there.
 
+        ZIP files are unpacked, and DICOM files sorted by their series.
+
         Args:
             uploads: Files below the root, where uploads are stored.
             copy: Copy files that lie elsewhere and stay there, such as an example of ours.
 
         Raises:
-            DataError: If there is no file, there are too many, or one lies outside the root.
+            DataError: If there is no file, there are too many, one lies outside the root, or a ZIP or DICOM file is
+                damaged.
         """
         if not uploads:
             raise DataError(_NO_FILE)
-        if len(uploads) > _MOST_FILES:
-            raise DataError(f"There are {len(uploads)} files; at most {_MOST_FILES} are taken at once.")
+        if len(uploads) > MOST_FILES:
+            raise DataError(f"There are {len(uploads)} files; at most {MOST_FILES} are taken at once.")
         files = [Path(upload) for upload in uploads]
         if not copy and any(self._root not in file.resolve().parents or file.is_symlink() for file in files):
             raise DataError("This file was not uploaded here: upload it again.")
-        names = [clean_name(file.name) for file in files]
         self._begin()
+        unpacked = self.folder / "in" / "unpacked"
+        if not copy:
+            files = [one for file in files for one in _contents(file, unpacked)]
+        names = [clean_name(file.name) for file in files]
         self.inputs = self.folder / "in" / (_common_name(names) if len(names) > 1 else "volume")
         self.inputs.mkdir()
         for file, name in zip(files, names, strict=True):
@@ -140,6 +148,8 @@ class Session:
                 shutil.copyfile(file, target)
             else:
                 shutil.move(file, target)
+        shutil.rmtree(unpacked, ignore_errors=True)
+        self.series = sort_series(self.inputs)
 
     def forget(self) -> None:
         """Remove the uploaded files and their results."""
@@ -149,7 +159,7 @@ class Session:
         """Remove files and results; what runs is stopped first."""
         self.stop.set()
         with self._busy:
-            self.scenes, self._edited, self.editing = {}, {}, None
+            self.scenes, self._edited, self.editing, self.series = {}, {}, None, []
             for folder in (self.folder / "in", self.folder / "out"):
                 shutil.rmtree(folder, ignore_errors=True)
             (self.folder / "in").mkdir()
@@ -178,10 +188,7 @@ class Session:
             return self._predict(name, model, watcher)
 
     def _predict(self, name: str, model: Segmenter, watcher: SessionWatcher) -> Report:
-        files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
-        if not files:
-            raise DataError(_NO_FILE)
-        sources, out = files if len(files) == 1 else [self.inputs], self.outputs(name)
+        sources, out = self._sources(model), self.outputs(name)
         try:
             if takes_pictures(model):
                 pictures = find_pictures(sources)
@@ -195,6 +202,19 @@ class Session:
         if not self.closed:
             self.scenes[name] = watcher.scenes
         return report
+
+    def _sources(self, model: Segmenter) -> list[Path]:
+        """Return what ``predict`` is given: series are cases of their own where the model has one channel.
+
+        Raises:
+            DataError: If there is no file.
+        """
+        files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
+        if not files:
+            raise DataError(_NO_FILE)
+        if self.series and len(model.channels) == 1:
+            return self.series
+        return files if len(files) == 1 else [self.inputs]
 
     def image_names(self) -> list[str]:
         """Return the names of all images that any model segmented."""
@@ -218,11 +238,10 @@ class Session:
             DataError: If a file cannot be read, or overlapping regions cannot be saved.
         """
         assert self._corrected is not None
-        files = sorted(self.inputs.iterdir())
-        source = files[0] if len(files) == 1 else self.inputs
+        sources = self._sources(model)
         if scene.is_volume:
-            return self._corrected.add_volume(scene, source, model.channels, edited)
-        [picture] = [one.path for one in find_pictures([source]) if one.name == scene.name]
+            return self._corrected.add_volume(scene, sources, model.channels, edited)
+        [picture] = [one.path for one in find_pictures(sources) if one.name == scene.name]
         folder, several = self.outputs(name), len(model.regions) > 1
         masks = {
             region: folder / file_name(scene.name, "mask", ".png", region if several else None)
@@ -237,6 +256,17 @@ class Session:
     def zip_outputs(self) -> Path | None:
         """Pack all files that were predicted, a folder for each model; None where there are none."""
         return zip_folder(self.folder / "out", self.folder / "predictions.zip")
+
+
+def _contents(file: Path, folder: Path) -> list[Path]:
+    """Return what a ZIP file holds, unpacked below a folder; of any other file itself."""
+    if file.suffix.lower() != ".zip":
+        return [file]
+    below = folder / str(len(list(folder.glob("*"))))
+    below.mkdir(parents=True)
+    found = list(unpack(file, below))
+    file.unlink()
+    return found
 
 
 def _common_name(names: Sequence[str]) -> str:

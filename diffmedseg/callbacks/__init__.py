@@ -10,6 +10,7 @@ from diffmedseg.callbacks.progress import EpochProgressBar
 from diffmedseg.callbacks.report import TestReport
 from diffmedseg.callbacks.resume import ExactResume
 from diffmedseg.callbacks.samples import SampleFiles
+from diffmedseg.callbacks.smallest import SmallestParts
 from diffmedseg.callbacks.steps import StepStatistics
 from diffmedseg.callbacks.stopping import RunStopped, StopSafely
 from diffmedseg.callbacks.wandb import WandbDashboard
@@ -24,6 +25,7 @@ __all__ = [
     "RunStopped",
     "SampleFiles",
     "SamplePanels",
+    "SmallestParts",
     "StepStatistics",
     "StopSafely",
     "TestReport",

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.postprocessing.components import drop_small, smallest_sizes
 from diffmedseg.postprocessing.fusion import Fusion
 from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import majority
@@ -45,6 +46,7 @@ class _Slice:
     spacing: tuple[float, ...] | None
     mask: Tensor
     reference: Tensor
+    mean: Tensor | None = None  # of the samples, float32, where small parts are dropped
 
 
 class CaseMetrics(SegmentationCallback):
@@ -61,6 +63,8 @@ class CaseMetrics(SegmentationCallback):
         self.rows: list[CaseScore] = []
         self.summary: dict[str, Any] = {}
         self._open: list[_Slice] = []  # of the case that is being dealt
+        self._sizes: list[int] = []
+        self._nested = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Score in place of the model, which would log its Dice."""
@@ -74,6 +78,10 @@ class CaseMetrics(SegmentationCallback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last test."""
         self.images, self.surfaces, self._open = {}, {}, []
+        model = cast(Segmenter, pl_module)
+        self._sizes, self._nested = smallest_sizes(model.smallest or {}, model.regions), model.nested
+        if model.smallest and _tubular(trainer):
+            raise ValueError("Vessels are scored picture by picture: leave --smallest out.")
 
     def on_test_batch_end(
         self,
@@ -108,11 +116,16 @@ class CaseMetrics(SegmentationCallback):
             else:
                 if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
                     self._close_case()
-                self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference))
+                mean = None
+                if model.smallest:
+                    mean = found.mean[0] if window is None else window.place(found.mean[0], size)
+                    mean = mean if seen is None else mean * seen
+                self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference, mean))
 
     def _close_case(self) -> None:
         """Compare the surfaces of the case whose slices are all there."""
         slices, self._open = self._open, []
+        slices = slices if slices[0].mean is None else self._drop_small(slices)
         spacing, numbers = slices[0].spacing, [one.number for one in slices]
         if spacing is None and len(slices) > 1:
             return  # nobody knows how far apart they are
@@ -121,6 +134,23 @@ class CaseMetrics(SegmentationCallback):
             masks = [mask[:, 0] for mask in masks]
         spacing = None if spacing is None else spacing[-(masks[0].ndim - 1) :]
         self.surfaces[slices[0].case] = [surface_scores(a, b, spacing) for a, b in zip(*masks, strict=True)]
+
+    def _drop_small(self, slices: list[_Slice]) -> list[_Slice]:
+        """Drop small parts of a case's mask, and what they added to its sums."""
+        numbers, case = [one.number for one in slices], slices[0].case
+        volume = stack_slices([one.mask for one in slices], numbers)
+        kept = torch.from_numpy(drop_small(volume.numpy(), self._sizes, self._nested))
+        left = [replace(one, mask=kept[:, one.number]) for one in slices]
+        image = self.images[case]
+        counts, overlap = image.counts.clone(), image.overlap.clone()
+        for before, after in zip(slices, left, strict=True):
+            dropped = before.mask & ~after.mask
+            true = (dropped & before.reference).sum((-2, -1))
+            counts += torch.stack([-true, true - dropped.sum((-2, -1)), true])  # tp, fp, fn
+            assert before.mean is not None
+            overlap -= torch.stack([(before.mean * dropped).sum((-2, -1)), dropped.sum((-2, -1))])
+        self.images[case] = replace(image, counts=counts, overlap=overlap)
+        return left
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all processes' images; write, log and print."""
@@ -188,6 +218,7 @@ def _policy(model: Segmenter, trainer: Trainer, images: Iterable[ImageScore]) ->
         "num_steps": model.num_steps,
         "tta": model.tta,
         "seed": model.seed,
+        "smallest": None if model.smallest is None else dict(model.smallest),
     }
 
 

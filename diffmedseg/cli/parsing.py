@@ -127,6 +127,26 @@ def add_tta(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_smallest(parser: argparse.ArgumentParser) -> None:
+    """Add the option that drops small parts of masks."""
+    parser.add_argument(
+        "--smallest",
+        type=_voxels,
+        action="append",
+        default=[],
+        metavar="REGION=VOXELS",
+        help="Volumes: drop parts of a region's mask with fewer voxels, such as enhancing_tumour=50; they stay in the "
+        "regions around it. Can be repeated.",
+    )
+
+
+def _voxels(text: str) -> tuple[str, int]:
+    region, _, number = text.partition("=")
+    if not (region and number.isascii() and number.isdigit() and int(number) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not REGION=VOXELS with at least 1 voxel")
+    return region, int(number)
+
+
 def refuse(reason: object) -> NoReturn:
     """End with exit code 1, saying why."""
     sys.exit(f"error: {reason}")

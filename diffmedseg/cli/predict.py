@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from diffmedseg.cli.parsing import (
     Parser,
     add_device,
+    add_smallest,
     add_trust,
     add_tta,
     any_number,
@@ -57,18 +58,7 @@ def _parser() -> Parser:
         "'diffmedseg[dicom]'.",
     )
     parser.add_argument("--panel", action="store_true", help="Draw each result over its input, NAME_panel.png.")
-    parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
-    parser.add_argument(
-        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
-    )
-    parser.add_argument(
-        "--threshold",
-        type=open_share,
-        metavar="T",
-        help="The mask is where the probability, calibrated where the model is, exceeds T, between 0 and 1. Default: "
-        "the model's own.",
-    )
-    parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
+    _add_sampling(parser)
     add_tta(parser)
     parser.add_argument(
         "--batch_size", type=positive_integer, default=8, help="Pictures or slices segmented together. Default: 8."
@@ -98,6 +88,27 @@ def _parser() -> Parser:
         metavar="CSV",
         help="Pictures, for a model of windows: the window of each, as `diffmedseg windows` finds them.",
     )
+    _add_volumes(parser)
+    add_trust(parser)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
+    parser.add_argument(
+        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
+    )
+    parser.add_argument(
+        "--threshold",
+        type=open_share,
+        metavar="T",
+        help="The mask is where the probability, calibrated where the model is, exceeds T, between 0 and 1. Default: "
+        "the model's own.",
+    )
+    parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
+
+
+def _add_volumes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modality",
         type=_named,
@@ -113,8 +124,14 @@ def _parser() -> Parser:
         metavar="A,B,...",
         help="Volumes: what the volumes of four-dimensional files are, in their order.",
     )
-    add_trust(parser)
-    return parser
+    parser.add_argument(
+        "--axes",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="Volumes: cut slices along these axes, out of axial, coronal and sagittal, and take the mean of what is "
+        "found. Default: axial, which the model learned.",
+    )
+    add_smallest(parser)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +235,8 @@ def main(args: list[str]) -> None:
         tuple(options.range) if options.range else None,
         options.threshold,
         options.tta,
+        dict(options.smallest) or None,
+        options.axes,
     )
     outputs = _outputs(options, parser)
     try:

@@ -44,6 +44,8 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
             raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
         if options.dicom_seg:
             raise DataError("--dicom_seg is for DICOM series; this model takes pictures: leave it out.")
+        if given := next((name for name in ("smallest", "axes") if getattr(settings, name)), None):
+            raise DataError(f"--{given} is for volumes; this model takes pictures: leave it out.")
         windows = None if options.windows is None else read_windows(options.windows)
         pictures = find_pictures(options.images)
         return predict_pictures(model, pictures, *how, windows, options.overwrite, outputs, options.part)

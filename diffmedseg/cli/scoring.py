@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffmedseg.cli.parsing import Parser, add_trust, add_tta, report_errors
 from diffmedseg.wording import count
@@ -19,7 +19,7 @@ _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_
 #: Fewer validation cases do not tell how often a probability is right; a round number, not a measured one.
 _FEW_CASES = 20
 #: Of the protocols of others; their module loads torch.
-_PROTOCOLS = ("medsegdiff", "pooled")
+_PROTOCOLS = ("brats", "medsegdiff", "pooled")
 _POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
 
 
@@ -44,7 +44,13 @@ def score(args: list[str]) -> None:
     parser.add_argument(
         "--protocol", choices=_PROTOCOLS, action="append", default=[],
         help="Add a column with the scores of another protocol, for comparisons: medsegdiff is that of MedSegDiff's "
-        "released code, pooled takes the pixels of all cases together. Can be repeated.",
+        "released code, pooled takes the pixels of all cases together, brats scores the lesions of volumes one by one, "
+        "as BraTS 2023 does. Can be repeated.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", metavar="SCHEME",
+        help="Files are label maps: score each region. SCHEME is brats (1, 2, 4), brats2023 (1, 2, 3), or "
+        "REGION=VALUE+VALUE,... with all values of each region.",
     )  # fmt: skip
     options = parser.parse_args(args)
     from diffmedseg.evaluation.mask_folders import pair_masks, score_pairs
@@ -52,21 +58,34 @@ def score(args: list[str]) -> None:
     from diffmedseg.metrics.table import write_cases
 
     with report_errors():
-        pairs = pair_masks(options.predictions, options.truths, options.common)
-        scored = score_pairs(pairs, options.spacing)
-        protocols = {name: PROTOCOLS[name](pairs) for name in options.protocol}
+        kind = "mask" if options.labels is None else "labels"
+        pairs = pair_masks(options.predictions, options.truths, options.common, kind)
+        regions = [
+            _Region(one, score_pairs(one, options.spacing), {name: PROTOCOLS[name](one) for name in options.protocol})
+            for one in pairs.regions(options.labels)
+        ]
         if options.out:
-            write_cases(scored.rows, options.out)
-    if options.json:
-        print(json.dumps(_as_json(scored, pairs, protocols), indent=1))
-    else:
-        _print_scores(scored, pairs, protocols)
+            write_cases([row for region in regions for row in region.scored.rows], options.out)
+    if not options.json:
+        _print_scores(regions)
+        return
+    found = {region.pairs.region: _as_json(region) for region in regions}
+    print(json.dumps({"regions": found} if options.labels else found[pairs.region], indent=1))
 
 
-def _as_json(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Protocol"]) -> dict[str, Any]:
+class _Region(NamedTuple):
+    """What is said of one region, which of masks is all there is."""
+
+    pairs: "Pairs"
+    scored: "Scored"
+    protocols: "Mapping[str, Protocol]"
+
+
+def _as_json(region: _Region) -> dict[str, Any]:
     from diffmedseg.evaluation.summary import POLICY, plain
     from diffmedseg.metrics.cases import summarise
 
+    pairs, scored, protocols = region
     rows = scored.rows
     means = {
         s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases}
@@ -75,7 +94,8 @@ def _as_json(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Protocol
     }
     cases = {row.case: {name: getattr(row, name) for name in (*_OVERLAP, "both_empty")} for row in rows}
     policy = {name: POLICY[name] for name in _POLICIES}
-    policy |= {"foreground": "above half of the range of the folder's masks"}
+    labels = pairs.labels and f"labels {', '.join(map(str, pairs.labels.wanted))}"
+    policy |= {"foreground": labels or "above half of the range of the folder's masks"}
     left_out = {"true_masks_without_prediction": pairs.missing, "predictions_without_true_mask": pairs.extra}
     faded = [str(path) for path in scored.faded]
     found = {"cases": cases, "left_out": left_out, "empty_after_thresholding": faded, "policy": policy}
@@ -85,19 +105,38 @@ def _as_json(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Protocol
     return summary
 
 
-def _print_scores(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Protocol"]) -> None:
+def _print_scores(regions: Sequence[_Region]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from diffmedseg.metrics.cases import summarise
     from diffmedseg.metrics.scores import TITLES
+
+    pairs, _, protocols = regions[0]
+    several = [] if pairs.labels is None else ["Region"]
+    table = Table(caption=escape(_caption(regions)), caption_justify="left")
+    for name in (*several, "Score", "Mean", "95 % interval", *(f"Protocol {name}" for name in protocols)):
+        table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
+    for region in regions:
+        for s in summarise(region.scored.rows):
+            if s.score in _OVERLAP:
+                interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
+                theirs = [getattr(protocol, s.score, None) for protocol in region.protocols.values()]
+                cells = ["" if value is None else f"{value:.4f}" for value in theirs]
+                table.add_row(*([s.region] if several else []), TITLES[s.score], f"{s.mean:.4f}", interval, *cells)
+    Console().print(table)
+
+
+def _caption(regions: Sequence[_Region]) -> str:
     from diffmedseg.wording import first_names
 
-    rows = scored.rows
-    empty = sum(row.both_empty for row in rows)
-    caption = f"mean over {count(len(rows), 'case')}"
-    caption += f"; {count(empty, 'empty mask')} predicted empty, which counts 1" if empty else ""
+    pairs, scored, protocols = regions[0]
+    caption = f"mean over {count(len(scored.rows), 'case')}"
+    for region in regions:
+        empty = sum(row.both_empty for row in region.scored.rows)
+        where = "" if pairs.labels is None else f" of {region.pairs.region}"
+        caption += f"; {count(empty, 'empty mask')}{where} predicted empty, which counts 1" if empty else ""
     for names, what in (
         (pairs.missing, "true masks without prediction"),
         (pairs.extra, "predictions without true mask"),
@@ -106,17 +145,7 @@ def _print_scores(scored: "Scored", pairs: "Pairs", protocols: Mapping[str, "Pro
     if scored.faded:
         caption += f"; {count(len(scored.faded), 'mask')} with values that are all below half of the range, "
         caption += f"taken for empty ({first_names(list(map(str, scored.faded)))})"
-    caption += "".join(f"; protocol {name}: {protocol.policy}" for name, protocol in protocols.items())
-    table = Table(caption=escape(caption), caption_justify="left")
-    for name in ("Score", "Mean", "95 % interval", *(f"Protocol {name}" for name in protocols)):
-        table.add_column(name, justify="left" if name == "Score" else "right")
-    for s in summarise(rows):
-        if s.score in _OVERLAP:
-            interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
-            theirs = [getattr(protocol, s.score, None) for protocol in protocols.values()]
-            cells = ["" if value is None else f"{value:.4f}" for value in theirs]
-            table.add_row(TITLES[s.score], f"{s.mean:.4f}", interval, *cells)
-    Console().print(table)
+    return caption + "".join(f"; protocol {name}: {protocol.policy}" for name, protocol in protocols.items())
 
 
 def calibrate(args: list[str]) -> None:

@@ -5,7 +5,7 @@ import json
 import sys
 import textwrap
 
-from diffmedseg.cli.parsing import Parser, add_trust, add_tta, refuse, report_errors
+from diffmedseg.cli.parsing import Parser, add_smallest, add_trust, add_tta, refuse, report_errors
 from diffmedseg.experiments import experiments_folder, list_datasets, list_models, list_parts, list_presets
 from diffmedseg.files import expand_home
 from diffmedseg.recipes import Recipe, recipe
@@ -47,7 +47,7 @@ def evaluate(args: list[str]) -> None:
     """Run ``diffmedseg evaluate``."""
     parser = Parser(
         "diffmedseg evaluate",
-        usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [--samples_folder FOLDER] [settings]",
+        usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [--smallest R=N] [--samples_folder FOLDER] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Test a run again: its best checkpoint (calibrated where `diffmedseg calibrate` made one), or the\n"
         "checkpoint that is named. Several runs, checkpoints or zoo entries, an experiment's folder or a quoted\n"
@@ -64,6 +64,7 @@ def evaluate(args: list[str]) -> None:
         help="New folder for the samples of every image, as `diffmedseg benchmark ambiguity` takes them.",
     )
     add_tta(parser)
+    add_smallest(parser)
     add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
@@ -73,6 +74,12 @@ def evaluate(args: list[str]) -> None:
         settings = [*settings, f"--model.tta={options.tta}"]
     if options.samples_folder is not None:
         callback = {"class_path": "diffmedseg.callbacks.SampleFiles", "init_args": {"folder": options.samples_folder}}
+        settings = [*settings, f"--trainer.callbacks+={json.dumps(callback)}"]
+    if options.smallest:
+        callback = {
+            "class_path": "diffmedseg.callbacks.SmallestParts",
+            "init_args": {"smallest": dict(options.smallest)},
+        }
         settings = [*settings, f"--trainer.callbacks+={json.dumps(callback)}"]
     from diffmedseg.cli.testing import evaluate_together
     from diffmedseg.zoo.members import find_members, names_models

@@ -1,7 +1,7 @@
 """Scoring a folder of masks against a folder of true ones, whatever wrote them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ from diffmedseg.metrics.cases import distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.surface import surface_scores
-from diffmedseg.reading.masks import MaskReader, read_values
+from diffmedseg.reading.label_maps import pick_labels, region_labels
+from diffmedseg.reading.masks import MaskReader, read_values, whole_labels
 from diffmedseg.reading.names import (
     PICTURES,
     PREDICTIONS,
@@ -53,18 +54,66 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class LabelReader:
+    """Reads one region out of label maps.
+
+    Attributes:
+        wanted: The values of the region.
+        known: The values of all regions.
+    """
+
+    wanted: tuple[int, ...]
+    known: tuple[int, ...]
+
+    def binarise(self, values: NDArray[np.generic], path: Path) -> NDArray[np.bool_]:
+        """Return where the region is.
+
+        Raises:
+            DataError: If the map has other values.
+        """
+        try:
+            return pick_labels(whole_labels(values), self.wanted, self.known)
+        except DataError as error:
+            raise DataError(f"{path}: {error}", [path.name]) from error
+
+    @staticmethod
+    def faded(values: NDArray[np.generic], foreground: NDArray[np.bool_]) -> bool:
+        """Labels do not fade: whole numbers say what a voxel is."""
+        return False
+
+
+@dataclass(frozen=True)
 class Pairs:
-    """Masks of two folders.
+    """Masks of two folders, or one region of their label maps.
 
     Attributes:
         both: By name, file of the prediction and of the truth.
         missing: Names of true masks without a prediction.
         extra: Names of predictions without a true mask, which are left out.
+        region: Name of the region.
+        labels: Reads the region out of label maps; None where files are masks.
     """
 
     both: dict[str, tuple[Path, Path]]
     missing: list[str]
     extra: list[str]
+    region: str = "mask"
+    labels: LabelReader | None = None
+
+    def regions(self, labels: str | None) -> "list[Pairs]":
+        """Return the pairs of each region of label maps, or these of masks.
+
+        Args:
+            labels: See :func:`~diffmedseg.reading.label_maps.region_labels`; None where files are masks.
+
+        Raises:
+            DataError: If that is no scheme of labels.
+        """
+        if labels is None:
+            return [self]
+        regions = region_labels(labels)
+        known = tuple(sorted({value for values in regions.values() for value in values}))
+        return [replace(self, region=name, labels=LabelReader(wanted, known)) for name, wanted in regions.items()]
 
 
 @dataclass(frozen=True)
@@ -80,18 +129,19 @@ class Scored:
     faded: list[Path]
 
 
-def pair_masks(predictions: Path, truths: Path, common: bool = False) -> Pairs:
+def pair_masks(predictions: Path, truths: Path, common: bool = False, kind: str = "mask") -> Pairs:
     """Pair masks of two folders by name; names that say nothing or repeat are told apart by their folders.
 
     Args:
         predictions: Folder; files that have no true mask are left out.
         truths: Folder.
         common: Leave out true masks without a prediction, too.
+        kind: Which files of ``diffmedseg predict`` are taken: ``mask`` or ``labels``.
 
     Raises:
         DataError: If there are none, two of a name, or a true mask without a prediction.
     """
-    files = _mask_files(predictions), _mask_files(truths)
+    files = _mask_files(predictions, kind), _mask_files(truths, kind)
     keys = [[comparable(mask_key(path)) for path in one] for one in files]
     # mask.png says nothing of whose mask it is.
     nested = any(len(set(one)) < len(one) for one in keys) or any(mask_key(Path(f"x_{key}")) == "x" for key in keys[1])
@@ -109,13 +159,13 @@ def pair_masks(predictions: Path, truths: Path, common: bool = False) -> Pairs:
     return Pairs(both, missing, sorted(name for key, (name, _) in found.items() if key not in true))
 
 
-def _mask_files(folder: Path) -> list[Path]:
+def _mask_files(folder: Path, kind: str) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder.")
     files = files_below(folder)
     predicted = {path.parent for path in files if path.name == PREDICTIONS}
     masks = [path for path in files if path.name.lower().endswith((*VOLUMES, *PICTURES))]
-    wanted = tuple(f"_mask{suffix}" for suffix in (*VOLUMES, *PICTURES))  # predict writes other maps, too
+    wanted = tuple(f"_{kind}{suffix}" for suffix in (*VOLUMES, *PICTURES))  # predict writes other maps, too
     return [path for path in masks if path.name.lower().endswith(wanted) or not predicted & {*path.parents}]
 
 
@@ -130,7 +180,7 @@ def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[s
     return {comparable(name): (name, path) for name, path in named}
 
 
-def read_mask(path: Path, beside: MaskReader | None = None) -> Mask:
+def read_mask(path: Path, beside: MaskReader | LabelReader | None = None) -> Mask:
     """Read a mask: foreground is above half of its range.
 
     Args:
@@ -142,8 +192,9 @@ def read_mask(path: Path, beside: MaskReader | None = None) -> Mask:
             (labels, for instance).
     """
     values, volume = _read(path)
-    foreground = (beside or MaskReader([path], read_grey)).binarise(values, path)
-    return Mask(foreground, volume, MaskReader.faded(values, foreground))
+    reader = beside or MaskReader([path], read_grey)
+    foreground = reader.binarise(values, path)
+    return Mask(foreground, volume, reader.faded(values, foreground))
 
 
 def _read(path: Path) -> "tuple[NDArray[np.generic], sitk.Image | None]":
@@ -160,8 +211,10 @@ def read_grey(path: Path) -> NDArray[np.generic]:
     return _read(path)[0]
 
 
-def readers_of(pairs: Pairs) -> tuple[MaskReader, MaskReader]:
+def readers_of(pairs: Pairs) -> tuple[MaskReader | LabelReader, MaskReader | LabelReader]:
     """Return what reads the predictions and what reads the true masks, each of which belong together."""
+    if pairs.labels is not None:
+        return pairs.labels, pairs.labels
     predictions, truths = zip(*pairs.both.values(), strict=True)
     return MaskReader(predictions, read_grey), MaskReader(truths, read_grey)
 
@@ -201,7 +254,7 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
         rows.append(
             CaseScore(
                 key,
-                "mask",
+                pairs.region,
                 **overlap_scores(*counts),
                 **distance_scores(surface),
                 num_slices=slices,

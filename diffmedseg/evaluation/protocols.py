@@ -1,7 +1,7 @@
 """Scoring protocols of others, for comparisons with what they print. They are no headlines."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,7 +11,9 @@ from torchvision.transforms.functional import resize
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation.mask_folders import Pairs, read_grey, read_mask, readers_of
 from diffmedseg.metrics.functional import confusion_counts, dice_from_counts, iou_from_counts
+from diffmedseg.metrics.lesions import PENALTY_MM, lesion_scores
 from diffmedseg.reading.names import VOLUMES
+from diffmedseg.reading.volumes import check_same_grid
 
 _SIDE = 256  # px
 _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -25,14 +27,16 @@ class Protocol:
     Attributes:
         policy: How they are taken, in words.
         dice: Dice, in [0, 1].
-        iou: IoU, likewise.
-        cases: By case, Dice and IoU; empty where cases have none of their own.
+        iou: IoU, likewise; None where the protocol has none.
+        hd95: HD95 in mm, likewise.
+        cases: By case, its scores, Dice first; empty where cases have none of their own.
     """
 
     policy: str
     dice: float
-    iou: float
-    cases: dict[str, tuple[float, float]] = field(default_factory=dict)
+    iou: float | None = None
+    hd95: float | None = None
+    cases: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def score_pooled(pairs: Pairs) -> Protocol:
@@ -59,8 +63,10 @@ def score_medsegdiff(pairs: Pairs) -> Protocol:
     Raises:
         DataError: If a file cannot be read, or is a volume.
     """
+    if pairs.labels is not None:
+        raise DataError("The protocol medsegdiff scores probability maps: leave --labels or --protocol medsegdiff out.")
     _, truths = readers_of(pairs)
-    cases = {}
+    cases: dict[str, tuple[float, ...]] = {}
     for name, (predicted, true) in pairs.both.items():
         for path in (predicted, true):
             if path.name.lower().endswith(VOLUMES):
@@ -74,7 +80,33 @@ def score_medsegdiff(pairs: Pairs) -> Protocol:
         f"resized to {_SIDE} x {_SIDE}, and both are cut at {thresholds}, over which the mean is taken; not to be "
         "compared with a score at one threshold"
     )
-    return Protocol(policy, dice, iou, cases)
+    return Protocol(policy, dice, iou, cases=cases)
+
+
+def score_brats(pairs: Pairs) -> Protocol:
+    """Score the lesions of volumes one by one, as BraTS does since 2023; see :func:`lesion_scores`.
+
+    A case has Dice, HD95, and the numbers of lesions that were found, missed and false.
+
+    Raises:
+        DataError: If a file cannot be read, is no volume, or two differ in size or place.
+    """
+    readers = readers_of(pairs)
+    cases: dict[str, tuple[float, ...]] = {}
+    for name, paths in pairs.both.items():
+        predicted, true = (read_mask(*one) for one in zip(paths, readers, strict=True))
+        if predicted.volume is None or true.volume is None:
+            flat = paths[0] if predicted.volume is None else paths[1]
+            raise DataError(f"{flat} is a picture. The protocol brats scores lesions of volumes: leave --protocol out.")
+        _check_alike([torch.from_numpy(mask.values) for mask in (predicted, true)], paths)
+        check_same_grid(predicted.volume, true.volume, *paths)
+        cases[name] = astuple(lesion_scores(predicted.values, true.values, true.volume.GetSpacing()[::-1]))
+    dice, hd95 = torch.tensor([scores[:2] for scores in cases.values()], dtype=torch.float64).mean(0).tolist()
+    policy = (
+        "lesion-wise, as BraTS 2023 for adult glioma: true lesions are joined where three dilations touch, those of 50 "
+        f"mm3 or less do not count, and a missed or a false lesion has Dice 0 and HD95 {PENALTY_MM:g} mm"
+    )
+    return Protocol(policy, dice, hd95=hd95, cases=cases)
 
 
 def released_scores(prediction: Tensor, truth: Tensor) -> tuple[float, float]:
@@ -118,4 +150,8 @@ def _check_alike(masks: list[Tensor], paths: tuple[Path, Path]) -> None:
 
 
 #: By name: what scores pairs of masks.
-PROTOCOLS: dict[str, Callable[[Pairs], Protocol]] = {"medsegdiff": score_medsegdiff, "pooled": score_pooled}
+PROTOCOLS: dict[str, Callable[[Pairs], Protocol]] = {
+    "brats": score_brats,
+    "medsegdiff": score_medsegdiff,
+    "pooled": score_pooled,
+}

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.export import register_dataclass
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.models.low_rank_normal import LowRankNormal
 from diffmedseg.models.recommended import Recommended
-from diffmedseg.models.ssn.normal import LowRankNormal
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from diffmedseg.keyed_random import Generator, keyed_uniform
 from diffmedseg.models.denoiser import ChannelAxis, repeat_for_samples
 
 _HIDDEN = 64
@@ -58,7 +59,7 @@ class PresenceHead(nn.Module):
             return logits
 
 
-def draw_presence(chance: Tensor, generators: Sequence[torch.Generator], nested: bool) -> Tensor:
+def draw_presence(chance: Tensor, generators: Sequence[Generator], nested: bool) -> Tensor:
     """Draw, for each sample and region, whether it is present: one number of each sample's own generator decides.
 
     The draw of a sample depends on its generator alone, and on no other sample. So the first of many samples are those
@@ -75,7 +76,7 @@ def draw_presence(chance: Tensor, generators: Sequence[torch.Generator], nested:
         (B * S, K, H, W), bool.
     """
     numbers = presence_numbers(chance.shape[1], nested)
-    uniform = torch.stack([torch.rand(numbers, generator=generator) for generator in generators])
+    uniform = keyed_uniform(numbers, generators)
     return decide_presence(chance, uniform.to(chance.device))
 
 

@@ -64,6 +64,8 @@ class Segmenter(BatchedModule, ABC):
     initialisation: dict[str, Any] | None = None
     #: Whether a test logs Dice by itself; a callback that scores more sets it to False for its time.
     scores_its_tests: bool = True
+    #: By region, the voxels of the smallest part of a mask that a test scores; None drops nothing.
+    smallest: Mapping[str, int] | None = None
     test_dice: nn.ModuleList
 
     # What a subclass has to say.

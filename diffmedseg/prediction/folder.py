@@ -14,10 +14,11 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import read_yaml
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.archives import archive_is_whole, write_archive
-from diffmedseg.prediction.outputs import DICOM, Outputs, label_values
+from diffmedseg.prediction.outputs import DICOM, Outputs
 from diffmedseg.prediction.parts import OF_PARTS, PARTS, TABLE, Part, part_tables, remove_parts
 from diffmedseg.prediction.removing import file_name, remove_earlier, remove_results
 from diffmedseg.prediction.rows import AnyRow, RowTable, files_digest
+from diffmedseg.reading.label_maps import label_values
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.wording import first_names
 

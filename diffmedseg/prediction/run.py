@@ -1,7 +1,7 @@
 """What predicting pictures and predicting volumes share: settings, the report, drawing samples, going through all."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
@@ -46,6 +46,10 @@ class Settings:
         threshold: Where the probability exceeds it, after calibration where there is one, is the mask; None for the
             model's own. It changes no sample.
         tta: Test-time augmentation; None for the model's own.
+        smallest: By region, the voxels that a part of a volume's mask needs; smaller parts are dropped. See
+            :func:`~diffmedseg.postprocessing.components.drop_small`. It changes no sample and no probability.
+        axes: Volumes: the axes along which slices are cut, out of ``axial``, ``coronal`` and ``sagittal``; None for
+            ``axial``, which models learn.
     """
 
     num_samples: int | None = None
@@ -55,6 +59,8 @@ class Settings:
     value_range: tuple[float, float] | None = None
     threshold: float | None = None
     tta: TTA | None = None
+    smallest: Mapping[str, int] | None = None
+    axes: Sequence[str] | None = None
 
     def filled_from(self, model: Segmenter) -> "Settings":
         """Fill in the model's own; an ensemble leaves to its members what they have of their own.
@@ -72,9 +78,10 @@ class Settings:
         )
 
     def stored(self) -> dict[str, Any]:
-        """Return what ``predictions.yaml`` says; threshold and augmentation only where they are not the usual ones."""
-        usual = {"threshold": (None,), "tta": (None, "none")}
-        return {name: value for name, value in asdict(self).items() if value not in usual.get(name, ())}
+        """Return what ``predictions.yaml`` says; some settings only where they are not the usual ones."""
+        usual = {"threshold": (None,), "tta": (None, "none"), "smallest": (None,), "axes": (None,)}
+        stored = {name: value for name, value in asdict(self).items() if value not in usual.get(name, ())}
+        return stored | ({"axes": list(self.axes)} if self.axes else {})
 
     def decide(self, result: Segmentation) -> Segmentation:
         """Apply the threshold to a segmentation; contours are kept inside and outside of the mask."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"  # DICOM PS3.10, section 7.1
 _OFF_PLACE = 0.02  # of the distance of two slices, or mm where that is more: positions are rounded; ours
-_FRAMES, _PATIENT, _LEVELS = "0028|0008", "0010|0020", "0028|0004"
+_FRAMES, _PATIENT, _LEVELS, _DESCRIPTION = "0028|0008", "0010|0020", "0028|0004", "0008|103e"
 _GEOMETRY = {
     "0020|0032": ("ImagePositionPatient", 3),
     "0020|0037": ("ImageOrientationPatient", 6),
@@ -103,21 +103,12 @@ def find_series(folder: Path) -> Series:
         DataError: If there is none or several, patients are mixed, slices are missing, doubled, unlike or damaged, or
             it does not say where they lie.
     """
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    for path in _dicom_files(folder):
-        check_elements(path)
-    try:
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        names_of = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series]
-    except RuntimeError as error:
-        raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
+    series = _files_by_series(folder)
     if len(series) != 1:
-        firsts = first_names([Path(names[0]).name for names in names_of])
+        firsts = first_names([files[0].name for files in series])
         found = f"{len(series)} DICOM series (that of {firsts})" if series else "no DICOM series"
         raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
-    files = [Path(name) for name in names_of[0]]
+    [files] = series
     names = {path.name for path in files}
     lost = [path.name for path in _dicom_files(folder) if path.name not in names]
     if lost:
@@ -128,6 +119,32 @@ def find_series(folder: Path) -> Series:
         slices = first_names(list(patients.values()))
         raise DataError(f"{folder} holds slices of {len(patients)} patients, such as {slices}: separate them")
     return Series(files, next(iter(patients)), _find_grid(folder, files, headers))
+
+
+def list_series(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Return the description, which may be empty, and the files of each series directly in a folder.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    if not is_dicom(folder):
+        return []
+    return [(_text(_information(files[0]), _DESCRIPTION), files) for files in _files_by_series(folder)]
+
+
+def _files_by_series(folder: Path) -> list[list[Path]]:
+    """Return the files of each series in a folder, in the order of their places."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    for path in _dicom_files(folder):
+        check_elements(path)
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        names_of = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series]
+    except RuntimeError as error:
+        raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
+    return [[Path(name) for name in names] for names in names_of]
 
 
 def _text(header: "sitk.ImageFileReader", tag: str) -> str:
@@ -150,8 +167,8 @@ def _numbers(header: "sitk.ImageFileReader", tag: str) -> NDArray[np.float64]:
     return values if np.isfinite(values).all() else np.zeros(0)
 
 
-def _header(path: Path) -> "sitk.ImageFileReader":
-    """Read the header of a slice, and refuse what no slice is."""
+def _information(path: Path) -> "sitk.ImageFileReader":
+    """Read the header of a file."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -163,6 +180,12 @@ def _header(path: Path) -> "sitk.ImageFileReader":
             bare = _is_bare(file.read(512))
         reason = "it lacks the preamble of a DICOM file" if bare else "it is damaged"
         raise DataError(f"{path} cannot be read: {reason}. Export it again") from error
+    return reader
+
+
+def _header(path: Path) -> "sitk.ImageFileReader":
+    """Read the header of a slice, and refuse what no slice is."""
+    reader = _information(path)
     if reader.GetNumberOfComponents() != 1:
         raise DataError(f"{path} is a colour picture, such as a screenshot: choose another series")
     if (levels := _text(reader, _LEVELS)) not in ("MONOCHROME2", ""):

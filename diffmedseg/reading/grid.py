@@ -45,6 +45,24 @@ class Grid:
         image.SetDirection(self.direction.ravel().tolist())
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where the voxels of a volume lie and how many there are, without their values.
+
+    Attributes:
+        size: Voxels along x, y and z.
+        grid: Where they lie.
+    """
+
+    size: tuple[int, int, int]
+    grid: Grid
+
+    @classmethod
+    def of(cls, image: "sitk.Image") -> "Frame":
+        """Return the frame of an image."""
+        return cls(image.GetSize(), Grid.of(image))
+
+
 def check_straight(path: Path, direction: NDArray[np.float64]) -> None:
     """Refuse axes that are not at right angles, or not of length 1.
 

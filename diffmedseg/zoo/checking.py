@@ -22,13 +22,15 @@ from diffmedseg.zoo.source import Source
 TOLERANCE = 1e-3
 _KEY = "example"
 _COARSE = 6  # pixels: blobs that differ in size with the grid
+_LARGEST = 128  # pixels of a side: models resize what they are given, and examples are to be small
 
 
 def example_image(model: DiffusionSegmenter) -> torch.Tensor:
     """Return a made-up, smooth input, (1, C, H, W) in [-1, 1]; float16."""
     shape = (1, len(model.image_channels), _COARSE, _COARSE)
     coarse = torch.rand(shape, generator=keyed_generator(_KEY)) * 2 - 1
-    return F.interpolate(coarse, model.image_size, mode="bicubic").clamp(-1, 1).half()
+    size = [min(side, _LARGEST) for side in model.image_size]
+    return F.interpolate(coarse, size, mode="bicubic").clamp(-1, 1).half()
 
 
 def write_example(model: DiffusionSegmenter, path: Path) -> None:

@@ -32,7 +32,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.zoo import build, current_source, load_pretrained
 
 SCORES = Path(__file__).with_suffix(".csv")
-ISIC, CHASE = "medsegdiff-lite_isic2017.cpu64", "medsegdiff-lite_chase.cpu64"
+ISIC, CHASE = "medsegdiff-lite_isic2017.cpu64", "medsegdiff-lite_chase.cpu512"
 APART = "isic2017-apart"  # the entry's recipe without the images of ISIC 2016
 APART_STEPS = 2000
 STEPS = (100, 300)
@@ -90,8 +90,7 @@ def isic2017_apart(data: Path) -> SegmentationDataModule:
 
 def _chase(data: Path, **settings: Any) -> SegmentationDataModule:
     config = yaml.safe_load((current_source().entry_folder(CHASE) / "run.yaml").read_text())["data"]
-    grid = {"image_size": 256, "patch": 64}  # of the source
-    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **grid, **settings}
+    config["init_args"] |= {"root": str(data / "chase"), "val_fraction": 0.0, **settings}
     return build_data(config)
 
 

@@ -23,7 +23,7 @@ from diffmedseg.models import (
     MedSegDiffV2,
     ResidualUNet,
 )
-from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+from diffmedseg.models.sizes import Size
 
 MEMBERS = {"V1": MedSegDiffV1, "V2": MedSegDiffV2, "lite": MedSegDiffLite}
 

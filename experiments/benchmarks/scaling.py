@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffmedseg.allocator import keep_freed_memory
 from diffmedseg.figures import save_figure
-from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+from diffmedseg.models.sizes import Size
 
 FIGURE = Path(__file__).parents[1] / "figures" / "scaling.png"
 _PRODUCT = 2048  # side of the matrices

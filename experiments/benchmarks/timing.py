@@ -19,24 +19,29 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def median_seconds(work: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
+def median_seconds(
+    work: Mapping[Key, Callable[[], object]], rounds: int, clock: Callable[[], float] | None = None
+) -> dict[Key, float]:
     """Time each piece of work ``rounds`` times, in turns, after a first round that warms up.
 
     Args:
         work: What to time.
         rounds: How often.
+        clock: What tells the time in seconds, such as ``time.process_time``, which other programs on the machine hardly
+            change; None for the time that passes.
 
     Returns:
         The median seconds of each.
     """
+    now = clock or _now
     seconds: dict[Key, list[float]] = {key: [] for key in work}
     for number in range(rounds + 1):
         for key, piece in work.items():
             gc.collect()
-            start = _now()
+            start = now()
             piece()
             if number:
-                seconds[key].append(_now() - start)
+                seconds[key].append(now() - start)
     return {key: statistics.median(taken) for key, taken in seconds.items()}
 
 

@@ -1,5 +1,6 @@
 """What one user holds: files, results, and nothing of anybody else."""
 
+import io
 import os
 import zipfile
 from threading import Thread
@@ -11,6 +12,7 @@ from hypothesis import given, strategies as st
 from mri_files import modality, write_brats2015, write_dicom
 from PIL import Image
 
+from diffmedseg.app import uploads
 from diffmedseg.app.running import run
 from diffmedseg.app.session import Session, SessionWatcher
 from diffmedseg.errors import DataError, ZooError
@@ -235,3 +237,82 @@ def test_a_new_upload_ends_what_runs_and_nothing_of_it_stays(session):
     assert session.zip_outputs() is None
     assert finish(session, Shelf(dark=model), "dark").text == "Segmented 1 image."
     assert session.image_names() == ["new"]
+
+
+def write_study(folder):
+    """Two series in subfolders, whose files are called alike, and a file that is none."""
+    for number, name in enumerate(("FLAIR", "ax T1"), 1):
+        write_dicom(folder / f"S{number}", modality(number), uid=f"1.2.{number}", SeriesDescription=name)
+    (folder / "S1" / "notes.txt").write_text("seen")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def zipped(files, root):
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for file in files:
+            archive.write(file, file.relative_to(root))
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_series_in_subfolders_are_volumes_of_their_own(packed, session, tmp_path):
+    """Browsers upload the files of a folder without their subfolders."""
+    files = write_study(tmp_path / "study")
+    if packed:
+        session.take([upload(session, "study.ZIP", zipped(files, tmp_path))])
+    else:
+        session.take([upload(session, path.name, path.read_bytes()) for path in files])
+    last = finish(session, Shelf(bright=bright_segmenter(("flair",))), "bright")
+    assert not last.failed, last.text
+    assert sorted(session.image_names()) == ["FLAIR", "ax_T1"]
+    for scene in session.scenes["bright"].values():
+        assert scene.shape == (6, 20, 16)
+
+
+def test_series_are_the_modalities_of_a_model_of_several(session, tmp_path):
+    files = [file for file in write_study(tmp_path / "study") if file.suffix == ".dcm"]
+    session.take([upload(session, "study.zip", zipped(files, tmp_path))])
+    last = finish(session, Shelf(bright=bright_segmenter(("flair", "t1"))), "bright")
+    assert not last.failed, last.text
+    [scene] = session.scenes["bright"].values()
+    assert list(scene.images) == ["flair", "t1"]
+
+
+def test_one_series_in_a_zip_is_the_one_volume(session, tmp_path):
+    write_dicom(tmp_path / "study" / "deep" / "series", modality(1))
+    files = list((tmp_path / "study").rglob("*.dcm"))
+    session.take([upload(session, "study.zip", zipped(files, tmp_path))])
+    last = finish(session, Shelf(bright=bright_segmenter(("flair",))), "bright")
+    assert not last.failed, last.text
+    assert len(session.image_names()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no archive", "study.zip cannot be unpacked"), (zipped([], None), "study.zip holds no file")],
+)
+def test_a_zip_that_holds_nothing_is_refused(content, message, session):
+    with pytest.raises(DataError, match=message):
+        session.take([upload(session, "study.zip", content)])
+
+
+def test_a_zip_writes_nothing_outside_the_session(session):
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        image = io.BytesIO()
+        picture().save(image, "PNG")
+        archive.writestr("../../../a.png", image.getvalue())
+        archive.writestr("__MACOSX/._a.png", b"")
+    session.take([upload(session, "x.zip", written.getvalue())])
+    assert [path.name for path in session.inputs.iterdir()] == ["a.png"]
+    assert len(list(session.folder.parents[1].rglob("a.png"))) == 1
+
+
+def test_a_zip_of_more_than_fits_is_refused_before_it_is_unpacked(session, monkeypatch):
+    monkeypatch.setattr(uploads, "_MOST_BYTES", 100)
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(10_000))
+    with pytest.raises(DataError, match="10,000 bytes; at most 100 are taken"):
+        session.take([upload(session, "x.zip", written.getvalue())])

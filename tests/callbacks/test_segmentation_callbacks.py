@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dark_disc import bright_segmenter
 from matplotlib.figure import Figure
+from mri_files import data_module, write_brats2015
 from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import (
@@ -14,9 +16,11 @@ from diffmedseg.callbacks import (
     GeneralizedEnergyDistance,
     MultiSampleEnsemble,
     SamplePanels,
+    SmallestParts,
     panels,
 )
 from diffmedseg.callbacks.case_metrics import settings
+from diffmedseg.errors import DataError
 from diffmedseg.metrics import diversity, generalized_energy_distance
 from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF
 from diffmedseg.postprocessing.fusion import MajorityFusion, STAPLEFusion
@@ -216,3 +220,31 @@ def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path,
     assert all(hill[int(row[1:])] > 10 for row in rows)
     assert rows == sorted(rows)
     assert shown({name: [7] for name in "abcd"}, num_images=3) == ["a0", "b0", "c0"]
+
+
+def test_a_test_drops_small_parts_of_volumes(tmp_path):
+    """Parts are those of the whole volume, which slices cut into smaller ones."""
+    write_brats2015(tmp_path / "in", ["brats_2013_pat0003_1", "brats_2013_pat0004_1"])
+    found = {}
+    for size in (1, 8, 10**6):
+        data = data_module("brats2015", tmp_path / "in", image_size=32)
+        model = bright_segmenter(("flair", "t1ce"), data.info.regions)
+        metrics, dropping = CaseMetrics(), SmallestParts({"whole_tumour": size})
+        trainer = tiny_trainer(tmp_path / str(size), callbacks=[metrics, dropping])
+        trainer.test(model, data, verbose=False)
+        assert model.smallest is None
+        assert metrics.summary["policy"]["smallest"] == {"whole_tumour": size}
+        found[size] = metrics.rows
+    plain, kept, dropped = (rows[0] for rows in found.values())
+    assert plain.sensitivity == kept.sensitivity > 0  # a part that slices cut into pieces stays
+    assert plain.uncertainty == pytest.approx(kept.uncertainty)
+    assert dropped.uncertainty > plain.uncertainty
+    assert dropped.brier == plain.brier
+    assert dropped.hd95 > plain.hd95
+    assert any(row.precision > 0 for row in found[8])
+    assert not any(row.precision > 0 or row.sensitivity > 0 for row in found[10**6])  # inner regions go, too
+
+
+def test_small_parts_of_an_unknown_region_are_refused(tmp_path):
+    with pytest.raises(DataError, match="--smallest core=5"):
+        scored(tmp_path, SmallestParts({"core": 5}))

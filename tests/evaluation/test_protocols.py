@@ -12,7 +12,7 @@ from diffmedseg.cli import main
 from diffmedseg.cli.scoring import _PROTOCOLS
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation.mask_folders import pair_masks, score_folders
-from diffmedseg.evaluation.protocols import PROTOCOLS, released_scores, score_medsegdiff, score_pooled
+from diffmedseg.evaluation.protocols import PROTOCOLS, released_scores, score_brats, score_medsegdiff, score_pooled
 
 
 def disc(radius, side=256):
@@ -109,3 +109,75 @@ def test_volumes_have_no_released_protocol(tmp_path):
     assert score_pooled(pairs).dice == 1
     with pytest.raises(DataError, match=r"a\.nii\.gz is a volume\. The protocol medsegdiff scores pictures"):
         score_medsegdiff(pairs)
+
+
+@pytest.fixture
+def label_maps(tmp_path):
+    """Label maps of BraTS 2023: one case is found but for a second enhancing tumour, the other is empty."""
+    from mri_files import write_nifti
+
+    z, y, x = np.mgrid[:24, :40, :40]
+
+    def tumour(found, middle, values):
+        for value, radius in zip(values, (9, 6, 4), strict=True):
+            found[(z - 12) ** 2 + (y - middle) ** 2 + (x - 12) ** 2 <= radius**2] = value
+        return found
+
+    true = tumour(np.zeros(z.shape, np.uint8), 12, (2, 1, 3))
+    predicted = true.copy()
+    true[10:14, 32:36, 30:34] = 3  # 64 mm3
+    for name, values in (("BraTS-GLI-00001-000", (predicted, true)), ("BraTS-GLI-00002-000", (0 * true, 0 * true))):
+        for folder, one, end in zip(("masks", "truth"), values, ("_labels", "-seg"), strict=True):
+            write_nifti(tmp_path / folder / f"{name}{end}.nii.gz", one, np.uint8, spacing=(1.0, 1.0, 1.0))
+    return tmp_path / "masks", tmp_path / "truth"
+
+
+def test_label_maps_are_scored_by_region_and_lesion(label_maps, tmp_path, capsys):
+    command = ["score", *map(str, label_maps), "--labels", "brats2023", "--protocol", "brats"]
+    main([*command, "--json", "--out", str(tmp_path / "cases.csv")])
+    regions = json.loads(capsys.readouterr().out)["regions"]
+    assert list(regions) == ["whole_tumour", "tumour_core", "enhancing_tumour"]
+    for found in regions.values():
+        theirs = found["protocols"]["brats"]
+        assert theirs["cases"] == {
+            "BraTS-GLI-00001-000": [0.5, 187, 1, 1, 0],  # the mean of one lesion that is found and one that is missed
+            "BraTS-GLI-00002-000": [1, 0, 0, 0, 0],
+        }
+        assert (theirs["dice"], theirs["hd95"], theirs["iou"]) == (0.75, 93.5, None)
+        assert 0.75 < found["dice"]["mean"] < 1
+    core, enhancing = (
+        regions[name]["cases"]["BraTS-GLI-00001-000"]["dice"] for name in ("tumour_core", "enhancing_tumour")
+    )
+    assert enhancing < core
+    rows = (tmp_path / "cases.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * 2
+    main(command)
+    printed = capsys.readouterr().out
+    assert printed.count("0.7500") == printed.count("93.5000") == 3
+    assert "1 empty mask of tumour_core predicted empty" in " ".join(printed.split())
+
+
+def test_own_codes_give_the_same_scores(label_maps, capsys):
+    own = "whole_tumour=1+2+3,tumour_core=1+3,enhancing_tumour=3"
+    printed = []
+    for labels in ("brats2023", own):
+        main(["score", *map(str, label_maps), "--labels", labels, "--json"])
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+
+
+def test_label_maps_of_another_year_are_refused(label_maps):
+    for labels, said in (
+        ("brats", "has the label 3, and --labels names 1, 2, 4"),
+        ("core=", "no REGION=VALUE"),
+        ("core=1,core=2", "names a region twice"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            main(["score", *map(str, label_maps), "--labels", labels])
+    with pytest.raises(SystemExit, match="leave --labels or --protocol medsegdiff out"):
+        main(["score", *map(str, label_maps), "--labels", "brats2023", "--protocol", "medsegdiff"])
+
+
+def test_pictures_have_no_lesions_of_volumes(folders):
+    with pytest.raises(DataError, match=r"is a picture\. The protocol brats scores lesions of volumes"):
+        score_brats(pair_masks(*folders))

@@ -9,7 +9,6 @@ from small_networks import concrete_denoisers, lite_designs, small, v1_designs
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2, ResidualUNet
 from diffmedseg.models.layers import layer_norm
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES
 from diffmedseg.models.medsegdiff.ff_parser import (
     FFParser,
     column_frequencies,
@@ -17,6 +16,7 @@ from diffmedseg.models.medsegdiff.ff_parser import (
     filter_spectrum,
     row_frequencies,
 )
+from diffmedseg.models.sizes import SIZES
 
 DENOISERS = [*concrete_denoisers(), *lite_designs(), *v1_designs()]
 FULL_LITE = partial(MedSegDiffLite, patches="guided", ff_parser=True, dynamic_encoding=True)

@@ -14,8 +14,14 @@ from diffmedseg.models import (
     StochasticUNet,
 )
 from diffmedseg.models.finetuning import initialise
+from diffmedseg.models.low_rank_normal import (
+    LowRankNormal,
+    NormalNoise,
+    choose_likely,
+    log_likelihoods,
+    monte_carlo_loss,
+)
 from diffmedseg.models.segmenter import sample_generators
-from diffmedseg.models.ssn.normal import LowRankNormal, NormalNoise, choose_likely, log_likelihoods, monte_carlo_loss
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 SHAPE = (2, 2, 3)  # regions, height, width

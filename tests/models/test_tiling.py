@@ -12,7 +12,7 @@ from diffmedseg.models import (
     SSNSegmenter,
     SupervisedSegmenter,
 )
-from diffmedseg.models.ssn.normal import LowRankNormal
+from diffmedseg.models.low_rank_normal import LowRankNormal
 from diffmedseg.models.tiling import blend, windows
 
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -27,7 +27,7 @@ from diffmedseg.prediction import (
     predict_pictures,
     predict_volumes,
 )
-from diffmedseg.prediction.outputs import draw_labels, label_values
+from diffmedseg.reading.label_maps import draw_labels, label_values
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Drawn, sample_areas
 

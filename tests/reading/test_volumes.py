@@ -316,7 +316,8 @@ def test_nrrd_is_read_as_pynrrd_reads_it(space, encoding, tmp_path):
     fields = {"space": space, "space directions": directions, "space origin": [3, 4, 5], "encoding": encoding}
     nrrd_file(picture().astype(np.int16), path, **fields)
     values, header = nrrd.read(str(path))
-    for image in (read_stored(path)[0], read_case(find_cases([path], Naming(("flair",), {}))[0]).stored):
+    volume = read_case(find_cases([path], Naming(("flair",), {}))[0])
+    for image in (read_stored(path)[0], volume.lay_over(volume.channels[0])):
         assert np.array_equal(sitk.GetArrayFromImage(image), values.T)
         scaled = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
         assert scaled == pytest.approx(header["space directions"].T * np.array(SPACES[space])[:, None])

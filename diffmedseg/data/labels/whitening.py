@@ -81,5 +81,5 @@ def whiten(values: Tensor, healthy: Tensor, shrinkage: float) -> Tensor:
     variance, axes = torch.linalg.eigh(covariance)
     # Symmetric, so that channels keep their meaning: red stays red.
     root = axes @ torch.diag(variance.clamp(min=1e-12 * spread).rsqrt()) @ axes.T
-    whitened: Tensor = root @ offset
-    return whitened.reshape(values.shape)
+    white: Tensor = (root @ offset).reshape(values.shape)
+    return white

@@ -72,8 +72,24 @@ def to_slices(
     Raises:
         DataError: If there is no brain, or a channel is constant within it.
     """
-    normal = torch.from_numpy(normalise(channels, brain, names, ranges)).transpose(0, 1)
-    return F.interpolate(normal, size, mode="bilinear", antialias=True).clamp(-1, 1)
+    return shrink_slices(normalise(channels, brain, names, ranges), size)
+
+
+def shrink_slices(normal: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
+    """Shrink slices to a grid.
+
+    Args:
+        normal: (C, D, H, W), in [-1, 1]; any view of an array.
+        size: (H, W) of the grid.
+
+    Returns:
+        (D, C, *size), float32 in [-1, 1].
+    """
+    shrunk = torch.empty(normal.shape[1], len(normal), *size)
+    for number, out in enumerate(shrunk):  # a volume may be large, and a view of it no tensor
+        one = torch.from_numpy(np.ascontiguousarray(normal[:, number]))[None]
+        out[:] = F.interpolate(one, size, mode="bilinear", antialias=True)[0]
+    return shrunk.clamp_(-1, 1)
 
 
 open_case = lru_cache(_OPEN_CASES)(DecodedCase)

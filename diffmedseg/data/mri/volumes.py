@@ -97,11 +97,16 @@ def normalise(
     for number, (channel, out, name) in enumerate(zip(channels, result, names, strict=True)):
         if ranges and number in ranges:
             low, high = ranges[number]
-            np.clip((channel - low) * (2 / (high - low)) - 1, -1, 1, out=out)
+            np.subtract(channel, np.float32(low), out=out)
+            out *= np.float32(2 / (high - low))
+            out -= 1
+            np.clip(out, -1, 1, out=out)
             continue
         values = channel[brain]
-        deviation = values.std(dtype=np.float64)
-        if not deviation > 1e-6 * max(abs(values).max(), 1e-6):
+        mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+        if not deviation > 1e-6 * max(abs(values.min()), abs(values.max()), 1e-6):
             raise DataError(f"{name} is constant ({values[0]:g}) within the brain: download it again")
-        out[brain] = ((values - values.mean(dtype=np.float64)) / deviation).clip(-_CLIP, _CLIP) / _CLIP
+        del values
+        for source, target, inside in zip(channel, out, brain, strict=True):  # slice by slice: a volume may be large
+            target[inside] = ((source[inside] - mean) / deviation).clip(-_CLIP, _CLIP) / _CLIP
     return result

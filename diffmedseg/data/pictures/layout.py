@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diffmedseg.data.pictures.cases import CaseMasks, Found, PictureCase, PictureLayout
@@ -11,6 +11,50 @@ from diffmedseg.data.pictures.masks import FileMasks
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import PICTURES, comparable, files_below, is_hidden, mask_key
 from diffmedseg.wording import count, first_names
+
+
+class _MaskIndex:
+    """Finds the masks of pictures among files, whatever the case of their names.
+
+    Args:
+        files: Name, relative to the folder and without suffix, and path of each file.
+    """
+
+    def __init__(self, files: Iterable[tuple[str, Path]]) -> None:
+        self._exact: dict[str, list[Path]] = {}
+        self._by_key: dict[str, list[Path]] = {}
+        self._by_last: dict[str, list[str]] = defaultdict(list)
+        for name, path in files:
+            form = comparable(name)
+            if form not in self._exact:
+                self._by_last[form.rpartition("/")[2]].append(form)
+            self._exact.setdefault(form, []).append(path)
+            self._by_key.setdefault(comparable(f"{name.rpartition('/')[0]}/{mask_key(path)}"), []).append(path)
+
+    def find(self, template: str, groups: Mapping[str, str], image: Path) -> Path | None:
+        """Find the mask of a picture; None where there is none.
+
+        Args:
+            template: Name of the mask, with the names of groups in braces.
+            groups: What the groups are in the picture's name.
+            image: The picture, which is not its own mask.
+
+        Raises:
+            DataError: If several files fit.
+        """
+        name = comparable(template.format(**groups))
+        folder, _, last = name.rpartition("/")
+        if "**" in folder:
+            there = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
+            named = [path for other in self._by_last[last] if there.fullmatch(other) for path in self._exact[other]]
+        else:
+            named = list(dict.fromkeys([*self._exact.get(name, []), *self._by_key.get(f"{folder}/{last}", [])]))
+        found = [path for path in named if path != image]
+        if len(found) > 1:
+            raise DataError(
+                f"{image} has several masks for {template}: {first_names(list(map(str, found)))}. Keep one."
+            )
+        return found[0] if found else None
 
 
 class FileNames(PictureLayout):
@@ -91,32 +135,7 @@ class FileNames(PictureLayout):
         """
         paths = files_below(root)
         files = named_files(root, paths)
-        exact: dict[str, list[Path]] = {}
-        by_key: dict[str, list[Path]] = {}
-        by_last: dict[str, list[str]] = defaultdict(list)
-        for name, path in files:
-            form = comparable(name)
-            if form not in exact:
-                by_last[form.rpartition("/")[2]].append(form)
-            exact.setdefault(form, []).append(path)
-            by_key.setdefault(comparable(f"{name.rpartition('/')[0]}/{mask_key(path)}"), []).append(path)
-
-        def mask(template: str, groups: Mapping[str, str], image: Path) -> Path | None:
-            name = comparable(template.format(**groups))
-            folder, _, last = name.rpartition("/")
-            if "**" in folder:
-                there = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
-                found = [path for other in by_last[last] if there.fullmatch(other) for path in exact[other]]
-                found = [path for path in found if path != image]
-            else:
-                named = [*exact.get(name, []), *by_key.get(f"{folder}/{last}", [])]
-                found = [path for path in dict.fromkeys(named) if path != image]
-            if len(found) > 1:
-                raise DataError(
-                    f"{image} has several masks for {template}: {first_names(list(map(str, found)))}. Keep one."
-                )
-            return found[0] if found else None
-
+        mask = _MaskIndex(files).find
         templates, cases, without = self._templates(root), [], []
         names = Names()
         incomplete: dict[str, str] = {}

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from diffmedseg.errors import unknown
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
 from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, layer_norm, resize, zero_init
-from diffmedseg.models.medsegdiff.denoiser_v1 import Size
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
 from diffmedseg.models.presence import PresenceHead
 from diffmedseg.models.recommended import Recommended
+from diffmedseg.models.sizes import Size
 from diffmedseg.models.ssn.network import RANK, Covariance
 from diffmedseg.models.supervised.networks import condition_network
 from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth

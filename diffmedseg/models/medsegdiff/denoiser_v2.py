@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from diffmedseg.diffusion import PriorLoss
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
 from diffmedseg.models.layers import TimeEmbedding, resize
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size
 from diffmedseg.models.medsegdiff.ss_former import SSFormer
 from diffmedseg.models.recommended import Recommended
+from diffmedseg.models.sizes import SIZES, Size
 from diffmedseg.models.supervised.networks import condition_network
 from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 

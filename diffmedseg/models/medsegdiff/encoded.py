@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffmedseg.models.denoiser import Condition
-from diffmedseg.models.ssn.normal import LowRankNormal, NormalNoise
+from diffmedseg.models.low_rank_normal import LowRankNormal, NormalNoise
 from diffmedseg.models.tiling import Window, blend
 
 

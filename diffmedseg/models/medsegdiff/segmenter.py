@@ -17,11 +17,7 @@ from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_norma
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
-from diffmedseg.models.medsegdiff.encoded import EncodedImages
-from diffmedseg.models.presence import decide_presence, draw_presence, presence_numbers
-from diffmedseg.models.recommended import Recommend
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.ssn.normal import (
+from diffmedseg.models.low_rank_normal import (
     NormalNoise,
     choose_likely,
     log_likelihoods,
@@ -29,6 +25,10 @@ from diffmedseg.models.ssn.normal import (
     normal_inputs,
     training_samples,
 )
+from diffmedseg.models.medsegdiff.encoded import EncodedImages
+from diffmedseg.models.presence import decide_presence, draw_presence, presence_numbers
+from diffmedseg.models.recommended import Recommend
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.targets import Raters, Targets, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import Window, blend, windows
 from diffmedseg.noise_input import NoiseInput

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, nested_axes
 from diffmedseg.models.layers import group_norm, resize
-from diffmedseg.models.medsegdiff.denoiser_v1 import Size
+from diffmedseg.models.low_rank_normal import LowRankNormal
 from diffmedseg.models.recommended import Recommended
-from diffmedseg.models.ssn.normal import LowRankNormal
+from diffmedseg.models.sizes import Size
 from diffmedseg.models.supervised.networks import DirectNetwork, ImageMaps, condition_network
 from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 

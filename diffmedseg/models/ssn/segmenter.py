@@ -9,8 +9,7 @@ from diffmedseg.data.batch import Batch
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
-from diffmedseg.models.ssn.normal import (
+from diffmedseg.models.low_rank_normal import (
     MC_SAMPLES,
     LowRankNormal,
     NormalNoise,
@@ -19,6 +18,7 @@ from diffmedseg.models.ssn.normal import (
     normal_inputs,
     training_samples,
 )
+from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.targets import Raters, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import Window, blend
 from diffmedseg.segmentation import Drawn

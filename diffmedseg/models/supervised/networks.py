@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
 from diffmedseg.models.encoders import Normalise, batch_norms, encoder_name, find_weights, first_convolution, is_none
-from diffmedseg.models.medsegdiff.denoiser_v1 import SIZES, Size, TrunkSize
 from diffmedseg.models.recommended import DIRECT
+from diffmedseg.models.sizes import SIZES, Size, TrunkSize
 from diffmedseg.models.supervised.smp import (
     ENCODER_DEPTH,
     DecoderWidth,

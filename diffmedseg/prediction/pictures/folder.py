@@ -13,8 +13,9 @@ from PIL.ExifTags import Base
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.prediction.folder import PredictionFolder
-from diffmedseg.prediction.outputs import Outputs, draw_labels
+from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.rows import Row
+from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Segmentation, full_size_samples

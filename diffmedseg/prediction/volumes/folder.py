@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.prediction.folder import PredictionFolder
-from diffmedseg.prediction.outputs import draw_labels
 from diffmedseg.prediction.rows import Row
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.reading.dicom_elements import check_elements
+from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.volumes import read_stored
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 # Per unit of probability, as finely as pictures have it; 0.5 is a step. More digits say nothing of a few samples, and
 # make files several times larger.
 _STEPS = 2**8
+
+
+def _in_steps(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Round to whole steps, with one copy of what may be a large volume."""
+    stored: NDArray[np.float32] = values * np.float32(_STEPS)
+    np.round(stored, out=stored)
+    stored /= np.float32(_STEPS)
+    return stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +117,7 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
         for k, region in enumerate(self.regions):
             for kind in self.kinds:
                 values = sources[kind][k]
-                soft = values.dtype == np.float32
-                stored = np.round(values * _STEPS) / np.float32(_STEPS) if soft else values.astype(np.uint8)
+                stored = _in_steps(values) if values.dtype == np.float32 else values.astype(np.uint8)
                 self._write(self.path(name, kind, region), volume.lay_over(stored))
         if labels is not None:
             self._write(self.path(name, "labels"), volume.lay_over(labels.numpy()))
@@ -128,7 +135,7 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
                     images = [volume.lay_over(one.astype(np.uint8)) for one in sample]
                     yield np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.bool_)
 
-            columns, rows, slices = volume.stored.GetSize()
+            columns, rows, slices = volume.stored.size
             self.write_archive(name, (slices, rows, columns), laid_over())
             return
         for k, region in enumerate(self.regions):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from diffmedseg.errors import DataError
 from diffmedseg.figures import save_figure
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.postprocessing.components import smallest_sizes
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.rows import files_digest
@@ -22,9 +23,11 @@ from diffmedseg.prediction.volumes.dicom_seg import Algorithm, DicomWriter, chec
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
+from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
 from diffmedseg.prediction.volumes.reading import Volume, read_case
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment_volume
 from diffmedseg.prediction.watching import VolumeResult, Watcher
+from diffmedseg.reading.label_maps import note_order
 from diffmedseg.wording import count, first_names
 
 
@@ -67,6 +70,7 @@ def predict_volumes(
         ValueError: If the model cannot take so many steps.
     """
     settings = (settings or Settings()).filled_from(model)
+    settings = _check_settings(settings, model)
     said = (watcher or Watcher()).describe(model) | settings.stored()
     for case in cases[:1]:
         naming = case.naming
@@ -86,7 +90,21 @@ def predict_volumes(
                 _predict_case(model, case, folder, settings, batch_size, report, watcher or Watcher())
             yield
 
-    return predict_all(cases, folder, segment, 1, resume, overwrite, watcher)
+    report = predict_all(cases, folder, segment, 1, resume, overwrite, watcher)
+    if note := note_order(outputs.labels, model.regions):
+        report.notes[folder.folder] = note
+    return report
+
+
+def _check_settings(settings: Settings, model: Segmenter) -> Settings:
+    """Return settings in their usual form: the learned axis alone is no setting.
+
+    Raises:
+        DataError: If an axis, or a region of the smallest parts, is not known.
+    """
+    smallest_sizes(settings.smallest or {}, model.regions)
+    axes = check_axes(settings.axes or (LEARNED,))
+    return replace(settings, axes=None if axes == (LEARNED,) else axes)
 
 
 def _predict_case(
@@ -150,7 +168,7 @@ def _check_series(cases: Sequence[VolumeCase]) -> None:
 def _describe(
     case: VolumeCase, volume: Volume, result: VolumeSegmentation, model: Segmenter, seconds: float
 ) -> list[VolumeRow]:
-    columns, rows, slices = volume.stored.GetSize()
+    columns, rows, slices = volume.stored.size
     voxel = math.prod(volume.spacing) / 1000  # mm3 to ml
     digest = files_digest(case.files())
     interval = np.full((2, len(model.regions)), math.nan)

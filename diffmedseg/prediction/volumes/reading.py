@@ -13,6 +13,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.naming import remainder
 from diffmedseg.reading.dicom import Series, find_series
+from diffmedseg.reading.grid import Frame
 from diffmedseg.reading.names import stem
 from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_stored
@@ -21,6 +22,7 @@ from diffmedseg.wording import first_names
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+_ORIENTED = "LPS"  # axes of volumes in memory
 _LARGEST_BRAIN = 2.2  # litres, with its fluid: ours, above what adults have
 
 
@@ -32,7 +34,7 @@ class Volume:
         channels: (C, D, H, W), float32, as stored.
         brain: (D, H, W): where the brain is.
         names: What each channel is, for messages.
-        stored: The first channel as stored: results are laid over it.
+        stored: Where the first channel's voxels lie as stored: results are laid over them.
         oriented: The same with axes nearest to LPS.
         note: What the user should know of how it was read; often empty.
         series: The DICOM series that the first channel is; None where it is a file.
@@ -41,15 +43,15 @@ class Volume:
     channels: NDArray[np.float32]
     brain: NDArray[np.bool_]
     names: list[str]
-    stored: "sitk.Image"
-    oriented: "sitk.Image"
+    stored: Frame
+    oriented: Frame
     note: str
     series: Series | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance of slices, rows and columns, in mm."""
-        column, row, depth = self.oriented.GetSpacing()
+        column, row, depth = map(float, self.oriented.grid.spacing)
         return depth, row, column
 
     def lay_over(self, values: NDArray[np.generic]) -> "sitk.Image":
@@ -57,10 +59,11 @@ class Volume:
         import SimpleITK as sitk
 
         image = sitk.GetImageFromArray(values)
-        image.CopyInformation(self.oriented)
-        axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.stored.GetDirection())
-        turned = sitk.DICOMOrient(image, axes)
-        turned.CopyInformation(self.stored)  # what turning there and back has rounded
+        self.oriented.grid.give(image)
+        direction = self.stored.grid.direction.ravel().tolist()
+        axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+        turned = image if axes == _ORIENTED else sitk.DICOMOrient(image, axes)  # which copies
+        self.stored.grid.give(turned)  # what turning there and back has rounded
         return turned
 
 
@@ -79,20 +82,34 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
     paths = case.channels()
     series = {path: find_series(path) for path in paths if path.is_dir()}
     first = series.get(paths[0])
-    stored = _read_channels(case, paths, series)
-    paths = paths if len(paths) == len(stored) else paths * len(stored)
-    volumes = [sitk.DICOMOrient(volume, "LPS") for volume in stored]
-    for volume, path in zip(volumes[1:], paths[1:], strict=True):
-        check_same_grid(volume, volumes[0], path, paths[0])
-    check_slices(volumes[0], paths[0])
-    channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
-    mask_path = case.brain_mask()
-    brain = find_brain(channels) if mask_path is None else read_brain(mask_path, volumes[0], paths[0])
+    images = _read_channels(case, paths, series)
+    paths = paths if len(paths) == len(images) else paths * len(images)
+    stored = Frame.of(images[0])
+    for number in range(len(images)):  # volumes may be large: one at a time is there twice
+        images[number] = sitk.DICOMOrient(images[number], _ORIENTED)
+    oriented, marked = _check_images(case, images, paths)
+    channels = np.empty((len(images), *oriented.size[::-1]), np.float32)
+    for channel in channels:
+        image = images.pop(0)  # a view does not keep its image
+        channel[:] = sitk.GetArrayViewFromImage(image)
+        del image
+    brain = find_brain(channels) if marked is None else marked
     ranges = {} if slice_input is None else slice_input.ranges_of(case.naming.channels)
     brain = shown_part(channels, brain, ranges)
     names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
-    note = "; ".join(_notes(paths, None if len(ranges) == len(channels) else brain, volumes[0]))
-    return Volume(channels, brain, names, stored[0], volumes[0], note, first)
+    note = "; ".join(_notes(paths, None if len(ranges) == len(channels) else brain, oriented))
+    return Volume(channels, brain, names, stored, oriented, note, first)
+
+
+def _check_images(
+    case: VolumeCase, images: Sequence["sitk.Image"], paths: Sequence[Path]
+) -> tuple[Frame, NDArray[np.bool_] | None]:
+    """Return where the voxels of all channels lie, and the brain mask where there is a file of it."""
+    for image, path in zip(images[1:], paths[1:], strict=True):
+        check_same_grid(image, images[0], path, paths[0])
+    check_slices(images[0], paths[0])
+    mask = case.brain_mask()
+    return Frame.of(images[0]), None if mask is None else read_brain(mask, images[0], paths[0])
 
 
 def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list["sitk.Image"]:
@@ -110,9 +127,9 @@ def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Se
     return [stored[order.index(channel)] for channel in case.naming.channels]
 
 
-def _notes(paths: Sequence[Path], brain: NDArray[np.bool_] | None, volume: "sitk.Image") -> Iterator[str]:
+def _notes(paths: Sequence[Path], brain: NDArray[np.bool_] | None, frame: Frame) -> Iterator[str]:
     """Say what may be wrong, but need not; ``brain`` is None where the model looks for none."""
-    litres = 0.0 if brain is None else float(brain.sum() * np.prod(volume.GetSpacing()) / 1e6)
+    litres = 0.0 if brain is None else float(brain.sum() * np.prod(frame.grid.spacing) / 1e6)
     if brain is not None and (brain.all() or litres > _LARGEST_BRAIN):
         yield (
             f"what is not background has {litres:.1f} litres and is taken for the brain: is the skull stripped where "

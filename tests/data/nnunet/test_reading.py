@@ -24,7 +24,7 @@ from diffmedseg.cli import main
 from diffmedseg.data.checking import check_data
 from diffmedseg.data.nnunet.description import read_description
 from diffmedseg.errors import DataError
-from diffmedseg.prediction.outputs import draw_labels
+from diffmedseg.reading.label_maps import draw_labels
 
 
 def module(root, **options):

@@ -1,0 +1,54 @@
+"""Connected parts of masks: dropping those that are too small to be believed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffmedseg.errors import DataError
+
+
+def smallest_sizes(smallest: Mapping[str, int], regions: Sequence[str]) -> list[int]:
+    """Return the size of the smallest part that each region keeps; 1 keeps all.
+
+    Args:
+        smallest: Voxels by region.
+        regions: The model's regions.
+
+    Raises:
+        DataError: If a region is not the model's, or a size is below 1.
+    """
+    for region, size in smallest.items():
+        if region not in regions or size < 1:
+            raise DataError(
+                f"--smallest {region}={size}: expected REGION=VOXELS with at least 1 voxel, and a region out of "
+                f"{', '.join(regions)}."
+            )
+    return [smallest.get(region, 1) for region in regions]
+
+
+def drop_small(masks: NDArray[np.bool_], sizes: Sequence[int], nested: bool) -> NDArray[np.bool_]:
+    """Drop the 26-connected parts of each region that have fewer voxels than its size.
+
+    What is dropped from a region stays in the regions around it: a small enhancing tumour becomes core. The BraTS
+    entries of nnU-Net drop small enhancing tumours for the same reason (Isensee et al. 2020, arXiv 2011.00848, section
+    "BraTS-specific optimizations"), though the sum of all their parts decides there.
+
+    Args:
+        masks: (K, D, H, W), bool, from the outermost region in.
+        sizes: Voxels that a part needs, by region.
+        nested: Whether each region lies in the one before it: what an outer region drops, the inner ones drop, too.
+
+    Returns:
+        The masks that are left, a new array.
+    """
+    from scipy.ndimage import label
+
+    left = masks.copy()
+    for k, size in enumerate(sizes):
+        if nested and k:
+            left[k] &= left[k - 1]
+        if size > 1 and left[k].any():
+            parts, _ = label(left[k], np.ones((3, 3, 3)))
+            left[k] &= np.bincount(parts.ravel())[parts] >= size
+    return left

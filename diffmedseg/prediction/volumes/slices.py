@@ -1,0 +1,79 @@
+"""Drawing and fusing the samples of a volume's slices, some at a time."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffmedseg.data.mri.volumes import normalise
+from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.prediction.run import Settings
+from diffmedseg.prediction.volumes.planes import LEARNED, Plane
+from diffmedseg.prediction.volumes.reading import Volume
+from diffmedseg.prediction.watching import Watcher
+from diffmedseg.reading.slice_input import SliceInput
+from diffmedseg.segmentation import Segmentation
+
+
+class SliceRun:
+    """Segments the slices of a volume that show brain, along one axis after the other.
+
+    Args:
+        model: The model, on its device.
+        volume: The volume.
+        key: Key of the noise, of all slices along all axes.
+        settings: Samples, steps, seed and precision, filled in.
+        batch_size: Slices segmented together.
+        watcher: Follows the slices.
+        axes: Out of :data:`~diffmedseg.prediction.volumes.planes.AXES`.
+
+    Raises:
+        DataError: If there is no brain, or a channel is constant within it.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        volume: Volume,
+        key: str,
+        settings: Settings,
+        batch_size: int,
+        watcher: Watcher,
+        axes: Sequence[str],
+    ) -> None:
+        self.model, self.settings, self.shape = model, settings, volume.brain.shape
+        self.num_samples = model.count_samples(settings.num_samples, settings.tta)
+        self.planes = [Plane.of(axis, self.shape, volume.spacing, model.image_size) for axis in axes]
+        self._key, self._batch_size, self._watcher = key, batch_size, watcher
+        self._shown = model.slice_input or SliceInput()
+        normal = normalise(volume.channels, volume.brain, volume.names, self._shown.ranges_of(model.channels))
+        self._images = [plane.images(normal) for plane in self.planes]
+        self._numbers = [np.flatnonzero(plane.turn(volume.brain).any((1, 2))).tolist() for plane in self.planes]
+        self._features: list[Tensor] = []
+
+    def segment(self, position: int = 0) -> Iterator[tuple[list[int], Segmentation]]:
+        """Yield the numbers of some slices along an axis, and their segmentation; all slices in turn.
+
+        Args:
+            position: Of the axis among those of the run.
+        """
+        plane, images, numbers = self.planes[position], self._images[position], self._numbers[position]
+        before, total = sum(map(len, self._numbers[:position])), sum(map(len, self._numbers))
+        for first in range(0, len(numbers), self._batch_size):
+            some = numbers[first : first + self._batch_size]
+            self._watcher.within((before + first) / total)
+            together = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in some]
+            batch, keys = images[torch.tensor(together)].flatten(1, 2), [self._key] * len(some)
+            drawn = self._watcher.draw(batch, keys, self.model, self.settings)
+            if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
+                self._features.append(drawn.features)
+            fused = self.model.fuse(drawn.each(plane.cut), plane.shape[1:], plane.cut(batch), keys)
+            yield some, self.settings.decide(fused)
+
+    def familiarity(self) -> Tensor | None:
+        """Return the familiarity of the whole case, (1,), from its axial slices; None where there is none."""
+        if self.model.familiarity is None or not self._features:
+            return None
+        found: Tensor = self.model.familiarity(torch.cat(self._features).mean(0, keepdim=True))
+        return found
