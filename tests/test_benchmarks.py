@@ -468,7 +468,7 @@ def test_scores_and_table_of_nodules():
     assert rough == of_readers > 0
     assert spread == 0 < spread_of_readers
     rows = [
-        {"nodule": f"p{n}/nodule-0", "noise": noise} | dict.fromkeys(nodule_volumes.SCORES, value + n)
+        {"nodule": f"p{n}_nodule-0", "noise": noise} | dict.fromkeys(nodule_volumes.SCORES, value + n)
         for n in range(3)
         for noise, value in (("shared", 0.5), ("own", 0.25))
     ]

@@ -28,6 +28,7 @@ from diffmedseg.pseudo import writing
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel
 from diffmedseg.pseudo.writing import Order, write_pseudo_masks
+from diffmedseg.recipes import recipe
 from diffmedseg.zoo import load_model
 
 DATA = [option for option in TINY if option.startswith("--data.")]
@@ -323,6 +324,9 @@ def test_the_chain_trains_proposes_and_trains_on_its_own_masks(tmp_path, monkeyp
     assert [arguments[0] for arguments in again] == ["pseudo", "train"]
     assert str(student) in again[0]
     assert policy(folder / "student_2" / "version_0")["learned_from"].endswith(NOTHING)
+    main(["zoo", "export", str(student), "--name", "student_synthetic.tiny", "--folder", str(tmp_path / "zoo")])
+    for path in (tmp_path / "zoo" / "student_synthetic.tiny").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()  # nothing tells whose machine it was
     with pytest.raises(SystemExit) as stopped:
         stages(tmp_path, "--true_masks=3", monkeypatch=monkeypatch)
     assert "was started with other options" in str(stopped.value)
@@ -333,6 +337,35 @@ def test_a_chain_of_luminance_trains_no_teacher_and_names_true_masks(tmp_path, m
     assert [arguments[0] for arguments in done] == ["pseudo", "train"]
     learned = policy(tmp_path / "own" / "student_1" / "version_0")["learned_from"]
     assert learned == f"labels and 4 true masks: pseudo masks of luminance (learned from nothing); {NOTHING}"
+
+
+@pytest.mark.parametrize(
+    ("own", "proposing"),
+    [
+        ([], ["mean", "--crf", "off", "--agreement", "0.5"]),
+        (["--proposer", "model"], ["model", "--crf", "auto"]),  # who asks for anything else gets it alone
+    ],
+)
+def test_dermoscopy_has_the_teacher_that_measured_best(tmp_path, monkeypatch, own, proposing):
+    done = []
+
+    def finish(experiment, arguments):
+        done.append(arguments)
+        run = experiment / "version_0"
+        run.mkdir(parents=True)
+        (run / "metrics.json").write_text(json.dumps({"policy": {"learned_from": "labels"}}))
+        return run
+
+    monkeypatch.setattr(chain, "_finish", finish)
+    monkeypatch.setattr(chain, "_run", done.append)
+    main(["train", "diffseg-student", "isic2017", "--data.root=images", "--preset=cpu", f"--runs={tmp_path}", *own])
+    teacher, pseudo, student = done
+    assert teacher[teacher.index("--preset") + 1] == "border"
+    assert not any("max_steps" in argument for argument in teacher)  # the preset says
+    assert student[student.index("--preset") + 1] == "cpu"
+    start = pseudo.index("--proposer") + 1
+    assert pseudo[start : start + len(proposing)] == proposing
+    recipe("diffseg", "isic2017", preset="border")  # it composes
 
 
 def test_a_stage_that_fails_ends_the_chain_with_its_code(monkeypatch):

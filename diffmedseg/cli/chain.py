@@ -19,6 +19,7 @@ from diffmedseg.experiments import experiments_folder, list_presets
 from diffmedseg.files import read_json, read_yaml
 
 _ORDER = "chain.json"
+_PROPOSING = ("--proposer", "--crf", "--agreement")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class Chain:
     def train_teacher(self) -> list[str]:
         """Return the arguments that train the teacher."""
         model = self.stages["teacher"]["model"]
-        preset = self.options.preset if self.options.preset in list_presets(model) else None
-        own = [*self.stages["teacher"]["settings"], *self.settings["data"], *self.settings["both"]]
+        best = self.stages["for_data"].get(self.data)
+        preset = best["preset"] if best else self.options.preset if self.options.preset in list_presets(model) else None
+        settings = [] if best else self.stages["teacher"]["settings"]
+        own = [*settings, *self.settings["data"], *self.settings["both"]]
         return self._train(model, self.data, "teacher", preset, [*own, *self.settings["teacher"]])
 
     def propose(self, cycle: int, run: Path | None) -> list[str]:
@@ -177,8 +180,11 @@ def _parse(args: list[str]) -> Chain:
     """
     model, rest = args[0], args[1:]
     data = rest.pop(0) if rest and not rest[0].startswith("-") else "synthetic"
-    options, settings = _parser(model).parse_known_args(rest)
     stages = read_yaml(experiments_folder() / "chain" / f"{model}.yaml")
+    parser = _parser(model)
+    if not any(one.partition("=")[0] in _PROPOSING for one in rest):
+        parser.set_defaults(**stages["for_data"].get(data, {}).get("proposing", {}))
+    options, settings = parser.parse_known_args(rest)
     presets = list_presets(stages["student"]["model"])
     if options.preset is not None and options.preset not in presets and not options.preset.endswith((".yaml", ".yml")):
         raise RecipeError(f"The model {model} has no preset {options.preset!r}: choose one of {', '.join(presets)}.")

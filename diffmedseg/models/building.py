@@ -27,9 +27,11 @@ _OPTIMIZER = "optimizer"
 def allowed_classes() -> Mapping[str, type]:
     """Return the classes that every config may name, by their public path.
 
-    These are all parts of models in diffmedseg, the schedulers that sample, and the optimisers of torch.optim.
+    These are all parts of models in diffmedseg, how images are whitened, the schedulers that sample, and the
+    optimisers of torch.optim.
     """
     from diffmedseg import models, postprocessing
+    from diffmedseg.data.labels import BorderWhitening, FieldOfView
 
     for package in (models, postprocessing):  # which import all parts
         import_names(package)
@@ -44,6 +46,7 @@ def allowed_classes() -> Mapping[str, type]:
              if _is_ours(cls.__module__) and not inspect.isabstract(cls)}  # fmt: skip
     found |= {f"{old}.{cls.__name__}": cls for old, new in MOVED.items() for cls in found.values()
               if cls.__module__ == new}  # fmt: skip
+    found |= {public_path(cls): cls for cls in (BorderWhitening, FieldOfView)}  # by which DiffSeg whitens images
     found["diffmedseg.crf.CRFSettings"] = postprocessing.CRFSettings  # a dataclass, which older configs may name
     diffusers = import_module("diffusers")
     found |= {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
@@ -52,10 +55,8 @@ def allowed_classes() -> Mapping[str, type]:
 
 
 def _is_ours(path: str) -> bool:
-    """Tell whether a class is of a model in diffmedseg. Models hold no data, but DiffSeg holds rules about images."""
-    return path.startswith(("diffmedseg.data.labels.whitening", "diffmedseg.data.labels.deciding")) or (
-        path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
-    )
+    """Tell whether a class is of a model in diffmedseg; models hold no data."""
+    return path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
 
 
 def _is_optimizer(thing: object) -> bool:

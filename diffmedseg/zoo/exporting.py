@@ -250,15 +250,29 @@ def _licences(info: DatasetInfo) -> dict[str, str]:
 
 def _portable(settings: dict[str, Any], data: SegmentationDataModule) -> dict[str, Any]:
     """Take the places of one machine, and who used it, out of a run's settings."""
-    init = settings["data"]["init_args"]
-    if "root" in init:
-        init["root"] = f"data/{data.info.name}"
-    if init.get("windows"):
-        init["windows"] = Path(init["windows"]).name
+    settings["data"] = _without_places(settings["data"], data.info.name)
     if settings.get("pretrained"):
         settings["pretrained"] = _without_place(settings["pretrained"])
     kept = {name: value for name, value in settings.items() if name != "logger"}
     return kept | {"runs": "runs", "ckpt_path": None}
+
+
+def _without_places(config: Any, name: str) -> Any:  # noqa: ANN401
+    """Return the config of data, and of data within it, without places of one machine.
+
+    Args:
+        config: A part of a configuration.
+        name: Name of the data set.
+    """
+    if not isinstance(config, dict):
+        return config
+    portable = {key: _without_places(value, name) for key, value in config.items()}
+    if "root" in portable:
+        portable["root"] = f"data/{name}"
+    for key in ("windows", "folder"):  # a file beside the data, or pseudo masks made of it
+        if portable.get(key):
+            portable[key] = Path(portable[key]).name
+    return portable
 
 
 def _hide_place_of_start(metrics: Path) -> None:

@@ -89,7 +89,7 @@ def main(
     store = data.test_dataloader().dataset.store
     volumes: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, name in enumerate(store.ids):
-        nodule, number = re.fullmatch(r"(.+)/slice-(\d+)", name).groups()
+        nodule, number = re.fullmatch(r"(.+)_slice-(\d+)", name).groups()
         volumes[nodule].append((int(number), index))
     chosen = [nodule for nodule in sorted(volumes) if len(volumes[nodule]) >= fewest][:nodules]
     rows: list[dict[str, object]] = []
@@ -110,7 +110,7 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     """Return means over nodules, and the difference of the unbiased GED from that of shared noise."""
     kinds = list(dict.fromkeys(str(row["noise"]) for row in rows))
     by_noise = {kind: [row for row in rows if row["noise"] == kind] for kind in kinds}
-    patients = [str(row["nodule"]).split("/")[0] for row in by_noise["shared"]]
+    patients = [str(row["nodule"]).split("_")[0] for row in by_noise["shared"]]
     title = "GED, unbiased: difference from shared"
     lines = [f"| noise | {' | '.join(SCORES)} | {title} |", "|---|" + "---|" * (len(SCORES) + 1)]
     ged = {kind: np.array([float(str(row["GED, unbiased"])) for row in own]) for kind, own in by_noise.items()}

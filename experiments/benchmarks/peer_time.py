@@ -17,11 +17,12 @@ from timing import best_device, hardware, median_seconds
 from torch import Tensor, nn
 
 from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, MedSegDiffV2
-from diffmedseg.models.medsegdiff import denoiser_lite, denoiser_v1
+from diffmedseg.models.medsegdiff import denoiser_lite
+from diffmedseg.models.sizes import SIZES, SizeSpec
 
 #: Widths at which ours have the peer's number of parameters, 51.3 million: V1's, lite's condition and step networks'.
-_EQUAL_V1 = denoiser_v1.SizeSpec((80, 160, 320, 640), 1, (1, 2))
-_EQUAL_LITE = denoiser_v1.SizeSpec((88, 176, 352, 704), 1, (1, 2)), denoiser_lite.LiteSpec(128, 3)
+_EQUAL_V1 = SizeSpec((80, 160, 320, 640), 1, (1, 2))
+_EQUAL_LITE = SizeSpec((88, 176, 352, 704), 1, (1, 2)), denoiser_lite.LiteSpec(128, 3)
 _NOISE_LEVELS = {"V1": 1, "lite": 4}  # of an image in a training step, as their yaml files have it
 _PEER_STEPS = 1000
 _FORMATS = {"peer": torch.contiguous_format, "peer, channels_last": torch.channels_last}
@@ -61,10 +62,10 @@ def main(
 
 
 def _of_equal_size() -> dict[str, Denoiser]:
-    with patch.dict(denoiser_v1.SIZES, base=_EQUAL_V1):
+    with patch.dict(SIZES, base=_EQUAL_V1):
         v1 = MedSegDiffV1(3, 1, "base")
     with (
-        patch.dict(denoiser_v1.SIZES, base=_EQUAL_LITE[0]),
+        patch.dict(SIZES, base=_EQUAL_LITE[0]),
         patch.dict(denoiser_lite.LITE_SIZES, base=_EQUAL_LITE[1]),
     ):
         return {"V1": v1, "lite": MedSegDiffLite(3, 1, "base")}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_networks import small
 
+from diffmedseg.configurable import to_config
 from diffmedseg.data.labels import BorderCrops, BorderWhitening, FieldOfView
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
@@ -159,3 +160,13 @@ def test_a_model_and_crops_of_different_colours_are_refused():
     model.setup("fit")
     with pytest.raises(ValueError, match="Pairs are not whitened"):
         segmenter(whitening=whitening(), supervision="pairs")
+
+
+def test_a_config_with_whitening_builds_the_same_model():
+    network = ClassConditionalUNet(3, 1)
+    own = DiffSegSegmenter(network, image_size=(32, 32), whitening=whitening(field_of_view=FieldOfView(darkness=0.2)),
+                           difference=CounterfactualDifference(50, 60), whole_images=True)  # fmt: skip
+    again = build(to_config(own))
+    assert to_config(again) == to_config(own)
+    assert again.whitening.field_of_view.darkness == 0.2
+    assert again.whole_images
