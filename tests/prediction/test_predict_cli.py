@@ -73,7 +73,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
     [
         (
             ["nothing", "IN", "--out=OUT"],
-            r"nothing is no file, no run's folder and no entry of the zoo. There are: diffseg_.* and \d+ more",
+            r"nothing is no file, no run's folder and no entry of the zoo. There are: diffseg.* and \d+ more",
         ),
         (["medsegdif_synthetic.tiny", "IN", "--out=OUT"], rf"Did you mean {ENTRY}"),
         (["medsegdiff-lite_isic2018.gpu128", "IN", "--out=OUT"], "is a recipe: nobody has trained it yet"),
