@@ -49,11 +49,11 @@ class Chain:
     def train_teacher(self) -> list[str]:
         """Return the arguments that train the teacher."""
         model = self.stages["teacher"]["model"]
-        best = self.stages["for_data"].get(self.data)
-        preset = best["preset"] if best else self.options.preset if self.options.preset in list_presets(model) else None
-        settings = [] if best else self.stages["teacher"]["settings"]
-        own = [*settings, *self.settings["data"], *self.settings["both"]]
-        return self._train(model, self.data, "teacher", preset, [*own, *self.settings["teacher"]])
+        preset = self.options.preset if self.options.preset in list_presets(model) else None
+        best = {"preset": preset, "settings": self.stages["teacher"]["settings"]}
+        best |= self.stages["for_data"].get(self.data, {}).get("teacher", {})
+        own = [*best["settings"], *self.settings["data"], *self.settings["both"]]
+        return self._train(model, self.data, "teacher", best["preset"], [*own, *self.settings["teacher"]])
 
     def propose(self, cycle: int, run: Path | None) -> list[str]:
         """Return the arguments that write pseudo masks: of a run, or without one where no model proposes."""
@@ -166,7 +166,11 @@ def _parser(model: str) -> Parser:
     parser.add_argument("--runs", default="runs", help="Folder of all runs.")
     parser.add_argument("--seed", "--seed_everything", type=int, default=0, help="Seed of all stages.")
     parser.add_argument("--ckpt_path", choices=("last",), help="Changes nothing: a chain always goes on.")
-    add_proposing(parser, "model", "Who proposes in the first cycle (default: model, which trains a teacher).")
+    add_proposing(
+        parser,
+        "model",
+        "Who proposes in the first cycle. Default: what measured best for DATA, else model. model trains a teacher.",
+    )
     parser.add_argument("--cycles", type=positive_integer, default=1,
                         help="Cycles: from the second on, the student proposes the masks of the next.")  # fmt: skip
     return parser

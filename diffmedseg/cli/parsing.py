@@ -77,6 +77,11 @@ def open_share(text: str) -> float:
     return number
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Convert names with commas between them."""
+    return tuple(text.split(","))
+
+
 def any_number(text: str) -> float:
     """Read a number; NaN where it is none."""
     try:

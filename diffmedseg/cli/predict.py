@@ -13,6 +13,7 @@ from diffmedseg.cli.parsing import (
     add_trust,
     add_tta,
     any_number,
+    names,
     open_share,
     positive_integer,
     refuse,
@@ -120,13 +121,13 @@ def _add_volumes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--brain_mask", metavar="NAME", help="Volumes: the same for the brain mask.")
     parser.add_argument(
         "--volumes",
-        type=lambda text: tuple(text.split(",")),
+        type=names,
         metavar="A,B,...",
         help="Volumes: what the volumes of four-dimensional files are, in their order.",
     )
     parser.add_argument(
         "--axes",
-        type=lambda text: tuple(text.split(",")),
+        type=names,
         metavar="A,B,...",
         help="Volumes: cut slices along these axes, out of axial, coronal and sagittal, and take the mean of what is "
         "found. Default: axial, which the model learned.",
@@ -138,7 +139,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the files of each image."""
     parser.add_argument(
         "--maps",
-        type=lambda text: tuple(text.split(",")),
+        type=names,
         metavar="A,B,...",
         help="Maps to write, out of mask, probability and disagreement, and of a calibrated model inner and outer. "
         "Default: all.",

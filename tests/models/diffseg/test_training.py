@@ -1,31 +1,16 @@
 import pytest
 import torch
+from recorder import Recorder
 from small_networks import small
 
 from diffmedseg.diffusion import NoiseProcess
 from diffmedseg.keyed_random import keyed_generator
-from diffmedseg.models import ClassConditionalUNet, Condition, Denoiser, DiffSegSegmenter, TwoTowerUNet
+from diffmedseg.models import ClassConditionalUNet, Condition, DiffSegSegmenter, TwoTowerUNet
 from diffmedseg.models.diffseg.difference import (
     NoisePredictionDifference,
     PartialDenoisingDifference,
     ReleasedDifference,
 )
-
-
-class Recorder(Denoiser):
-    """Keeps what it is given."""
-
-    def __init__(self):
-        super().__init__(3, 1)
-        self.calls = []
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def encode(self, image):
-        return Condition(())
-
-    def forward(self, x_t, t, condition, label=None):
-        self.calls.append((x_t, t, label))
-        return x_t * self.weight
 
 
 def batch(rows=400, **more):

@@ -4,13 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from recorder import Recorder
 from small_networks import small
 
 from diffmedseg.data.labels import BorderCrops, BorderWhitening, FieldOfView
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.keyed_random import keyed_generator
-from diffmedseg.models import ClassConditionalUNet, Condition, Denoiser, DiffSegSegmenter
+from diffmedseg.models import ClassConditionalUNet, DiffSegSegmenter
 from diffmedseg.models.building import build, checkpoint_config
 from diffmedseg.models.diffseg.difference import CounterfactualDifference, NoisePredictionDifference
 
@@ -43,28 +44,13 @@ class Photographs(ImageStore):
     reference = masks
 
 
-class Healthy(Denoiser):
-    """Says that all is 0, as is healthy once it is whitened, and keeps what it is given."""
-
-    def __init__(self):
-        super().__init__(3, 1)
-        self.calls = []
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def encode(self, image):
-        return Condition(())
-
-    def forward(self, x_t, t, condition, label=None):
-        self.calls.append((x_t, label))
-        return x_t * self.weight
-
-
 def whitening(**options):
     return BorderWhitening(width=WIDTH / 32, **options)
 
 
 def segmenter(**options):
-    return DiffSegSegmenter(Healthy(), image_size=(32, 32), num_samples=2, num_steps=2, blur=0.0, **options)
+    """A model that says that all is 0, as is healthy once it is whitened."""
+    return DiffSegSegmenter(Recorder(), image_size=(32, 32), num_samples=2, num_steps=2, blur=0.0, **options)
 
 
 def test_the_border_becomes_centred_and_its_channels_even_and_independent():
@@ -114,7 +100,7 @@ def test_the_network_is_shown_whitened_images_and_the_lesion_is_what_is_not_heal
     maps = model.difference_maps(image, [[keyed_generator(key, s) for s in range(2)] for key in "ab"], 2)
     white = torch.stack([whitening()(one) for one in image])
     assert torch.allclose(maps, white.abs().mean(1, keepdim=True).expand(-1, 2, -1, -1), atol=1e-5)
-    assert all((label == 0).all() for _, label in model.denoiser.calls)
+    assert all((label == 0).all() for _, _, label in model.denoiser.calls)
 
 
 def test_a_model_that_whitens_is_stored_and_built_again():
@@ -135,7 +121,7 @@ def test_counterfactuals_take_half_of_the_evaluations():
     for difference in (NoisePredictionDifference(), CounterfactualDifference()):
         model = segmenter(difference=difference)
         model.sample(photograph()[None], keys=["a"])
-        rows.append(sum(len(x_t) for x_t, _ in model.denoiser.calls))
+        rows.append(sum(len(x_t) for x_t, _, _ in model.denoiser.calls))
     assert rows == [8, 4]
 
 
@@ -144,7 +130,7 @@ def test_whole_images_are_shown_to_a_network_of_crops_where_that_is_asked_for(wh
     model = segmenter(whole_images=whole)
     model.tiling.remember((8, 8))
     model.sample(photograph()[None], keys=["a"])
-    assert {tuple(x_t.shape[-2:]) for x_t, _ in model.denoiser.calls} == {(32, 32) if whole else (8, 8)}
+    assert {tuple(x_t.shape[-2:]) for x_t, _, _ in model.denoiser.calls} == {(32, 32) if whole else (8, 8)}
 
 
 def test_a_model_and_crops_of_different_colours_are_refused():
