@@ -182,6 +182,11 @@ def fit(text: str, inches: float, fontsize: float) -> str:
     return text
 
 
+def of_first(regions: Sequence[str]) -> str:
+    """Return what names the first of several regions in a title: ``, tumour core``; nothing where there is one."""
+    return f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+
+
 def set_title(axis: Axes, text: str, inches: float, fontsize: float = 8) -> None:
     """Write a title above axes that are so many inches wide; longer ones are broken."""
     axis.set_title(fit(text, inches, fontsize), fontsize=fontsize, parse_math=False)

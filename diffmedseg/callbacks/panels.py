@@ -19,6 +19,7 @@ from diffmedseg.figures import (
     draw_legend,
     label_row,
     legend_of,
+    of_first,
     outline,
     save_figure,
     scale_below,
@@ -137,7 +138,7 @@ def draw_panel(
         regions: Names of the K regions; mean and disagreement are those of the first.
     """
     shown = min(num_samples, max(len(row[3].samples) for row in rows))
-    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    of = of_first(regions)
     titles = ["image", "reference", *[f"sample {i + 1}" for i in range(shown)], "mask"]
     titles += [f"mean of samples{of}", f"{'disagreement' if shown > 1 else 'uncertainty'}{of}"]
     figure = Figure(figsize=(1.6 * len(titles), 1.65 * len(rows) + 0.8), layout="constrained")

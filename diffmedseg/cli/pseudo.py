@@ -21,7 +21,10 @@ from diffmedseg.files import expand_home, read_yaml
 
 _PROPOSERS = ("model", "luminance", "border")
 _MEAN = "model+luminance"
-_HOW = "model; luminance; border: contrast to the border of the image; names joined by + for their mean; mean: " + _MEAN
+_HOW = (
+    "P is model, luminance, border (contrast to the border of the image), or names joined by + for their mean; mean is "
+    f"{_MEAN}."
+)
 
 
 def main(args: list[str]) -> None:
@@ -60,7 +63,7 @@ def _parser() -> Parser:
     add_proposing(
         parser,
         None,
-        "Who proposes (default: the model where RUN is named).",
+        "Who proposes. Default: the model where RUN is named.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of true masks.")
     parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images at once.")

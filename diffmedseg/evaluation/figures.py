@@ -23,6 +23,7 @@ from diffmedseg.figures import (
     draw_legend,
     label_row,
     legend_of,
+    of_first,
     outline,
     scale_below,
     set_title,
@@ -150,7 +151,7 @@ def draw_examples(examples: Sequence[tuple[str, Example]], regions: Sequence[str
         examples: Title and image of each row.
         regions: Names of the regions; probability and disagreement are those of the first.
     """
-    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    of = of_first(regions)
     titles = ("image", "reference and mask", f"probability{of}", f"disagreement{of}")
     figure = Figure(figsize=(8.4, 2.05 * len(examples) + 0.8), layout="constrained")
     grid = figure.subplots(len(examples), len(titles), squeeze=False)

@@ -15,6 +15,7 @@ from diffmedseg.figures import (
     Drawing,
     draw_legend,
     legend_of,
+    of_first,
     outline,
     scale_below,
     set_title,
@@ -59,7 +60,7 @@ def draw_overlay(
     ]
     for line, _, mask in contours:
         outline(axes[1], mask, line)
-    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    of = of_first(regions)
     titles = (
         "mask" + (f" and {count(len(samples), 'sample')}" if len(samples) > 1 else ""),
         f"probability{' and contours' if contours else ''}{of}",

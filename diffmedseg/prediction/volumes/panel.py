@@ -17,6 +17,7 @@ from diffmedseg.figures import (
     draw_legend,
     label_row,
     legend_of,
+    of_first,
     outline,
     scale_below,
     set_title,
@@ -48,7 +49,7 @@ def draw_planes(
         regions: Names of the regions; the samples' outlines, probability and disagreement are those of the first.
         millilitres: (K,): volume of the mask.
     """
-    of = f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
+    of = of_first(regions)
     columns = [*channels, f"probability{of}", f"disagreement{of}"]
     extent = [n * mm for n, mm in zip(volume.brain.shape, volume.spacing, strict=True)]  # D, H, W, in mm
     shapes = [extent[1] / extent[2], extent[0] / extent[2], extent[0] / extent[1]]  # down / across, by plane
