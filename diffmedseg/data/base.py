@@ -26,6 +26,7 @@ from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
 from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.moved import RenamedAttribute
 from diffmedseg.wording import count
 
 Split = Literal["train", "val", "test"]
@@ -148,21 +149,21 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             self.stores[split] = self.load(split)
         return self.stores[split]
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
-        """Deal from now on what a model learns from, and the masks of the regions that it finds.
+    def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+        """Select the training targets and mask regions that a model needs.
 
         Args:
-            needs: What training items have to hold, of ``mask``, ``raters``, ``label`` and ``healthy``; nothing to test
-                alone.
-            regions: Those of ``info.regions`` that the model finds. Where it finds one and the data has one, they are
-                taken for the same, whatever their names.
+            needs: Keys that training items need, of ``mask``, ``raters``, ``label`` and ``healthy``; empty if the model
+                is only tested.
+            regions: The regions of ``info.regions`` that the model finds. A model with one region fits data with one
+                region, whatever their names.
 
         Returns:
-            What supervision the training items take; None where none were asked for.
+            The supervision of the training items; None if ``needs`` is empty.
 
         Raises:
-            DataError: If the training images have no such labels or counterparts, or the data no such regions; the
-                message names what would work.
+            DataError: If the training images lack these labels or healthy counterparts, or the data lacks these
+                regions; the message names the remedy.
         """
         known = self.info.regions
         if not set(regions) <= set(known) and not len(regions) == len(known) == 1:
@@ -184,6 +185,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         counts = len(store) - diseased, diseased
         _log.info("%s: learned from %s; %d healthy and %d diseased.", self.info.title, recipe.supervision, *counts)
         return recipe.supervision
+
+    serve = RenamedAttribute("configure_targets")
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

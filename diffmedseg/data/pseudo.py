@@ -160,9 +160,9 @@ class PseudoMaskDataModule(SegmentationDataModule):
         """Look for what may be wrong with the images; see the base class."""
         return self.truth.doubts()
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+    def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
         """Select the training targets; see the base class. Returns the supervision that the folder states."""
-        found = super().serve(needs, regions)
+        found = super().configure_targets(needs, regions)
         if found != "masks":
             return found
         stated = read_supervision(self.folder)

@@ -75,7 +75,7 @@ def calibrate_run(
     if model.calibration is not None:
         raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
     data.setup("validate")
-    data.serve((), model.regions)
+    data.configure_targets((), model.regions)
     bf16 = "bf16" in str(config["trainer"]["precision"])
     found: dict[str, Any] = {"method": method}
     model.tta = model.tta if tta is None else tta

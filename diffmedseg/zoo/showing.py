@@ -43,7 +43,7 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
     try:
         data.prepare_data()
         data.setup("test")
-        data.serve((), model.regions)
+        data.configure_targets((), model.regions)
     except (DataError, OSError) as error:
         return f"the data is not there ({str(error).splitlines()[0][:200]})"
     known = set(data.stores["test"].cases)

@@ -48,7 +48,7 @@ def validation_images(model: DiffusionSegmenter, data: SegmentationDataModule) -
     """
     data.prepare_data()
     data.setup("validate")
-    data.serve((), model.regions)
+    data.configure_targets((), model.regions)
     view, count = data.val_dataloader().dataset, len(data.stores["val"].cases)
     searched = min(count, _SEARCHED)
     order = [(i * count) // searched for i in range(searched)]

@@ -108,9 +108,9 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             problems.append(Problem("mask without picture", text, found.without_picture))
         return problems + self._shrunk.problems
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+    def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
         """Select the training targets; see the base class. A folder of pseudo masks says where these came from."""
-        found = super().serve(needs, regions)
+        found = super().configure_targets(needs, regions)
         return read_supervision(self.root) or found if found == "masks" else found
 
     def load(self, split: Split) -> PictureStore:

@@ -214,13 +214,13 @@ def test_inpainting_a_flat_image_gives_it_back(kind):
 def test_models_that_learn_from_labels_see_no_masks():
     data = SyntheticDataModule(num_train=40, num_val=4, image_size=16, batch_size=8, label_recipe=OwnPairs())
     data.setup("fit")
-    data.serve(("label", "healthy"), ["lesion"])
+    data.configure_targets(("label", "healthy"), ["lesion"])
     item = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert "mask" not in item
     assert item["healthy"].shape == item["image"].shape == (8, 3, 16, 16)
     same = (item["healthy"] == item["image"]).flatten(1).all(1)
     assert torch.equal(same, item["label"] == 0)  # augmented alike
-    assert data.serve(("mask",), ["lesion"]) == "masks"
+    assert data.configure_targets(("mask",), ["lesion"]) == "masks"
     item = next(iter(data.train_dataloader()))
     assert "mask" in item
     assert "healthy" not in item
@@ -233,14 +233,14 @@ def test_pairs_are_refused_where_there_are_none():
     with pytest.raises(
         DataError, match=r"(?s)Synthetic lesions: OwnLabels gives no healthy counterparts.*OwnPairs.*InpaintedPairs"
     ):
-        data.serve(("label", "healthy"), ["lesion"])
+        data.configure_targets(("label", "healthy"), ["lesion"])
 
 
 def test_masks_of_the_regions_that_a_model_finds():
     data = SyntheticDataModule(nested=True, num_train=8, num_val=4, num_test=4, image_size=16, batch_size=4)
     data.setup("fit")
     data.setup("test")
-    data.serve(("mask",), ["nucleus"])
+    data.configure_targets(("mask",), ["nucleus"])
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert next(iter(loader))["mask"].shape[1] == 1
     batch = next(iter(data.test_dataloader()))
@@ -309,8 +309,8 @@ def test_regions_that_the_data_does_not_have_are_refused():
     data = SyntheticDataModule(nested=True, num_test=2, image_size=16)
     data.setup("test")
     with pytest.raises(DataError, match="The model finds optic disc; Synthetic lesions has lesion, nucleus"):
-        data.serve((), ["optic disc"])
+        data.configure_targets((), ["optic disc"])
     one = SyntheticDataModule(num_test=2, image_size=16)
     one.setup("test")
-    one.serve((), ["foreground"])  # one region on either side
+    one.configure_targets((), ["foreground"])  # one region on either side
     assert next(iter(one.test_dataloader()))["mask"].shape[1] == 1
