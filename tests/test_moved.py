@@ -36,6 +36,8 @@ def test_old_names_of_methods_and_properties_warn():
     data = SyntheticDataModule()
     with pytest.warns(FutureWarning, match="serve is now configure_targets"):
         assert data.serve == data.configure_targets
+    with pytest.warns(FutureWarning, match="doubts is now find_warnings"):
+        assert data.doubts() == []
 
 
 def test_other_names_are_missing_as_ever():

@@ -108,9 +108,11 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """Return the patient that a case is of, by its name: the case itself where nothing else is known."""
         return case
 
-    def doubts(self) -> list[Problem]:
-        """Look for what may be wrong with the files beside what :meth:`load` refuses; for ``data check``."""
+    def find_warnings(self) -> list[Problem]:
+        """Return findings that :meth:`load` accepts but that may be faults of the files; for ``data check``."""
         return []
+
+    doubts = RenamedAttribute("find_warnings")
 
     def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
         """Yield the cases of a split as their files have them, to be measured or written in another format.

@@ -127,12 +127,12 @@ def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
-        found.problems += data.doubts()
+        found.problems += data.find_warnings()
     except DataError as error:
         found.problems.append(Problem("unreadable", str(error), error.names))
     for split, store in data.stores.items():
         prints.append(_read_split(store, split, data, found))
-        found.problems += _doubts(found.splits[split], split)
+        found.problems += _find_warnings(found.splits[split], split)
     patients = {one.split: set(one.patients) for one in prints}
     shared = patients.get("test", set()) & (patients.get("train", set()) | patients.get("val", set()))
     if shared:
@@ -166,7 +166,7 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
             covered.append(store.ids[index])
         for k, region in enumerate(info.regions):
             dice[region] += [_dice(a[k], b[k]) for a, b in combinations(masks.bool(), 2)]
-    found.problems += _mask_doubts(split, lost, covered, store)
+    found.problems += _find_mask_warnings(split, lost, covered, store)
     stacked = torch.stack(moments)
     low, high = stacked[:, 0].amin(0), stacked[:, 3].amax(0)
     mean, square = stacked[:, 1].mean(0), stacked[:, 2].mean(0)
@@ -208,7 +208,7 @@ def _covers_nearly_all(masks: Tensor) -> bool:
     return bool(outer.double().mean() > _NEARLY_ALL and border.double().mean() > 1 / 2)
 
 
-def _mask_doubts(split: str, lost: dict[str, int], covered: list[str], store: ImageStore) -> list[Problem]:
+def _find_mask_warnings(split: str, lost: dict[str, int], covered: list[str], store: ImageStore) -> list[Problem]:
     problems = []
     if lost:
         height, width = store.masks(0).shape[-2:]
@@ -230,8 +230,8 @@ def _dice(a: Tensor, b: Tensor) -> float:
     return float(dice_from_counts((a & b).sum(), (a & ~b).sum(), (~a & b).sum()))
 
 
-def _doubts(facts: SplitFacts, split: str) -> list[Problem]:
-    """Find what need not be wrong."""
+def _find_warnings(facts: SplitFacts, split: str) -> list[Problem]:
+    """Collect findings that may be harmless."""
     problems = [
         Problem("empty region", f"{split}: {region} is empty in every item.", facts.ids, serious=split == "train")
         for region, share in facts.empty.items()

@@ -145,7 +145,7 @@ class ISICDataModule(SegmentationDataModule):
         part, rows = self._splits[split]
         return {self._parts[part][row].id for row in rows}
 
-    def doubts(self) -> list[Problem]:
+    def find_warnings(self) -> list[Problem]:
         """Say what may be wrong with how the images were read; see the base class."""
         return [problem for shrunk in self._shrunk.values() for problem in shrunk.problems]
 

@@ -156,9 +156,9 @@ class PseudoMaskDataModule(SegmentationDataModule):
         """Return the patient that a case is of."""
         return self.truth.patient(case)
 
-    def doubts(self) -> list[Problem]:
-        """Look for what may be wrong with the images; see the base class."""
-        return self.truth.doubts()
+    def find_warnings(self) -> list[Problem]:
+        """Return findings about the images that may be faults; see the base class."""
+        return self.truth.find_warnings()
 
     def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
         """Select the training targets; see the base class. Returns the supervision that the folder states."""

@@ -97,7 +97,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         self._found.warn(self.root)
         return self._found.cases
 
-    def doubts(self) -> list[Problem]:
+    def find_warnings(self) -> list[Problem]:
         """Name pictures without masks, which are left out, and masks without a picture; see the base class."""
         found, problems = self._found, []
         if found.without_mask:

@@ -52,7 +52,7 @@ def test_pictures_without_outlines_are_left_out_and_named(tmp_path):
     found = yaml_module("ddti", tmp_path).layout.search(tmp_path)
     assert found.without_mask == ["1_2", "2_1", "2_2", "3_1", "3_2"]
     assert found.without_picture == ["1.xml (picture 3)"]
-    kinds = {problem.kind: problem.names for problem in yaml_module("ddti", tmp_path).doubts()}
+    kinds = {problem.kind: problem.names for problem in yaml_module("ddti", tmp_path).find_warnings()}
     assert kinds == {"picture without mask": found.without_mask, "mask without picture": found.without_picture}
 
 
@@ -179,4 +179,4 @@ def test_a_turned_picture_with_outlines_is_read_and_doubted(tmp_path):
     exif[0x0112] = 3
     Image.fromarray(texture(51)).save(tmp_path / "5_1.jpg", exif=exif)
     data = yaml_module("ddti", tmp_path)
-    assert [(problem.kind, problem.names) for problem in data.doubts()] == [("turned picture", ["5_1"])]
+    assert [(problem.kind, problem.names) for problem in data.find_warnings()] == [("turned picture", ["5_1"])]
