@@ -152,7 +152,7 @@ def _labels(options: argparse.Namespace) -> None:
 
     from diffmedseg.data.labels import OwnLabels
     from diffmedseg.data.labels.applying import label_split
-    from diffmedseg.data.labels.worth import label_worth
+    from diffmedseg.data.labels.worth import label_leakage
     from diffmedseg.data.preview import draw_labels
     from diffmedseg.figures import save_figure
 
@@ -161,7 +161,7 @@ def _labels(options: argparse.Namespace) -> None:
     data.setup("fit")
     recipe = data.label_recipe or OwnLabels()
     store = label_split(recipe, data.stores["train"])
-    worth = label_worth(store)
+    worth = label_leakage(store)
     print(f"{type(recipe).__name__}: learned from: {recipe.supervision}.")
     print(f"{worth.healthy} healthy items, of which the masks mark something in {worth.healthy_with_mask:.1%};")
     print(f"{worth.diseased} diseased items, of which they mark nothing in {worth.diseased_without_mask:.1%}.")

@@ -12,7 +12,7 @@ from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity, separation
 from diffmedseg.data.labels.inpainted import inpaint
 from diffmedseg.data.labels.recipe import RelabelledStore
-from diffmedseg.data.labels.worth import label_worth
+from diffmedseg.data.labels.worth import label_leakage, label_worth
 from diffmedseg.data.store import ImageStore
 from diffmedseg.data.synthetic import SyntheticStore
 from diffmedseg.segmentation import majority
@@ -250,7 +250,9 @@ def test_masks_of_the_regions_that_a_model_finds():
 
 
 def test_worth_of_labels():
-    worth = label_worth(OwnLabels()(Slices()))
+    worth = label_leakage(OwnLabels()(Slices()))
+    with pytest.warns(FutureWarning, match="label_worth is now label_leakage"):
+        assert label_worth(OwnLabels()(Slices())) == worth
     assert worth.healthy + worth.diseased == 120
     assert worth.healthy_with_mask == worth.diseased_without_mask == 0
     plain, drawn = worth.separations["area"]
@@ -268,7 +270,7 @@ class Middle(Slices):
 
 
 def test_what_tells_labels_need_not_do_so_by_its_order():
-    plain, drawn = label_worth(OwnLabels(balance=False)(Middle())).separations["position"]
+    plain, drawn = label_leakage(OwnLabels(balance=False)(Middle())).separations["position"]
     assert separation(covariates(Middle())["position"], np.array(Middle().labels)) < 0.55
     assert min(plain, drawn) > 0.95
 
@@ -280,7 +282,7 @@ def test_what_tells_labels_as_they_are_drawn_is_looked_for_anew():
     tint = rng.normal(0.3 * np.array(slices.labels), 0.3).clip(-0.9, 0.9)
     slices.image = lambda index: torch.full((1, 8, 8), float(tint[index]))
     labelled = OwnLabels()(slices)
-    _, drawn = label_worth(labelled).separations["all together"]
+    _, drawn = label_leakage(labelled).separations["all together"]
     alone = separation(tint, np.array(slices.labels), np.array(labelled.weights))
     assert drawn >= alone - 0.01
 
@@ -300,7 +302,7 @@ def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
 
 def test_counterparts_have_no_mask(store):
     for recipe in (OwnPairs(), InpaintedPairs()):
-        worth = label_worth(recipe(store))
+        worth = label_leakage(recipe(store))
         assert worth.healthy == worth.diseased
         assert worth.healthy_with_mask == 0
 
