@@ -38,6 +38,8 @@ def test_old_names_of_methods_and_properties_warn():
         assert data.serve == data.configure_targets
     with pytest.warns(FutureWarning, match="doubts is now find_warnings"):
         assert data.doubts() == []
+    with pytest.warns(FutureWarning, match="may_be_shown is now redistributable"):
+        assert data.info.may_be_shown is data.info.redistributable
 
 
 def test_other_names_are_missing_as_ever():

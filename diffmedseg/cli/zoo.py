@@ -213,7 +213,7 @@ def _cases(options: argparse.Namespace) -> None:
     from diffmedseg.zoo.showing import show_cases
 
     folder, model, data = _with_data(options)
-    if options.add and not data.info.may_be_shown:
+    if options.add and not data.info.redistributable:
         raise ZooError(
             f"The licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on: leave "
             "--add out."

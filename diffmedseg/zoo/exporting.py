@@ -121,7 +121,7 @@ def export(
 
 def _draw_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: list[CaseScore], path: Path) -> str:
     """Draw the worst cases where the licence of the data allows it; return why not, else nothing."""
-    if not data.info.may_be_shown:
+    if not data.info.redistributable:
         return f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
     return show_cases(model, data, rows, path)
 
