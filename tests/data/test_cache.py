@@ -160,7 +160,7 @@ def test_all_failures_are_reported_at_once(items, shrink, tmp_path):
     assert "3 of 3 items of set-training" in message
     assert f"{items[0].image}: it cannot be decoded (image file is truncated" in message
     assert f"{items[1].masks[1]}: it cannot be decoded (cannot identify" in message
-    assert "(2, 1, 63, 65), but c_1.png and c_2.png gives (2, 1, 2, 3)" in message
+    assert "(2, 1, 63, 65), but c_1.png and c_2.png has (2, 1, 2, 3)" in message
     assert "Download or export it again" in message
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -21,7 +21,7 @@ def test_training_archive_alone(tmp_path, caplog):
     assert sorted(itertools.chain(*found.values())) == numbered("training", 30)
     assert all(names == sorted(names) for names in found.values())
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "tenth of the training set is reported" in warning
+    assert "test split is a tenth of the training set" in warning
 
 
 def test_validation_images_without_masks(tmp_path, caplog):

@@ -109,9 +109,9 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         return problems + self._shrunk.problems
 
     def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
-        """Select the training targets; see the base class. A folder of pseudo masks says where these came from."""
-        found = super().configure_targets(needs, regions)
-        return read_supervision(self.root) or found if found == "masks" else found
+        """Select the training targets; see the base class. A folder of pseudo masks states its own supervision."""
+        supervision = super().configure_targets(needs, regions)
+        return read_supervision(self.root) or supervision if supervision == "masks" else supervision
 
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.
