@@ -69,7 +69,7 @@ class ShrunkImages:
         kinds = dict.fromkeys((note.kind, note.serious) for image_notes in notes.values() for note in image_notes)
         problems = []
         for kind, serious in kinds:
-            texts = {name: note.text for name, image_notes in notes.items() for note in image_notes if note.kind == kind}
+            texts = {name: note.text for name, of_image in notes.items() for note in of_image if note.kind == kind}
             first, text = next(iter(texts.items()))
             problems.append(Problem(kind, f"{count(len(texts), kind)}; of {first}: {text}.", list(texts), serious))
         return problems

@@ -53,7 +53,9 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= fold < folds or folds < 2:
-            raise ValueError(f"fold is {fold} and folds is {folds}; fold has to be from 0 to folds - 1, folds at least 2.")
+            raise ValueError(
+                f"fold is {fold} and folds is {folds}; folds has to be at least 2, and fold from 0 to folds - 1."
+            )
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction is {val_fraction}; it has to be in [0, 1).")
         self.root, self.source = expand_home(root), source

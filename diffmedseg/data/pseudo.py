@@ -145,8 +145,8 @@ class PseudoMaskDataModule(SegmentationDataModule):
             )
         if not rows:
             raise DataError(
-                f"{self.folder / TABLE} has no pseudo mask of the {split} split: none was kept. Make pseudo masks again "
-                "with looser limits."
+                f"{self.folder / TABLE} has no pseudo mask of the {split} split: none was kept. Make the pseudo masks "
+                "again with looser limits."
             )
         rows.sort(key=lambda row: number[row.id])
         return PseudoStore(store, self.folder, rows, [number[row.id] for row in rows])

@@ -32,7 +32,7 @@ def test_validation_images_without_masks(tmp_path, caplog):
     masks.rmdir()
     found = all_ids(ISIC2018DataModule(tmp_path))
     assert sorted(itertools.chain(*found.values())) == numbered("training", 10)
-    assert f"{images} is left out, since {masks.name} is not there" in caplog.text
+    assert f"{images} is left out, since {masks.name} is missing" in caplog.text
 
 
 def test_auto_prefers_test_to_validation(tmp_path, caplog):

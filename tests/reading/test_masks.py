@@ -181,7 +181,7 @@ def test_masks_that_are_lost_on_the_grid_are_counted(tmp_path):
 
     problem = check(tmp_path, [scaled(255), *[dot] * (NUMBER - 1)], image_size=8)["mask lost on the grid"]
     assert not problem.serious
-    assert "not empty in the file but on the grid of 8 x 8 pixels" in problem.text
+    assert "with foreground in the file and none on the grid of 8 x 8 pixels" in problem.text
 
 
 def test_masks_that_are_inverted_are_noted(tmp_path):

@@ -123,7 +123,7 @@ def test_what_a_recipe_cannot_label_is_refused_and_those_are_named_that_can(reci
     _, *lines = str(refused.value).splitlines()
     named = [line.split(",")[0].strip() for line in lines]
     assert named == [name for name in work if name != type(recipe).__name__]
-    assert ("No other recipe works" in str(refused.value)) == (not work)
+    assert ("No recipe works" in str(refused.value)) == (not work)
 
 
 def test_crops_are_no_larger_than_the_image():

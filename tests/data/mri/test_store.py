@@ -230,7 +230,7 @@ def test_splits_are_written_when_all_is_decoded(root, tmp_path):
     assert not (tmp_path / "s.yaml").exists()
     path.write_bytes(content)
     data_module("brats", root, splits=str(tmp_path / "s.yaml")).prepare_data()
-    with pytest.raises(DataError, match="name another file, or set the same"):
+    with pytest.raises(DataError, match="Name another file, or use the same settings"):
         data_module("brats", root, splits=str(tmp_path / "s.yaml"), fold=1).prepare_data()
 
 

@@ -131,11 +131,11 @@ def test_tn3k_has_an_official_test_set_and_folds(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"tn3k-trainval-fold0\.json is not there in .*Download it, or set split_by"),
+        (None, r"tn3k-trainval-fold0\.json is missing in .*Download it, or set split_by"),
         ("[1, 2", r"fold0\.json is damaged"),
         ("[1, 2]", r"fold0\.json is damaged"),
         (json.dumps({"train": [0, 1], "val": [1, 2]}), r"fold0\.json names cases twice: 1"),
-        (json.dumps({"train": [0, 1], "val": [77]}), r"list of the val set names 1 case not there: 77"),
+        (json.dumps({"train": [0, 1], "val": [77]}), r"list of the val set names 1 missing case: 77"),
         (json.dumps({"val": [1]}), r"no list of the train set"),
     ],
 )
