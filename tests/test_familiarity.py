@@ -150,7 +150,7 @@ def test_a_run_is_fitted_and_its_entry_keeps_it(run, monkeypatch, capsys):
         calibrating, "fit_familiarity", lambda model, data: Familiarity.fit(model.features(images), names(30))
     )
     main(["calibrate", str(run)])
-    assert "at a familiarity of 0.032 or less" in capsys.readouterr().out
+    assert "with a familiarity of 0.032 or less" in capsys.readouterr().out
     model = load_checkpoint(run)
     expected = model.familiarity(model.features(skin(9, 3, side=16)))
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")

@@ -22,7 +22,7 @@ QUICK = ["--num_samples=4", "--num_steps=1"]
 
 #: Settings that a test of an ensemble does not take, and what is said of them.
 WRONG = {
-    "--model.prior_share=0.1": "--model.prior_share is no setting of an ensemble",
+    "--model.prior_share=0.1": "--model.prior_share cannot be changed in a trained ensemble",
     "--model.num_samples=1": "num_samples is 1, and there are 2 members and views",
     "--model.num_steps=0": "--model.num_steps: '0' is not a whole number of at least 1",
     "--model.threshold=2": "--model.threshold: '2' is not a number between 0 and 1",

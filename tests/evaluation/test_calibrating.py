@@ -197,7 +197,7 @@ def test_contours_that_say_nothing_are_said_to(run, monkeypatch, capsys):
     monkeypatch.setattr(Conformal, "fit", lambda *_: Conformal([float("inf")], [0.0], [1.0], 0.95, 0.9, 9, 2, 2))
     main(["calibrate", str(run)])
     said = capsys.readouterr().out
-    assert "an empty inner contour, the whole image as outer one" in said
+    assert "an empty inner contour, outer contour the whole image" in said
     assert "lower --coverage or --share" in said
     model = load_checkpoint(run)
     result = model.segment(torch.zeros(1, 3, 16, 16), 2, 2)

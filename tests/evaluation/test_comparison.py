@@ -118,9 +118,9 @@ def test_no_number_is_cut_in_a_narrow_terminal(tables, capsys, monkeypatch):
 def test_folders_that_hold_no_table(tables):
     Path("runs/version_0").mkdir(parents=True)
     write_cases(rows([0.5, 0.6]), Path("runs/version_0/cases.csv"))
-    with pytest.raises(SystemExit, match=r"runs holds no cases.csv.*There are tests in it: runs/version_0"):
+    with pytest.raises(SystemExit, match=r"runs has no cases.csv.*There are tests in it: runs/version_0"):
         main(["compare", "runs", "b_"])
-    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and as a pattern it fits nothing"):
+    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and no match for it as a pattern"):
         main(["compare", "c.*", "b_"])
     with pytest.raises(SystemExit, match="Two tests are called b_"):
         main(["compare", "b_", "b_"])

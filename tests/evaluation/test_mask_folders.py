@@ -179,7 +179,7 @@ def test_the_range_is_that_of_the_folder(tmp_path, capsys):
     assert scored.faded == [tmp_path / "p" / "c1.png"]
     main(["score", str(tmp_path / "p"), str(tmp_path / "t")])
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 mask with values that are all below half of the range, taken for empty" in said
+    assert "1 mask with all values below half of the range, scored as empty" in said
 
 
 def test_masks_that_lie_in_colours_or_transparency_are_refused(tmp_path):

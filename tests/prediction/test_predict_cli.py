@@ -144,7 +144,7 @@ def test_mistakes_with_volumes(options, message, brain_model, photos, tmp_path):
 
 @pytest.mark.parametrize("option", [["--modality", "t1ce=x"], ["--volumes", "flair,t1ce"], ["--brain_mask", "x"]])
 def test_options_of_volumes_are_refused_for_pictures(option, photos, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .* are for models of volumes; this one takes red, green, blue"):
+    with pytest.raises(SystemExit, match=r"error: .* are for models of volumes; this model takes red, green, blue"):
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
 
 
@@ -158,7 +158,7 @@ def test_interruption(photos, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out")])
     assert caught.value.code == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
 
 
 def test_help_names_the_other_commands(capsys):
