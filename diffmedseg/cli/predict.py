@@ -256,8 +256,8 @@ def windows(args: list[str]) -> None:
     parser = Parser(
         "diffmedseg windows",
         "Find a window in each whole picture for a second model, such as a model of the optic disc. The window is a "
-        "square around the largest part of the fused mask. Write id,left,top,width,height in pixels, for --data.windows and "
-        "`predict --windows`. You can also write such a file by hand.",
+        "square around the largest part of the fused mask. Write id,left,top,width,height in pixels, for "
+        "--data.windows and `predict --windows`. You can also write such a file by hand.",
     )
     parser.add_argument("ckpt", help="A checkpoint, run or zoo entry of a model of whole pictures.")
     parser.add_argument("images", nargs="+", help="Pictures, as for `predict`; with --data the folder of the data.")
