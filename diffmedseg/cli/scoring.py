@@ -141,8 +141,8 @@ def _caption(regions: Sequence[_Region]) -> str:
         where = "" if pairs.labels is None else f" of {region.pairs.region}"
         caption += f"; {count(empty, 'empty mask')}{where} predicted empty, which scores 1" if empty else ""
     for names, what in (
-        (pairs.missing, "true masks without prediction"),
-        (pairs.extra, "predictions without true mask"),
+        (pairs.missing, "reference masks without prediction"),
+        (pairs.extra, "predictions without reference mask"),
     ):
         caption += f"; left out: {len(names)} {what} ({first_names(names)})" if names else ""
     if scored.faded:

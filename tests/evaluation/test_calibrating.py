@@ -65,7 +65,7 @@ def test_calibration_is_neither_forgotten_nor_mixed(run, tmp_path):
     with pytest.raises(SystemExit, match=r"is calibrated: add -c .*calibration\.yaml"):
         main([*common, f"--ckpt_path={calibrated}"])
     staple = str(EXPERIMENTS / "callbacks" / "staple.yaml")
-    with pytest.raises(ValueError, match="what the model's calibration was fitted to"):
+    with pytest.raises(ValueError, match="that the model's calibration was fitted to"):
         main([*common, "-c", str(run / "calibration.yaml"), "-c", staple, f"--ckpt_path={calibrated}"])
 
 
@@ -126,7 +126,7 @@ def test_a_test_counts_how_often_they_held(with_contours, run, tmp_path):
     assert len({row["inner_held"] for row in rows.values()} | {row["outer_held"] for row in rows.values()}) == 2
     summary = json.loads((tmp_path / "x" / "test_0" / "metrics.json").read_text())
     assert summary["policy"]["contours"] == {"share": 0.95, "coverage": 0.9, "cases": 20}
-    assert "fitted on 20 cases to hold in 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
+    assert "The fit on 20 cases aims at 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
 
 
 def test_a_calibration_of_another_checkpoint_is_not_taken(run, tmp_path):

@@ -143,7 +143,7 @@ def test_what_cannot_be_paired(folders, tmp_path, capsys):
     assert (len(pairs.both), pairs.missing, pairs.extra) == (3, ["ISIC_1"], ["ISIC_0_probability"])
     main(["score", str(predictions), str(truth), "--common"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "left out: 1 true masks without prediction (ISIC_1)" in said
+    assert "left out: 1 reference masks without prediction (ISIC_1)" in said
     with pytest.raises(SystemExit, match=r"error: 1 of 4 masks"):
         main(["score", str(predictions), str(truth)])
     save(predictions / "deep" / "ISIC_0_mask.png", draw(0))

@@ -148,7 +148,7 @@ def test_a_mask_that_is_low_all_over(tmp_path, capsys):
 
 def test_a_folder_that_is_low_all_over(tmp_path):
     folder = write_masks(tmp_path / "p", [probability(100, np.uint8)] * NUMBER, "png")
-    with pytest.raises(DataError, match=r"c0\.png, .*no value is above half of the range, in these and in all masks"):
+    with pytest.raises(DataError, match=r"c0\.png, .*no value is above half of the range, in these masks and in"):
         score_pairs(pair_masks(folder, folder))
 
 
