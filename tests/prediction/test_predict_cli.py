@@ -76,7 +76,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
             r"nothing is no file, no run's folder and no entry of the zoo. There are: diffseg.* and \d+ more",
         ),
         (["medsegdif_synthetic.tiny", "IN", "--out=OUT"], rf"Did you mean {ENTRY}"),
-        (["medsegdiff-lite_isic2018.gpu128", "IN", "--out=OUT"], "is a recipe: nobody has trained it yet"),
+        (["medsegdiff-lite_isic2018.gpu128", "IN", "--out=OUT"], "is a recipe without weights"),
         (
             ["IN/a.jpg", "IN", "--out=OUT"],
             r"a\.jpg cannot be loaded: it is damaged, of another version, or no model",
@@ -87,7 +87,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
         ([ENTRY, "IN", "--out=IN/a.jpg"], r"a\.jpg is a file: name a folder"),
         ([ENTRY, "IN", "--out=/proc/nothing"], "Cannot write to /proc/nothing"),
         ([ENTRY, "IN [1]/*", "--out=OUT"], r"write \[\[\]"),
-        ([str(ROOT / "zoo" / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo: give its name, {ENTRY}"),
+        ([str(ROOT / "zoo" / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo. Give its name, {ENTRY}"),
         (["", "IN", "--out=OUT"], "is no file, no run's folder and no entry"),
         ([ENTRY, "IN", "--out=OUT", "--device=warp"], "device 'warp' cannot be used here"),
     ],
