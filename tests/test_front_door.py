@@ -101,7 +101,7 @@ def test_names_come_first(arguments, said):
 
 
 def test_evaluate_takes_the_checkpoint_in_place_of_the_run(run):
-    with pytest.raises(SystemExit, match=r"in place of the run: diffmedseg evaluate other\.ckpt"):
+    with pytest.raises(SystemExit, match=r"instead of the run: diffmedseg evaluate other\.ckpt"):
         main(["evaluate", str(run), "--ckpt_path", "other.ckpt"])
 
 

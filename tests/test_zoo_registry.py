@@ -201,7 +201,7 @@ def test_a_zoo_that_cannot_be_reached_is_named_or_known_from_before(own_zoo, add
     assert f"# {NAME}" in source.card(NAME)
     for spoil in (lambda path: path.write_text("<html>log in</html>"), Path.unlink):
         spoil(own_zoo / "registry.yaml")
-        with pytest.warns(UserWarning, match="fetched last"):
+        with pytest.warns(UserWarning, match="last fetched"):
             assert NAME in source.entries()
 
 

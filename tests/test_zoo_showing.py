@@ -103,7 +103,7 @@ def test_whoever_has_the_data_draws_what_an_entry_left_out(run, tmp_path, monkey
     main(command)
     check_picture(tmp_path / "drawn" / "cases.png")
     assert "Wrote" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="leave --root out"):
+    with pytest.raises(SystemExit, match="Leave --root out"):
         main([*command, "--root", str(tmp_path)])
 
     def load(self, split):
@@ -122,7 +122,7 @@ def test_a_picture_is_added_to_an_entry_where_the_licence_allows_it(run, tmp_pat
     command = ["zoo", "cases", NAME, "--out", str(tmp_path / "drawn.png"), "--add"]
     with monkeypatch.context() as patch:
         patch.setattr(facts, "SYNTHETIC", replace(facts.SYNTHETIC, licence="CC BY-NC-SA 4.0"))
-        with pytest.raises(SystemExit, match=r"CC BY-NC-SA 4\.0.*leave --add out"):
+        with pytest.raises(SystemExit, match=r"CC BY-NC-SA 4\.0.*Leave --add out"):
             main(command)
     assert not (folder / PICTURE).exists()
     main(command)

@@ -228,7 +228,7 @@ def corrupt(folder, image):
         (cut, r"slice-0\.npz cannot be read \(File is not a zip file\)"),
         (corrupt, r"slice-0\.npz cannot be read"),
         (in_place(gap), r"holds 15 files .*expected sample-00\.png, sample-01\.png and so on, without a gap"),
-        (in_place(grey_png), r"sample-03\.png has values 1; expected 0 and 255 alone"),
+        (in_place(grey_png), r"sample-03\.png has values 1; expected only 0 and 255"),
         (in_place(lambda folder, image: (folder / image).touch()), r"is neither an \.npz file nor a folder of PNG"),
     ],
 )

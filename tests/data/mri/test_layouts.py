@@ -386,7 +386,7 @@ def test_what_is_logged(tmp_path, caplog):
     data_module("brats", tmp_path).prepare_data()
     assert "decoded 2 cases into" in caplog.text
     assert "test is 1 case:" in caplog.text
-    assert "chosen on the training cases, since 1 case cannot spare any" in caplog.text
+    assert "chosen on the training cases, since there are too few for validation (1 case)" in caplog.text
 
 
 def test_kaggles_name_alone_stands_for_a_missing_segmentation(tmp_path):
