@@ -73,7 +73,7 @@ def compare_tests(
     """
     if len(tests) < 2:
         raise DataError(f"There is {count(len(tests), 'test')}; expected two or more to compare.")
-    pooled = {name: _pool(name, tables) for name, tables in tests.items()}
+    base, pooled = next(iter(tests)), {name: _pool(name, tables) for name, tables in tests.items()}
     keys = _common_keys(pooled, common)
     patient = {row.case: row.patient for tables in tests.values() for table in tables for row in table if row.patient}
     rows = []
@@ -85,18 +85,10 @@ def compare_tests(
             kept = ~np.isnan(np.array(list(have.values()))).any(0) if have else np.zeros(len(cases), bool)
             if not kept.any():
                 continue
-            first = values[next(iter(tests))][kept]
+            first = values[base][kept]
             patients = [patient.get(case, case) for (case, _), keep in zip(cases, kept, strict=True) if keep]
             rows += [
-                _compare(
-                    region,
-                    score,
-                    name,
-                    tests[name],
-                    numbers[kept],
-                    patients,
-                    None if name == next(iter(tests)) else first,
-                )  # fmt: skip
+                _compare(region, score, name, tests[name], numbers[kept], patients, None if name == base else first)
                 for name, numbers in have.items()
             ]
     return rows

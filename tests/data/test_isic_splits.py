@@ -50,7 +50,7 @@ def test_reported_set_can_be_chosen(tmp_path):
     write(tmp_path, ISIC2018DataModule, training=10, validation=2, test=3)
     assert ids(ISIC2018DataModule(tmp_path, reported="validation"), "test") == numbered("validation", 2)
     assert ids(ISIC2018DataModule(tmp_path, reported="test"), "test") == numbered("test", 3)
-    with pytest.raises(ValueError, match=r"reported='validation': ISIC 2016 has auto, tenth, test\."):
+    with pytest.raises(ValueError, match=r"reported is 'validation'; expected one of auto, tenth, test"):
         ISIC2016DataModule(tmp_path, reported="validation")
 
 

@@ -134,7 +134,7 @@ def test_a_damaged_cache_says_so(kept, root):
     for name in cached():
         path = mri_cache() / name / "image.npy"
         path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"is damaged .* delete this folder"):
+    with pytest.raises(DataError, match=r"is damaged .*Delete this folder"):
         data_module("brats", root).load("train")
 
 

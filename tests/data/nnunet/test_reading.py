@@ -131,7 +131,7 @@ def test_splits_final_is_used_and_its_val_is_the_test_without_test_cases(tmp_pat
         module(root, folds=3, fold=2).split_cases("test")
     folds[0]["train"][0] = "gone"
     (root / "splits_final.json").write_text(json.dumps(folds))
-    with pytest.raises(DataError, match=r"splits_final\.json names 1 missing case: gone"):
+    with pytest.raises(DataError, match=r"splits_final\.json names 1 case not there: gone"):
         module(root).split_cases("test")
     (root / "splits_final.json").write_text("{")
     with pytest.raises(DataError, match=r"splits_final\.json is damaged"):

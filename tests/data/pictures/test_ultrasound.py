@@ -161,7 +161,7 @@ def test_a_mask_of_another_size_and_one_that_is_missing_are_named(tmp_path):
     (tmp_path / "trainval-mask" / "0003.jpg").unlink()
     assert yaml_module("tn3k", tmp_path).layout.search(tmp_path).without_mask == ["trainval_0003"]
     save_mask(tmp_path / "trainval-mask" / "0003.jpg", lesion(3)[:9])
-    with pytest.raises(DataError, match=r"0003\.jpg needs masks of .*0003\.jpg gives"):
+    with pytest.raises(DataError, match=r"0003\.jpg needs masks of .*0003\.jpg has"):
         yaml_module("tn3k", tmp_path).load("train")
 
 
