@@ -102,7 +102,7 @@ def test_a_run_of_diffseg_loads_calibrates_and_predicts(diffseg_run, finished_di
     assert model.learned_from == "image-level labels"
     found = calibrate_run(diffseg_run, "isotonic")
     assert found["regions"] == ["whole_tumour"]
-    assert "cannot give a coverage" in found["without_contours"]
+    assert "too few for a coverage" in found["without_contours"]
     data = finished_diffseg_run.parents[2] / "data"
     case = sorted(path for path in data.iterdir() if path.is_dir())[0]
     main(["predict", str(diffseg_run), str(case), "--out", str(tmp_path / "out"), "--num_samples=2"])

@@ -134,7 +134,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert content(tmp_path / "out") == before
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="something else than pseudo masks"):
+    with pytest.raises(DataError, match="other files than pseudo masks"):
         write_pseudo_masks(order(data), tmp_path / "own")
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
 

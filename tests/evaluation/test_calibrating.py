@@ -27,7 +27,7 @@ def test_a_run_is_calibrated_and_its_masks_stay(method, run, tmp_path, capsys):
     main(["calibrate", str(run), "--method", method])
     said = capsys.readouterr().out
     assert "Fitted to 2 validation cases" in said
-    assert "2 cases cannot give a coverage of 0.9: 9 are needed" in said
+    assert "2 cases: too few for a coverage of 0.9; 9 are needed" in said
     plain, calibrated = (load_checkpoint(run / "checkpoints" / f"{name}.ckpt") for name in ("best", "calibrated"))
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, after = plain.segment(image), calibrated.segment(image)
