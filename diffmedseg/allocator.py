@@ -1,4 +1,4 @@
-"""Keeping freed memory for the next network pass, instead of handing it back to the system."""
+"""Keep freed memory for the next network pass instead of returning it to the system."""
 
 import ctypes
 import sys
@@ -9,15 +9,14 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, for the rest of the process.
+    """Make glibc keep freed memory for the rest of the process.
 
-    By default it maps large blocks anew and unmaps them when they are freed, so that the kernel clears the same
-    gigabytes again at each layer: half the time of sampling large images on a CPU (docs/results/speed.md,
-    "Scaling"). The command line calls this. Libraries should leave it to their users: it concerns all of the process,
-    whose memory no longer shrinks.
+    By default glibc maps large blocks and unmaps them when they are freed, so the kernel clears the same gigabytes at
+    each layer. This takes half of the time of sampling large images on a CPU (docs/results/speed.md, "Scaling"). The
+    command line calls this function. Libraries should not: the memory of the whole process no longer shrinks.
 
     Returns:
-        Whether there is such an allocator: not on macOS, Windows or musl, where nothing is done.
+        Whether the allocator is glibc's. On macOS, Windows and musl nothing is done.
     """
     if not sys.platform.startswith("linux"):
         return False

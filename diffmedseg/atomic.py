@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes to."""
+"""Write files completely or not at all, and lock folders."""
 
 import math
 import os
@@ -22,17 +22,17 @@ _BETWEEN_TRIES = 0.05  # seconds
 
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` write to a temporary name beside ``path``, then give the file its own name.
+    """Write a file completely or not at all: write to a temporary file beside it, then rename.
 
     Args:
-        path: The file; its folder is made where it is missing.
+        path: The file. Its folder is made if it is missing.
         save: Writes to the path that it is given.
 
     Raises:
-        OSError: If the disk is full or may not be written; names the file.
+        OSError: If the disk is full or not writable; the error names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid4().hex}-{path.name}")  # its own: processes may write at the same time
+    temporary = path.with_name(f".tmp-{uuid4().hex}-{path.name}")  # unique, since several processes may write
     try:
         save(temporary)
         os.replace(temporary, path)
@@ -46,13 +46,13 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
 
 
 def write_first(path: Path, save: Callable[[Path], object]) -> bool:
-    """Write a file whole, unless it is there: of several processes one writes it, and none replaces it.
+    """Write a file completely, unless it exists. Of several processes, only one writes it, and none replaces it.
 
     Returns:
         Whether this process wrote it.
 
     Raises:
-        OSError: If the disk is full or may not be written.
+        OSError: If the disk is full or not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{uuid4().hex}-{path.name}")
@@ -68,9 +68,9 @@ def write_first(path: Path, save: Callable[[Path], object]) -> bool:
 
 
 def write_alone(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file as :func:`write_whole` does, and remove what killed processes left of it.
+    """Write a file like :func:`write_whole`, and remove its temporary files of killed processes.
 
-    Call it only where no other process writes the same file.
+    Call it only if no other process writes the same file.
     """
     if path.parent.is_dir():
         for other in path.parent.iterdir():
@@ -80,14 +80,14 @@ def write_alone(path: Path, save: Callable[[Path], object]) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file has a name that :func:`write_whole` gives to temporary files."""
+    """Return whether a file has the name of a temporary file of :func:`write_whole`."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder and below it.
+    """Remove the temporary files of killed processes in a folder and below it.
 
-    Call it only where no other process writes to the folder.
+    Call it only if no other process writes to the folder.
     """
     for path in folder.rglob(".tmp-*"):
         if is_temporary(path) and path.is_file():
@@ -103,10 +103,10 @@ def lock_folder(folder: Path, wait: float = 0, shared: bool = False) -> Iterator
     Args:
         folder: The folder, which has to exist.
         wait: Seconds to wait for a process that holds the lock.
-        shared: Whether other processes may hold a shared lock at the same time; an exclusive one excludes all others.
+        shared: Whether other processes may hold a shared lock at the same time. An exclusive lock excludes all others.
 
     Yields:
-        Whether the lock is held; False where the file system or the operating system has no locks.
+        Whether the lock is held; False if the file system or the operating system has no locks.
 
     Raises:
         BlockingIOError: If another process holds the lock.
@@ -129,29 +129,29 @@ def _lock(handle: int, end: float, kind: int) -> bool:
             if time.monotonic() >= end:
                 raise
             time.sleep(_BETWEEN_TRIES)
-        except OSError:  # some network file systems lock no folders
+        except OSError:  # some network file systems cannot lock folders
             return False
         else:
             return True
 
 
 def temporary_for(path: Path) -> str | None:
-    """Return the name that a folder of :func:`temporary_folder` is to have; None of any other folder."""
+    """Return the final name of a folder of :func:`temporary_folder`; None for any other folder."""
     match = _TEMPORARY_FOLDER.fullmatch(path.name)
     return match[1] if match else None
 
 
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """Give a place beside a target for a folder that is made, filled and renamed; what is left at the end is removed.
+    """Yield a path beside a target, for a folder to make, fill and rename. The rest is removed at the end.
 
-    A process keeps its folder locked. What killed processes left beside the target, for any target, is removed first.
+    The folder is locked. Folders of killed processes beside the target are removed first, for any target.
 
     Args:
-        target: What the folder will be called; its parent has to exist.
+        target: Final path of the folder; its parent has to exist.
     """
     with ExitStack() as stack:
-        with lock_folder(target.parent, wait=math.inf) as held:  # nobody takes the new folder for a leftover
+        with lock_folder(target.parent, wait=math.inf) as held:  # so that no process removes the new folder
             if held:
                 _remove_folders(target.parent)
             made = TemporaryDirectory(prefix=".tmp-", suffix=f"-{target.name}", dir=target.parent)
@@ -161,7 +161,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 
 def _remove_folders(parent: Path) -> None:
-    """Remove the temporary folders that no process holds."""
+    """Remove the temporary folders that no process has locked."""
     for path in parent.iterdir():
         if temporary_for(path) and path.is_dir():
             with suppress(BlockingIOError, FileNotFoundError), lock_folder(path) as held:

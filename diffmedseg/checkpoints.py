@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole, and checked before a run starts."""
+"""Write checkpoints completely or not at all, and check them before a run starts."""
 
 import os
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from torch import nn
 from diffmedseg.atomic import write_alone
 from diffmedseg.errors import CheckpointError as CheckpointError
 
-#: What a checkpoint has to hold, by what is done with it.
+#: Keys that a checkpoint needs, for a test and for a resumed run.
 TO_TEST = ("state_dict", "pytorch-lightning_version")
 TO_RESUME = (*TO_TEST, "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Write a checkpoint whole or not at all, at whatever moment the process is killed.
+    """Writes checkpoints completely or not at all, even if the process is killed.
 
-    Lightning writes to the system's temporary folder and moves the file. Between two file systems that is a copy, and
-    a kill during the copy leaves half a checkpoint.
+    Lightning writes to the system's temporary folder and moves the file. Between two file systems, the move is a copy,
+    and a kill during the copy leaves half a checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401  Lightning's signature
@@ -34,10 +34,10 @@ class WholeFileIO(TorchCheckpointIO):
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
+    """Write a checkpoint completely or not at all.
 
     Raises:
-        OSError: If the disk is full or may not be written; names the file.
+        OSError: If the disk is full or not writable; the error names the file.
     """
     write_alone(path, partial(_save, checkpoint))
 
@@ -46,28 +46,28 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
         try:
             torch.save(checkpoint, file)
-        except RuntimeError as error:  # PyTorch's own, which hides that of a full disk
+        except RuntimeError as error:  # PyTorch hides the OSError of a full disk
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
         file.flush()
-        os.fsync(file.fileno())  # else a crash of the machine could keep the name and lose the content
+        os.fsync(file.fileno())  # otherwise a crash of the machine may keep the name and lose the content
 
 
 def cannot_be_loaded(path: Path, error: Exception) -> str:
-    """Say that a file is no usable checkpoint, and why."""
-    # Of torch's complaint of pickles the second sentence advises to unpickle without care.
+    """Return the message for a file that is no usable checkpoint."""
+    # The second sentence of torch's message recommends unsafe unpickling.
     first = " ".join(str(error).split()).split(". ")[0]
     reason = f"{type(error).__name__}: {first[:300]}"
     return f"{path} cannot be loaded: it is damaged, of another version, or no model of this project ({reason})."
 
 
 def read_checkpoint(path: Path, needs: Sequence[str]) -> dict[str, Any]:
-    """Read a checkpoint; its tensors stay in the file until they are used. Nothing is unpickled.
+    """Read a checkpoint. Tensors stay in the file until they are used. Nothing is unpickled.
 
     Args:
         path: The file.
-        needs: Keys that it has to hold, such as ``TO_RESUME``.
+        needs: Keys that the checkpoint needs, such as ``TO_RESUME``.
 
     Raises:
         CheckpointError: If there is no such file, or it is damaged, or lacks a key.
@@ -84,10 +84,10 @@ def read_checkpoint(path: Path, needs: Sequence[str]) -> dict[str, Any]:
 
 
 def check_weights(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
-    """Check that the weights of a checkpoint are those of a model.
+    """Check that the weights of a checkpoint fit a model.
 
     Raises:
-        CheckpointError: Naming one weight that differs.
+        CheckpointError: If a weight differs in name or shape; the message names it.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}

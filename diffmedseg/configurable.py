@@ -1,4 +1,4 @@
-"""Objects that know the arguments they were built with, so that whoever has one can build it again.
+"""Objects that record the arguments of their constructor, so that they can be built again.
 
 A config is plain nested data: ``{"class_path": "diffmedseg.diffusion.PriorLoss", "init_args": {"bce": 1.0, ...}}``.
 """
@@ -13,34 +13,36 @@ from typing import Any, Self, get_type_hints
 
 import numpy as np
 
-#: Key of what stands in a config in place of an argument that cannot be written down; its value says what that was.
+#: Key, in a config, for an argument that is not plain data. Its value names the argument.
 UNRECORDED = "_unrecorded"
 _ROOT = __name__.partition(".")[0]
 
 
 class Configurable:
-    """Base of all parts of a model: it records the arguments of its constructor, with defaults filled in.
+    """Base of all parts of a model. It records the arguments of its constructor, including defaults.
 
-    Subclasses in other packages record theirs as well. Arguments are written down when the object is built, as plain
-    data: what happens to them afterwards changes nothing.
+    Subclasses in other packages record theirs, too. Arguments are recorded as plain data when the object is built;
+    later changes of the arguments have no effect.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the arguments; ``__init__`` gets the same."""
         self = super().__new__(cls)
-        if cls.__init__ is object.__init__ and (args or kwargs):  # which takes anything beside a __new__ of one's own
+        if cls.__init__ is object.__init__ and (
+            args or kwargs
+        ):  # object.__init__ accepts any arguments after this __new__
             raise TypeError(f"{cls.__name__}() takes no arguments")
         try:
             given = bind_arguments(cls, args, kwargs)
-        except TypeError:  # __init__ refuses them as well, and says why; copies and pickles come without arguments
+        except TypeError:  # __init__ raises the error; copies and pickles have no arguments
             return self
-        # Not by setattr: of modules and frozen dataclasses it is another one.
+        # Not setattr, which modules and frozen dataclasses override.
         object.__setattr__(self, "_init_args", {name: describe(value) for name, value in given.items()})
         return self
 
     def _settle(self, **values: Any) -> None:
-        """Record what arguments came to that left a choice to the object, such as None."""
-        # Positional arguments without names cannot be recorded.
+        """Record the final values of arguments that left a choice, such as None."""
+        # Positional arguments without names are not recorded.
         self.__dict__.setdefault("_init_args", {"arguments": {UNRECORDED: "given without names (*args)"}})
         self.__dict__["_init_args"] |= {name: describe(value) for name, value in values.items()}
 
@@ -52,16 +54,16 @@ def to_config(thing: object) -> dict[str, Any]:
         thing: A :class:`Configurable`, a scheduler of diffusers, an optimiser's class or a partial of one.
 
     Raises:
-        TypeError: If the object does not know how it was built.
+        TypeError: If the object does not record its arguments.
     """
-    found = describe(thing)
-    if not isinstance(found, dict) or "class_path" not in found:
+    config = describe(thing)
+    if not isinstance(config, dict) or "class_path" not in config:
         raise TypeError(f"A {type(thing).__name__} does not record its arguments: derive its class from Configurable.")
-    return found
+    return config
 
 
 def describe(value: Any) -> Any:  # noqa: ANN401  an argument can be anything
-    """Return an argument as plain data, with ``{UNRECORDED: ...}`` in the place of what cannot be written down."""
+    """Return an argument as plain data; ``{UNRECORDED: ...}`` replaces values that are not plain data."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
@@ -78,18 +80,18 @@ def describe(value: Any) -> Any:  # noqa: ANN401  an argument can be anything
         return {field.name: describe(getattr(value, field.name)) for field in fields(value)}
     config = getattr(value, "config", None)
     if isinstance(config, Mapping) and hasattr(value, "from_config"):  # a scheduler of diffusers
-        own = {str(key): describe(item) for key, item in config.items() if not str(key).startswith("_")}
-        return {"class_path": public_path(type(value)), "init_args": own}
+        arguments = {str(key): describe(item) for key, item in config.items() if not str(key).startswith("_")}
+        return {"class_path": public_path(type(value)), "init_args": arguments}
     return _factory(value) or {UNRECORDED: _name_of(value)}
 
 
 def is_unrecorded(config: object) -> bool:
-    """Tell whether anything in a config could not be written down."""
+    """Return whether a config has an unrecorded argument."""
     return bool(unrecorded(config))
 
 
 def unrecorded(config: object, place: str = "") -> dict[str, str]:
-    """Return what could not be written down in a config, by its place."""
+    """Return the unrecorded arguments of a config, by their path in it."""
     if isinstance(config, list):
         return {k: v for i, item in enumerate(config) for k, v in unrecorded(item, f"{place}[{i}]").items()}
     if not isinstance(config, Mapping):
@@ -101,12 +103,12 @@ def unrecorded(config: object, place: str = "") -> dict[str, str]:
 
 
 def _factory(value: object) -> dict[str, Any] | None:
-    """Describe a class, or a partial of one, such as an optimiser; None for anything else."""
+    """Describe a class or a partial of a class, such as an optimiser; None for any other object."""
     if isinstance(value, type):
         return {"class_path": public_path(value), "init_args": {}}
     if not isinstance(value, functools.partial):
         return None
-    # Of the command line the class is the first argument of what instantiates it.
+    # In a partial of the command line, the class is the first argument.
     target, args = (value.func, value.args) if isinstance(value.func, type) else (next(iter(value.args), None), ())
     if not isinstance(target, type) or args:
         return None
@@ -119,9 +121,9 @@ def _name_of(value: object) -> str:
 
 
 def public_path(cls: type) -> str:
-    """Return the shortest path at which a class is exported: of what its package names, or of its own module.
+    """Return the shortest path at which a class is exported: of a package, or of its own module.
 
-    The root package of diffmedseg is left out: what that names is for people.
+    The root package of diffmedseg does not count; its names are for people.
     """
     parts = cls.__module__.split(".")
     for length in range(2 if parts[0] == _ROOT else 1, len(parts)):
@@ -132,7 +134,7 @@ def public_path(cls: type) -> str:
 
 
 def bind_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor by name, defaults and those that are passed on to base classes included.
+    """Return the arguments of a constructor by name, including defaults and arguments for base classes.
 
     Raises:
         TypeError: If they do not fit.
@@ -148,33 +150,33 @@ def bind_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         elif value:
             raise TypeError(f"{cls.__name__} takes positional arguments without names.")
     known = init_parameters(cls)
-    defaults = {name: one.default for name, one in known.items() if one.default is not inspect.Parameter.empty}
+    defaults = {name: p.default for name, p in known.items() if p.default is not inspect.Parameter.empty}
     return {name: (defaults | given)[name] for name in [*known, *given] if name in given or name in defaults}
 
 
 def init_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor by name, with those of base classes that it passes keywords on to."""
-    found: dict[str, inspect.Parameter] = {}
+    """Return the parameters of a constructor by name, including base classes that it passes keywords to."""
+    parameters: dict[str, inspect.Parameter] = {}
     for init in _constructors(cls):
         for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
             if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
-                found.setdefault(name, parameter)
-    return found
+                parameters.setdefault(name, parameter)
+    return parameters
 
 
 def init_types(cls: type) -> dict[str, Any]:
-    """Return the declared types of :func:`init_parameters`, as far as they are declared."""
-    found: dict[str, Any] = {}
+    """Return the declared types of :func:`init_parameters`; undeclared types are missing."""
+    types: dict[str, Any] = {}
     for init in _constructors(cls):
         try:
-            found = get_type_hints(init) | found
-        except Exception:  # of names that are imported for type checkers alone
+            types = get_type_hints(init) | types
+        except Exception:  # names that only type checkers import
             continue
-    return found
+    return types
 
 
 def _constructors(cls: type) -> Iterator[Any]:
-    """Yield the constructors along the bases of a class, up to the first that takes no keywords for the next."""
+    """Yield the constructors of a class and its bases, up to the first that passes no keywords on."""
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base is object:
             continue

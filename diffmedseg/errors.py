@@ -1,11 +1,11 @@
-"""The errors that say what a user can do; the command line prints their message without a traceback."""
+"""Errors that a user can act on. The command line prints their message without a traceback."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, or cannot be used; the message says why."""
+    """A checkpoint is missing or unusable; the message says why."""
 
 
 class DataError(RuntimeError):
@@ -13,7 +13,7 @@ class DataError(RuntimeError):
 
     Args:
         message: The message.
-        names: All items that it is about, of which the message may name the first.
+        names: Names of all items concerned; the message may name only the first.
     """
 
     def __init__(self, message: str, names: Iterable[str] = ()) -> None:
@@ -22,7 +22,7 @@ class DataError(RuntimeError):
 
 
 class ExportError(ValueError):
-    """A model that cannot become a graph, or an exported file that cannot be used; the message says why."""
+    """A model that cannot be exported, or an exported file that is unusable; the message says why."""
 
 
 class NoRunError(RuntimeError):
@@ -30,7 +30,7 @@ class NoRunError(RuntimeError):
 
 
 class PluginError(RuntimeError):
-    """A class that may not be loaded, or cannot be; the message says why and what to do."""
+    """A class that is not trusted or cannot be loaded; the message says why and what to do."""
 
 
 class RecipeError(ValueError):
@@ -38,20 +38,20 @@ class RecipeError(ValueError):
 
 
 class TooFewCasesError(ValueError):
-    """There are too few cases to fit to; the message says how many are needed."""
+    """There are too few cases for a fit; the message says how many are needed."""
 
 
 class ZooError(RuntimeError):
-    """An entry that is missing, damaged or not to be trusted; the message says which and what to do."""
+    """An entry that is missing, damaged or not trusted; the message names it and the remedy."""
 
 
 def unknown(kind: str, name: str, names: Sequence[str]) -> str:
-    """Say that a name is not known, and what may have been meant."""
+    """Return the message for an unknown name, with similar names."""
     return f"There is no {kind} {name!r}. {suggest(name, names)}"
 
 
 def suggest(name: str, names: Sequence[str]) -> str:
-    """Say which of the names may have been meant; where none is alike, which there are."""
+    """Return a suggestion of similar names; without similar names, list all names."""
     alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     if alike:
         return f"Did you mean {' or '.join(alike)}?"

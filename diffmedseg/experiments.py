@@ -1,6 +1,6 @@
-"""The configuration files that come with the package: models, data sets and presets by name.
+"""The configuration files of the package: models, data sets and presets by name.
 
-They lie in ``experiments/`` of the repository and in the installed package. Importing this module takes no torch.
+They are in ``experiments/`` of the repository, and in the installed package. Importing this module needs no torch.
 """
 
 import os
@@ -22,7 +22,7 @@ def experiments_folder() -> Path:
 
 
 def list_parts(part: str) -> list[str]:
-    """Return the names of the files of a part: those that stand for themselves and not for a combination.
+    """Return the names of the files of a part, without combinations (``a+b``).
 
     Args:
         part: ``model``, ``member``, ``data``, ``preset``, ``logger``, ``callbacks`` or ``chain``.
@@ -44,21 +44,21 @@ def list_presets(model: str | None = None) -> list[str]:
     """Return the names of the presets, such as ``cpu``.
 
     Args:
-        model: Only those that this model has; None for those of any model.
+        model: Presets of this model; None for the presets of any model.
     """
     combined = [path.stem.partition("+") for path in (experiments_folder() / "preset").glob("*+*.yaml")]
-    own = [preset for preset, _, name in combined if model is None or name == model]
-    return sorted({*list_parts("preset"), *own})
+    for_model = [preset for preset, _, name in combined if model is None or name == model]
+    return sorted({*list_parts("preset"), *for_model})
 
 
 def data_file(name: str | Path) -> Path:
     """Return the yaml of a data set.
 
     Args:
-        name: Its name, or the path of a yaml file of one's own.
+        name: Name of the data set, or path of your own yaml file.
 
     Raises:
-        RecipeError: If there is none; the message suggests what is alike.
+        RecipeError: If there is no such data set; the message suggests similar names.
     """
     return (
         own_file(name) or experiments_folder() / "data" / f"{known_name('data set', str(name), list_datasets())}.yaml"
@@ -75,23 +75,23 @@ def data_config(name: str | Path) -> dict[str, Any]:
     content = read_settings(path)
     config = content.get("data", content)
     if not (isinstance(config, dict) and "class_path" in config):
-        raise RecipeError(f"{path} describes no data set: expected a class_path under data.")
+        raise RecipeError(f"{path} describes no data set; expected a class_path under data.")
     return {"init_args": {}, **config}
 
 
 def data_root(data: str | Path, root: str | Path | None = None) -> Path | None:
-    """Return where a data set is; None for what its yaml says.
+    """Return the folder of a data set; None for the folder in its yaml.
 
     Args:
-        data: Its name, or a yaml file.
-        root: Where the user says it is; None for ``$DIFFMEDSEG_DATA/<data>`` where that variable is set.
+        data: Name of the data set, or a yaml file.
+        root: The folder that the user gives; None for ``$DIFFMEDSEG_DATA/<data>`` if the variable is set.
     """
     path = data_file(data)
     return find_root(root, path.stem, read_settings(path))
 
 
 def find_root(root: str | Path | None, data: str, content: dict[str, Any]) -> Path | None:
-    """Return where a data set is, by its name and its yaml's content; see :func:`data_root`."""
+    """Return the folder of a data set, by its name and the content of its yaml; see :func:`data_root`."""
     if root is not None:
         return Path(root)
     everything = os.environ.get("DIFFMEDSEG_DATA")
@@ -100,7 +100,7 @@ def find_root(root: str | Path | None, data: str, content: dict[str, Any]) -> Pa
 
 
 def own_file(name: str | Path) -> Path | None:
-    """Return the path where a name is that of a yaml file of the user's own; None for other names.
+    """Return the path if a name is the path of a user's own yaml file; None for other names.
 
     Raises:
         RecipeError: If the file is missing.
@@ -124,7 +124,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (OSError, FormatError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no settings: expected a mapping with model: or data:.")
+        raise RecipeError(f"{path} has no settings; expected a mapping with model: or data:.")
     return content
 
 
@@ -132,7 +132,7 @@ def known_name(kind: str, name: str, names: Sequence[str]) -> str:
     """Return the name if it is known.
 
     Raises:
-        RecipeError: Suggesting names that are alike, else naming all.
+        RecipeError: If it is not known; the message suggests similar names, or lists all.
     """
     if name not in names:
         raise RecipeError(unknown(kind, name, names))

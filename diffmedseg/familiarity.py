@@ -1,4 +1,4 @@
-"""How familiar an image is: whether it looks like the validation cases that a model was calibrated on."""
+"""Familiarity of an image: its similarity to the validation cases of a model."""
 
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -10,11 +10,11 @@ from diffmedseg.configurable import Configurable
 from diffmedseg.errors import TooFewCasesError
 from diffmedseg.wording import count
 
-#: A familiarity of this or less is worth a warning.
+#: A familiarity of at most this gives a warning.
 _LEVEL = 0.01
-#: Fewer cases cannot keep false warnings at 5 % of new cases: the lowest familiarity is 1 / (cases + 1).
+#: With fewer cases, more than 5 % of new cases get false warnings: the lowest familiarity is 1 / (cases + 1).
 _FEWEST_CASES = 19
-#: More cases make an entry of the zoo larger, and familiarity no better.
+#: More cases make an entry of the zoo larger but the familiarity no better.
 _MOST_CASES = 500
 _LEAST_SCALE = 1e-4
 _ROUNDING = 1e-9
@@ -24,16 +24,17 @@ _LARGEST_HALF = 6e4
 class Familiarity(Configurable, nn.Module):
     """The share of cases at least as unusual as an image, among the validation cases and the image itself.
 
-    How unusual a case is: the distance of its features to the nearest other case. This is full conformal prediction
-    (Vovk et al. 2005): of new cases drawn like the validation cases, at most a share p has a familiarity of p or less.
-    For that the image and the cases are treated alike: each distance is in deviations of all of them together.
+    The distance of a case's features to the nearest other case measures how unusual the case is. This is full conformal
+    prediction (Vovk et al. 2005): at most a share p of new cases, drawn like the validation cases, has a familiarity of
+    p or less. For this guarantee, image and cases are treated alike: the standard deviations of all of them together
+    scale the distances.
 
-    The features are in the module's buffers, rounded to float16, so that float16 weights hold the same numbers.
+    The features are buffers, rounded to float16, so that float16 weights store them exactly.
 
     Args:
-        cases: Number of validation cases that it was fitted on.
+        cases: Number of validation cases of the fit.
         features: F, number of features of an image.
-        by_slices: Whether a case is a volume, whose features are the mean over its slices. A slice alone then has no
+        by_slices: Whether a case is a volume, with the mean features of its slices. A single slice then has no
             familiarity.
     """
 
@@ -54,7 +55,7 @@ class Familiarity(Configurable, nn.Module):
     def level(self) -> float:
         """The familiarity, in (0, 0.05], at or below which an image is unfamiliar.
 
-        1 %; with fewer than 99 cases the lowest familiarity that there is.
+        It is 1 %, or with fewer than 99 cases the lowest possible familiarity.
         """
         return max(_LEVEL, 1 / (self.cases + 1))
 
@@ -64,15 +65,15 @@ class Familiarity(Configurable, nn.Module):
         return torch.stack([self._rank(point) for point in points])
 
     def _rank(self, point: Tensor) -> Tensor:
-        """Compare a standardised image (F,) with the cases, all treated alike: the scale is that of all together."""
-        together = torch.cat([self.points, point[None]])
-        together = together / together.std(0).clamp(min=_LEAST_SCALE)
-        nearest = _squared_distances(together).fill_diagonal_(torch.inf).amin(1)
+        """Rank a standardised image (F,) among the cases. Image and cases together set the scale."""
+        points = torch.cat([self.points, point[None]])
+        points = points / points.std(0).clamp(min=_LEAST_SCALE)
+        nearest = _squared_distances(points).fill_diagonal_(torch.inf).amin(1)
         return (nearest >= nearest[-1] * (1 - _ROUNDING)).float().mean()
 
     @classmethod
     def fit(cls, features: Tensor, cases: Sequence[str]) -> Self:
-        """Fit to images that the model was not trained on.
+        """Fit the familiarity to images that the model was not trained on.
 
         Args:
             features: (N, F), of :meth:`~diffmedseg.models.DiffusionSegmenter.features`.
@@ -84,8 +85,8 @@ class Familiarity(Configurable, nn.Module):
         names = list(dict.fromkeys(cases))
         if len(names) < _FEWEST_CASES:
             raise TooFewCasesError(
-                f"{count(len(names), 'case')} cannot tell what is unusual with at most 5 % false warnings: "
-                f"{_FEWEST_CASES} are needed."
+                f"{count(len(names), 'case')}: too few for a warning of unusual images with at most 5 % false "
+                f"warnings; {_FEWEST_CASES} are needed."
             )
         chosen = names[:: -(-len(names) // _MOST_CASES)]
         of_case = torch.tensor([names.index(case) for case in cases])
@@ -98,13 +99,13 @@ class Familiarity(Configurable, nn.Module):
 
 
 class JointFamiliarity(nn.Module):
-    """The familiarity of an image to several models together: twice the mean of theirs, at most 1.
+    """The familiarity of an image to several models: twice the mean of their familiarities, at most 1.
 
-    Of new cases drawn like the validation cases of each, at most a share p has one of p or less, however theirs depend
-    on each other (Rüschendorf 1982; Vovk & Wang 2020, arXiv 1212.4966).
+    At most a share p of new cases, drawn like the validation cases of each model, has a familiarity of p or less, for
+    any dependence between the models (Rüschendorf 1982; Vovk & Wang 2020, arXiv 1212.4966).
 
     Args:
-        parts: Those of the models.
+        parts: The familiarities of the models.
     """
 
     def __init__(self, parts: Sequence[Familiarity]) -> None:
@@ -116,24 +117,24 @@ class JointFamiliarity(nn.Module):
 
     @property
     def level(self) -> float:
-        """The familiarity at or below which an image is unfamiliar: 1 %, or the lowest that there is."""
+        """The familiarity at or below which an image is unfamiliar: 1 %, or the lowest possible familiarity."""
         return max(_LEVEL, self._lowest)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the familiarity, (B,) in (0, 1], of the features (B, F) of all models, one after the other."""
-        own = torch.split(features, self._features, 1)
-        ranks = torch.stack([part(one) for part, one in zip(self.parts, own, strict=True)])
+        """Return the familiarity, (B,) in (0, 1], of the concatenated features (B, F) of all models."""
+        by_model = torch.split(features, self._features, 1)
+        ranks = torch.stack([part(values) for part, values in zip(self.parts, by_model, strict=True)])
         return (2 * ranks.mean(0)).clamp(max=1)
 
 
 def pool_maps(maps: Iterable[Tensor]) -> Tensor:
-    """Pool feature maps, each (B, C_i, H_i, W_i), to their means and deviations over space, (B, 2 * sum of C_i)."""
-    pooled = [statistic for one in maps for statistic in (one.mean((2, 3)), one.std((2, 3), correction=0))]
+    """Pool feature maps (B, C_i, H_i, W_i) to their spatial means and deviations, (B, 2 * sum of C_i)."""
+    pooled = [statistic for m in maps for statistic in (m.mean((2, 3)), m.std((2, 3), correction=0))]
     return torch.cat(pooled, 1)
 
 
 def describe_unfamiliar(familiarity: float) -> str:
-    """Say what a low familiarity means."""
+    """Return the warning for an unfamiliar image."""
     return (
         f"looks unlike the images this model was validated on (familiarity {familiarity:.3f}): check that it is the "
         "right kind of image"
@@ -141,12 +142,12 @@ def describe_unfamiliar(familiarity: float) -> str:
 
 
 def _squared_distances(points: Tensor) -> Tensor:
-    """Return the squared distances of points (n, F), (n, n), by a matrix product in float64."""
+    """Return the squared distances (n, n) of points (n, F), by a matrix product in float64."""
     products = points.double() @ points.double().T
     squares = products.diagonal()
     return squares[:, None] + squares - 2 * products
 
 
 def _as_half(values: Tensor) -> Tensor:
-    """Round to float16, in float32."""
+    """Round float32 values to float16 precision."""
     return values.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().float()

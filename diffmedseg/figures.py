@@ -1,4 +1,4 @@
-"""What all figures share: colours, outlines and their legend, maps and their scale, titles that fit, files."""
+"""Parts that all figures share: colours, outlines, legends, maps with a scale, fitted titles, files."""
 
 import io
 import math
@@ -23,22 +23,22 @@ from diffmedseg.atomic import write_alone
 # The colour-blind can tell them apart (Okabe & Ito 2008, "Color Universal Design").
 ORANGE, SKY_BLUE, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
-#: By region, where there are several.
+#: Colours of several regions, in order.
 COLOURS = (ORANGE, GREEN, YELLOW, VERMILLION)
-#: Of curves, which are drawn on white.
+#: Colours of curves on white.
 CURVES = (BLUE, ORANGE, GREEN, VERMILLION, SKY_BLUE)
 
 
 @dataclass(frozen=True)
 class Line:
-    """How one kind of outline is drawn.
+    """The style of one kind of outline.
 
     Attributes:
-        colour: Where there is one region; of several regions each has its own of :data:`COLOURS`.
-        width: In points.
-        style: Of matplotlib.
-        pale: Whether colours of regions are mixed with as much white.
-        cased: Whether a dark edge makes it visible on bright images.
+        colour: Colour for a single region. Several regions have the colours of :data:`COLOURS`.
+        width: Width in points.
+        style: Line style of matplotlib.
+        pale: Whether the colours of regions are mixed with white, half and half.
+        cased: Whether a dark edge makes the line visible on bright images.
     """
 
     colour: str
@@ -48,7 +48,7 @@ class Line:
     cased: bool = False
 
     def colour_of(self, region: int, regions: int) -> tuple[float, float, float]:
-        """Return the colour of a region, counted from 0, of so many."""
+        """Return the colour of a region, from 0, of ``regions`` regions."""
         red, green, blue = to_rgb(COLOURS[region % len(COLOURS)] if regions > 1 else self.colour)
         return ((red + 1) / 2, (green + 1) / 2, (blue + 1) / 2) if self.pale and regions > 1 else (red, green, blue)
 
@@ -63,11 +63,11 @@ INNER, OUTER = Line(VERMILLION, 1.3, "dotted"), Line(VERMILLION, 1.3, "dashed")
 PROBABILITY, DISAGREEMENT = ("gray", 1.0), ("inferno", 0.5)
 
 _MEASURE = TextToPath()
-_HANDLE = 0.5  # inches beside the text of an entry of a legend, at most
+_HANDLE = 0.5  # inches: maximum width of a legend entry beside its text
 
 
 class Drawing(Figure):
-    """A figure that notebooks show as a picture, whether or not pyplot is in use."""
+    """A figure that notebooks show as a picture, also without pyplot."""
 
     def _repr_png_(self) -> bytes:
         written = io.BytesIO()
@@ -79,7 +79,7 @@ class Drawing(Figure):
 
 
 def show(axis: Axes, image: Tensor) -> None:
-    """Show an image (C, H, W) in [-1, 1]: its first three channels as colours, else its first as grey."""
+    """Show an image (C, H, W) in [-1, 1]: three or more channels as colours, fewer as grey."""
     three = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     axis.imshow((three.float().cpu() + 1).div(2).clamp(0, 1).permute(1, 2, 0).numpy())
     axis.set(xticks=[], yticks=[])
@@ -93,7 +93,7 @@ def show_map(axis: Axes, values: Tensor, kind: tuple[str, float]) -> None:
 
 
 def scale_below(axis: Axes) -> None:
-    """Draw the scale of a map below it; a plain colour bar would make the map smaller than its neighbours."""
+    """Draw the scale of a map below it. A usual colour bar would shrink the map."""
     bar = axis.figure.colorbar(axis.images[0], cax=axis.inset_axes((0, -0.09, 1, 0.04)), orientation="horizontal")
     bar.ax.tick_params(labelsize=7)
 
@@ -117,10 +117,10 @@ def _casing(line: Line) -> list[patheffects.AbstractPathEffect]:
 
 
 def legend_of(lines: Sequence[tuple[Line, str]], regions: Sequence[str]) -> list[Line2D]:
-    """Return the entries of a legend: each kind of outline, and of several regions each colour.
+    """Return the entries of a legend: the kinds of outlines, and the colours of several regions.
 
     Args:
-        lines: The kinds of outlines in a figure, and what they are called.
+        lines: The kinds of outlines in a figure, with their names.
         regions: Names of the regions.
     """
     if len(regions) == 1:
@@ -136,13 +136,13 @@ def _entry(line: Line, colour: tuple[float, float, float], name: str) -> Line2D:
 
 
 def draw_legend(figure: Figure, entries: Sequence[Line2D], fontsize: float = 8, note: str = "") -> None:
-    """Draw a legend below all axes, in as many columns as the figure is wide.
+    """Draw a legend below all axes, in as many columns as fit.
 
     Args:
-        figure: Its layout has to be constrained.
+        figure: A figure with a constrained layout.
         entries: Lines with their labels.
-        fontsize: In points.
-        note: Said above the entries.
+        fontsize: Size of the text in points.
+        note: Text above the entries.
     """
     inches = figure.get_figwidth() - 0.3
     labels = [fit(str(entry.get_label()), inches - _HANDLE, fontsize) for entry in entries]
@@ -171,7 +171,7 @@ def text_width(text: str, fontsize: float) -> float:
 
 
 def fit(text: str, inches: float, fontsize: float) -> str:
-    """Break the lines of a text so that none is wider than so many inches; within words where there is no other way."""
+    """Break the lines of a text to a maximum width in inches; break within words only if necessary."""
     longest = max(map(len, text.splitlines()), default=0)
     width = math.ceil(1.5 * longest * inches / max(text_width(text, fontsize), inches))  # letters differ in width
     while width > 1 and text_width(text, fontsize) > inches:
@@ -183,20 +183,20 @@ def fit(text: str, inches: float, fontsize: float) -> str:
 
 
 def of_first(regions: Sequence[str]) -> str:
-    """Return what names the first of several regions in a title: ``, tumour core``; nothing where there is one."""
+    """Return the suffix of a title for the first of several regions: ``, tumour core``; empty for one region."""
     return f", {regions[0]}".replace("_", " ") if len(regions) > 1 else ""
 
 
 def set_title(axis: Axes, text: str, inches: float, fontsize: float = 8) -> None:
-    """Write a title above axes that are so many inches wide; longer ones are broken."""
+    """Write a title above axes, broken to their width in inches."""
     axis.set_title(fit(text, inches, fontsize), fontsize=fontsize, parse_math=False)
 
 
 def label_row(axis: Axes, text: str, inches: float, fontsize: float = 8) -> None:
-    """Name a row that is so many inches high at its left; longer names, as of cases, are broken."""
+    """Write the name of a row at its left, broken to its height in inches."""
     axis.set_ylabel(fit(text, inches, fontsize), fontsize=fontsize, parse_math=False)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, completely or not at all."""
     write_alone(path, partial(figure.savefig, format="png", dpi=110))

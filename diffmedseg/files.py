@@ -1,4 +1,4 @@
-"""Files that the project reads and writes: YAML, JSON, hashes, and the folder of cached files."""
+"""Read YAML and JSON, hash files, and find the cache folder."""
 
 import json
 import os
@@ -10,32 +10,32 @@ import yaml
 
 from diffmedseg.errors import DataError
 
-# libyaml parses the registry 50 times faster than PyYAML; not every build of PyYAML has it.
+# libyaml parses the registry 50 times as fast as PyYAML, but some builds of PyYAML lack it.
 _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-_MOST_LEVELS = 100  # of lists in lists: code that walks through settings calls itself for each
-_MOST_VALUES = 1_000_000  # the splits of the largest public data sets have a tenth of this
+_MOST_LEVELS = 100  # nesting: code that reads settings recurses at each level
+_MOST_VALUES = 1_000_000  # ten times the splits of the largest public data sets
 
 
 class FormatError(ValueError):
-    """A file that is not of its format; the message says what is wrong, but does not name the file."""
+    """A file with a wrong format; the message names the fault but not the file."""
 
 
 def read_yaml(path: Path, as_text: bool = False) -> Any:  # noqa: ANN401  YAML can hold anything
-    """Read a YAML file of plain values; nothing in it is run.
+    """Read a YAML file of plain values. Nothing in it is run.
 
     Args:
         path: The file.
-        as_text: Take numbers and all other values for text, as they are written.
+        as_text: Read numbers and all other values as text.
 
     Raises:
-        FormatError: If the file is not YAML, nests too deeply, or grows without bounds when its anchors are filled in.
+        FormatError: If the file is not YAML, nests too deeply, or has too many values after its anchors are expanded.
     """
     text = _read_text(path)
     try:
         content = yaml.load(text, yaml.BaseLoader if as_text else _SafeLoader)
-    except Exception as error:  # numbers and dates that are none raise ValueError, KeyError, AttributeError and others
+    except Exception as error:  # wrong numbers and dates raise ValueError, KeyError, AttributeError and others
         raise FormatError(f"it is not YAML: {_in_a_line(error)}") from error
     _check_extent(content)
     return content
@@ -68,13 +68,13 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _check_extent(content: object) -> None:
-    """Refuse values that no code could walk through: aliases let a few lines stand for billions of values."""
+    """Refuse too many values: with aliases, a few lines can stand for billions of values."""
     if _extent(content, {}, _MOST_LEVELS)[0] > _MOST_VALUES:
-        raise FormatError(f"it holds more than {_MOST_VALUES:,} values when its anchors are filled in")
+        raise FormatError(f"it has more than {_MOST_VALUES:,} values after its anchors are expanded")
 
 
 def _extent(value: object, known: dict[int, tuple[int, int]], levels: int) -> tuple[int, int]:
-    """Return the number of values in a value, and how many levels they nest."""
+    """Return the number of values in a value, and the depth of their nesting."""
     if not isinstance(value, dict | list):
         return 1, 0
     if id(value) not in known:
@@ -87,7 +87,7 @@ def _extent(value: object, known: dict[int, tuple[int, int]], levels: int) -> tu
 
 
 def cache_folder() -> Path:
-    """Return where decoded data is kept: ``$DIFFMEDSEG_CACHE``, else ``~/.cache/diffmedseg``.
+    """Return the folder of the cache: ``$DIFFMEDSEG_CACHE``, else ``~/.cache/diffmedseg``.
 
     Raises:
         DataError: If neither the variable nor a home folder is set.
@@ -98,13 +98,13 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "diffmedseg"
     except RuntimeError as error:
         raise DataError(
-            "There is no folder for decoded data: this user has no home folder. Set DIFFMEDSEG_CACHE to a folder that "
-            "may be written."
+            "There is no folder for decoded data: this user has no home folder. Set DIFFMEDSEG_CACHE to a writable "
+            "folder."
         ) from error
 
 
 def expand_home(path: str | Path) -> Path:
-    """Return a path with the user's home folder in place of ``~``.
+    """Replace ``~`` in a path by the user's home folder.
 
     Raises:
         DataError: If the path begins with ``~`` and there is no such home folder.

@@ -1,6 +1,6 @@
-"""Keyed randomness: the noise of a sample depends on what it is for, never on when it is drawn.
+"""Keyed randomness: the noise of a sample depends on its key, and never on the time of the draw.
 
-A generator is made from a key such as ``(seed, case, sample index)``. Results therefore do not depend on batch size,
+A generator is made from a key such as ``(seed, case, sample index)``. So results do not depend on batch size,
 chunking, order or the number of processes.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 
 def keyed_generator(*key: object) -> torch.Generator:
-    """Make a CPU generator whose stream is a function of ``key`` alone.
+    """Make a CPU generator whose stream depends only on ``key``.
 
     The generator is always on the CPU, where streams are the same on every machine. PyTorch's Mersenne twister uses
-    the lower 32 bits of a seed, so two of 10,000 keys coincide with a probability of about 1 %: harmless, since a
-    collision would only give two different images the same noise.
+    the lower 32 bits of a seed, so two of 10,000 keys coincide with a probability of about 1 %. This is harmless: two
+    images would get the same noise.
 
     Args:
         key: Anything with an unambiguous ``str``: integers, names.
@@ -29,15 +29,15 @@ def keyed_generator(*key: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class BlendedGenerator:
-    """Noise between that of two generators, as of a slice that lies between two others.
+    """Noise between the noise a and b of two generators, such as for a slice between two others.
 
-    Normal noise is a cos + b sin, which is standard normal, too. Its correlation with that of another place between the
-    same two generators is the cosine of the difference of both angles.
+    The noise a cos(angle) + b sin(angle) is standard normal, too. The correlation of two such noises is the cosine of
+    the difference of their angles.
 
     Attributes:
-        first: Gives a.
-        second: Gives b.
-        angle: In radians, from 0 for a alone to pi / 2 for b alone.
+        first: Generator of a.
+        second: Generator of b.
+        angle: Angle in radians, from 0 (only a) to pi / 2 (only b).
     """
 
     first: torch.Generator
@@ -46,11 +46,11 @@ class BlendedGenerator:
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal noise of a shape, float32, on the CPU."""
-        a, b = (torch.randn(tuple(shape), generator=one) for one in (self.first, self.second))
+        a, b = (torch.randn(tuple(shape), generator=generator) for generator in (self.first, self.second))
         return a * math.cos(self.angle) + b * math.sin(self.angle)
 
     def uniform(self, number: int) -> Tensor:
-        """Draw numbers in [0, 1]: the normal distribution function of normal noise."""
+        """Draw uniform numbers in [0, 1], as the normal distribution function of normal noise."""
         numbers: Tensor = torch.special.ndtr(self.normal((number,)))
         return numbers
 
@@ -59,13 +59,13 @@ Generator = torch.Generator | BlendedGenerator
 
 
 def between(key: tuple[object, ...], position: float) -> BlendedGenerator:
-    """Return the noise at a place along a line on which independent noise lies at whole numbers.
+    """Return the noise at a position on a line. The noise at whole numbers is independent.
 
-    Noise one apart is correlated by 0 to 0.71, noise two apart by 0.
+    The correlation is 0 to 0.71 at a distance of 1, and 0 at a distance of 2.
 
     Args:
-        key: Key of the line, as of :func:`keyed_generator`.
-        position: Place, such as that of a slice in multiples of a distance.
+        key: Key of the line; see :func:`keyed_generator`.
+        position: Position, such as the position of a slice in multiples of a distance.
     """
     below = math.floor(position)
     first, second = (keyed_generator(*key, "knot", number) for number in (below, below + 1))
@@ -75,8 +75,10 @@ def between(key: tuple[object, ...], position: float) -> BlendedGenerator:
 def keyed_uniform(number: int, generators: Sequence[Generator]) -> Tensor:
     """Draw numbers in [0, 1] from each generator, shape (len(generators), number), float32, on the CPU."""
     rows = [
-        one.uniform(number) if isinstance(one, BlendedGenerator) else torch.rand(number, generator=one)
-        for one in generators
+        generator.uniform(number)
+        if isinstance(generator, BlendedGenerator)
+        else torch.rand(number, generator=generator)
+        for generator in generators
     ]
     return torch.stack(rows)
 
@@ -87,14 +89,16 @@ def keyed_normal(shape: Sequence[int], generators: Sequence[Generator], device: 
     Args:
         shape: Shape of a row, such as (K, H, W).
         generators: One CPU generator per row; each is advanced.
-        device: Where the result is wanted; the draw happens on the CPU.
+        device: Device of the result; the draw is on the CPU.
 
     Returns:
         Noise of shape ``(len(generators), *shape)``, float32.
     """
     rows = [
-        one.normal((1, *shape)) if isinstance(one, BlendedGenerator) else torch.randn(1, *shape, generator=one)
-        for one in generators
+        generator.normal((1, *shape))
+        if isinstance(generator, BlendedGenerator)
+        else torch.randn(1, *shape, generator=generator)
+        for generator in generators
     ]
     return torch.cat(rows).to(device)
 

@@ -1,4 +1,4 @@
-"""The volumes of what was segmented."""
+"""Measure the volumes of segmented regions."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ class VolumeEstimate(NamedTuple):
 
     Attributes:
         ml: Volume of the mask in ml.
-        low: Of a calibrated model, the lower end in ml of an interval that holds the true volume as often as its
-            calibration says; else None.
-        high: The upper end.
+        low: Lower end in ml of the interval of a calibrated model; None without calibration. The interval holds the
+            true volume with the coverage of the calibration.
+        high: Upper end in ml.
     """
 
     ml: float
@@ -23,28 +23,28 @@ class VolumeEstimate(NamedTuple):
 
 
 def check_spacing(spacing: Sequence[float], keys: Sequence[str] | None) -> tuple[float, float, float]:
-    """Return the size of a voxel, checked.
+    """Check the size of a voxel and return it.
 
     Args:
         spacing: Distance of slices, rows and columns in mm.
-        keys: Keys of the slices' noise; None for those that the segmenter makes.
+        keys: Keys of the slices' noise; None for the segmenter's own keys.
 
     Raises:
-        ValueError: If these are no three lengths, or the slices have several keys.
+        ValueError: If there are not three positive lengths, or the slices have different keys.
     """
     lengths = [float(length) for length in spacing]
     if len(lengths) != 3 or not all(0 < length < math.inf for length in lengths):
         raise ValueError(f"spacing is {spacing}; expected the distances of slices, rows and columns in mm, above 0.")
     if keys is not None and len(set(keys)) > 1:
-        raise ValueError("With spacing, all images are slices of one volume: give all of them the same key, or none.")
+        raise ValueError("With spacing, all images are slices of one volume. Give all of them the same key, or none.")
     return lengths[0], lengths[1], lengths[2]
 
 
 def volumes_ml(result: Segmentation) -> dict[str, VolumeEstimate]:
-    """Measure the regions of a volume, all of whose slices are the images of a segmentation.
+    """Measure the regions of a volume. The images of the segmentation are all its slices.
 
     Returns:
-        By region, in the model's order.
+        The volume of each region, in the model's order.
 
     Raises:
         ValueError: If the size of a voxel is not known.
@@ -52,8 +52,8 @@ def volumes_ml(result: Segmentation) -> dict[str, VolumeEstimate]:
     origin = result.origin
     if origin is None or origin.spacing is None:
         raise ValueError(
-            "The size of the voxels is not known. Segment all slices of a volume together, and say how far apart "
-            "slices, rows and columns are in mm: model.segment(slices, spacing=(5, 0.8, 0.8))."
+            "The size of the voxels is not known. Segment all slices of a volume together, and give the distance of "
+            "slices, rows and columns in mm: model.segment(slices, spacing=(5, 0.8, 0.8))."
         )
     voxel = math.prod(origin.spacing) / 1000  # mm3 to ml
     volumes = (result.mask.sum((0, 2, 3)) * voxel).tolist()

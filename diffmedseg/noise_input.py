@@ -1,4 +1,4 @@
-"""What the noise of a sample consists of, for PyTorch and for graphs alike."""
+"""The parts of the noise of a sample, for PyTorch and for exported graphs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,12 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class NoiseInput:
-    """A part of the noise of one sample; the parts come from the sample's generator in their order.
+    """A part of the noise of one sample. The sample's generator draws the parts in order.
 
     Attributes:
-        name: What it is for.
+        name: Name of the part.
         kind: ``normal`` for the standard normal distribution, ``uniform`` for [0, 1).
-        shape: Its shape, without images and samples.
+        shape: Shape, without the dimensions of images and samples.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How segmentations and data sets look in a notebook: figures, and HTML with a small picture."""
+"""Show segmentations and data sets in a notebook: figures, and HTML with a small picture."""
 
 import base64
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from diffmedseg.reading.pictures import turn_upright
 from diffmedseg.segmentation import Segmentation, resize_soft
 from diffmedseg.wording import count
 
-_LONGEST = 800  # px, of a picture that is drawn
+_LONGEST = 800  # px: longest side of a drawn picture
 _SHOWN = 4  # images in HTML
-_SIDE = 1.6  # inches of each
+_SIDE = 1.6  # inches: side of each image
 
 
 def select(result: Segmentation, index: int) -> Segmentation:
-    """Take one image of a segmentation, on the CPU."""
+    """Return one image of a segmentation, on the CPU."""
 
     def take(value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, Segmentation):
@@ -47,7 +47,7 @@ def _numbered(regions: int) -> list[str]:
 
 
 def _facts(result: Segmentation) -> list[str]:
-    """Return what there is to say in numbers: the size of each region, and how familiar the images are."""
+    """Return the facts of a segmentation: the size of each region, and the familiarity of the images."""
     if result.origin is not None and result.origin.spacing is not None:
         facts = []
         for region, (ml, low, high) in volumes_ml(result).items():
@@ -69,7 +69,7 @@ def describe(result: Segmentation) -> str:
 
 
 def as_html(result: Segmentation) -> str:
-    """Describe a segmentation in HTML: the probability of the first images with the mask's outline, and numbers."""
+    """Describe a segmentation in HTML: the first images' probability with the mask's outline, and its facts."""
     shown = min(len(result.mask), _SHOWN)
     figure = Drawing(figsize=(_SIDE * max(shown, 1), _SIDE), layout="constrained")
     for i, axis in enumerate(figure.subplots(1, max(shown, 1), squeeze=False)[0][:shown]):
@@ -83,7 +83,7 @@ def as_html(result: Segmentation) -> str:
 
 
 def _shrink(maps: Tensor, longest: int) -> Tensor:
-    """Make maps (C, H, W) smaller where they are larger than that many pixels."""
+    """Shrink maps (C, H, W) to a longest side in pixels; smaller maps are kept."""
     height, width = maps.shape[-2:]
     scale = min(longest / max(height, width), 1)
     return resize_soft(maps[None], (max(round(height * scale), 1), max(round(width * scale), 1)))[0]
@@ -93,18 +93,17 @@ def plot(result: Segmentation, image: PIL.Image.Image | np.ndarray | Tensor, ind
     """Draw one image of a segmentation; see :meth:`Segmentation.plot`."""
     index, origin = check_index(index, len(result.mask), "image"), result.origin
     if origin is None:
-        raise ValueError("It is not known what made this segmentation: plot what model.segment returned.")
+        raise ValueError("The model of this segmentation is not known. Plot a result of model.segment.")
     images = to_model_range(image, len(origin.model.image_channels), origin.model.value_range)
-    one = select(result, index)
+    own = select(result, index)
     turn = partial(turn_upright, orientation=origin.orientation)
-    samples, probability, uncertainty, mask = map(turn, (one.samples, one.probability, one.uncertainty, one.mask))
+    samples, probability, uncertainty, mask = map(turn, (own.samples, own.probability, own.uncertainty, own.mask))
     if len(images) != len(result.mask) or images.shape[-2:] != mask.shape[-2:]:
         raise ValueError(
-            f"There {'is' if len(images) == 1 else 'are'} {count(len(images), 'image')} of {images.shape[-2]} x "
-            f"{images.shape[-1]}, and the segmentation is of {len(result.mask)} of {mask.shape[-2]} x "
-            f"{mask.shape[-1]}: pass what was segmented."
+            f"Got {count(len(images), 'image')} of {images.shape[-2]} x {images.shape[-1]}; the segmentation has "
+            f"{len(result.mask)} of {mask.shape[-2]} x {mask.shape[-1]}. Pass the segmented images."
         )
-    inner, outer = (None if contour is None else _small_mask(turn(contour)) for contour in (one.inner, one.outer))
+    inner, outer = (None if contour is None else _small_mask(turn(contour)) for contour in (own.inner, own.outer))
     upright = Segmentation(
         samples,
         _shrink(probability[0], _LONGEST)[None],
@@ -121,7 +120,7 @@ def _small_mask(mask: Tensor) -> Tensor:
 
 
 def _as_picture(image: Tensor) -> PIL.Image.Image:
-    """Make an RGB picture of (C, H, W) in [-1, 1]: of three channels as colours, else of the first as grey."""
+    """Make an RGB picture of an image (C, H, W) in [-1, 1]: three channels as colours, others as grey."""
     three = image if len(image) == 3 else image[:1].expand(3, -1, -1)
     return PIL.Image.fromarray(to_bytes(_shrink(three.float().cpu(), _LONGEST)).permute(1, 2, 0).numpy())
 

@@ -1,7 +1,7 @@
-"""Packages of users: their classes are loaded where the user trusts the package by name, and never else.
+"""Packages of users. Their classes are loaded only if the user trusts the package by name.
 
-A distribution may say once, where it is installed, that its packages are meant for diffmedseg; whoever installed it
-trusts it. In its pyproject.toml, each value being a package::
+A distribution can register its packages as plug-ins of diffmedseg; installing it then means trusting it. Its
+pyproject.toml names a package in each value::
 
     [project.entry-points."diffmedseg.plugins"]
     anything = "mypackage"
@@ -18,10 +18,10 @@ GROUP = "diffmedseg.plugins"
 
 
 def trusted_packages(trust: Collection[str] = ()) -> set[str]:
-    """Return the names of the packages that are trusted: those given, and those of installed plug-ins.
+    """Return the names of the trusted packages: the given packages and those of installed plug-ins.
 
     Raises:
-        PluginError: If a name is not that of a top-level package.
+        PluginError: If a name is not the name of a top-level package.
     """
     given = {trust} if isinstance(trust, str) else set(trust)
     for name in given:
@@ -31,20 +31,20 @@ def trusted_packages(trust: Collection[str] = ()) -> set[str]:
 
 
 def check_trusted(path: str, trust: Collection[str]) -> None:
-    """Refuse a class whose package is not trusted; nothing is imported.
+    """Refuse a class of an untrusted package, without importing it.
 
     Args:
         path: The full name of the class.
         trust: Names of packages.
 
     Raises:
-        PluginError: Naming the package and the remedy.
+        PluginError: If the package is not trusted; the message names it and the remedy.
     """
     package, dot, _ = path.partition(".")
     if package == "__main__":
         raise PluginError(
-            f"The class {path.rpartition('.')[2]} was defined in a script, which nobody can import: move it into a "
-            "module, train with that, and trust the module."
+            f"The class {path.rpartition('.')[2]} was defined in a script, which cannot be imported. Move it into a "
+            "module, train with the module, and trust it."
         )
     if not dot or package in sys.stdlib_module_names or package == __name__.partition(".")[0]:
         raise PluginError(f"The config names the class {path!r}, which diffmedseg does not build.")
@@ -64,7 +64,7 @@ def load_class(path: str, trust: Collection[str], bases: tuple[type, ...]) -> ty
         bases: The class has to be derived from one of these.
 
     Raises:
-        PluginError: If the package is not trusted or not there, or the class is another package's or of another kind.
+        PluginError: If the package is not trusted or not installed, or the class is of another package or kind.
     """
     check_trusted(path, trust)
     package, (module, _, name) = path.partition(".")[0], path.rpartition(".")
@@ -73,7 +73,7 @@ def load_class(path: str, trust: Collection[str], bases: tuple[type, ...]) -> ty
     except ImportError as error:
         raise PluginError(f"{path} cannot be imported ({error}): install the package {package}.") from error
     except AttributeError as error:
-        raise PluginError(f"{module} has no class {name}: install the version of {package} it is in.") from error
+        raise PluginError(f"{module} has no class {name}: install a version of {package} with it.") from error
     if not isinstance(cls, type) or not issubclass(cls, bases) or cls.__module__.partition(".")[0] != package:
         raise PluginError(f"{path} is not a class of {package} that diffmedseg builds.")
     return cls

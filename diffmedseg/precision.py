@@ -1,4 +1,4 @@
-"""Numbers in float64, though not every device has them."""
+"""Compute in float64 on devices without float64."""
 
 from torch import Tensor
 
@@ -6,5 +6,5 @@ _WITHOUT = ("mps",)  # Apple's
 
 
 def with_float64(values: Tensor) -> Tensor:
-    """Return values on a device that has float64: on the CPU if theirs has none, else where they are."""
+    """Return values on a device with float64: on the CPU if their device has none."""
     return values.cpu() if values.device.type in _WITHOUT else values

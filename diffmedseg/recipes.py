@@ -1,24 +1,24 @@
-"""Runs by name: a run composes from a model, a data set and a preset.
+"""Runs by name: a run is composed from a model, a data set and a preset.
 
-The configuration files lie in ``experiments/`` of the repository and in the installed package. A run reads those of the
-following that exist; later files override earlier ones::
+The configuration files are in ``experiments/`` of the repository, and in the installed package. A run reads these
+files, if they exist. Later files override earlier files::
 
     base.yaml
     data/<data>.yaml
-    model/<family>.yaml            medsegdiff-lite is of the family medsegdiff
-    model/<family>+<tag>.yaml      for each tag of the data (its yaml says them), and for the data's own name;
-                                   the tag several_raters is that of data with the masks of several raters
-    member/<model>.yaml            where the model is not the family itself
-    encoder.yaml                   where the network is on an encoder
+    model/<family>.yaml            medsegdiff-lite belongs to the family medsegdiff
+    model/<family>+<tag>.yaml      for each tag in the data's yaml, and for the data's name;
+                                   data with masks of several raters has the tag several_raters
+    member/<model>.yaml            if the model is not the family itself
+    encoder.yaml                   if the network has an encoder
     preset/<preset>.yaml
     preset/<preset>+<model>.yaml
-    preset/<preset>+encoder.yaml   where the network is on an encoder
+    preset/<preset>+encoder.yaml   if the network has an encoder
 
-A name in ``chain/`` stands for several runs, one after the other: :mod:`diffmedseg.cli.chain`.
+A name in ``chain/`` stands for several runs in a row: :mod:`diffmedseg.cli.chain`.
 
-Data that is learned in patches keeps its own image size, whatever the preset says. A preset that has a ``+encoder``
-file puts the networks that take an encoder on the one that the data set recommends, if it does. Each file is an
-ordinary LightningCLI configuration. Importing this module takes no torch.
+Data that is trained in patches keeps its own image size with every preset. If a preset has a ``+encoder`` file,
+networks that can have an encoder use the recommended encoder of the data set. Each file is an ordinary LightningCLI
+configuration. Importing this module needs no torch.
 """
 
 import json
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from diffmedseg.data import SegmentationDataModule
     from diffmedseg.models import DiffusionSegmenter
 
-#: Names of before, and what they are called now.
+#: New names of models by their old names.
 RENAMED = {"medsegdiff-v1": "medsegdiff"}
-#: The tag of data with the masks of several raters.
+#: The tag of data with masks of several raters.
 SEVERAL_RATERS = "several_raters"
-#: By name of a network's class: the class that takes its place when an encoder is chosen.
+#: Class of the network with an encoder, by the class of the network without.
 _ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork", "StochasticUNet")}
 _ON_ENCODER |= {"ResidualUNet": "SMPNetwork"}
-#: Supervised baselines that may become a condition network, and their settings that it has, too.
+#: Supervised baselines that can become a condition network, and the settings that are kept.
 _CONDITIONS = {
     "SMPNetwork": (
         "encoder",
@@ -69,17 +69,17 @@ _CONDITIONS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run that can be built: what :func:`recipe` returns.
+    """A run that can be built; the result of :func:`recipe`.
 
     Attributes:
-        name: Name of the experiment, such as ``medsegdiff-lite-chase``: its runs lie in ``runs/<name>``.
-        files: Configuration files; later ones override earlier ones.
+        name: Name of the experiment, such as ``medsegdiff-lite-chase``. Its runs are in ``runs/<name>``.
+        files: Configuration files; later files override earlier files.
         settings: Settings that override the files, as on the command line.
-        encoder: Name of the encoder that the network is on; None for the model's own network.
-        network: A network that takes the place of the recipe's: that of ``pretrained``, or one on an encoder. None for
-            the recipe's own.
-        pretrained: What the weights start from: a zoo entry, a run or a file; None for new weights.
-        trust: Packages of one's own whose classes may be loaded for ``pretrained``.
+        encoder: Name of the network's encoder; None for the model's own network.
+        network: Network that replaces the recipe's: the network of ``pretrained``, or a network with an encoder. None
+            for the recipe's own network.
+        pretrained: Zoo entry, run or file with the initial weights; None for new weights.
+        trust: Your own packages whose classes may be loaded for ``pretrained``.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Recipe:
 
     @property
     def for_several_raters(self) -> bool:
-        """Whether the run has the settings for the masks of several raters."""
+        """Whether the run has the settings for several raters."""
         return any(file.stem.endswith(f"+{SEVERAL_RATERS}") for file in self.files)
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of LightningCLI that the run takes."""
+        """The arguments of the run for LightningCLI."""
         configs = [argument for file in self.files for argument in ("-c", str(file))]
         pretrained = [] if self.pretrained is None else [f"--pretrained={self.pretrained}"]
         pretrained += [] if self.network is None else [f"--model.denoiser={json.dumps(self.network)}"]
@@ -105,7 +105,7 @@ class Recipe:
         return [*configs, f"--experiment={self.name}", *pretrained, *trust, *self.settings]
 
     def build(self) -> "tuple[DiffusionSegmenter, SegmentationDataModule, Trainer]":
-        """Build model, data and Trainer, linked as on the command line; this makes the run's folder.
+        """Build model, data and Trainer, linked as on the command line. This also makes the run's folder.
 
         Raises:
             RecipeError: If a setting does not exist or has a wrong value.
@@ -131,23 +131,23 @@ def recipe(
     """Compose a run from a model, a data set and a preset.
 
     Args:
-        model: Name of a model (:func:`list_models`), or the path of a yaml file with ``model:`` of one's own.
-        data: Name of a data set (:func:`list_datasets`), or the path of a yaml file with ``data:`` of one's own.
-        root: Folder that holds the data. None for ``$DIFFMEDSEG_DATA/<data>`` where that variable is set, else for what
-            the data set's yaml says.
-        preset: Name of a preset (:func:`list_presets`); None for a quick look.
+        model: Name of a model (:func:`list_models`), or the path of your own yaml file with ``model:``.
+        data: Name of a data set (:func:`list_datasets`), or the path of your own yaml file with ``data:``.
+        root: Folder of the data. None for ``$DIFFMEDSEG_DATA/<data>`` if the variable is set, else the folder in the
+            data set's yaml.
+        preset: Name of a preset (:func:`list_presets`); None for a short training.
         name: Name of the experiment; None for ``<model>-<data>``.
-        pretrained: A zoo entry, the folder of a run, or a checkpoint whose weights training starts from.
-            MedSegDiff-Lite starts from a supervised baseline, too: it becomes the condition network.
-        trust: Packages of one's own whose classes ``pretrained`` may load.
-        settings: Settings that override all else, as on the command line: ``["--trainer.max_steps=100"]``.
-        encoder: Name of an encoder, such as ``lite0`` or ``resnet34``: the condition network of MedSegDiff-Lite and -V2
-            becomes a U-Net on it, and so do SSN and the supervised baseline. ``none`` for the model's own network. None
-            for what the preset takes; without a preset that is the model's own network.
-        encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None takes ``imagenet``.
+        pretrained: A zoo entry, the folder of a run, or a checkpoint with the initial weights. MedSegDiff-Lite can also
+            start from a supervised baseline, which becomes its condition network.
+        trust: Your own packages whose classes ``pretrained`` may load.
+        settings: Settings that override all others, as on the command line: ``["--trainer.max_steps=100"]``.
+        encoder: Name of an encoder, such as ``lite0`` or ``resnet34``. The condition network of MedSegDiff-Lite and
+            -V2, SSN and the supervised baseline become a U-Net with this encoder. ``none`` for the model's own network.
+            None for the choice of the preset; without a preset, the model's own network.
+        encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None for ``imagenet``.
 
     Raises:
-        RecipeError: If a name does not exist; the message suggests what is alike. If the model takes no encoder.
+        RecipeError: If a name does not exist (the message suggests similar names), or the model takes no encoder.
     """
     model_name, model_files = _model_files(model)
     data_path = data_file(data)
@@ -160,7 +160,7 @@ def recipe(
     combined = [family.with_name(f"{family.stem}+{tag}.yaml") for tag in tags]
     files = [parts / "base.yaml", data_path, family, *(path for path in combined if path.is_file()), *model_files[1:]]
     if pretrained is not None and encoder is not None:
-        raise RecipeError(f"{pretrained} has its own encoder: give pretrained or encoder, not both.")
+        raise RecipeError(f"{pretrained} has its own encoder. Give pretrained or encoder, not both.")
     network = None if pretrained is None else _network(pretrained, model_name, files)
     if encoder is None and pretrained is None and _takes_encoder(files) and _puts_on_encoders(preset):
         encoder = content.get("recommended_encoder")
@@ -170,7 +170,7 @@ def recipe(
         network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
         given += chosen
     elif encoder_weights is not None:
-        raise RecipeError("encoder_weights needs an encoder: name one, such as lite0.")
+        raise RecipeError("encoder_weights needs an encoder. Name an encoder, such as lite0.")
     encoder = None if encoder is None or encoder.lower() == "none" else encoder
     files += [] if encoder is None else [parts / "encoder.yaml"]
     files += [] if preset is None else _preset_files(preset, model_name, encoder is not None)
@@ -181,20 +181,20 @@ def recipe(
 
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:
-    """Return a model's name, and the files of its family and, where it is a member, of the member."""
-    if own := own_file(model):
-        return own.stem, [own]
+    """Return the name of a model, and the files of its family and (for a member of the family) of the member."""
+    if file := own_file(model):
+        return file.stem, [file]
     parts = experiments_folder()
     name = known_name("model", RENAMED.get(str(model), str(model)), list_models())
     family = parts / "model" / f"{name}.yaml"
     if family.is_file():
         return name, [family]
-    families = [one for one in list_parts("model") if name.startswith(f"{one}-")]
+    families = [family_name for family_name in list_parts("model") if name.startswith(f"{family_name}-")]
     return name, [parts / "model" / f"{max(families, key=len)}.yaml", parts / "member" / f"{name}.yaml"]
 
 
 def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
-    """Return the tags that follow from the data's facts."""
+    """Return the tags that follow from the facts of the data."""
     from diffmedseg.data.catalogue import several_raters
 
     arguments = config.get("init_args", {}) | ({} if root is None else {"root": root})
@@ -202,19 +202,19 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
 
 
 def _class_of_network(files: Sequence[Path]) -> str | None:
-    """Return the path of the network's class that the files name last."""
+    """Return the class path of the network: the last one in the files."""
     denoisers = [read_settings(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
-    return next((one["class_path"] for one in reversed(denoisers) if "class_path" in one), None)
+    return next((denoiser["class_path"] for denoiser in reversed(denoisers) if "class_path" in denoiser), None)
 
 
 def _takes_encoder(files: Sequence[Path]) -> bool:
-    """Whether the network of the files is one of this project's that can stand on an encoder."""
+    """Return whether the network of the files is one of this project's that can have an encoder."""
     package, _, name = (_class_of_network(files) or "").rpartition(".")
     return package == "diffmedseg.models" and name in _ON_ENCODER
 
 
 def _grid_of_patches(content: Mapping[str, Any]) -> list[str]:
-    """Return the image size of data that is learned in patches: a patch is as fine as its data set says."""
+    """Return the image size setting of data that is trained in patches; empty for other data."""
     arguments = content.get("data", {}).get("init_args", {})
     kept = arguments.get("patch") is not None and "image_size" in arguments
     return [f"--data.image_size={json.dumps(arguments['image_size'])}"] if kept else []
@@ -227,24 +227,24 @@ def _puts_on_encoders(preset: str | None) -> bool:
 def _on_encoder(
     encoder: str, weights: str | Path, model: str, files: Sequence[Path]
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Put a model's network on an encoder.
+    """Give a model's network an encoder.
 
     Returns:
-        The network, or None for that of the files, and the settings that choose the encoder.
+        The network (None for the network of the files), and the settings that choose the encoder.
 
     Raises:
         RecipeError: If the model takes no encoder.
     """
     path = _class_of_network(files) or ""
     package, _, name = path.rpartition(".")
-    own = package != "diffmedseg.models"  # a network of the user's own may take an encoder
-    on_encoder = name if own else _ON_ENCODER.get(name)
+    foreign = package != "diffmedseg.models"  # a user's own network may take an encoder
+    on_encoder = name if foreign else _ON_ENCODER.get(name)
     settings = [f"--model.denoiser.encoder={encoder}", f"--model.denoiser.encoder_weights={weights}"]
     if encoder.lower() == "none":
         return None, settings[:1] if on_encoder == name else []
     if on_encoder is None:
         raise RecipeError(
-            f"The model {model} takes no encoder: choose medsegdiff-lite, medsegdiff-v2, ssn or supervised, or leave "
+            f"The model {model} takes no encoder. Choose medsegdiff-lite, medsegdiff-v2, ssn or supervised, or leave "
             "the encoder out."
         )
     if on_encoder == name:
@@ -253,39 +253,40 @@ def _on_encoder(
 
 
 def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
-    """Return the network of what training starts from: its size and encoder take the place of the recipe's.
+    """Return the network of ``pretrained``. Its size and encoder replace the recipe's.
 
     Raises:
-        RecipeError: If the model's network is another one, and cannot have that one as its condition network.
+        RecipeError: If the model has another network, which cannot use it as a condition network.
     """
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
     network = pretrained_denoiser(pretrained_config(pretrained))
-    own = _class_of_network(files)
-    if own == "diffmedseg.models.MedSegDiffLite" and (around := _around(network)) is not None:
-        return {"class_path": own, "init_args": around}
-    if own and own != network["class_path"]:
-        theirs, ours = (path.rpartition(".")[2] for path in (network["class_path"], own))
+    path = _class_of_network(files)
+    if path == "diffmedseg.models.MedSegDiffLite" and (arguments := _condition_arguments(network)) is not None:
+        return {"class_path": path, "init_args": arguments}
+    if path and path != network["class_path"]:
+        theirs, ours = (name.rpartition(".")[2] for name in (network["class_path"], path))
         raise RecipeError(
-            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train the model that {theirs} is of."
+            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train a model with the network "
+            f"{theirs}."
         )
     return network
 
 
-def _around(network: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the settings of a network whose condition network is a supervised baseline; None for what is none."""
+def _condition_arguments(network: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of MedSegDiff-Lite with a supervised baseline as condition network; None for others."""
     package, _, name = network["class_path"].rpartition(".")
     if package != "diffmedseg.models" or name not in _CONDITIONS:
         return None
     arguments = network["init_args"]
     if arguments.get("architecture", "unet") != "unet":
-        return None  # condition networks on an encoder are U-Nets
+        return None  # condition networks with an encoder are U-Nets
     return {key: arguments[key] for key in _CONDITIONS[name]}
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:
-    if own := own_file(preset):
-        return [own]
+    if file := own_file(preset):
+        return [file]
     if preset not in list_presets(model):
         raise RecipeError(f"The model {model} has no preset {preset!r}. {suggest(preset, list_presets(model))}")
     names = [preset, f"{preset}+{model}", *([f"{preset}+encoder"] if on_encoder else [])]

@@ -1,4 +1,4 @@
-"""``metrics.csv`` of a run: written row by row, and kept where the run goes on."""
+"""``metrics.csv`` of a run: written row by row, and kept when the run resumes."""
 
 import csv
 from functools import partial
@@ -12,20 +12,20 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from diffmedseg.atomic import write_whole
 from diffmedseg.errors import DataError
 
-#: In a run's folder, what training and tests logged.
+#: Name of the log of training and tests in a run's folder.
 RUN_LOG: str = ExperimentWriter.NAME_METRICS_FILE
 
 
 class RunLogger(CSVLogger):
-    """Logs to ``metrics.csv`` in a run's folder and, where the run goes on, keeps the rows that are there.
+    """Logs to ``metrics.csv`` in a run's folder, and keeps existing rows when the run resumes.
 
-    A kill at any moment costs at most the row that is being written.
+    A kill loses at most the row that is being written.
 
     Args:
         folder: The run's folder.
-        steps: Steps that the run has behind it where it goes on. Rows of later steps are dropped: the run logs them
-            again. None keeps all rows.
-        validates_again: Whether it goes on before the validation of its last step, whose row is then dropped, too.
+        steps: Number of steps of a resumed run so far. Rows of later steps are dropped, since the run logs them again.
+            None keeps all rows.
+        validates_again: Whether the resumed run repeats the validation of its last step; its row is then dropped, too.
     """
 
     def __init__(self, folder: str | Path, steps: int | None = None, validates_again: bool = False) -> None:
@@ -35,14 +35,14 @@ class RunLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
-        """Return the writer; Lightning's own deletes what an earlier part of the run logged."""
+        """Return the writer. Lightning's own writer deletes earlier rows of the run."""
         if self._experiment is None:
             self._experiment = _RunWriter(self.log_dir, self.steps, self.validates_again)
         return self._experiment  # type: ignore[return-value]  # Lightning declares the base class
 
 
 class _RunWriter(ExperimentWriter):
-    """Appends rows; where the file has to be written anew, it is replaced as a whole."""
+    """Appends rows. If the header changes, the whole file is replaced."""
 
     def __init__(self, log_dir: str, steps: int | None, validates_again: bool) -> None:
         self.steps, self.validates_again = steps, validates_again
@@ -83,10 +83,10 @@ class _RunWriter(ExperimentWriter):
 
 
 def read_whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read the header and the rows of ``metrics.csv``; a last line that was cut off is left out.
+    """Read the header and the rows of ``metrics.csv``. An incomplete last line is left out.
 
     Raises:
-        DataError: If it is no such file.
+        DataError: If the file is damaged.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,4 +97,4 @@ def read_whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is damaged ({error!r}): restore it, or move it away, and its log begins anew.")
+    return DataError(f"{path} is damaged ({error!r}). Restore it, or move it away to start a new log.")

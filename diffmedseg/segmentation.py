@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from diffmedseg.measuring import VolumeEstimate
     from diffmedseg.models.segmenting import Segmenter
 
-_AREA_PIXELS = 2**22  # pixels that are counted together: bounds memory
+_AREA_PIXELS = 2**22  # pixels that are counted together, to limit memory
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a model draws for images, on its grid.
+    """The samples that a model draws for images, on its grid.
 
     Attributes:
-        samples: (B, S, K, h, w): soft masks in [0, 1] whose decision level is 0.5.
-        prior: (B, K, h, w), in [0, 1]: the mask that a condition network has of its own; None where there is none.
-        features: (B, F): what the familiarity of the images follows from; None where the model has none.
-        weights: (S,), of sum S: what each sample counts where samples are fused; None where all count alike.
-        members: What each member of an ensemble drew, on its own grid; empty for a single model.
+        samples: (B, S, K, h, w): soft masks in [0, 1] with the decision level 0.5.
+        prior: (B, K, h, w), in [0, 1]: the condition network's own mask; None without such a mask.
+        features: (B, F): features for the familiarity of the images; None if the model has none.
+        weights: (S,), with sum S: weight of each sample in the fusion; None for equal weights.
+        members: The samples of each member of an ensemble, on its own grid; empty for a single model.
     """
 
     samples: Tensor
@@ -42,36 +42,36 @@ class Drawn:
     members: "tuple[Drawn, ...]" = ()
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Drawn":
-        """Change samples and prior alike."""
+        """Apply a function to samples and prior."""
         prior = None if self.prior is None else change(self.prior)
         members = tuple(member.each(change) for member in self.members)
         return replace(self, samples=change(self.samples), prior=prior, members=members)
 
     def only(self, i: int) -> "Drawn":
-        """Take one image of the batch."""
+        """Return one image of the batch."""
         features = None if self.features is None else self.features[i : i + 1]
         return replace(self.each(lambda maps: maps[i : i + 1]), features=features)
 
     @staticmethod
     def cat(parts: "Sequence[Drawn]") -> "Drawn":
-        """Put batches together."""
+        """Concatenate batches."""
 
         def join(maps: list[Tensor | None]) -> Tensor | None:
-            there = [one for one in maps if one is not None]
-            return torch.cat(there) if there else None
+            present = [values for values in maps if values is not None]
+            return torch.cat(present) if present else None
 
         samples = torch.cat([part.samples for part in parts])
         return Drawn(samples, join([part.prior for part in parts]), join([part.features for part in parts]))
 
     @staticmethod
     def pool(parts: "Sequence[Drawn]") -> "Drawn":
-        """Pool what was drawn of the same images in several ways, such as in several views.
+        """Pool samples of the same images from several parts, such as several views.
 
-        Sample s is the next one of part s modulo the number of parts, so that the first of many samples are those of
-        few. The prior is the mean of the parts' priors, where all have one. All parts weigh alike.
+        The samples of the parts alternate, so that the first samples do not depend on their number. The prior is the
+        mean of the priors, if all parts have one. All parts have equal weight.
 
         Args:
-            parts: Of the same size; their numbers of samples differ by 1 at most, and do not increase.
+            parts: Parts of the same size. Their numbers of samples differ by at most 1 and do not increase.
         """
         first, counts = parts[0], [part.samples.shape[1] for part in parts]
         if len(parts) == 1:
@@ -95,13 +95,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Origin:
-    """What made a segmentation.
+    """The origin of a segmentation.
 
     Attributes:
         model: The model.
-        settings: ``num_samples``, ``num_steps``, ``seed`` and ``tta``, as :meth:`Segmenter.segment` took them.
-        orientation: EXIF orientation of the picture that was segmented; 1 of arrays and tensors.
-        spacing: Distance of slices, rows and columns in mm, where the images are the slices of one volume.
+        settings: ``num_samples``, ``num_steps``, ``seed`` and ``tta`` of :meth:`Segmenter.segment`.
+        orientation: EXIF orientation of the segmented picture; 1 for arrays and tensors.
+        spacing: Distance of slices, rows and columns in mm, if the images are the slices of one volume.
         seconds: Time for all images.
     """
 
@@ -114,24 +114,24 @@ class Origin:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A set of masks per image, and what follows from it.
+    """A set of masks for each image, and maps derived from the set.
 
     Attributes:
-        samples: (B, S, K, h, w) on the model's grid: soft masks in [0, 1] whose decision level is 0.5.
+        samples: (B, S, K, h, w) on the model's grid: soft masks in [0, 1] with the decision level 0.5.
         probability: (B, K, H, W), in [0, 1], at the input's size: the fused samples.
-        uncertainty: (B, K, H, W), in [0, 0.5], at the input's size: the standard deviation of a pixel drawn from
-            the samples, sqrt(m (1 - m)) for their mean m. Of binary samples it is their disagreement.
+        uncertainty: (B, K, H, W), in [0, 0.5], at the input's size: the standard deviation of a pixel over the samples,
+            sqrt(m (1 - m)) with their mean m. For binary samples it is their disagreement.
         mask: (B, K, H, W), bool: where ``probability`` exceeds the model's threshold.
-        unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None where there was none.
-        uncalibrated: The same before calibration; None where there was none.
-        inner: (B, K, H, W), bool: the inner contour, filled; see :class:`~diffmedseg.postprocessing.Conformal`. None
-            where the model has none.
-        outer: (B, K, H, W), bool: the outer contour, likewise.
-        prior: (B, K, h, w) on the model's grid, in [0, 1]: the mask that the condition network has of its own, without
-            any noise; None where there is none.
+        unrefined: (B, K, H, W): the probability before a refinement such as a CRF; None without a refinement.
+        uncalibrated: The segmentation before calibration; None without a calibration.
+        inner: (B, K, H, W), bool: the filled inner contour; see :class:`~diffmedseg.postprocessing.Conformal`. None if
+            the model has no contours.
+        outer: (B, K, H, W), bool: the filled outer contour; None if the model has no contours.
+        prior: (B, K, h, w) on the model's grid, in [0, 1]: the condition network's own mask, without noise; None
+            without such a mask.
         familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases
-            and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has none.
-        origin: What made it; None unless :meth:`Segmenter.segment` did. It is not pickled.
+            and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None if the model has none.
+        origin: Model and settings of :meth:`Segmenter.segment`; None for other segmentations. It is not pickled.
     """
 
     samples: Tensor
@@ -147,7 +147,7 @@ class Segmentation:
     origin: Origin | None = None
 
     def only(self, i: int) -> "Segmentation":
-        """Take one image of the batch, on the CPU, as it was before calibration."""
+        """Return one image of the batch before calibration, on the CPU."""
         plain = self.uncalibrated or self
         samples, probability, uncertainty, mask = (
             maps[i : i + 1].cpu() for maps in (plain.samples, plain.probability, plain.uncertainty, plain.mask)
@@ -156,7 +156,7 @@ class Segmentation:
         return Segmentation(samples, probability, uncertainty, mask, unrefined, prior=prior)
 
     def to(self, device: torch.device | str) -> "Segmentation":
-        """Move all maps to a device; Lightning moves predictions to the CPU by this."""
+        """Move all maps to a device. Lightning calls this to move predictions to the CPU."""
 
         def move(value: Any) -> Any:  # noqa: ANN401
             return value.to(device) if isinstance(value, Tensor | Segmentation) else value
@@ -164,7 +164,7 @@ class Segmentation:
         return Segmentation(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
     def placed(self, window: CropWindow, size: tuple[int, int]) -> "Segmentation":
-        """Lay the maps of a window over its picture, in which nothing was found outside; samples stay as they are."""
+        """Paste the maps of a window into its picture; they are empty outside. Samples do not change."""
         probability, uncertainty, mask = (
             window.place(maps, size) for maps in (self.probability, self.uncertainty, self.mask)
         )
@@ -176,7 +176,7 @@ class Segmentation:
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the soft samples at the input's size, (B, K, H, W): what the set says, however it is fused."""
+        """The mean of the soft samples at the input's size, (B, K, H, W), independent of the fusion."""
         height, width = self.probability.shape[-2:]
         return resize_soft(self.samples.mean(1), (int(height), int(width)))
 
@@ -198,15 +198,15 @@ class Segmentation:
         return as_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the model, which is stored elsewhere."""
+        """Leave out the model and its settings."""
         return vars(self) | {"origin": None}
 
     def plot(self, image: "Image | np.ndarray | Tensor", index: int = 0) -> "Drawing":
         """Draw an image with mask and samples, probability and disagreement.
 
         Args:
-            image: What was segmented.
-            index: Number of the image, where there are several.
+            image: The segmented image or images.
+            index: Index of the image to draw.
 
         Raises:
             IndexError: If there is no such image.
@@ -217,22 +217,22 @@ class Segmentation:
         return plot(self, image, index)
 
     def save(self, folder: str | Path, *names: str) -> list[Path]:
-        """Write the files that ``diffmedseg predict`` writes for pictures, and return them.
+        """Write the same files as ``diffmedseg predict`` does for pictures, and return their paths.
 
         Args:
-            folder: New, empty, or holding results of the same model and settings.
-            names: What the results of each image are called; without, ``image``, or ``image1`` and so on.
+            folder: A new or empty folder, or a folder with results of the same model and settings.
+            names: Name of each image's results. Default: ``image``, or ``image1`` and so on.
 
         Raises:
-            DataError: If the folder holds other files, results of these names, or results of other settings.
-            ValueError: If the model takes volumes, or the names do not fit the images.
+            DataError: If the folder has other files, results of these names, or results of other settings.
+            ValueError: If the model takes volumes, or the number of names is not the number of images.
         """
         from diffmedseg.prediction.pictures.saving import save
 
         return save(self, Path(folder), names)
 
     def volume_ml(self) -> "dict[str, VolumeEstimate]":
-        """Return the volume of each region in ml, of a calibrated model with its interval.
+        """Return the volume of each region in ml, with an interval if the model is calibrated.
 
         Raises:
             ValueError: If the size of the voxels is not known; see ``spacing`` of :meth:`Segmenter.segment`.
@@ -243,32 +243,32 @@ class Segmentation:
 
 
 def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize soft masks (B, K, h, w) bilinearly to (B, K, *size), antialiased where they shrink."""
+    """Resize soft masks (B, K, h, w) bilinearly to (B, K, *size), with antialiasing for smaller sizes."""
     if mask.shape[-2:] == size:
         return mask
     return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def full_size_samples(samples: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield each soft sample of (B, S, K, h, w) as masks at a size, (B, K, H, W), bool; one at a time."""
+    """Yield the samples (B, S, K, h, w) one at a time, as masks (B, K, H, W), bool, of a size."""
     for sample in samples.unbind(1):
         yield resize_soft(sample.float(), size) > 0.5
 
 
 def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixels of the masks of :func:`full_size_samples`, (B, S, K), int64."""
+    """Count the pixels of the masks of :func:`full_size_samples`, (B, S, K), int64."""
     together = max(_AREA_PIXELS // max(len(samples) * samples.shape[2] * size[0] * size[1], 1), 1)
     areas = []
-    for some in torch.split(samples, together, 1):  # many small maps at once: each call costs
-        masks = resize_soft(some.flatten(1, 2).float(), size) > 0.5
-        areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(some.shape[:3]))
+    for chunk in torch.split(samples, together, 1):  # fewer calls for many small maps
+        masks = resize_soft(chunk.flatten(1, 2).float(), size) > 0.5
+        areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(chunk.shape[:3]))
     return torch.cat(areas, 1)
 
 
 def majority(masks: Tensor) -> Tensor:
-    """Fuse raters: (R, K, H, W) in {0, 1} to (K, H, W).
+    """Fuse the masks of raters (R, K, H, W), in {0, 1}, to (K, H, W) by majority. A tie counts as foreground.
 
-    Of two raters the first is the reference, as is the custom (CHASE, DRIVE); among more a tie counts as foreground.
+    The first of two raters is the reference, as is usual for CHASE and DRIVE.
     """
     if len(masks) == 2:
         return masks[0]
@@ -276,5 +276,5 @@ def majority(masks: Tensor) -> Tensor:
 
 
 def nest(mask: Tensor) -> Tensor:
-    """Make regions nest: (..., K, H, W), each region at most the one before it (soft or boolean)."""
+    """Make regions (..., K, H, W), soft or bool, nest: each is at most the previous region."""
     return torch.stack(list(accumulate(mask.unbind(-3), torch.minimum)), -3)  # ONNX has no cummin

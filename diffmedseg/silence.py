@@ -1,4 +1,4 @@
-"""Keeping what other libraries say from the user."""
+"""Silence warnings and log messages of other libraries."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silenced(*names: str, below: int) -> Iterator[None]:
-    """Let no warnings through, and of some loggers nothing below a level.
+    """Suppress all warnings, and the messages of some loggers below a level.
 
     Args:
         names: Names of the loggers.

@@ -20,5 +20,5 @@ def package_versions() -> dict[str, str | None]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of those of ``PACKAGES`` that are installed."""
+    """Return the versions of the installed packages of ``PACKAGES``."""
     return {name: found for name, found in package_versions().items() if found is not None}

@@ -1,4 +1,4 @@
-"""Words for people."""
+"""Helpers for messages to people."""
 
 import re
 from collections.abc import Collection
@@ -10,13 +10,13 @@ def count(number: int, noun: str) -> str:
 
 
 def first_names(names: Collection[str], most: int = 3) -> str:
-    """List the first names, and say how many there are beyond: ``a, b, c and 4 more``."""
+    """List the first names and the number of further names: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + more
 
 
 def innermost(message: str) -> str:
-    """Return what the class that refused its arguments said to jsonargparse, without the places that lead to it."""
+    """Return the message of the class that refused its arguments, from a message of jsonargparse."""
     boilerplate = r"(?:Expected a|Problem with|Parser key|Does not validate)"
-    said = [line for line in re.findall(r"^\s*- (.+)", message, re.MULTILINE) if not re.match(boilerplate, line)]
-    return said[-1] if said else message
+    reasons = [line for line in re.findall(r"^\s*- (.+)", message, re.MULTILINE) if not re.match(boilerplate, line)]
+    return reasons[-1] if reasons else message

@@ -112,7 +112,7 @@ def test_a_checkpoint_on_a_full_disk_is_said_to_be_that(tmp_path, monkeypatch):
 def test_two_processes_do_not_train_in_one_folder(tmp_path, other_process, monkeypatch):
     monkeypatch.setattr(runs, "_PATIENCE", 0.2)
     other = other_process(tmp_path)
-    with pytest.raises(NoRunError, match=r"Another process is training in .*Wait until it has ended, or train without"):
+    with pytest.raises(NoRunError, match=r"Another process is training in .*Wait for its end, or train in a new"):
         runs.hold_run(tmp_path)
     monkeypatch.setattr(runs, "_PATIENCE", 30)
     other.release()  # the workers of a killed process keep its lock for a moment

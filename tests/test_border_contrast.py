@@ -143,7 +143,7 @@ def test_masks_are_left_out_where_proposers_disagree():
     assert "proposers agree by a Dice of 0." in strict[1].objection
     assert all(one.objection is None for one in Council(both, rule, None).decide(image, ["a", "b"]))
     assert (strict[0].mask == Council(both, rule, None).decide(image, ["a", "b"])[0].mask).all()
-    with pytest.raises(DataError, match="Agreement takes two proposers"):
+    with pytest.raises(DataError, match="--agreement needs two or more proposers"):
         Council(both[:1], rule, None, agreement=0.7)
 
 

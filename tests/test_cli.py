@@ -153,7 +153,7 @@ def test_a_run_that_is_terminated_does_not_count_as_done(tmp_path, monkeypatch):
 
 
 def test_last_without_a_run_says_so(tmp_path):
-    with pytest.raises(SystemExit, match="no run to continue"):
+    with pytest.raises(SystemExit, match="no run to resume"):
         main(tiny_fit(tmp_path, "--ckpt_path=last"))
 
 

@@ -178,11 +178,11 @@ def test_a_damaged_last_checkpoint_names_what_can_be_done(run, again, tmp_path):
     broken = last_checkpoint(tmp_path / "runs" / "medsegdiff-lite-synthetic" / "version_0")
     broken.parent.mkdir(parents=True)
     broken.write_bytes(last_checkpoint(run).read_bytes()[:20_000])
-    with pytest.raises(SystemExit, match=r"cannot be loaded: it is damaged.*Train anew without --ckpt_path last\."):
+    with pytest.raises(SystemExit, match=r"cannot be loaded: it is damaged.*Train again without --ckpt_path last\."):
         again(tiny_fit(tmp_path / "runs", "--ckpt_path=last"))
     best = broken.with_name("best.ckpt")
     best.write_bytes(last_checkpoint(run).with_name("best.ckpt").read_bytes())
-    with pytest.raises(SystemExit, match=r"Go on from .*best\.ckpt, in a new folder, by --ckpt_path .*best\.ckpt"):
+    with pytest.raises(SystemExit, match=r"Start from .*best\.ckpt in a new folder: --ckpt_path .*best\.ckpt"):
         again(tiny_fit(tmp_path / "runs", "--ckpt_path=last"))
 
 

@@ -115,14 +115,14 @@ def test_none_is_the_models_own_network():
 
 @pytest.mark.parametrize("model", ["medsegdiff", "diffseg"])
 def test_a_model_without_an_encoder_says_so(model):
-    with pytest.raises(RecipeError, match=f"The model {model} takes no encoder: choose medsegdiff-lite"):
+    with pytest.raises(RecipeError, match=f"The model {model} takes no encoder. Choose medsegdiff-lite"):
         recipe(model, "synthetic", encoder="lite0")
 
 
 def test_contradictions_are_refused():
     with pytest.raises(RecipeError, match="needs an encoder"):
         recipe("medsegdiff-lite", "synthetic", encoder_weights="imagenet")
-    with pytest.raises(RecipeError, match="give pretrained or encoder, not both"):
+    with pytest.raises(RecipeError, match="Give pretrained or encoder, not both"):
         recipe("medsegdiff-lite", "synthetic", encoder="lite0", pretrained="medsegdiff-lite_synthetic.tiny")
 
 

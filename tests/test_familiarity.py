@@ -59,7 +59,7 @@ def test_what_is_far_away_has_the_lowest_familiarity_and_a_fitted_case_a_high_on
 
 
 def test_few_cases_are_refused_and_many_are_thinned():
-    with pytest.raises(TooFewCasesError, match=r"18 cases cannot tell .* 19 are needed"):
+    with pytest.raises(TooFewCasesError, match=r"18 cases: too few .* 19 are needed"):
         fit(18)
     assert fit(1201).cases == 401
 
@@ -142,7 +142,7 @@ def test_predicting_notes_and_reports_it(tmp_path):
 def test_a_run_is_fitted_and_its_entry_keeps_it(run, monkeypatch, capsys):
     """The tiny run has two validation cases: here are the images of many."""
     main(["calibrate", str(run)])
-    assert "No warning of unfamiliar images: 2 cases cannot tell" in capsys.readouterr().out
+    assert "No warning of unfamiliar images: 2 cases: too few" in capsys.readouterr().out
     assert "19 are needed" in json.loads((run / "calibration.json").read_text())["without_familiarity"]
     assert load_checkpoint(run).familiarity is None
     images = skin(30, side=16)
@@ -150,7 +150,7 @@ def test_a_run_is_fitted_and_its_entry_keeps_it(run, monkeypatch, capsys):
         calibrating, "fit_familiarity", lambda model, data: Familiarity.fit(model.features(images), names(30))
     )
     main(["calibrate", str(run)])
-    assert "at a familiarity of 0.032 or less" in capsys.readouterr().out
+    assert "with a familiarity of 0.032 or less" in capsys.readouterr().out
     model = load_checkpoint(run)
     expected = model.familiarity(model.features(skin(9, 3, side=16)))
     best = load_checkpoint(run / "checkpoints" / "best.ckpt")

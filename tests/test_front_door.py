@@ -37,7 +37,7 @@ class Mine(LightningDataModule):
 def test_masks_that_are_not_0_and_1_are_not_scored(scale, tmp_path):
     """Rounded down 254 / 255 is nothing, and a mask of nothing agrees with an empty answer."""
     trainer = tiny_trainer(tmp_path, callbacks=[])
-    with pytest.raises(ValueError, match="masks to score hold 0 and 1 alone"):
+    with pytest.raises(ValueError, match="reference masks have only 0 and 1"):
         trainer.test(tiny_model(), Mine(scale), verbose=False)
 
 
@@ -101,7 +101,7 @@ def test_names_come_first(arguments, said):
 
 
 def test_evaluate_takes_the_checkpoint_in_place_of_the_run(run):
-    with pytest.raises(SystemExit, match=r"in place of the run: diffmedseg evaluate other\.ckpt"):
+    with pytest.raises(SystemExit, match=r"instead of the run: diffmedseg evaluate other\.ckpt"):
         main(["evaluate", str(run), "--ckpt_path", "other.ckpt"])
 
 
@@ -114,8 +114,8 @@ def test_parts_of_a_run_can_be_left_out(option, tmp_path):
 def test_a_class_that_refuses_its_arguments_is_quoted(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(tiny_fit(tmp_path, "--data.image_size=4"))
-    assert "error: image_size 4 has to be at least 8" in capsys.readouterr().err
-    with pytest.raises(RecipeError, match="image_size 4 has to be at least 8"):
+    assert "error: image_size is 4; it has to be at least 8" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match="image_size is 4; it has to be at least 8"):
         recipe("supervised", "synthetic", settings="--data.image_size=4").build()
 
 

@@ -22,7 +22,7 @@ QUICK = ["--num_samples=4", "--num_steps=1"]
 
 #: Settings that a test of an ensemble does not take, and what is said of them.
 WRONG = {
-    "--model.prior_share=0.1": "--model.prior_share is no setting of an ensemble",
+    "--model.prior_share=0.1": "--model.prior_share cannot be changed in a trained ensemble",
     "--model.num_samples=1": "num_samples is 1, and there are 2 members and views",
     "--model.num_steps=0": "--model.num_steps: '0' is not a whole number of at least 1",
     "--model.threshold=2": "--model.threshold: '2' is not a number between 0 and 1",
@@ -64,7 +64,7 @@ def test_an_experiment_is_all_of_its_runs(experiment):
     assert list(load_model(experiment).members) == runs
     (experiment / "version_2" / "checkpoints").mkdir()
     shutil.copy(experiment / "version_0/checkpoints/last.ckpt", experiment / "version_2/checkpoints/last.ckpt")
-    with pytest.warns(UserWarning, match=r"version_2 has no checkpoints/best.ckpt yet, and is left out"):
+    with pytest.warns(UserWarning, match=r"version_2 has no checkpoints/best.ckpt yet and is left out"):
         assert find_members(experiment) == runs
     config = experiment / "version_2" / "config.yaml"
     config.write_text("trainer: {limit_val_batches: 0}")  # never validates: its last checkpoint is what it chose
@@ -72,9 +72,9 @@ def test_an_experiment_is_all_of_its_runs(experiment):
     config.unlink()
     for name in ("version_0", "version_1"):
         shutil.rmtree(experiment / name)
-    with pytest.raises(ZooError, match=r"has a checkpoints/best.ckpt yet: wait"):
+    with pytest.raises(ZooError, match=r"has a checkpoints/best.ckpt yet\. Wait"):
         find_members(experiment)
-    with pytest.raises(ZooError, match="fits no run"):
+    with pytest.raises(ZooError, match="matches no run"):
         find_members(f"{experiment}/nothing_*")
 
 
@@ -91,7 +91,7 @@ def test_lists_are_loaded(run):
     ensemble = load_pretrained([ENTRY, "supervised_isic2017.cpu64"])
     assert list(ensemble.members) == [ENTRY, "supervised_isic2017.cpu64"]
     assert not ensemble.training
-    with pytest.raises(ZooError, match=f"{ENTRY} is named twice: name each member of an ensemble once"):
+    with pytest.raises(ZooError, match=f"{ENTRY} is named twice. Name each member of an ensemble once"):
         load_pretrained([ENTRY, ENTRY])
     with pytest.raises(ZooError, match=r"cannot form an ensemble: their channels are red/green/blue and flair/t1ce"):
         load_model([ENTRY, "supervised_brats2015.cpu64"])

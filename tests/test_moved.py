@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from diffmedseg.data import SyntheticDataModule
 from diffmedseg.export.arrays import CALIBRATIONS
 from diffmedseg.moved import MOVED
 from diffmedseg.postprocessing import IsotonicCalibration
@@ -29,6 +30,16 @@ def test_stored_configs_may_name_classes_by_their_old_names():
     assert allowed_classes()[old] is allowed_classes()[new] is IsotonicCalibration
     assert "diffmedseg.crf.CRFSettings" in allowed_classes()  # as 0.1 wrote them
     assert CALIBRATIONS[old] is CALIBRATIONS[new]
+
+
+def test_old_names_of_methods_and_properties_warn():
+    data = SyntheticDataModule()
+    with pytest.warns(FutureWarning, match="serve is now configure_targets"):
+        assert data.serve == data.configure_targets
+    with pytest.warns(FutureWarning, match="doubts is now find_warnings"):
+        assert data.doubts() == []
+    with pytest.warns(FutureWarning, match="may_be_shown is now redistributable"):
+        assert data.info.may_be_shown is data.info.redistributable
 
 
 def test_other_names_are_missing_as_ever():

@@ -219,7 +219,7 @@ def test_plots_lie_as_viewers_turn_pictures():
 def test_plots_refuse_what_was_not_segmented():
     model = dark_segmenter()
     result = model.segment(torch.zeros(2, 3, 32, 32) - 0.5)
-    with pytest.raises(ValueError, match="1 image of 60 x 90, and the segmentation is of 2 of 32 x 32"):
+    with pytest.raises(ValueError, match="1 image of 60 x 90; the segmentation has 2 of 32 x 32"):
         result.plot(picture())
     for index in (2, -3):
         with pytest.raises(IndexError, match=f"There is no image {index} of 2 images: expected 0 to 1"):

@@ -134,7 +134,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert content(tmp_path / "out") == before
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="something else than pseudo masks"):
+    with pytest.raises(DataError, match="other files than pseudo masks"):
         write_pseudo_masks(order(data), tmp_path / "own")
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
 
@@ -181,7 +181,8 @@ def test_the_students_data_is_that_of_the_folder_and_its_test_the_true_one(tmp_p
     test, true = student.load("test"), data.load("test")
     assert all(torch.equal(test.reference(index), true.reference(index)) for index in range(len(true)))
     student.setup("fit")
-    assert student.serve(("mask",), student.info.regions) == (tmp_path / "out" / "supervision.txt").read_text().strip()
+    supervision = student.configure_targets(("mask",), student.info.regions)
+    assert supervision == (tmp_path / "out" / "supervision.txt").read_text().strip()
     assert build_data(to_config(student)).truth.sizes == data.sizes
     finer = build_data({**to_config(student), "init_args": to_config(student)["init_args"] | {"image_size": 48}})
     item = TrainingView(finer.load("train"), 0)[0, 0]
@@ -197,7 +198,7 @@ def test_a_folder_that_does_not_fit_its_data_is_refused(tmp_path):
     student = module(tmp_path / "out")
     student.setup("fit")
     with pytest.raises(DataError, match=r"supervision\.txt is missing"):
-        student.serve(("mask",), student.info.regions)
+        student.configure_targets(("mask",), student.info.regions)
 
 
 def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tmp_path, capsys):
@@ -223,7 +224,7 @@ def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tm
     folder = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "data" / "folder.yaml").read_text())["data"]
     pictures = build_data({**folder, "init_args": folder["init_args"] | {"root": str(out), "image_size": 32}})
     pictures.setup("fit")
-    assert pictures.serve(("mask",), ("foreground",)).endswith(NOTHING)
+    assert pictures.configure_targets(("mask",), ("foreground",)).endswith(NOTHING)
     assert pictures.load("train").unsure(0) is not None
 
 

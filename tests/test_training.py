@@ -365,5 +365,5 @@ def test_strategies_that_divide_weights_are_refused(strategy):
     trainer = WithStrategy()
     trainer.strategy = strategy()
     trainer.strategy._launcher = None
-    with pytest.raises(NoRunError, match=r"divides the weights over the cards\. .* say --trainer\.strategy ddp\."):
+    with pytest.raises(NoRunError, match=r"divides the weights between the GPUs\. .* Use --trainer\.strategy ddp\."):
         check_strategy(trainer)

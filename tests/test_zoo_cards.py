@@ -119,7 +119,7 @@ def test_an_entry_is_replaced_by_a_higher_version_alone(own_zoo, run):
     for version in ("1.0.0", "0.9.9"):
         with pytest.raises(ZooError, match=r"already, of version 1\.0\.0"):
             zoo.export(run, NAME, version=version)
-    with pytest.raises(ZooError, match="give three numbers"):
+    with pytest.raises(ZooError, match="Give three numbers"):
         zoo.export(run, NAME, version="2")
     zoo.export(run, NAME, version="1.0.10", change="Other weights.", dtype="float32")
     entry = Source(own_zoo).entries()[NAME]

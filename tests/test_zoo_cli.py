@@ -56,7 +56,7 @@ def test_an_empty_setting_is_none(monkeypatch):
 
 def test_a_training_that_fails_says_so_once(own_zoo, monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(SystemExit, match="did not come to its end"):
+    with pytest.raises(SystemExit, match=f"the training of {NAMES[0]} failed"):
         main(["zoo", "reproduce", NAMES[0]])
 
 
@@ -66,7 +66,7 @@ def test_a_score_of_one_case_is_held_against_nothing(own_zoo, tmp_path, monkeypa
     monkeypatch.setattr("diffmedseg.runs.newest_run", lambda folder: own_zoo / NAMES[0])
     monkeypatch.setattr("diffmedseg.zoo.checking.agrees", lambda entry, rows: (0.8, [0.9, math.nan, math.nan], False))
     main(["zoo", "reproduce", NAMES[0]])
-    assert "Dice 0.8000; the entry states 0.9000, of one case" in capsys.readouterr().out
+    assert "Dice 0.8000; the entry states 0.9000 for one case" in capsys.readouterr().out
 
 
 def test_a_card_from_afar_takes_no_weights(own_zoo, tmp_path, monkeypatch):

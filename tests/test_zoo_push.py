@@ -78,7 +78,7 @@ def failing(own_zoo, message, target=TARGET):
 
 def test_without_a_token_nothing_is_asked(own_zoo, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    failing(own_zoo, "no token of the Hugging Face Hub: set HF_TOKEN")
+    failing(own_zoo, "no token of the Hugging Face Hub. Set HF_TOKEN")
     assert not hub.requests
 
 
@@ -101,7 +101,7 @@ def test_other_content_needs_a_higher_version(own_zoo, hub):
     push(Source(own_zoo), NAME, TARGET)
     entries = Source(own_zoo).entries()
     write_registry(own_zoo / "registry.yaml", entries | {NAME: replace(entries[NAME], notes="Changed.")})
-    failing(own_zoo, r"has version 1\.0\.0 of .*, with other content: .* higher --version")
+    failing(own_zoo, r"has version 1\.0\.0 of .*, with other content\. .* higher --version")
 
 
 def test_a_hub_that_cannot_be_reached_is_named(own_zoo, hub, monkeypatch):
@@ -109,9 +109,9 @@ def test_a_hub_that_cannot_be_reached_is_named(own_zoo, hub, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refuse)  # which tries again for 20 s
-    failing(own_zoo, rf"cannot be uploaded to {hub.address} \(no route to host\): check the name and the network")
+    failing(own_zoo, rf"cannot be uploaded to {hub.address} \(no route to host\)\. Check the name and the network")
 
 
 @pytest.mark.parametrize("target", ["owner/lite", "hf://lite", "hf://a/b/c", "https://a/b", "hf://a/b c"])
 def test_a_target_that_is_no_repository_is_refused(own_zoo, target):
-    failing(own_zoo, r"no repository of the Hugging Face Hub: give hf://owner/name", target)
+    failing(own_zoo, r"no repository of the Hugging Face Hub\. Give hf://owner/name", target)

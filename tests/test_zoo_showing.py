@@ -66,7 +66,7 @@ def test_images_that_may_not_be_handed_on_are_not_shown_and_the_card_says_so(run
 
 
 @pytest.mark.parametrize(
-    ("licence", "shown"),
+    ("licence", "redistributable"),
     [
         ("CC0", True),
         ("CC0 (Tasks 1 and 2, which this is; mirrors that include Task 3 are CC BY-NC)", True),
@@ -80,8 +80,8 @@ def test_images_that_may_not_be_handed_on_are_not_shown_and_the_card_says_so(run
         ("yours", False),
     ],
 )
-def test_only_licences_that_ask_for_no_more_than_a_name_let_images_be_shown(licence, shown):
-    assert replace(facts.SYNTHETIC, licence=licence).may_be_shown is shown
+def test_only_open_licences_let_images_be_redistributed(licence, redistributable):
+    assert replace(facts.SYNTHETIC, licence=licence).redistributable is redistributable
 
 
 def test_an_entry_is_made_without_a_picture_where_its_data_is_not_there(run, tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_whoever_has_the_data_draws_what_an_entry_left_out(run, tmp_path, monkey
     main(command)
     check_picture(tmp_path / "drawn" / "cases.png")
     assert "Wrote" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="leave --root out"):
+    with pytest.raises(SystemExit, match="Leave --root out"):
         main([*command, "--root", str(tmp_path)])
 
     def load(self, split):
@@ -122,7 +122,7 @@ def test_a_picture_is_added_to_an_entry_where_the_licence_allows_it(run, tmp_pat
     command = ["zoo", "cases", NAME, "--out", str(tmp_path / "drawn.png"), "--add"]
     with monkeypatch.context() as patch:
         patch.setattr(facts, "SYNTHETIC", replace(facts.SYNTHETIC, licence="CC BY-NC-SA 4.0"))
-        with pytest.raises(SystemExit, match=r"CC BY-NC-SA 4\.0.*leave --add out"):
+        with pytest.raises(SystemExit, match=r"CC BY-NC-SA 4\.0.*Leave --add out"):
             main(command)
     assert not (folder / PICTURE).exists()
     main(command)

@@ -1,4 +1,4 @@
-"""Callbacks: thin, over functions that work without a Trainer."""
+"""Callbacks: thin layers over functions that work without a Trainer."""
 
 from diffmedseg.callbacks.case_metrics import CaseMetrics
 from diffmedseg.callbacks.crf import DenseCRFRefinement

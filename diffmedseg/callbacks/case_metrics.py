@@ -1,4 +1,4 @@
-"""Scores of every test case, as a table and a CSV."""
+"""Score every test case; write a table and a CSV."""
 
 import json
 import math
@@ -33,7 +33,7 @@ from diffmedseg.wording import count
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the folder that a run writes to; every process has to ask, since they agree on it together."""
+    """Return the folder of a run. Every process has to call this, since the processes agree on the folder."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -46,13 +46,13 @@ class _Slice:
     spacing: tuple[float, ...] | None
     mask: Tensor
     reference: Tensor
-    mean: Tensor | None = None  # of the samples, float32, where small parts are dropped
+    mean: Tensor | None = None  # mean of the samples, float32; only if small parts are dropped
 
 
 class CaseMetrics(SegmentationCallback):
     """Scores every case at native resolution; writes ``cases.csv`` and ``metrics.json``, prints means and intervals.
 
-    Comes after callbacks that replace the segmentation, since it scores what they leave.
+    Put it after callbacks that replace the segmentation: it scores the final segmentation.
     """
 
     stage = Stage.LOOK
@@ -62,26 +62,26 @@ class CaseMetrics(SegmentationCallback):
         self.surfaces: dict[str, list[SurfaceScores]] = {}
         self.rows: list[CaseScore] = []
         self.summary: dict[str, Any] = {}
-        self._open: list[_Slice] = []  # of the case that is being dealt
+        self._open: list[_Slice] = []  # slices of the present case
         self._sizes: list[int] = []
         self._nested = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Score in place of the model, which would log its Dice."""
+        """Turn off the model's own scores."""
         super().setup(trainer, pl_module, stage)
         cast(Segmenter, pl_module).scores_its_tests = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave scoring to the model again."""
+        """Turn on the model's own scores again."""
         cast(Segmenter, pl_module).scores_its_tests = True
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last test."""
+        """Clear the results of the last test."""
         self.images, self.surfaces, self._open = {}, {}, []
         model = cast(Segmenter, pl_module)
         self._sizes, self._nested = smallest_sizes(model.smallest or {}, model.regions), model.nested
         if model.smallest and _tubular(trainer):
-            raise ValueError("Vessels are scored picture by picture: leave --smallest out.")
+            raise ValueError("Vessels are scored picture by picture. Leave --smallest out.")
 
     def on_test_batch_end(
         self,
@@ -114,7 +114,7 @@ class CaseMetrics(SegmentationCallback):
                 scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
                 self.surfaces[case] = [SurfaceScores(math.nan, math.nan, cl_dice=score) for score in scores]
             else:
-                if self._open and self._open[0].case != case:  # the sampler deals a case's slices together
+                if self._open and self._open[0].case != case:  # the slices of a case follow each other
                     self._close_case()
                 mean = None
                 if model.smallest:
@@ -123,45 +123,45 @@ class CaseMetrics(SegmentationCallback):
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference, mean))
 
     def _close_case(self) -> None:
-        """Compare the surfaces of the case whose slices are all there."""
+        """Compute the surface scores of a case after its last slice."""
         slices, self._open = self._open, []
         slices = slices if slices[0].mean is None else self._drop_small(slices)
-        spacing, numbers = slices[0].spacing, [one.number for one in slices]
+        spacing, numbers = slices[0].spacing, [piece.number for piece in slices]
         if spacing is None and len(slices) > 1:
-            return  # nobody knows how far apart they are
-        masks = [stack_slices([getattr(one, name) for one in slices], numbers) for name in ("mask", "reference")]
+            return  # the distance of the slices is unknown
+        masks = [stack_slices([getattr(piece, name) for piece in slices], numbers) for name in ("mask", "reference")]
         if masks[0].shape[1] == 1:
             masks = [mask[:, 0] for mask in masks]
         spacing = None if spacing is None else spacing[-(masks[0].ndim - 1) :]
         self.surfaces[slices[0].case] = [surface_scores(a, b, spacing) for a, b in zip(*masks, strict=True)]
 
     def _drop_small(self, slices: list[_Slice]) -> list[_Slice]:
-        """Drop small parts of a case's mask, and what they added to its sums."""
-        numbers, case = [one.number for one in slices], slices[0].case
-        volume = stack_slices([one.mask for one in slices], numbers)
+        """Drop small parts of a case's mask, and subtract their pixels from the sums of the case."""
+        numbers, case = [piece.number for piece in slices], slices[0].case
+        volume = stack_slices([piece.mask for piece in slices], numbers)
         kept = torch.from_numpy(drop_small(volume.numpy(), self._sizes, self._nested))
-        left = [replace(one, mask=kept[:, one.number]) for one in slices]
+        cleaned = [replace(piece, mask=kept[:, piece.number]) for piece in slices]
         image = self.images[case]
         counts, overlap = image.counts.clone(), image.overlap.clone()
-        for before, after in zip(slices, left, strict=True):
+        for before, after in zip(slices, cleaned, strict=True):
             dropped = before.mask & ~after.mask
             true = (dropped & before.reference).sum((-2, -1))
             counts += torch.stack([-true, true - dropped.sum((-2, -1)), true])  # tp, fp, fn
             assert before.mean is not None
             overlap -= torch.stack([(before.mean * dropped).sum((-2, -1)), dropped.sum((-2, -1))])
         self.images[case] = replace(image, counts=counts, overlap=overlap)
-        return left
+        return cleaned
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather all processes' images; write, log and print."""
+        """Gather the images of all processes; write, log and print the scores."""
         if self._open:
             self._close_case()
         gathered = [(self.images, self.surfaces)] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, (self.images, self.surfaces))
         model = cast(Segmenter, pl_module)
-        surfaces = {case: scores for _, own in gathered for case, scores in own.items()}
-        images = pool(image for own, _ in gathered for image in own.values())
+        surfaces = {case: scores for _, by_case in gathered for case, scores in by_case.items()}
+        images = pool(image for by_case, _ in gathered for image in by_case.values())
         conformal = model.conformal
         held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
         patients = _patients(trainer, images)
@@ -176,7 +176,7 @@ class CaseMetrics(SegmentationCallback):
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             tested = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
-            # Whoever takes these scores for those of a checkpoint can tell whether they are.
+            # The hash tells later which checkpoint these scores belong to.
             self.summary["checkpoint"] = file_sha256(tested) if tested is not None and tested.is_file() else None
             write_cases(rows, folder / "cases.csv")
             content = json.dumps(self.summary, indent=1)
@@ -185,25 +185,26 @@ class CaseMetrics(SegmentationCallback):
 
 
 def _tubular(trainer: Trainer) -> bool:
-    """Whether what is tested is vessels; other data modules than ours know nothing of it."""
+    """Return whether the data shows vessels; False for data modules of other projects."""
     return bool(getattr(getattr(getattr(trainer, "datamodule", None), "info", None), "tubular", False))
 
 
 def _patients(trainer: Trainer, cases: Iterable[str]) -> dict[str, str]:
-    """Return the patient of each case; other data modules than ours know nothing of patients."""
+    """Return the patient of each case; empty for data modules of other projects."""
     patient = getattr(getattr(trainer, "datamodule", None), "patient", None)
     return {} if patient is None else {case: patient(case) for case in cases}
 
 
 def _policy(model: Segmenter, trainer: Trainer, images: Iterable[ImageScore]) -> dict[str, Any]:
-    """Say how the segmentations came about; callbacks take the place of the model's own rules."""
+    """Return the settings of the segmentations. Callbacks replace the model's own rules."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
-    changing = [one for one in callbacks if isinstance(one, SegmentationCallback) and one.stage < Stage.LOOK]
+    ours = [callback for callback in callbacks if isinstance(callback, SegmentationCallback)]
+    changing = [callback for callback in ours if callback.stage < Stage.LOOK]
     rules: dict[str, object] = {"fusion": model.fusion, "refinement": model.refinement}
     for callback in changing:
         rules |= callback.rules
     refined = all(image.unrefined is not None for image in images)
-    changed, conformal = [type(one).__name__ for one in changing], model.conformal
+    changed, conformal = [type(callback).__name__ for callback in changing], model.conformal
     return {
         "network": model.title,
         "members": list(model.members),
@@ -223,14 +224,14 @@ def _policy(model: Segmenter, trainer: Trainer, images: Iterable[ImageScore]) ->
 
 
 def _pretrained(initialisation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Say what a fine-tuned model started from, without the names of all weights."""
+    """Return the origin of a fine-tuned model's initial weights, without the names of all weights."""
     if initialisation is None:
         return None
     return {name: initialisation[name] for name in ("source", "sha256", "shares")}
 
 
 def settings(rule: object) -> Any:  # noqa: ANN401
-    """Name a rule and its settings, and those of the rules in it, as JSON can hold them."""
+    """Return a rule, its settings and its inner rules as plain data for JSON."""
     if rule is None or isinstance(rule, bool | int | float | str):
         return rule
     if isinstance(rule, Fusion | Refinement) or is_dataclass(rule):
@@ -240,12 +241,12 @@ def settings(rule: object) -> Any:  # noqa: ANN401
 
 
 def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapping[str, Any]) -> Table:
-    """Lay the means out for people, and below them what only the set of cases has.
+    """Return the table of means, followed by the scores of the set of cases.
 
     Args:
         rows: Scores of all cases.
-        summaries: Their means.
-        regions: Of :func:`~diffmedseg.evaluation.summary.summarise_test`.
+        summaries: Means of the scores.
+        regions: ``regions`` of :func:`~diffmedseg.evaluation.summary.summarise_test`.
     """
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
@@ -258,17 +259,17 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
     if patients < len({row.case for row in rows}):
         policy += f"; intervals over {count(patients, 'patient')}"
     if max(row.num_raters for row in rows) > 1:
-        policy += "; masks are compared with a reference: of two raters the first, of more their majority"
+        policy += "; the reference is the first of two raters; the majority of three or more"
     if empty:
-        policy += f"; {count(empty, 'empty mask')} predicted empty, which counts 1"
+        policy += f"; {count(empty, 'empty mask')} predicted empty, which scores 1"
     for region, found in regions.items():
         for name in found["set"].get("empty_in_all_cases", []):
             policy += f"; the {name} of {region} is empty in every case"
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
-    for region, own in groupby(summaries, lambda summary: summary.region):
-        for s in own:
+    for region, means in groupby(summaries, lambda summary: summary.region):
+        for s in means:
             interval = "" if math.isnan(s.low) else f"{s.low:.4f} to {s.high:.4f}"
             table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval)
         for name, title in SET_TITLES.items():

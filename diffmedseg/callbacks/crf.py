@@ -1,4 +1,4 @@
-"""Refining the masks of a test by a CRF."""
+"""Refine the masks of a test by a CRF."""
 
 import time
 from dataclasses import replace
@@ -17,7 +17,7 @@ class DenseCRFRefinement(SegmentationCallback):
     """Refines the segmentations of test images on the model's grid; CaseMetrics scores them before and after.
 
     Args:
-        refinement: The scheme; None for a CRF on the fused probability.
+        refinement: The refinement; None for a CRF on the fused probability.
     """
 
     stage = Stage.REFINE
@@ -39,9 +39,9 @@ class DenseCRFRefinement(SegmentationCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Replace the segmentation, and keep what the probability was."""
+        """Replace the segmentation, and keep the unrefined probability."""
         model, start, before = cast(Segmenter, pl_module), time.perf_counter(), outputs["segmentation"]
-        # A refinement of the model's own is replaced.
+        # This replaces the model's own refinement.
         unrefined = before.probability if before.unrefined is None else before.unrefined
         refined = self.refinement(batch["image"], before.samples, unrefined, model.nested, batch["case"])
         probability = resize_soft(refined, (int(unrefined.shape[-2]), int(unrefined.shape[-1])))

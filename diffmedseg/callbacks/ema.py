@@ -11,9 +11,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WarmupEMA(WeightAveraging):
     """Averages the parameters with decay min(decay, (1 + n) / (10 + n)) after n updates; buffers are copied.
 
-    A constant decay leaves short runs with their initial weights; averaged buffers would corrupt a noise schedule
-    or a normalisation's statistics. Validation, testing and the checkpoint's ``state_dict`` use the average; the
-    raw weights are in ``current_model_state``. The warm-up is that of TensorFlow's ``ExponentialMovingAverage``.
+    With a constant decay, the average of a short run stays close to the initial weights. Averaged buffers would corrupt
+    a noise schedule or the statistics of a normalisation. Validation, test and the ``state_dict`` of checkpoints use
+    the average; ``current_model_state`` has the raw weights. The warm-up is that of TensorFlow's
+    ``ExponentialMovingAverage``.
 
     Args:
         decay: Decay after the warm-up; 0.999 averages over about 1,000 steps.
@@ -27,12 +28,12 @@ class WarmupEMA(WeightAveraging):
         self._swapped = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average where the model will be trained; it is not there yet."""
+        """Make the average on the device of training. The model is not there yet."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 
     def decay_after(self, updates: int) -> float:
-        """Return the decay of the next update; the first takes the weights as they are."""
+        """Return the decay of the next update. The first update copies the weights."""
         return min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
 
     def on_train_batch_end(
@@ -59,23 +60,23 @@ class WarmupEMA(WeightAveraging):
         self._swapped = not self._swapped
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save average and raw weights, each in its place, even while a validation has them swapped."""
+        """Save average and raw weights under their keys, even if a validation has swapped them."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._swapped and self._average_model is not None:
             raw, average = checkpoint["state_dict"], checkpoint["current_model_state"]
             checkpoint |= {"state_dict": average, "current_model_state": raw}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the raw weights back where validation was interrupted, before a checkpoint is written."""
+        """Put the raw weights back after an interrupted validation, before a checkpoint is written."""
         if self._swapped:
             self._swap_models(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore average and raw weights when training goes on; testing takes the average alone."""
+        """Restore average and raw weights when training resumes. A test uses only the average."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the average, whose weights the model has now: a test after training must not load raw ones."""
+        """Drop the average after training: the model has its weights now, and a test must not load raw weights."""
         if stage == "fit":
             self._average_model = None

@@ -1,4 +1,4 @@
-"""Fusing the samples of a test by another rule."""
+"""Fuse the samples of a test by another rule."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -12,9 +12,9 @@ from diffmedseg.segmentation import Drawn
 
 
 class MultiSampleEnsemble(SegmentationCallback):
-    """Fuses the samples of test images by a rule of its own; none is drawn anew.
+    """Fuses the samples of test images by another rule, without drawing new samples.
 
-    It takes the place of the model's own rule and refinement.
+    It replaces the model's own rule and refinement.
 
     Args:
         fusion: The rule; None for the mean.
@@ -27,7 +27,7 @@ class MultiSampleEnsemble(SegmentationCallback):
 
     @property
     def rules(self) -> dict[str, object]:
-        """The rule of fusion, after which nothing is refined."""
+        """The rule of fusion; there is no refinement after it."""
         return {"fusion": self.fusion}
 
     def on_test_batch_end(

@@ -1,4 +1,4 @@
-"""How near the samples come to the raters while a model is trained."""
+"""Log the distance of samples to raters during training."""
 
 import warnings
 from typing import Any
@@ -10,10 +10,10 @@ from diffmedseg.callbacks.order import SegmentationCallback, Stage
 
 
 class GeneralizedEnergyDistance(SegmentationCallback):
-    """Logs ``val/ged`` over images that several raters outlined, and ``val/diversity`` over all, on the model's grid.
+    """Logs ``val/ged`` over images with several raters, and ``val/diversity`` over all images, on the model's grid.
 
-    The unbiased form, which few samples estimate as well as many, only less surely. With one sample nothing is logged.
-    A test's are among the scores of CaseMetrics.
+    The GED is unbiased, so that few samples estimate the same value as many, with more noise. With one sample, nothing
+    is logged. CaseMetrics has the same scores of a test.
     """
 
     stage = Stage.LOOK
@@ -25,7 +25,7 @@ class GeneralizedEnergyDistance(SegmentationCallback):
         self.diversity = metrics.SampleDiversity().to(pl_module.device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last validation."""
+        """Clear the results of the last validation."""
         self.distance.to(pl_module.device).reset()
         self.diversity.to(pl_module.device).reset()
 
@@ -48,10 +48,10 @@ class GeneralizedEnergyDistance(SegmentationCallback):
             self.distance.update(samples[several], batch["raters"][several].bool(), batch["rater_valid"][several])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log; every process asks, since they sum up together."""
+        """Log the metrics. Every process has to call this, since they add up their sums."""
         for name, metric in (("ged", self.distance), ("diversity", self.diversity)):
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*called before the ``update``")  # as where there is one rater
+                warnings.filterwarnings("ignore", ".*called before the ``update``")  # with one rater
                 value = metric.compute()
             if not value.isnan():
                 pl_module.log(f"val/{name}", value, sync_dist=True)

@@ -1,4 +1,4 @@
-"""Callbacks that take the segmentation from a step's outputs, in the order in which they have to stand."""
+"""The base of callbacks on the segmentation of a step, and the check of their order."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -11,7 +11,7 @@ from diffmedseg.models.segmenting import Segmenter
 
 
 class Stage(IntEnum):
-    """What a callback does with the segmentation."""
+    """The kind of a callback: it fuses samples, refines the mask, or only reads the segmentation."""
 
     FUSE = 1
     REFINE = 2
@@ -19,21 +19,22 @@ class Stage(IntEnum):
 
 
 class SegmentationCallback(Callback):
-    """A callback that replaces the segmentation, or looks at it after those that do."""
+    """A callback that replaces the segmentation, or reads the final segmentation."""
 
     stage: Stage
 
     @property
     def rules(self) -> dict[str, object]:
-        """What takes the place of the model's own ``fusion`` or ``refinement``."""
+        """The rules that replace the model's own ``fusion`` or ``refinement``."""
         return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a wrong order: a score would be of another segmentation than the one that is left."""
+        """Refuse a wrong order: otherwise scores would not belong to the final segmentation."""
         check_order(trainer.callbacks)  # type: ignore[attr-defined]  # set by Lightning, not declared
         if self.stage is not Stage.LOOK and cast(Segmenter, pl_module).calibration is not None:
             raise ValueError(
-                f"{type(self).__name__} would change what the model's calibration was fitted to: test without it."
+                f"{type(self).__name__} changes the probabilities that the model's calibration was fitted to. Test "
+                f"without {type(self).__name__}."
             )
 
 
@@ -41,10 +42,10 @@ def check_order(callbacks: Sequence[Callback]) -> None:
     """Refuse callbacks in a wrong order.
 
     Raises:
-        ValueError: Naming two that have to change places.
+        ValueError: The message names two callbacks to swap.
     """
     ours = [callback for callback in callbacks if isinstance(callback, SegmentationCallback)]
     for first, second in pairwise(ours):
         if first.stage > second.stage:
             names = type(second).__name__, type(first).__name__
-            raise ValueError(f"Callbacks are in a wrong order: {names[0]} has to come before {names[1]}.")
+            raise ValueError(f"Callbacks are in a wrong order. Put {names[0]} before {names[1]}.")

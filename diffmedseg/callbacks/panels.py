@@ -1,4 +1,4 @@
-"""A picture of what was segmented."""
+"""Draw a picture of the segmentations of a test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from diffmedseg.figures import (
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.segmentation import Segmentation
 
-_NEAR = 8  # of so many slices of a volume at most one is shown
+_NEAR = 8  # slices: at most one slice of so many is shown
 
 
 Row = TypeVar("Row")
@@ -46,12 +46,13 @@ class _Shown(Generic[Row]):
 
 
 class LargestSlices(Generic[Row]):
-    """Chooses, as images come, which of the first cases are shown.
+    """Chooses images of the first cases while a test runs.
 
-    Of volumes these are the slices with the most foreground: one of each case, or several where cases are few.
+    Of volumes, the slices with the most foreground are chosen: one slice of each case, or several if there are few
+    cases.
 
     Args:
-        num_images: Images shown.
+        num_images: Number of images.
     """
 
     def __init__(self, num_images: int) -> None:
@@ -59,34 +60,34 @@ class LargestSlices(Generic[Row]):
         self._cases: dict[str, list[_Shown[Row]]] = {}
 
     def wants(self, case: str) -> bool:
-        """Tell whether images of a case may be shown."""
+        """Return whether images of a case may be chosen."""
         return case in self._cases or len(self._cases) < self.num_images
 
     def offer(self, case: str, index: int, area: float, row: Row) -> None:
-        """Keep the largest slices of a case, of those near each other one."""
+        """Keep the largest slices of a case; of slices near each other, keep one."""
         kept = self._cases.setdefault(case, [])
         near = [old for old in kept if old.index // _NEAR == index // _NEAR]
         if not near or near[0].area < area:
-            others = [old for old in kept if old not in near]
-            kept[:] = sorted([*others, _Shown(index, area, row)], key=lambda one: -one.area)[: self.num_images]
+            far = [old for old in kept if old not in near]
+            kept[:] = sorted([*far, _Shown(index, area, row)], key=lambda shown: -shown.area)[: self.num_images]
 
     def chosen(self) -> list[Row]:
-        """Return what is shown: the largest slice of each case first, then the second ones, as far as there is room."""
-        ranked = [(rank, case, one) for case, kept in self._cases.items() for rank, one in enumerate(kept)]
+        """Return the chosen rows: the largest slice of each case, then the second largest, up to ``num_images``."""
+        ranked = [(rank, case, image) for case, kept in self._cases.items() for rank, image in enumerate(kept)]
         shown = sorted(ranked, key=lambda item: item[0])[: self.num_images]
         order = list(self._cases)
         shown.sort(key=lambda item: (order.index(item[1]), item[2].index))
-        return [one.row for _, _, one in shown]
+        return [image.row for _, _, image in shown]
 
 
 class SamplePanels(SegmentationCallback):
     """Draws ``panel.png`` of the first test cases: image, reference, samples, mask, mean and disagreement.
 
-    Of a volume it draws the slices with the most foreground, true or found.
+    Of a volume it draws the slices with the most foreground in reference and mask.
 
     Args:
-        num_images: Rows of the picture.
-        num_samples: Samples shown of each image.
+        num_images: Number of rows.
+        num_samples: Number of samples of each image.
     """
 
     stage = Stage.LOOK
@@ -96,7 +97,7 @@ class SamplePanels(SegmentationCallback):
         self.shown: LargestSlices[tuple[str, Tensor, Tensor, Segmentation]] = LargestSlices(num_images)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last test."""
+        """Clear the images of the last test."""
         self.shown = LargestSlices(self.num_images)
 
     def on_test_batch_end(
@@ -108,19 +109,19 @@ class SamplePanels(SegmentationCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what may be shown of the first cases."""
+        """Keep images of the first cases that may be drawn."""
         s = outputs["segmentation"]
         for i, case in enumerate(batch["case"]):
             if not self.shown.wants(case):
                 continue
-            one = Segmentation(s.samples[i].cpu(), s.probability[i].cpu(), s.uncertainty[i].cpu(), s.mask[i].cpu())
+            result = Segmentation(s.samples[i].cpu(), s.probability[i].cpu(), s.uncertainty[i].cpu(), s.mask[i].cpu())
             raters = batch["raters"][i][batch["rater_valid"][i]] if "raters" in batch else batch["mask"][i][None]
-            row = batch["id"][i], batch["image"][i].float().cpu(), raters.cpu(), one
-            area = float(raters.float().sum() / len(raters) + one.mask.sum())
+            row = batch["id"][i], batch["image"][i].float().cpu(), raters.cpu(), result
+            area = float(raters.float().sum() / len(raters) + result.mask.sum())
             self.shown.offer(case, int(batch["index"][i]), area, row)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw ``panel.png``."""
         path, rows = run_folder(trainer) / "panel.png", self.shown.chosen()
         if trainer.is_global_zero and rows:
             save_figure(draw_panel(rows, self.num_samples, cast(Segmenter, pl_module).regions), path)
@@ -132,10 +133,10 @@ def draw_panel(
     """Draw one row per image.
 
     Args:
-        rows: Name, image (C, H, W) in [-1, 1], raters (R, K, H, W) in {0, 1}, and the segmentation of that image
-            without the batch dimension.
-        num_samples: Samples shown.
-        regions: Names of the K regions; mean and disagreement are those of the first.
+        rows: Name, image (C, H, W) in [-1, 1], raters (R, K, H, W) in {0, 1}, and the segmentation of the image without
+            the batch dimension.
+        num_samples: Maximum number of samples in a row.
+        regions: Names of the K regions. Mean and disagreement are drawn for the first region.
     """
     shown = min(num_samples, max(len(row[3].samples) for row in rows))
     of = of_first(regions)

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class EpochProgressBar(RichProgressBar):
-    """A progress bar that counts epochs from 1 and knows how many there will be where steps end the training."""
+    """A progress bar that counts epochs from 1, and shows their number if ``max_steps`` ends the training."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         steps, batches = self.trainer.max_steps, self.total_train_batches

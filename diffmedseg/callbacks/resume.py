@@ -1,4 +1,4 @@
-"""Going on exactly where a run stopped."""
+"""Resume a run exactly where it stopped."""
 
 import os
 import shutil
@@ -20,30 +20,30 @@ _KEY = "exact_resume"
 
 
 class ExactResume(Callback):
-    """Lets a run go on from any of its checkpoints and end as if it had never stopped.
+    """Resumes a run from any checkpoint so that it ends as if it had never stopped.
 
-    Lightning stores its progress counters as they are at the moment of saving, and each moment resumes in a way of its
-    own: it skips a validation, ends an epoch twice, or counts a step too many. This callback stores one of three
-    positions instead, each of which resumes exactly: between two epochs, within an epoch, or before a validation.
+    Lightning stores its progress counters at the moment of saving, and resumes differently from different moments: it
+    may skip a validation, end an epoch twice, or count a step too many. This callback stores one of three positions
+    that resume exactly: between two epochs, within an epoch, or before a validation.
 
-    A run that ends in the middle of an epoch, by ``max_steps`` or ``max_time``, validates its last weights. A longer
-    run would not have validated there. If the run goes on, that validation is forgotten: early stopping does not count
-    it, and the best checkpoint is again the one from before it.
+    If ``max_steps`` or ``max_time`` ends a run in the middle of an epoch, the last weights are validated. A longer run
+    has no validation there. So when the run resumes, that validation is undone: early stopping does not count it, and
+    the previous best checkpoint is restored.
 
-    PyTorch's global generator is seeded anew before each batch, by the seed of ``seed_everything`` and the number of
-    the batch: dropout then does not depend on where a run stopped.
+    PyTorch's global generator is seeded before each batch, by the seed of ``seed_everything`` and the number of the
+    batch, so that dropout does not depend on where a run stopped.
 
-    It also has checkpoints written whole (:class:`~diffmedseg.checkpoints.WholeFileIO`).
+    Checkpoints are written completely or not at all (:class:`~diffmedseg.checkpoints.WholeFileIO`).
     """
 
     def __init__(self) -> None:
-        self._validated = 0  # batches that had been trained on at the last whole validation
-        self._before: dict[str, Any] = {}  # states of callbacks before a validation that a longer run would not have
+        self._validated = 0  # number of training batches before the last complete validation
+        self._before: dict[str, Any] = {}  # states of callbacks before a validation that a longer run does not have
         self._loaded: dict[str, Any] | None = None
-        self._limits: tuple[int, Any] | None = None  # set aside while a validation is made up for
+        self._limits: tuple[int, Any] | None = None  # limits to restore after a missed validation
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Come after all other callbacks, whose states this one reads."""
+        """Move to the end of the callbacks, since this callback reads the states of the others."""
         come_last(trainer, self)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
@@ -56,7 +56,7 @@ class ExactResume(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         for logger in trainer.loggers:
-            logger.save()  # a row of a step that is stored here would not be logged again
+            logger.save()  # the resumed run does not log these steps again
         epochs, batches = self._position(trainer)
         unvalidated = self._is_unvalidated(trainer, batches)
         planned = _is_planned(trainer, batches)
@@ -69,20 +69,20 @@ class ExactResume(Callback):
             "is_last_batch": batches >= trainer.num_training_batches,
         }
         _owe_validation(loops, unvalidated and planned)
-        # Where it then validates, or skips that, Lightning counts the step once more.
+        # Lightning counts the step once more when it validates, or skips the validation.
         again = planned and _validates_in_this_epoch(trainer)
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - again
         stopped_within_epoch = batches > 0 and not planned
         checkpoint[_KEY] = {"unvalidated": unvalidated, "before": self._before if stopped_within_epoch else {}}
 
     def _position(self, trainer: Trainer) -> tuple[int, int]:
-        """Return the number of whole epochs, and of batches after them."""
+        """Return the number of complete epochs, and of batches after them."""
         progress: Any = trainer.fit_loop.epoch_progress.current
         batches = _batch_progress(trainer).current.processed
         is_whole, is_ended = batches >= trainer.num_training_batches, progress.processed == progress.started
         if is_ended and (is_whole or not batches):
             return progress.processed, 0
-        if is_ended:  # it stopped there
+        if is_ended:  # max_steps or max_time ended the epoch
             return progress.processed - 1, batches
         if is_whole and not self._is_unvalidated(trainer, batches):
             return progress.processed + 1, 0
@@ -93,7 +93,7 @@ class ExactResume(Callback):
         return batches > 0 and self._validated != seen and _validates_in_this_epoch(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember how things stood, if a longer run would not validate here."""
+        """Remember the states of the callbacks, if a longer run would not validate here."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         if self._limits is not None:
@@ -111,10 +111,10 @@ class ExactResume(Callback):
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._validated = _batch_progress(trainer).total.processed
 
-    # Going on.
+    # Resuming.
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the patience of the configuration; Lightning would take that of the checkpoint."""
+        """Keep the patience of the configuration. Lightning would take the patience of the checkpoint."""
         if trainer.state.fn != TrainerFn.FITTING or _KEY not in checkpoint:
             return
         self._loaded = checkpoint
@@ -126,7 +126,7 @@ class ExactResume(Callback):
                 state["patience"] = callback.patience
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out whether the run goes on or is at its end; then its last weights may still have to be validated."""
+        """Decide whether the run resumes or is finished. If finished, its last weights may still need a validation."""
         if self._loaded is None:
             return
         checkpoint, self._loaded = self._loaded, None
@@ -153,18 +153,18 @@ class ExactResume(Callback):
                     os.replace(_kept(best), best)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch as any other, or make up for a validation."""
+        """Start an epoch as usual, or run a missed validation."""
         loop = trainer.fit_loop.epoch_loop
         if self._limits is not None and _validates_in_this_epoch(trainer):
             self._limits = self._limits[0], trainer.val_check_batch
-            trainer.val_check_batch = 1  # so that this batch is one after which it validates
+            trainer.val_check_batch = 1  # validate after this batch
         elif self._limits is not None:
             self._restore_limits(trainer)
         elif loop.restarting and not loop.batch_progress.current.ready:
-            loop.restarting = False  # else Lightning would look for the validation of the epoch before
+            loop.restarting = False  # otherwise Lightning looks for the validation of the previous epoch
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Seed what is not keyed."""
+        """Seed PyTorch's global generator."""
         key = (
             os.environ.get("PL_GLOBAL_SEED", 0),
             "batch",
@@ -181,14 +181,14 @@ class ExactResume(Callback):
 
 
 def is_unvalidated(checkpoint: dict[str, Any]) -> bool:
-    """Tell whether a checkpoint was written before its weights were validated, or within that validation."""
+    """Return whether a checkpoint was written before its validation was complete."""
     return bool(checkpoint.get(_KEY, {}).get("unvalidated"))
 
 
 def come_last(trainer: Trainer, callback: Callback) -> None:
-    """Move a callback to the end; in a new list, since Lightning is going through the old one."""
+    """Move a callback to the end. The list is new, since Lightning iterates over the old one."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
-    trainer.callbacks = [*(one for one in callbacks if one is not callback), callback]  # type: ignore[attr-defined]
+    trainer.callbacks = [*(other for other in callbacks if other is not callback), callback]  # type: ignore[attr-defined]
 
 
 def _batch_progress(trainer: Trainer) -> Any:  # noqa: ANN401  private to Lightning
@@ -196,7 +196,7 @@ def _batch_progress(trainer: Trainer) -> Any:  # noqa: ANN401  private to Lightn
 
 
 def _is_planned(trainer: Trainer, batches: int) -> bool:
-    """Whether validation follows so many batches of an epoch, however long the run is."""
+    """Return whether a validation follows after ``batches`` batches of an epoch, in a run of any length."""
     every = trainer.val_check_batch
     regular = isinstance(every, int) and every > 0 and batches % every == 0
     return batches > 0 and (batches >= trainer.num_training_batches or regular)
@@ -215,7 +215,7 @@ def _progress(started: int, done: int) -> dict[str, Any]:
 
 
 def _owe_validation(loops: dict[str, Any], is_owed: bool) -> None:
-    """Have Lightning validate from the start, or not: it takes a batch that was begun for an open validation."""
+    """Make Lightning validate from the start, or not. It takes a started batch for an unfinished validation."""
     loops["epoch_loop.val_loop.batch_progress"] = {
         "total": _counts(int(is_owed), 0),
         "current": _counts(0, 0),
@@ -225,14 +225,15 @@ def _owe_validation(loops: dict[str, Any], is_owed: bool) -> None:
 
 def _choosing(trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
     """Return the callbacks whose choices depend on validation."""
-    return [one for one in trainer.callbacks if isinstance(one, EarlyStopping | ModelCheckpoint)]  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
+    return [callback for callback in callbacks if isinstance(callback, EarlyStopping | ModelCheckpoint)]
 
 
 def _has_stopped(callback: Callback) -> bool:
     if not isinstance(callback, EarlyStopping):
         return False
     if callback.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
-        return callback.wait_count >= callback.patience  # which may have been raised
+        return callback.wait_count >= callback.patience  # the patience may have been raised
     return callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
 
 
@@ -241,7 +242,7 @@ def _kept(best: Path) -> Path:
 
 
 def _keep(best: Path) -> None:
-    """Keep a checkpoint under another name; the one that replaces it is another file."""
+    """Keep a checkpoint under another name."""
     if not best.is_file():
         return
     _kept(best).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The samples of a test, as files that ``diffmedseg benchmark ambiguity`` scores."""
+"""Write the samples of a test as files for ``diffmedseg benchmark ambiguity``."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ class SampleFiles(SegmentationCallback):
     """Writes the samples of every test image at native size; see :mod:`diffmedseg.evaluation.sample_folders`.
 
     Args:
-        folder: A new or an empty folder.
+        folder: A new or empty folder.
     """
 
     stage = Stage.LOOK
@@ -26,7 +26,7 @@ class SampleFiles(SegmentationCallback):
         self.folder = expand_home(folder)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a folder that holds files: samples of two tests would mix.
+        """Refuse a folder with files, so that samples of two tests do not mix.
 
         Raises:
             DataError: If the folder is a file or not empty.

@@ -1,4 +1,4 @@
-"""Stopping a run by a signal, so that it can go on."""
+"""Stop a run by a signal, so that it can resume."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ class RunStopped(SystemExit):
 
     Args:
         signum: The signal.
-        can_save: Whether the run is between two steps, so that a checkpoint holds all of it.
+        can_save: Whether the run is between two steps, so that a checkpoint is complete.
     """
 
     def __init__(self, signum: int, can_save: bool = False) -> None:
@@ -35,16 +35,16 @@ class RunStopped(SystemExit):
 
 
 class StopSafely(Callback):
-    """Ends a run by a signal in a way that loses no step.
+    """Ends a run after a signal without losing a step.
 
-    While training, SIGTERM and Ctrl-C (SIGINT) let the step or the validation batch end, write ``last.ckpt`` and leave.
-    A second Ctrl-C leaves at once, without a checkpoint. Outside training there is nothing to save, and the process
-    leaves at once. In a SLURM job SIGUSR1 does the same as SIGTERM and has the job requeued.
+    In training, SIGTERM and Ctrl-C (SIGINT) finish the step or the validation batch, write ``last.ckpt`` and exit. A
+    second Ctrl-C exits at once, without a checkpoint. Outside of training there is nothing to save, and the process
+    exits at once. In a SLURM job, SIGUSR1 does the same as SIGTERM and requeues the job.
 
-    Several processes agree on the step; a validation is then finished first. Since that may take longer than a
-    scheduler waits, they write ``last.ckpt`` before each validation, too.
+    Several processes agree on the step, and finish a running validation first. Since a scheduler may not wait for it,
+    they also write ``last.ckpt`` before each validation.
 
-    It takes the place of Lightning's own handlers, which do not end a validation or a test.
+    The handlers replace Lightning's, which do not end a validation or a test.
     """
 
     def __init__(self) -> None:
@@ -55,14 +55,14 @@ class StopSafely(Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals from here on, before there is a Trainer and after it; then give them back.
+        """Handle signals within this context, also before and after a Trainer; then restore the handlers.
 
-        Whatever ended the code within, a process that was asked to stop leaves by RunStopped: an exception that a
-        handler raises can be lost in a library, which goes on or raises another.
+        After a signal the context always ends with RunStopped: a library may swallow the exception of a handler, and
+        continue or raise another one.
         """
-        own = signal.SIGINT, signal.SIGTERM
-        previous = {signum: signal.getsignal(signum) for signum in own}
-        self._listen(*own)
+        signals = signal.SIGINT, signal.SIGTERM
+        previous = {signum: signal.getsignal(signum) for signum in signals}
+        self._listen(*signals)
         try:
             yield
         except Exception as error:
@@ -79,28 +79,28 @@ class StopSafely(Callback):
 
     def _listen(self, *signals: int) -> None:
         self._process = os.getpid()
-        if threading.current_thread() is threading.main_thread():  # Python hears signals nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only there
             for signum in signals:
                 signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # a process that loads data: its parent ends it
+            return  # a worker that loads data; its parent ends it
         is_second, self._asked = self._asked is not None, self._asked or signum
         if signum == signal.SIGTERM and not is_second and self._trainer is not None:
             kill = getattr(self._trainer.strategy.launcher, "kill", None)
             if kill is not None:
-                kill(signum)  # Lightning's processes are not told by others
+                kill(signum)  # only this process reaches Lightning's processes
         if not self._is_training or (is_second and signum == signal.SIGINT):
             self._is_training = False
             raise RunStopped(signum)
         if not is_second:
             again = " Ctrl-C again stops at once." if signum == signal.SIGINT else ""
-            # Not print: a handler may interrupt one.
+            # Not print: the handler may interrupt another print.
             os.write(2, f"\nStopping after this step, with a checkpoint.{again}\n".encode())
 
     def _take_over(self, trainer: Trainer) -> None:
-        """Take the place of the handlers that Lightning has set before this hook, and sets back at the end."""
+        """Replace the handlers that Lightning set before this hook. Lightning restores them at the end."""
         self._trainer = trainer
         requeue = _requeue_signal(trainer)
         self._listen(signal.SIGINT, signal.SIGTERM, *([] if requeue is None else [requeue]))
@@ -112,20 +112,20 @@ class StopSafely(Callback):
         if asked:
             raise RunStopped(self._asked or signal.SIGTERM, can_save)
 
-    # Where a run can stop.
+    # Points where a run can stop.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Come after all other callbacks: what they do in a hook is part of the checkpoint."""
+        """Move to the end of the callbacks, so that a checkpoint has the work of all others."""
         come_last(trainer, self)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen."""
+        """Handle signals."""
         self._take_over(trainer)
 
     on_test_start = on_predict_start = on_sanity_check_start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on let steps end."""
+        """Handle signals; from here on, steps are finished first."""
         self._take_over(trainer)
         self._is_training = True
 
@@ -134,7 +134,7 @@ class StopSafely(Callback):
         self._stop_if_asked(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Stop between two steps; gradients that are being accumulated would be lost."""
+        """Stop between two optimiser steps, so that no accumulated gradients are lost."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._stop_if_asked(trainer)
 
@@ -156,7 +156,7 @@ class StopSafely(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop within a validation; of several processes each has batches of its own, and they cannot agree."""
+        """Stop within a validation. Several processes have different batches and cannot agree, so they do not stop."""
         if self._is_training and trainer.world_size == 1:
             self._stop_if_asked(trainer)
 
@@ -168,32 +168,33 @@ class StopSafely(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop within a test, if the handler's exception was lost."""
+        """Stop within a test, if a library swallowed the exception of the handler."""
         if self._asked is not None:
             raise RunStopped(self._asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop at the end: all is saved, but what would follow does not start."""
+        """Stop after training, before the test starts. Everything is saved."""
         self._stop_if_asked(trainer, can_save=False)
         self._is_training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save and, in a SLURM job, requeue."""
+        """Save a checkpoint, and requeue a SLURM job."""
         self._is_training = False
         if not isinstance(exception, RunStopped):
             return
         if exception.can_save:
             _save(trainer)
-            _log.info("Stopped by %s after step %d; last.ckpt holds it.", exception.signum.name, trainer.global_step)
+            _log.info("Stopped by %s after step %d; last.ckpt is saved.", exception.signum.name, trainer.global_step)
         if trainer.is_global_zero and exception.signum == _requeue_signal(trainer):
             _requeue()
 
 
 def _save(trainer: Trainer) -> None:
-    """Write ``last.ckpt`` where the run has its checkpoints."""
+    """Write ``last.ckpt`` to the folder of checkpoints."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by Lightning, not declared
         return
-    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.dirpath]
+    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    savers = [saver for saver in savers if saver.dirpath]
     folder = Path(str(savers[0].dirpath)) if savers else Path(trainer.default_root_dir) / "checkpoints"
     trainer.save_checkpoint(folder / "last.ckpt")
 
@@ -211,4 +212,4 @@ def _requeue() -> None:
     try:
         subprocess.run(command, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        _log.warning("The job is not requeued (%s). Submit it again by hand: --ckpt_path last goes on.", error)
+        _log.warning("The job is not requeued (%s). Submit it again by hand, with --ckpt_path last to resume.", error)

@@ -1,4 +1,4 @@
-"""What a run shows in Weights & Biases besides its curves."""
+"""Log panels, tables and artifacts of a run to Weights & Biases."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -23,17 +23,16 @@ _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("
 
 
 class WandbDashboard(SegmentationCallback):
-    """Shows panels with masks, the table of cases, calibration, and artifacts; nothing without a WandbLogger.
+    """Logs panels with masks, the table of cases, calibration and artifacts. Without a WandbLogger it does nothing.
 
-    Of each validation and test it logs a few pictures, ``val/panels`` and ``test/panels``, the same ones every time. A
-    test adds ``test/cases``, ``test/reliability`` and ``test/risk_coverage``, of what CaseMetrics scored before it.
-    The data is an artifact that the run takes, with its fingerprint; checkpoints (aliases ``best`` and ``latest``) and
-    what a test wrote are artifacts that it makes. All is logged once, by the first process, which shows cases of its
-    own share.
+    Each validation and test logs a few pictures (``val/panels``, ``test/panels``), always of the same images. A test
+    also logs ``test/cases``, ``test/reliability`` and ``test/risk_coverage``, from the scores of CaseMetrics. The data
+    with its fingerprint is an input artifact of the run. Checkpoints (aliases ``best`` and ``latest``) and the files of
+    a test are output artifacts. Only the first process logs, and shows its own cases.
 
     Args:
-        num_images: Pictures of each epoch.
-        longest: Height and width of a picture in pixels, at most.
+        num_images: Number of pictures in each epoch.
+        longest: Maximum height and width of a picture in pixels.
     """
 
     stage = Stage.LOOK
@@ -46,13 +45,14 @@ class WandbDashboard(SegmentationCallback):
         self.shown: LargestSlices[Picture] = LargestSlices(num_images)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the logger and the scores, and say which data the run takes."""
+        """Find the logger and the scores, and log the data as an input artifact."""
         super().setup(trainer, pl_module, stage)
-        loggers = [one for one in trainer.loggers if isinstance(one, WandbLogger)] if trainer.is_global_zero else []
-        self.logger = next((one for one in loggers if not one.experiment.disabled), None)
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        loggers = loggers if trainer.is_global_zero else []
+        self.logger = next((logger for logger in loggers if not logger.experiment.disabled), None)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
         before = callbacks[: callbacks.index(self)]
-        self.scorer = next((one for one in reversed(before) if isinstance(one, CaseMetrics)), None)
+        self.scorer = next((callback for callback in reversed(before) if isinstance(callback, CaseMetrics)), None)
         if self.logger is None:
             return
         data = getattr(trainer, "datamodule", None)
@@ -66,7 +66,7 @@ class WandbDashboard(SegmentationCallback):
     # Pictures.
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last validation."""
+        """Clear the images of the last validation."""
         self.shown = LargestSlices(self.num_images)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -80,7 +80,7 @@ class WandbDashboard(SegmentationCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the images that are shown: by their reference alone, so that they are the same in every epoch."""
+        """Keep the images to show. They are chosen by the reference alone, so that all epochs show the same images."""
         if self.logger is None or trainer.sanity_checking:
             return
         found: Segmentation = outputs["segmentation"]
@@ -107,7 +107,7 @@ class WandbDashboard(SegmentationCallback):
     # A test.
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log pictures, the table of cases, and how far the probabilities are to be trusted."""
+        """Log pictures, the table of cases, and the calibration of the probabilities."""
         self._log_panels("test/panels", trainer, pl_module)
         if self.logger is None or self.scorer is None or not self.scorer.rows:
             return
@@ -117,13 +117,13 @@ class WandbDashboard(SegmentationCallback):
         shown: dict[str, Any] = {"test/cases": case_table(rows)}
         for region, found in self.scorer.summary["regions"].items():
             prefix = f"test/{region}/" if len(self.scorer.summary["regions"]) > 1 else "test/"
-            own = [row for row in rows if row.region == region]
+            region_rows = [row for row in rows if row.region == region]
             shown[f"{prefix}reliability"] = wandb.Image(draw_reliability(found["set"]["reliability"]))
-            shown[f"{prefix}risk_coverage"] = wandb.Image(draw_risk_coverage(own))
+            shown[f"{prefix}risk_coverage"] = wandb.Image(draw_risk_coverage(region_rows))
         self.logger.log_metrics(shown, trainer.global_step)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the test wrote, and which checkpoint of another run it took."""
+        """Log the files of the test, and the checkpoint if it is from another run."""
         folder = run_folder(trainer)
         if self.logger is None:
             return
@@ -146,8 +146,8 @@ class WandbDashboard(SegmentationCallback):
         if self.logger is None:
             return
         run, model = self.logger.experiment, cast(Segmenter, pl_module)
-        savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-        for saver in sorted(savers, key=lambda one: one.monitor is None):  # W&B gives the last one logged "latest", too
+        savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+        for saver in sorted(savers, key=lambda saver: saver.monitor is None):  # W&B names the last one logged "latest"
             if saver.best_model_path:
                 facts = {"fingerprints": self.fingerprints, "learned_from": model.learned_from}
                 artifact = model_artifact(Path(saver.best_model_path), run.id, facts)

@@ -37,12 +37,12 @@ def main(args: list[str]) -> None:
     parser.add_argument("--port", type=natural_number, default=7860, help="Port; 0 for a free one. Default: 7860.")
     add_host(parser, "There is no password: another address lets everybody who reaches it use the app.")
     parser.add_argument(
-        "--max_size", type=positive_integer, default=1024, metavar="MB", help="Largest file. Default: 1024."
+        "--max_size", type=positive_integer, default=1024, metavar="MB", help="Largest file in MB. Default: 1024."
     )
     add_device(parser)
     add_trust(parser)
     options = parser.parse_args(args)
-    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the app, and removes its files
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end the app and remove its files
         signal.signal(number, signal.default_int_handler)
     try:
         with report_errors(), upload_root() as root:

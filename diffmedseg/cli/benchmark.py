@@ -1,4 +1,4 @@
-"""``diffmedseg benchmark``: samples of any origin, scored by a fixed protocol."""
+"""``diffmedseg benchmark``: score samples of any method by a fixed protocol."""
 
 import argparse
 import csv
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffmedseg.evaluation.ambiguity import Ambiguity, AmbiguityBenchmark
 
 _COLUMNS = {"samples": "Samples", "raters": "Raters"}
-_WIDTH = 112  # columns of text: rich would cut numbers in a narrower terminal
+_WIDTH = 112  # characters: rich cuts numbers in a narrower terminal
 
 
 def main(args: list[str]) -> None:
@@ -30,13 +30,13 @@ def main(args: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("diffmedseg benchmark", "Score samples of any origin by a fixed protocol.")
+    parser = Parser("diffmedseg benchmark", "Score samples of any method by a fixed protocol.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     one: argparse.ArgumentParser = commands.add_parser(
         "ambiguity",
         help="Score samples on a data set with several raters.",
         description="Score samples on a data set with several raters: GED, matched IoU, Dice of the fused mask, "
-        "calibration, with 95 % intervals over patients. Each rater is scored against the other raters beside them.",
+        "calibration, with 95 % intervals over patients. The table also scores each rater against the other raters.",
         epilog="`diffmedseg evaluate RUN --model.num_samples 100 --samples_folder FOLDER` writes the samples of a run.",
     )
     one.set_defaults(run=_ambiguity)
@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         "--samples",
         type=Path,
         metavar="FOLDER",
-        help="Folder of samples at native size, for each image ID either ID.npz, with an array `samples` of shape "
-        "(S, H, W) or (S, K, H, W) in {0, 1}, or a folder ID with sample-00.png, sample-01.png and so on, in {0, 255}. "
-        "Without it, only raters are scored.",
+        help="Folder of samples at native size. Each image needs ID.npz, with an array `samples` of shape (S, H, W) or "
+        "(S, K, H, W) in {0, 1}; or a folder ID with sample-00.png, sample-01.png and so on, in {0, 255}. Without this "
+        "option, only raters are scored.",
     )
     one.add_argument("--list", type=Path, metavar="CSV", help="Write the expected file names, and score nothing.")
     one.add_argument("--split", choices=("train", "val", "test"), default="test", help="Default: test.")
@@ -55,21 +55,21 @@ def _parser() -> argparse.ArgumentParser:
         "--track",
         choices=("all", "nonempty"),
         default="all",
-        help="all (the default): all images, reported also for those in which every rater has foreground. nonempty: "
-        "these images alone; others need no samples.",
+        help="all (the default): all images, and a second table of the images in which every rater has foreground. "
+        "nonempty: only the latter; other images need no samples.",
     )
     one.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="New folder for metrics.json and tables of cases, which `diffmedseg compare` takes.",
+        help="New folder for metrics.json and the tables of cases, for `diffmedseg compare`.",
     )
     one.add_argument(
         "--worst",
         type=positive_integer,
         metavar="N",
-        help="Draw, in each track, the N images whose samples are farthest from the raters (unbiased GED), into "
-        "worst.png of --output. It needs --samples with two or more samples per image.",
+        help="Draw the N images of each track whose samples are farthest from the raters (unbiased GED) to worst.png "
+        "in --output. Needs --samples with at least two samples per image.",
     )
     return parser
 
@@ -84,7 +84,7 @@ def _ambiguity(options: argparse.Namespace) -> None:
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output} is not an empty folder. Name a new folder by --output.")
     if options.worst is not None and (output is None or options.samples is None):
-        raise DataError("--worst draws samples into the folder of the output: give --samples and --output, too.")
+        raise DataError("--worst draws samples into the output folder: give --samples and --output, too.")
     benchmark = AmbiguityBenchmark(open_data(options), options.split, options.track)
     if options.list is not None:
         _write_names(benchmark, expand_home(options.list))
@@ -121,15 +121,15 @@ def _write_names(benchmark: "AmbiguityBenchmark", path: Path) -> None:
 
 
 def _write(found: "Ambiguity", summary: dict[str, Any], folder: Path) -> None:
-    """Write metrics.json, and tables of cases by track: of all images, or of the only track, directly in the folder."""
+    """Write metrics.json and the tables of cases: the first track into the folder, other tracks into subfolders."""
     from diffmedseg.metrics.table import write_cases
 
     for number, track in enumerate(found.raters):
-        own = folder / track if number else folder
-        own.mkdir(parents=True, exist_ok=True)
+        track_folder = folder / track if number else folder
+        track_folder.mkdir(parents=True, exist_ok=True)
         if track in found.samples:
-            write_cases(found.samples[track].rows, own / "cases.csv")
-        write_cases(found.raters[track].rows, own / "raters" / "cases.csv")
+            write_cases(found.samples[track].rows, track_folder / "cases.csv")
+        write_cases(found.raters[track].rows, track_folder / "raters" / "cases.csv")
     text = json.dumps(summary, indent=1)
     write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -142,12 +142,12 @@ def _draw(benchmark: "AmbiguityBenchmark", found: "Ambiguity", samples: Path, nu
         print("No worst.png: one sample per image has no unbiased GED.", file=sys.stderr)
         return
     for track, scored in found.samples.items():
-        place = folder if track == next(iter(found.samples)) else folder / track
-        save_figure(benchmark.draw_worst(scored, samples, number), place / "worst.png")
+        track_folder = folder if track == next(iter(found.samples)) else folder / track
+        save_figure(benchmark.draw_worst(scored, samples, number), track_folder / "worst.png")
 
 
 def _table(track: str, summary: dict[str, Any]) -> "Table":
-    """Lay a track out for people."""
+    """Return the table of a track."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""``diffmedseg train diffseg-student``: a chain of stages, from image-level labels to a student; each can go on."""
+"""``diffmedseg train diffseg-student``: a chain of stages from image-level labels to a student. Stages can resume."""
 
 import argparse
 import contextlib
@@ -24,15 +24,15 @@ _PROPOSING = ("--proposer", "--crf", "--agreement")
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain, and what its user asked for.
+    """A chain and the options of the command.
 
     Attributes:
         name: Name of the experiment; its stages lie in ``<runs>/<name>``.
         data: Name of the data set.
         stages: Model and settings of ``teacher`` and ``student``.
         options: The options of the command.
-        settings: Settings of the stages: for ``data`` of the teacher and of pseudo masks, for ``teacher``, ``student``,
-            or ``both`` trainings.
+        settings: Settings by stage: ``data`` (of the teacher and the pseudo masks), ``teacher``, ``student``, or
+            ``both`` trainings.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Chain:
         return self._train(model, self.data, "teacher", best["preset"], [*own, *self.settings["teacher"]])
 
     def propose(self, cycle: int, run: Path | None) -> list[str]:
-        """Return the arguments that write pseudo masks: of a run, or without one where no model proposes."""
+        """Return the arguments that write pseudo masks. ``run`` is the proposing run; None if no model proposes."""
         kind = self.options.proposer if cycle == 1 else "model"
         names = [self.data] if run is None else [str(run), self.data]
         crf = ["--crf", self.options.crf]
@@ -91,28 +91,28 @@ def train(args: list[str]) -> None:
         chain = _parse(args)
         _hold_to(chain)
     runs = chain.folder
-    _say(f"{chain.name}: stages lie in {runs}; each goes on where it was cut off")
+    _say(f"{chain.name}: stages lie in {runs}; interrupted stages resume")
     taught = "model" in proposer_names(chain.options.proposer)
     run = _finish(runs / "teacher", chain.train_teacher()) if taught else None
     for cycle in range(1, chain.options.cycles + 1):
         if not (chain.pseudo(cycle) / "data.yaml").is_file():
             _run(chain.propose(cycle, run))
         run = _finish(runs / f"student_{cycle}", chain.train_student(cycle))
-    said = read_json(run / "metrics.json")["policy"]["learned_from"] if run else ""
-    _say(f"The student is {run}. It learned from {said}")
+    supervision = read_json(run / "metrics.json")["policy"]["learned_from"] if run else ""
+    _say(f"The student is {run}. It learned from {supervision}")
 
 
 def _finish(experiment: Path, arguments: list[str]) -> Path:
-    """Train a stage, or go on with it; return its run.
+    """Train a stage, or resume it, and return its run.
 
     A stage is finished when its best checkpoint was tested.
     """
     if (done := _tested(experiment)) is None:
-        going_on = any(experiment.glob("version_*/checkpoints/last.ckpt"))
-        _run([*arguments, *(["--ckpt_path", "last"] if going_on else [])])
+        resumes = any(experiment.glob("version_*/checkpoints/last.ckpt"))
+        _run([*arguments, *(["--ckpt_path", "last"] if resumes else [])])
         done = _tested(experiment)
     if done is None:
-        refuse(f"The stage {experiment} ended before its test: give the same command again to go on.")
+        refuse(f"The stage {experiment} ended before its test. Give the same command again to resume it.")
     return done
 
 
@@ -123,28 +123,28 @@ def _tested(experiment: Path) -> Path | None:
 
 
 def _hold_to(chain: Chain) -> None:
-    """Write down what the chain was started with; refuse to go on with anything else.
+    """Record the settings of the chain; refuse to resume it with other settings.
 
     Raises:
-        DataError: If the folder holds a chain of other settings.
+        DataError: If the folder holds a chain with other settings.
     """
     ignored = {"ckpt_path", "runs", "cycles"}  # another cycle may follow
     if not chain.options.agreement:
-        ignored.add("agreement")  # chains that began before there was this option go on
+        ignored.add("agreement")  # older chains have no such option
     options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
-    said = {"data": chain.data, "stages": chain.stages, "options": options, "settings": chain.settings}
+    record = {"data": chain.data, "stages": chain.stages, "options": options, "settings": chain.settings}
     path = chain.folder / _ORDER
     if path.is_file():
         before = read_json(path)
-        now = json.loads(json.dumps(said))
+        now = json.loads(json.dumps(record))
         if before != now:
             other = next(name for name in now if before.get(name) != now[name])
             raise DataError(
-                f"{chain.folder} was started with other {other} ({path}): give the same, or another --name."
+                f"{chain.folder} was started with other {other} ({path}). Give the same {other}, or another --name."
             )
         return
     chain.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(said, indent=1), encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1), encoding="utf-8"))
 
 
 def _parser(model: str) -> Parser:
@@ -152,27 +152,27 @@ def _parser(model: str) -> Parser:
         f"diffmedseg train {model}",
         usage=f"diffmedseg train {model} DATA [--proposer P] [--cycles N] [--true_masks N] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train a teacher on labels, have it propose masks, and train a student on them. The same command\n"
-        "goes on where it was cut off, and adds what --cycles asks for.\n\n"
+        description="Train a teacher on labels, have it propose masks, and train a student on these masks. The same\n"
+        "command resumes an interrupted chain. A higher --cycles adds cycles.\n\n"
         f"  diffmedseg train {model} isic2017 --data.root /data/isic2017 --preset cpu --cycles 2",
-        epilog="--data.* is for the data set, --teacher.* and --student.* for one training, as in\n"
-        "--student.trainer.max_steps 100; --model.* is for the student, all else for both trainings.",
+        epilog="--data.* sets the data set. --teacher.* and --student.* set one training, such as\n"
+        "--student.trainer.max_steps 100. --model.* sets the student. Other settings apply to both trainings.",
     )
-    parser.add_argument("--preset", help="As of `diffmedseg train`.")
+    parser.add_argument("--preset", help="See `diffmedseg train`.")
     parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
     parser.add_argument("--encoder", help="Encoder of the student; see `diffmedseg train`.")
-    parser.add_argument("--encoder_weights", help="First weights of the encoder; see `diffmedseg train`.")
-    parser.add_argument("--logger", help="As of `diffmedseg train`.")
+    parser.add_argument("--encoder_weights", help="Initial weights of the encoder; see `diffmedseg train`.")
+    parser.add_argument("--logger", help="See `diffmedseg train`.")
     parser.add_argument("--runs", default="runs", help="Folder of all runs.")
     parser.add_argument("--seed", "--seed_everything", type=int, default=0, help="Seed of all stages.")
-    parser.add_argument("--ckpt_path", choices=("last",), help="Changes nothing: a chain always goes on.")
+    parser.add_argument("--ckpt_path", choices=("last",), help="Has no effect: a chain always resumes.")
     add_proposing(
         parser,
         "model",
-        "Who proposes in the first cycle. Default: what measured best for DATA, else model. model trains a teacher.",
+        "Proposer of the first cycle. Default: the best measured for DATA, else model. model trains a teacher.",
     )
     parser.add_argument("--cycles", type=positive_integer, default=1,
-                        help="Cycles: from the second on, the student proposes the masks of the next.")  # fmt: skip
+                        help="Number of cycles. Each student proposes the masks of the next cycle.")  # fmt: skip
     return parser
 
 
@@ -186,22 +186,22 @@ def _parse(args: list[str]) -> Chain:
     data = rest.pop(0) if rest and not rest[0].startswith("-") else "synthetic"
     stages = read_yaml(experiments_folder() / "chain" / f"{model}.yaml")
     parser = _parser(model)
-    if not any(one.partition("=")[0] in _PROPOSING for one in rest):
+    if not any(argument.partition("=")[0] in _PROPOSING for argument in rest):
         parser.set_defaults(**stages["for_data"].get(data, {}).get("proposing", {}))
     options, settings = parser.parse_known_args(rest)
     presets = list_presets(stages["student"]["model"])
     if options.preset is not None and options.preset not in presets and not options.preset.endswith((".yaml", ".yml")):
         raise RecipeError(f"The model {model} has no preset {options.preset!r}: choose one of {', '.join(presets)}.")
-    dealt: dict[str, list[str]] = {"data": [], "teacher": [], "student": [], "both": []}
+    by_stage: dict[str, list[str]] = {"data": [], "teacher": [], "student": [], "both": []}
     for name, value in setting_pairs(settings):
         if not name.startswith("--") or value is None:
-            refuse(f"{name!r} is no setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
+            refuse(f"{name!r} is not a setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
         part = name.partition(".")[0].removeprefix("--")
         if part in ("teacher", "student"):
-            dealt[part].append(f"--{name.partition('.')[2]}={value}")
+            by_stage[part].append(f"--{name.partition('.')[2]}={value}")
         else:
-            dealt[{"data": "data", "model": "student"}.get(part, "both")].append(f"{name}={value}")
-    return Chain(options.name or f"{model}-{Path(data).stem}", data, stages, options, dealt)
+            by_stage[{"data": "data", "model": "student"}.get(part, "both")].append(f"{name}={value}")
+    return Chain(options.name or f"{model}-{Path(data).stem}", data, stages, options, by_stage)
 
 
 def _say(text: str) -> None:
@@ -209,14 +209,14 @@ def _say(text: str) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """Run a stage in a process of its own, which is stopped with this one; end with its code if it fails."""
+    """Run a stage in a child process. Stop it with this process; exit with its code if it fails."""
     _say("\n$ diffmedseg " + " ".join(arguments))
     child = subprocess.Popen([sys.executable, "-P", "-m", "diffmedseg", *arguments])
     before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         code = None
         while code is None:
-            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the stage, too, which ends its step
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C also reaches the stage, which ends its step
                 code = child.wait()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""``diffmedseg compare``: tests of the same cases, paired, as a table for people, papers or programs."""
+"""``diffmedseg compare``: paired comparison of tests of the same cases, as a table for people, papers or programs."""
 
 import csv
 import glob
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffmedseg.evaluation.comparison import Comparison
     from diffmedseg.metrics.scores import CaseScore
 
-#: What LaTeX would take for a command.
+#: Characters that LaTeX takes for commands, and their escapes.
 _LATEX = str.maketrans(
     {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {sign: f"\\{sign}" for sign in "&%$#_{}"}
@@ -30,25 +30,27 @@ def compare(args: list[str]) -> None:
     """Run ``diffmedseg compare``."""
     parser = Parser(
         "diffmedseg compare",
-        "Compare two or more tests of the same cases with the first of them, paired: means and differences with 95 % "
-        "intervals, over patients where the tables say them, else over cases.",
+        "Compare tests of the same cases with the first test, case by case: means, and differences from the first "
+        "test, with 95 % intervals. Intervals are over patients if the tables name them, else over cases.",
     )
     parser.add_argument(
         "tests",
         nargs="+",
         metavar="TEST",
-        help="A cases.csv or a folder that holds one: a run or a test. A quoted pattern such as "
-        "'runs/lite.*/version_0' pools seeds (each case counts once, with its mean) and folds. NAME=TEST names it.",
+        help="A cases.csv, or a folder with such a file: a run or a test. A quoted pattern such as "
+        "'runs/lite.*/version_0' pools seeds (each case counts once, with its mean) and folds. NAME=TEST names a test.",
     )
     parser.add_argument("--format", choices=list(_FORMATS), default="table", help="Default: table.")
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="As --format json.")
-    parser.add_argument("--scores", type=lambda text: text.split(","), metavar="A,B", help="Such as dice,hd95_pixels.")
-    parser.add_argument("--common", action="store_true", help="Compare the cases that are in all tests.")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="Same as --format json.")
+    parser.add_argument(
+        "--scores", type=lambda text: text.split(","), metavar="A,B", help="Scores to show, such as dice,hd95_pixels."
+    )
+    parser.add_argument("--common", action="store_true", help="Compare only the cases that all tests have.")
     options = parser.parse_args(args)
     from diffmedseg.evaluation.comparison import compare_tests
     from diffmedseg.metrics.scores import TITLES
 
-    known = [score for score in TITLES if score != "seconds"]  # of other machines
+    known = [score for score in TITLES if score != "seconds"]  # machines differ
     for score in options.scores or ():
         if score not in TITLES:
             parser.error(unknown("score", score, list(TITLES)))
@@ -69,30 +71,30 @@ def _read_tests(arguments: Sequence[str]) -> "dict[str, list[list[CaseScore]]]":
     for argument in arguments:
         name, files = _find(argument)
         if name in tests:
-            raise DataError(f"Two tests are called {name}: name them apart, as by first={argument}.")
+            raise DataError(f"Two tests are called {name}. Give one another name, such as first={argument}.")
         tests[name] = [read_cases(file) for file in files]
     return tests
 
 
 def _find(argument: str) -> tuple[str, list[Path]]:
     """Return the name of a test, and its tables."""
-    name, named, place = argument.partition("=")
+    name, named, pattern = argument.partition("=")
     if Path(argument).exists() or not named:
-        name, place = argument, argument
-    path = Path(place).expanduser()
-    found = [path] if path.exists() else [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
-    if not found:
-        raise DataError(f"There is no file or folder {place}, and as a pattern it fits nothing.")
-    tables = [one / "cases.csv" if one.is_dir() else one for one in found]
-    if without := [str(one.parent) for one in tables if not one.is_file()]:
-        inside = [str(table.parent) for one in without for table in sorted(Path(one).glob("*/cases.csv"))]
+        name, pattern = argument, argument
+    path = Path(pattern).expanduser()
+    paths = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    if not paths:
+        raise DataError(f"There is no file or folder {pattern}, and no match for it as a pattern.")
+    tables = [path / "cases.csv" if path.is_dir() else path for path in paths]
+    if without := [str(table.parent) for table in tables if not table.is_file()]:
+        inside = [str(table.parent) for folder in without for table in sorted(Path(folder).glob("*/cases.csv"))]
         hint = f" There are tests in it: {first_names(inside)}." if inside else ""
-        raise DataError(f"{first_names(without)} holds no cases.csv: name the folder of a finished run or test.{hint}")
+        raise DataError(f"{first_names(without)} has no cases.csv. Name the folder of a finished run or test.{hint}")
     return name, tables
 
 
 def _cells(rows: "Sequence[Comparison]") -> tuple[list[str], list[list[str]]]:
-    """Return titles of columns, and the text of each row."""
+    """Return the titles of the columns and the text of each row."""
     from diffmedseg.metrics.scores import LOWER_IS_BETTER, TITLES
 
     first = rows[0].test
@@ -119,12 +121,12 @@ def _interval(low: float, high: float, sign: str) -> str:
 
 
 def _table(rows: "Sequence[Comparison]") -> str:
-    """Align columns by spaces; nothing is cut, however narrow the terminal."""
+    """Align columns by spaces. Nothing is cut, even in a narrow terminal."""
     heads, lines = _cells(rows)
     texts = 1 + heads.index("Test")  # columns of words
     previous: list[str] = []
     shown = [heads]
-    for line in lines:  # what is the same as above is left out
+    for line in lines:  # words that repeat the line above are left out
         same = previous[: texts - 1] == line[: texts - 1]
         shown += [[], line] if previous and not same else [([""] * (texts - 1) + line[texts - 1 :]) if same else line]
         previous = line

@@ -1,4 +1,4 @@
-"""``diffmedseg data``: look at data sets, and at what is kept of them."""
+"""``diffmedseg data``: inspect data sets and manage the cache."""
 
 import argparse
 import json
@@ -31,38 +31,40 @@ def _parser() -> argparse.ArgumentParser:
         own.set_defaults(run=run)
         return own
 
-    one = add("list", _list, "List the data sets; of one, say where to get it and what to cite.")
+    one = add("list", _list, "List the data sets, or show where to get one and what to cite.")
     one.add_argument("name", nargs="?", help="Name of a data set.")
 
     one = add(
         "check",
         _check,
-        "Look at a data set before training: what is there, and what is unreadable, unpaired, twice there, or in two "
-        "splits. Exit with 1 where something serious was found.",
+        "Check a data set before training: count its content, and find files that are unreadable, unpaired, duplicated "
+        "or in two splits. The exit code is 1 if a fault is serious.",
     )
     add_data(one)
-    one.add_argument("--against", nargs=2, metavar=("NAME", "DIR"), help="Data set that must share no image with it.")
-    one.add_argument("--json", action="store_true", help="Print everything, with all names, for programs.")
-    one.add_argument("--sheet", type=file_ending(".png"), help="Draw a contact sheet, a PNG.")
+    one.add_argument(
+        "--against", nargs=2, metavar=("NAME", "DIR"), help="Another data set, which must share no image with this one."
+    )
+    one.add_argument("--json", action="store_true", help="Print the full result as JSON, for programs.")
+    one.add_argument("--sheet", type=file_ending(".png"), metavar="PNG", help="Draw a contact sheet to this file.")
 
-    one = add("augment-preview", _augment_preview, "Draw images and masks as stored and as training gets them.")
+    one = add("augment-preview", _augment_preview, "Draw images and masks as stored and as augmented in training.")
     add_data(one)
     one.add_argument("--out", type=file_ending(".png"), required=True, help="PNG to write.")
     one.add_argument("--num_images", type=positive_integer, default=4, help="Rows. Default: 4.")
     one.add_argument("--num_variants", type=positive_integer, default=6, help="Augmented variants of each. Default: 6.")
 
-    one = add("labels", _labels, "Count image-level labels, say where they come from, and what gives them away.")
+    one = add("labels", _labels, "Count image-level labels, show their source, and measure label leakage.")
     add_data(one)
     one.add_argument("--out", type=file_ending(".png"), help="PNG of healthy and diseased items to write.")
     one.add_argument("--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8.")
 
-    one = add("convert", _convert, "Write a data set as a raw data set of nnU-Net v2, with the same splits.")
+    one = add("convert", _convert, "Convert a data set to a raw data set of nnU-Net v2, with the same splits.")
     add_data(one)
     one.add_argument("--out", type=Path, required=True, help="New folder, called Dataset<3 digits>_<name>.")
     one.add_argument(
         "--raters",
         choices=["majority"],
-        help="How several raters become one label map: what most of them outlined, of two raters the first.",
+        help="How to reduce several raters to one label map. majority: the majority mask; the first of two raters.",
     )
 
     one = add("plan", _plan, "Measure a data set, and propose image size, patch, context and batch for this machine.")
@@ -70,12 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, help="YAML file to write, for `diffmedseg train MODEL DATA -c FILE`.")
     one.add_argument("--num_cases", type=positive_integer, default=40, help="Training cases measured. Default: 40.")
 
-    one = add("convert-lidc", _convert_lidc, "Turn data_lidc.pickle into pictures, for lidc_pickle.")
-    one.add_argument("source", type=Path, help="The file; nothing in it is run.")
-    one.add_argument("out", type=Path, help="A new folder.")
+    one = add("convert-lidc", _convert_lidc, "Convert data_lidc.pickle to pictures, for the data set lidc_pickle.")
+    one.add_argument("source", type=Path, help="The file. Code in it is not run.")
+    one.add_argument("out", type=Path, help="New folder to write.")
 
-    one = add("cache", _cache, "Show the size of the cache of decoded images by data set, or delete it.")
-    one.add_argument("--clear", action="store_true", help="Delete it; it is made again where needed.")
+    one = add("cache", _cache, "Show the size of the cache of decoded images by data set, or delete the cache.")
+    one.add_argument("--clear", action="store_true", help="Delete the cache. It is made again when needed.")
     return parser
 
 
@@ -86,12 +88,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "dir",
         nargs="?",
         type=Path,
-        help="Folder that holds it. Default: $DIFFMEDSEG_DATA/NAME, else that of its yaml.",
+        help="Folder of the data set. Default: $DIFFMEDSEG_DATA/NAME, else the folder in its yaml.",
     )
     parser.add_argument(
         "--set", action="append", default=[], type=_setting, metavar="KEY=VALUE", help="Setting, such as folds=3."
     )
-    parser.add_argument("--data.root", dest="dir", type=Path, help="The same as DIR.")
+    parser.add_argument("--data.root", dest="dir", type=Path, help="Same as DIR.")
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -152,7 +154,7 @@ def _labels(options: argparse.Namespace) -> None:
 
     from diffmedseg.data.labels import OwnLabels
     from diffmedseg.data.labels.applying import label_split
-    from diffmedseg.data.labels.worth import label_worth
+    from diffmedseg.data.labels.worth import label_leakage
     from diffmedseg.data.preview import draw_labels
     from diffmedseg.figures import save_figure
 
@@ -161,11 +163,11 @@ def _labels(options: argparse.Namespace) -> None:
     data.setup("fit")
     recipe = data.label_recipe or OwnLabels()
     store = label_split(recipe, data.stores["train"])
-    worth = label_worth(store)
+    worth = label_leakage(store)
     print(f"{type(recipe).__name__}: learned from: {recipe.supervision}.")
-    print(f"{worth.healthy} healthy items, of which the masks mark something in {worth.healthy_with_mask:.1%};")
-    print(f"{worth.diseased} diseased items, of which they mark nothing in {worth.diseased_without_mask:.1%}.")
-    table = Table("Tells the label", "as items are", "as they are drawn", title="Area under the ROC curve")
+    print(f"{worth.healthy} healthy items; the mask is not empty in {worth.healthy_with_mask:.1%}.")
+    print(f"{worth.diseased} diseased items; the mask is empty in {worth.diseased_without_mask:.1%}.")
+    table = Table("Predictor of the label", "all items", "as drawn in training", title="Area under the ROC curve")
     for name, (plain, drawn) in worth.separations.items():
         table.add_row(name, f"{plain:.2f}", f"{drawn:.2f}")
     Console().print(table)
@@ -181,12 +183,12 @@ def _convert(options: argparse.Namespace) -> None:
     data, out = open_data(options), expand_home(options.out)
     facts = write_nnunet(data, out, options.raters)
     if data.info.raters > 1:
-        fused = "the first rater" if data.info.raters == 2 else "the majority"
-        print(f"Of {data.info.raters} raters, label maps have {fused}.")
+        fused = "the mask of the first rater" if data.info.raters == 2 else "the majority mask"
+        print(f"Label maps have {fused} of {data.info.raters} raters.")
     labels = ", ".join(f"{name} {value}" for name, value in facts["labels"].items())
     print(f"Wrote {facts['numTraining']} cases to train on and {len(data.split_cases('test'))} to test to {out}.")
     print(f"Labels: {labels}.")
-    print("nnU-Net trains on the same split when splits_final.json lies in its folder of preprocessed data, too.")
+    print("For the same split in nnU-Net, copy splits_final.json to its folder of preprocessed data.")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -257,4 +259,4 @@ def _print_check(found: "Check") -> None:
         console.print(
             f"{'PROBLEM' if problem.serious else 'note'}: {problem.text}{some}", highlight=False, markup=False
         )
-    console.print("Passed." if found.passed else "Not fit to train on as it is.")
+    console.print("Passed." if found.passed else "Failed: fix the problems before training.")

@@ -1,4 +1,4 @@
-"""``diffmedseg predict --devices``: a process for each card, which together fill one folder."""
+"""``diffmedseg predict --devices``: one process for each GPU, all writing to one folder."""
 
 import argparse
 import os
@@ -14,25 +14,25 @@ from diffmedseg.errors import DataError
 from diffmedseg.prediction.parts import Part
 from diffmedseg.prediction.removing import close_parts, remove_predictions
 
-_ENDED = (0, 1)  # exit codes of a part that went through all of its inputs
+_ENDED = (0, 1)  # exit codes of a part that finished all its inputs
 
 
 def predict_on_devices(args: Sequence[str], options: argparse.Namespace) -> int:
-    """Run ``diffmedseg predict --part I/N`` on each of N devices, and wait for all.
+    """Run ``diffmedseg predict --part I/N`` on each of N devices, and wait for all of them.
 
     Args:
         args: The command line.
-        options: What it says.
+        options: The parsed command line.
 
     Returns:
-        The exit code: 0, or 1 where a part or an input failed, or 130 after Ctrl-C.
+        The exit code: 0; 1 if a part or an input failed; 130 after Ctrl-C.
 
     Raises:
         DataError: If there are fewer devices, or the folder cannot be written.
         ZooError: If the model cannot be loaded.
     """
     devices = name_devices(options.device, options.devices)
-    load_leading(deepcopy(options))  # says once what would fail in every process
+    load_leading(deepcopy(options))  # reports an error once that would occur in every process
     if options.overwrite:
         remove_predictions(options.out)
     kept = [argument for argument in args if argument != "--overwrite"]
@@ -43,7 +43,7 @@ def predict_on_devices(args: Sequence[str], options: argparse.Namespace) -> int:
     ]
     try:
         codes = [process.wait() for process in processes]
-    except KeyboardInterrupt:  # which the processes were told, too
+    except KeyboardInterrupt:  # the processes receive it, too
         codes = [process.wait() for process in processes]
         return 130
     finally:
@@ -54,32 +54,34 @@ def predict_on_devices(args: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def _finish(options: argparse.Namespace, parts: Sequence[Part], codes: Sequence[int]) -> int:
-    """Say which parts were cut off; where none was, leave a folder like that of one process."""
-    cut = [f"{part.number}/{part.of}" for part, code in zip(parts, codes, strict=True) if code not in _ENDED]
-    if cut:
-        print(f"Cut off: part {', '.join(cut)}. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
+    """Report interrupted parts. If all parts finished, merge their tables, as one process would write them."""
+    interrupted = [f"{part.number}/{part.of}" for part, code in zip(parts, codes, strict=True) if code not in _ENDED]
+    if interrupted:
+        message = f"Interrupted: part {', '.join(interrupted)}. Results in {options.out} are complete files; continue "
+        print(f"{message}with --resume.", file=sys.stderr)
     elif options.out.is_dir() and (options.out / "predictions.yaml").is_file():
         close_parts(options.out)
     return 1 if any(codes) else 0
 
 
 def name_devices(device: str, count: int) -> list[str]:
-    """Return the names of as many devices.
+    """Return the names of ``count`` devices.
 
     Args:
-        device: ``auto`` or ``cuda`` for the first CUDA cards, ``cpu`` for processes on the CPU.
-        count: How many.
+        device: ``auto`` or ``cuda`` for the first CUDA GPUs, ``cpu`` for processes on the CPU.
+        count: Number of devices.
 
     Raises:
-        DataError: If there are fewer, or there is only one of the kind.
+        DataError: If there are fewer devices, or the kind has only one device.
     """
     kind = str(on_device(device))
     if kind == "cpu":
         return ["cpu"] * count
     if kind != "cuda":
-        raise DataError(f"--devices {count} with --device {device}: that is one device. Use --device cuda or cpu.")
+        raise DataError(f"--devices {count} with --device {device}: this is one device. Use --device cuda or cpu.")
     if torch.cuda.device_count() < count:
-        raise DataError(f"--devices {count}: there are {torch.cuda.device_count()} CUDA cards here. Ask for no more.")
+        available = torch.cuda.device_count()
+        raise DataError(f"--devices is {count}; this machine has {available} CUDA GPUs. Use --devices {available}.")
     return [f"cuda:{number}" for number in range(count)]
 
 
@@ -88,6 +90,6 @@ def _command(args: Sequence[str], part: Part) -> list[str]:
 
 
 def _environment(device: str, count: int) -> dict[str, str]:
-    """Share the cores between processes on the CPU."""
+    """Return the environment of a process. Processes on the CPU share the cores."""
     cores = max((os.cpu_count() or 1) // count, 1)
     return {"OMP_NUM_THREADS": str(cores)} | dict(os.environ) if device == "cpu" else dict(os.environ)

@@ -1,4 +1,4 @@
-"""``diffmedseg export``: a zoo entry of a run, or ONNX graphs of a model."""
+"""``diffmedseg export``: make a zoo entry of a run, or ONNX graphs of a model."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ def _export_onnx(args: list[str]) -> None:
 
 
 def _normalisation(name: str) -> dict[str, str]:
-    """Return what an entry says of its input, as an argument; nothing for runs and checkpoints."""
+    """Return the input normalisation of a zoo entry as an argument; empty for runs and checkpoints."""
     from diffmedseg.zoo.source import current_source
 
     source = current_source()
@@ -47,10 +47,10 @@ def _normalisation(name: str) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         "diffmedseg export --format onnx",
-        "Write a model as ONNX graphs: its sampler and, of a diffusion model, encode and step beside it.",
+        "Write a model as ONNX graphs: the sampler and, for a diffusion model, encode and step.",
     )
     parser.add_argument("model", metavar="NAME", help="A zoo entry, a run's folder or a checkpoint.")
-    parser.add_argument("--out", type=file_ending(".onnx"), help="File of the sampler. Default: NAME.onnx.")
+    parser.add_argument("--out", type=file_ending(".onnx"), help="File for the sampler. Default: NAME.onnx.")
     parser.add_argument(
         "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
     )
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--no_refinement",
         dest="refine",
         action="store_false",
-        help="Leave out the model's refinement, such as a CRF, which is no part of a graph.",
+        help="Leave out the model's refinement, such as a CRF. A graph cannot hold a refinement.",
     )
     add_trust(parser)
     return parser

@@ -1,4 +1,4 @@
-"""``diffmedseg info``: what is installed and what can be named, for people and programs."""
+"""``diffmedseg info``: installed versions, and the names of models, data sets, presets and entries."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from diffmedseg.zoo.source import current_source
 
 def main(args: list[str]) -> None:
     """Run ``diffmedseg info``."""
-    parser = Parser("diffmedseg info", "Show what is installed and what can be named.")
+    parser = Parser("diffmedseg info", "Show versions, and the names of models, data sets, presets, entries, devices.")
     parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
     found = collect()
     if parser.parse_args(args).json:
@@ -32,7 +32,7 @@ def _beside(value: str | list[str] | None) -> str:
 
 
 def collect() -> dict[str, Any]:
-    """Return versions, models, data sets, presets by model, zoo entries and devices. Importing no torch."""
+    """Return versions, models, data sets, presets by model, zoo entries and devices, without importing torch."""
     entries = {name: entry.status for name, entry in sorted(current_source().entries().items())}
     return {
         "versions": {"python": platform.python_version(), **package_versions()},
@@ -45,7 +45,7 @@ def collect() -> dict[str, Any]:
 
 
 def _devices() -> list[str]:
-    """Name the devices as ``--device`` does: cpu, and the GPUs that the NVIDIA driver knows."""
+    """Return the devices by their names for ``--device``: cpu, and the GPUs of the NVIDIA driver."""
     devices = [f"cpu ({os.cpu_count()} cores)"]
     if tool := shutil.which("nvidia-smi"):
         printed = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What the parsers of all commands share."""
+"""Parser, argument types and options that all commands share."""
 
 import argparse
 import math
@@ -12,11 +12,11 @@ from diffmedseg.errors import CheckpointError, DataError, NoRunError, PluginErro
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations and suggests what may have been meant.
+    """A parser that takes no abbreviations and suggests similar names.
 
     Args:
-        command: What the user types, such as ``diffmedseg zoo``.
-        description: What it does.
+        command: The command, such as ``diffmedseg zoo``.
+        description: Purpose of the command.
         settings: Further settings of argparse's parser.
     """
 
@@ -31,11 +31,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def file_ending(ending: str) -> Callable[[str], Path]:
-    """Return what reads the path of a file to write, which has to end in ``ending``, such as ``.png``."""
+    """Return an argument type for paths that end in ``ending``, such as ``.png``."""
 
     def read(text: str) -> Path:
         if not text.lower().endswith(ending):
-            raise argparse.ArgumentTypeError(f"{text} is not a {ending}")
+            raise argparse.ArgumentTypeError(f"{text} does not end in {ending}")
         return Path(text)
 
     return read
@@ -62,7 +62,7 @@ def _whole_number(text: str, least: int) -> int:
 
 
 def setting_pairs(settings: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield names and values of settings ``--name value`` and ``--name=value``; None where the value is missing."""
+    """Yield names and values of settings ``--name value`` and ``--name=value``; None for a missing value."""
     waiting = iter(settings)
     for setting in waiting:
         name, given, value = setting.partition("=")
@@ -78,12 +78,12 @@ def open_share(text: str) -> float:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Convert names with commas between them."""
+    """Split names at commas."""
     return tuple(text.split(","))
 
 
 def any_number(text: str) -> float:
-    """Read a number; NaN where it is none."""
+    """Read a number; return NaN for other text."""
     try:
         return float(text)
     except ValueError:
@@ -97,7 +97,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="Package of your own whose classes may be imported. Can be repeated.",
+        help="Your own package whose classes may be imported. Can be repeated.",
     )
 
 
@@ -106,7 +106,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda, cuda:1, mps, ... Default: cuda where there is one, else mps, else cpu.",
+        help="cpu, cuda, cuda:1, mps, ... Default: the first of cuda, mps and cpu that is available.",
     )
 
 
@@ -115,10 +115,10 @@ def add_host(parser: argparse.ArgumentParser, warning: str) -> None:
 
     Args:
         parser: The parser.
-        warning: What another address than this machine's own means.
+        warning: Warning about addresses that other machines can reach.
     """
     parser.add_argument(
-        "--host", default="127.0.0.1", help=f"Address to listen at. Default: 127.0.0.1, this machine alone. {warning}"
+        "--host", default="127.0.0.1", help=f"Address to listen at. Default: 127.0.0.1, only this machine. {warning}"
     )
 
 
@@ -127,8 +127,8 @@ def add_tta(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta",
         choices=("none", "flips"),
-        help="Test-time augmentation. flips deals the samples to four views of each image: as it is, and flipped "
-        "left-right, up-down and both. Default: the model's own.",
+        help="Test-time augmentation. flips divides the samples between four views of each image: unchanged, flipped "
+        "left-right, flipped up-down, and flipped both ways. Default: the model's setting.",
     )
 
 
@@ -140,8 +140,8 @@ def add_smallest(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="REGION=VOXELS",
-        help="Volumes: drop parts of a region's mask with fewer voxels, such as enhancing_tumour=50; they stay in the "
-        "regions around it. Can be repeated.",
+        help="Volumes: drop parts of a region's mask with fewer voxels, such as enhancing_tumour=50. The voxels stay "
+        "in the regions around it. Can be repeated.",
     )
 
 
@@ -153,13 +153,13 @@ def _voxels(text: str) -> tuple[str, int]:
 
 
 def refuse(reason: object) -> NoReturn:
-    """End with exit code 1, saying why."""
+    """Print an error and exit with code 1."""
     sys.exit(f"error: {reason}")
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Turn errors that a user can act on into a line, and end with exit code 1."""
+    """Print errors that a user can act on in a line, and exit with code 1."""
     try:
         yield
     except BrokenPipeError:

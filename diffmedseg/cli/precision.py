@@ -13,15 +13,15 @@ _SETTING = "--trainer.precision"
 
 
 def fitting_precision(precision: object, accelerator: str, arguments: Sequence[str]) -> object:
-    """Return the precision that a recipe's run takes on this machine.
+    """Return the precision for a run on this machine.
 
-    On a CPU without instructions for bfloat16 a training step in ``bf16-mixed`` takes several times as long as in
-    float32 (``experiments/benchmarks/step_time.py``), so float32 takes the place of a preset's bfloat16.
+    On a CPU without instructions for bfloat16, a training step in ``bf16-mixed`` takes several times as long as in
+    float32 (``experiments/benchmarks/step_time.py``). So float32 replaces the bfloat16 of a preset there.
 
     Args:
-        precision: Of the configuration, as the Trainer takes it.
-        accelerator: The Trainer's.
-        arguments: The command line. A precision that stands there is kept, with a warning.
+        precision: The Trainer's precision in the configuration.
+        accelerator: The Trainer's accelerator.
+        arguments: The command line. A precision in it is kept, with a warning.
     """
     if str(precision) not in ("bf16-mixed", "bf16") or not _on_cpu(accelerator) or has_bfloat16():
         return precision
@@ -33,7 +33,7 @@ def fitting_precision(precision: object, accelerator: str, arguments: Sequence[s
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16, as far as PyTorch uses them."""
+    """Return whether this CPU has instructions for bfloat16 that PyTorch uses."""
     return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

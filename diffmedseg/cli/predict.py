@@ -1,4 +1,4 @@
-"""``diffmedseg predict`` and ``windows``: segment, or look where to look, with a checkpoint or a zoo entry."""
+"""``diffmedseg predict`` and ``windows``: segment, or find windows, with a run, a checkpoint or a zoo entry."""
 
 import argparse
 import math
@@ -27,36 +27,35 @@ if TYPE_CHECKING:
 def _parser() -> Parser:
     parser = Parser(
         "diffmedseg predict",
-        "Segment pictures or volumes with a trained model. Write predictions.csv and, for each picture, in the size "
-        "and orientation of its file, NAME_mask.png (0 or 255), NAME_probability.png (0 to 255 for 0 to 1) and "
-        "NAME_disagreement.png (255 where the samples' mean is 0.5). Volumes get the same maps as .nii.gz (0 or 1; 0 "
-        "to 1; 0 to 0.5) on the grid of the input, and volumes in millilitres. The mask is fused from the samples, "
-        "and its area may lie outside of samples_area_min and samples_area_max.",
+        "Segment pictures or volumes with a trained model. Write predictions.csv and maps of each input. Pictures: "
+        "NAME_mask.png (0 or 255), NAME_probability.png (0 to 255 for 0 to 1) and NAME_disagreement.png (255 where the "
+        "samples' mean is 0.5), in the size and orientation of the file. Volumes: the same maps as .nii.gz (0 or 1; 0 "
+        "to 1; 0 to 0.5) on the grid of the input, and volumes in millilitres. The mask is fused from the samples, so "
+        "its area may lie outside of samples_area_min and samples_area_max.",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="A checkpoint, a run's folder, or the name of a zoo entry. Several, one after the other, form an "
-        "ensemble, as do all runs of an experiment's folder or of a quoted pattern such as 'runs/chase.*'.",
+        help="A checkpoint, a run's folder, or the name of a zoo entry. Several models form an ensemble, and so do all "
+        "runs of an experiment's folder or of a quoted pattern such as 'runs/chase.*'.",
     )
     parser.add_argument(
         "images",
         nargs="+",
         metavar="INPUT",
-        help="Pictures, folders, or patterns such as 'photos/**/*.jpg'; for a model of volumes: folders with a file "
-        "(or a folder of DICOM slices) for each modality, and folders of these.",
+        help="Pictures, folders, or patterns such as 'photos/**/*.jpg'. For a model of volumes: folders of cases; a "
+        "case has a file (or a folder of DICOM slices) for each modality.",
     )
     parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")
     earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--resume", action="store_true", help="Keep results in OUT that are whole; do the rest.")
-    earlier.add_argument("--overwrite", action="store_true", help="Replace earlier results in OUT, and no other files.")
+    earlier.add_argument("--resume", action="store_true", help="Keep finished results in OUT, and do the rest.")
+    earlier.add_argument("--overwrite", action="store_true", help="Replace earlier results in OUT; keep other files.")
     _add_outputs(parser)
     parser.add_argument(
         "--dicom_seg",
         action="store_true",
-        help="DICOM series: write DICOM, too: NAME_mask.dcm and NAME_probability.dcm (segmentations over the series of "
-        "the first modality, binary and fractional) and NAME_report.dcm (volumes). Needs pip install "
-        "'diffmedseg[dicom]'.",
+        help="DICOM series: also write NAME_mask.dcm and NAME_probability.dcm (binary and fractional segmentations of "
+        "the series of the first modality) and NAME_report.dcm (volumes). Needs pip install 'diffmedseg[dicom]'.",
     )
     parser.add_argument("--panel", action="store_true", help="Draw each result over its input, NAME_panel.png.")
     _add_sampling(parser)
@@ -70,24 +69,24 @@ def _parser() -> Parser:
         type=positive_integer,
         default=1,
         metavar="N",
-        help="Divide the inputs over N cards, or over N processes with --device cpu. Default: 1.",
+        help="Divide the inputs between N GPUs, or between N processes with --device cpu. Default: 1.",
     )
     parser.add_argument(
         "--part",
         type=_part,
         metavar="I/N",
-        help="Segment only the I-th of N parts of the inputs, such as 2/8. N jobs with the same inputs and the same "
-        "OUT do all of them.",
+        help="Segment only the I-th of N parts of the inputs, such as 2/8. N jobs with the same inputs and OUT "
+        "together do all of them.",
     )
     parser.add_argument("--bf16", action="store_true", help="Run the network in bfloat16: faster where supported.")
     parser.add_argument(
-        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Pictures: what is black and white beyond 8 bits."
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="Pictures of more than 8 bits: black and white."
     )
     parser.add_argument(
         "--windows",
         type=Path,
         metavar="CSV",
-        help="Pictures, for a model of windows: the window of each, as `diffmedseg windows` finds them.",
+        help="Pictures, for a model of windows: file of `diffmedseg windows` with the window of each picture.",
     )
     _add_volumes(parser)
     add_trust(parser)
@@ -95,18 +94,18 @@ def _parser() -> Parser:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's own.")
+    parser.add_argument("--num_samples", type=positive_integer, help="Samples per image. Default: the model's setting.")
     parser.add_argument(
-        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's own."
+        "--num_steps", type=positive_integer, help="Network evaluations per sample. Default: the model's setting."
     )
     parser.add_argument(
         "--threshold",
         type=open_share,
         metavar="T",
-        help="The mask is where the probability, calibrated where the model is, exceeds T, between 0 and 1. Default: "
-        "the model's own.",
+        help="Threshold of the mask, between 0 and 1: the mask is where the (calibrated) probability exceeds T. "
+        "Default: the model's threshold.",
     )
-    parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's own.")
+    parser.add_argument("--seed", type=int, help="Seed of the noise. Default: the model's seed.")
 
 
 def _add_volumes(parser: argparse.ArgumentParser) -> None:
@@ -116,21 +115,21 @@ def _add_volumes(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHANNEL=NAME",
-        help="Volumes: what the file (without suffix) or folder of a modality is called, such as t1ce='*_GD'.",
+        help="Volumes: name of the file (without suffix) or folder of a modality, such as t1ce='*_GD'.",
     )
-    parser.add_argument("--brain_mask", metavar="NAME", help="Volumes: the same for the brain mask.")
+    parser.add_argument("--brain_mask", metavar="NAME", help="Volumes: name of the file of the brain mask.")
     parser.add_argument(
         "--volumes",
         type=names,
         metavar="A,B,...",
-        help="Volumes: what the volumes of four-dimensional files are, in their order.",
+        help="Volumes: modalities of the volumes in a four-dimensional file, in order.",
     )
     parser.add_argument(
         "--axes",
         type=names,
         metavar="A,B,...",
-        help="Volumes: cut slices along these axes, out of axial, coronal and sagittal, and take the mean of what is "
-        "found. Default: axial, which the model learned.",
+        help="Volumes: segment slices along each of these axes, and average the results: axial, coronal, sagittal. "
+        "Default: axial, the axis of training.",
     )
     add_smallest(parser)
 
@@ -141,7 +140,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--maps",
         type=names,
         metavar="A,B,...",
-        help="Maps to write, out of mask, probability and disagreement, and of a calibrated model inner and outer. "
+        help="Maps to write: mask, probability, disagreement; for a calibrated model also inner and outer. "
         "Default: all.",
     )
     parser.add_argument(
@@ -150,8 +149,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         const="image",
         choices=("image", "tiff", "nifti", "npz"),  # argparse checks const, too
         metavar="FORM",
-        help="Write the samples, too. FORM is tiff for pictures (a page per sample; the default), nifti for volumes "
-        "(four-dimensional; the default), or npz (samples, regions, rows, columns).",
+        help="Also write the samples. FORM is tiff for pictures (the default; a page per sample), nifti for volumes "
+        "(the default; four-dimensional), or npz (samples, regions, rows, columns).",
     )
     parser.add_argument(
         "--label_map",
@@ -161,15 +160,15 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         metavar="SCHEME",
-        help="Values of the label map, which is then written: brats (1, 2, 4), brats2023 (1, 2, 3), or "
-        "REGION=VALUE,... A value holds in its region outside of the regions inside it.",
+        help="Write a label map with these values: brats (1, 2, 4), brats2023 (1, 2, 3), or REGION=VALUE,... A pixel "
+        "gets the value of the innermost region that it lies in.",
     )
     parser.add_argument(
         "--pixel_size",
         type=_length,
         nargs="+",
         metavar="MM",
-        help="Pictures: size of a pixel, or its height and width; adds areas in mm2 to predictions.csv.",
+        help="Pictures: size of a pixel in mm, or its height and width. Adds areas in mm2 to predictions.csv.",
     )
 
 
@@ -214,7 +213,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def main(args: list[str]) -> None:
-    """Run ``diffmedseg predict``; exits with 1 where an input failed."""
+    """Run ``diffmedseg predict``. The exit code is 1 if an input failed."""
     parser = _parser()
     options = parser.parse_args(args)
     if options.range and not options.range[0] < options.range[1]:
@@ -245,7 +244,7 @@ def main(args: list[str]) -> None:
             model = load_leading(options).to(on_device(options.device))
             report = predict(model, options, settings, outputs)
     except KeyboardInterrupt:
-        print(f"Interrupted. What is in {options.out} is whole: --resume goes on.", file=sys.stderr)
+        print(f"Interrupted. Results in {options.out} are complete files; continue with --resume.", file=sys.stderr)
         sys.exit(130)
     say(report, options.out / "predictions.csv")
     if report.failed:
@@ -253,26 +252,26 @@ def main(args: list[str]) -> None:
 
 
 def windows(args: list[str]) -> None:
-    """Run ``diffmedseg windows``; exits with 1 where a picture failed."""
+    """Run ``diffmedseg windows``. The exit code is 1 if a picture failed."""
     parser = Parser(
         "diffmedseg windows",
-        "Find in whole pictures where another model should look closely, as the optic disc: a square "
-        "around the largest part of the fused mask. Writes id,left,top,width,height, in pixels, for --data.windows and "
-        "`predict --windows`; such a file may as well be written by hand.",
+        "Find a window in each whole picture for a second model, such as a model of the optic disc. The window is a "
+        "square around the largest part of the fused mask. Write id,left,top,width,height in pixels, for "
+        "--data.windows and `predict --windows`. You can also write such a file by hand.",
     )
-    parser.add_argument("ckpt", help="A checkpoint, a run's folder, or the name of a zoo entry; of whole pictures.")
-    parser.add_argument("images", nargs="+", help="Pictures, as `predict` takes them; with --data the data's folder.")
+    parser.add_argument("ckpt", help="A checkpoint, run or zoo entry of a model of whole pictures.")
+    parser.add_argument("images", nargs="+", help="Pictures, as for `predict`; with --data the folder of the data.")
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="File to write.")
     parser.add_argument("--data", help="Name of a data set of pictures, or a yaml file of your own.")
     parser.add_argument(
-        "--margin", type=float, default=2.0, help="Side of the square, as a multiple of the mask's. Default: 2."
+        "--margin", type=float, default=2.0, help="Side of the square, in sides of the mask. Default: 2."
     )
     parser.add_argument("--batch_size", type=positive_integer, default=8, help="Pictures segmented together.")
     add_device(parser)
     add_trust(parser)
     options = parser.parse_args(args)
     if options.out.exists():
-        refuse(f"{options.out} is there already: name a new file.")
+        refuse(f"{options.out} already exists. Name a new file.")
     from diffmedseg.cli.predicting import find, load_model, on_device, say
 
     with report_errors():

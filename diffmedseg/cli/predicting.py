@@ -1,4 +1,4 @@
-"""What ``diffmedseg predict`` and ``windows`` run; :mod:`diffmedseg.cli.predict` has their parsers."""
+"""The work of ``diffmedseg predict`` and ``windows``; :mod:`diffmedseg.cli.predict` has their parsers."""
 
 import argparse
 import sys
@@ -32,13 +32,13 @@ __all__ = ["Outputs", "Settings", "find", "load_leading", "load_model", "on_devi
 
 
 def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, outputs: Outputs) -> Report:
-    """Segment what the model takes."""
-    how = options.out, settings, options.batch_size, outputs.panel, options.resume
+    """Segment the pictures or volumes that the options name."""
+    arguments = options.out, settings, options.batch_size, outputs.panel, options.resume
     if takes_pictures(model):
         if options.modality or options.volumes or options.brain_mask:
             takes = ", ".join(model.channels)
             raise DataError(
-                f"--modality, --volumes and --brain_mask are for models of volumes; this one takes {takes}."
+                f"--modality, --volumes and --brain_mask are for models of volumes; this model takes {takes}."
             )
         if options.samples == "nifti":
             raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
@@ -48,18 +48,19 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
             raise DataError(f"--{given} is for volumes; this model takes pictures: leave it out.")
         windows = None if options.windows is None else read_windows(options.windows)
         pictures = find_pictures(options.images)
-        return predict_pictures(model, pictures, *how, windows, options.overwrite, outputs, options.part)
+        return predict_pictures(model, pictures, *arguments, windows, options.overwrite, outputs, options.part)
     only_pictures = {"--range": options.range, "--windows": options.windows, "--pixel_size": options.pixel_size}
     if given := next((name for name, value in only_pictures.items() if value), None):
         raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
     if options.samples == "tiff":
         raise DataError("--samples tiff is for pictures; volumes have nifti and npz.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
-    return predict_volumes(model, find_cases(options.images, naming), *how, options.overwrite, outputs, options.part)
+    cases = find_cases(options.images, naming)
+    return predict_volumes(model, cases, *arguments, options.overwrite, outputs, options.part)
 
 
 def load_leading(options: argparse.Namespace) -> Segmenter:
-    """Load the model, or the ensemble of all models that are named before the first input."""
+    """Load the model, or the ensemble of all models before the first input."""
     names = [options.model]
     while len(options.images) > 1 and names_models(options.images[0]):
         names.append(options.images.pop(0))
@@ -67,7 +68,8 @@ def load_leading(options: argparse.Namespace) -> Segmenter:
     if model.members:
         print(f"Ensemble of {len(model.members)} models: {', '.join(model.members)}", file=sys.stderr)
         print(
-            "An ensemble has no calibration and no contours: those of its members hold for each alone.", file=sys.stderr
+            "An ensemble has no calibration and no contours: a member's calibration holds for that member alone.",
+            file=sys.stderr,
         )
     return model
 
@@ -75,15 +77,15 @@ def load_leading(options: argparse.Namespace) -> Segmenter:
 def find(model: Segmenter, options: argparse.Namespace) -> Report:
     """Find windows, and write them."""
     pictures = find_pictures(options.images) if options.data is None else _of_data(options.data, options.images)
-    found, report = find_windows(model, pictures, options.margin, options.batch_size)
-    write_windows(options.out, found)
+    windows, report = find_windows(model, pictures, options.margin, options.batch_size)
+    write_windows(options.out, windows)
     return report
 
 
 def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
-    """Name the pictures of a data set by their ids."""
+    """Return the pictures of a data set, named by their ids."""
     if len(folders) > 1:
-        raise DataError(f"With --data name one folder, that of the data set; there are {len(folders)}.")
+        raise DataError(f"--data takes one folder, the folder of the data set; got {len(folders)}.")
     data = configured(name, folders[0], {})
     if not isinstance(data, PictureDataModule):
         raise DataError(f"{name} takes no windows: only data sets of diffmedseg.data.PictureDataModule do.")
@@ -91,7 +93,7 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
 
 
 def on_device(name: str) -> torch.device:
-    """Return a device that can be used; ``auto`` is a GPU where there is one: CUDA, else Apple's MPS."""
+    """Return a device that works here. ``auto`` is the first available of CUDA, MPS and CPU."""
     if name == "auto":
         others = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else others
@@ -103,7 +105,7 @@ def on_device(name: str) -> torch.device:
 
 
 def say(report: Report, out: Path) -> None:
-    """Say what became of the inputs."""
+    """Print the notes, the failures and the counts of a report."""
     console = Console(soft_wrap=True, highlight=False, stderr=True, emoji=False)
     for path, note in report.notes.items():
         console.print(f"note: {path}: {note}", markup=False)

@@ -1,4 +1,4 @@
-"""``diffmedseg pseudo``: masks for training images that took no mask."""
+"""``diffmedseg pseudo``: pseudo masks for training images."""
 
 import argparse
 from collections import Counter
@@ -22,8 +22,8 @@ from diffmedseg.files import expand_home, read_yaml
 _PROPOSERS = ("model", "luminance", "border")
 _MEAN = "model+luminance"
 _HOW = (
-    "P is model, luminance, border (contrast to the border of the image), or names joined by + for their mean; mean is "
-    f"{_MEAN}."
+    "P is model, luminance, border (contrast to the border of the image), or names joined by + for their mean. mean "
+    f"stands for {_MEAN}."
 )
 
 
@@ -37,9 +37,9 @@ def main(args: list[str]) -> None:
         whole = (folder / DATA).is_file()
         rows = write_pseudo_masks(_order(options, names, settings), folder)
     kept = Counter((row.split, row.kept) for row in rows)
-    said = ", ".join(f"{kept[split, 'yes']} of {kept[split, 'yes'] + kept[split, 'no']} {split} images"
-                     for split in ("train", "val"))  # fmt: skip
-    print(f"{'Kept as they were' if whole else 'Wrote'} pseudo masks for {said}: {folder}")
+    counts = ", ".join(f"{kept[split, 'yes']} of {kept[split, 'yes'] + kept[split, 'no']} {split} images"
+                       for split in ("train", "val"))  # fmt: skip
+    print(f"{'Kept existing' if whole else 'Wrote'} pseudo masks for {counts}: {folder}")
     print(f"\nNext: diffmedseg train medsegdiff-lite {folder / DATA}")
 
 
@@ -49,47 +49,47 @@ def _parser() -> Parser:
         usage="diffmedseg pseudo [RUN] DATA --out FOLDER [--proposer P] [--data.SETTING VALUE]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write filtered pseudo masks for the training and validation images of DATA. RUN is a run that\n"
-        "learned from labels, or a student; --proposer luminance+border needs none. No mask of DATA is looked at, but\n"
-        "for those of --true_masks. The data set's mask_rule says how maps become masks.\n\n"
+        "learned from labels, or a student; --proposer luminance+border needs no RUN. Masks of DATA are not used,\n"
+        "except for --true_masks. The mask_rule of the data set turns maps into masks.\n\n"
         "  diffmedseg pseudo runs/diffseg-isic2017/version_0 isic2017 --data.root /data/isic2017 --out pseudo\n"
         "  diffmedseg pseudo isic2017 --proposer luminance+border --data.root /data/isic2017 --out pseudo\n"
         "  diffmedseg train medsegdiff-lite pseudo/data.yaml        # tested on the true masks of DATA's test set\n"
         "  diffmedseg train medsegdiff-lite folder --data.root pseudo",
         epilog=f"DATA is one of {', '.join(list_datasets())}; or a yaml file of your own.\n"
-        "A RUN's last checkpoint is taken, since masks chose its best one; a student's best checkpoint was chosen\n"
-        "on pseudo masks, and is taken. The same command goes on where it was cut off.",
+        "The last checkpoint of RUN is used, since true masks chose the best one. Of a student, the best checkpoint\n"
+        "is used: pseudo masks chose it. The same command resumes an interrupted one.",
     )
     parser.add_argument("--out", required=True, help="Folder to write.")
     add_proposing(
         parser,
         None,
-        "Who proposes. Default: the model where RUN is named.",
+        "Proposer of the masks. Default: model if RUN is named.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of true masks.")
-    parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images at once.")
+    parser.add_argument("--batch_size", type=positive_integer, default=16, help="Images per batch. Default: 16.")
     add_device(parser)
     add_trust(parser)
     return parser
 
 
 def add_proposing(parser: Parser, proposer: str | None, who: str) -> None:
-    """Add the options of how masks are proposed.
+    """Add the options of proposing masks.
 
     Args:
         parser: The parser.
         proposer: Default of ``--proposer``.
-        who: Its help.
+        who: Beginning of the help of ``--proposer``.
     """
     parser.add_argument("--proposer", type=_proposer, default=proposer, metavar="P", help=f"{who} {_HOW}")
     parser.add_argument(
         "--crf",
         choices=("auto", "on", "off"),
         default="auto",
-        help="Refine maps by DenseCRFs. auto: as the model that proposes does.",
+        help="Refine maps by DenseCRFs. auto: if the proposing model does.",
     )
     parser.add_argument(
         "--agreement", type=open_share, default=0.0, metavar="DICE",
-        help="Leave out images where the masks of two proposers have a smaller Dice. Default: 0, which keeps all.",
+        help="Leave out images in which the masks of two proposers have a smaller Dice. Default: 0, keep all.",
     )  # fmt: skip
     parser.add_argument(
         "--true_masks", type=natural_number, default=0, metavar="N", help="Add N true masks of training images."
@@ -105,7 +105,7 @@ def _proposer(text: str) -> str:
 
 
 def proposer_names(text: str) -> list[str]:
-    """Return who proposes by a value of ``--proposer``: names joined by +, each once."""
+    """Return the names in a value of ``--proposer``, joined by +, each once."""
     return list(dict.fromkeys((_MEAN if text == "mean" else text).split("+")))
 
 
@@ -117,16 +117,16 @@ def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, st
     settings: dict[str, str] = {}
     for name, value in setting_pairs(rest):
         if not name.startswith("--data.") or value is None:
-            parser.error(f"{name} is not an option; settings of the data are given as --data.image_size 128.")
+            parser.error(f"{name} is not an option. Give settings of the data as --data.NAME VALUE.")
         settings[name.removeprefix("--data.")] = value
     options.proposer = options.proposer or ("model" if len(names) == 2 else None)
     if options.proposer is None or len(names) != 1 + ("model" in proposer_names(options.proposer)):
-        parser.error("name RUN and DATA, or DATA alone with a --proposer that takes no model, such as luminance.")
+        parser.error("name RUN and DATA, or only DATA with a --proposer that needs no model, such as luminance.")
     return options, names, settings
 
 
 def _order(options: argparse.Namespace, names: list[str], settings: dict[str, str]) -> Any:  # noqa: ANN401
-    """Build what is to be written."""
+    """Build the order of the pseudo masks from the options."""
     from diffmedseg.data.catalogue import configured
     from diffmedseg.pseudo.border import BorderContrast
     from diffmedseg.pseudo.proposers import Council, Luminance, Proposer
@@ -146,7 +146,7 @@ def _order(options: argparse.Namespace, names: list[str], settings: dict[str, st
         for name, kind in (("luminance", Luminance), ("border", BorderContrast))
         if name in chosen
     ]
-    refinement = next((one.refinement for one in proposers if one.refinement is not None), None)
+    refinement = next((proposer.refinement for proposer in proposers if proposer.refinement is not None), None)
     if options.crf == "on" and refinement is None:
         from diffmedseg.postprocessing.crf import RandomSubsetCRF
 
@@ -154,10 +154,10 @@ def _order(options: argparse.Namespace, names: list[str], settings: dict[str, st
     council = Council(proposers, data.mask_rule, None if options.crf == "off" else refinement, options.agreement)
     facts = {key: value for key, value in (read_yaml(data_file(name)) or {}).items() if key != "data"}
     facts["tags"] = list(dict.fromkeys([*facts.get("tags", []), Path(data_file(name)).stem]))
-    said = {"proposer": options.proposer, "weights": sha256, "crf": council.refinement is not None}
-    said |= {"agreement": options.agreement} if options.agreement else {}
-    said |= {"true_masks": options.true_masks, "seed": options.seed}
-    return Order(council, data, facts, options.true_masks, options.seed, said, options.batch_size)
+    record = {"proposer": options.proposer, "weights": sha256, "crf": council.refinement is not None}
+    record |= {"agreement": options.agreement} if options.agreement else {}
+    record |= {"true_masks": options.true_masks, "seed": options.seed}
+    return Order(council, data, facts, options.true_masks, options.seed, record, options.batch_size)
 
 
 def _of_run(name: str, options: argparse.Namespace, info: Any) -> tuple[Any, str]:  # noqa: ANN401

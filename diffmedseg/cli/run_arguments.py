@@ -1,4 +1,4 @@
-"""What a run takes beside Lightning's settings, how facts of the data reach the model, and where all of it is kept."""
+"""The project's settings of a run, the links from data to model, and the stored configuration."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,23 +13,23 @@ from diffmedseg.dashboards import default_logger
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Saves the config, and gives it to all loggers but the CSV, beside which it lies."""
+    """Saves the config beside the CSV log, and passes it on to all other loggers."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save; whoever runs the config again starts a run of its own."""
+        """Save the config without its checkpoint, so that it starts a new run."""
         self.config = self.config.clone()
         if "ckpt_path" in self.config:
             self.config["ckpt_path"] = None
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log; only the first process is asked."""
+        """Log the config. Lightning calls this in the first process only."""
         for logger in trainer.loggers[1:]:
             logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config, skip_unset=False)))
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
-    """Add the run's place, what it starts from, and how it ends."""
+    """Add the settings of a run: folder, initial weights, EMA, early stopping, logger."""
     parser.add_argument(
         "--experiment", type=str, default="experiment", help="Name of the experiment, such as medsegdiff-isic2017."
     )
@@ -40,33 +40,33 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         "--recommended_encoder",
         type=str | None,
         default=None,
-        help="Fact of the data: the encoder that presets take, of those that were measured.",
+        help="Fact of the data: the encoder that presets use, chosen by measurement.",
     )
     parser.add_argument(
         "--pretrained",
         type=str | None,
         default=None,
-        help="Zoo entry, run or checkpoint whose weights it starts from.",
+        help="Zoo entry, run or checkpoint with the initial weights.",
     )
-    parser.add_argument("--trust", type=list[str], default=[], help="Packages of your own whose classes may be loaded.")
+    parser.add_argument("--trust", type=list[str], default=[], help="Your own packages whose classes may be loaded.")
     parser.add_lightning_class_args(WarmupEMA, "ema")
     parser.add_argument(
         "--early_stopping",
         type=bool,
         default=True,
-        help="Whether callbacks may end training where the validation score no longer improves.",
+        help="Whether callbacks may end training when the validation score no longer improves.",
     )
     parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
     parser.add_argument(
         "--logger",
         type=Callable[[Path], Logger] | None,
         default=default_logger(),
-        help="Logger besides the CSV, made for the run's folder. Default: W&B where it is set up.",
+        help="Logger beside the CSV log, made for the run's folder. Default: W&B if it is set up.",
     )
 
 
 def link_facts(parser: LightningArgumentParser) -> None:
-    """Give the seed to model and data, and what the data knows to the model."""
+    """Link the seed to model and data, and the facts of the data to the model."""
     parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
     parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
     facts = {

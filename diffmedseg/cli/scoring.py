@@ -1,4 +1,4 @@
-"""``diffmedseg score`` and ``calibrate``: mask folders, and a run's probabilities."""
+"""``diffmedseg score`` and ``calibrate``: score folders of masks, and calibrate the probabilities of a run."""
 
 import json
 import math
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
 _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
-#: Fewer validation cases do not tell how often a probability is right; a round number, not a measured one.
+#: With fewer validation cases a calibration is unreliable; a round number, not a measured one.
 _FEW_CASES = 20
-#: Of the protocols of others; their module loads torch.
+#: Names of ``evaluation.protocols.PROTOCOLS``; that module loads torch.
 _PROTOCOLS = ("brats", "medsegdiff", "pooled")
 _POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
 
@@ -27,29 +27,28 @@ def score(args: list[str]) -> None:
     """Run ``diffmedseg score``."""
     parser = Parser(
         "diffmedseg score",
-        "Score a folder of masks against a folder of true ones, whatever wrote them: pictures or volumes, "
-        "paired by name without endings such as _segmentation, _prediction or _mask; foreground is above half of the "
+        "Score a folder of masks of any method against a folder of reference masks: pictures or volumes. Files are "
+        "paired by name, without endings such as _segmentation, _prediction or _mask. Foreground is above half of the "
         "range.",
     )
-    parser.add_argument("predictions", type=Path, help="Folder of masks.")
-    parser.add_argument("truths", type=Path, help="Folder of true masks.")
+    parser.add_argument("predictions", type=Path, help="Folder of predicted masks.")
+    parser.add_argument("truths", type=Path, help="Folder of reference masks.")
     parser.add_argument("--json", action="store_true", help="Print JSON: means, cases and policy.")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="Write the scores of every case.")
-    parser.add_argument("--common", action="store_true", help="Leave out true masks that have no prediction.")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="Write the scores of every case to this file.")
+    parser.add_argument("--common", action="store_true", help="Leave out reference masks without a prediction.")
     parser.add_argument(
         "--spacing", type=float, nargs=2, metavar=("ROW", "COLUMN"),
-        help="Size of a pixel in mm, for distances between the surfaces of masks in pictures; else they are in pixels; "
-        "volumes say theirs.",
+        help="Pictures: size of a pixel in mm, for surface distances in mm. Default: distances in pixels. Volumes "
+        "have their own spacing.",
     )  # fmt: skip
     parser.add_argument(
         "--protocol", choices=_PROTOCOLS, action="append", default=[],
-        help="Add a column with the scores of another protocol, for comparisons: medsegdiff is that of MedSegDiff's "
-        "released code, pooled takes the pixels of all cases together, brats scores the lesions of volumes one by one, "
-        "as BraTS 2023 does. Can be repeated.",
+        help="Add a column with the scores of another protocol, for comparisons. medsegdiff: MedSegDiff's released "
+        "code. pooled: the pixels of all cases together. brats: lesion by lesion, as in BraTS 2023. Can be repeated.",
     )  # fmt: skip
     parser.add_argument(
         "--labels", metavar="SCHEME",
-        help="Files are label maps: score each region. SCHEME is brats (1, 2, 4), brats2023 (1, 2, 3), or "
+        help="Score each region of label maps. SCHEME is brats (1, 2, 4), brats2023 (1, 2, 3), or "
         "REGION=VALUE+VALUE,... with all values of each region.",
     )  # fmt: skip
     options = parser.parse_args(args)
@@ -61,8 +60,12 @@ def score(args: list[str]) -> None:
         kind = "mask" if options.labels is None else "labels"
         pairs = pair_masks(options.predictions, options.truths, options.common, kind)
         regions = [
-            _Region(one, score_pairs(one, options.spacing), {name: PROTOCOLS[name](one) for name in options.protocol})
-            for one in pairs.regions(options.labels)
+            _Region(
+                region_pairs,
+                score_pairs(region_pairs, options.spacing),
+                {name: PROTOCOLS[name](region_pairs) for name in options.protocol},
+            )
+            for region_pairs in pairs.regions(options.labels)
         ]
         if options.out:
             write_cases([row for region in regions for row in region.scored.rows], options.out)
@@ -74,7 +77,7 @@ def score(args: list[str]) -> None:
 
 
 class _Region(NamedTuple):
-    """What is said of one region, which of masks is all there is."""
+    """The scores of one region. Masks, unlike label maps, have only one."""
 
     pairs: "Pairs"
     scored: "Scored"
@@ -136,15 +139,15 @@ def _caption(regions: Sequence[_Region]) -> str:
     for region in regions:
         empty = sum(row.both_empty for row in region.scored.rows)
         where = "" if pairs.labels is None else f" of {region.pairs.region}"
-        caption += f"; {count(empty, 'empty mask')}{where} predicted empty, which counts 1" if empty else ""
+        caption += f"; {count(empty, 'empty mask')}{where} predicted empty, which scores 1" if empty else ""
     for names, what in (
-        (pairs.missing, "true masks without prediction"),
-        (pairs.extra, "predictions without true mask"),
+        (pairs.missing, "reference masks without prediction"),
+        (pairs.extra, "predictions without reference mask"),
     ):
         caption += f"; left out: {len(names)} {what} ({first_names(names)})" if names else ""
     if scored.faded:
-        caption += f"; {count(len(scored.faded), 'mask')} with values that are all below half of the range, "
-        caption += f"taken for empty ({first_names(list(map(str, scored.faded)))})"
+        caption += f"; {count(len(scored.faded), 'mask')} with all values below half of the range, "
+        caption += f"scored as empty ({first_names(list(map(str, scored.faded)))})"
     return caption + "".join(f"; protocol {name}: {protocol.policy}" for name, protocol in protocols.items())
 
 
@@ -152,17 +155,22 @@ def calibrate(args: list[str]) -> None:
     """Run ``diffmedseg calibrate``."""
     parser = Parser(
         "diffmedseg calibrate",
-        "Fit a run's probabilities to its validation cases, contours and areas that hold the truth as often as they "
-        "say, and a warning of images that look unlike these cases. "
-        "Writes checkpoints/calibrated.ckpt, calibration.yaml, which `test -c` takes after "
-        "config.yaml, and calibration.json.",
+        "Calibrate a run on its validation cases: probabilities, contours and intervals of areas with a stated "
+        "coverage, and a warning of images that are unlike these cases. Write checkpoints/calibrated.ckpt, "
+        "calibration.json, and calibration.yaml (for `test -c`, after config.yaml).",
     )
     parser.add_argument("run", type=Path, help="The run's folder.")
     parser.add_argument("--method", choices=("isotonic", "temperature"), default="isotonic", help="Default: isotonic.")
-    parser.add_argument("--share", type=float, default=0.95, help="Of a contour's pixels that have to be right.")
-    parser.add_argument("--coverage", type=float, default=0.9, help="How often contours and areas have to hold.")
     parser.add_argument(
-        "--nothing", type=float, help="For DiffSeg: in which share of healthy images a lesion may be found, as 0.05."
+        "--share", type=float, default=0.95, help="Fraction of a contour's pixels that has to be right. Default: 0.95."
+    )
+    parser.add_argument(
+        "--coverage", type=float, default=0.9, help="Fraction of cases whose contours and areas hold. Default: 0.9."
+    )
+    parser.add_argument(
+        "--nothing",
+        type=float,
+        help="DiffSeg: accepted fraction of healthy images with a non-empty mask, e.g. 0.05.",
     )
     add_tta(parser)
     add_trust(parser)
@@ -172,25 +180,25 @@ def calibrate(args: list[str]) -> None:
     from diffmedseg.evaluation.calibrating import calibrate_run
 
     with report_errors():
-        fitting = options.method, options.share, options.coverage, options.nothing, options.tta
-        found = calibrate_run(options.run, *fitting, options.trust)
+        settings = options.method, options.share, options.coverage, options.nothing, options.tta
+        found = calibrate_run(options.run, *settings, options.trust)
     if "presence" in found:
         presence = found["presence"]
         print(
-            f"Up to a contrast of {presence['least_contrast']:.4f} nothing is found. Of the images that this was "
-            f"fitted to, something is in {presence['false_positives']:.1%} of {presence['healthy']} healthy and in "
-            f"{presence['found']:.1%} of {presence['diseased']} diseased ones (area under the ROC curve "
-            f"{presence['auc']:.3f}). It holds for {presence['num_steps']} steps."
+            f"Masks are empty up to a contrast of {presence['least_contrast']:.4f}. On the images of the fit, masks "
+            f"are not empty for {presence['false_positives']:.1%} of {presence['healthy']} healthy images and for "
+            f"{presence['found']:.1%} of {presence['diseased']} diseased images (area under the ROC curve "
+            f"{presence['auc']:.3f}). The limit holds for {presence['num_steps']} steps."
         )
     print(
-        f"Fitted to {count(found['cases'], 'validation case')}. Masks stay as they are: their threshold is now "
-        f"{found['threshold']:.4f}, the calibrated value of the old one. Calibration error on the same cases, so lower "
-        "than on new ones, before and after:"
+        f"Fitted to {count(found['cases'], 'validation case')}. Masks do not change: the threshold is now "
+        f"{found['threshold']:.4f}, the calibrated value of the old threshold. Calibration error before and after, on "
+        "the same cases (lower than on new cases):"
     )
     if found["cases"] < _FEW_CASES:
-        print(f"  These are few: below {_FEW_CASES} cases the probabilities may be worse than before. Hold out more.")
-    for place, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
-        print(f"  {name:<13} {found['ece']['before'][place]:.4f}  {found['ece']['after'][place]:.4f}")
+        print(f"  With fewer than {_FEW_CASES} cases the probabilities may be worse than before. Hold out more cases.")
+    for part, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
+        print(f"  {name:<13} {found['ece']['before'][part]:.4f}  {found['ece']['after'][part]:.4f}")
     if "without_contours" in found:
         print(f"No contours and no intervals of area: {found['without_contours']}")
     else:
@@ -204,23 +212,23 @@ def _say_familiarity(found: Mapping[str, Any]) -> None:
         print(f"No warning of unfamiliar images: {found['without_familiarity']}")
     elif fitted := found["familiarity"]:
         print(
-            f"A warning of unfamiliar images comes at a familiarity of {fitted['level']:.3f} or less: of new cases "
-            f"like these {count(fitted['cases'], 'case')}, at most {fitted['level']:.1%} will have one."
+            f"Images with a familiarity of {fitted['level']:.3f} or less get a warning: at most {fitted['level']:.1%} "
+            f"of new cases like these {count(fitted['cases'], 'case')}."
         )
 
 
 def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
     share, coverage = f"{fitted['share']:.0%}", f"{fitted['coverage']:.0%}"
     print(
-        f"Of new cases like these, about {coverage} have {share} of the inner contour within the truth, {share} "
-        "of the truth within the outer contour, and the true area within its interval, with "
+        f"About {coverage} of new cases like these have {share} of the inner contour within the truth, {share} of the "
+        f"truth within the outer contour, and the true area within its interval. With "
         f"{count(fitted['num_samples'], 'sample')} of {fitted['num_steps']} steps (probabilities before calibration):"
     )
     for region, inner, outer, factor in zip(
         regions, fitted["inner"], fitted["outer"], fitted["area_factor"], strict=True
     ):
         inside = "an empty inner contour" if math.isinf(inner) else f"inner contour at probability {inner:.3f}"
-        around = "the whole image as outer one" if outer <= 0 else f"outer one at {outer:.3f}"
+        around = "outer contour the whole image" if outer <= 0 else f"outer contour at {outer:.3f}"
         print(f"  {region}: {inside}, {around}; areas from least / {factor:.2f} to most x {factor:.2f}")
     if any(map(math.isinf, fitted["inner"])) or min(fitted["outer"]) <= 0:
         print("  A contour that is empty or the whole image says nothing: lower --coverage or --share.")

@@ -17,18 +17,18 @@ def main(args: list[str]) -> None:
     """Run ``diffmedseg serve``."""
     parser = Parser(
         "diffmedseg serve",
-        "Segment pictures and volumes over HTTP: POST /segment with a form's files answers with the files that predict "
-        "writes. GET /health and GET /model say what is served.",
+        "Segment pictures and volumes over HTTP. POST /segment with files of a form returns the files that `diffmedseg "
+        "predict` writes. GET /health and GET /model describe the service.",
     )
     parser.add_argument("model", metavar="ENTRY|RUN", help="A zoo entry, a run's folder or a checkpoint.")
     parser.add_argument("--port", type=natural_number, default=8000, help="Port. Default: 8000.")
-    add_host(parser, "There is no password: put a proxy that knows its users before any other address.")
+    add_host(parser, "There is no password: behind any other address, use a proxy that authenticates users.")
     limits = {
         "max_size": (256, "MB", "Largest body of a request"),
-        "timeout": (120, "SECONDS", "Time for an answer; what takes longer is stopped"),
-        "concurrency": (8, "N", "Requests that are worked on at the same time"),
-        "waiting": (32, "N", "Requests that may wait beyond these; more get 503"),
-        "batch_size": (8, "N", "Pictures of different requests that are segmented together"),
+        "timeout": (120, "SECONDS", "Longest time for an answer; slower requests are stopped"),
+        "concurrency": (8, "N", "Requests that are processed at the same time"),
+        "waiting": (32, "N", "Further requests that may wait; any more get 503"),
+        "batch_size": (8, "N", "Pictures of different requests in a batch"),
     }
     for name, (default, unit, text) in limits.items():
         parser.add_argument(

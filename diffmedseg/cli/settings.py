@@ -1,4 +1,4 @@
-"""The parser of LightningCLI's settings: it says what is wrong in a few lines, and what may have been meant."""
+"""The parser of LightningCLI's settings, with short errors that suggest similar names."""
 
 import inspect
 import re
@@ -27,7 +27,7 @@ class SettingsParser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # type: ignore[arg-type]  # as Lightning's
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """Return a configuration as text. It was checked when it was parsed; to check it again takes a while."""
+        """Return a configuration as text, without checking it again: the check is slow, and parsing did it."""
         return str(super().dump(*args, **{"skip_validation": True, **kwargs}))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -35,12 +35,12 @@ class SettingsParser(LightningArgumentParser):
         super().save(*args, **{"skip_validation": True, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise.
+        """Raise an error that names the wrong setting, and similar settings.
 
         Raises:
-            RecipeError: Saying which setting is wrong; where there is none of its name, what may have been meant.
+            RecipeError: Always.
         """
-        if not self.exit_on_error:  # of a part of the configuration: the parser of the whole will say it
+        if not self.exit_on_error:  # a parser of a part of the configuration: the main parser reports the error
             super().error(message, ex)
         raise RecipeError(f"{_shortened(message)}\n`diffmedseg fit --help` lists all settings.") from ex
 
@@ -74,7 +74,7 @@ def _own(given: str) -> str:
 
 
 def _names(part: str) -> list[str]:
-    """Return the names of the settings of the Trainer, or of all classes that may stand under model or data."""
+    """Return the settings of the Trainer, or of all classes that are allowed under model or data."""
     if part == "trainer":
         return sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
     return sorted({name for cls in _below(Configurable) for name in init_parameters(cls)})

@@ -1,4 +1,4 @@
-"""What ``diffmedseg evaluate`` runs for zoo entries and ensembles; :mod:`diffmedseg.cli.train` has its parser."""
+"""``diffmedseg evaluate`` for zoo entries and ensembles; :mod:`diffmedseg.cli.train` has the parser."""
 
 import sys
 from argparse import ArgumentTypeError
@@ -16,8 +16,8 @@ from diffmedseg.zoo.loading import load_model
 from diffmedseg.zoo.registry import RUN
 from diffmedseg.zoo.source import current_source
 
-#: Settings of a model that a test of an ensemble or an entry takes, and what reads them.
-_TAKEN: dict[str, Callable[[str], Any]] = {
+#: Settings of a trained model that a test may change, and the type of each.
+_SETTINGS: dict[str, Callable[[str], Any]] = {
     "num_samples": positive_integer,
     "num_steps": positive_integer,
     "seed": int,
@@ -31,22 +31,24 @@ def evaluate_together(members: Sequence[str], settings: Sequence[str], parts: Se
 
     Args:
         members: Entries, runs or checkpoints, of :func:`~diffmedseg.zoo.members.find_members`.
-        settings: What the command line says of data and Trainer, and some settings of the model.
-        parts: Files that the options name.
+        settings: Settings of data, Trainer and model from the command line.
+        parts: Configuration files of the options, as arguments.
         trust: Packages besides diffmedseg whose classes may be named.
 
     Raises:
-        DataError: If a setting of the model is not one that a trained model can take.
-        ZooError: If a member cannot be loaded, or nothing says what the first one was trained on.
+        DataError: If a setting of the model cannot be changed after training.
+        ZooError: If a member cannot be loaded, or the data of the first member is not known.
     """
     files = {member: settings_file(member) for member in members}
     trained = {name: _checked(file, trust) for name, file in files.items() if file is not None}
     if (first := files[members[0]]) is None:
-        raise ZooError(f"{members[0]} is a checkpoint without a run: nothing says which data it is tested on.")
+        raise ZooError(
+            f"{members[0]} is a checkpoint without a run, so its data is not known. Name a run or a zoo entry first."
+        )
     for name in members:
         if name not in trained:
-            said = f"note: nothing says what {name} was trained on: make sure that it has not seen the test cases."
-            print(said, file=sys.stderr)
+            note = f"note: the training data of {name} is not known: make sure that it has not seen the test cases."
+            print(note, file=sys.stderr)
     own, others = _split(settings)
     model = load_model(members, trust)
     for name, value in own.items():
@@ -59,7 +61,7 @@ def evaluate_together(members: Sequence[str], settings: Sequence[str], parts: Se
 
 
 def settings_file(member: str) -> Path | None:
-    """Return the file with the settings of an entry or of the run that a checkpoint is in; None where there is none."""
+    """Return the settings file of a zoo entry, a run, or the run of a checkpoint; None for a single checkpoint."""
     path = expand_home(member)
     if not path.exists():
         return current_source().verified(member)[0] / RUN
@@ -68,7 +70,7 @@ def settings_file(member: str) -> Path | None:
 
 
 def _checked(file: Path, trust: Collection[str]) -> dict[str, Any]:
-    """Return the configuration of the data in a file of settings that names no class of a package without trust."""
+    """Return the data configuration of a settings file; refuse classes of untrusted packages."""
     settings = read_settings(file, ["data"])
     check_run(settings, trust)
     data: dict[str, Any] = settings["data"]
@@ -76,7 +78,7 @@ def _checked(file: Path, trust: Collection[str]) -> dict[str, Any]:
 
 
 def _split(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings of the model, and all others."""
+    """Return the settings of the model, and all other settings."""
     own: dict[str, Any] = {}
     others = []
     waiting = iter(settings)
@@ -86,13 +88,13 @@ def _split(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             continue
         option, given, value = setting.partition("=")
         name, value = option.removeprefix("--model."), value if given else next(waiting, "")
-        if name not in _TAKEN:
+        if name not in _SETTINGS:
             raise DataError(
-                f"{option} is no setting of an ensemble or a zoo entry, whose networks are trained: it takes "
-                f"{', '.join(f'--model.{one}' for one in _TAKEN)}."
+                f"{option} cannot be changed in a trained ensemble or zoo entry. Settings that can: "
+                f"{', '.join(f'--model.{setting}' for setting in _SETTINGS)}."
             )
         try:
-            own[name] = _TAKEN[name](value)
+            own[name] = _SETTINGS[name](value)
         except (ValueError, ArgumentTypeError) as error:
             raise DataError(f"{option}: {error}.") from error
     return own, others

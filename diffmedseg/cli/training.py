@@ -58,12 +58,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tested:
-    """What is known of a test beside its configuration.
+    """Facts of a test that are not in its configuration.
 
     Attributes:
-        model: What is tested in place of the configuration's model, such as an ensemble; None for the latter.
-        trained: By the models' names, the configurations of the data modules that they were trained with.
-        trust: Packages besides diffmedseg whose classes these may name.
+        model: The model to test, such as an ensemble; None for the model of the configuration.
+        trained: The data configuration that each model was trained with, by name of the model.
+        trust: Packages besides diffmedseg whose classes these configurations may name.
     """
 
     model: Segmenter | None = None
@@ -72,7 +72,7 @@ class Tested:
 
 
 class DiffMedSegCLI(LightningCLI):
-    """Links what the data knows into the model, gives every run a folder, and tests the best checkpoint after fit."""
+    """Links facts of the data into the model, gives every run a folder, and tests the best checkpoint after fit."""
 
     model: DiffusionSegmenter
     datamodule: SegmentationDataModule
@@ -83,7 +83,7 @@ class DiffMedSegCLI(LightningCLI):
 
     @property
     def arguments(self) -> list[str]:
-        """The command line, which tells the commands of one job apart."""
+        """The command line; it identifies a command within a job."""
         return list(self._arguments) if isinstance(self._arguments, list) else sys.argv[1:]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -95,7 +95,7 @@ class DiffMedSegCLI(LightningCLI):
         """Build data, model and Trainer.
 
         Raises:
-            RecipeError: If a class refuses its arguments, with what it said.
+            RecipeError: If a class refuses its arguments; with the message of the class.
         """
         checkpoint = self._starting_checkpoint()
         if checkpoint is not None:
@@ -107,18 +107,18 @@ class DiffMedSegCLI(LightningCLI):
             raise RecipeError(innermost(str(error))) from error
 
     def _starting_checkpoint(self) -> Path | None:
-        """Return the checkpoint that the command names, whose weights take the place of an encoder's."""
+        """Return the checkpoint that the command names. Its weights replace the initial weights of an encoder."""
         config = self._settings
         experiment = experiment_folder(config.runs, config.experiment)
         return starting_checkpoint(config.get("ckpt_path"), str(self.subcommand or "fit"), experiment)
 
     def _take_normalisation(self, checkpoint: Mapping[str, Any]) -> None:
-        """Normalise images as the model of a checkpoint does, where the configuration does not say how."""
+        """Take an encoder's normalisation from a checkpoint, if the configuration has none."""
         stored = checkpoint.get("hyper_parameters", {}).get("denoiser") or {}
         self._settle_normalisation(stored.get("init_args", {}))
 
     def _settle_normalisation(self, arguments: Mapping[str, Any]) -> None:
-        """Write an encoder's normalisation into the configuration, where that does not say it."""
+        """Write an encoder's normalisation into the configuration, if the configuration has none."""
         own = self._settings.model.init_args.get("denoiser")
         for name in ("encoder_mean", "encoder_std"):
             if own is not None and name in own.init_args and own.init_args[name] is None:
@@ -132,20 +132,20 @@ class DiffMedSegCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Name the Trainer's commands; predicting is a command of its own, which needs no data set."""
+        """Return the Trainer's commands, without predict: ``diffmedseg predict`` needs no data set."""
         return {name: hidden for name, hidden in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's place, and the links."""
+        """Add the settings of a run, and the links from data to model."""
         add_run_arguments(parser)
         link_facts(parser)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the run its folder; its CSV comes before other loggers, of which one may be made for that folder.
+        """Open the folder of the run, and build its loggers: the CSV log first.
 
         Raises:
-            CheckpointError: If the checkpoint is missing, damaged, or of another model; then no folder is made.
-            NoRunError: If there is no run to continue, or the strategy's processes cannot be stopped and continued.
+            CheckpointError: If the checkpoint is missing, damaged, or of another model; no folder is made then.
+            NoRunError: If there is no run to resume, or the strategy cannot stop and resume.
         """
         config = self._settings
         self._settle_normalisation(to_config(self.model.denoiser)["init_args"])
@@ -156,18 +156,18 @@ class DiffMedSegCLI(LightningCLI):
             experiment_folder(config.runs, config.experiment), config.get("ckpt_path")
         )
         self._steps_before, validates_again = 0, False
-        if checkpoint is not None and self.subcommand is not None:  # in Python fit is given its checkpoint
+        if checkpoint is not None and self.subcommand is not None:  # in Python, fit gets its checkpoint as an argument
             self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
             content = read_checkpoint(checkpoint, TO_TEST)
             check_weights(checkpoint, content, self.model)
             self._steps_before, validates_again = content["global_step"], is_unvalidated(content)
         chosen = self._get(self.config_init, "trainer").get("logger")
-        others = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
+        loggers = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]
         make = self._get(self.config_init, "logger")
         if make is not None:
-            others.append(make(self.run_folder))
+            loggers.append(make(self.run_folder))
         csv = RunLogger(self.run_folder, self._steps_before, validates_again)
-        logger = False if chosen is False else [csv, *others]
+        logger = False if chosen is False else [csv, *loggers]
         settings = self._get(self.config_init, "trainer")
         unwanted = (
             *([ProgressBar] if config.trainer.enable_progress_bar is False else []),
@@ -175,21 +175,22 @@ class DiffMedSegCLI(LightningCLI):
             *([LearningRateMonitor] if logger is False else []),
             *([] if config.early_stopping else [EarlyStopping]),
         )
-        settings["callbacks"] = [one for one in settings["callbacks"] or () if not isinstance(one, unwanted)]
+        callbacks = settings["callbacks"] or ()
+        settings["callbacks"] = [callback for callback in callbacks if not isinstance(callback, unwanted)]
         if config.trainer.enable_model_summary is None:
-            kwargs["enable_model_summary"] = False  # a table of the denoiser alone; a line says as much
+            kwargs["enable_model_summary"] = False  # before_fit logs the same in a line
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder), logger=logger, **kwargs)
         check_strategy(trainer)
         return trainer
 
     @property
     def _settings(self) -> Namespace:
-        """The settings of the command; those of all where there is none."""
+        """The settings of the command; all settings if there is no command."""
         settings: Namespace = self.config.get(str(self.subcommand), self.config)
         return settings
 
     def _open_run(self, experiment: Path, ckpt_path: str | None) -> tuple[Path, Path | None]:
-        """Return the run's folder, and the checkpoint from which it goes on or which it tests."""
+        """Return the folder of the run, and the checkpoint that it resumes or tests."""
         kind = str(self.subcommand or "fit")
         checkpoint = starting_checkpoint(ckpt_path, kind, experiment)
         if kind != "fit":
@@ -199,25 +200,24 @@ class DiffMedSegCLI(LightningCLI):
             os.environ[RUN_FOLDER] = str(folder)
         else:
             folder = shared_run(experiment, "version", self.arguments)
-        own = last_checkpoint(folder)
-        if own.is_file():  # a job that was requeued, or processes that torchrun started again
-            checkpoint = starting_checkpoint(str(own), kind, experiment)
+        last = last_checkpoint(folder)
+        if last.is_file():  # a job that was requeued, or processes that torchrun started again
+            checkpoint = starting_checkpoint(str(last), kind, experiment)
         hold_run(folder)
         remove_leftovers(folder)
         return folder, checkpoint
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the settings of the command line.
+        """Do nothing, to keep the settings of the command line.
 
-        Lightning would replace them by the checkpoint's, so that ``--model.num_samples 16`` changed nothing. Whoever
-        evaluates a checkpoint gives the config of its run, which lies beside it.
+        Lightning would replace them by the settings in the checkpoint: ``--model.num_samples 16`` would have no effect.
         """
 
     def before_test(self) -> None:
-        """Refuse test cases that were trained on, and a calibrated checkpoint with a configuration without calibration.
+        """Refuse test cases from the training set, and a calibrated checkpoint without its calibration.yaml.
 
         Raises:
-            DataError: Naming the cases, or the file that is missing.
+            DataError: The message names the cases or the missing file.
         """
         check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust)
         path = self._settings.get("ckpt_path")
@@ -227,19 +227,19 @@ class DiffMedSegCLI(LightningCLI):
                 raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Test what is tested in place of the configuration's model."""
+        """Pass the model to test to the Trainer, if it is not the model of the configuration."""
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         return arguments if self.test_of.model is None else arguments | {"model": self.test_of.model}
 
     def before_fit(self) -> None:
-        """Say what is trained, and start from the weights of another model where one is named."""
+        """Log the model and the data, and load initial weights if ``--pretrained`` names them."""
         denoiser, info = self.model.denoiser, self.datamodule.info
         millions = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
         _log.info("%s with %.1f M parameters, on %s.", denoiser.title, millions, info.title)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start from the weights of another model, and say which; a run that goes on has its own."""
+        """Load initial weights from another model, and log its name. A resumed run has its own weights."""
         config = self._settings
         if not config.get("pretrained") or config.get("ckpt_path") or getattr(self, "_steps_before", 0):
             return
@@ -250,7 +250,7 @@ class DiffMedSegCLI(LightningCLI):
                 write_initialisation(self.model, self.run_folder)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, or the last where nothing was validated, and say what was written."""
+        """Test the best checkpoint (without validation, the last), and print the files of the run."""
         if self._settings.trainer.fast_dev_run:
             return
         if self.trainer.is_global_zero:
@@ -261,18 +261,19 @@ class DiffMedSegCLI(LightningCLI):
         self._say_what_was_written()
 
     def _checkpoint_to_test(self) -> str | None:
-        """Return the best checkpoint, else the last one; None, for the weights as they are, where none was written."""
-        savers = [one for one in self.trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+        """Return the best checkpoint, else the last one; None (for the present weights) if none was written."""
+        savers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        written = [saver for saver in savers if saver.best_model_path]
         best, last = (
-            next((one.best_model_path for one in savers if one.best_model_path and bool(one.monitor) is chosen), None)
-            for chosen in (True, False)
+            next((saver.best_model_path for saver in written if bool(saver.monitor) is monitored), None)
+            for monitored in (True, False)
         )
         if savers and best is None and self.trainer.is_global_zero:
-            Console().print("\nNothing was validated, so no checkpoint is the best: the last weights are tested.")
+            Console().print("\nThere was no validation, so no checkpoint is the best. The last weights are tested.")
         return best or last
 
     def after_test(self) -> None:
-        """Say what was written."""
+        """Print the files of the test."""
         if self._settings.trainer.fast_dev_run:
             return
         self._say_what_was_written()
@@ -287,7 +288,7 @@ class DiffMedSegCLI(LightningCLI):
 
 
 def run(args: list[str], test: Tested | None = None) -> None:
-    """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``; ``test`` says more of a test."""
+    """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``; ``test`` has further facts of a test."""
     keep_freed_memory()
     quieten()
     stop = StopSafely()
@@ -298,20 +299,20 @@ def run(args: list[str], test: Tested | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (CheckpointError, DataError, NoRunError, OSError, ZooError) as error:
-        sys.exit(f"error: {error}")  # these say what to do: a traceback would only bury it
+        sys.exit(f"error: {error}")  # the messages name the remedy; a traceback would hide them
     except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # Lightning's has no code: a run that was cut off would count as done
+        sys.exit(128 + signal.SIGTERM)  # Lightning exits with 0, as if the run were complete
     finally:
         release_runs()
         folder = Path(os.environ.get(RUN_FOLDER, "."))
         if RUN_FOLDER in os.environ:
-            for empty in (folder, folder.parent):  # a start that failed takes no number
+            for empty in (folder, folder.parent):  # remove the empty folder of a failed start
                 if empty.is_dir() and not any(empty.iterdir()):
                     empty.rmdir()
 
 
 def build(args: list[str]) -> tuple[DiffusionSegmenter, SegmentationDataModule, Trainer]:
-    """Build what a configuration describes, and run nothing; see :meth:`diffmedseg.recipes.Recipe.build`."""
+    """Build model, data and Trainer of a configuration; see :meth:`diffmedseg.recipes.Recipe.build`."""
     quieten()
     cli = _cli(args, run=False)
     cli._initialise()
@@ -328,7 +329,7 @@ def _cli(args: list[str], run: bool, stop: StopSafely | None = None, test: Teste
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        # The configuration's model is not the one that is tested: metrics.json names that.
+        # If another model than the configuration's is tested, metrics.json names it.
         save_config_callback=LoggedConfig if test is None or test.model is None else None,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [ExactResume(), stop or StopSafely()]},

@@ -1,4 +1,4 @@
-"""What the configuration of somebody's run may name, before LightningCLI imports it."""
+"""Check the classes in a run's configuration before LightningCLI imports them."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -9,24 +9,24 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.plugins import check_trusted
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-#: Settings that LightningCLI takes as text, whatever they look like.
+#: Settings that are text for LightningCLI, even if they look like a class.
 _TEXT = {"experiment", "runs", "ckpt_path", "pretrained", "tags", "recommended_encoder"}
-#: Packages whose classes the configuration of every run names.
+#: Packages whose classes every configuration may name.
 _USUAL = {__name__.partition(".")[0], "lightning", "torch", "diffusers"}
 
 
 def check_run(config: Mapping[str, Any], trust: Collection[str]) -> None:
-    """Refuse a run's configuration that names anything of a package that is not trusted; nothing of it is imported.
+    """Refuse a run's configuration that names a class of an untrusted package. Nothing is imported.
 
-    LightningCLI also takes the bare name of a class, or the path of another yaml file, in the place of an object. Where
-    an object is expected, such text is refused as a class is.
+    In place of an object, LightningCLI also takes the bare name of a class or the path of another yaml file. Such text
+    is checked like a class.
 
     Args:
         config: The content of a run's ``config.yaml``.
         trust: Packages that are trusted.
 
     Raises:
-        PluginError: Naming the package and the remedy.
+        PluginError: If a package is not trusted; the message names it and the remedy.
     """
     named = {*class_names(config.get("model"), DiffusionSegmenter), *class_names(config.get("data"))}
     named |= set(_dotted({key: value for key, value in config.items() if key not in {"model", "data"} | _TEXT}))
@@ -36,7 +36,7 @@ def check_run(config: Mapping[str, Any], trust: Collection[str]) -> None:
 
 
 def _dotted(config: object) -> Iterator[str]:
-    """Yield text that has the form of a class's path: outside of model and data no setting is such text."""
+    """Yield text that looks like the path of a class. Outside of model and data, no other setting looks like it."""
     if isinstance(config, Mapping):
         for value in config.values():
             yield from _dotted(value)

@@ -35,7 +35,7 @@ def export_command(args: list[str]) -> None:
 
 
 _PICTURED = "Picture of its worst, median and best cases."
-_EXPORT = "Make a zoo entry of a finished run; where the run was logged to W&B, an artifact as well."
+_EXPORT = "Make a zoo entry of a finished run, and a W&B artifact if the run was logged to W&B."
 
 
 def _parser() -> Parser:
@@ -47,10 +47,10 @@ def _parser() -> Parser:
         own.set_defaults(run=run)
         return own
 
-    one = add("list", _list, "List the entries, all or those for a data set or a task.")
+    one = add("list", _list, "List the entries, or only the entries for a data set or a task.")
     one.add_argument("--data", help="Part of the name of a data set, such as isic.")
-    one.add_argument("--task", help="Part of the name of a region that is found, such as lesion.")
-    one.add_argument("--json", action="store_true", help="Print all that is known of them, for programs.")
+    one.add_argument("--task", help="Part of the name of a region, such as lesion.")
+    one.add_argument("--json", action="store_true", help="Print all facts as JSON, for programs.")
     add("table", _table, "Print the entries and their scores as a Markdown table.")
     add("show", _show, "Print the card of an entry.").add_argument("name", help="Name of the entry.")
 
@@ -58,45 +58,45 @@ def _parser() -> Parser:
     one.add_argument("names", nargs="*", help="Names of entries. Default: all.")
     add_trust(one)
 
-    one = add("cases", _cases, "Draw the worst, median and best of the cases that an entry was tested on.")
+    one = add("cases", _cases, "Draw the worst, median and best test cases of an entry.")
     one.add_argument("name", help="Name of the entry.")
-    one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
+    one.add_argument("--root", type=Path, help="Folder of the data. Default: the folder in run.yaml.")
     one.add_argument(
         "--out", type=file_ending(".png"), default=Path("cases.png"), help="PNG to write. Default: cases.png."
     )
     one.add_argument(
-        "--add", action="store_true", help="Add the picture to the entry, where the data's licence allows it."
+        "--add", action="store_true", help="Add the picture to the entry, if the licence of the data allows it."
     )
     add_trust(one)
 
-    one = add("reproduce", _reproduce, "Train an entry again, and compare its Dice with the interval that is stated.")
+    one = add("reproduce", _reproduce, "Train an entry again, and compare its Dice with the interval of the entry.")
     one.add_argument("name", help="Name of the entry.")
-    one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
+    one.add_argument("--root", type=Path, help="Folder of the data. Default: the folder in run.yaml.")
     one.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of the run. Default: runs.")
 
     one = add("familiarise", _familiarise, "Fit an entry's warning of unfamiliar images to its validation cases.")
     one.add_argument("name", help="Name of the entry.")
-    one.add_argument("--root", type=Path, help="Folder that holds the data. Default: what its run.yaml says.")
+    one.add_argument("--root", type=Path, help="Folder of the data. Default: the folder in run.yaml.")
     add_trust(one)
 
     _add_export(add("export", _export, _EXPORT))
 
-    one = add("card", _card, "Write the cards of entries again, by today's template.")
+    one = add("card", _card, "Write the cards of entries again, with the current template.")
     one.add_argument("names", nargs="*", help="Names of entries. Default: all.")
 
-    one = add("retire", _retire, "Remove an entry that another one replaces. Its name then leads to the other one.")
+    one = add("retire", _retire, "Remove an entry that another entry replaces. Its name then leads to the other entry.")
     one.add_argument("name", help="Name of the entry to remove.")
     one.add_argument("--superseded_by", required=True, help="Name of the entry that replaces it.")
     one.add_argument("--reason", default="", help="Why, in one sentence.")
 
     one = add("push", _push, "Publish an entry as a repository of the Hugging Face Hub.")
     one.add_argument("name", help="Name of the entry.")
-    one.add_argument("target", metavar="hf://OWNER/NAME", help="The repository; made where there is none.")
+    one.add_argument("target", metavar="hf://OWNER/NAME", help="The repository. A new one is made if needed.")
     one.add_argument("--dry_run", action="store_true", help="Print what would be uploaded, and upload nothing.")
     one.add_argument("--private", action="store_true", help="Make a new repository private.")
 
-    one = add("recipe", _recipe, "Make an entry of a configuration that nobody has run yet: no weights, no numbers.")
-    one.add_argument("settings", type=Path, help="All settings of a run, as `train ... --print_config` prints them.")
+    one = add("recipe", _recipe, "Make an entry of an untested configuration, without weights and scores.")
+    one.add_argument("settings", type=Path, help="File of all settings of a run, from `train ... --print_config`.")
     _add_name(one)
     add_trust(one)
     return parser
@@ -105,7 +105,7 @@ def _parser() -> Parser:
 def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="Name of the entry: model_data.tag.")
     parser.add_argument("--folder", type=Path, help="The zoo. Default: $DIFFMEDSEG_ZOO, else the repository's.")
-    parser.add_argument("--notes", default="", help="What the card should say besides.")
+    parser.add_argument("--notes", default="", help="Further text for the card.")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -115,12 +115,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=get_args(StorageType),
         default="float16",
-        help="Type of the stored parameters. float16, the default, is refused where it changes the model's output.",
+        help="Type of the stored parameters. float16, the default, is refused if it changes the model's output.",
     )
     parser.add_argument("--version", default="1.0.0", help="Version of the entry; a higher one replaces the entry.")
     parser.add_argument("--change", default="First version.", help="What is new in this version, in one line.")
     parser.add_argument(
-        "--pictures", type=_boolean, default=True, help="Show its worst cases where the data's licence allows it."
+        "--pictures", type=_boolean, default=True, help="Draw the worst cases, if the licence of the data allows it."
     )
     add_trust(parser)
 
@@ -142,7 +142,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401  what JSON can hold
-    """Return plain data with None in the place of numbers that JSON cannot hold."""
+    """Replace numbers that JSON cannot hold (NaN, infinity) by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -196,12 +196,12 @@ def _reproduce(options: argparse.Namespace) -> None:
                "--experiment", experiment, *place]  # fmt: skip
     print(" ".join(command), flush=True)
     if subprocess.run(command).returncode:
-        sys.exit(f"error: the training of {name} did not come to its end; what it said stands above.")
-    found, (mean, low, high), within = agrees(entry, read_cases(newest_run(runs / experiment) / CASES))
+        sys.exit(f"error: the training of {name} failed; see its messages above.")
+    dice, (mean, low, high), within = agrees(entry, read_cases(newest_run(runs / experiment) / CASES))
     if math.isnan(low):
-        print(f"Dice {found:.4f}; the entry states {mean:.4f}, of one case: there is no interval to hold it against.")
+        print(f"Dice {dice:.4f}; the entry states {mean:.4f} for one case, without an interval to compare with.")
         return
-    print(f"Dice {found:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
+    print(f"Dice {dice:.4f}; the entry states {mean:.4f} ({low:.4f} to {high:.4f}).")
     if not within:
         sys.exit("error: the run's Dice lies outside of the stated interval.")
 
@@ -213,10 +213,10 @@ def _cases(options: argparse.Namespace) -> None:
     from diffmedseg.zoo.showing import show_cases
 
     folder, model, data = _with_data(options)
-    if options.add and not data.info.may_be_shown:
+    if options.add and not data.info.redistributable:
         raise ZooError(
-            f"The licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on: leave "
-            "--add out."
+            f"The licence of {data.info.title} ({data.info.licence}) does not allow everybody to redistribute its "
+            "images. Leave --add out."
         )
     if reason := show_cases(model, data, read_cases(folder / CASES), options.out):
         raise ZooError(f"Nothing is drawn: {reason}.")
@@ -234,12 +234,12 @@ def _familiarise(options: argparse.Namespace) -> None:
     data.setup("validate")
     familiarity = fit_familiarity(model, data)
     if familiarity is None:
-        raise ZooError(f"The network of {folder.name} gives no maps of an image to fit to.")
+        raise ZooError(f"The network of {folder.name} has no feature maps of an image, which the warning is fitted to.")
     print(f"Wrote {add_familiarity(current_source(), folder.name, familiarity)}")
 
 
 def _with_data(options: argparse.Namespace) -> "tuple[Path, DiffusionSegmenter, SegmentationDataModule]":
-    """Return the folder of a verified entry, its model, and its data where ``--root`` says."""
+    """Return the folder of a verified entry, its model, and its data, in the folder ``--root`` if given."""
     from diffmedseg.data.configured import build_data
     from diffmedseg.errors import ZooError
     from diffmedseg.models.loading import read_settings
@@ -251,7 +251,7 @@ def _with_data(options: argparse.Namespace) -> "tuple[Path, DiffusionSegmenter, 
     init = settings["data"]["init_args"]
     if options.root is not None:
         if "root" not in init:
-            raise ZooError(f"{entry.data} are made, not read: leave --root out.")
+            raise ZooError(f"{entry.data} are generated, not read from a folder. Leave --root out.")
         init["root"] = str(options.root)
     return folder, model, build_data(settings["data"], options.trust)
 

@@ -1,4 +1,4 @@
-"""What a run shows in Weights & Biases. Nothing here imports wandb before a run logs to it."""
+"""Logging to Weights & Biases. wandb is imported only when a run logs to it."""
 
 from diffmedseg.dashboards.logger import WandbRunLogger, default_logger
 

@@ -1,4 +1,4 @@
-"""Artifacts, from the data to the zoo: W&B draws their lineage, and tells versions apart by their content."""
+"""W&B artifacts, from the data to the zoo. W&B draws their lineage, and versions them by content."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _OF_A_TEST = ("cases.csv", "metrics.json", "report.html", "panel.png")
 
 
 def dataset_artifact(info: DatasetInfo, split: Split, store: ImageStore) -> "wandb.Artifact":
-    """Describe a split, by its fingerprint: no image and no name of a case leaves the machine."""
+    """Return an artifact that describes a split by its fingerprint. No image or case name leaves the machine."""
     import wandb
 
     facts = {
@@ -36,16 +36,16 @@ def dataset_artifact(info: DatasetInfo, split: Split, store: ImageStore) -> "wan
 
 
 def model_artifact(checkpoint: Path, run_id: str, metadata: Mapping[str, Any]) -> "wandb.Artifact":
-    """Hold a checkpoint of a run; that of the same content is the same version wherever it is made."""
+    """Return an artifact with a checkpoint of a run. Equal content is the same version on every machine."""
     import wandb
 
     artifact = wandb.Artifact(f"model-{run_id}", "model", metadata=dict(metadata))
-    artifact.add_file(str(checkpoint))  # copied: the run may go on and write it again before it is sent
+    artifact.add_file(str(checkpoint))  # copied, since a resumed run may replace the file before it is sent
     return artifact
 
 
 def evaluation_artifact(folder: Path, run_id: str, metadata: Mapping[str, Any]) -> "wandb.Artifact | None":
-    """Hold what a test wrote to a run's folder; None where it wrote nothing."""
+    """Return an artifact with the files of a test in a run's folder; None if there are no files."""
     import wandb
 
     artifact = wandb.Artifact(f"evaluation-{run_id}", "evaluation", metadata=dict(metadata))

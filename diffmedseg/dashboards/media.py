@@ -1,4 +1,4 @@
-"""Pictures and tables as W&B shows them."""
+"""Make pictures and tables for W&B."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from diffmedseg.metrics.scores import TITLES, CaseScore
 if TYPE_CHECKING:
     import wandb
 
-_SAMPLES = 4  # overlays of a picture, at most
+_SAMPLES = 4  # maximum number of samples in a picture
 _DOUBT = {0: "agreed", 1: "0.1 to 0.2", 2: "0.2 to 0.3", 3: "0.3 to 0.4", 4: "0.4 to 0.5"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and what was made of it, on the model's grid.
+    """An image and its segmentation, on the model's grid.
 
     Attributes:
-        title: Its name.
+        title: Name of the image.
         image: (C, H, W), in [-1, 1].
         reference: (K, H, W), bool.
         mask: (K, H, W), bool: the fused mask.
@@ -42,12 +42,12 @@ class Picture:
 
 
 def overlay(picture: Picture, regions: Sequence[str], longest: int) -> "wandb.Image":
-    """Make a W&B image whose masks can be switched on and off: reference, fused, each sample and their disagreement.
+    """Make a W&B image with layers to switch on and off: reference, fused mask, samples and their disagreement.
 
     Args:
-        picture: The image; its first three channels are shown as colours, else its first as grey.
-        regions: Names of the regions, the classes of each mask; where regions lie in each other, the innermost shows.
-        longest: Height and width in pixels, at most; larger pictures are shrunk.
+        picture: The image. Three or more channels are shown as colours, fewer as grey.
+        regions: Names of the regions, the classes of each mask. Of nested regions, the innermost is shown.
+        longest: Maximum height and width in pixels; larger pictures are shrunk.
     """
     import wandb
 
@@ -68,7 +68,7 @@ def overlay(picture: Picture, regions: Sequence[str], longest: int) -> "wandb.Im
 
 
 def _classes(mask: Tensor) -> Tensor:
-    """Number the regions of (K, H, W), bool, in one map (H, W): 0 is background, the last region wins."""
+    """Combine regions (K, H, W), bool, to a map of numbers (H, W): 0 is background, later regions take precedence."""
     return (mask * torch.arange(1, len(mask) + 1)[:, None, None]).amax(0)
 
 
@@ -79,13 +79,13 @@ def _size(maps: Tensor, longest: int) -> tuple[int, int]:
 
 
 def _shrunk(classes: Tensor, longest: int) -> NDArray[np.uint8]:
-    """Shrink a map of classes (H, W); no new values arise."""
+    """Shrink a map of classes (H, W) without new values."""
     small = F.interpolate(classes[None, None].float(), _size(classes, longest), mode="nearest-exact")
     return small[0, 0].to(torch.uint8).numpy()
 
 
 def case_table(rows: Sequence[CaseScore]) -> "wandb.Table":
-    """Make a table of the scores of all cases, to be sorted and filtered; scores that no case has are left out."""
+    """Make a W&B table of the scores of all cases. Scores that no case has are left out."""
     import wandb
 
     names: list[Any] = ["case", "region", *(name for name in TITLES if any(_known(getattr(row, name)) for row in rows))]

@@ -29,13 +29,13 @@ _TRUST = {"Reliability": "test/reliability", "Risk and coverage": "test/risk_cov
 
 
 def build_workspace(entity: str, project: str, name: str = "diffmedseg", regions: Sequence[str] = ()) -> "ws.Workspace":
-    """Arrange curves, pictures, scores, the table of cases and plots of calibration; nothing is sent.
+    """Build a workspace of curves, pictures, scores, the table of cases and plots of calibration; send nothing.
 
     Args:
-        entity: User or team that the project belongs to.
+        entity: User or team that owns the project.
         project: The project.
         name: Name of the workspace.
-        regions: Of data with several regions, their names: each has scores and plots of its own.
+        regions: Names of several regions; each has separate scores and plots. Empty for one region.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -63,6 +63,6 @@ def build_workspace(entity: str, project: str, name: str = "diffmedseg", regions
 
 
 def workspace_json(workspace: "ws.Workspace") -> str:
-    """Return what would be sent, as JSON."""
+    """Return the workspace that would be sent, as JSON."""
     spec = workspace._to_model().spec  # its public methods all talk to the server
     return str(spec.model_dump_json(by_alias=True, exclude_none=True, indent=1))

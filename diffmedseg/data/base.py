@@ -26,6 +26,7 @@ from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
 from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.moved import RenamedAttribute
 from diffmedseg.wording import count
 
 Split = Literal["train", "val", "test"]
@@ -34,25 +35,25 @@ _log = logging.getLogger(__name__)
 
 
 class SegmentationDataModule(Configurable, LightningDataModule, ABC):
-    """Feeds the splits of one data set; a data set says only how to read a split.
+    """Feeds the splits of one data set. A subclass only reads a split.
 
-    Images reach the model as float32 in [-1, 1]. They travel to the device as they are stored; augmentation and
-    normalisation run there, on whole batches.
+    Images reach the model as float32 in [-1, 1]. Augmentation and normalisation run on the device, on whole batches.
 
     Args:
         image_size: Height and width of the model's grid, or one number for a square.
         batch_size: Images per training step and process.
         eval_batch_size: Images per evaluation step and process.
-        steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
+        steps_per_epoch: Batches in a training epoch. Validation and checkpoints follow each epoch.
         num_workers: Processes that load data; 0 loads in the main process.
-        augment: Augmentation of training batches; None for the standard one, False for none.
+        augment: Augmentation of training batches; None for the standard augmentation, False for none.
         seed: Seed of order, augmentation and the choice of rater.
-        patch: Height and width of the patches that models which learn from masks are trained on, in pixels of the grid;
-            they then see as much at once of the images that they segment. None for whole images, as are smaller ones.
-        label_recipe: Where image-level labels come from, for models that learn from them and see no masks; None for
-            those that the data set has.
-        mask_rule: How a map of evidence becomes a mask where no mask is learned from; see ``diffmedseg pseudo``. None
-            cuts it at Otsu's level alone.
+        patch: Height and width of training patches, in pixels of the grid, for models that learn from masks. Such a
+            model segments images in windows of the same size. None trains on whole images; images that are smaller
+            than a patch are not cut.
+        label_recipe: Source of image-level labels, for models that learn from labels and not from masks; None for the
+            labels of the data set.
+        mask_rule: Rule that turns a map of evidence into a mask, for models that learn from no mask; see
+            ``diffmedseg pseudo``. None thresholds the map at Otsu's level.
     """
 
     info: DatasetInfo
@@ -71,14 +72,14 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         mask_rule: MaskRule | None = None,
     ) -> None:
         super().__init__()
-        config = to_config(self)  # stored in every checkpoint, so that whoever has one can build the data again
+        config = to_config(self)  # every checkpoint stores it, to rebuild the data module
         self.save_hyperparameters({"_class_path": config["class_path"]} | config["init_args"], logger=False)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size: tuple[int, int] = (height, width)
         if min(self.image_size) < 8 or batch_size < 1 or eval_batch_size < 1 or steps_per_epoch < 1:
             raise ValueError(
-                f"image_size {image_size} has to be at least 8; batch_size {batch_size}, eval_batch_size "
-                f"{eval_batch_size} and steps_per_epoch {steps_per_epoch} at least 1."
+                f"image_size is {image_size}; it has to be at least 8. batch_size is {batch_size}, eval_batch_size "
+                f"{eval_batch_size} and steps_per_epoch {steps_per_epoch}; they have to be at least 1."
             )
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.num_workers, self.seed, self.label_recipe = num_workers, seed, label_recipe
@@ -100,33 +101,35 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """
 
     def split_cases(self, split: Split) -> set[str]:
-        """Return the cases of a split; a data set that knows them without reading images says so."""
+        """Return the cases of a split. Subclasses that know the cases without reading images override this method."""
         return set(self.load(split).cases)
 
     def patient(self, case: str) -> str:
-        """Return the patient that a case is of, by its name: the case itself where nothing else is known."""
+        """Return the patient of a case, by name: the case itself if the data set does not name patients."""
         return case
 
-    def doubts(self) -> list[Problem]:
-        """Look for what may be wrong with the files beside what :meth:`load` refuses; for ``data check``."""
+    def find_warnings(self) -> list[Problem]:
+        """Return findings that :meth:`load` accepts but that may be faults of the files; for ``data check``."""
         return []
 
+    doubts = RenamedAttribute("find_warnings")
+
     def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
-        """Yield the cases of a split as their files have them, to be measured or written in another format.
+        """Yield the cases of a split at native resolution, to measure them or to write them in another format.
 
         Args:
             split: The split.
-            most: Yield no more than so many cases, spread over the split; None yields all.
+            most: Maximum number of cases, spread over the split; None yields all.
 
         Raises:
-            DataError: If a case cannot be read, or comes from no files.
+            DataError: If a case cannot be read, or the data set has no files.
         """
         store = self.dataset(split)
         for index in spread(len(store), most):
             yield store.native(index)
 
     def mask_patterns(self) -> set[tuple[bool, ...]] | None:
-        """Return which regions a pixel may lie in together, as K flags each; None where only the masks tell."""
+        """Return the possible combinations of regions at a pixel, K flags each; None if they are not known."""
         return None
 
     def setup(self, stage: str) -> None:
@@ -136,7 +139,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             self.dataset(split)
 
     def dataset(self, split: Split) -> ImageStore:
-        """Return one split as a data set to look at: it has a length, items by number, and ``plot(i)``.
+        """Return one split as a data set with a length, items by index, and ``plot(i)``.
 
         Raises:
             DataError: If files are missing, unpaired or unreadable.
@@ -148,25 +151,28 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             self.stores[split] = self.load(split)
         return self.stores[split]
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
-        """Deal from now on what a model learns from, and the masks of the regions that it finds.
+    def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+        """Select the training targets and mask regions that a model needs.
 
         Args:
-            needs: What training items have to hold, of ``mask``, ``raters``, ``label`` and ``healthy``; nothing to test
-                alone.
-            regions: Those of ``info.regions`` that the model finds. Where it finds one and the data has one, they are
-                taken for the same, whatever their names.
+            needs: Keys that training items need, of ``mask``, ``raters``, ``label`` and ``healthy``; empty if the model
+                is only tested.
+            regions: The regions of ``info.regions`` that the model finds. A model with one region fits data with one
+                region, whatever their names.
 
         Returns:
-            What supervision the training items take; None where none were asked for.
+            The supervision of the training items; None if ``needs`` is empty.
 
         Raises:
-            DataError: If the training images have no such labels or counterparts, or the data no such regions; the
-                message names what would work.
+            DataError: If the training images lack these labels or healthy counterparts, or the data lacks these
+                regions; the message names the remedy.
         """
         known = self.info.regions
         if not set(regions) <= set(known) and not len(regions) == len(known) == 1:
-            raise DataError(f"The model finds {', '.join(regions)}; {self.info.title} has {', '.join(known)}.")
+            raise DataError(
+                f"The model finds {', '.join(regions)}; {self.info.title} has {', '.join(known)}. Choose a model and "
+                "data with the same regions."
+            )
         self._regions = [known.index(region) if region in known else 0 for region in regions]
         self._labelled, self._all_raters = None, "raters" in needs
         if not needs:
@@ -185,11 +191,13 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         _log.info("%s: learned from %s; %d healthy and %d diseased.", self.info.title, recipe.supervision, *counts)
         return recipe.supervision
 
+    serve = RenamedAttribute("configure_targets")
+
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Deal training items; an epoch is ``steps_per_epoch`` batches."""
+        """Return the training items; an epoch has ``steps_per_epoch`` batches."""
         rank, world_size = self._ranks()
         store, draws_per_batch = self._labelled or self.stores["train"], self.batch_size * world_size
         trainer = self.trainer
@@ -225,30 +233,31 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Deal the items on which settings and checkpoints are chosen, scored on the model's grid."""
+        """Return the validation items, on the model's grid. Settings and checkpoints are chosen on them."""
         return self._evaluation_dataloader("val", native=False)  # native masks can be large
 
     def calibration_dataloader(self) -> DataLoader[Item]:
-        """Deal the same items with their native masks, to fit calibration to."""
+        """Return the validation items with their native masks, to fit a calibration."""
         return self._evaluation_dataloader("val", native=True)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Deal the items that are reported."""
+        """Return the test items with their native masks."""
         return self._evaluation_dataloader("test", native=True)
 
     predict_dataloader: Callable[..., DataLoader[Item]] = test_dataloader
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch to the device, but leave the native masks, which may be large, on the CPU."""
-        others: Item = dict(batch)
-        native = {name: others.pop(name) for name in ("reference", "field_of_view") if name in others}
-        moved: Item = super().transfer_batch_to_device(others, device, dataloader_idx)
+        """Move a batch to the device. Native masks may be large and stay on the CPU."""
+        on_grid: Item = dict(batch)
+        native = {name: on_grid.pop(name) for name in ("reference", "field_of_view") if name in on_grid}
+        moved: Item = super().transfer_batch_to_device(on_grid, device, dataloader_idx)
         return cast(Batch, moved | native)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (training only) and normalise on the device.
 
-        Colour changes see [0, 1]; image and mask go through the same geometry. The parameters are keyed by the draw.
+        Colour augmentation runs on [0, 1]. Image and mask get the same geometric transform. The seed and the draw key
+        the parameters.
         """
         names: tuple[Literal["image", "healthy"], ...] = ("image", "healthy")
         images = [name for name in names if name in batch]

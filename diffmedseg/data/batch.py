@@ -1,4 +1,4 @@
-"""The batch that segmenters take, from our data modules or from anybody's."""
+"""The batch that segmenters take, from any data module."""
 
 from collections.abc import Sequence
 from typing import Any, Required, TypedDict
@@ -10,33 +10,34 @@ from diffmedseg.reading.windows import CropWindow
 
 
 class Batch(TypedDict, total=False):
-    """B images and what is known of them.
+    """B images with masks, labels and metadata.
 
-    A data module of your own gives ``image`` and ``mask``; :func:`complete_batch` adds the rest. Tensors may come from
-    any collate function; ``uint8`` images are taken as [0, 255].
+    Your own data module needs to give only ``image`` and ``mask``; :func:`complete_batch` adds the rest. Any collate
+    function works. Images of type ``uint8`` are in [0, 255].
 
     Attributes:
         image: (B, C, H, W), float in [-1, 1].
         mask: (B, K, H, W), in {0, 1}: one channel for each region. In training the mask of one rater, in evaluation
-            the majority. DiffSeg, which learns from labels, needs none in training.
+            the majority. DiffSeg learns from labels and needs no mask in training.
         label: (B,), int64: 0 healthy, 1 diseased. Only DiffSeg needs labels.
         healthy: (B, C, H, W): the same images without disease. Only DiffSeg with ``supervision: pairs`` needs them.
-        raters: (B, R, K, H, W), in {0, 1}: the masks of all raters. Training needs them where a model learns from all.
-            Default in evaluation: ``mask`` as the only rater.
-        unsure: (B, 1, H, W), in {0, 1}: pixels whose mask nobody is sure of. No training loss and no score of a
-            validation looks at them. Tests score ``reference`` in the field of view. Default: none.
+        raters: (B, R, K, H, W), in {0, 1}: the masks of all raters. Models that learn from all raters need it in
+            training. Default in evaluation: ``mask`` as the only rater.
+        unsure: (B, 1, H, W), in {0, 1}: pixels whose mask is uncertain. Training losses and validation scores ignore
+            these pixels. Tests score ``reference`` in the field of view. Default: none.
         rater_valid: (B, R), bool: which raters an image has. Default: all.
-        reference: B masks (R, K, h, w), uint8, at native resolution, on the CPU; tests are scored on them. Default:
+        reference: B masks (R, K, h, w), uint8, at native resolution, on the CPU, for the scores of tests. Default:
             ``mask``.
-        field_of_view: B masks (h, w), bool, or None: nothing is scored outside of them. Default: None.
-        window: B windows of the native image that the model is shown, or None for all of it. Default: None.
+        field_of_view: B masks (h, w), bool, or None: pixels outside of it are not scored. Default: None.
+        window: B windows of the native images that the model sees, or None for whole images. Default: None.
         id: Names of the images, each unique in its split. Default: numbers in the order of evaluation.
-        case: Names of the cases. Images of one case, as slices of a volume, follow each other and are scored together.
-            The name keys the noise of its samples; without names the content of the image does. Default: ``id``.
+        case: Names of the cases. Images of one case (such as the slices of a volume) follow each other and are scored
+            together. The name keys the noise of the samples; without names, the content of the image keys it.
+            Default: ``id``.
         index: Number of each slice in its case. Default: 0.
         spacing: Distance of native (slices,) rows and columns in mm, or None. Default: None.
-        draw: Number of each training image since training began; it keys all randomness about the image. Default: made
-            of the step and the position in the global batch.
+        draw: Number of each training image since training began; it keys all randomness of the image. Default: computed
+            from the step and the position in the global batch.
     """
 
     image: Required[Tensor]
@@ -62,7 +63,7 @@ _FORMS = {
     "label": "(B,), 0 for healthy and 1 for diseased",
     "healthy": "(B, C, H, W), float in [-1, 1]",
     "raters": "(B, R, K, H, W), in {0, 1}, the masks of all raters",
-    "unsure": "(B, 1, H, W), in {0, 1}, where masks are not sure",
+    "unsure": "(B, 1, H, W), in {0, 1}, where masks are uncertain",
 }
 _MASKS = ("mask", "raters", "unsure")
 _MAPS = ("image", "healthy", *_MASKS)
@@ -72,25 +73,25 @@ def check_batch(batch: Any, needs: Sequence[str], channels: int, regions: int, v
     """Refuse a batch that a segmenter cannot take.
 
     Args:
-        batch: What a data loader gave.
-        needs: Keys that have to be there.
+        batch: The batch of a data loader.
+        needs: Keys that the batch needs.
         channels: C of the model.
         regions: K of the model.
-        values: Whether to look at the values, for which a GPU has to be waited for.
+        values: Whether to check the range of values. The check waits for the GPU.
 
     Raises:
-        ValueError: Saying what was found and what was expected.
+        ValueError: If a key is missing, or a shape or range is wrong.
     """
     if not isinstance(batch, dict):
         raise ValueError(f"A batch is a {type(batch).__name__}; expected a dict with {' and '.join(needs)}.")
     for name in needs:
         if name not in batch:
-            there = ", ".join(map(str, batch)) or "nothing"
-            raise ValueError(f"A batch has no {name}; it has {there}. Have the data set give {name} {_FORMS[name]}.")
+            keys = ", ".join(map(str, batch)) or "nothing"
+            raise ValueError(f"A batch has no {name}; it has {keys}. Have the data set give {name} {_FORMS[name]}.")
     for name in _MAPS:
         shape = tuple(batch[name].shape) if name in batch else None
-        of_mask = 1 if name == "unsure" else regions
-        expected = ("B", *(["R"] if name == "raters" else []), of_mask if name in _MASKS else channels, "H", "W")
+        mask_channels = 1 if name == "unsure" else regions
+        expected = ("B", *(["R"] if name == "raters" else []), mask_channels if name in _MASKS else channels, "H", "W")
         if shape is not None and (len(shape) != len(expected) or shape[-3] != expected[-3]):
             raise ValueError(f"The {name} of a batch has shape {shape}; expected ({', '.join(map(str, expected))}).")
     if not values:
@@ -107,31 +108,31 @@ def check_batch(batch: Any, needs: Sequence[str], channels: int, regions: int, v
 
 
 def check_binary(batch: Batch) -> None:
-    """Refuse masks to score with that hold anything but 0 and 1: rounded one way or another they are other masks.
+    """Refuse reference masks with values other than 0 and 1: rounding them would change the scores.
 
     Raises:
-        ValueError: Saying what was found and what to do.
+        ValueError: If a mask has another value.
     """
     for name in ("mask", "raters", "reference"):
         masks: Any = batch.get(name, [])
         for mask in [masks] if isinstance(masks, Tensor) else masks:
-            between = mask[(mask != 0) & (mask != 1)]
-            if len(between):
+            other = mask[(mask != 0) & (mask != 1)]
+            if len(other):
                 raise ValueError(
-                    f"The {name} of a batch holds {float(between[0]):g}; masks to score hold 0 and 1 alone. "
-                    "Decide what is foreground, as by (mask > 0.5).float()."
+                    f"The {name} of a batch has the value {float(other[0]):g}; reference masks have only 0 and 1. "
+                    "Threshold the masks, for example by (mask > 0.5).float()."
                 )
 
 
 def complete_batch(batch: Batch, numbers: Sequence[int]) -> None:
-    """Add what an evaluation batch lacks, in place; see :class:`Batch` for the defaults.
+    """Add the missing keys of an evaluation batch, in place; see :class:`Batch` for the defaults.
 
     Args:
         batch: At least image, and mask or reference.
-        numbers: One for each image, its own in the split.
+        numbers: Number of each image in the split.
     """
     _name_images(batch, numbers)
-    batch["index"] = [int(one) for one in batch.get("index", [0] * len(numbers))]
+    batch["index"] = [int(index) for index in batch.get("index", [0] * len(numbers))]
     batch["spacing"] = _rows(batch.get("spacing", [None] * len(numbers)))
     if "mask" in batch:
         batch.setdefault("raters", batch["mask"][:, None])
@@ -139,10 +140,10 @@ def complete_batch(batch: Batch, numbers: Sequence[int]) -> None:
 
 
 def complete_reference(batch: Batch) -> None:
-    """Add what a test is scored on, in place: native masks, fields of view and windows."""
-    nothing: list[None] = [None] * len(batch["image"])
-    batch.setdefault("field_of_view", list(nothing))
-    batch.setdefault("window", list(nothing))
+    """Add the missing keys that the scores of a test need, in place: native masks, fields of view and windows."""
+    defaults: list[None] = [None] * len(batch["image"])
+    batch.setdefault("field_of_view", list(defaults))
+    batch.setdefault("window", list(defaults))
     masks: Any = batch.get("reference", batch.get("mask"))
     if "reference" not in batch or isinstance(masks, Tensor):
         native = (masks if masks.ndim == 5 else masks[:, None]).to("cpu", torch.uint8)
@@ -150,16 +151,16 @@ def complete_reference(batch: Batch) -> None:
 
 
 def complete_draws(batch: Batch, first: int, numbers: Sequence[int]) -> None:
-    """Add what a training batch lacks, in place.
+    """Add the missing keys of a training batch, in place.
 
     Args:
         batch: The batch.
-        first: Draws before this step.
-        numbers: Position of each image in the batch of all processes.
+        first: Number of draws before this step.
+        numbers: Position of each image in the global batch of all processes.
     """
     _complete_raters(batch)
     draws = [first + number for number in numbers]
-    batch["draw"] = [int(one) for one in batch.get("draw", draws)]
+    batch["draw"] = [int(draw) for draw in batch.get("draw", draws)]
     _name_images(batch, draws)
 
 
@@ -176,9 +177,9 @@ def _name_images(batch: Batch, numbers: Sequence[int]) -> None:
 
 
 def _rows(values: Any) -> list[Any]:  # noqa: ANN401
-    """Return one value for each image, of what a collate function made of them."""
+    """Return one value for each image, from the output of any collate function."""
     if isinstance(values, Tensor):
         return list(values.tolist())
-    if values and all(isinstance(value, Tensor) for value in values):  # of tuples: a tensor for each place
+    if values and all(isinstance(value, Tensor) for value in values):  # tuples: one tensor for each position
         return [tuple(row) for row in torch.stack(list(values), -1).tolist()]
     return list(values)

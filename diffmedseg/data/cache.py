@@ -1,6 +1,6 @@
-"""Images shrunk once to the model's grid and kept, memory-mapped, on disk.
+"""Cache of images on the model's grid: each image is decoded once, and memory-mapped from disk after that.
 
-Official images have up to 29 megapixels (ISIC): decoding them anew in each epoch would take longer than training.
+ISIC images have up to 29 megapixels. Decoding them in each epoch would take longer than training.
 """
 
 import errno
@@ -35,20 +35,21 @@ from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 3  # to be raised with any change to what is written for the same files
+FORMAT = 3  # raise it with every change of the cached content
 _BLOCK, _WHOLE = 4096, 128 * 1024  # bytes: see files_key
 ReadImage = Callable[[Path, tuple[int, int], tuple[float, float] | None, CropWindow | None], Picture]
-_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".nrrd", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}  # or may be
+# Formats that may be uncompressed.
+_UNCOMPRESSED = {".bmp", ".mha", ".nii", ".nrrd", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}
 
 
 class ShrunkImages:
-    """What :func:`shrink_images` made, read as needed from a folder.
+    """The result of :func:`shrink_images`, memory-mapped from a folder.
 
     Attributes:
         folder: The folder.
         images: (N, 3, H, W), uint8, read-only.
         masks: (N, R, K, H, W), uint8 in {0, 1}, read-only.
-        filled: (N, R, K), bool, read-only: whether a mask has any foreground in the file, in the part that is shown.
+        filled: (N, R, K), bool, read-only: whether the mask in the file has foreground within the item's window.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,13 +60,13 @@ class ShrunkImages:
 
     @cached_property
     def problems(self) -> list[Problem]:
-        """What may be wrong with how the images were read, with their ids."""
+        """Possible faults found while reading the images, with the ids of the images."""
         try:
             stored = read_json(self.folder / "notes.json")
-            notes = {name: [Note(*note) for note in of_image] for name, of_image in stored.items()}
+            notes = {name: [Note(*note) for note in image_notes] for name, image_notes in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise _damaged(self.folder, error) from error
-        kinds = dict.fromkeys((note.kind, note.serious) for of_image in notes.values() for note in of_image)
+        kinds = dict.fromkeys((note.kind, note.serious) for image_notes in notes.values() for note in image_notes)
         problems = []
         for kind, serious in kinds:
             texts = {name: note.text for name, of_image in notes.items() for note in of_image if note.kind == kind}
@@ -74,15 +75,15 @@ class ShrunkImages:
         return problems
 
     def __reduce__(self) -> tuple[type["ShrunkImages"], tuple[Path]]:
-        """Send workers the folder's name: a memory map would be pickled with all its content."""
+        """Pickle only the folder's name for workers: a memory map would be pickled with all its content."""
         return ShrunkImages, (self.folder,)
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """Map an array of the cache, read-only.
+    """Memory-map an array of the cache, read-only.
 
     Raises:
-        DataError: If the file is missing or damaged; names its folder.
+        DataError: If the file is missing or damaged; the message names its folder.
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r")
@@ -92,7 +93,7 @@ def map_array(path: Path) -> NDArray[Any]:
 
 
 def _damaged(folder: Path, error: Exception) -> DataError:
-    return DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.")
+    return DataError(f"The cache {folder} is damaged ({error}). Delete this folder; the next run makes it again.")
 
 
 def shrink_images(
@@ -106,25 +107,25 @@ def shrink_images(
     value_range: tuple[float, float] | None = None,
     read_image: ReadImage | None = None,
 ) -> ShrunkImages:
-    """Shrink images and masks to the model's grid, or take the result of an earlier call with the same files.
+    """Shrink images and masks to the model's grid, or load the result of an earlier call with the same files.
 
-    A warning names what may be wrong with how images were read.
+    Possible faults of the images are logged as warnings.
 
     Args:
-        folder: Where results are kept, in a folder each.
+        folder: Folder of the cache; each result has a folder in it.
         name: Beginning of the result's name.
-        items: What to shrink; the order is kept.
-        size: (H, W) of the model's grid. The aspect is not kept.
+        items: Images and masks to shrink; the order is kept.
+        size: (H, W) of the model's grid. The aspect ratio is not kept.
         mask_shape: (R, K): raters and regions of each item.
         read_masks: Reads the masks of an item, (R, K, h, w), odd in the foreground, at the size of its upright image.
-        settings: What else ``read_masks`` depends on, by its ``repr``.
-        value_range: What becomes black and white in images of more than 8 bits.
+        settings: Other settings that ``read_masks`` depends on; their ``repr`` is part of the key.
+        value_range: Values of black and white in images of more than 8 bits.
         read_image: Reads an image, given its file, ``size``, ``value_range`` and the item's window. None reads it by
-            :func:`~diffmedseg.reading.pictures.read_picture`: upright, and as prediction reads it.
+            :func:`~diffmedseg.reading.pictures.read_picture`: upright, as prediction does.
 
     Raises:
-        DataError: If files are unreadable or do not fit together, naming the first of them, or if ``folder`` cannot be
-            written. Nothing is left behind.
+        DataError: If files are unreadable or do not fit together (the message names the first), or if ``folder`` cannot
+            be written. No partial result is left.
     """
     target = folder / f"{name}-{_key(items, size, mask_shape, settings, value_range)}"
     megabytes = len(items) * (3 + mask_shape[0] * mask_shape[1]) * size[0] * size[1] / 1e6
@@ -158,15 +159,16 @@ def _key(
 
 
 def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) -> None:
-    """Make a folder of the cache unless it is there: whole or not at all, and safe when processes start together.
+    """Make a folder of the cache unless it exists: completely or not at all, also if several processes start together.
 
     Args:
         target: The folder.
-        megabytes: What it will hold.
-        write: Makes and fills the folder it is given.
+        megabytes: Size of its content in MB.
+        write: Makes and fills the folder that it is given.
 
     Raises:
-        DataError: If there is no room or no right to write; whatever ``write`` raises passes through. Nothing is left.
+        DataError: If there is no room or no permission to write. Errors of ``write`` pass through. No partial folder
+            is left.
     """
     if target.is_dir():
         return
@@ -190,32 +192,32 @@ def build_once(target: Path, megabytes: float, write: Callable[[Path], None]) ->
 
 
 def cache_entries(folder: Path) -> list[Path]:
-    """Return what :func:`build_once` left in a folder, also where it was killed. Nothing else there is ours."""
-    found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(path for path in found if re.fullmatch(r"[\w.-]+-[0-9a-f]{16}", temporary_for(path) or path.name))
+    """Return the folders that :func:`build_once` made in a folder, including those of killed processes."""
+    folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(path for path in folders if re.fullmatch(r"[\w.-]+-[0-9a-f]{16}", temporary_for(path) or path.name))
 
 
 def files_key(files: Iterable[tuple[str, Path]], settings: object) -> str:
-    """Digest all that a result depends on, without reading much: a data set may have 15 GB.
+    """Compute a key of the files and settings of a result, without reading whole data sets of up to 15 GB.
 
-    Files up to 128 KiB count whole; of larger ones their size and a block at the start, in the middle and at the end,
-    where gzip and PNG have a checksum of all the content. What may be stored without compression, so that an edit need
-    change none of these, counts with its time of change, too. Data that was moved or downloaded again is known again
-    (if the archive kept the times of such files).
+    Of a file up to 128 KiB, all content counts. Of a larger file, its size and three blocks count: at the start, in the
+    middle and at the end. The end of gzip and PNG files has a checksum of the content. An edit of an uncompressed file
+    may change none of these, so the modification time of such a file counts, too. Moved or downloaded data keeps its
+    key if the archive keeps modification times.
 
-    What this cannot see: a change elsewhere in a large compressed file that leaves its size as it was, as a damaged
-    disk makes but no program; and in an uncompressed one, if its time was set back as well.
+    The key misses two changes: in the middle of a large compressed file of the same size, which only a damaged disk
+    makes; and in a large uncompressed file whose modification time was set back.
 
     Args:
-        files: Each file with the id it stands for; its folder does not count.
-        settings: What else counts, by its ``repr``.
+        files: Each file with the id of its item; the folder of the file does not count.
+        settings: Settings of the result; their ``repr`` counts.
     """
     digest = blake2b(repr(settings).encode(), digest_size=8)
     for name, path in files:
         try:
             facts = path.stat()
         except OSError:
-            continue  # whoever opens it says why it cannot be read, and nothing is kept
+            continue  # the reader reports the error, and no result is written
         edited = facts.st_mtime_ns if facts.st_size > _WHOLE and path.suffix.lower() in _UNCOMPRESSED else None
         digest.update(repr((name, path.name, facts.st_size, edited)).encode())
         digest.update(_sample(path, facts.st_size))
@@ -234,7 +236,7 @@ def _sample(path: Path, size: int) -> bytes:
                 blocks.append(file.read(_BLOCK))
             return b"".join(blocks)
     except OSError:
-        return b""  # whoever decodes it names all that cannot be read, and nothing is kept
+        return b""  # the reader reports the error, and no result is written
 
 
 def _write(
@@ -259,8 +261,8 @@ def _write(
             picture = read_image(item)
             _check_masks(item, native.shape, mask_shape, picture)
             images[index] = picture.image.numpy()
-            if found := [*picture.notes, *_doubt_orientation(item, picture)]:
-                notes[item.id] = found
+            if image_notes := [*picture.notes, *_check_orientation(item, picture)]:
+                notes[item.id] = image_notes
             shown = native if item.window is None else item.window.crop(native)
             masks[index], filled[index] = _shrink_masks(shown, size), (shown % 2 > 0).any((-2, -1))
         except DataError as error:
@@ -269,10 +271,9 @@ def _write(
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # decoders release the interpreter's lock
         results = pool.map(shrink, range(len(items)))
-        shown = track(results, f"Shrinking {name}", len(items), disable=len(items) <= 200)
-        found = list(shown)
-        failures = [error for error in found if error is not None]
-        unusable = [item.id for item, error in zip(items, found, strict=True) if error is not None]
+        errors = list(track(results, f"Shrinking {name}", len(items), disable=len(items) <= 200))
+        failures = [error for error in errors if error is not None]
+        unusable = [item.id for item, error in zip(items, errors, strict=True) if error is not None]
     if failures:
         reasons = "\n  ".join(map(str, failures[:3]))
         more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
@@ -289,32 +290,32 @@ def _check_masks(item: Item, found: tuple[int, ...], mask_shape: tuple[int, int]
     if found == (*mask_shape, *picture.size):
         (height, width), size = picture.upright_size, "{1} x {0}".format(*picture.size)
         raise DataError(
-            f"{item.image}: its EXIF orientation {picture.orientation} makes it {width} x {height} pixels, and {names} "
-            f"has {size}, as the picture is stored. Turn the masks to lie over the picture as viewers show it, or save "
-            "both upright"
+            f"{item.image}: with its EXIF orientation {picture.orientation} the picture has {width} x {height} pixels, "
+            f"but {names} has {size}, as the picture without it. Turn the masks to fit the picture as viewers show it, "
+            "or save both upright"
         )
     raise DataError(
-        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} gives {found}: "
+        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} has {found}: "
         "download these files again"
     )
 
 
-def _doubt_orientation(item: Item, picture: Picture) -> list[Note]:
-    """Doubt masks that do not say what their picture says: how it is turned. They may lie over it as it is stored."""
+def _check_orientation(item: Item, picture: Picture) -> list[Note]:
+    """Return a note if the picture has an EXIF orientation that its masks lack: the masks may need the same turn."""
     if picture.orientation == 1:
         return []
     drawn = [path for path in item.masks if path.suffix.lower() in PICTURES]  # others hold no orientation
     if drawn and all(stored_orientation(path) == picture.orientation for path in drawn):
         return []
     text = (
-        f"its EXIF orientation {picture.orientation} turns it, and masks are taken to lie over it as viewers show it. "
-        "Look at `data check --sheet`, and save pictures and masks upright if they do not"
+        f"its EXIF orientation {picture.orientation} turns it; its masks are assumed to fit the turned picture. Check "
+        "with `data check --sheet`; if they do not fit, save pictures and masks upright"
     )
     return [Note("turned picture", text, serious=False)]
 
 
 def _shrink_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Take (R, K, h, w) to (R, K, H, W) by the pixel that holds each centre: no new values arise."""
+    """Resize (R, K, h, w) to (R, K, H, W) by the nearest pixel, so that no new values arise."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size, masks.shape[-2:], strict=True)
     )

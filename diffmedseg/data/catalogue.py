@@ -1,4 +1,4 @@
-"""The data sets that have a name."""
+"""The catalogue of named data sets."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,10 +18,10 @@ from diffmedseg.files import expand_home
 if TYPE_CHECKING:
     from diffmedseg.data.base import SegmentationDataModule
 
-#: Not data sets, but what reads those of users.
+#: Names that read data sets of users; they are not data sets themselves.
 _OWN = ("folder", "nnunet", "volumes")
 
-# What makes the facts of each data module's data from its arguments, without torch.
+# The function that returns the facts of each data module from its arguments, without torch.
 _FACTS: Mapping[str, Callable[..., DatasetInfo]] = {
     "diffmedseg.data.BrainMRIDataModule": facts.brain_info,
     "diffmedseg.data.ISIC2016DataModule": lambda **_: facts.ISIC_2016,
@@ -44,9 +44,9 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
     """Build a data module.
 
     Args:
-        name: Name of a data set, or a yaml file of one's own.
-        folder: The folder that holds it; None for what its yaml says.
-        settings: Others than those of the yaml; dots stand between outer and inner ones.
+        name: Name of a data set, or path of your own yaml file.
+        folder: The folder of the data; None for the folder in the yaml.
+        settings: Settings that replace those of the yaml; dots separate outer and inner names.
 
     Raises:
         RecipeError: If there is no such data set.
@@ -58,18 +58,18 @@ def configured(name: str, folder: str | Path | None, settings: Mapping[str, str]
         config["init_args"]["root"] = str(expand_home(folder))
     for key, value in settings.items():
         *outer, last = key.split(".")
-        place = config["init_args"]
+        arguments = config["init_args"]
         for part in outer:
-            if isinstance(place.get(part), str):  # a class by its name alone
-                place[part] = {"class_path": place[part], "init_args": {}}
-            place = place.setdefault(part, {})
-            place = place.get("init_args", place)
-        place[last] = yaml.safe_load(value)
+            if isinstance(arguments.get(part), str):  # a class by its name alone
+                arguments[part] = {"class_path": arguments[part], "init_args": {}}
+            arguments = arguments.setdefault(part, {})
+            arguments = arguments.get("init_args", arguments)
+        arguments[last] = yaml.safe_load(value)
     return build_data(config, named_packages(config))
 
 
 def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
-    """Return the facts of a data set; for the project's own classes this needs neither torch nor the data.
+    """Return the facts of a data set. For classes of this project, this needs neither torch nor the data.
 
     Args:
         config: ``class_path`` and ``init_args``, as under ``data`` of a run's configuration.
@@ -83,17 +83,17 @@ def dataset_info(config: Mapping[str, Any]) -> DatasetInfo:
 
 
 def several_raters(config: Mapping[str, Any]) -> bool:
-    """Whether a data set has the masks of several raters, as far as its configuration and its folders say.
+    """Return whether a data set has masks of several raters, according to its configuration and folders.
 
     Args:
-        config: As of :func:`dataset_info`. No class of the user's is loaded: of these nothing is known.
+        config: See :func:`dataset_info`. Classes of users are not loaded; the result for them is False.
     """
     info = _own_info(config)
     return info is not None and info.raters > 1
 
 
 def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
-    """Return the facts of data that the project's own classes read; None of others."""
+    """Return the facts of data that a class of this project reads; None for other classes."""
     try:
         arguments = dict(config.get("init_args", {}))
         make = _FACTS[config["class_path"]]
@@ -102,7 +102,7 @@ def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:
         if "layout" in arguments:
             arguments["layout"] = _layout(arguments["layout"])
         return make(**arguments)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, re.error):  # a mistake is told later
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, re.error):  # reported later
         return None
 
 
@@ -114,7 +114,7 @@ def _layout(config: Mapping[str, Any]) -> object:
 
 
 def markdown_table() -> str:
-    """Return the data sets that have a name as a Markdown table."""
+    """Return the named data sets as a Markdown table."""
     heads = ("`DATA`", "data set", "regions", "raters", "licence", "here")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in list_datasets():
@@ -127,7 +127,7 @@ def markdown_table() -> str:
 
 
 def described(info: DatasetInfo) -> str:
-    """Return the facts of a data set for people."""
+    """Return the facts of a data set as text."""
     return (
         f"{info.title}: {', '.join(info.regions)} on {', '.join(info.channels)}; raters: {info.raters}.\n"
         f"Licence: {info.licence}.\nCite: {info.citation}.\n{info.download}"

@@ -1,4 +1,4 @@
-"""A data set looked at before anybody trains on it."""
+"""Checks of a data set before training."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,25 +20,24 @@ from diffmedseg.metrics.functional import dice_from_counts
 from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
-#: Edges of the histogram of areas, of the image.
+#: Edges of the histogram of areas, as shares of the image.
 AREA_EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-_NEARLY_ALL = 0.9  # of an image: lesions hardly ever fill so much of it, what surrounds them often does
+_NEARLY_ALL = 0.9  # share of an image: lesions hardly ever cover so much, and their surroundings often do
 
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What a split holds, on the model's grid but for sizes.
+    """Facts of a split. All but ``sizes`` are measured on the model's grid.
 
     Attributes:
-        ids: Names of its items.
-        cases: The case of each.
-        sizes: How many items have which (height, width), as they were given.
-        raters: How many items have so many raters.
-        empty: By region, the share of items whose majority mask is empty.
-        areas: By region, how many items of those that are not empty have which area, between the edges of
-            ``area_edges``.
-        channels: By channel the least, mean, deviation and largest value; of [0, 255] or [-1, 1].
-        agreement: By region, the mean Dice of two raters of the same item; None with one rater.
+        ids: Names of the items.
+        cases: Case of each item.
+        sizes: Number of items by native size, "height x width".
+        raters: Number of items by number of raters.
+        empty: Share of items whose majority mask is empty, by region.
+        areas: Histogram of the areas of non-empty majority masks, by region, with the edges ``AREA_EDGES``.
+        channels: Least, mean and largest value and standard deviation of each channel, in [0, 255] or [-1, 1].
+        agreement: Mean Dice of pairs of raters of the same item, by region; None with one rater.
     """
 
     ids: list[str]
@@ -53,12 +52,12 @@ class SplitFacts:
 
 @dataclass
 class Check:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        title: The data set.
-        splits: By split.
-        problems: What is wrong.
+        title: Title of the data set.
+        splits: Facts of each split.
+        problems: Faults and possible faults.
     """
 
     title: str
@@ -71,7 +70,7 @@ class Check:
         return not any(problem.serious for problem in self.problems)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it, for programs."""
+        """Return the result as a dictionary for JSON."""
         return {
             "title": self.title,
             "passed": self.passed,
@@ -83,7 +82,7 @@ class Check:
 
 @dataclass(frozen=True)
 class _Prints:
-    """What tells whether items of a split are those of another."""
+    """Fingerprints of the items of a split, to find items that another split has, too."""
 
     split: str
     ids: list[str]
@@ -94,54 +93,56 @@ class _Prints:
 
 
 def check_data(data: SegmentationDataModule, against: SegmentationDataModule | None = None) -> Check:
-    """Read a data set, and say what is in it and what is wrong with it.
+    """Read a data set; collect its facts and its problems.
 
     Args:
         data: The data set.
-        against: Another one, no image of which should be in the first.
+        against: Another data set that must not share images with ``data``.
     """
-    found = Check(data.info.title)
-    prints = _read(data, found)
+    check = Check(data.info.title)
+    prints = _read(data, check)
     for number, first in enumerate(prints):
-        found.problems += _repeated(first, first, first.split, serious=False)
+        check.problems += _repeated(first, first, first.split, serious=False)
         for second in prints[number + 1 :]:
-            # Where the split says so itself (val chosen on the training cases), it has been said.
+            # If the splits share ids on purpose (val is the training set), the data module has warned.
             if not set(first.ids) & set(second.ids):
-                found.problems += _repeated(first, second, f"{first.split} and {second.split}", serious=True)
+                check.problems += _repeated(first, second, f"{first.split} and {second.split}", serious=True)
     if against is not None:
         other = Check(against.info.title)
         for second in _read(against, other):
             for first in prints:
-                place = f"{first.split} here and {second.split} of {against.info.title}"
-                found.problems += _repeated(first, second, place, serious=True)
-        found.problems += [
-            Problem(one.kind, f"{against.info.title}: {one.text}", one.names) for one in other.problems if one.serious
+                splits = f"{first.split} here and {second.split} of {against.info.title}"
+                check.problems += _repeated(first, second, splits, serious=True)
+        check.problems += [
+            Problem(problem.kind, f"{against.info.title}: {problem.text}", problem.names)
+            for problem in other.problems
+            if problem.serious
         ]
-    return found
+    return check
 
 
-def _read(data: SegmentationDataModule, found: Check) -> list[_Prints]:
-    """Read all splits; what cannot be read is a problem."""
+def _read(data: SegmentationDataModule, check: Check) -> list[_Prints]:
+    """Read all splits. An unreadable split is a problem of the check."""
     prints = []
     try:
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
-        found.problems += data.doubts()
+        check.problems += data.find_warnings()
     except DataError as error:
-        found.problems.append(Problem("unreadable", str(error), error.names))
+        check.problems.append(Problem("unreadable", str(error), error.names))
     for split, store in data.stores.items():
-        prints.append(_read_split(store, split, data, found))
-        found.problems += _doubts(found.splits[split], split)
-    patients = {one.split: set(one.patients) for one in prints}
+        prints.append(_read_split(store, split, data, check))
+        check.problems += _find_warnings(check.splits[split], split)
+    patients = {split_prints.split: set(split_prints.patients) for split_prints in prints}
     shared = patients.get("test", set()) & (patients.get("train", set()) | patients.get("val", set()))
     if shared:
-        text = f"{count(len(shared), 'patient')} in the test set and also among those trained or chosen on."
-        found.problems.append(Problem("patient split apart", text, sorted(shared)))
+        text = f"{count(len(shared), 'patient')} both in the test set and in training or validation."
+        check.problems.append(Problem("patient split apart", text, sorted(shared)))
     return prints
 
 
-def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, found: Check) -> _Prints:
+def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, check: Check) -> _Prints:
     info = data.info
     digests, thumbnails, sizes, raters = [], [], Counter[str](), Counter[int]()
     moments: list[Tensor] = []
@@ -166,11 +167,11 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
             covered.append(store.ids[index])
         for k, region in enumerate(info.regions):
             dice[region] += [_dice(a[k], b[k]) for a, b in combinations(masks.bool(), 2)]
-    found.problems += _mask_doubts(split, lost, covered, store)
+    check.problems += _find_mask_warnings(split, lost, covered, store)
     stacked = torch.stack(moments)
     low, high = stacked[:, 0].amin(0), stacked[:, 3].amax(0)
     mean, square = stacked[:, 1].mean(0), stacked[:, 2].mean(0)
-    found.splits[split] = SplitFacts(
+    check.splits[split] = SplitFacts(
         ids=list(store.ids),
         cases=list(store.cases),
         sizes=dict(sizes.most_common()),
@@ -189,14 +190,14 @@ def _read_split(store: ImageStore, split: str, data: SegmentationDataModule, fou
             }
             for c, channel in enumerate(info.channels)
         },
-        agreement={region: float(np.mean(found)) if found else None for region, found in dice.items()},
+        agreement={region: float(np.mean(scores)) if scores else None for region, scores in dice.items()},
     )
     patients = [data.patient(case) for case in store.cases]
     return _Prints(split, list(store.ids), list(store.cases), patients, digests, torch.stack(thumbnails))
 
 
 def _lost_on_grid(store: ImageStore, index: int, masks: Tensor) -> int:
-    """Count the masks of an item that are empty on the grid, (R, K, H, W), but not as they were given."""
+    """Count the masks (R, K, H, W) of an item that are empty on the grid but not in the file."""
     empty = ~masks.flatten(2).any(-1)
     return int((empty & store.filled(index)).sum()) if empty.any() else 0
 
@@ -208,13 +209,13 @@ def _covers_nearly_all(masks: Tensor) -> bool:
     return bool(outer.double().mean() > _NEARLY_ALL and border.double().mean() > 1 / 2)
 
 
-def _mask_doubts(split: str, lost: dict[str, int], covered: list[str], store: ImageStore) -> list[Problem]:
+def _find_mask_warnings(split: str, lost: dict[str, int], covered: list[str], store: ImageStore) -> list[Problem]:
     problems = []
     if lost:
         height, width = store.masks(0).shape[-2:]
         text = (
-            f"{split}: {count(sum(lost.values()), 'mask')} not empty in the file but on the grid of "
-            f"{height} x {width} pixels: a larger image_size keeps small lesions."
+            f"{split}: {count(sum(lost.values()), 'mask')} with foreground in the file and none on the grid of "
+            f"{height} x {width} pixels. A larger image_size keeps small lesions."
         )
         problems.append(Problem("mask lost on the grid", text, list(lost), serious=False))
     if 2 * len(covered) > len(store):
@@ -230,8 +231,8 @@ def _dice(a: Tensor, b: Tensor) -> float:
     return float(dice_from_counts((a & b).sum(), (a & ~b).sum(), (~a & b).sum()))
 
 
-def _doubts(facts: SplitFacts, split: str) -> list[Problem]:
-    """Find what need not be wrong."""
+def _find_warnings(facts: SplitFacts, split: str) -> list[Problem]:
+    """Collect findings that may be harmless."""
     problems = [
         Problem("empty region", f"{split}: {region} is empty in every item.", facts.ids, serious=split == "train")
         for region, share in facts.empty.items()
@@ -243,8 +244,8 @@ def _doubts(facts: SplitFacts, split: str) -> list[Problem]:
     return problems
 
 
-def _repeated(a: _Prints, b: _Prints, place: str, serious: bool) -> list[Problem]:
-    """Find images that two splits share, or that one holds twice; slices of a patient may be nearly the same."""
+def _repeated(a: _Prints, b: _Prints, splits: str, serious: bool) -> list[Problem]:
+    """Find images that two splits share, or that one split has twice. Slices of one patient may be nearly the same."""
     within = a is b
     kinds: dict[str, Sequence[tuple[int, int]]] = {
         "same id": [] if within else [(a.ids.index(name), b.ids.index(name)) for name in sorted({*a.ids} & {*b.ids})],
@@ -262,8 +263,8 @@ def _repeated(a: _Prints, b: _Prints, place: str, serious: bool) -> list[Problem
         seen |= set(new)
         if new:
             names = [a.ids[i] if a.ids[i] == b.ids[j] else f"{a.ids[i]} = {b.ids[j]}" for i, j in new]
-            text = f"{len(new)} pairs: {kind}, in {place}."
-            if of_one := sum(within and a.patients[i] == b.patients[j] for i, j in new):
-                text += f" Pairs of one patient, who is in one split only: {of_one}."
+            text = f"{len(new)} pairs: {kind}, in {splits}."
+            if same_patient := sum(within and a.patients[i] == b.patients[j] for i, j in new):
+                text += f" Pairs of one patient, who is in one split only: {same_patient}."
             problems.append(Problem(kind, text, names, serious))
     return problems

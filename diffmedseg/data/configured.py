@@ -1,4 +1,4 @@
-"""Building a data module from what a run recorded."""
+"""Build a data module from the configuration that a run recorded."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -26,8 +26,8 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
         trust: Packages besides diffmedseg whose classes may be built; see :mod:`diffmedseg.plugins`.
 
     Raises:
-        DataError: If the config names a class of a package that is not trusted; then nothing was imported. Or if the
-            class refuses its arguments.
+        DataError: If the config names a class of an untrusted package (which is then not imported), or if the class
+            refuses its arguments.
     """
     import_names(diffmedseg.data)
     try:
@@ -48,7 +48,7 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
 
 
 def named_packages(config: dict[str, Any]) -> set[str]:
-    """Return the packages, besides diffmedseg, whose classes a config names: those that its author trusts."""
+    """Return the packages other than diffmedseg whose classes a config names; the author of the config trusts them."""
     return {path.partition(".")[0] for path in class_names(config)}
 
 
@@ -56,8 +56,8 @@ def class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterator
     """Yield the classes of other packages that jsonargparse would import for a config.
 
     Args:
-        config: Anything below the config.
-        expected: Its declared type: a string in the place of an object names its class.
+        config: The config, or any part of it.
+        expected: Declared type of ``config``. If the type is a class, a string is the name of the class.
     """
     if isinstance(config, list):
         for item in config:
@@ -76,37 +76,37 @@ def class_names(config: Any, expected: Any = SegmentationDataModule) -> Iterator
 
 
 def _foreign(path: str) -> list[str]:
-    """Return a class's path, unless it is ours; short names are of classes that are there already."""
+    """Return the path of a class of another package. Short names stand for classes that are already imported."""
     return [path] if "." in path and not path.startswith("diffmedseg.") else []
 
 
 def _argument_types(path: object, expected: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the declared types of the arguments of a class of ours, as far as it is known."""
+    """Return the declared types of the arguments of a class of this project; empty if the class is not known."""
     if isinstance(path, str) and path.startswith("diffmedseg."):
         module, _, name = path.rpartition(".")
         try:
             cls = getattr(import_module(module), name)
         except (ImportError, AttributeError):
-            return {}  # jsonargparse says so
+            return {}  # jsonargparse reports the error
         return init_types(cls) if isinstance(cls, type) else {}
-    classes = [one for one in (expected, *get_args(expected)) if isinstance(one, type)]
-    named = [sub for one in classes for sub in _below(one) if sub.__name__ == path]
-    found = named or [one for one in classes if is_dataclass(one)]
-    return init_types(found[0]) if found else {}
+    classes = [cls for cls in (expected, *get_args(expected)) if isinstance(cls, type)]
+    named = [sub for cls in classes for sub in _with_subclasses(cls) if sub.__name__ == path]
+    candidates = named or [cls for cls in classes if is_dataclass(cls)]
+    return init_types(candidates[0]) if candidates else {}
 
 
-def _below(cls: type) -> Iterator[type]:
-    """Yield a class and all that are derived from it."""
+def _with_subclasses(cls: type) -> Iterator[type]:
+    """Yield a class and all its subclasses, also indirect ones."""
     yield cls
     derived: list[type] = [] if cls is object else type.__subclasses__(cls)
     for sub in derived:
-        yield from _below(sub)
+        yield from _with_subclasses(sub)
 
 
 def _takes_text(expected: Any) -> bool:  # noqa: ANN401
-    """Tell whether a declared type takes a string as a string."""
+    """Return whether a declared type accepts a string as it is, rather than as the name of a class."""
     if expected in (str, Path, Any):
         return True
     if get_origin(expected) is Literal:
         return any(isinstance(value, str) for value in get_args(expected))
-    return any(_takes_text(one) for one in get_args(expected))
+    return any(_takes_text(argument) for argument in get_args(expected))

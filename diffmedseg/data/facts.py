@@ -1,6 +1,6 @@
-"""The facts of every data set, made from its configuration; nothing here imports torch.
+"""The facts of every data set, made from its configuration. Nothing here imports torch.
 
-Data modules take their ``info`` from here, and lists of data sets do: a fact is typed once.
+Data modules and lists of data sets share these functions, so each fact is typed once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ SYNTHETIC = DatasetInfo(
 
 
 def synthetic_info(nested: bool = False, raters: int = 4, **_: object) -> DatasetInfo:
-    """Return the facts of procedural lesions; arguments as of ``SyntheticDataModule``, others are ignored."""
+    """Return the facts of synthetic lesions. Takes the arguments of ``SyntheticDataModule``; ignores others."""
     info = replace(SYNTHETIC, raters=raters)
     return replace(info, regions=("lesion", "nucleus"), nested=True) if nested else info
 
@@ -101,16 +101,18 @@ def picture_info(
     regions: Sequence[str] | None = None,
     **_: object,
 ) -> DatasetInfo:
-    """Return the facts of pictures; arguments as of ``PictureDataModule``, others are ignored.
+    """Return the facts of pictures. Takes the arguments of ``PictureDataModule``; ignores others.
 
-    Where the layout names no rater, the raters are the folders of masks that are there below ``root``.
+    If the layout names no raters, each folder of masks below ``root`` is a rater.
 
     Raises:
-        ValueError: If some of ``regions`` are not those of the layout, or regions that nest are not in their order.
+        ValueError: If the layout lacks one of ``regions``, or nested regions are not in order.
     """
     names = chosen("regions", regions, layout.regions)
     if nested and names != sorted(names, key=layout.regions.index):
-        raise ValueError(f"regions are {names}; they nest, so name them from the outermost in: {layout.regions}.")
+        raise ValueError(
+            f"regions are {names}; they nest, so name them from the outermost to the innermost: {layout.regions}."
+        )
     return DatasetInfo(
         **asdict(source),
         normalisation=layout.normalisation,
@@ -134,10 +136,10 @@ def brain_info(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     **_: object,
 ) -> DatasetInfo:
-    """Return the facts of volumes; arguments as of ``BrainMRIDataModule``, others are ignored.
+    """Return the facts of volumes. Takes the arguments of ``BrainMRIDataModule``; ignores others.
 
     Raises:
-        ValueError: If some of ``regions`` are not among ``labels``, or some of ``ranges`` of no modality.
+        ValueError: If ``labels`` lacks one of ``regions``, or ``ranges`` names an unknown modality.
     """
     names = chosen("regions", regions, list(labels))
     values = [set(labels[name]) for name in names]

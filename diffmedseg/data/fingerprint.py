@@ -1,4 +1,4 @@
-"""Which data a split is, as one number."""
+"""A fingerprint of a split."""
 
 from hashlib import blake2b
 
@@ -6,14 +6,14 @@ from diffmedseg.data.store import ImageStore
 
 
 def split_fingerprint(store: ImageStore, most: int = 64) -> str:
-    """Digest a split: all names and cases, and image and masks on the model's grid of evenly spread items.
+    """Compute a digest of a split: of all names and cases, and of the images and masks of evenly spread items.
 
-    It tells other images, another grid, other masks and another split apart without reading gigabytes. It does not see
-    a change in the few items between.
+    The digest changes with the images, the grid, the masks and the split, without reading gigabytes. It misses a change
+    in items that are not read.
 
     Args:
         store: The split.
-        most: Items that are read.
+        most: Number of items to read.
 
     Returns:
         16 hexadecimal digits.

@@ -20,21 +20,20 @@ _log = logging.getLogger(__name__)
 
 
 class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
-    """Deals patients to folds, one of which is the test set, or takes splits from a file.
+    """Split patients into folds, or read splits from a file. One fold is the test set.
 
     Args:
         root: Folder that holds the cases.
-        source: Where the data comes from.
-        folds: Patients are dealt to so many folds.
-        fold: The fold that is tested, from 0.
-        val_fraction: Fraction of the other patients on which checkpoints are chosen. Where it rounds to none, these are
-            chosen on the training patients.
-        split_seed: Seed of the folds, apart from ``seed``.
-        splits: File of the splits: read where it exists, else written; one for each fold. None draws them each time,
-            always alike.
-        published: Published splits by name: for each of their sets the regular expression of its cases' ids. Under
-            ``lists`` there may be the name of a JSON file with a list for each set, ``{fold}`` in it standing for
-            ``fold``; their cases are told by the group ``listed`` of the regular expression.
+        source: Name, licence and origin of the data set.
+        folds: Number of folds.
+        fold: The test fold, from 0.
+        val_fraction: Fraction of the other patients for validation, which chooses the checkpoint. If it rounds to no
+            patient, the training patients choose it.
+        split_seed: Seed of the folds; independent of ``seed``.
+        splits: File of the splits of this fold: read if it exists, else written. None draws the same splits each time.
+        published: Published splits by name. Each has a regular expression of case ids for each of its sets. A key
+            ``lists`` may name a JSON file with a list of cases for each set; ``{fold}`` in the name is replaced by
+            ``fold``. The group ``listed`` of the regular expression is then the name in the list.
         split_by: ``folds``, or the name of a published split.
         kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name.
     """
@@ -54,7 +53,9 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= fold < folds or folds < 2:
-            raise ValueError(f"fold is {fold} of {folds} folds; it has to be at least 0 and below folds, at least 2.")
+            raise ValueError(
+                f"fold is {fold} and folds is {folds}; folds has to be at least 2, and fold from 0 to folds - 1."
+            )
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction is {val_fraction}; it has to be in [0, 1).")
         self.root, self.source = expand_home(root), source
@@ -73,11 +74,11 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         """Find the cases below the root.
 
         Raises:
-            DataError: If there is none, or files are missing.
+            DataError: If there are no cases, or files are missing.
         """
 
     def patient(self, case: str) -> str:
-        """Return the patient that a case is of."""
+        """Return the patient of a case."""
         return self.cases[case].patient
 
     def split_cases(self, split: Split) -> set[str]:
@@ -85,19 +86,19 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
         return set(self.split_ids[split])
 
     def write_splits(self) -> None:
-        """Write the splits where a file for them is named that does not exist yet."""
+        """Write the splits to the file ``splits``, unless the file exists."""
         if self.splits is not None and not self.splits.is_file():
             write_splits(self.splits, self.split_ids, self._drawn)
             del self.split_ids  # every process reads the same file
 
     def deal(self, cases: Sequence[AnyCase]) -> dict[str, list[str]]:
-        """Deal cases to splits where no file of ``splits`` does: by folds, or as ``split_by`` was published.
+        """Split cases by folds, or by the published split ``split_by``. A file of ``splits`` takes precedence.
 
         Returns:
             Ids of the cases of each split.
 
         Raises:
-            DataError: If the cases do not suffice, or a list of the data set is damaged.
+            DataError: If there are too few cases, or a list of the data set is damaged.
         """
         if self.split_by == "folds":
             return draw_splits(cases, self.folds, self.fold, self.val_fraction, self.split_seed)
@@ -116,8 +117,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             return {case.id: case for case in self.find_cases()}
         except DataError as error:
             raise DataError(
-                f"{self.info.title}: {error}\n{self.info.download}\nThen name the folder they are in: "
-                "--data.root FOLDER, or root= in Python.",
+                f"{self.info.title}: {error}\n{self.info.download}\nThen name their folder: --data.root FOLDER, or "
+                "root= in Python.",
                 error.names,
             ) from error
 
@@ -131,7 +132,7 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
             splits = self.deal(cases)
         if set(splits["val"]) & set(splits["train"]):
             _log.warning(
-                "%s: the checkpoint is chosen on the training cases, since %s cannot spare any.",
+                "%s: the checkpoint is chosen on the training cases, since there are too few for validation (%s).",
                 self.info.title,
                 count(len(splits["train"]), "case"),
             )

@@ -41,10 +41,10 @@ class ISICStore(ImageStore):
     """Some of the images of an official folder; each is a case of its own.
 
     Args:
-        items: Files of these images.
-        shrunk: The folder's images on the model's grid.
-        rows: Where each of ``items`` stands in ``shrunk``.
-        reader: Reads the folder's masks.
+        items: Files of the images.
+        shrunk: All images of the folder, on the model's grid.
+        rows: Row of each item in ``shrunk``.
+        reader: Reads the masks of the folder.
     """
 
     def __init__(self, items: Sequence[Item], shrunk: ShrunkImages, rows: Sequence[int], reader: MaskReader) -> None:
@@ -70,27 +70,27 @@ class ISICStore(ImageStore):
         return Native(item.id, picture.image.numpy(), self.reference(index).numpy())
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Return the upright size that the file's header tells."""
+        """Return the upright size in the file's header."""
         return image_size(self._items[index].image)
 
     def label(self, index: int) -> int:
-        """Return 1 where there is a lesion, which is everywhere."""
+        """Return 1 if the mask is not empty. Every ISIC image has a lesion."""
         return int(self.masks(index).any())
 
 
 class ISICDataModule(SegmentationDataModule):
-    """Images and lesion masks in the official folders, which lie side by side in ``root``.
+    """Images and lesion masks in the official folders, side by side in ``root``.
 
-    ``train`` is the official training set but a tenth, drawn by ``split_seed`` and id, which is ``val``: settings
-    are chosen on it, and nothing that is reported. ``test`` is the official test set. The years share images: never
-    train on one and report on another.
+    ``val`` is a tenth of the official training set, drawn by ``split_seed``; it chooses settings and is never reported.
+    ``train`` is the rest. ``test`` is the official test set. The years share images, so never train on one year and
+    report on another.
 
     Args:
         root: Folder that holds the official folders.
-        reported: The official set that is ``test``. With ``auto`` the first that has masks here: test set, validation
-            set, or, with a warning, a second tenth of the training set. With ``tenth`` it is ``val`` itself, scored as
-            a test is: to compare settings, not to report results.
-        split_seed: Seed of the tenth, apart from ``seed`` so that runs of several seeds share their splits.
+        reported: The official set that becomes ``test``. ``auto`` takes the first set with masks: the test set, the
+            validation set, or (with a warning) a second tenth of the training set. ``tenth`` scores ``val`` like a
+            test, to compare settings and not to report results.
+        split_seed: Seed of the tenth. It is independent of ``seed``, so that runs with several seeds share splits.
         kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name.
     """
 
@@ -105,14 +105,14 @@ class ISICDataModule(SegmentationDataModule):
         self.split_seed = split_seed
         allowed = ["auto", "tenth", *(self.folders().keys() - {"training"})]
         if reported not in allowed:
-            raise ValueError(f"reported={reported!r}: {self.info.title} has {first_names(allowed)}.")
+            raise ValueError(f"reported is {reported!r}; expected one of {first_names(allowed)} for {self.info.title}.")
         self.root, self.reported = expand_home(root), reported
         self._shrunk: dict[Part, ShrunkImages] = {}
 
     @staticmethod
     @abstractmethod
     def folders() -> dict[Part, tuple[str, str]]:
-        """Return the official names of the folders of images and of masks, by part."""
+        """Return the official folder names of images and masks, by part."""
 
     def prepare_data(self) -> None:
         """Shrink all images once, in one process per machine."""
@@ -120,7 +120,7 @@ class ISICDataModule(SegmentationDataModule):
             self.load(split)
 
     def load(self, split: Split) -> ImageStore:
-        """Read one split; the first time, this shrinks its official folder's images.
+        """Read one split. The first call shrinks the images of its official folder.
 
         Raises:
             DataError: If files are missing, unpaired or unreadable.
@@ -145,8 +145,8 @@ class ISICDataModule(SegmentationDataModule):
         part, rows = self._splits[split]
         return {self._parts[part][row].id for row in rows}
 
-    def doubts(self) -> list[Problem]:
-        """Say what may be wrong with how the images were read; see the base class."""
+    def find_warnings(self) -> list[Problem]:
+        """Return possible faults found while reading the images; see the base class."""
         return [problem for shrunk in self._shrunk.values() for problem in shrunk.problems]
 
     @cached_property
@@ -167,7 +167,7 @@ class ISICDataModule(SegmentationDataModule):
 
     @cached_property
     def _splits(self) -> dict[Split, tuple[Part, list[int]]]:
-        """The official set that each split is taken from, and which of its images, in order."""
+        """The official set of each split, and the indices of its images."""
         training, *others = self._parts
         total = len(self._parts[training])
         order = torch.randperm(total, generator=keyed_generator(self.split_seed, "split")).tolist()
@@ -182,15 +182,15 @@ class ISICDataModule(SegmentationDataModule):
             splits["test"] = (training, sorted(train[:tenth]))
             train = train[tenth:]
             _log.warning(
-                "%s: neither a test nor a validation set with masks is in %s. A tenth of the training set is reported "
-                "instead, which cannot be compared with published results.",
+                "%s: %s has neither a test set nor a validation set with masks. The test split is a tenth of the "
+                "training set. Its scores cannot be compared with published results.",
                 self.info.title,
                 self.root,
             )
         if not train:
             raise DataError(
-                f"{total} images in {self.root / self.folders()[training][0]} are too few to split into training, "
-                "validation and test: put the whole training set there."
+                f"{self.root / self.folders()[training][0]} has {total} images: too few to split into training, "
+                "validation and test. Put the whole training set there."
             )
         splits["train"] = (training, sorted(train))
         for split, (part, rows) in sorted(splits.items()):
@@ -199,11 +199,11 @@ class ISICDataModule(SegmentationDataModule):
         return splits
 
     def _read(self, part: Part) -> list[Item]:
-        """Pair the images and masks of an official set; nothing where there are no masks."""
+        """Pair the images and masks of an official set; return an empty list if there are no masks."""
         images, masks = self.folders()[part]
         image_folders, mask_folders = find_folders(self.root, images), find_folders(self.root, masks)
         if image_folders and not mask_folders:
-            _log.warning("%s: %s is left out, since %s is not there.", self.info.title, self.root / images, masks)
+            _log.warning("%s: %s is left out, since %s is missing.", self.info.title, self.root / images, masks)
         if not mask_folders:
             return []
         return pair(
@@ -212,22 +212,22 @@ class ISICDataModule(SegmentationDataModule):
 
     def _missing(self, part: Part) -> DataError:
         images, masks = self.folders()[part]
-        found = [path.name for path in self.root.iterdir()] if self.root.is_dir() else None
-        there = "there is no such folder" if found is None else f"it holds {first_names(found, 6) or 'nothing'}"
+        names = [path.name for path in self.root.iterdir()] if self.root.is_dir() else None
+        content = "there is no such folder" if names is None else f"it holds {first_names(names, 6) or 'nothing'}"
         return DataError(
-            f"No {part} set of {self.info.title} in {self.root}: {there}; expected {images} with ISIC_<7 digits>.jpg "
-            f"and {masks} with ISIC_<7 digits>_segmentation.png.\n{self.info.download}\nThen name the folder they are "
-            "in: --data.root FOLDER, or root= in Python."
+            f"No {part} set of {self.info.title} in {self.root}: {content}; expected {images} with ISIC_<7 digits>.jpg "
+            f"and {masks} with ISIC_<7 digits>_segmentation.png.\n{self.info.download}\nThen name their folder: "
+            "--data.root FOLDER, or root= in Python."
         )
 
     def _apart(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:
-        """Return ``items`` if none of them is trained on."""
+        """Return ``items``; refuse items that are also in the training set."""
         shared = {item.id for item in training} & {item.id for item in items}
         if shared:
             images, reported = (self.root / self.folders()[p][0] for p in ("training", part))
             raise DataError(
                 f"{count(len(shared), 'image')} in {images} and in {reported}: {first_names(shared)}. Results on "
-                "images that were trained on mean nothing: unpack the official archives again, each in its own folder.",
+                "training images mean nothing. Unpack the official archives again, each in its own folder.",
                 shared,
             )
         return items

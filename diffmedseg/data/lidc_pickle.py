@@ -1,7 +1,6 @@
-"""LIDC-IDRI as the pickle that the probabilistic U-Net's PyTorch port spread: converted once, to pictures.
+"""Convert LIDC-IDRI from the pickle of the probabilistic U-Net's PyTorch port to pictures.
 
-Unpickling runs whatever code a file asks for. This one is taken apart by an unpickler that knows arrays and plain
-values and refuses all else.
+Unpickling can run any code in a file. The unpickler here builds only arrays and plain values, and refuses all else.
 """
 
 import io
@@ -20,7 +19,7 @@ from diffmedseg.errors import DataError
 
 _RATERS = 4
 _LONGEST_NAME = 200  # file systems take 255 bytes
-#: What arrays and numbers of numpy, and bytes that Python 2 wrote, are made of.
+#: Constructors of NumPy arrays and numbers, and of bytes that Python 2 wrote.
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -38,13 +37,13 @@ class ArrayUnpickler(pickle.Unpickler):
     """Builds arrays and plain values, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401  pickle's signature
-        """Return what builds an array.
+        """Return the constructor of an array.
 
         Raises:
-            DataError: If the file asks for anything else.
+            DataError: If the file asks for any other object.
         """
         if (module, name) not in _ALLOWED:
-            raise DataError(f"it asks for {module}.{name}, which is no array: it is not the file that was spread")
+            raise DataError(f"it asks for {module}.{name}, which is no array: it is not data_lidc.pickle")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
@@ -52,18 +51,18 @@ def convert_lidc(source: Path, target: Path) -> int:
     """Write every slice as pictures: ``images/<name>.png`` and ``masks_<rater>/<name>.png``.
 
     Args:
-        source: data_lidc.pickle: by name a slice's ``image`` (H, W) in [0, 1], ``masks`` (4 times H, W) and
-            ``series_uid``.
-        target: A folder that does not exist yet; it appears whole or not at all.
+        source: data_lidc.pickle: a dictionary of slices by name, each with ``image`` (H, W) in [0, 1], ``masks``
+            (4 times H, W) and ``series_uid``.
+        target: A folder that does not exist yet; it is written completely or not at all.
 
     Returns:
         The number of slices.
 
     Raises:
-        DataError: If the file is not what it should be, or the folder is there already.
+        DataError: If the file has other content, or the folder exists.
     """
     if target.exists():
-        raise DataError(f"{target} is there already: name a new folder.")
+        raise DataError(f"{target} already exists. Name a new folder.")
     try:
         with source.open("rb") as file:
             _check_memo(file)
@@ -71,10 +70,10 @@ def convert_lidc(source: Path, target: Path) -> int:
             slices = ArrayUnpickler(io.BufferedReader(file), encoding="latin1").load()
     except DataError as error:
         raise DataError(f"{source}: {error}.") from error
-    except Exception as error:  # a damaged file can call what it allows in any way, or ask for all memory
-        raise DataError(f"{source} cannot be read ({error!r}): download it again.") from error
+    except Exception as error:  # a damaged file can call the allowed constructors with any arguments
+        raise DataError(f"{source} cannot be read ({error!r}). Download it again.") from error
     if not isinstance(slices, dict) or not slices:
-        raise DataError(f"{source} holds no slices by name.")
+        raise DataError(f"{source} is no dictionary of slices. Download it again.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(target) as folder:
         for name in ("images", *(f"masks_{rater}" for rater in range(_RATERS))):
@@ -90,14 +89,14 @@ def convert_lidc(source: Path, target: Path) -> int:
 
 
 def _check_memo(file: BinaryIO) -> None:
-    """Refuse places in the unpickler's memory beyond the number of things it holds, which it would take memory for.
+    """Refuse memo indices larger than the number of objects: the unpickler would allocate memory for them.
 
     Raises:
-        DataError: If there are any.
+        DataError: If the file has such an index.
     """
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if "PUT" in opcode.name and isinstance(argument, int) and argument > number:
-            raise DataError("it is damaged, or not the file that was spread")
+            raise DataError("it is damaged, or it is not data_lidc.pickle")
 
 
 def _slice(name: str, content: Any, source: Path) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:  # noqa: ANN401
@@ -113,5 +112,5 @@ def _slice(name: str, content: Any, source: Path) -> tuple[NDArray[np.floating],
             f"({_RATERS}, H, W)."
         )
     if not (image.min() >= 0 and image.max() <= 1) or not np.isin(masks, (0, 1)).all():
-        raise DataError(f"{source}: {name} leaves the range, [0, 1] of images and 0 or 1 of masks.")
+        raise DataError(f"{source}: {name} has values out of range; expected images in [0, 1] and masks of 0 and 1.")
     return image, masks.astype(bool)

@@ -1,4 +1,4 @@
-"""Cases as their files have them, to be measured or written in another format."""
+"""Cases at native resolution, to measure them or to write them in another format."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,15 @@ from diffmedseg.reading.grid import Grid
 
 @dataclass(frozen=True)
 class Native:
-    """An image or a volume as its files have it.
+    """An image or a volume at native resolution.
 
     Attributes:
         id: Name of the case.
         image: (C, h, w), uint8 in [0, 255], of a picture; (C, D, h, w), float32, of a volume.
         masks: (R, K, [D,] h, w), uint8 in {0, 1}: the masks of every rater.
-        unsure: ([D,] h, w), bool: where masks are not sure; None where all are.
-        grid: Where the voxels of a volume lie; None of a picture.
-        outside: ([D,] h, w), bool: where a brain mask says that nothing is; None where there is none.
+        unsure: ([D,] h, w), bool: where masks are uncertain; None if they are certain everywhere.
+        grid: Position of the voxels of a volume; None for a picture.
+        outside: ([D,] h, w), bool: outside of the brain mask; None without a brain mask.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Pictures of what training sees: items before and after augmentation, and by label."""
+"""Figures of training items: before and after augmentation, by label, and as a contact sheet."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,12 @@ from diffmedseg.segmentation import majority
 
 
 def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_variants: int = 6) -> Figure:
-    """Draw training images with their masks, as they are stored and as a training step gets them.
+    """Draw training images with their masks, first as stored and then as augmented in training.
 
     Args:
         data: The data module, set up for ``fit``.
-        num_images: Rows: different items, evenly spread over the split.
-        num_variants: Columns besides the first: draws of the same item. Where there are several raters, each draw has
-            one of them.
+        num_images: Number of rows: different items, evenly spread over the split.
+        num_variants: Number of augmented columns: draws of the same item. Each draw shows the mask of one rater.
     """
     store = data.stores["train"]
     view, num_images = TrainingView(store, data.seed), min(num_images, len(store))
@@ -43,7 +42,7 @@ def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_var
 
 
 def draw_labels(store: ImageStore, regions: Sequence[str], num_images: int, seed: int) -> Figure:
-    """Draw items by label, chosen as training draws them; outlines show the masks, which training is not given.
+    """Draw items by label, sampled as in training. Outlines show the masks, which training does not see.
 
     Args:
         store: Items that have labels.
@@ -71,17 +70,17 @@ def draw_sheet(
     """Draw a contact sheet: items evenly spread over each split, with every rater's outlines.
 
     Args:
-        stores: By split.
+        stores: The store of each split.
         regions: Names of the regions of masks.
-        num_images: Items in all.
+        num_images: Total number of items.
         columns: Items in a row.
     """
     total = sum(len(store) for store in stores.values())
     shown = []
     for split, store in stores.items():
         wanted = min(max(round(num_images * len(store) / total), 1), len(store))
-        places = [i * len(store) // wanted for i in range(wanted)]
-        shown += [(f"{split}: {store.ids[index]}", store, index) for index in places]
+        indices = [i * len(store) // wanted for i in range(wanted)]
+        shown += [(f"{split}: {store.ids[index]}", store, index) for index in indices]
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.3 * columns, 1.55 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat

@@ -1,17 +1,17 @@
-"""What is wrong with a data set, or may be."""
+"""Faults and possible faults of a data set."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with a data set, or that may be.
+    """A fault or possible fault of a data set.
 
     Attributes:
-        kind: One word or two, for programs.
-        text: For people.
-        names: All items that it is about.
-        serious: Whether training on the data as it is would go wrong or be worth nothing.
+        kind: A word or two, for programs.
+        text: A description, for people.
+        names: Names of the items concerned.
+        serious: Whether the fault makes training fail or its results worthless.
     """
 
     kind: str

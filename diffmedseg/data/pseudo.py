@@ -1,4 +1,4 @@
-"""Images of a data set with pseudo masks in place of its own: what a student learns from."""
+"""A data set with pseudo masks in place of its own masks, to train a student model."""
 
 import csv
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ class PseudoMask:
 
     Attributes:
         id: Name of the image in its data set.
-        case: Its case.
+        case: Case of the image.
         split: ``train`` or ``val``.
         file: Name of its files in ``images``, ``masks`` and ``unsure``, without suffix.
-        kept: ``yes`` where it has a mask, else ``no``.
+        kept: ``yes`` if the mask was kept, else ``no``.
         source: ``pseudo``, ``label`` for the empty mask of a healthy image, or ``true`` for a true mask.
-        reason: Why it was not kept; empty otherwise.
-        area: Share of the image that the mask fills.
-        unsure: Share of the image that is unsure.
+        reason: Why the mask was not kept; empty if it was kept.
+        area: Share of the image that the mask covers, in [0, 1].
+        unsure: Share of the image whose mask is uncertain, in [0, 1].
     """
 
     id: str
@@ -54,17 +54,17 @@ class PseudoMask:
 
 
 def read_table(path: Path) -> list[PseudoMask]:
-    """Read a table, or the part of one that was cut off: its last line is then left out.
+    """Read a table. An unfinished last line, as an interrupted run leaves it, is ignored.
 
     Raises:
-        DataError: If it is missing or damaged; names it.
+        DataError: If the table is missing or damaged; the message names it.
     """
     try:
         text = path.read_text(encoding="utf-8")
         rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
         return [PseudoMask(**row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error, TypeError) as error:
-        raise DataError(f"{path} is missing or damaged ({error}): make the pseudo masks again.") from error
+        raise DataError(f"{path} is missing or damaged ({error}). Make the pseudo masks again.") from error
 
 
 class PseudoStore(RelabelledStore):
@@ -73,8 +73,8 @@ class PseudoStore(RelabelledStore):
     Args:
         store: The other store.
         folder: Folder of the pseudo masks.
-        rows: The images that are kept, in the order of ``store``.
-        indices: Their numbers in ``store``.
+        rows: Rows of the kept images, in the order of ``store``.
+        indices: Index of each kept image in ``store``.
     """
 
     def __init__(self, store: ImageStore, folder: Path, rows: list[PseudoMask], indices: list[int]) -> None:
@@ -87,7 +87,7 @@ class PseudoStore(RelabelledStore):
         return self._read("masks", index)[None]
 
     def reference(self, index: int) -> Tensor:
-        """Return the pseudo mask on the model's grid: the true mask is never shown."""
+        """Return the pseudo mask on the model's grid. The true mask is never returned."""
         return self.masks(index)
 
     def unsure(self, index: int) -> Tensor:
@@ -102,13 +102,13 @@ class PseudoStore(RelabelledStore):
 
 
 class PseudoMaskDataModule(SegmentationDataModule):
-    """The images of a data set, trained and validated on pseudo masks, and tested on its true masks.
+    """A data set with pseudo masks for training and validation, and its true masks for the test.
 
     Args:
-        folder: What ``diffmedseg pseudo`` wrote.
-        truth: The data set that the images are of. Its masks are read for the test alone.
-        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name; ``image_size`` is also that
-            of ``truth``.
+        folder: Output folder of ``diffmedseg pseudo``.
+        truth: The data set of the images. Its masks are read only for the test.
+        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name. ``truth`` gets the same
+            ``image_size``.
     """
 
     def __init__(self, folder: str | Path, truth: SegmentationDataModule, **kwargs: Any) -> None:
@@ -130,7 +130,7 @@ class PseudoMaskDataModule(SegmentationDataModule):
         """Read one split.
 
         Raises:
-            DataError: If the pseudo masks are damaged, or of images that the data set does not have in this split.
+            DataError: If the pseudo masks are damaged, or their images are not in this split of the data set.
         """
         store = self.truth.load(split)
         if split == "test":
@@ -140,11 +140,14 @@ class PseudoMaskDataModule(SegmentationDataModule):
         if missing := [row.id for row in rows if row.id not in number]:
             raise DataError(
                 f"{self.folder / TABLE} has {count(len(missing), 'image')} that the {split} split of {self.info.title} "
-                f"does not have: {first_names(missing)}. Give the settings of the data with which it was made.",
+                f"does not have: {first_names(missing)}. Use the data settings that made the pseudo masks.",
                 missing,
             )
         if not rows:
-            raise DataError(f"No pseudo mask of the {split} split is in {self.folder / TABLE}: none was kept.")
+            raise DataError(
+                f"{self.folder / TABLE} has no pseudo mask of the {split} split: none was kept. Make the pseudo masks "
+                "again with looser limits."
+            )
         rows.sort(key=lambda row: number[row.id])
         return PseudoStore(store, self.folder, rows, [number[row.id] for row in rows])
 
@@ -156,15 +159,15 @@ class PseudoMaskDataModule(SegmentationDataModule):
         """Return the patient that a case is of."""
         return self.truth.patient(case)
 
-    def doubts(self) -> list[Problem]:
-        """Look for what may be wrong with the images; see the base class."""
-        return self.truth.doubts()
+    def find_warnings(self) -> list[Problem]:
+        """Return findings about the images that may be faults; see the base class."""
+        return self.truth.find_warnings()
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+    def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
         """Select the training targets; see the base class. Returns the supervision that the folder states."""
-        found = super().serve(needs, regions)
-        if found != "masks":
-            return found
+        supervision = super().configure_targets(needs, regions)
+        if supervision != "masks":
+            return supervision
         stated = read_supervision(self.folder)
         if stated is None:
             raise DataError(f"{self.folder / SUPERVISION} is missing: make the pseudo masks again, in a new folder.")

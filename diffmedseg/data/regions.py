@@ -1,8 +1,7 @@
-"""The codes of regions: what DICOM calls the things that data sets name.
+"""DICOM codes of regions.
 
-Codes are those that the standard lists for segments (DICOM PS3.16, CID 7150 and 7151), or else other codes of SNOMED CT
-(SCT) and the NCI Thesaurus (NCIt) in PS3.16. A region is looked up by its name: the same name is coded once, however
-many data sets have it.
+Codes come from the lists for segments in the standard (DICOM PS3.16, CID 7150 and 7151), or else from other codes of
+SNOMED CT (SCT) and the NCI Thesaurus (NCIt) in PS3.16. The name of a region gives its code, for all data sets.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ class Code:
 
     Attributes:
         value: The code.
-        scheme: Who gave it: ``SCT``, ``NCIt``, or ``99DIFFMEDSEG`` for a private code.
+        scheme: The coding scheme: ``SCT``, ``NCIt``, or ``99DIFFMEDSEG`` for a private code.
         meaning: The concept in words.
     """
 
@@ -26,11 +25,11 @@ class Code:
 
 @dataclass(frozen=True)
 class RegionCode:
-    """What a region is.
+    """The codes of a region.
 
     Attributes:
-        category: The kind of thing, such as an anatomical structure.
-        type: The thing.
+        category: Its category, such as an anatomical structure.
+        type: Its type within the category, such as the optic nerve head.
     """
 
     category: Code
@@ -60,6 +59,6 @@ REGION_CODES: Mapping[str, RegionCode] = {
 
 
 def region_code(region: str) -> RegionCode:
-    """Return the code of a region; of an unknown one a private code, which is its name."""
+    """Return the code of a region; an unknown region gets its name as a private code."""
     name = region[:_MOST_LETTERS]
     return REGION_CODES.get(region) or RegionCode(_UNKNOWN, Code(name, _PRIVATE, name))

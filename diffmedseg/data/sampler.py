@@ -9,21 +9,21 @@ from diffmedseg.keyed_random import keyed_generator
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):
-    """Deals the items of one epoch as (index, draw), the draws being numbered from the start of training.
+    """Yields the items of one epoch as (index, draw). Draws are numbered from the start of training.
 
-    Draw d is item ``d mod n`` of the ``d // n``-th shuffle: a function of the seed and d alone, whatever the batch
-    size, the number of processes or where an epoch ends. A batch over all processes is a run of consecutive draws.
+    Draw d is item ``d mod n`` of shuffle ``d // n``. It depends only on the seed and d, and not on the batch size, the
+    number of processes or the length of an epoch. A global batch consists of consecutive draws.
 
     Args:
         num_items: n, the size of the split.
-        draws_per_epoch: Items dealt in an epoch by all processes together.
+        draws_per_epoch: Number of items in an epoch, over all processes.
         seed: Seed of the order.
         rank: Number of this process.
         world_size: Number of processes; ``draws_per_epoch`` has to be a multiple of it.
-        draws_before: Tells how many items were dealt before an epoch by all processes together. (Counting epochs would
-            not do: a resumed run may go on in the middle of one, and Lightning's ``set_epoch`` is one too far after
-            a resume from the end of one.)
-        weights: How often each item is drawn, relative to others; a shuffle then draws n items with replacement.
+        draws_before: Returns the number of items drawn before an epoch, over all processes. (The number of the epoch
+            does not suffice: a resumed run may continue in the middle of an epoch, and Lightning's ``set_epoch`` is
+            one too high after a resume from the end of an epoch.)
+        weights: Relative frequency of each item; a shuffle then draws n items with replacement.
     """
 
     def __init__(
@@ -39,12 +39,18 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         if num_items < 1:
             raise ValueError("There is nothing to sample from: the training split is empty.")
         if draws_per_epoch % world_size:
-            raise ValueError(f"{draws_per_epoch} draws per epoch cannot be dealt evenly to {world_size} processes.")
+            raise ValueError(
+                f"{draws_per_epoch} draws per epoch cannot be divided evenly between {world_size} processes: make "
+                "draws per epoch a multiple of the processes."
+            )
         self.num_items, self.draws_per_epoch, self.seed = num_items, draws_per_epoch, seed
         self.rank, self.world_size, self.draws_before = rank, world_size, draws_before
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         if self.weights is not None and (len(self.weights) != num_items or not self.weights.sum() > 0):
-            raise ValueError(f"There are {len(self.weights)} weights for {num_items} items; one has to be above 0.")
+            raise ValueError(
+                f"There are {len(self.weights)} weights for {num_items} items; expected one for each item, with one "
+                "above 0 at least."
+            )
 
     def __len__(self) -> int:
         """Return the number of draws of this process in an epoch."""
@@ -66,7 +72,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
 
 
 class CaseSampler(Sampler[int]):
-    """Deals whole cases to processes for evaluation: no item twice, none padded, the items of a case together.
+    """Divides whole cases between processes for evaluation: no duplicates, no padding, items of a case together.
 
     Args:
         cases: The case of each item.

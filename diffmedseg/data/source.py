@@ -1,20 +1,20 @@
-"""Where a data set that is configuration comes from."""
+"""The origin of a data set that a yaml file describes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from.
+    """Name, licence and origin of a data set.
 
     Attributes:
         name: Name on the command line and in the zoo.
         title: Name in prose.
         licence: Licence of images and masks.
-        citation: What to cite.
-        url: Where it is described.
-        download: What to download, and from where.
-        trained: Whether the project trained on its real cases; of others only the layout is tested.
+        citation: Publication to cite.
+        url: Page that describes the data set.
+        download: Files to download, and their address.
+        trained: Whether the project trained on real cases of the data set. If not, only the layout is tested.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Procedural lesions with several raters: no download, and every metric has a right answer."""
+"""Synthetic lesions with several raters: no download, and every metric has a known right value."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from diffmedseg.data.facts import synthetic_info
 from diffmedseg.data.store import ImageStore
 from diffmedseg.keyed_random import keyed_generator
 
-#: The known distribution of raters: outline the dark core, or the halo around it too, or (rarely) overlook it all.
+#: The known behaviour of raters: outline the dark core, outline core and halo, or (rarely) overlook the lesion.
 MODES = ("core", "halo", "overlooked")
 MODE_PROBABILITIES = (0.6, 0.3, 0.1)
 #: Share of images without a lesion, on which all raters agree.
 HEALTHY = 0.15
 
-# Level sets of the lesion's radial profile, 1 being the halo's border.
+# Level sets of the radial profile of the lesion; the border of the halo is at 1.
 _HALO, _CORE, _NUCLEUS = 1.0, 0.65, 0.35
 _SKIN = (0.80, 0.62, 0.53)
 _LESION = (0.40, 0.25, 0.20)
@@ -29,7 +29,7 @@ class SyntheticStore(ImageStore):
     Args:
         split: Splits share no image.
         size: Number of images.
-        image_size: The model's grid; references are drawn at twice that size.
+        image_size: The model's grid; references have twice that size.
         raters: R, raters per image.
         nested: Add a second region, the nucleus within the core.
     """
@@ -78,7 +78,7 @@ class SyntheticStore(ImageStore):
         return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def mode_masks(self, index: int, size: tuple[int, int]) -> Tensor:
-        """Return the mask of every mode, (3, K, *size), uint8: with ``MODE_PROBABILITIES``, the whole truth."""
+        """Return the mask of every mode, (3, K, *size), uint8. ``MODE_PROBABILITIES`` has their probabilities."""
         profile = self._profile(self.ids[index], size)
         outlines = torch.stack([profile < _CORE, profile < _HALO, torch.zeros_like(profile, dtype=torch.bool)])
         if self.nested:
@@ -99,7 +99,7 @@ class SyntheticStore(ImageStore):
         return self.mode_masks(index, self.native_size)[self.rater_modes[index]]
 
     def label(self, index: int) -> int:
-        """Return 1 where there is a lesion, even if every rater overlooked it."""
+        """Return 1 if there is a lesion, even if every rater overlooked it."""
         return int(bool(self.mode_masks(index, self.image_size)[1].any()))
 
     def healthy(self, index: int) -> Tensor:
@@ -113,11 +113,11 @@ class SyntheticDataModule(SegmentationDataModule):
     Args:
         nested: Add a second region, the nucleus, within the lesion.
         raters: R, raters per image.
-        num_train: Images to train on.
-        num_val: Images to choose on.
-        num_test: Images to report.
-        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name; images depend on none but
-            ``image_size``.
+        num_train: Number of training images.
+        num_val: Number of validation images.
+        num_test: Number of test images.
+        kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name. Of these, images depend
+            only on ``image_size``.
     """
 
     info = synthetic_info()

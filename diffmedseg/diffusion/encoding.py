@@ -1,4 +1,4 @@
-"""The two spaces a mask lives in: {0, 1} for people and metrics, [-1, 1] for diffusion."""
+"""Convert masks between {0, 1}, for people and metrics, and [-1, 1], for diffusion."""
 
 from torch import Tensor
 
@@ -9,5 +9,5 @@ def mask_to_x(mask: Tensor) -> Tensor:
 
 
 def x_to_mask(x: Tensor) -> Tensor:
-    """Map a diffused variable to a soft mask in [0, 1]; what lies outside [-1, 1] is clamped."""
+    """Map a diffused variable to a soft mask in [0, 1]. Values outside of [-1, 1] are clamped."""
     return ((x + 1) / 2).clamp(0, 1)

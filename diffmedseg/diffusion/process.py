@@ -1,4 +1,4 @@
-"""The forward noise process, and the conversions between what a network predicts and x_0.
+"""The forward noise process, and the conversions between a network's prediction and x_0.
 
 Symbols (Ho et al. 2020, arXiv 2006.11239):
 
@@ -67,15 +67,15 @@ def shift_log_snr(alpha_bar: Tensor, input_scale: float) -> Tensor:
 class NoiseProcess(Configurable, nn.Module):
     """A discrete Gaussian noise process, with its schedule as buffers.
 
-    Masks are so redundant that at ordinary noise a network reads the mask off x_t and ignores the image; hence
-    ``input_scale`` below 1 and a prediction of x_0 by default.
+    Masks are so redundant that with ordinary noise a network reads the mask from x_t and ignores the image. So the
+    defaults are an ``input_scale`` below 1 and a prediction of x_0.
 
     Args:
         num_train_steps: T.
         schedule: The published schedule to start from.
         input_scale: Shift of its log-SNR, see :func:`shift_log_snr`.
-        prediction: What the network's output means. For ``x_0`` the output is a logit: x_0 = tanh(output / 2), so
-            that (x_0 + 1) / 2 is the logit's sigmoid.
+        prediction: Quantity that the network predicts. For ``x_0`` the output is a logit: x_0 = tanh(output / 2), so
+            that (x_0 + 1) / 2 is the sigmoid of the logit.
     """
 
     alpha_bar: Tensor
@@ -91,7 +91,7 @@ class NoiseProcess(Configurable, nn.Module):
         if num_train_steps < 2:
             raise ValueError(f"num_train_steps is {num_train_steps}; a noise process needs at least 2.")
         if input_scale <= 0:
-            raise ValueError(f"input_scale is {input_scale}; it has to be positive (1 leaves the schedule as it is).")
+            raise ValueError(f"input_scale is {input_scale}; it has to be positive (1 keeps the schedule).")
         self.num_train_steps = num_train_steps
         self.prediction: Prediction = prediction
         alpha_bar = shift_log_snr(schedule_alpha_bar(schedule, num_train_steps), input_scale)
@@ -117,7 +117,7 @@ class NoiseProcess(Configurable, nn.Module):
         return signal * x_0 + noise * eps
 
     def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network is asked to predict, in the space of x_0, v or epsilon. Shapes as in ``add_noise``."""
+        """Return the training target: x_0, v or epsilon. Shapes as in ``add_noise``."""
         if self.prediction == "x_0":
             return x_0
         if self.prediction == "epsilon":
@@ -129,9 +129,9 @@ class NoiseProcess(Configurable, nn.Module):
         """Turn a network's output into a prediction of x_0, clamped to [-1, 1].
 
         Args:
-            output: (B, ...), what the network returned.
-            x_t: (B, ...), what it was given.
-            t: (B,) or one integer.
+            output: (B, ...), output of the network.
+            x_t: (B, ...), input of the network.
+            t: (B,), or one integer for all.
         """
         if self.prediction == "x_0":
             return torch.tanh(output / 2)

@@ -1,4 +1,4 @@
-"""The reverse process: diffusers' schedulers, run over keyed noise."""
+"""The reverse process: diffusers' schedulers with keyed noise."""
 
 import inspect
 import warnings
@@ -14,8 +14,8 @@ from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion.process import NoiseProcess
 from diffmedseg.keyed_random import keyed_normal
 
-_MAX_BETA = 1 - 2**-20  # in float32 more is 1, and a signal of nothing has no logarithm
-#: Options by which schedulers would move x_t to noise levels other than those the network is told.
+_MAX_BETA = 1 - 2**-20  # in float32 a larger beta is 1, and a signal of 0 has no logarithm
+#: Options that would move x_t to other noise levels than the network is told.
 _OTHER_LEVELS: dict[str, object] = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
@@ -29,22 +29,21 @@ _OTHER_LEVELS: dict[str, object] = {
 class ReverseProcess(Configurable):
     """Runs a diffusers scheduler from noise to x_0.
 
-    The scheduler is used as a recipe: for every call it is made anew, for a noise process of only those levels that are
-    visited ("respacing", Nichol & Dhariwal 2021, arXiv 2102.09672, section 4), so that nothing is carried from one call
-    to the next and every scheduler can take uneven steps. Our own code turns epsilon, v or x_0 predictions into a
-    clamped x_0, and every scheduler is told that it is given x_0.
+    Each call makes a new scheduler for a noise process with only the visited levels ("respacing", Nichol & Dhariwal
+    2021, arXiv 2102.09672, section 4). So calls do not share state, and every scheduler can take uneven steps. Our own
+    code turns epsilon, v or x_0 predictions into a clamped x_0, and every scheduler runs on predictions of x_0.
 
     Args:
         scheduler: Any diffusers scheduler that takes ``trained_betas`` and ``prediction_type="sample"`` (DDPM, DDIM,
-            DPMSolverMultistep, UniPCMultistep). None stands for DDIM. Its own choice of time steps and noise levels,
-            such as Karras', is not used.
+            DPMSolverMultistep, UniPCMultistep). None for DDIM. The scheduler's own choice of time steps and noise
+            levels, such as Karras', is not used.
         eta: Stochasticity of DDIM: 0 is deterministic given the first noise, 1 is like DDPM (Song et al. 2021,
             arXiv 2010.02502, eq. 16). Other schedulers ignore it.
-        start: Share of the T noise levels to begin at. Below 1 chains begin with a noisy guess of x_0 in place of noise
-            alone, and all steps go to the levels below (truncated diffusion, Zheng et al. 2022, arXiv 2202.09671).
-        spacing: Of n steps the i-th, from 0, is at level T (1 - (i / n) ** spacing). 1 is even; above 1 steps are small
-            where there is much noise, which is where masks, being redundant, become one or the other
-            (docs/results/medsegdiff-lite.md, "Where few steps should go").
+        start: First noise level, as a share of T. Below 1, chains start from a noisy guess of x_0 instead of pure
+            noise, and all steps are below this level (truncated diffusion, Zheng et al. 2022, arXiv 2202.09671).
+        spacing: Step i of n, from 0, is at level T (1 - (i / n) ** spacing). 1 is even. Above 1, steps are smaller at
+            high noise, where redundant masks decide between their modes (docs/results/medsegdiff-lite.md, "Where few
+            steps should go").
 
     Raises:
         ValueError: If the scheduler cannot take a schedule or a prediction of x_0, start is not in (0, 1], or spacing
@@ -70,10 +69,10 @@ class ReverseProcess(Configurable):
             )
 
     def levels(self, process: NoiseProcess, num_steps: int) -> list[int]:
-        """Return the levels t of the steps, falling.
+        """Return the levels t of the steps, in descending order.
 
         Raises:
-            ValueError: If ``num_steps`` is not in [1, T]; T is that of the levels up to ``start``.
+            ValueError: If ``num_steps`` is not between 1 and the number of levels up to ``start``.
         """
         most = max(round(self.start * process.num_train_steps), 1)
         if not 1 <= num_steps <= most:
@@ -86,7 +85,7 @@ class ReverseProcess(Configurable):
         return levels
 
     def prepare(self, process: NoiseProcess, levels: Sequence[int]) -> SchedulerMixin:
-        """Make a fresh scheduler of a process that has these levels alone; its time step i is the i-th least."""
+        """Make a new scheduler for a process with only these levels; its time step i is the i-th lowest level."""
         alpha_bar = np.cumprod(1 - np.asarray(process.betas))[sorted(levels)]
         betas = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
         accepted = inspect.signature(type(self.scheduler).__init__).parameters
@@ -120,28 +119,28 @@ class ReverseProcess(Configurable):
             shape: Shape of a row, such as (K, H, W).
             generators: One CPU generator per row, N in all; all noise of a row comes from its own.
             num_steps: Number of evaluations of ``predict_x_0`` per row.
-            guess: (N, *shape), in [-1, 1]: what chains begin with where ``start`` is below 1; unused where it is 1.
+            guess: (N, *shape), in [-1, 1]: start of the chains if ``start`` is below 1; not used if it is 1.
 
         Returns:
             x_0, shape (N, *shape), float32, in [-1, 1].
 
         Raises:
-            ValueError: If there is no guess to begin with.
+            ValueError: If ``start`` is below 1 and there is no guess.
         """
         noise = keyed_normal(shape, generators, process.alpha_bar.device)
         x_t = self.first(process, noise, self.levels(process, num_steps)[0], guess)
         return self.run(predict_x_0, process, x_t, generators, num_steps)
 
     def first(self, process: NoiseProcess, noise: Tensor, level: int, guess: Tensor | None) -> Tensor:
-        """Return the x_t that chains begin with, of noise ``(N, *shape)``: the noise itself, or a noisy guess of x_0.
+        """Return the first x_t of the chains, from noise ``(N, *shape)``: the noise itself, or a noisy guess of x_0.
 
         Raises:
-            ValueError: If there is no guess to begin with.
+            ValueError: If ``start`` is below 1 and there is no guess.
         """
         if self.start == 1:
             return noise
         if guess is None:
-            raise ValueError(f"start is {self.start}: chains need a guess to begin with.")
+            raise ValueError(f"start is {self.start}; below 1, chains need a guess of x_0.")
         return process.add_noise(guess, noise, torch.full((noise.shape[0],), level, device=noise.device))
 
     def run(
@@ -161,4 +160,4 @@ class ReverseProcess(Configurable):
         for step, t in zip(scheduler.timesteps[:-1].tolist(), levels[:-1], strict=True):
             x_0 = predict_x_0(x_t, t).float()
             x_t = scheduler.step(x_0, step, x_t, **options).prev_sample
-        return predict_x_0(x_t, levels[-1]).float().clamp(-1, 1)  # what a last step would go to
+        return predict_x_0(x_t, levels[-1]).float().clamp(-1, 1)  # the result of the last step

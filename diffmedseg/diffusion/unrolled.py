@@ -1,7 +1,7 @@
-"""The reverse process as a fixed sum at each step: what a graph of few operations needs of a scheduler.
+"""The reverse process as a fixed sum at each step, for exported graphs.
 
-A deterministic scheduler that is given x_0 is linear: each x_t is a sum of the first x_t and of all x_0 that were
-predicted before, with weights that depend on the noise levels alone.
+A deterministic scheduler on predictions of x_0 is linear: each x_t is a weighted sum of the first x_t and all earlier
+predictions of x_0. The weights depend only on the noise levels.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from diffmedseg.keyed_random import keyed_generator
 
 
 def step_weights(reverse: ReverseProcess, process: NoiseProcess, num_steps: int) -> list[list[float]]:
-    """Return the weights of the first x_t and of every x_0 before, for the x_t of each step but the first.
+    """Return the weights of the first x_t and all earlier x_0, for the x_t of each step but the first.
 
-    The scheduler is run on unit vectors in place of maps, so that each x_t it returns is the list of its weights.
+    The scheduler runs on unit vectors instead of maps, so that each x_t it returns is the list of its weights.
 
     Returns:
-        ``num_steps`` - 1 lists; list i has i + 2 numbers, the weight of the first x_t before those of the x_0.
+        ``num_steps`` - 1 lists. List i has i + 2 numbers: the weight of the first x_t, then the weights of the x_0.
 
     Raises:
         ValueError: If the scheduler adds noise at its steps.
@@ -37,7 +37,7 @@ def step_weights(reverse: ReverseProcess, process: NoiseProcess, num_steps: int)
     reverse.run(unit_x_0, process, units[:1], [generator], num_steps)
     if not torch.equal(generator.get_state(), before):
         raise ValueError(
-            f"{type(reverse.scheduler).__name__} adds noise at every step, which no fixed sum does: use DDIMScheduler "
+            f"{type(reverse.scheduler).__name__} adds noise at every step, so it is no fixed sum. Use DDIMScheduler "
             "with eta 0, DPMSolverMultistepScheduler or UniPCMultistepScheduler."
         )
     return [[float(weight) for weight in x_t[: step + 2]] for step, x_t in enumerate(visited[1:])]
@@ -62,7 +62,7 @@ class UnrolledReverse:
     def __call__(
         self, predict_x_0: Callable[[Tensor, int], Tensor], noise: Tensor, guess: Tensor | None = None
     ) -> Tensor:
-        """Draw x_0 of noise (N, ...) that is given; see :meth:`ReverseProcess.__call__`."""
+        """Draw x_0 from given noise (N, ...); see :meth:`ReverseProcess.__call__`."""
         x_t = self._reverse.first(self.process, noise, self.levels[0], guess)
         terms = [x_t]
         for t, row in zip(self.levels[:-1], self.weights, strict=True):

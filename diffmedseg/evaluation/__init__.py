@@ -1,4 +1,4 @@
-"""Scoring masks of any origin, summing up a test, and comparing tests."""
+"""Score masks of any method, summarise a test, and compare tests."""
 
 from diffmedseg.evaluation.comparison import Comparison, compare_tests
 from diffmedseg.evaluation.mask_folders import pair_masks, read_mask, score_folders

@@ -1,4 +1,4 @@
-"""The ambiguity benchmark: anybody's samples against several raters, by one protocol."""
+"""The ambiguity benchmark: samples of any method against several raters, by one protocol."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,35 +27,35 @@ from diffmedseg.wording import first_names
 
 Track = Literal["all", "nonempty"]
 
-#: What is reported of a set of samples, in this order.
+#: The reported scores of a set of samples, in this order.
 SCORES = (
     *(f"ged_{n}" for n in GED_SAMPLES),
     *("ged_biased", "ged_unbiased", "distance_to_raters", "diversity", "rater_diversity"),
     *(f"{kind}_iou_{n}" for kind in ("hungarian", "rectangular") for n in MATCHED_SAMPLES),
     *("hungarian_iou", "dice", "iou", "found", "left_empty", "samples_filled", "raters_filled", "brier"),
 )
-#: Scores that need more than one sample, and how many.
+#: Number of samples that a score needs, if more than one.
 NEEDED = (
     {f"ged_{n}": n for n in GED_SAMPLES}
     | {"ged_unbiased": 2, "diversity": 2}
     | {f"{kind}_iou_{n}": n for kind in ("hungarian", "rectangular") for n in MATCHED_SAMPLES}
 )
-#: Scores that one mask has; a distance between distributions is none of them.
+#: Scores of a single mask, such as a rater's. Distances between distributions need several masks.
 _OF_ONE_MASK = (
     *("dice", "iou", "sensitivity", "precision", "found", "left_empty", "distance_to_raters", "hungarian_iou"),
     *("samples_filled", "brier"),
 )
-_PLACES = ("ece", "ece_neighbourhood")
+_CALIBRATION_ERRORS = ("ece", "ece_neighbourhood")
 _FUSION, _THRESHOLD = MajorityFusion(), 0.5
 
-#: How the benchmark takes scores, beside what is the same in every test.
+#: The rules of the benchmark; some are the same as in every test.
 PROTOCOL = {name: POLICY[name] for name in ("aggregation", "interval", "both_empty", "one_empty", "field_of_view")} | {
     "resolution": "native: samples have the size of the reference",
     "reference": POLICY["reference"],
-    "fused": "majority of the samples: foreground is where more than half of them have foreground",
-    "probability": "share of the samples that call a pixel foreground",
+    "fused": "majority of the samples: foreground in more than half of them",
+    "probability": "share of the samples with foreground at the pixel",
     "ged": POLICY["ged"],
-    "ged_bias": "what few samples add to the biased GED of 16 and of 100 samples: diversity / 16 and diversity / 100",
+    "ged_bias": "bias of the biased GED of 16 and of 100 samples: diversity / 16 and diversity / 100",
     "hungarian_iou": POLICY["hungarian_iou"],
     "rectangular_iou": POLICY["rectangular_iou"],
     "first_samples": POLICY["first_samples"],
@@ -63,8 +63,8 @@ PROTOCOL = {name: POLICY[name] for name in ("aggregation", "interval", "both_emp
     "brier": "mean over pixels and raters of the squared difference of probability and rater",
     "ece": f"{POLICY['ece']}; the interval has 1,000 draws of whole patients",
     "tracks": "all: every image; nonempty: images in which every rater has foreground",
-    "raters": "one rater's mask against the other raters, averaged over the raters; a score that a rater does not have "
-    "(found, left_empty) is averaged over the other raters; the GED of one mask is left out",
+    "raters": "each rater's mask against the other raters, averaged over the raters; a score that is not defined for a "
+    "rater (found, left_empty) is averaged over the others; GED is left out, since it needs several masks",
 }
 
 
@@ -74,39 +74,39 @@ class Scored:
 
     Attributes:
         rows: A row for each image and region.
-        reliability: By patient, (2, K, 3, bins): counts of whole images and of neighbourhoods of lesions.
+        reliability: Counts of each patient, (2, K, 3, bins): of whole images and of neighbourhoods of lesions.
     """
 
     rows: list[CaseScore] = field(default_factory=list)
     reliability: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, rows: Sequence[CaseScore], images: Sequence[ImageScore]) -> None:
-        """Add an image: its rows, and what they were scored from."""
+        """Add an image: its rows, and the sums that they were computed from."""
         self.rows += rows
         patient, counts = rows[0].patient, torch.stack([image.reliability[:2] for image in images]).sum(0)
         self.reliability[patient] = self.reliability[patient] + counts if patient in self.reliability else counts
 
     def summary(self) -> dict[str, Any]:
-        """Return by region the mean, interval and number of images of each score; NaN where it is not defined."""
+        """Return mean, interval and number of images of each score, by region; NaN for undefined values."""
         regions: dict[str, Any] = defaultdict(dict)
-        for one in summarise(self.rows):
-            if one.score in SCORES:
-                regions[one.region][one.score] = _entry(one.mean, one.low, one.high, one.cases)
+        for mean in summarise(self.rows):
+            if mean.score in SCORES:
+                regions[mean.region][mean.score] = _entry(mean.mean, mean.low, mean.high, mean.cases)
         for k, (region, scores) in enumerate(regions.items()):
             regions[region] = _with_bias(scores)
             images = sum(row.region == region for row in self.rows)
-            for place, name in enumerate(_PLACES):
-                counts = [own[place, k] for own in self.reliability.values()]
+            for part, name in enumerate(_CALIBRATION_ERRORS):
+                counts = [patient[part, k] for patient in self.reliability.values()]
                 error = expected_calibration_error(torch.stack(counts).sum(0))
                 regions[region][name] = _entry(error, *calibration_error_interval(counts), images)
         return dict(regions)
 
 
 def _with_bias(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
-    """Return scores in the order of ``SCORES``, and after each GED of n samples its bias, the diversity over n."""
+    """Return scores in the order of ``SCORES``; insert the bias, diversity / n, after each GED of n samples."""
     biases = {f"ged_{n}": n for n in GED_SAMPLES}
     ordered: dict[str, Mapping[str, float]] = {}
-    for name in (one for one in SCORES if one in scores):
+    for name in (score for score in SCORES if score in scores):
         ordered[name] = scores[name]
         if name in biases:
             spread = scores["diversity"]
@@ -124,11 +124,11 @@ class Ambiguity:
     """The result of the benchmark.
 
     Attributes:
-        title: The data set.
+        title: Title of the data set.
         split: The split.
-        num_samples: S; None where raters alone were scored.
-        num_raters: Numbers of raters that images have.
-        samples: The scores of the samples by track; empty where there are none.
+        num_samples: S; None if only raters were scored.
+        num_raters: The different numbers of raters of images.
+        samples: The scores of the samples, by track; empty without samples.
         raters: The scores of each rater's mask against the other raters, by track.
     """
 
@@ -141,18 +141,18 @@ class Ambiguity:
 
     @property
     def left_out(self) -> list[str]:
-        """Scores that need more samples than there are."""
+        """The scores that need more samples per image."""
         return [] if self.num_samples is None else [name for name, least in NEEDED.items() if least > self.num_samples]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything but the scores of single images; JSON can hold it."""
+        """Return all results but the scores of single images, as plain data for JSON."""
         tracks = {}
-        for name, own in self.raters.items():
-            patients = len({row.patient for row in own.rows})
-            images = len({row.case for row in own.rows})
-            tracks[name] = {"images": images, "patients": patients, "raters": own.summary()}
+        for name, scored in self.raters.items():
+            patients = len({row.patient for row in scored.rows})
+            images = len({row.case for row in scored.rows})
+            tracks[name] = {"images": images, "patients": patients, "raters": scored.summary()}
             tracks[name] |= {"samples": self.samples[name].summary()} if name in self.samples else {}
-        found: dict[str, Any] = plain(
+        result: dict[str, Any] = plain(
             {
                 "benchmark": "ambiguity",
                 "data": self.title,
@@ -164,7 +164,7 @@ class Ambiguity:
                 "protocol": PROTOCOL,
             }
         )
-        return found
+        return result
 
 
 class AmbiguityBenchmark:
@@ -198,7 +198,10 @@ class AmbiguityBenchmark:
         #: Numbers of the images that are scored.
         self.indices = [i for i, nonempty in enumerate(self._nonempty) if nonempty or track == "all"]
         if not self.indices:
-            raise DataError(f"{data.info.title}: in no image of the {split} split every rater has foreground.")
+            raise DataError(
+                f"{data.info.title}: the {split} split has no image in which every rater has foreground. Use --track "
+                "all."
+            )
         self.tracks: tuple[Track, ...] = ("all", "nonempty") if track == "all" else ("nonempty",)
         if not any(self._nonempty):
             self.tracks = ("all",)
@@ -209,20 +212,20 @@ class AmbiguityBenchmark:
         return [(store.ids[i], self.data.patient(store.cases[i]), *store.size_of(i)) for i in self.indices]
 
     def score(self, folder: Path | None) -> Ambiguity:
-        """Score samples; without a folder, each rater against the others alone.
+        """Score samples, and each rater against the other raters. Without a folder, only score the raters.
 
         Args:
             folder: See :class:`~diffmedseg.evaluation.sample_folders.SampleFolder`.
 
         Raises:
-            DataError: If samples are missing, unreadable or of other images, or their number differs between images.
+            DataError: If samples are missing, unreadable or of other images, or their number varies between images.
         """
         store = self.store
         wanted = [store.ids[i] for i in self.indices]
         files = None if folder is None else SampleFolder(folder, wanted, store.ids)
-        samples: dict[Track, Scored] = {one: Scored() for one in self.tracks if files is not None}
-        raters: dict[Track, Scored] = {one: Scored() for one in self.tracks}
-        first: dict[int, str] = {}  # by number of samples
+        samples: dict[Track, Scored] = {track: Scored() for track in self.tracks if files is not None}
+        raters: dict[Track, Scored] = {track: Scored() for track in self.tracks}
+        first: dict[int, str] = {}  # first image with each number of samples
         num_raters: set[int] = set()
         for i in progress(self.indices, "Images"):
             reference = store.reference(i)
@@ -242,8 +245,8 @@ class AmbiguityBenchmark:
 
         Args:
             scored: Scores of the samples in a track.
-            folder: The samples, as :meth:`score` took them.
-            number: So many images at most.
+            folder: The folder of :meth:`score`.
+            number: Maximum number of images.
         """
         store, number_of = self.store, {case: index for index, case in enumerate(self.store.cases)}
         files = SampleFolder(folder, [store.ids[i] for i in self.indices], store.ids)
@@ -256,7 +259,7 @@ class AmbiguityBenchmark:
         return draw_sets(rows, store, lambda row: number_of[row.case], samples_of)
 
     def _score(self, index: int, samples: Tensor, reference: Tensor) -> ImageScore:
-        """Score masks (S, K, H, W), bool, fused by majority, against those of raters (R, K, H, W)."""
+        """Fuse masks (S, K, H, W), bool, by majority, and score them against raters (R, K, H, W)."""
         soft, seen = samples.float(), self.store.field_of_view(index)
         probability = _FUSION(soft[None])[0]
         return score_image(
@@ -275,19 +278,19 @@ class AmbiguityBenchmark:
 
 
 def _each_against_others(reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each rater's mask (1, K, H, W), bool, and the masks of the others (R - 1, K, H, W)."""
+    """Yield the mask of each rater (1, K, H, W), bool, and the masks of the other raters (R - 1, K, H, W)."""
     for r in range(len(reference)):
         yield reference[r : r + 1].bool(), torch.cat([reference[:r], reference[r + 1 :]])
 
 
 def _average(rows: Sequence[Sequence[CaseScore]]) -> list[CaseScore]:
-    """Average the rows of several raters of an image, region by region; what no rater has is NaN."""
+    """Average the rows of several raters of an image, region by region; NaN if no rater has the score."""
     averaged = []
-    for own in zip(*rows, strict=True):
-        left_out = {one.name: float("nan") for one in fields(CaseScore) if isinstance(one.default, float)}
-        means = {name: _mean([getattr(row, name) for row in own]) for name in _OF_ONE_MASK}
-        empty = all(row.both_empty for row in own)
-        averaged.append(replace(own[0], **{**left_out, **means, "both_empty": empty}))
+    for region_rows in zip(*rows, strict=True):
+        left_out = {score.name: float("nan") for score in fields(CaseScore) if isinstance(score.default, float)}
+        means = {name: _mean([getattr(row, name) for row in region_rows]) for name in _OF_ONE_MASK}
+        empty = all(row.both_empty for row in region_rows)
+        averaged.append(replace(region_rows[0], **{**left_out, **means, "both_empty": empty}))
     return averaged
 
 
@@ -299,5 +302,5 @@ def _mean(values: Sequence[float]) -> float:
 def _check_equal(images: Mapping[int, str]) -> None:
     """Refuse different numbers of samples; ``images`` has the first image of each number."""
     if len(images) > 1:
-        found = " and ".join(f"{number} of {image}" for number, image in images.items())
-        raise DataError(f"The numbers of samples differ: {found}. Give every image the same number.")
+        numbers = " and ".join(f"{number} of {image}" for number, image in images.items())
+        raise DataError(f"The numbers of samples differ: {numbers}. Give every image the same number.")

@@ -1,4 +1,4 @@
-"""Calibrating a run on its validation cases."""
+"""Calibrate a run on its validation cases."""
 
 import json
 import math
@@ -45,37 +45,36 @@ def calibrate_run(
     tta: TTA | None = None,
     trust: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Fit a run's best checkpoint to its validation cases, and write what was found into its folder.
+    """Fit a run's best checkpoint to its validation cases, and write the result into its folder.
 
-    ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration, the levels of contours and the factor
-    of areas among its hyper-parameters, and with the familiarity of images; ``calibration.yaml`` the same as
-    configuration, without the familiarity, which no score depends on; ``calibration.json`` says
-    how good it is, and of which checkpoint it is one. The threshold is mapped, too, so that masks stay what they are
-    (but for ``nothing``, which empties some). The checkpoint was chosen on the same cases: what is said of them is
-    slightly too good.
+    Three files are written. ``checkpoints/calibrated.ckpt`` is the best checkpoint with the calibration, the levels of
+    contours, the factor of areas and the familiarity of images. ``calibration.yaml`` has the same settings without the
+    familiarity, which changes no score. ``calibration.json`` has the quality of the calibration and the hash of the
+    checkpoint. The threshold is mapped by the calibration, so masks do not change (except for ``nothing``, which
+    empties some). The same cases chose the checkpoint, so the stated quality is slightly too good.
 
     Args:
         run: The run's folder.
         method: A key of ``METHODS``.
         share: See :class:`~diffmedseg.postprocessing.Conformal`.
-        coverage: How often contours and areas have to hold.
-        nothing: In which share of healthy images a lesion may be found, for models that always find one; None leaves
-            these as they are.
-        tta: Test-time augmentation, which the calibrated model then has for its own; None for that of the run.
+        coverage: Fraction of cases whose contours and areas have to hold.
+        nothing: Accepted fraction of healthy images with a non-empty mask, for models that always find a lesion; None
+            does not change such models.
+        tta: Test-time augmentation of the calibrated model; None for the setting of the run.
         trust: Packages besides diffmedseg whose classes the run may name; see :mod:`diffmedseg.plugins`.
 
     Raises:
         ValueError: If share or coverage are out of range.
-        ZooError: If there is no such run, or nothing to fit in it.
-        DataError: If its data is not there, or has no healthy images where these are needed.
+        ZooError: If there is no such run, or the run is calibrated already.
+        DataError: If the data is missing, or ``nothing`` needs more healthy images.
     """
     check_share(share, coverage)
     config = read_run(run)
     model, data = load_trained(chosen_checkpoint(run), trust), build_data(config["data"], trust)
     if model.calibration is not None:
-        raise ZooError(f"{run} has a calibration already: calibrate the run that it was made of.")
+        raise ZooError(f"{run} has a calibration already. Calibrate the original run.")
     data.setup("validate")
-    data.serve((), model.regions)
+    data.configure_targets((), model.regions)
     bf16 = "bf16" in str(config["trainer"]["precision"])
     found: dict[str, Any] = {"method": method}
     model.tta = model.tta if tta is None else tta
@@ -85,9 +84,9 @@ def calibrate_run(
         found["presence"] = fit_presence(model, data, bf16, nothing)
         settings["least_contrast"] = model.least_contrast
     images = score_split(model, data, bf16)
-    # Of all regions: they may nest.
+    # Summed over all regions, since regions may nest.
     counts = torch.stack([image.reliability[:2] for image in images.values()]).sum((0, 2))
-    calibration = METHODS[method](counts[1])  # near lesions: certain background would outweigh all else
+    calibration = METHODS[method](counts[1])  # near lesions: otherwise certain background would dominate
     threshold = float(calibration(torch.tensor([model.threshold]))[0])
     settings |= {"calibration": to_config(calibration), "threshold": threshold}
     try:
@@ -102,10 +101,10 @@ def calibrate_run(
     except TooFewCasesError as error:
         found["without_familiarity"] = str(error)
     found |= {"cases": len(images), "regions": list(model.regions), **settings}
-    places = dict(zip(("whole", "neighbourhood"), counts, strict=True))
+    parts = dict(zip(("whole", "neighbourhood"), counts, strict=True))
     found["ece"] = {
-        "before": {place: expected_calibration_error(one) for place, one in places.items()},
-        "after": {place: expected_calibration_error(map_counts(one, calibration)) for place, one in places.items()},
+        "before": {part: expected_calibration_error(count) for part, count in parts.items()},
+        "after": {part: expected_calibration_error(map_counts(count, calibration)) for part, count in parts.items()},
     }
     _write(run, settings, plain(found), familiarity)
     return found
@@ -115,7 +114,7 @@ def fit_familiarity(model: DiffusionSegmenter, data: SegmentationDataModule) -> 
     """Fit the familiarity of images to the validation cases of a data module that is set up.
 
     Returns:
-        The fit; None where the model's network gives no maps of an image.
+        The fit; None if the network has no feature maps of an image.
 
     Raises:
         TooFewCasesError: If there are too few cases.
@@ -123,29 +122,29 @@ def fit_familiarity(model: DiffusionSegmenter, data: SegmentationDataModule) -> 
     features, cases = [], list[str]()
     for batch in track(data.val_dataloader(), "Familiarity"):
         moved = data.on_after_batch_transfer(batch, 0)
-        found = model.features(moved["image"])
-        if found is None:
+        image_features = model.features(moved["image"])
+        if image_features is None:
             return None
-        features.append(found)
+        features.append(image_features)
         cases += moved["case"]
     return Familiarity.fit(torch.cat(features), cases)
 
 
 def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: bool, nothing: float) -> dict[str, Any]:
-    """Set a model's ``least_contrast`` to what a new healthy image exceeds in a share of cases.
+    """Set a model's ``least_contrast`` so that a given fraction of new healthy images exceeds it.
 
-    The level is the one of split conformal prediction: of n healthy images the ceil((1 - share) (n + 1))-th smallest.
-    It holds for images, not for volumes of many slices, and for the number of steps that it was fitted with.
+    The level comes from split conformal prediction: the ceil((1 - nothing) (n + 1))-th smallest contrast of n healthy
+    images. It holds for images, not for volumes of many slices, and for the number of steps of the fit.
 
     Args:
         model: A model whose samples are empty below its ``least_contrast``.
-        data: Set up; the labels of its validation images are used, and no masks.
+        data: A data module that is set up. Only images and labels of its validation split are used.
         bf16: Whether the model runs under autocast.
-        nothing: The share.
+        nothing: The accepted fraction, in (0, 1).
 
     Returns:
-        ``least_contrast``; the number of ``healthy`` and ``diseased`` images; the share of each, of these images, whose
-        mask is not empty then (``false_positives``, ``found``); and the area under the ROC curve (``auc``).
+        ``least_contrast``; the numbers of ``healthy`` and ``diseased`` images; the fraction of either with a non-empty
+        mask (``false_positives``, ``found``); and the area under the ROC curve (``auc``).
 
     Raises:
         ZooError: If the model needs no such level.
@@ -157,7 +156,7 @@ def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: 
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             contrast = model.presence(moved["image"], moved["case"])
         if contrast is None:
-            raise ZooError(f"{model.name} gives an empty mask where it finds nothing: leave --nothing out.")
+            raise ZooError(f"{model.name} can return an empty mask without this setting. Leave --nothing out.")
         scores.append(contrast)
         labels.append(torch.as_tensor(moved["label"] if "label" in moved else [1] * len(contrast)))
         batches.append(moved)
@@ -166,15 +165,16 @@ def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: 
     rank = math.ceil((1 - nothing) * (len(healthy) + 1))
     if rank > len(healthy) or (label == 0).all():
         raise DataError(
-            f"{data.info.title}: {len(healthy)} of {len(score)} validation images are healthy; a share of {nothing} "
-            f"needs {math.ceil(1 / nothing) - 1} or more, and diseased ones: take a larger share, or more images."
+            f"{data.info.title}: {len(healthy)} of {len(score)} validation images are healthy; --nothing {nothing} "
+            f"needs at least {math.ceil(1 / nothing) - 1} healthy images, and diseased images. Use a larger value, or "
+            "more images."
         )
     model.least_contrast = float(healthy[rank - 1])
-    found = []
+    filled = []
     for moved in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            found.append(model.segment(moved["image"], keys=moved["case"]).mask.flatten(1).any(1).cpu())
-    any_found = torch.cat(found).numpy()
+            filled.append(model.segment(moved["image"], keys=moved["case"]).mask.flatten(1).any(1).cpu())
+    any_found = torch.cat(filled).numpy()
     return {
         "least_contrast": model.least_contrast,
         "num_steps": model.num_steps,
@@ -201,16 +201,16 @@ def score_split(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: b
 
 
 def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:
-    """Return the counts of reliability that calibrated probabilities would have.
+    """Return the reliability counts of the calibrated probabilities.
 
     Args:
         counts: (3, bins), of :func:`~diffmedseg.metrics.calibration.reliability_counts`.
         calibration: Applied to the mean probability of each bin.
     """
-    there = counts[:, counts[0] > 0]
-    p = calibration(there[1] / there[0])
+    pixels, probability, target = counts[:, counts[0] > 0]
+    p = calibration(probability / pixels)
     index = (p * FINE_BINS).long().clamp(0, FINE_BINS - 1)
-    return torch.zeros_like(counts).index_add_(1, index, torch.stack([there[0], p * there[0], there[2]]))
+    return torch.zeros_like(counts).index_add_(1, index, torch.stack([pixels, p * pixels, target]))
 
 
 def _write(run: Path, settings: dict[str, Any], found: dict[str, Any], familiarity: Familiarity | None) -> None:

@@ -1,4 +1,4 @@
-"""Comparing tests of the same cases: runs, or the seeds and folds of several."""
+"""Compare tests of the same cases: of single runs, or of pooled seeds and folds."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.wording import count, first_names
 
-#: Scores of one test by (case, region), and by score.
+#: Scores of one test: (case, region) -> score name -> value.
 _Pooled = dict[tuple[str, str], dict[str, float]]
 
 
@@ -25,16 +25,16 @@ class Comparison:
         region: The region.
         score: The score, a field of :class:`~diffmedseg.metrics.cases.CaseScore`.
         test: Name of the test.
-        tables: Number of tables that were pooled: seeds, folds or both.
-        cases: Number of cases. Each counts once, with its mean over the tables that hold it.
+        tables: Number of pooled tables: seeds, folds or both.
+        cases: Number of cases. Each counts once, with its mean over the tables that have it.
         mean: Mean over the cases.
-        low: Lower end of its 95 % bootstrap interval, over patients where the tables say them, else over cases.
-        high: Upper end.
-        deviation: Standard deviation of the mean over tables of the same cases (seeds); NaN of one table and of folds.
-        difference: Mean of this test minus the first, over the same cases; NaN of the first test.
-        difference_low: Lower end of its 95 % bootstrap interval, likewise.
-        difference_high: Upper end.
-        above: Share of cases in which this test is above the first; ties count half. NaN of the first test.
+        low: Lower end of its 95 % bootstrap interval, over patients if the tables name them, else over cases.
+        high: Upper end of the interval.
+        deviation: Standard deviation of the mean over tables of the same cases (seeds); NaN for one table and folds.
+        difference: Mean difference from the first test over the same cases; NaN for the first test.
+        difference_low: Lower end of the 95 % bootstrap interval of the difference.
+        difference_high: Upper end of the interval.
+        above: Share of cases in which this test is above the first; ties count half. NaN for the first test.
     """
 
     region: str
@@ -55,25 +55,25 @@ class Comparison:
 def compare_tests(
     tests: Mapping[str, Sequence[Sequence[CaseScore]]], common: bool = False, scores: Sequence[str] = tuple(TITLES)
 ) -> list[Comparison]:
-    """Compare two or more tests with the first of them, paired by case and region.
+    """Compare tests with the first test, paired by case and region.
 
-    A score that a test does not have is left out of that test; the others are compared over the cases that all have.
+    A score that a test lacks is left out for the test. A score is compared over the cases in which all tests have it.
 
     Args:
-        tests: By name, the tables of each test: one, or those of its seeds and folds.
-        common: Compare the cases that are in all tests, where others are in some of them.
+        tests: The tables of each test, by name: one table, or the tables of its seeds and folds.
+        common: Compare only the cases that all tests have, instead of refusing tests of different cases.
         scores: The scores to compare, fields of :class:`~diffmedseg.metrics.cases.CaseScore`.
 
     Returns:
         A row for each region, score and test, in this order.
 
     Raises:
-        DataError: If there are fewer than two tests; a case occurs twice in a table, or in some of a test's tables more
-            often than another; no case is in all tests, or some are not and ``common`` is not set.
+        DataError: If there are fewer than two tests; a case occurs twice in a table, or in more tables of a test than
+            another case; no case is in all tests; or the cases differ and ``common`` is not set.
     """
     if len(tests) < 2:
         raise DataError(f"There is {count(len(tests), 'test')}; expected two or more to compare.")
-    pooled = {name: _pool(name, tables) for name, tables in tests.items()}
+    base, pooled = next(iter(tests)), {name: _pool(name, tables) for name, tables in tests.items()}
     keys = _common_keys(pooled, common)
     patient = {row.case: row.patient for tables in tests.values() for table in tables for row in table if row.patient}
     rows = []
@@ -81,36 +81,34 @@ def compare_tests(
         cases = [key for key in keys if key[1] == region]
         for score in scores:
             values = {name: np.array([scored[key][score] for key in cases]) for name, scored in pooled.items()}
-            have = {name: one for name, one in values.items() if not np.isnan(one).all()}
+            have = {name: numbers for name, numbers in values.items() if not np.isnan(numbers).all()}
             kept = ~np.isnan(np.array(list(have.values()))).any(0) if have else np.zeros(len(cases), bool)
             if not kept.any():
                 continue
-            first = values[next(iter(tests))][kept]
+            first = values[base][kept]
             patients = [patient.get(case, case) for (case, _), keep in zip(cases, kept, strict=True) if keep]
             rows += [
-                _compare(
-                    region, score, name, tests[name], one[kept], patients, None if name == next(iter(tests)) else first
-                )
-                for name, one in have.items()
+                _compare(region, score, name, tests[name], numbers[kept], patients, None if name == base else first)
+                for name, numbers in have.items()
             ]
     return rows
 
 
 def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:
-    """Average the scores of each case over the tables that hold it."""
+    """Average the scores of each case over the tables that have it."""
     by_case: dict[tuple[str, str], list[CaseScore]] = defaultdict(list)
     for table in tables:
         twice = [key for key, times in Counter((row.case, row.region) for row in table).items() if times > 1]
         if twice:
-            raise DataError(f"{name}: a case occurs twice in one table: {_named(twice)}. Keep one row of it.")
+            raise DataError(f"{name}: a case occurs twice in one table: {_named(twice)}. Keep one row of the case.")
         for row in table:
             by_case[row.case, row.region].append(row)
     times = {len(rows) for rows in by_case.values()}
     if len(times) > 1:
         fewest = [key for key, rows in by_case.items() if len(rows) == min(times)]
         raise DataError(
-            f"{name}: of {len(tables)} tables some cases are in {min(times)}, others in {max(times)}: "
-            f"{_named(fewest)}. Seeds need the same cases, folds none in common."
+            f"{name}: some cases are in {min(times)} of {len(tables)} tables, others in {max(times)}: "
+            f"{_named(fewest)}. Seeds need the same cases; folds must have no case in common."
         )
     return {
         key: {score: _mean([getattr(row, score) for row in rows]) for score in TITLES} for key, rows in by_case.items()
@@ -126,7 +124,7 @@ def _common_keys(pooled: Mapping[str, _Pooled], common: bool) -> list[tuple[str,
     in_all = {key for key in keys[0] if all(key in one for one in keys)}
     alone = {key for one in keys for key in one} - in_all
     if not in_all or (alone and not common):
-        remedy = "--common compares the others." if in_all else "Are these tests of the same data?"
+        remedy = "--common compares the other cases." if in_all else "Name tests of the same data."
         raise DataError(f"{count(len(alone), 'case')} not in every test: {_named(alone)}. {remedy}")
     return sorted(in_all)
 
@@ -145,14 +143,14 @@ def _compare(
     first: NDArray[np.float64] | None,
 ) -> Comparison:
     interval = bootstrap_interval(values, patients=patients)
-    own = region, score, name, len(tables), len(values), float(values.mean()), *interval
+    mean = region, score, name, len(tables), len(values), float(values.mean()), *interval
     deviation = _deviation(tables, region, score)
     if first is None or np.isnan(first).any():
-        return Comparison(*own, deviation)
+        return Comparison(*mean, deviation)
     difference = values - first
     above = float(((np.sign(difference) + 1) / 2).mean())
     interval = bootstrap_interval(difference, patients=patients)
-    return Comparison(*own, deviation, float(difference.mean()), *interval, above)
+    return Comparison(*mean, deviation, float(difference.mean()), *interval, above)
 
 
 def _deviation(tables: Sequence[Sequence[CaseScore]], region: str, score: str) -> float:

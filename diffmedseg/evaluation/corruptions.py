@@ -1,7 +1,7 @@
-"""Corrupted copies of photographs, to measure how a model stands other cameras, optics and files.
+"""Corrupted copies of photographs, to measure how robust a model is to other cameras, optics and files.
 
 A corruption depends on the image, its name, its severity and a key, such as the name of the case. So every model sees
-the same corrupted image. Masks stay valid, since no corruption moves anything.
+the same corrupted image. Masks stay valid, since no corruption moves pixels.
 """
 
 import math
@@ -16,7 +16,7 @@ from diffmedseg.data.augmentation.hair import draw_hair, random_hair
 from diffmedseg.errors import unknown
 from diffmedseg.keyed_random import keyed_generator
 
-#: Severities, by name the index of an amount.
+#: Names of the severities, in the order of the amounts.
 SEVERITIES = ("mild", "medium", "strong")
 
 
@@ -25,8 +25,8 @@ class Corruption:
     """A kind of corruption.
 
     Attributes:
-        title: What it is, with its amounts.
-        amounts: One for each severity.
+        title: Description, with the amounts.
+        amounts: An amount for each severity.
         apply: Takes an image (1, 3, H, W) in [0, 1], an amount and a generator; returns the corrupted image.
     """
 
@@ -42,7 +42,7 @@ def corrupt(image: Tensor, name: str, severity: str = "medium", key: str = "") -
         image: (3, H, W), in [0, 1].
         name: One of :data:`CORRUPTIONS`.
         severity: One of :data:`SEVERITIES`.
-        key: What keys the random numbers of noise, hair and the sense of a rotation of hue.
+        key: Key of the random numbers of noise, hair and the direction of a hue rotation.
 
     Returns:
         (3, H, W), in [0, 1].
@@ -71,7 +71,7 @@ def _saturation(image: Tensor, factor: float, _: torch.Generator) -> Tensor:
 
 
 def _white_balance(image: Tensor, gain: float, _: torch.Generator) -> Tensor:
-    """Warm for positive gains, cold for negative ones."""
+    """Change the white balance: warm for positive gains, cold for negative gains."""
     gains = torch.tensor([[1 + gain, 1.0, 1 - gain]])
     return variations.change_colour(image, _one(0), _one(1), gains)
 

@@ -37,7 +37,7 @@ from diffmedseg.segmentation import Segmentation, resize_soft
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a case, on the model's grid, to be looked at.
+    """One image of a case, on the model's grid, for figures.
 
     Attributes:
         image: (C, H, W), in [-1, 1].
@@ -55,18 +55,18 @@ class Example:
 
 
 def example_of(batch: Batch, segmentation: Segmentation, i: int, threshold: float) -> Example:
-    """Take an image of a batch with its raters and what was found in it, at the raters' size.
+    """Return an image of a batch with its raters and its segmentation, at the size of the raters' masks.
 
     Args:
-        batch: What was segmented.
-        segmentation: What came of it.
-        i: Which image.
+        batch: The batch.
+        segmentation: The segmentation of the batch.
+        i: Index of the image.
         threshold: Foreground is where the probability exceeds it.
     """
     raters = batch["raters"][i][batch["rater_valid"][i]].cpu()
     size = (int(raters.shape[-2]), int(raters.shape[-1]))
     maps = segmentation.probability, segmentation.uncertainty
-    soft, doubt = (resize_soft(one[i : i + 1].float().cpu(), size)[0] for one in maps)
+    soft, doubt = (resize_soft(values[i : i + 1].float().cpu(), size)[0] for values in maps)
     return Example(batch["image"][i].float().cpu(), raters, soft, doubt, soft > threshold)
 
 
@@ -78,16 +78,16 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def draw_curves(curves: Mapping[str, Curve], tested: int | None) -> Figure:
-    """Draw what training logged, over its steps.
+    """Draw the curves of training over its steps.
 
     Args:
-        curves: By name, values of one unit.
-        tested: Step of the weights that were tested; None where nothing says.
+        curves: Curves of one unit, by name.
+        tested: Step of the tested weights; None if it is not known.
     """
     figure, axis = _figure(4.2, 3.8)
     for (name, curve), colour, marker in zip(curves.items(), cycle(CURVES), cycle("os^Dv"), strict=False):
         label = name.partition("/")[2].replace("_", " ")
-        every = max(len(curve) // 20, 1)  # markers that can be told apart
+        every = max(len(curve) // 20, 1)  # keeps markers distinguishable
         axis.plot(*zip(*curve, strict=True), color=colour, marker=marker, markersize=4, markevery=every, label=label)
     if tested is not None:
         axis.axvline(tested, color="grey", linewidth=1, linestyle="--", label="tested weights")
@@ -97,40 +97,40 @@ def draw_curves(curves: Mapping[str, Curve], tested: int | None) -> Figure:
 
 
 def draw_reliability(reliability: dict[str, list[dict[str, float]]]) -> Figure:
-    """Draw how often pixels of a probability are foreground, over the probability.
+    """Draw the reliability diagram: the frequency of foreground over the probability.
 
     Args:
-        reliability: As :func:`~diffmedseg.evaluation.summary.summarise_test` gives it.
+        reliability: The ``reliability`` of :func:`~diffmedseg.evaluation.summary.summarise_test`.
     """
     figure, axis = _figure(4.2, 3.8)
     axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect")
     names = {"whole": "all pixels", "neighbourhood": "near a lesion"}
-    # The first is wide and hollow, so that it shows where the second runs on it.
+    # The first curve is wide and hollow, to be visible below the second.
     styles: tuple[dict[str, Any], ...] = (
         {"linewidth": 4, "alpha": 0.45, "markersize": 9, "markerfacecolor": "none"},
         {"markersize": 3.5},
     )
-    for (place, bins), colour, style in zip(reliability.items(), (ORANGE, SKY_BLUE), styles, strict=False):
-        points = [(one["probability"], one["frequency"]) for one in bins]
+    for (part, bins), colour, style in zip(reliability.items(), (ORANGE, SKY_BLUE), styles, strict=False):
+        points = [(entry["probability"], entry["frequency"]) for entry in bins]
         if points:
-            axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=names[place], clip_on=False, **style)
+            axis.plot(*zip(*points, strict=True), color=colour, marker="o", label=names[part], clip_on=False, **style)
     axis.set(xlabel="probability", ylabel="share that is foreground", xlim=(0, 1), ylim=(0, 1))
     axis.legend(frameon=False)
     return figure
 
 
 def draw_risk_coverage(rows: Sequence[CaseScore]) -> Figure:
-    """Draw the mean Dice of the cases that are kept when the most doubtful are left to a human."""
+    """Draw the mean Dice of the remaining cases, if the most uncertain cases are left to a human."""
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
     figure, axis = _figure(4.2, 3.8)
     for label, order, colour, style in (
         ("by uncertainty", doubt, ORANGE, "-"),
-        ("if it knew its errors", [-one for one in dice], "grey", ":"),
+        ("by the true errors", [-score for score in dice], "grey", ":"),
     ):
         coverage, risk = risk_coverage(order, dice)
         axis.plot(coverage, 1 - risk, color=colour, linestyle=style, label=label)
     axis.axhline(float(np.mean(dice)), color="grey", linewidth=1, linestyle="--", label="at random")
-    axis.set(xlabel="share of cases that is kept", ylabel="their mean Dice", xlim=(0, 1))
+    axis.set(xlabel="share of cases kept", ylabel="mean Dice of these cases", xlim=(0, 1))
     axis.legend(frameon=False, loc="upper right")
     return figure
 
@@ -149,7 +149,7 @@ def draw_examples(examples: Sequence[tuple[str, Example]], regions: Sequence[str
 
     Args:
         examples: Title and image of each row.
-        regions: Names of the regions; probability and disagreement are those of the first.
+        regions: Names of the regions. Probability and disagreement are shown for the first region.
     """
     of = of_first(regions)
     titles = ("image", "reference and mask", f"probability{of}", f"disagreement{of}")
@@ -177,7 +177,7 @@ def choose_examples(rows: Sequence[CaseScore], count: int = 3) -> dict[str, list
 
     Args:
         rows: Scores of one region.
-        count: How many of each.
+        count: Number of cases in each group.
     """
     ordered = sorted(rows, key=lambda row: (row.dice, row.case))
     count = min(count, max(len(ordered) // 3, 1))

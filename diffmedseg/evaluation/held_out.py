@@ -1,4 +1,4 @@
-"""Whether a model was trained on the cases on which it is tested."""
+"""Check that a model is not tested on its training cases."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -18,17 +18,17 @@ _log = logging.getLogger(__name__)
 def check_held_out(
     data: SegmentationDataModule, trained: Mapping[str, Mapping[str, Any]], trust: Collection[str] = ()
 ) -> None:
-    """Refuse to test models on cases that they were trained on, as a fold's test cases are for the other folds.
+    """Refuse to test models on their training cases. The test cases of a fold are training cases of the other folds.
 
-    Models that were trained on another data set, or on another folder, are not looked at.
+    Models that were trained on another data set, or on another folder, are not checked.
 
     Args:
         data: The data module of the test.
-        trained: By model's name the configuration of the data module that it was trained with.
-        trust: Packages whose classes these may name.
+        trained: Configuration of the training data module of each model, by name of the model.
+        trust: Packages whose classes these configurations may name.
 
     Raises:
-        DataError: Naming a model and some of the cases.
+        DataError: If a model was trained on test cases; the message names the model and some of the cases.
     """
     tested = to_config(data)
     for name, config in trained.items():
@@ -40,18 +40,18 @@ def check_held_out(
             before = build_data({"class_path": config["class_path"], "init_args": own}, trust)
             seen = set() if to_config(before) == tested else before.split_cases("train") & data.split_cases("test")
         except (DataError, OSError) as error:
-            _log.warning("Whether %s was trained on test cases cannot be told: %s", name, error)
+            _log.warning("It is not known whether %s was trained on test cases: %s", name, error)
             continue
         if seen:
             test = data.split_cases("test")
             raise DataError(
                 f"{name} was trained on {len(seen)} of the {count(len(test), 'test case')} ({first_names(seen)}). Test "
-                "it on cases that it has not seen: on its own split, or on data that no member was trained on."
+                "it on its own split, or on data that no member was trained on."
             )
 
 
 def _same_folder(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations read the same folder; a folder that is gone is taken for the one that is there."""
+    """Return whether two configurations read the same folder. A folder that no longer exists counts as the same."""
     if "root" not in one or "root" not in other:
         return "root" not in one and "root" not in other
     own, tested = expand_home(Path(one["root"])), expand_home(Path(other["root"]))

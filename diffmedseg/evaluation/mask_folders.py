@@ -1,4 +1,4 @@
-"""Scoring a folder of masks against a folder of true ones, whatever wrote them."""
+"""Score a folder of masks of any method against a folder of reference masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +39,8 @@ class Mask:
 
     Attributes:
         values: (H, W) or (D, H, W), bool.
-        volume: What it was read from, which says where it lies; None of a picture.
-        faded: Whether it is empty only because none of its values lies above half of the range.
+        volume: The volume of the mask, with its position; None for a picture.
+        faded: Whether the mask is empty only because no value is above half of the range.
     """
 
     values: NDArray[np.bool_]
@@ -49,13 +49,13 @@ class Mask:
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Distance of neighbours along each axis in mm; None where the file does not say."""
+        """Distance of neighbours along each axis in mm; None if the file does not state it."""
         return None if self.volume is None else self.volume.GetSpacing()[::-1]
 
 
 @dataclass(frozen=True)
 class LabelReader:
-    """Reads one region out of label maps.
+    """Reads one region of label maps.
 
     Attributes:
         wanted: The values of the region.
@@ -66,7 +66,7 @@ class LabelReader:
     known: tuple[int, ...]
 
     def binarise(self, values: NDArray[np.generic], path: Path) -> NDArray[np.bool_]:
-        """Return where the region is.
+        """Return the mask of the region.
 
         Raises:
             DataError: If the map has other values.
@@ -78,7 +78,7 @@ class LabelReader:
 
     @staticmethod
     def faded(values: NDArray[np.generic], foreground: NDArray[np.bool_]) -> bool:
-        """Labels do not fade: whole numbers say what a voxel is."""
+        """Return False: label maps have no range."""
         return False
 
 
@@ -87,11 +87,11 @@ class Pairs:
     """Masks of two folders, or one region of their label maps.
 
     Attributes:
-        both: By name, file of the prediction and of the truth.
-        missing: Names of true masks without a prediction.
-        extra: Names of predictions without a true mask, which are left out.
+        both: Files of prediction and reference, by name.
+        missing: Names of reference masks without a prediction.
+        extra: Names of predictions without a reference mask; they are left out.
         region: Name of the region.
-        labels: Reads the region out of label maps; None where files are masks.
+        labels: Reads the region of label maps; None if the files are masks.
     """
 
     both: dict[str, tuple[Path, Path]]
@@ -101,10 +101,10 @@ class Pairs:
     labels: LabelReader | None = None
 
     def regions(self, labels: str | None) -> "list[Pairs]":
-        """Return the pairs of each region of label maps, or these of masks.
+        """Return the pairs of each region of label maps; for masks, return these pairs.
 
         Args:
-            labels: See :func:`~diffmedseg.reading.label_maps.region_labels`; None where files are masks.
+            labels: See :func:`~diffmedseg.reading.label_maps.region_labels`; None if the files are masks.
 
         Raises:
             DataError: If that is no scheme of labels.
@@ -121,8 +121,8 @@ class Scored:
     """Scores of pairs of masks.
 
     Attributes:
-        rows: By case.
-        faded: Files of the masks that count as empty although not all of their values are 0.
+        rows: Scores of each case.
+        faded: Files of masks that are scored as empty although some values are above 0.
     """
 
     rows: list[CaseScore]
@@ -130,38 +130,40 @@ class Scored:
 
 
 def pair_masks(predictions: Path, truths: Path, common: bool = False, kind: str = "mask") -> Pairs:
-    """Pair masks of two folders by name; names that say nothing or repeat are told apart by their folders.
+    """Pair masks of two folders by name. Names that repeat or identify no image are extended by their folders.
 
     Args:
-        predictions: Folder; files that have no true mask are left out.
-        truths: Folder.
-        common: Leave out true masks without a prediction, too.
-        kind: Which files of ``diffmedseg predict`` are taken: ``mask`` or ``labels``.
+        predictions: Folder of predictions; files without a reference mask are left out.
+        truths: Folder of reference masks.
+        common: Leave out reference masks without a prediction, too.
+        kind: Files of ``diffmedseg predict`` to use: ``mask`` or ``labels``.
 
     Raises:
-        DataError: If there are none, two of a name, or a true mask without a prediction.
+        DataError: If there are no masks, two masks of the same name, or a reference mask without a prediction.
     """
     files = _mask_files(predictions, kind), _mask_files(truths, kind)
-    keys = [[comparable(mask_key(path)) for path in one] for one in files]
-    # mask.png says nothing of whose mask it is.
-    nested = any(len(set(one)) < len(one) for one in keys) or any(mask_key(Path(f"x_{key}")) == "x" for key in keys[1])
-    found, true = (_index(one, root, nested) for one, root in zip(files, (predictions, truths), strict=True))
-    missing = sorted(name for key, (name, _) in true.items() if key not in found)
+    keys = [[comparable(mask_key(path)) for path in paths] for paths in files]
+    # A name such as mask.png identifies no image.
+    repeats = any(len(set(names)) < len(names) for names in keys)
+    nested = repeats or any(mask_key(Path(f"x_{key}")) == "x" for key in keys[1])
+    predicted, true = (_index(paths, root, nested) for paths, root in zip(files, (predictions, truths), strict=True))
+    missing = sorted(name for key, (name, _) in true.items() if key not in predicted)
     if missing and not common:
         raise DataError(
             f"{len(missing)} of {len(true)} masks in {truths} have no prediction in {predictions}: "
-            f"{first_names(missing)}. A mean over the others would not be that of the set; --common takes it."
+            f"{first_names(missing)}. The mean over the other masks is not the mean of the set. Add predictions, or "
+            "use --common."
         )
-    both = {name: (found[key][1], path) for key, (name, path) in sorted(true.items()) if key in found}
+    both = {name: (predicted[key][1], path) for key, (name, path) in sorted(true.items()) if key in predicted}
     if not both:
-        there, wanted = (first_names([name for name, _ in one.values()]) or "nothing" for one in (found, true))
-        raise DataError(f"No mask in {predictions} ({there}) has the name of one in {truths} ({wanted}).")
-    return Pairs(both, missing, sorted(name for key, (name, _) in found.items() if key not in true))
+        names, expected = (first_names([name for name, _ in one.values()]) or "nothing" for one in (predicted, true))
+        raise DataError(f"No mask in {predictions} ({names}) has the name of a mask in {truths} ({expected}).")
+    return Pairs(both, missing, sorted(name for key, (name, _) in predicted.items() if key not in true))
 
 
 def _mask_files(folder: Path, kind: str) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder.")
+        raise DataError(f"{folder} is not a folder.")
     files = files_below(folder)
     predicted = {path.parent for path in files if path.name == PREDICTIONS}
     masks = [path for path in files if path.name.lower().endswith((*VOLUMES, *PICTURES))]
@@ -170,7 +172,7 @@ def _mask_files(folder: Path, kind: str) -> list[Path]:
 
 
 def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[str, Path]]:
-    """Return the name and file of each mask, by the form in which names are compared."""
+    """Return the name and file of each mask, by the comparable form of the name."""
     named = []
     for path in files:
         folder = path.parent.relative_to(root).as_posix()
@@ -181,15 +183,15 @@ def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[s
 
 
 def read_mask(path: Path, beside: MaskReader | LabelReader | None = None) -> Mask:
-    """Read a mask: foreground is above half of its range.
+    """Read a mask. Foreground is above half of its range.
 
     Args:
         path: A picture or a volume.
-        beside: Reads the masks that belong together with it; None for a mask that stands alone.
+        beside: Reader of all masks of the folder; None for a single mask.
 
     Raises:
-        DataError: If it is unreadable, has colours or transparency, or its values say neither foreground nor background
-            (labels, for instance).
+        DataError: If the mask is unreadable, has colours or transparency, or has other values than a mask (such as
+            labels).
     """
     values, volume = _read(path)
     reader = beside or MaskReader([path], read_grey)
@@ -212,7 +214,7 @@ def read_grey(path: Path) -> NDArray[np.generic]:
 
 
 def readers_of(pairs: Pairs) -> tuple[MaskReader | LabelReader, MaskReader | LabelReader]:
-    """Return what reads the predictions and what reads the true masks, each of which belong together."""
+    """Return the reader of the predictions and the reader of the reference masks."""
     if pairs.labels is not None:
         return pairs.labels, pairs.labels
     predictions, truths = zip(*pairs.both.values(), strict=True)
@@ -224,8 +226,8 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
 
     Args:
         pairs: See :func:`pair_masks`.
-        spacing: Distance of neighbours in mm for files that do not say, of rows and columns; None measures distances
-            between their surfaces in pixels.
+        spacing: Distance of rows and of columns in mm, for files that do not state it; None measures surface distances
+            in pixels.
 
     Raises:
         DataError: If masks cannot be read, or their sizes or grids differ.
@@ -264,13 +266,13 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
         )
     if unlike:
         raise DataError(
-            f"{len(unlike)} masks differ in size: {first_names(unlike)}. Resize predictions to the original."
+            f"{len(unlike)} masks differ in size: {first_names(unlike)}. Resize predictions to the original size."
         )
-    for some, found in zip(solid, faded, strict=True):
-        if found and not some:
+    for any_solid, paths_faded in zip(solid, faded, strict=True):
+        if paths_faded and not any_solid:
             raise DataError(
-                f"{first_names(list(map(str, found)))}: no value is above half of the range, in these and in all masks "
-                "beside them. Save background as 0 and foreground as 255, one mask per label"
+                f"{first_names(list(map(str, paths_faded)))}: no value is above half of the range, in these masks and "
+                "in all masks beside them. Save background as 0 and foreground as 255, one mask per label"
             )
     return Scored(rows, [*faded[0], *faded[1]])
 

@@ -1,4 +1,4 @@
-"""Scoring protocols of others, for comparisons with what they print. They are no headlines."""
+"""Scoring protocols of other projects, for comparison with their published scores. They are never headline scores."""
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
@@ -22,14 +22,14 @@ _DICE_EPS, _IOU_EPS = 1e-4, 1e-6
 
 @dataclass(frozen=True)
 class Protocol:
-    """Scores of a set of masks by the protocol of others.
+    """Scores of a set of masks by the protocol of another project.
 
     Attributes:
-        policy: How they are taken, in words.
+        policy: The rules of the protocol, in words.
         dice: Dice, in [0, 1].
-        iou: IoU, likewise; None where the protocol has none.
-        hd95: HD95 in mm, likewise.
-        cases: By case, its scores, Dice first; empty where cases have none of their own.
+        iou: IoU, in [0, 1]; None if the protocol has none.
+        hd95: HD95 in mm; None if the protocol has none.
+        cases: Scores of each case, Dice first; empty if the protocol has no scores of single cases.
     """
 
     policy: str
@@ -50,15 +50,15 @@ def score_pooled(pairs: Pairs) -> Protocol:
         masks = [torch.from_numpy(read_mask(*one).values) for one in zip(paths, readers, strict=True)]
         _check_alike(masks, paths)
         total += torch.stack([n.sum() for n in confusion_counts(*masks)])
-    policy = "of the pixels of all cases together, so that a large lesion counts more than a small one"
+    policy = "pixels of all cases together, so that a large lesion counts more than a small one"
     return Protocol(policy, float(dice_from_counts(*total)), float(iou_from_counts(*total)))
 
 
 def score_medsegdiff(pairs: Pairs) -> Protocol:
     """Score as the released code of MedSegDiff does (scripts/segmentation_env.py, commit b4aee37).
 
-    The prediction is ``NAME_probability`` beside ``NAME_mask`` where ``diffmedseg predict`` wrote both, else the file
-    itself. See :func:`released_scores`.
+    The prediction is ``NAME_probability`` if it lies beside ``NAME_mask``, as ``diffmedseg predict`` writes them, else
+    the file itself. See :func:`released_scores`.
 
     Raises:
         DataError: If a file cannot be read, or is a volume.
@@ -76,20 +76,20 @@ def score_medsegdiff(pairs: Pairs) -> Protocol:
     dice, iou = torch.tensor(list(cases.values()), dtype=torch.float64).mean(0).tolist()
     thresholds = ", ".join(map(str, _THRESHOLDS))
     policy = (
-        f"that of MedSegDiff's released code: each probability map is divided by its maximum, prediction and truth are "
-        f"resized to {_SIDE} x {_SIDE}, and both are cut at {thresholds}, over which the mean is taken; not to be "
-        "compared with a score at one threshold"
+        f"MedSegDiff's released code: each probability map is divided by its maximum, prediction and truth are resized "
+        f"to {_SIDE} x {_SIDE}, both are thresholded at {thresholds}, and the scores are averaged; not comparable with "
+        "a score at one threshold"
     )
     return Protocol(policy, dice, iou, cases=cases)
 
 
 def score_brats(pairs: Pairs) -> Protocol:
-    """Score the lesions of volumes one by one, as BraTS does since 2023; see :func:`lesion_scores`.
+    """Score volumes lesion by lesion, as in BraTS since 2023; see :func:`lesion_scores`.
 
-    A case has Dice, HD95, and the numbers of lesions that were found, missed and false.
+    The scores of a case are Dice, HD95, and the numbers of found, missed and false lesions.
 
     Raises:
-        DataError: If a file cannot be read, is no volume, or two differ in size or place.
+        DataError: If a file cannot be read or is no volume, or two files differ in size or position.
     """
     readers = readers_of(pairs)
     cases: dict[str, tuple[float, ...]] = {}
@@ -103,16 +103,16 @@ def score_brats(pairs: Pairs) -> Protocol:
         cases[name] = astuple(lesion_scores(predicted.values, true.values, true.volume.GetSpacing()[::-1]))
     dice, hd95 = torch.tensor([scores[:2] for scores in cases.values()], dtype=torch.float64).mean(0).tolist()
     policy = (
-        "lesion-wise, as BraTS 2023 for adult glioma: true lesions are joined where three dilations touch, those of 50 "
-        f"mm3 or less do not count, and a missed or a false lesion has Dice 0 and HD95 {PENALTY_MM:g} mm"
+        "lesion-wise, as in BraTS 2023 for adult glioma: true lesions are joined if they touch after three dilations, "
+        f"lesions of 50 mm3 or less do not count, and a missed or false lesion has Dice 0 and HD95 {PENALTY_MM:g} mm"
     )
     return Protocol(policy, dice, hd95=hd95, cases=cases)
 
 
 def released_scores(prediction: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Return Dice and IoU of one picture as the released code of MedSegDiff computes them.
+    """Return Dice and IoU of one picture, as the released code of MedSegDiff computes them.
 
-    A map without foreground counts as empty; the released code divides it by 0, to the same effect.
+    A map without foreground counts as empty. The released code divides it by 0, which has the same effect.
 
     Args:
         prediction: (H, W), at least 0, of any scale.
@@ -137,7 +137,7 @@ def _to_side(values: Tensor) -> Tensor:
 
 
 def _probability_of(mask: Path) -> Path:
-    """Return the probability map beside a mask of ``diffmedseg predict``; the mask where there is none."""
+    """Return the probability map beside a mask of ``diffmedseg predict``, or the mask if there is none."""
     name, _, _ = mask.stem.rpartition("_mask")
     beside = mask.with_name(f"{name}_probability{mask.suffix}")
     return beside if name and beside.is_file() else mask
@@ -149,7 +149,7 @@ def _check_alike(masks: list[Tensor], paths: tuple[Path, Path]) -> None:
         raise DataError(f"{paths[0]} is {sizes[0]}, {paths[1]} {sizes[1]}. Resize predictions to the original.")
 
 
-#: By name: what scores pairs of masks.
+#: The protocols by name.
 PROTOCOLS: dict[str, Callable[[Pairs], Protocol]] = {
     "brats": score_brats,
     "medsegdiff": score_medsegdiff,

@@ -1,4 +1,4 @@
-"""Where the scores of a test come from: the command, the versions, and the training of the weights."""
+"""Provenance of the scores of a test: the command, the versions, and the training of the weights."""
 
 import math
 import shlex
@@ -17,14 +17,14 @@ _PACKAGES = ("diffmedseg", "torch", "lightning")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the scores of a test come from.
+    """Provenance of the scores of a test.
 
     Attributes:
-        command: The command line; empty where Python runs no script.
-        date: When the test ended.
-        versions: By package.
-        steps: Training steps of the weights that were tested; None where nothing says.
-        curves: What training logged, by name, such as ``train/loss``; empty where its log is not there.
+        command: The command line; empty in an interactive Python session.
+        date: End of the test.
+        versions: Version of each package.
+        steps: Training steps of the tested weights; None if they are not known.
+        curves: Logged curves of training by name, such as ``train/loss``; empty without a log.
     """
 
     command: str
@@ -35,11 +35,11 @@ class Provenance:
 
 
 def provenance_now(steps: int | None, log: Path) -> Provenance:
-    """Return where the scores of a test that ends now come from.
+    """Return the provenance of a test that ends now.
 
     Args:
-        steps: Training steps of the weights that were tested; None where nothing says.
-        log: The ``metrics.csv`` of their training, which may be missing.
+        steps: Training steps of the tested weights; None if they are not known.
+        log: The ``metrics.csv`` of their training; it may be missing.
     """
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     versions = {name: found for name, found in installed_versions().items() if name in _PACKAGES}
@@ -47,7 +47,7 @@ def provenance_now(steps: int | None, log: Path) -> Provenance:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return the command that a user types; without the folder of a script."""
+    """Return the command line as a user types it, without the folder of a script."""
     if not arguments or arguments[0] in {"", "-c"}:
         return ""
     program = Path(arguments[0])
@@ -57,7 +57,7 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def read_curves(log: Path) -> dict[str, Curve]:
-    """Read the losses of training and the scores of validation from a ``metrics.csv``; empty where there is none."""
+    """Read training losses and validation scores from a ``metrics.csv``; empty if it is missing."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in read_whole_rows(log)[1] if log.is_file() else ():
         for name, value in row.items():

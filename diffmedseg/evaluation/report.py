@@ -1,4 +1,4 @@
-"""A test as one HTML file, which needs nothing else to be read."""
+"""The report of a test as one self-contained HTML file."""
 
 import base64
 import html
@@ -42,7 +42,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 figcaption, .small { font-size: .88rem; color: var(--soft); }
 @media (max-width: 30rem) { body { padding: .7rem; } th, td { padding-right: .5rem; } }
 """
-#: Scores of the overview of regions, of those that a test has.
+#: Scores in the overview of regions, if the test has them.
 _OVERVIEW = ("dice", "iou", "sensitivity", "precision", "hd95", "hd95_pixels", "nsd", "nsd_pixels", "ged_unbiased")
 
 
@@ -57,12 +57,12 @@ def render_report(
     """Write the report.
 
     Args:
-        title: What was tested on what.
-        summary: Of :func:`~diffmedseg.evaluation.summary.summarise_test`.
+        title: Title, such as the model and the data set.
+        summary: Result of :func:`~diffmedseg.evaluation.summary.summarise_test`.
         rows: Scores of all cases.
         examples: An image of each case.
         regions: Names of the regions.
-        provenance: Where the scores come from; None where nothing says.
+        provenance: Provenance of the scores; None if it is not known.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if provenance is not None:
@@ -70,12 +70,13 @@ def render_report(
     if len(regions) > 1:
         parts.append(_overview(summary["regions"]))
     for k, region in enumerate(regions):
-        own = [row for row in rows if row.region == region]
+        region_rows = [row for row in rows if row.region == region]
         found = summary["regions"][region]
         if len(regions) > 1:
             parts.append(f"<h1>{_words(region)}</h1>")
-        parts += [_in_short(own, found, summary["policy"].get("contours")), _scores(found), _trust(own, found)]
-        parts.append(_examples(own, examples, regions, k))
+        parts.append(_in_short(region_rows, found, summary["policy"].get("contours")))
+        parts += [_scores(found), _trust(region_rows, found)]
+        parts.append(_examples(region_rows, examples, regions, k))
     if provenance is not None and provenance.curves:
         parts.append(_training(provenance))
     parts.append(_policy(summary))
@@ -122,13 +123,13 @@ def _overview(found: Mapping[str, Any]) -> str:
 
 
 def _training(provenance: Provenance) -> str:
-    """Return the curves of training: losses, and scores of validation."""
-    kinds = {"train/": "Losses of training.", "val/": "Scores of validation."}
+    """Return the curves of training: losses and validation scores."""
+    kinds = {"train/": "Training losses.", "val/": "Validation scores."}
     shown = []
     for prefix, caption in kinds.items():
-        own = {name: curve for name, curve in provenance.curves.items() if name.startswith(prefix)}
-        if own:
-            image = _image(draw_curves(own, provenance.steps), caption)
+        curves = {name: curve for name, curve in provenance.curves.items() if name.startswith(prefix)}
+        if curves:
+            image = _image(draw_curves(curves, provenance.steps), caption)
             shown.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     figures = "\n".join(shown)
     return f'<h2>Training</h2>\n<div class="row">{figures}</div>'
@@ -145,26 +146,24 @@ def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Map
     if of_set["without_lesion"]:
         alarms = of_set["without_lesion"] - of_set["both_empty"]
         lines.append(
-            f"{count(of_set['without_lesion'], 'case')} without a lesion: in {alarms} of them something is found, "
-            "which counts as Dice 0, and nothing as 1."
+            f"{count(of_set['without_lesion'], 'case')} without a lesion: in {alarms} of them the mask is not empty "
+            "(Dice 0); an empty mask has Dice 1."
         )
     if len(rows) >= 10:
         coverage, risk = risk_coverage([row.uncertainty for row in rows], [row.dice for row in rows])
         kept = int((coverage <= 0.8 + 1e-9).sum())
-        lines.append(
-            f"Without the fifth of cases of which the model is most doubtful, mean Dice is {1 - risk[kept - 1]:.3f}."
-        )
+        lines.append(f"Without the 20 % of cases with the highest uncertainty, mean Dice is {1 - risk[kept - 1]:.3f}.")
     if of_set["ece_neighbourhood"] is not None:
         lines.append(
-            f"Near lesions its probability is off by {of_set['ece_neighbourhood']:.1%} on average (over all pixels "
-            f"{of_set['ece']:.1%})."
+            f"The calibration error of the probability is {of_set['ece_neighbourhood']:.1%} near lesions and "
+            f"{of_set['ece']:.1%} over all pixels."
         )
     if contours and "inner_held" in scores:
         inner, outer, area = (f"{scores[name]['mean']:.0%}" for name in ("inner_held", "outer_held", "area_held"))
         lines.append(
-            f"{contours['share']:.0%} of its inner contour was true in {inner} of cases, {contours['share']:.0%} of "
-            f"the truth was in its outer contour in {outer}, and the true area in its interval in {area}; fitted on "
-            f"{count(contours['cases'], 'case')} to hold in {contours['coverage']:.0%}."
+            f"{contours['share']:.0%} of the inner contour was true in {inner} of cases, {contours['share']:.0%} of "
+            f"the truth was in the outer contour in {outer}, and the true area was in its interval in {area}. The fit "
+            f"on {count(contours['cases'], 'case')} aims at {contours['coverage']:.0%}."
         )
     return "<p>" + "<br>\n".join(lines) + "</p>"
 
@@ -192,13 +191,13 @@ def _trust(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
     figures = [
         (
             draw_reliability(of_set["reliability"]),
-            "Is its probability right? On the dashed line, of the pixels given 70 % seven in ten are foreground. Below "
-            "it the model is too sure.",
+            "Is the probability right? On the dashed line, seven in ten pixels with 70 % are foreground. Below the "
+            "line the model is overconfident.",
         ),
         (
             draw_risk_coverage(rows),
-            f"Does its doubt find its errors? The higher the line at the left, the better. Area under the risk: "
-            f"{of_set['aurc']:.3f}.",
+            f"Does uncertainty predict errors? The higher the line at the left, the better. Area under the risk "
+            f"curve: {of_set['aurc']:.3f}.",
         ),
         (
             draw_dice_over_uncertainty(rows),
@@ -209,7 +208,7 @@ def _trust(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
     shown = "\n".join(
         f"<figure>{_image(figure)}<figcaption>{caption}</figcaption></figure>" for figure, caption in figures
     )
-    return f'<h2>Can it be trusted?</h2>\n<div class="row">{shown}</div>'
+    return f'<h2>Can the model be trusted?</h2>\n<div class="row">{shown}</div>'
 
 
 def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], regions: Sequence[str], k: int) -> str:
@@ -225,7 +224,7 @@ def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], region
 
 
 def _only(example: Example, k: int) -> Example:
-    """Take one region."""
+    """Return one region of an example."""
     maps = (getattr(example, name)[k : k + 1] for name in ("probability", "uncertainty", "mask"))
     return Example(example.image, example.raters[:, k : k + 1], *maps)
 
@@ -235,7 +234,7 @@ def _policy(summary: Mapping[str, Any]) -> str:
         f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_in_words(value))}</td></tr>"
         for name, value in summary["policy"].items()
     )
-    return f'<h2>How scores were taken</h2>\n<div class="wide"><table class="small">\n{lines}\n</table></div>'
+    return f'<h2>How scores were computed</h2>\n<div class="wide"><table class="small">\n{lines}\n</table></div>'
 
 
 def _in_words(value: object) -> str:

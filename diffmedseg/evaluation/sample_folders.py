@@ -29,7 +29,7 @@ def sample_file(image: str) -> str:
 
 
 def write_samples(folder: Path, image: str, samples: Tensor) -> None:
-    """Write the samples of an image, whole or not at all.
+    """Write the samples of an image, completely or not at all.
 
     Args:
         folder: The folder of all samples.
@@ -49,10 +49,10 @@ class SampleFolder:
     """Reads the samples of a split.
 
     Args:
-        folder: Holds ``<id>.npz`` with an array ``samples`` of 0 and 1, or ``<id>/sample-00.png`` and so on with 0 and
-            255, for each image.
+        folder: Folder with the samples of each image: ``<id>.npz`` with an array ``samples`` of 0 and 1, or
+            ``<id>/sample-00.png`` and so on, of 0 and 255.
         images: Ids of the images that need samples.
-        split: Ids of all images of the split, which may have samples.
+        split: Ids of all images of the split; any of them may have samples.
 
     Raises:
         DataError: If there is no such folder, images have no samples or samples of both kinds, or there are samples
@@ -64,8 +64,8 @@ class SampleFolder:
         refuse_clashes([(sample_file(image), Path(image)) for image in split], "images", "Rename one of each pair.")
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Name the folder that holds the samples.")
-        there = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
-        named = [(_key(path), path) for path in there]
+        paths = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+        named = [(_key(path), path) for path in paths]
         refuse_clashes(named, "sets of samples", "Keep one set for each image.")
         self._paths = dict(named)
         missing = [image for image in images if _stem(image) not in self._paths]
@@ -75,11 +75,11 @@ class SampleFolder:
                 f"{first_names([sample_file(image) for image in missing])}. --list FILE.csv writes all expected names.",
                 missing,
             )
-        extra = [path.name for path in there if _key(path) not in {_stem(image) for image in split}]
+        extra = [path.name for path in paths if _key(path) not in {_stem(image) for image in split}]
         if extra:
             raise DataError(
-                f"{folder} holds {first_names(extra)}, and no image of the split has such a name. Remove files that "
-                "are no samples, or choose the split of the samples by --split.",
+                f"{folder} has {first_names(extra)}, and no image of the split has this name. Remove files that are "
+                "not samples, or choose the split of the samples by --split.",
                 extra,
             )
 
@@ -87,7 +87,7 @@ class SampleFolder:
         """Read the samples of an image.
 
         Args:
-            image: Its id.
+            image: Id of the image.
             size: Height and width that the samples must have.
             regions: K, the number of regions that the samples must have.
 
@@ -95,7 +95,7 @@ class SampleFolder:
             (S, K, H, W), bool.
 
         Raises:
-            DataError: If the samples cannot be read, have another shape, or other values than those of masks.
+            DataError: If the samples cannot be read, or have another shape or other values than masks.
         """
         path = self._paths[_stem(image)]
         masks = _read_pngs(path) if path.is_dir() else _read_npz(path)
@@ -117,7 +117,7 @@ def _stem(image: str) -> str:
 
 
 def _key(path: Path) -> str:
-    """Return what an image would have to be called for a file or folder to hold its samples."""
+    """Return the file name, without suffix, of the image that a file or folder of samples belongs to."""
     name = composed(path.name)
     return name if path.is_dir() else name.removesuffix(".npz")
 
@@ -126,10 +126,10 @@ def _read_npz(path: Path) -> NDArray[np.bool_]:
     if path.suffix != ".npz":
         raise DataError(f"{path} is neither an .npz file nor a folder of PNG files. {_SAVE}")
     try:
-        with zipfile.ZipFile(path) as archive:  # numpy takes any other file for a pickle
+        with zipfile.ZipFile(path) as archive:  # NumPy would read any other file as a pickle
             names = sorted(name.removesuffix(".npy") for name in archive.namelist())
         values: NDArray[Any] | None = np.load(path, allow_pickle=False)[ARRAY] if ARRAY in names else None
-    except Exception as error:  # of damaged files zipfile and numpy raise many kinds
+    except Exception as error:  # zipfile and NumPy raise many kinds of errors for damaged files
         raise DataError(f"{path} cannot be read ({error}). {_SAVE}") from error
     if values is None:
         raise DataError(f"{path} has no array {ARRAY}; it holds {first_names(names) or 'nothing'}. {_SAVE}")
@@ -152,7 +152,7 @@ def _read_pngs(folder: Path) -> NDArray[np.bool_]:
 
 
 def _as_masks(values: NDArray[Any], levels: tuple[int, int], path: Path) -> NDArray[np.bool_]:
-    """Return where values are the upper of two levels, and refuse values between or beyond these."""
+    """Return where values equal the upper of two levels; refuse other values than the two levels."""
     if values.dtype == np.bool_:
         return values.astype(np.bool_)
     low, high = levels
@@ -162,6 +162,6 @@ def _as_masks(values: NDArray[Any], levels: tuple[int, int], path: Path) -> NDAr
         some = first_names([f"{value:g}" for value in np.unique(numbers[~mask & (numbers != low)])[:3].tolist()])
         kind = some if values.dtype.kind in "iuf" else f"of type {values.dtype}"
         raise DataError(
-            f"{path} has values {kind}; expected {low} and {high} alone. Threshold the samples before saving them."
+            f"{path} has values {kind}; expected only {low} and {high}. Threshold the samples before saving them."
         )
     return mask

@@ -1,4 +1,4 @@
-"""The images whose samples are farthest from the raters: what a set of masks gets wrong, at a glance."""
+"""Draw the images whose samples are farthest from the raters."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -27,15 +27,15 @@ def draw_sets(
     index_of: Callable[[CaseScore], int],
     samples_of: Callable[[int], Tensor],
 ) -> Figure:
-    """Draw, for each image, the image, the share of raters and the share of samples that call a pixel foreground.
+    """Draw each image, and for each pixel the shares of raters and of samples with foreground.
 
-    Above stand the terms of the unbiased GED, and how many masks are empty. Of several regions the first is drawn.
+    Titles have the terms of the unbiased GED; labels have the number of empty masks. Only the first region is drawn.
 
     Args:
         rows: Scores of the images.
         store: The split.
-        index_of: The number of a row's image in the split.
-        samples_of: The samples (S, K, H, W) of the image with a number, in {0, 1}.
+        index_of: Returns the index, in the split, of the image of a row.
+        samples_of: Returns the samples (S, K, H, W), in {0, 1}, of the image with an index.
     """
     columns = len(_PICTURES) * min(_CASES_IN_ROW, len(rows))
     lines = ceil(len(rows) / _CASES_IN_ROW)
@@ -60,6 +60,6 @@ def draw_sets(
 
 
 def _terms(row: CaseScore) -> str:
-    """Write out the unbiased GED of an image as its terms."""
+    """Return the unbiased GED of an image with its terms, as text."""
     parts = f"2 x {row.distance_to_raters:.2f} - {row.diversity:.2f} - {row.rater_diversity:.2f}"
     return f"GED (unbiased) {row.ged_unbiased:.2f} = {parts}"

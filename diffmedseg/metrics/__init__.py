@@ -1,4 +1,4 @@
-"""Metrics: a functional core, and torchmetrics shells over it."""
+"""Metrics as functions, and torchmetrics classes that use them."""
 
 from diffmedseg.metrics.bootstrap import bootstrap_interval
 from diffmedseg.metrics.functional import (

@@ -1,11 +1,11 @@
-"""Intervals of a mean over cases."""
+"""Bootstrap intervals of a mean over cases."""
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_AT_ONCE = 2**22  # numbers drawn together: bounds the memory
+_AT_ONCE = 2**22  # numbers that are drawn together, to limit memory
 
 
 def bootstrap_interval(
@@ -15,28 +15,27 @@ def bootstrap_interval(
     seed: int = 0,
     patients: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, chapter 13).
+    """Compute the percentile bootstrap interval of the mean (Efron & Tibshirani 1993, chapter 13).
 
-    Cases of one patient are alike, so that an interval over cases would be too narrow. Where patients are given, whole
-    patients are drawn, each with all its cases (the cluster bootstrap); the mean is still that over cases.
+    Cases of one patient are similar, so an interval over cases would be too narrow. If ``patients`` are given, whole
+    patients are drawn, each with all its cases (cluster bootstrap). The mean remains the mean over cases.
 
     Args:
         values: One number per case; NaN is left out.
-        confidence: Coverage wanted.
+        confidence: Coverage of the interval.
         draws: Number of resamples.
         seed: Seed of the resamples.
-        patients: The patient of each case; None where each case is a patient of its own.
+        patients: The patient of each case; None if each case is another patient.
 
     Returns:
-        Lower and upper end; NaN for both where there are fewer than two values, or fewer than two patients, whose
-        spread nobody knows.
+        Lower and upper end; NaN for both if there are fewer than two values or fewer than two patients.
     """
     numbers = np.asarray(values, dtype=float)
     kept = ~np.isnan(numbers)
     sums, sizes = numbers[kept], None
     if patients is not None:
         order: dict[Hashable, int] = {}
-        patient = np.array([order.setdefault(one, len(order)) for one in patients], dtype=np.intp)[kept]
+        patient = np.array([order.setdefault(name, len(order)) for name in patients], dtype=np.intp)[kept]
         _, patient = np.unique(patient, return_inverse=True)
         if len(patient) and patient.max() + 1 < len(patient):
             sums, sizes = np.bincount(patient, sums), np.bincount(patient)

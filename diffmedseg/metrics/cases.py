@@ -26,7 +26,7 @@ from diffmedseg.metrics.surface import SurfaceScores
 __all__ = ["Summary", "score_cases", "score_image", "summarise"]
 
 _NAN = float("nan")
-#: Numbers of samples with which papers print the biased GED, and the matched IoU.
+#: Numbers of samples for which papers report the biased GED, and the matched IoU.
 GED_SAMPLES, MATCHED_SAMPLES = (16, 100), (16, 32)
 
 
@@ -38,15 +38,16 @@ def score_cases(
     tubular: bool = False,
     patients: Mapping[str, str] | None = None,
 ) -> list[CaseScore]:
-    """Pool the images of each case: its slices are scored as one volume, whose samples share their noise.
+    """Pool the images of each case, and score each case. The slices of a case are scored as one volume.
 
     Args:
-        images: The scores of all images, those of a case in any order.
+        images: The sums of all images, in any order.
         regions: Names of the regions.
-        surfaces: By case, the surface scores of each region, where they are known.
-        held: By case, what :meth:`~diffmedseg.postprocessing.Conformal.held` says of each region, of calibrated models.
-        tubular: Whether regions are vessels, of which the density is told.
-        patients: By case, the patient that it is of, where that is known.
+        surfaces: Surface scores of each region, by case, if known.
+        held: Result of :meth:`~diffmedseg.postprocessing.Conformal.held` for each region, by case, for calibrated
+            models.
+        tubular: Whether regions are vessels; their density is then computed.
+        patients: The patient of each case, if known.
     """
     unknown = [SurfaceScores(_NAN, _NAN)] * len(regions)
     rows = []
@@ -60,7 +61,7 @@ def score_cases(
 
 
 def _densities(image: ImageScore, k: int) -> dict[str, float]:
-    """Return what share of the pixels that count are vessels."""
+    """Return the share of vessels in the scored pixels: of mask, reference and samples."""
     pixels, (tp, fp, fn) = image.proper[0, k], image.counts[:, k]
     of_samples = image.pairs[0, k].diagonal()[: image.num_samples] / pixels
     low, high = of_samples.quantile(of_samples.new_tensor([0.05, 0.95])).tolist()
@@ -69,7 +70,7 @@ def _densities(image: ImageScore, k: int) -> dict[str, float]:
 
 
 def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
-    """Return the scores of :class:`CaseScore` that follow from counts of pixels."""
+    """Return the scores of :class:`CaseScore` that depend only on counts of pixels."""
     counts = [torch.tensor(count) for count in (tp, fp, fn)]
     iou = float(iou_from_counts(*counts))
     return {
@@ -83,7 +84,7 @@ def overlap_scores(tp: int, fp: int, fn: int) -> dict[str, Any]:
 
 
 def distance_scores(surface: SurfaceScores) -> dict[str, Any]:
-    """Return the scores of :class:`CaseScore` that are distances, under the names of their unit."""
+    """Return the surface scores of :class:`CaseScore`, named by their unit."""
     unit = "_pixels" if surface.in_pixels else ""
     return {f"hd95{unit}": surface.hd95, f"nsd{unit}": surface.nsd}
 
@@ -98,7 +99,7 @@ def _score_region(
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
-    some: dict[str, Any] = {**known}  # that not every case has
+    some: dict[str, Any] = {**known}  # optional scores
     if image.num_raters > 1:
         some |= _set_scores(among, across, raters)
         some |= {
@@ -131,9 +132,10 @@ def _score_region(
 
 
 def _set_scores(among: Tensor, across: Tensor, raters: Tensor) -> dict[str, float]:
-    """Compare the set of samples with that of raters, by distances (S, S), (S, R) and (R, R).
+    """Compare the set of samples with the set of raters, by distances (S, S), (S, R) and (R, R).
 
-    Papers print 16, 32 and 100 samples. The first of many samples are those of a test with few: one test has all.
+    Papers report 16, 32 and 100 samples. The first samples do not depend on the number of samples, so that a test with
+    100 samples has all these scores.
     """
     energy = energy_from_distances(among, across, raters)
     scores = {
@@ -158,7 +160,7 @@ def _proper_means(sums: Tensor, when: str = "") -> dict[str, Any]:
 
 
 def _correlation(moments: Tensor) -> float:
-    """Pearson correlation from number, sums, sums of squares and of products."""
+    """Compute the Pearson correlation from number, sums, sums of squares and sum of products."""
     n, a, b, aa, bb, ab = moments.tolist()
     spread = (n * aa - a * a) * (n * bb - b * b)
     return (n * ab - a * b) / math.sqrt(spread) if spread > 0 else _NAN
@@ -180,10 +182,10 @@ def summarise(rows: Sequence[CaseScore]) -> list[Summary]:
     """Average each score over the cases of each region; scores that no case has are left out."""
     summaries = []
     for region in dict.fromkeys(row.region for row in rows):
-        own = [row for row in rows if row.region == region]
-        patients = [row.patient or row.case for row in own]
+        region_rows = [row for row in rows if row.region == region]
+        patients = [row.patient or row.case for row in region_rows]
         for score in SCORES:
-            values = np.array([getattr(row, score) for row in own], dtype=float)
+            values = np.array([getattr(row, score) for row in region_rows], dtype=float)
             cases = int((~np.isnan(values)).sum())
             if cases:
                 interval = bootstrap_interval(values, patients=patients)

@@ -1,4 +1,4 @@
-"""Agreement of thin structures, which overlap hardly measures: a vessel one pixel off is the same vessel."""
+"""Agreement of thin structures by their centrelines: overlap hardly measures a vessel that is one pixel off."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ def centreline(mask: Tensor) -> Tensor:
     """Thin a mask (H, W), bool, to lines one pixel wide, by SimpleITK."""
     import SimpleITK as sitk
 
-    # At an image's edge the filter is wrong: it deletes thin structures there, and leaves thick ones thick.
+    # At the edge of an image the filter is wrong: it deletes thin structures, and does not thin thick structures.
     padded = np.pad(mask.cpu().numpy().astype(np.uint8), 1)
     thin = sitk.GetArrayFromImage(sitk.BinaryThinning(sitk.GetImageFromArray(padded)))
     return torch.from_numpy(thin[1:-1, 1:-1].astype(bool))
@@ -18,8 +18,8 @@ def centreline(mask: Tensor) -> Tensor:
 def centreline_dice(prediction: Tensor, reference: Tensor) -> float:
     """Compute clDice (Shit et al. 2021, CVPR, eq. 1 to 3).
 
-    The harmonic mean of the share of the prediction's centreline that lies in the reference, and of the share of the
-    reference's that lies in the prediction.
+    clDice is the harmonic mean of two shares: of the prediction's centreline within the reference, and of the
+    reference's centreline within the prediction.
 
     Args:
         prediction: (H, W), bool.

@@ -1,11 +1,11 @@
-"""How tall regions are: the vertical cup-to-disc ratio of glaucoma, and the like of other nested regions."""
+"""Vertical extent of regions, for the cup-to-disc ratio in glaucoma and the same ratio of other nested regions."""
 
 import torch
 from torch import Tensor
 
 
 def vertical_extent(mask: Tensor) -> Tensor:
-    """Return the rows from the first to the last that a mask (..., H, W), bool, reaches: (...), int64; 0 if empty."""
+    """Return the number of rows from the first to the last of a mask (..., H, W), bool: (...), int64; 0 if empty."""
     rows = mask.any(-1)
     first = rows.int().argmax(-1)
     last = rows.shape[-1] - 1 - rows.flip(-1).int().argmax(-1)
@@ -13,13 +13,13 @@ def vertical_extent(mask: Tensor) -> Tensor:
 
 
 def vertical_ratios(regions: Tensor) -> Tensor:
-    """Return the height of each nested region as a share of that of the one around it.
+    """Return the height of each nested region as a share of the height of the region around it.
 
     Args:
-        regions: (..., K, H, W), bool, from the outermost in; upright.
+        regions: (..., K, H, W), bool, from the outermost to the innermost; upright.
 
     Returns:
-        (..., K), float64: NaN for the outermost, and where what is around is empty.
+        (..., K), float64: NaN for the outermost region, and if the region around is empty.
     """
     extent = vertical_extent(regions).double()
     around = extent.roll(1, -1)

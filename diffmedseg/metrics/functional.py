@@ -1,7 +1,7 @@
-"""Overlap, diversity and the generalised energy distance of boolean masks, wherever those are.
+"""Overlap, diversity and the generalised energy distance of boolean masks, on any device.
 
-Policy, the same everywhere: two empty masks agree fully (Dice = IoU = 1, distance 0), an empty and a non-empty mask
-not at all. Distances are d = 1 - IoU.
+Policy: two empty masks agree fully (Dice = IoU = 1, distance 0); an empty and a non-empty mask do not agree at all.
+Distances are d = 1 - IoU.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffmedseg.precision import with_float64
 
-# Pixels, of all masks together, that are compared at once: bounds the memory of large masks.
+# Pixels of all masks that are compared at once, to limit the memory for large masks.
 _CHUNK = 2**22
 
 
@@ -20,12 +20,12 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def dice_from_counts(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
-    """Dice = 2 TP / (2 TP + FP + FN), 1 where all counts are 0. Higher is better."""
+    """Compute Dice = 2 TP / (2 TP + FP + FN), 1 if all counts are 0. Higher is better."""
     return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
 def iou_from_counts(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
-    """IoU = TP / (TP + FP + FN), 1 where all counts are 0. Higher is better."""
+    """Compute IoU = TP / (TP + FP + FN), 1 if all counts are 0. Higher is better."""
     return _ratio(tp, tp + fp + fn)
 
 
@@ -53,24 +53,24 @@ def confusion_counts(prediction: Tensor, reference: Tensor) -> tuple[Tensor, Ten
 
 
 def dice(prediction: Tensor, reference: Tensor) -> Tensor:
-    """Dice of each pair of masks, shape (...), from (..., H, W) bool. Higher is better."""
+    """Compute Dice of each pair of masks (..., H, W), bool: shape (...). Higher is better."""
     return dice_from_counts(*confusion_counts(prediction, reference))
 
 
 def iou(prediction: Tensor, reference: Tensor) -> Tensor:
-    """IoU (Jaccard index) of each pair of masks, shape (...), from (..., H, W) bool. Higher is better."""
+    """Compute IoU (Jaccard index) of each pair of masks (..., H, W), bool: shape (...). Higher is better."""
     return iou_from_counts(*confusion_counts(prediction, reference))
 
 
 def soft_overlap(probability: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum what :func:`soft_dice_confidence` divides; for a volume, add these over its slices.
+    """Compute the two sums for :func:`soft_dice_confidence`. For a volume, add the sums of its slices.
 
     Args:
         probability: (..., H, W), in [0, 1].
         mask: (..., H, W), bool.
 
     Returns:
-        Sum of p over the mask, and sum of p over all plus pixels of the mask: float64, shape (...).
+        Sum of p over the mask; and sum of p over the image plus the area of the mask: float64, shape (...).
     """
     _check_bool(mask)
     mask, probability = with_float64(mask), with_float64(probability)
@@ -79,10 +79,10 @@ def soft_overlap(probability: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def soft_dice_confidence(inside: Tensor, total: Tensor) -> Tensor:
-    """Soft Dice confidence, 2 sum(p m) / (sum(p) + sum(m)): the Dice that a mask may expect of its own probability.
+    """Compute the soft Dice confidence, 2 sum(p m) / (sum(p) + sum(m)): the expected Dice of a mask.
 
-    Borges, Pacheco & Silva 2024, arXiv 2402.10665. It ranks images, whatever the method that gave the probability;
-    calibrated probability makes it an estimate of Dice. 0 of an empty mask beside any probability, 1 where both are 0.
+    Borges, Pacheco & Silva 2024, arXiv 2402.10665. It ranks images for any method; with calibrated probability it
+    estimates Dice. It is 0 for an empty mask with any probability above 0, and 1 if both are 0.
 
     Args:
         inside: First sum of :func:`soft_overlap`.
@@ -95,7 +95,7 @@ def soft_dice_confidence(inside: Tensor, total: Tensor) -> Tensor:
 
 
 def mask_confidence(inside: Tensor, total: Tensor, mask_empty: Tensor, samples_empty: Tensor) -> Tensor:
-    """Soft Dice confidence, and of an empty mask, which has none, the share of samples that are empty, too.
+    """Compute the soft Dice confidence; for an empty mask, return the share of empty samples instead.
 
     Args:
         inside: First sum of :func:`soft_overlap`.
@@ -110,19 +110,19 @@ def mask_confidence(inside: Tensor, total: Tensor, mask_empty: Tensor, samples_e
 
 
 def pairwise_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Count intersection and union of every mask of one set with every mask of another; of a volume, add its slices.
+    """Count intersection and union of every mask of one set with every mask of another. For a volume, add its slices.
 
     Args:
         a: (N, ...), bool.
         b: (M, ...), bool, of the same trailing shape.
 
     Returns:
-        Two of (N, M), float64.
+        Intersections and unions, (N, M) each, float64.
     """
     _check_bool(a, b)
     a, b = with_float64(a).flatten(1), with_float64(b).flatten(1)
     pixels = max(_CHUNK // (len(a) + len(b)), 1)
-    exact = torch.zeros(len(a) + 1, len(b) + 1, dtype=torch.float64, device=a.device)  # whatever precision is around
+    exact = torch.zeros(len(a) + 1, len(b) + 1, dtype=torch.float64, device=a.device)  # float64 even under autocast
     intersection, area_a, area_b = exact[1:, 1:].clone(), exact[1:, :1].clone(), exact[:1, 1:].clone()
     for x, y in zip(torch.split(a, pixels, 1), torch.split(b, pixels, 1), strict=True):
         x, y = x.double(), y.double()
@@ -133,7 +133,7 @@ def pairwise_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_from_overlap(intersection: Tensor, union: Tensor) -> Tensor:
-    """D = 1 - IoU from counts of :func:`pairwise_overlap`, in [0, 1]; 0 of two empty masks."""
+    """Compute d = 1 - IoU from counts of :func:`pairwise_overlap`, in [0, 1]; 0 for two empty masks."""
     return 1 - _ratio(intersection, union)
 
 
@@ -151,7 +151,7 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def diversity(samples: Tensor) -> Tensor:
-    """Mean distance between two different samples, E[d(s, s')]: a scalar in [0, 1], NaN of a single sample.
+    """Compute the mean distance between two different samples, E[d(s, s')], in [0, 1]; NaN for a single sample.
 
     Args:
         samples: (S, ...), bool.
@@ -164,10 +164,10 @@ class EnergyDistance:
     """The generalised energy distance between samples and raters, with its terms. Lower is better.
 
     Attributes:
-        biased: 2 E[d(s, y)] - E[d(s, s')] - E[d(y, y')] with every mean over all pairs, a mask with itself included:
-            what papers print (Kohl et al. 2018, arXiv 1806.05034, eq. 3). It exceeds its limit by diversity / S.
-        unbiased: The same, but E[d(s, s')] over pairs of different samples: free of S. The raters count as the whole
-            population, so it stays at least 0 in expectation.
+        biased: 2 E[d(s, y)] - E[d(s, s')] - E[d(y, y')]. Each mean is over all pairs, including each mask with itself,
+            as in papers (Kohl et al. 2018, arXiv 1806.05034, eq. 3). The bias is diversity / S.
+        unbiased: The same, but with E[d(s, s')] over pairs of different samples, so that it does not depend on S. The
+            raters count as the whole population, so its expectation is at least 0.
         sample_rater: E[d(s, y)].
         sample_sample: E[d(s, s')] over pairs of different samples.
         rater_rater: E[d(y, y')] over all pairs of raters.
@@ -188,7 +188,7 @@ def generalized_energy_distance(samples: Tensor, raters: Tensor) -> EnergyDistan
         raters: (R, ...), bool, of the same trailing shape; numbers may differ.
 
     Raises:
-        ValueError: If there is one rater: a single mask is no distribution; report :func:`diversity`.
+        ValueError: If there is one rater, since one mask is no distribution. Report :func:`diversity` then.
     """
     if len(raters) < 2:
         raise ValueError("GED compares distributions and needs at least two raters; with one, report the diversity.")
@@ -198,7 +198,7 @@ def generalized_energy_distance(samples: Tensor, raters: Tensor) -> EnergyDistan
 
 
 def energy_from_distances(samples: Tensor, across: Tensor, raters: Tensor) -> EnergyDistance:
-    """Compute the energy distance from distances between samples (S, S), across (S, R), and between raters (R, R)."""
+    """Compute the energy distance from distances of samples (S, S), samples to raters (S, R), and raters (R, R)."""
     different, sample_rater, rater_rater = off_diagonal_mean(samples), across.mean(), raters.mean()
     return EnergyDistance(
         biased=2 * sample_rater - samples.mean() - rater_rater,
@@ -210,7 +210,7 @@ def energy_from_distances(samples: Tensor, across: Tensor, raters: Tensor) -> En
 
 
 def off_diagonal_mean(matrix: Tensor) -> Tensor:
-    """Mean over pairs of different masks of a square matrix of distances; NaN of a single mask."""
+    """Average a square matrix of distances over pairs of different masks; NaN for a single mask."""
     n = len(matrix)
     return (matrix.sum() - matrix.trace()) / (n * (n - 1)) if n > 1 else matrix.new_tensor(float("nan"))
 
@@ -219,5 +219,5 @@ def _check_bool(*masks: Tensor) -> None:
     for mask in masks:
         if mask.dtype != torch.bool:
             raise ValueError(
-                f"Metrics take boolean masks, not {mask.dtype}: threshold first, so that the level is explicit."
+                f"Metrics take boolean masks; got {mask.dtype}. Threshold the mask first, such as mask > 0.5."
             )

@@ -1,4 +1,4 @@
-"""What one image adds to the scores of its case: sums, so that the slices of a volume are scored as a whole."""
+"""Sums over the pixels of an image. The sums of all slices of a case give the scores of the case."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,27 +14,27 @@ from diffmedseg.segmentation import majority, resize_soft
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Sums of an image or of several of one case, on the CPU. K regions, S samples, R raters.
+    """Sums of one image, or of several images of one case, on the CPU. K regions, S samples, R raters.
 
     Attributes:
         case: The case.
         counts: (3, K): true positive, false positive, false negative pixels.
         overlap: (2, K): the sums of :func:`~diffmedseg.metrics.functional.soft_overlap` of the mask with the mean of
-            the samples: a fusion or a CRF that makes probabilities extreme does not make the model sure.
+            the samples. The mean is used since a fusion or a CRF can make probabilities too extreme.
         pairs: (2, K, S + R, S + R): intersection and union of every two masks, samples before raters.
         proper: (3, K): the sums of :func:`~diffmedseg.metrics.calibration.proper_scores`.
         moments: (6, K): number, and sums of a, b, a^2, b^2, a b for the variances of samples (a) and of raters (b);
-            zeros of one rater, who has none.
-        reliability: (3, K, 3, bins): the counts of reliability, of whole images and of neighbourhoods of lesions, each
-            rater's mask counting alike; and of whole images against the majority.
-        num_slices: Images.
+            zeros with one rater.
+        reliability: (3, K, 3, bins): reliability counts of whole images and of neighbourhoods of lesions, over all
+            raters; and of whole images against the majority.
+        num_slices: Number of images.
         num_samples: S.
         num_raters: R.
-        seconds: Time to segment them.
-        unrefined: ``counts`` and ``proper`` before a refinement; None where there was none.
-        contours: (4, K): pixels of the inner contour, those of them that are true, true ones in the outer contour, and
-            pixels of that; None where there are none.
-        prior: ``counts`` of the mask that the condition network has of its own; None where there is none.
+        seconds: Time to segment the images.
+        unrefined: ``counts`` and ``proper`` before a refinement; None without a refinement.
+        contours: (4, K): pixels of the inner contour, true pixels in the inner contour, true pixels in the outer
+            contour, and pixels of the outer contour; None without contours.
+        prior: ``counts`` of the condition network's own mask; None without such a mask.
     """
 
     case: str
@@ -75,12 +75,12 @@ _ADDED = ("counts", "overlap", "pairs", "proper", "moments", "reliability", "num
 
 
 def at_native_size(soft: Tensor, size: tuple[int, int], window: CropWindow | None = None) -> Tensor:
-    """Resize soft masks (K, h, w) to (K, *size), float32; where they show a window, lay them over an empty image.
+    """Resize soft masks (K, h, w) to (K, *size), float32. Masks of a window are pasted into an empty image.
 
     Args:
         soft: In [0, 1].
         size: Height and width of the reference.
-        window: Where in the reference the masks lie; None for everywhere.
+        window: Window of the reference that the masks cover; None for the whole reference.
     """
     resized = resize_soft(soft[None].float(), size if window is None else window.size)[0]
     return resized if window is None else window.place(resized, size)
@@ -102,26 +102,26 @@ def score_image(
     """Score one image at the reference's resolution, on the reference's device.
 
     Args:
-        case: The case it belongs to.
+        case: Case of the image.
         probability: (K, h, w), in [0, 1].
         samples: (S, K, h, w), soft, with the decision level at 0.5; resized one at a time.
         reference: (R, K, H, W), in {0, 1}: every rater's mask.
         threshold: Foreground is where the probability exceeds it.
-        seconds: Time it took to segment the image.
+        seconds: Time to segment the image.
         unrefined: The probability before a refinement.
-        field_of_view: (H, W), bool: what counts; None for everything.
-        contours: The inner and the outer one, (K, H, W) each, bool; or of the size of ``window``.
+        field_of_view: (H, W), bool: the scored pixels; None for all pixels.
+        contours: Inner and outer contour, (K, H, W) each, bool; or of the size of ``window``.
         prior: (K, h, w), in [0, 1]: the condition network's own mask.
-        window: Where in the reference all of these lie, outside of which nothing was found; None for everywhere.
+        window: Window of the reference that the maps cover; masks are empty outside. None for the whole reference.
     """
     grid = _Grid(reference, field_of_view, window)
     reference = reference if field_of_view is None else reference * grid.inside
     truth, share = majority(reference).bool(), reference.float().mean(0)
     probability = grid.resize(probability)
-    before, own = (None if soft is None else grid.resize(soft) for soft in (unrefined, prior))
+    before, prior_soft = (None if soft is None else grid.resize(soft) for soft in (unrefined, prior))
     mask = probability > threshold
     masks, mean = _masks_and_mean(samples, grid, probability)
-    several = len(reference) > 1  # of one rater, whom the majority is, there is less to count
+    several = len(reference) > 1  # with one rater, the majority is the rater
     everyone = torch.cat([masks, reference.bool()])
     pairs = [torch.stack(pairwise_overlap(everyone[:, k], everyone[:, k])) for k in range(len(truth))]
     counts, proper = _compare(probability, threshold, truth, share, grid)
@@ -139,17 +139,17 @@ def score_image(
         seconds=seconds,
         unrefined=None if before is None else _compare(before, threshold, truth, share, grid),
         contours=None if contours is None else _contour_areas(contours, truth, grid),
-        prior=None if own is None else torch.stack(confusion_counts(own > 0.5, truth)).cpu(),
+        prior=None if prior_soft is None else torch.stack(confusion_counts(prior_soft > 0.5, truth)).cpu(),
     )
 
 
 class _Grid:
-    """The pixels of a reference, and which of them count.
+    """The pixels of a reference, and which of them are scored.
 
     Args:
         reference: (R, K, H, W).
-        field_of_view: (H, W), bool: what counts; None for everything.
-        window: Where in the reference the masks lie; None for everywhere.
+        field_of_view: (H, W), bool: the scored pixels; None for all pixels.
+        window: Window of the reference that the masks cover; None for the whole reference.
     """
 
     def __init__(self, reference: Tensor, field_of_view: Tensor | None, window: CropWindow | None) -> None:
@@ -161,15 +161,15 @@ class _Grid:
             self.inside = field_of_view.to(self.device)
 
     def within(self, values: Tensor) -> Tensor:
-        """Take (..., H, W) to the pixels that count, (..., N)."""
+        """Select the scored pixels of (..., H, W): (..., N)."""
         return values.flatten(-2) if self.everywhere else values[..., self.inside]
 
     def resize(self, soft: Tensor) -> Tensor:
-        """Take soft (K, h, w) to what counts of (K, H, W)."""
+        """Resize soft masks (K, h, w) to (K, H, W); pixels that are not scored become 0."""
         return at_native_size(soft.to(self.device), self.size, self.window) * self.inside
 
     def place(self, mask: Tensor) -> Tensor:
-        """Take a mask of the reference's size, or of the window's, to what counts of (K, H, W)."""
+        """Paste a mask of the size of the reference or the window into (K, H, W); unscored pixels become False."""
         mask = mask.to(self.device)
         return (mask if self.window is None else self.window.place(mask, self.size)) & self.inside
 
@@ -186,20 +186,20 @@ def _masks_and_mean(samples: Tensor, grid: _Grid, like: Tensor) -> tuple[Tensor,
 
 
 def _compare(soft: Tensor, threshold: float, truth: Tensor, share: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
-    """Count pixels of the mask (3, K), and sum up how good the probability is (3, K)."""
+    """Return the confusion counts of the mask (3, K), and the proper scores of the probability (3, K)."""
     proper = proper_scores(grid.within(soft)[:, None], grid.within(share)[:, None])
     return torch.stack(confusion_counts(soft > threshold, truth)).cpu(), proper.cpu()
 
 
 def _moments(masks: Tensor, share: Tensor, grid: _Grid) -> Tensor:
-    """Sum up the variances of samples and of raters: :attr:`ImageScore.moments`."""
+    """Compute the moments of the variances of samples and raters: :attr:`ImageScore.moments`."""
     votes = masks.double().mean(0)
     a, b = (grid.within(m.double()) for m in (votes * (1 - votes), share * (1 - share)))
     return torch.stack([torch.ones_like(a), a, b, a * a, b * b, a * b]).sum(-1).cpu()
 
 
 def _reliability(probability: Tensor, reference: Tensor, truth: Tensor, share: Tensor, grid: _Grid) -> Tensor:
-    """Count how often probabilities come true: :attr:`ImageScore.reliability`."""
+    """Count probabilities and outcomes: :attr:`ImageScore.reliability`."""
     counted = []
     for k in range(len(truth)):
         near = neighbourhood(reference[:, k].bool().any(0)) & grid.inside

@@ -1,4 +1,4 @@
-"""Lesion-wise scores of volumes, as BraTS has taken them since 2023."""
+"""Lesion-wise scores of volumes, as in BraTS since 2023."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-#: HD95 of a lesion that was missed, and of one that is not there, in mm: about the diagonal of 240 x 240 x 155 mm.
+#: HD95 of a missed or a false lesion in mm: about the diagonal of 240 x 240 x 155 mm.
 PENALTY_MM = 374.0
-_DILATIONS = 3  # steps by which lesions grow: those that then touch are one lesion
+_DILATIONS = 3  # lesions that touch after so many dilations count as one lesion
 _SMALLEST_MM3 = 50.0  # true lesions of this volume or less do not count
 
 Mask = NDArray[np.bool_]
@@ -21,12 +21,11 @@ class LesionScores:
     """Lesion-wise scores of one region of one case.
 
     Attributes:
-        dice: Mean Dice over true lesions and false ones, in [0, 1]; a missed or a false lesion has 0. 1 where there are
-            none.
-        hd95: Mean HD95 in mm; a missed or a false lesion has :data:`PENALTY_MM`. 0 where there are none.
-        found: Number of true lesions that a predicted one touches.
+        dice: Mean Dice over true and false lesions, in [0, 1]; a missed or a false lesion has 0. 1 without lesions.
+        hd95: Mean HD95 in mm; a missed or a false lesion has :data:`PENALTY_MM`. 0 without lesions.
+        found: Number of true lesions that a predicted lesion touches.
         missed: Number of other true lesions.
-        false: Number of predicted lesions that touch no true one.
+        false: Number of predicted lesions that touch no true lesion.
     """
 
     dice: float
@@ -37,13 +36,13 @@ class LesionScores:
 
 
 def lesion_scores(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> LesionScores:
-    """Score the lesions of a volume one by one, with the settings of BraTS 2023 for adult glioma.
+    """Score a volume lesion by lesion, with the settings of BraTS 2023 for adult glioma.
 
-    True lesions are the 26-connected parts of the reference after it was dilated three times; their voxels are those of
-    the reference itself. A predicted part (26-connected) belongs to each true lesion whose dilation it touches. Dice
-    and HD95 compare a true lesion with all predicted parts that belong to it. True lesions of at most 50 mm3 do not
-    count; predicted parts that belong to them are not false. HD95 weighs surface elements by their area, as DeepMind's
-    surface-distance does, which the challenge uses.
+    The reference is dilated three times; its 26-connected parts separate the true lesions, which consist of the voxels
+    before the dilation. A predicted part (26-connected) belongs to each true lesion whose dilation it touches. Dice
+    and HD95 compare a true lesion with all its predicted parts. True lesions of at most 50 mm3 do not count, and their
+    predicted parts are not false. HD95 weights surface elements by their area, as the challenge does (with DeepMind's
+    surface-distance).
 
     Source: github.com/rachitsaluja/BraTS-2023-Metrics, eval.py, commit 0e272e6.
 
@@ -53,7 +52,7 @@ def lesion_scores(prediction: Mask, reference: Mask, spacing: Sequence[float]) -
         spacing: Distance of slices, rows and columns, in mm.
 
     Raises:
-        ValueError: If the masks are no volumes of the same shape.
+        ValueError: If the masks are not volumes of the same shape.
     """
     if prediction.shape != reference.shape or prediction.ndim != 3:
         raise ValueError(
@@ -65,11 +64,11 @@ def lesion_scores(prediction: Mask, reference: Mask, spacing: Sequence[float]) -
     lesions, parts = _parts(_grown(reference)), _parts(prediction)
     lesions *= reference
     dice, hd95, found, missed = 0.0, 0.0, 0, 0
-    of_lesions: set[int] = set()
+    matched_parts: set[int] = set()
     for number, box in enumerate(find_objects(lesions), 1):
         near = _wider(box, reference.shape)
         touched = set(np.unique(parts[near][_grown(lesions[near] == number)]).tolist()) - {0}
-        of_lesions |= touched
+        matched_parts |= touched
         lesion = lesions == number
         if lesion.sum() * np.prod(spacing) <= _SMALLEST_MM3:
             continue
@@ -77,7 +76,7 @@ def lesion_scores(prediction: Mask, reference: Mask, spacing: Sequence[float]) -
         matched = np.isin(parts, list(touched))
         dice += 2 * float((matched & lesion).sum() / (matched.sum() + lesion.sum()))
         hd95 += _hd95(matched, lesion, spacing) if touched else PENALTY_MM
-    false = int(parts.max(initial=0)) - len(of_lesions)
+    false = int(parts.max(initial=0)) - len(matched_parts)
     total = found + missed + false
     if not total:
         return LesionScores(1.0, 0.0, 0, 0, 0)
@@ -117,7 +116,7 @@ def _parts(mask: Mask) -> NDArray[np.int32]:
 
 
 def _hd95(a: Mask, b: Mask, spacing: Sequence[float]) -> float:
-    """Return the larger of both directions' distances below which 95 % of a surface's area lies, in mm."""
+    """Return the larger 95th percentile of both directions, in mm, weighted by surface area."""
     from monai.metrics.utils import get_edge_surface_distance
 
     with warnings.catch_warnings():
@@ -126,10 +125,10 @@ def _hd95(a: Mask, b: Mask, spacing: Sequence[float]) -> float:
             torch.from_numpy(a), torch.from_numpy(b), spacing=list(map(float, spacing)), use_subvoxels=True,
             symmetric=True,
         )  # fmt: skip
-    found = []
+    percentiles = []
     for edge, distance, area in zip(edges, distances, areas, strict=True):
         order = distance.argsort()
         share = area[edge].double()[order].cumsum(0)
         first = int(torch.searchsorted(share, 0.95 * share[-1]))
-        found.append(float(distance[order][min(first, len(order) - 1)]))
-    return max(found)
+        percentiles.append(float(distance[order][min(first, len(order) - 1)]))
+    return max(percentiles)

@@ -1,4 +1,4 @@
-"""Sets of samples matched with sets of raters."""
+"""Match a set of samples with a set of raters."""
 
 import math
 from typing import TYPE_CHECKING
@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 
 def hungarian_iou(distances: Tensor) -> float:
-    """IoU of the best matching of a set of samples with a set of raters, each repeated to their least common multiple.
+    """Compute the mean IoU of the best matching of samples and raters, each repeated to their least common multiple.
 
-    That compares distributions: every sample and every rater counts alike (Kohl et al. 2019, arXiv 1905.13077).
-    Giving the rectangular matrix to the assignment, as some code does, picks the best samples instead: see
-    :func:`rectangular_iou`.
+    This compares distributions: all samples and all raters have equal weight (Kohl et al. 2019, arXiv 1905.13077).
+    Some code assigns the rectangular matrix, which picks the best samples instead: see :func:`rectangular_iou`.
 
     Args:
         distances: (S, R): 1 - IoU.
@@ -30,9 +29,9 @@ def hungarian_iou(distances: Tensor) -> float:
 
 
 def rectangular_iou(distances: Tensor) -> float:
-    """IoU of the best one-to-one matching of raters with samples, where further samples or raters stay unmatched.
+    """Compute the mean IoU of the best one-to-one matching of raters and samples; the rest stays unmatched.
 
-    Some code prints it as Hungarian IoU. It grows with the number of samples, since an oracle picks the best.
+    Some code prints it as Hungarian IoU. It grows with the number of samples, since an oracle picks the best samples.
 
     Args:
         distances: (S, R): 1 - IoU.
@@ -50,7 +49,7 @@ def _matched_iou(cost: "NDArray[np.float64]") -> float:
 
 
 def best_of_n_iou(distances: Tensor) -> float:
-    """Mean over raters of the IoU of the sample that fits each best: an oracle's choice, which grows with S.
+    """Compute the mean over raters of the IoU with the best sample: an oracle's choice, which grows with S.
 
     Args:
         distances: (S, R): 1 - IoU.

@@ -1,4 +1,4 @@
-"""torchmetrics shells: means over cases and regions, synchronised between processes."""
+"""Metrics of torchmetrics: means over cases and regions, synchronised between processes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class _CaseMean(Metric, ABC):
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def _add(self, values: Tensor) -> None:
-        self.total += values.nansum()  # NaN is what a mask does not have
+        self.total += values.nansum()  # NaN: not defined for this mask
         self.count += (~values.isnan()).sum()
 
     def compute(self) -> Tensor:
@@ -34,12 +34,12 @@ class _CaseMean(Metric, ABC):
 
 
 class _OverlapMean(_CaseMean):
-    """The mean overlap of cases, each of one image or of the slices of a volume, pooled."""
+    """The mean overlap of cases. A case is one image, or the pooled slices of a volume."""
 
     higher_is_better = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  torchmetrics' signature
-        """Refuse: torchmetrics would reset between batches, and cases that go on in the next would count twice.
+        """Refuse: torchmetrics resets between batches, so a case in two batches would count twice.
 
         Raises:
             NotImplementedError: Always; call ``update`` and ``compute``.
@@ -58,7 +58,8 @@ class _OverlapMean(_CaseMean):
         Args:
             prediction: (B, K, H, W), bool.
             reference: (B, K, H, W), bool.
-            cases: The case of each; slices of a case follow each other, also over several calls. None for a case each.
+            cases: The case of each image; slices of a case follow each other, also over several calls. None if each
+                image is a case.
         """
         counts = torch.stack(functional.confusion_counts(prediction, reference), 1)  # (B, 3, K)
         for b in range(len(counts)):
@@ -83,19 +84,19 @@ class _OverlapMean(_CaseMean):
 
 
 class Dice(_OverlapMean):
-    """Mean Dice of cases and regions; two empty masks count 1. Higher is better."""
+    """Mean Dice of cases and regions; 1 for two empty masks. Higher is better."""
 
     _overlap = staticmethod(functional.dice_from_counts)
 
 
 class ForegroundDice(_OverlapMean):
-    """Mean Dice of cases and regions where mask or reference has foreground; 1 where none has. Higher is better.
+    """Mean Dice of cases and regions in which mask or reference has foreground; 1 without such. Higher is better.
 
-    An answer of nothing then has 0 wherever there is something to find, and a false alarm has 0, too.
+    A missed lesion has 0, and so does a false alarm. Two empty masks do not count.
     """
 
     def compute(self) -> Tensor:
-        """Return the mean over all such masks seen."""
+        """Return the mean over all these masks."""
         return torch.where(self.count == 0, 1.0, self.total / self.count.clamp(min=1))
 
     @staticmethod
@@ -104,7 +105,7 @@ class ForegroundDice(_OverlapMean):
 
 
 class IoU(_OverlapMean):
-    """Mean IoU of cases and regions; two empty masks count 1. Higher is better."""
+    """Mean IoU of cases and regions; 1 for two empty masks. Higher is better."""
 
     _overlap = staticmethod(functional.iou_from_counts)
 
@@ -124,7 +125,7 @@ class GeneralizedEnergyDistance(_CaseMean):
     """Mean energy distance between samples and raters. Lower is better.
 
     Args:
-        unbiased: Leave a sample's distance to itself out, so that the value does not depend on S.
+        unbiased: Leave out the distance of a sample to itself, so that the value does not depend on S.
     """
 
     higher_is_better = False
@@ -134,7 +135,7 @@ class GeneralizedEnergyDistance(_CaseMean):
         self.unbiased = unbiased
 
     def update(self, samples: Tensor, raters: Tensor, rater_valid: Tensor | None = None) -> None:
-        """Add samples (B, S, K, H, W) and raters (B, R, K, H, W), bool; ``rater_valid`` (B, R) tells which are real."""
+        """Add samples (B, S, K, H, W) and raters (B, R, K, H, W), bool; ``rater_valid`` (B, R) marks real raters."""
         for b in range(len(samples)):
             valid = raters[b] if rater_valid is None else raters[b][rater_valid[b]]
             for k in range(samples.shape[2]):
@@ -143,10 +144,10 @@ class GeneralizedEnergyDistance(_CaseMean):
 
 
 class ForegroundCount(Metric):
-    """Counts images, and those with any foreground, kind by kind.
+    """Counts images and images with foreground, for several kinds of masks.
 
     Args:
-        kinds: Number of kinds of masks, such as those of raters and of a model.
+        kinds: Number of kinds, such as masks of raters and masks of a model.
     """
 
     is_differentiable = False

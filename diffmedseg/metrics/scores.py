@@ -1,11 +1,11 @@
-"""The scores of a case: one line for each says its name, what people call it, what it means and which way is better."""
+"""The scores of a case. Each is declared once, with its name, title, meaning and direction."""
 
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 __all__ = ["FAILED_BELOW", "LOWER_IS_BETTER", "SCORES", "TITLES", "CaseScore", "Held", "Score"]
 
-#: ISIC 2018, task 1: a case whose IoU is below counts as failed (challenge.isic-archive.com/landing/2018/45).
+#: A case with a lower IoU has failed (ISIC 2018, task 1; challenge.isic-archive.com/landing/2018/45).
 FAILED_BELOW = 0.65
 _NAN = float("nan")
 _KEY = "score"
@@ -13,12 +13,12 @@ _KEY = "score"
 
 @dataclass(frozen=True)
 class Score:
-    """What a score is.
+    """The description of a score.
 
     Attributes:
-        title: What tables and plots call it, with its unit.
-        meaning: What it says, in plain words.
-        better: Whether ``higher`` or ``lower`` values are better; None where neither is.
+        title: Title in tables and plots, with the unit.
+        meaning: Meaning in plain words.
+        better: Whether ``higher`` or ``lower`` values are better; None if neither is.
     """
 
     title: str
@@ -27,41 +27,40 @@ class Score:
 
     @property
     def explanation(self) -> str:
-        """The meaning, and which way is better where lower is."""
+        """The meaning; with a note if lower is better."""
         return f"{self.meaning}; lower is better" if self.better == "lower" else self.meaning
 
 
 def _higher(title: str, meaning: str) -> float:
-    """Declare a score of which more is better."""
+    """Declare a score; higher is better."""
     return _declare(Score(title, meaning, "higher"))
 
 
 def _lower(title: str, meaning: str) -> float:
-    """Declare a score of which less is better."""
+    """Declare a score; lower is better."""
     return _declare(Score(title, meaning, "lower"))
 
 
 def _neutral(title: str, meaning: str) -> float:
-    """Declare a score of which neither more nor less is better."""
+    """Declare a score without a better direction."""
     return _declare(Score(title, meaning, None))
 
 
 def _declare(score: Score) -> float:
-    """Return the field of a score; NaN is the value of a case that does not have it."""
+    """Return the field of a score; NaN for cases without the score."""
     value: float = field(default=_NAN, metadata={_KEY: score})
     return value
 
 
 @dataclass(frozen=True)
 class Held:
-    """Whether what was said of a region of a case held, 1 or 0.
+    """Whether the contours and the interval of area of one region held: 1 or 0.
 
     Attributes:
-        inner_held: Of the inner contour.
-        outer_held: Of the outer contour.
-        area_held: Of the interval for the area.
-        between_contours: What is outside of the inner contour and inside of the outer one, as a share of the true area;
-            NaN where that is none.
+        inner_held: Whether the inner contour held.
+        outer_held: Whether the outer contour held.
+        area_held: Whether the interval of the area held.
+        between_contours: Area between the two contours, as a share of the true area; NaN if the true area is 0.
     """
 
     inner_held: float
@@ -72,21 +71,21 @@ class Held:
 
 @dataclass(frozen=True)
 class CaseScore:
-    """Scores of one region of one case: a row of the per-case CSV. NaN is what a case does not have.
+    """Scores of one region of one case: a row of the per-case CSV. NaN marks scores that the case does not have.
 
-    The reference is the mask of one rater; of two raters the first one's, of more their majority. What each score
-    means is said where it is declared, and in :data:`SCORES`.
+    The reference is the mask of the only rater, of the first of two raters, or the majority of three or more.
+    :data:`SCORES` has the meaning of each score.
 
     Attributes:
-        case: The case; for volumes its slices are pooled into one row.
+        case: The case. The slices of a volume are pooled into one row.
         region: The region.
-        both_empty: Whether fused mask and reference are empty, which counts as full agreement.
+        both_empty: Whether fused mask and reference are empty; this counts as full agreement.
         num_slices: Number of images of the case.
         num_samples: Number of samples, S.
         num_raters: Number of raters, R.
-        density_low: The 5th percentile of ``density`` over the samples.
-        density_high: The 95th.
-        patient: The patient that the case is of; empty where nobody knows. Intervals are then over patients.
+        density_low: 5th percentile of ``density`` over the samples.
+        density_high: 95th percentile of ``density`` over the samples.
+        patient: Patient of the case; empty if unknown. If known, intervals are over patients.
     """
 
     case: str
@@ -94,7 +93,7 @@ class CaseScore:
     dice: float = field(
         metadata={_KEY: Score("Dice", "overlap of the fused mask with the reference, 0 to 1", "higher")}
     )
-    iou: float = field(metadata={_KEY: Score("IoU", "the same overlap, counted more severely", "higher")})
+    iou: float = field(metadata={_KEY: Score("IoU", "intersection over union, a stricter overlap", "higher")})
     both_empty: bool
     num_slices: int
     num_samples: int
@@ -105,74 +104,76 @@ class CaseScore:
     dice_unrefined: float = _higher("Dice before refinement", "Dice before a CRF or another refinement")
     dice_prior: float = _higher(
         "Dice of the condition network alone",
-        "Dice of the mask that the condition network has of its own: what sampling is to beat",
+        "Dice of the condition network's own mask, which sampling should exceed",
     )
     sensitivity: float = _higher("Sensitivity", "share of the reference that was found")
     precision: float = _higher("Precision", "share of the fused mask that is right")
-    hd95: float = _lower("HD95, mm", "distance between the outlines of mask and reference, but for the worst 5 %")
-    nsd: float = _higher("NSD at 1 mm", "share of both outlines that lies within 1 mm of the other")
+    hd95: float = _lower("HD95, mm", "distance between the outlines of mask and reference, without the worst 5 %")
+    nsd: float = _higher("NSD at 1 mm", "share of both outlines within 1 mm of the other")
     hd95_pixels: float = _lower(
         "HD95, pixels",
-        "distance between the outlines, but for the worst 5 %, in pixels of the original: of pictures without spacing",
+        "distance between the outlines, without the worst 5 %, in pixels of the original; for pictures without spacing",
     )
     nsd_pixels: float = _higher(
-        "NSD at 2 pixels", "share of both outlines that lies within 2 pixels of the other: of pictures without spacing"
+        "NSD at 2 pixels", "share of both outlines within 2 pixels of the other; for pictures without spacing"
     )
     cl_dice: float = _higher("clDice", "overlap of the centrelines of vessels")
     density: float = _neutral(
-        "Density", "share of the field of view that is vessel in the fused mask; of the picture where no field is known"
+        "Density", "share of vessels of the fused mask in the field of view, or in the picture without a known field"
     )
     density_reference: float = _neutral("Density of the reference", "the same share in the reference")
     uncertainty: float = _lower(
         "Uncertainty",
-        "1 - soft Dice confidence of the fused mask: high where the model expects a low Dice; of an empty mask the "
-        "share of samples that are not empty",
+        "1 - soft Dice confidence of the fused mask: high if the model expects a low Dice; for an empty mask the share "
+        "of non-empty samples",
     )
     diversity: float = _neutral("Diversity", "mean distance 1 - IoU between two different samples")
     distance_to_raters: float = _lower("Distance to raters", "mean distance 1 - IoU between a sample and a rater")
     rater_diversity: float = _neutral(
-        "Diversity of raters", "mean distance 1 - IoU between two raters, each with itself included"
+        "Diversity of raters", "mean distance 1 - IoU between two raters, including each rater with itself"
     )
-    ged_biased: float = _lower(
-        "GED (biased)", "generalised energy distance between samples and raters, as papers print it"
-    )
+    ged_biased: float = _lower("GED (biased)", "generalised energy distance between samples and raters, as in papers")
     ged_unbiased: float = _lower(
-        "GED (unbiased)", "2 distance to raters - diversity - diversity of raters, which no number of samples changes"
+        "GED (unbiased)", "2 distance to raters - diversity - diversity of raters; independent of the number of samples"
     )
     ged_16: float = _lower("GED (biased) of 16 samples", "biased GED of the first 16 samples")
     ged_100: float = _lower("GED (biased) of 100 samples", "biased GED of the first 100 samples")
     hungarian_iou: float = _higher(
-        "Hungarian IoU", "mean IoU of samples and raters, matched one to one after both are repeated to equal numbers"
+        "Hungarian IoU", "mean IoU of samples and raters, repeated to equal numbers and matched one to one"
     )
     hungarian_iou_16: float = _higher("Hungarian IoU of 16 samples", "Hungarian IoU of the first 16 samples")
     hungarian_iou_32: float = _higher("Hungarian IoU of 32 samples", "Hungarian IoU of the first 32 samples")
     rectangular_iou_16: float = _higher(
         "Rectangular matching IoU of 16 samples",
-        "mean IoU of each rater with one of the first 16 samples of its own, picked by an oracle: some code prints it "
+        "mean IoU of each rater with a different one of the first 16 samples, picked by an oracle; some code prints it "
         "as Hungarian IoU, and it grows with the number of samples",
     )
-    rectangular_iou_32: float = _higher(
-        "Rectangular matching IoU of 32 samples", "the same oracle's choice of the first 32 samples"
+    rectangular_iou_32: float = _higher("Rectangular matching IoU of 32 samples", "the same with the first 32 samples")
+    best_of_n_iou: float = _higher(
+        "Best-of-N IoU", "mean over raters of the IoU with the best sample, picked by an oracle"
     )
-    best_of_n_iou: float = _higher("Best-of-N IoU", "mean over raters of the IoU of the sample that an oracle picks")
     rater_correlation: float = _higher(
         "Correlation with raters", "correlation over pixels of the samples' variance with the raters', -1 to 1"
     )
-    found: float = _higher("Lesion found at all", "of references with a lesion, the share whose fused mask has one")
+    found: float = _higher("Lesion found at all", "share of cases with a lesion whose fused mask is not empty")
     left_empty: float = _higher(
-        "Empty reference left empty", "of references without a lesion, the share whose fused mask is empty"
+        "Empty reference left empty", "share of cases without a lesion whose fused mask is empty"
     )
-    samples_filled: float = _neutral("Samples not empty", "share of samples that are not empty; best is the raters'")
-    raters_filled: float = _neutral("Raters not empty", "share of the raters who outlined something")
+    samples_filled: float = _neutral("Samples not empty", "share of non-empty samples; best is the share of the raters")
+    raters_filled: float = _neutral("Raters not empty", "share of raters with a non-empty mask")
     brier: float = _lower("Brier score", "mean over pixels and raters of the squared error of the fused probability")
     brier_unrefined: float = _lower("Brier score before refinement", "Brier score before a CRF or another refinement")
     nll: float = _lower("NLL, nats", "mean over pixels and raters of the negative log-likelihood")
     nll_unrefined: float = _lower("NLL before refinement, nats", "NLL before a CRF or another refinement")
-    inner_held: float = _higher("Inner contour held", "how often the inner contour hardly left the reference")
-    outer_held: float = _higher("Outer contour held", "how often the outer contour held the reference")
-    area_held: float = _higher("Area within its interval", "how often the true area lay in its interval")
+    inner_held: float = _higher(
+        "Inner contour held", "share of cases whose inner contour is almost fully within the reference"
+    )
+    outer_held: float = _higher(
+        "Outer contour held", "share of cases whose reference is almost fully within the outer contour"
+    )
+    area_held: float = _higher("Area within its interval", "share of cases whose true area is within its interval")
     between_contours: float = _lower(
-        "Between the contours, of the true area", "what the two contours leave open, as a share of the true area"
+        "Between the contours, of the true area", "area between the two contours, as a share of the true area"
     )
     seconds: float = _lower("Seconds per case", "time to segment the case")
     density_low: float = _NAN
@@ -180,9 +181,9 @@ class CaseScore:
     patient: str = ""
 
 
-#: The scores whose means are reported, by name, in the order of tables.
-SCORES: dict[str, Score] = {one.name: one.metadata[_KEY] for one in fields(CaseScore) if _KEY in one.metadata}
-#: What people call them.
+#: The reported scores by name, in the order of tables.
+SCORES: dict[str, Score] = {row.name: row.metadata[_KEY] for row in fields(CaseScore) if _KEY in row.metadata}
+#: The titles of the scores.
 TITLES = {name: score.title for name, score in SCORES.items()}
-#: The names of those of which less is better.
+#: Names of the scores for which lower is better.
 LOWER_IS_BETTER = {name for name, score in SCORES.items() if score.better == "lower"}

@@ -1,4 +1,4 @@
-"""How far apart the surfaces of two masks are, by MONAI."""
+"""Distances between the surfaces of two masks, by MONAI."""
 
 import math
 import warnings
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: How far apart surfaces may be and still agree.
+#: Surfaces agree within this distance in mm.
 TOLERANCE_MM = 1.0
-#: As huggingface.co/mokshhere/skin-lesion-segformer-gate2 has it on ISIC 2018.
+#: The same in pixels, as in huggingface.co/mokshhere/skin-lesion-segformer-gate2 on ISIC 2018.
 TOLERANCE_PIXELS = 2.0
 
 
@@ -19,14 +19,14 @@ class SurfaceScores:
     """Agreement of two surfaces.
 
     Attributes:
-        hd95: 95th percentile of the distances between the surfaces, the larger of both directions, in the spacing's
-            unit. A surface is the set of the mask's border pixels (voxels), each counted once, as MONAI does. Tools
-            that weigh surface elements by their area, such as DeepMind's surface-distance, give other values. Two empty
-            masks have 0; an empty and a non-empty one the diagonal of the volume. Lower is better.
-        nsd: Normalised surface Dice, the share of both surfaces that lies within the tolerance of the other (Nikolov et
-            al. 2018, arXiv 1809.04430). Two empty masks have 1, an empty and a non-empty one 0. Higher is better.
-        in_pixels: Whether distance and tolerance are in pixels, since nobody knows the spacing.
-        cl_dice: See :func:`~diffmedseg.metrics.centreline.centreline_dice`; NaN where nobody asked for it.
+        hd95: 95th percentile of the distances between the surfaces, the larger of both directions, in the unit of the
+            spacing. As in MONAI, a surface is the set of border pixels (voxels), each counted once. Tools that weight
+            surface elements by area, such as DeepMind's surface-distance, give other values. 0 for two empty masks; the
+            diagonal of the volume for an empty and a non-empty mask. Lower is better.
+        nsd: Normalised surface Dice, the share of both surfaces within the tolerance of the other (Nikolov et al. 2018,
+            arXiv 1809.04430). 1 for two empty masks, 0 for an empty and a non-empty mask. Higher is better.
+        in_pixels: Whether distance and tolerance are in pixels, since the spacing is unknown.
+        cl_dice: See :func:`~diffmedseg.metrics.centreline.centreline_dice`; NaN if it was not computed.
     """
 
     hd95: float
@@ -44,7 +44,7 @@ def surface_scores(
         prediction: (H, W) or (D, H, W), bool.
         reference: The same.
         spacing: Distance of neighbouring pixels along each axis, such as in mm; None measures in pixels.
-        tolerance: How far apart surfaces may be and still agree, in the same unit; None for 1 mm or 2 pixels.
+        tolerance: Surfaces agree within this distance, in the same unit; None for 1 mm or 2 pixels.
 
     Raises:
         ValueError: If shapes differ, or do not fit the spacing.
@@ -70,19 +70,19 @@ def surface_scores(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's use of itself
         _, distances, _ = get_edge_surface_distance(a, b, spacing=steps, symmetric=True)
-    near = sum(int((one <= tolerance).sum()) for one in distances)
-    hd95 = max(float(one.quantile(0.95)) for one in distances)
+    near = sum(int((direction <= tolerance).sum()) for direction in distances)
+    hd95 = max(float(direction.quantile(0.95)) for direction in distances)
     return SurfaceScores(hd95, near / sum(map(len, distances)), in_pixels)
 
 
 def _box(mask: Tensor) -> tuple[slice, ...]:
-    """Return the box around a mask, on whose edge it still has a surface: outside there is nothing."""
+    """Return the bounding box of a mask. The mask has a surface on the edge of the box, too."""
     where = [mask.any([axis for axis in range(mask.ndim) if axis != kept]).nonzero() for kept in range(mask.ndim)]
     return tuple(slice(int(one[0]), int(one[-1]) + 1) for one in where)
 
 
 def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
-    """Put slices (K, H, W), bool, where their numbers say; (K, D, H, W), False where there is no slice.
+    """Stack slices (K, H, W), bool, by their numbers to (K, D, H, W); missing slices are False.
 
     Raises:
         ValueError: If two slices have the same number.
@@ -91,6 +91,6 @@ def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
         raise ValueError(f"Slices are numbered {sorted(numbers)}: one of them occurs twice.")
     regions, height, width = slices[0].shape
     volume = torch.zeros(regions, max(numbers) + 1, height, width, dtype=torch.bool)
-    for number, one in zip(numbers, slices, strict=True):
-        volume[:, number] = one
+    for number, mask in zip(numbers, slices, strict=True):
+        volume[:, number] = mask
     return volume

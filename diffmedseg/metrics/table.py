@@ -1,4 +1,4 @@
-"""The per-case CSV."""
+"""Read and write the per-case CSV."""
 
 import csv
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
-    """Write scores of cases, whole or not at all; what a case does not have is left empty."""
+    """Write scores of cases, completely or not at all. Missing scores are empty."""
 
     def save(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -38,10 +38,10 @@ def write_cases(rows: Sequence[CaseScore], path: Path) -> None:
 
 
 def read_cases(path: Path) -> list[CaseScore]:
-    """Read scores of cases; columns that earlier versions did not write are NaN, or no patient.
+    """Read scores of cases. Columns that earlier versions did not write are NaN, or an empty patient.
 
     Raises:
-        DataError: If it is no such file; names what is wrong.
+        DataError: If the file is no table of cases; the message names the fault.
     """
     try:
         return _read(path)

@@ -92,7 +92,8 @@ class BatchedModule(LightningModule):
             batch[name] = batch[name].float()
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
-        if self._trainer is None or size == self.image_size or hasattr(data, "serve") or getattr(data, "patch", None):
+        fits = size == self.image_size or hasattr(data, "configure_targets") or getattr(data, "patch", None)
+        if self._trainer is None or fits:
             return
         if not self._said_size:
             self._said_size = True

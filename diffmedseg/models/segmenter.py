@@ -344,10 +344,11 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
     # Lightning.
 
     def setup(self, stage: str) -> None:
-        """Have the data module deal what this model learns from and finds."""
-        serve = getattr(getattr(self.trainer, "datamodule", None), "serve", None)  # other data modules know their model
-        if serve is not None:
-            learned_from = serve(self.needs if stage == "fit" else (), self.regions)
+        """Have the data module select the training targets and regions of this model."""
+        data = getattr(self.trainer, "datamodule", None)
+        configure_targets = getattr(data, "configure_targets", None)  # other data modules already fit their model
+        if configure_targets is not None:
+            learned_from = configure_targets(self.needs if stage == "fit" else (), self.regions)
             self.learned_from = learned_from or self.learned_from
         elif stage == "fit":
             self.learned_from = "masks" if "mask" in self.needs else "image-level labels"

@@ -1,4 +1,4 @@
-"""What happens to samples after they are drawn: fusion, refinement, calibration, and contours with a guarantee."""
+"""Postprocessing of samples: fusion, refinement, calibration, and contours with a guarantee."""
 
 from typing import TYPE_CHECKING
 

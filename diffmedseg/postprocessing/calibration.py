@@ -13,7 +13,7 @@ from torch import Tensor
 from diffmedseg.configurable import Configurable
 
 _SLOPE = 1e-3
-_LEAST = 1e-6  # probabilities are kept so far from 0 and 1, where logits end
+_LEAST = 1e-6  # probabilities are clipped to [_LEAST, 1 - _LEAST], so that logits are finite
 
 
 class Calibration(Configurable, ABC):
@@ -28,8 +28,8 @@ class TemperatureScaling(Calibration):
     """Divides the logit by a temperature (Guo et al. 2017, arXiv 1706.04599, section 4.2) and shifts it.
 
     Args:
-        temperature: Above 1 makes probabilities less extreme.
-        bias: What is added to the logit; 0 leaves 0.5 where it is.
+        temperature: Divisor of the logit; above 1, probabilities become less extreme.
+        bias: Number that is added to the logit; with 0, a probability of 0.5 does not change.
     """
 
     def __init__(self, temperature: float = 1.0, bias: float = 0.0) -> None:
@@ -60,21 +60,24 @@ class TemperatureScaling(Calibration):
             z = logit * math.exp(-parameters[0]) + (parameters[1] if with_bias else 0)
             return float((pixels * (np.logaddexp(0, z) - y * z)).sum() / pixels.sum())
 
-        found = minimize(loss, np.zeros(1 + with_bias), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-10})
-        return cls(float(math.exp(found.x[0])), float(found.x[1]) if with_bias else 0.0)
+        best = minimize(loss, np.zeros(1 + with_bias), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-10})
+        return cls(float(math.exp(best.x[0])), float(best.x[1]) if with_bias else 0.0)
 
 
 class IsotonicCalibration(Calibration):
-    """The increasing function of probability that fits frequencies best, drawn through the means of its steps.
+    """The increasing function of probability that fits frequencies best, linear between the means of its steps.
 
     Args:
         probability: Points, increasing, in [0, 1].
-        frequency: What they are mapped to, increasing, in [0, 1]; between points it is linear.
+        frequency: Values at the points, increasing, in [0, 1].
     """
 
     def __init__(self, probability: Sequence[float], frequency: Sequence[float]) -> None:
         if len(probability) != len(frequency) or len(probability) < 2:
-            raise ValueError(f"There are {len(probability)} probabilities and {len(frequency)} frequencies.")
+            raise ValueError(
+                f"There are {len(probability)} probabilities and {len(frequency)} frequencies; expected equal numbers, "
+                "2 or more."
+            )
         if (np.diff(probability) <= 0).any() or (np.diff(frequency) < 0).any():
             raise ValueError("Probabilities and frequencies have to increase.")
         self.probability, self.frequency = list(probability), list(frequency)
@@ -86,7 +89,7 @@ class IsotonicCalibration(Calibration):
 
     @classmethod
     def fit(cls, counts: Tensor) -> "IsotonicCalibration":
-        """Pool adjacent violators (Zadrozny & Elkan, KDD 2002).
+        """Fit by pooling adjacent violators (Zadrozny & Elkan, KDD 2002).
 
         Args:
             counts: (3, bins), of :func:`~diffmedseg.metrics.calibration.reliability_counts`, of all cases.
@@ -103,12 +106,12 @@ class IsotonicCalibration(Calibration):
             middles, levels = [0.0, *middles], [0.0, *levels]
         if middles[-1] < 1:
             middles, levels = [*middles, 1.0], [*levels, 1.0]
-        # A little of the identity keeps steps apart: what is likelier stays likelier.
+        # A small share of the identity makes the function strictly increasing.
         return cls(middles, [(1 - _SLOPE) * level + _SLOPE * p for p, level in zip(middles, levels, strict=True)])
 
 
 def _points(counts: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return pixels, mean probability and frequency of the bins that hold any."""
+    """Return number of pixels, mean probability and frequency of the non-empty bins."""
     pixels, p, y = counts.double().numpy()[:, (counts[0] > 0).numpy()]
     if not len(pixels):
         raise ValueError("There is no pixel to fit to.")

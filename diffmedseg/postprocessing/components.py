@@ -1,4 +1,4 @@
-"""Connected parts of masks: dropping those that are too small to be believed."""
+"""Drop connected parts of masks that are too small."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +9,14 @@ from diffmedseg.errors import DataError
 
 
 def smallest_sizes(smallest: Mapping[str, int], regions: Sequence[str]) -> list[int]:
-    """Return the size of the smallest part that each region keeps; 1 keeps all.
+    """Return the minimum size of a part for each region; 1 keeps all parts.
 
     Args:
-        smallest: Voxels by region.
+        smallest: Minimum number of voxels, by region.
         regions: The model's regions.
 
     Raises:
-        DataError: If a region is not the model's, or a size is below 1.
+        DataError: If the model lacks a region, or a size is below 1.
     """
     for region, size in smallest.items():
         if region not in regions or size < 1:
@@ -30,25 +30,26 @@ def smallest_sizes(smallest: Mapping[str, int], regions: Sequence[str]) -> list[
 def drop_small(masks: NDArray[np.bool_], sizes: Sequence[int], nested: bool) -> NDArray[np.bool_]:
     """Drop the 26-connected parts of each region that have fewer voxels than its size.
 
-    What is dropped from a region stays in the regions around it: a small enhancing tumour becomes core. The BraTS
-    entries of nnU-Net drop small enhancing tumours for the same reason (Isensee et al. 2020, arXiv 2011.00848, section
-    "BraTS-specific optimizations"), though the sum of all their parts decides there.
+    Dropped voxels stay in the regions around: a small enhancing tumour becomes core. The BraTS entries of nnU-Net drop
+    small enhancing tumours for the same reason, by the sum of all parts (Isensee et al. 2020, arXiv 2011.00848, section
+    "BraTS-specific optimizations").
 
     Args:
-        masks: (K, D, H, W), bool, from the outermost region in.
-        sizes: Voxels that a part needs, by region.
-        nested: Whether each region lies in the one before it: what an outer region drops, the inner ones drop, too.
+        masks: (K, D, H, W), bool, from the outermost to the innermost region.
+        sizes: Minimum number of voxels of a part, for each region.
+        nested: Whether each region lies within the previous region. Inner regions then lose the dropped voxels of
+            outer regions, too.
 
     Returns:
-        The masks that are left, a new array.
+        The remaining masks, a new array.
     """
     from scipy.ndimage import label
 
-    left = masks.copy()
+    kept = masks.copy()
     for k, size in enumerate(sizes):
         if nested and k:
-            left[k] &= left[k - 1]
-        if size > 1 and left[k].any():
-            parts, _ = label(left[k], np.ones((3, 3, 3)))
-            left[k] &= np.bincount(parts.ravel())[parts] >= size
-    return left
+            kept[k] &= kept[k - 1]
+        if size > 1 and kept[k].any():
+            parts, _ = label(kept[k], np.ones((3, 3, 3)))
+            kept[k] &= np.bincount(parts.ravel())[parts] >= size
+    return kept

@@ -1,6 +1,6 @@
-"""Contours and areas that hold the truth as often as they say, fitted on validation cases.
+"""Contours and areas with a stated coverage, fitted on validation cases.
 
-Fitted from the sums that scoring a case leaves (:class:`~diffmedseg.metrics.images.ImageScore`).
+They are fitted to the sums of scored cases (:class:`~diffmedseg.metrics.images.ImageScore`).
 """
 
 import math
@@ -21,23 +21,25 @@ from diffmedseg.wording import count
 
 
 class Conformal(Configurable):
-    """An inner and an outer contour of each region, and an interval for its area, that hold as often as they say.
+    """An inner and an outer contour of each region, and an interval of its area, with a stated coverage.
 
-    Split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511) over cases: for a new
-    case that is drawn like those fitted on, each statement holds with probability ``coverage`` at least. Areas, or
-    volumes: conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222) on logarithms, from the samples'
-    least area divided by a factor to their largest times it. What is less than a pixel counts as nothing.
+    Split conformal prediction over cases (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511): for a new
+    case drawn like the cases of the fit, each statement holds with a probability of at least ``coverage``. Areas and
+    volumes use conformalised quantile regression (Romano et al. 2019, arXiv 1905.03222) on logarithms: the interval is
+    from the smallest area of the samples divided by a factor to the largest times the factor. Less than a pixel counts
+    as 0.
 
     Args:
-        inner: By region: where the probability, before calibration, is at least this, ``share`` of the pixels or more
-            belong to the lesion; infinite where only an empty contour keeps that.
-        outer: By region: where the probability is at least this, ``share`` of the lesion or more is found.
-        area_factor: By region, at least 1: samples that are spread too wide stay so.
-        share: In (0, 1].
-        coverage: In (0, 1).
-        cases: Cases that it was fitted on.
-        num_samples: S that it was fitted with.
-        num_steps: Steps that it was fitted with.
+        inner: Level of the inner contour of each region. Where the uncalibrated probability is at least this, at least
+            ``share`` of the pixels belong to the lesion. Infinite if only an empty contour holds.
+        outer: Level of the outer contour of each region. Where the probability is at least this, at least ``share`` of
+            the lesion is found.
+        area_factor: Factor of each region's interval of area, at least 1. It never narrows the spread of the samples.
+        share: Fraction of pixels that has to be right, in (0, 1].
+        coverage: Coverage of each statement, in (0, 1).
+        cases: Number of cases of the fit.
+        num_samples: S of the fit.
+        num_steps: Number of steps of the fit.
     """
 
     def __init__(
@@ -53,17 +55,20 @@ class Conformal(Configurable):
     ) -> None:
         self.inner, self.outer, self.area_factor = list(inner), list(outer), list(area_factor)
         if not len(self.inner) == len(self.outer) == len(self.area_factor):
-            raise ValueError(f"Of how many regions? {len(self.inner)}, {len(self.outer)} or {len(self.area_factor)}.")
+            raise ValueError(
+                f"inner, outer and area_factor need one value per region; got {len(self.inner)}, {len(self.outer)} and "
+                f"{len(self.area_factor)}."
+            )
         self.share, self.coverage, self.cases = share, coverage, cases
         self.num_samples, self.num_steps = num_samples, num_steps
 
     def contours(self, probability: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inner and the outer contour, filled, of a probability (..., K, H, W) that is not calibrated.
+        """Return the filled inner and outer contour of an uncalibrated probability (..., K, H, W).
 
-        Compared are the bins in which pixels were counted, whose edges a float32 may miss.
+        Bins are compared, not probabilities, since float32 values may miss the edges of the bins of the fit.
 
         Returns:
-            Two of its shape, bool.
+            Inner and outer contour, the same shape, bool.
         """
         bins = fine_bins(probability)
         inner, outer = (
@@ -77,7 +82,7 @@ class Conformal(Configurable):
 
         Args:
             samples: Areas of the samples, (S, K).
-            most: That of the whole image, which nothing exceeds.
+            most: Area of the whole image, the maximum.
         """
         areas = with_float64(samples).double()
         factor = torch.tensor(self.area_factor, dtype=torch.float64, device=areas.device)
@@ -85,10 +90,10 @@ class Conformal(Configurable):
         return torch.stack([torch.where(low >= 1, low, 0), (areas.amax(0).clamp(min=1) * factor).clamp(max=most)])
 
     def held(self, image: ImageScore) -> list[Held]:
-        """Say of each region of a case that was scored with its contours what held.
+        """Return whether the contours and the interval of area held, for each region of a scored case.
 
         Raises:
-            ValueError: If it was scored without.
+            ValueError: If the case was scored without contours.
         """
         if image.contours is None:
             raise ValueError(f"{image.case} was scored without contours.")
@@ -115,25 +120,25 @@ class Conformal(Configurable):
         share: float = 0.95,
         coverage: float = 0.9,
     ) -> "Conformal":
-        """Fit to cases that the model was not trained on, and whose probability was not fitted to them.
+        """Fit to cases that neither training nor calibration has seen.
 
         Args:
             images: Pooled sums of each case. With several raters the truth is their majority, as for Dice.
-            num_steps: Steps that the samples took.
-            threshold: Of the mask, which lies between the contours.
-            share: What share of a contour's pixels, and of the truth, has to be right.
-            coverage: How often.
+            num_steps: Number of steps of the samples.
+            threshold: Threshold of the mask, which lies between the contours.
+            share: Fraction of a contour's pixels, and of the truth, that has to be right.
+            coverage: Fraction of cases for which a statement has to hold.
 
         Raises:
             ValueError: If share or coverage are out of range.
-            TooFewCasesError: If there are too few for the coverage: n has to be at least coverage / (1 - coverage).
+            TooFewCasesError: If there are fewer than coverage / (1 - coverage) cases.
         """
         check_share(share, coverage)
         cases, middle = list(images), round(threshold * FINE_BINS) / FINE_BINS
         inner, outer, factor = [], [], []
         for k in range(cases[0].counts.shape[1]):
             levels = np.array([contour_levels(case.reliability[2, k], share) for case in cases])
-            # A higher inner and a lower outer level keep what they say: the mask fits between the contours.
+            # A higher inner and a lower outer level keep the coverage, so the mask can lie between the contours.
             inner.append(max(_conformal_quantile(levels[:, 0], coverage), middle))
             outer.append(min(-_conformal_quantile(-levels[:, 1], coverage), middle))
             needed = np.array([area_factor(*case_areas(case, k)) for case in cases])
@@ -142,20 +147,20 @@ class Conformal(Configurable):
 
 
 def contour_levels(counts: Tensor, share: float) -> tuple[float, float]:
-    """Return the lowest level whose contour lies within the truth of a case, and the highest that holds it.
+    """Return the lowest level with a contour within the truth, and the highest level with the truth in the contour.
 
     Args:
         counts: (3, bins), of :func:`~diffmedseg.metrics.calibration.reliability_counts`, of one case.
-        share: What share of the pixels within the contour, and of the truth, has to be right.
+        share: Fraction of the pixels within the contour, and of the truth, that has to be right.
 
     Returns:
-        Multiples of the width of a bin in [0, 1]; the first infinite where even the surest pixels are wrong. Where
-        there is no lesion every outer contour holds it.
+        Multiples of the width of a bin in [0, 1]. The first is infinite if even the most certain pixels are wrong.
+        Without a lesion, every outer contour holds it.
     """
-    pixels, _, truth = counts.double().flip(1).cumsum(1)  # above the lower edge of a bin, from the highest one down
+    pixels, _, truth = counts.double().flip(1).cumsum(1)  # cumulated from the highest bin down
     edges = 1 - torch.arange(1, counts.shape[1] + 1) / counts.shape[1]
     right = truth >= share * pixels - 1e-9
-    within = int((~right).nonzero()[0]) if (~right).any() else len(edges)  # bins that can be added before it fails
+    within = int((~right).nonzero()[0]) if (~right).any() else len(edges)  # number of bins before it fails
     inner = math.inf if within == 0 else float(edges[within - 1])
     holds = truth >= share * truth[-1] - 1e-9
     return inner, 1.0 if truth[-1] == 0 else float(edges[int(holds.nonzero()[0])])
@@ -168,15 +173,15 @@ def case_areas(image: ImageScore, region: int) -> tuple[list[float], float]:
 
 
 def area_factor(samples: Sequence[float], truth: float) -> float:
-    """Return the least factor of :class:`Conformal` whose interval holds the truth."""
+    """Return the smallest factor of :class:`Conformal` whose interval contains the truth."""
     above = truth / max(max(samples), 1)
-    # Below one pixel the interval reaches down to nothing.
+    # A lower end below one pixel counts as 0.
     below = min(samples) / truth if truth >= 1 else np.nextafter(min(samples), math.inf)
     return float(max(above, below))
 
 
 def check_share(share: float, coverage: float) -> None:
-    """Refuse what no contour can keep.
+    """Check the share and the coverage of contours.
 
     Raises:
         ValueError: If share or coverage are out of range.
@@ -188,11 +193,11 @@ def check_share(share: float, coverage: float) -> None:
 
 
 def _conformal_quantile(scores: NDArray[np.float64], coverage: float) -> float:
-    """Return the smallest score that a new one stays below with the coverage: the ceil((n + 1) coverage)-th."""
+    """Return the ceil((n + 1) coverage)-th smallest score. A new score exceeds it with at most 1 - coverage."""
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     if rank > len(scores):
         raise TooFewCasesError(
-            f"{count(len(scores), 'case')} cannot give a coverage of {coverage:g}: "
+            f"{count(len(scores), 'case')}: too few for a coverage of {coverage:g}; "
             f"{math.ceil(coverage / (1 - coverage) - 1e-9)} are needed."
         )
     return float(np.sort(scores)[rank - 1])

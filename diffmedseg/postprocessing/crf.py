@@ -1,4 +1,4 @@
-"""Dense conditional random fields: masks drawn to the edges of the image; they work without a Trainer."""
+"""Dense conditional random fields, which align masks with the edges of the image. They work without a Trainer."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,11 +13,11 @@ from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import nest, resize_soft
 
-_CERTAIN = 1e-5  # probabilities are kept so far from 0, as pydensecrf's own unary does
+_CERTAIN = 1e-5  # minimum probability, as in pydensecrf's own unary
 
 
 def crf_is_available() -> bool:
-    """Tell whether pydensecrf is installed."""
+    """Return whether pydensecrf is installed."""
     return find_spec("pydensecrf") is not None
 
 
@@ -25,18 +25,18 @@ def crf_is_available() -> bool:
 class CRFSettings:
     """A fully connected CRF with two Gaussian kernels (Krähenbühl & Koltun, NeurIPS 2011, eq. 3).
 
-    The defaults are those of DiffSeg's released code (optimize.py), which are pydensecrf's examples.
+    The defaults are those of DiffSeg's released code (optimize.py), which uses pydensecrf's examples.
 
     Attributes:
-        iterations: Mean-field iterations.
-        bilateral_xy: Deviation of the appearance kernel in space, in pixels.
-        bilateral_intensity: Its deviation in each channel of the image, of 255.
-        bilateral_weight: Its weight.
+        iterations: Number of mean-field iterations.
+        bilateral_xy: Spatial deviation of the appearance kernel, in pixels.
+        bilateral_intensity: Deviation of the appearance kernel in each channel of the image, of 255.
+        bilateral_weight: Weight of the appearance kernel.
         smooth_xy: Deviation of the smoothness kernel, in pixels.
-        smooth_weight: Its weight.
-        reference_size: Longest side, in pixels, that the deviations in space are meant for: they scale with that of the
-            image. None leaves them as they are.
-        longest: Images whose longest side is above are shrunk to it, and the result is enlarged again.
+        smooth_weight: Weight of the smoothness kernel.
+        reference_size: Longest side, in pixels, for which the spatial deviations hold; they scale with the longest side
+            of the image. None does not scale them.
+        longest: Maximum longest side in pixels. Larger images are shrunk, and the result is enlarged again.
     """
 
     iterations: int = 5
@@ -49,33 +49,33 @@ class CRFSettings:
     longest: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse what pydensecrf would crash on."""
+        """Refuse settings on which pydensecrf crashes."""
         sizes = (self.bilateral_xy, self.bilateral_intensity, self.smooth_xy, self.longest, self.iterations)
         if min(*sizes, 1 if self.reference_size is None else self.reference_size) <= 0:
             raise ValueError(f"Deviations, sizes and iterations of {self} have to be above 0.")
 
 
 def crf_marginals(image: Tensor, probability: Tensor, settings: CRFSettings, nested: bool = False) -> Tensor:
-    """Run a dense CRF over the regions of one image, as classes that exclude each other.
+    """Run a dense CRF on the regions of one image, as exclusive classes.
 
     Args:
         image: (C, H, W), in [-1, 1]; any number of channels.
         probability: (K, h, w), in [0, 1]; resized to the CRF's grid.
         settings: The CRF.
-        nested: Whether each region lies within the one before it. Else regions exclude each other or, where they
-            overlap, are run one by one.
+        nested: Whether each region lies within the previous region. If not, regions exclude each other; overlapping
+            regions are refined one by one.
 
     Returns:
-        Marginals (K, H', W'), in [0, 1], on the image's grid, or on the capped one where that is smaller.
+        Marginals (K, H', W'), in [0, 1], on the image's grid, or on the shrunk grid of a large image.
 
     Raises:
-        ValueError: If the probability leaves [0, 1]: on a map of 0 to 255 every unary saturates, and the CRF returns
+        ValueError: If the probability is not in [0, 1]. On a map of 0 to 255 all unaries saturate, and the CRF returns
             the union of the masks, as the published code does.
         ModuleNotFoundError: If pydensecrf is not installed.
     """
     if not (probability.min() >= 0 and probability.max() <= 1):  # also NaN
         raise ValueError(
-            f"A probability lies in [0, 1]; this one spans {probability.min():g} to {probability.max():g}."
+            f"A probability has to be in [0, 1]; this one is from {probability.min():g} to {probability.max():g}."
         )
     try:
         from pydensecrf.densecrf import DenseCRF as MeanField
@@ -128,7 +128,7 @@ class DenseCRF(Refinement):
 
     Args:
         settings: The CRF; None for its defaults.
-        processes: Images are shared by so many processes; 0 works in this one.
+        processes: Number of worker processes; 0 works in this process.
     """
 
     def __init__(self, settings: CRFSettings | None = None, processes: int = 0) -> None:
@@ -143,14 +143,14 @@ class DenseCRF(Refinement):
 class RandomSubsetCRF(Refinement):
     """DiffSeg's scheme (Shuai et al. 2024, arXiv 2404.16474): the mean of CRFs of random subsets.
 
-    Each round runs a CRF on the mean of a random subset of the samples, as its code does (optimize.py). Marginals are
-    averaged, where the code averages labels.
+    As in its code (optimize.py), each round runs a CRF on the mean of a random subset of the samples. Here the
+    marginals are averaged; the code averages labels.
 
     Args:
-        rounds: K of the code.
-        subset: H of the code; all samples where there are fewer.
+        rounds: Number of rounds, K of the code.
+        subset: Number of samples in a subset, H of the code; all samples if there are fewer.
         settings: The CRF.
-        processes: Images are shared by so many processes.
+        processes: Number of worker processes; 0 works in this process.
         seed: Seed of the subsets.
     """
 
@@ -171,7 +171,7 @@ class RandomSubsetCRF(Refinement):
         """Refine; see the base class."""
         generator = keyed_generator(self.seed, "crf", key)
         marginals = []
-        for _ in range(self.rounds if self.subset < len(samples) else 1):  # else all rounds are the same
+        for _ in range(self.rounds if self.subset < len(samples) else 1):  # otherwise all rounds are equal
             chosen = torch.randperm(len(samples), generator=generator)[: self.subset]
             marginals.append(crf_marginals(image, samples[chosen].mean(0), self.settings, nested))
         return torch.stack(marginals).mean(0)

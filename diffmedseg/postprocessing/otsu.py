@@ -1,4 +1,4 @@
-"""Otsu's level."""
+"""Otsu's threshold."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ _BINS = 256
 
 
 def otsu_level(values: Tensor) -> Tensor:
-    """Find the level that parts values into the two classes that differ most (Otsu 1979, IEEE SMC 9:62).
+    """Find the level with the largest variance between the two classes (Otsu 1979, IEEE SMC 9:62).
 
     Args:
-        values: (N, ...), in [0, 1]; each row by itself.
+        values: (N, ...), in [0, 1]; rows are independent.
 
     Returns:
-        (N,), in [0, 1]: where several levels are as good, their mean.
+        (N,), in [0, 1]: the mean of the best levels, if there are several.
     """
     index = with_float64((values.flatten(1) * _BINS).long().clamp(0, _BINS - 1))
     count = torch.zeros(len(values), _BINS, dtype=torch.float64, device=index.device)

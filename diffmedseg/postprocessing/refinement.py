@@ -1,4 +1,4 @@
-"""Refining fused masks, one image at a time; it works without a Trainer."""
+"""Refine fused masks, one image at a time. Refinements work without a Trainer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from diffmedseg.segmentation import nest
 
 
 class Refinement(Configurable, ABC):
-    """Gives, from the image and the set of masks, a better probability than the fused one.
+    """Refines the fused probability by the image and the set of masks.
 
     Args:
-        processes: Images are shared by so many processes; 0 works in this one.
+        processes: Number of worker processes; 0 works in this process.
     """
 
     def __init__(self, processes: int = 0) -> None:
@@ -28,7 +28,7 @@ class Refinement(Configurable, ABC):
         self._pool: ProcessPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the processes behind."""
+        """Leave out the pool of processes."""
         return self.__dict__ | {"_pool": None}
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Refinement(Configurable, ABC):
             samples: (S, K, h, w), soft masks in [0, 1].
             probability: (K, h, w), the fused samples.
             nested: Whether regions nest.
-            key: Keys the randomness, where there is any.
+            key: Key of the randomness, if any.
 
         Returns:
             Probability (K, h', w'), in [0, 1].
@@ -56,17 +56,17 @@ class Refinement(Configurable, ABC):
             samples: (B, S, K, h, w), soft masks in [0, 1].
             probability: (B, K, h', w'), the fused samples.
             nested: Whether regions nest.
-            keys: One for each image.
+            keys: Key of each image.
 
         Returns:
-            Probability (B, K, H', W'), in [0, 1], on the images' grid or the capped one.
+            Probability (B, K, H', W'), in [0, 1], on the images' grid or a smaller one.
         """
         jobs = list(
             zip(image.float().cpu(), samples.float().cpu(), probability.float().cpu(), [nested] * len(keys), keys,
                 strict=True)
         )  # fmt: skip
         if self.processes:
-            if self._pool is None:  # not forked: threads of PyTorch do not survive it
+            if self._pool is None:  # not forked, since PyTorch's threads do not survive a fork
                 self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"))
             refined = list(self._pool.map(self.refine, *zip(*jobs, strict=True)))
         else:
@@ -78,12 +78,12 @@ class Refinement(Configurable, ABC):
 class LargestComponent(Refinement):
     """Keeps the largest connected part of each region, and fills its holes.
 
-    For data whose masks are one part without holes by definition, as those of ISIC are
-    (challenge.isic-archive.com/landing/2018/45). What is dropped gets probability 0, what is filled 1.
+    It is for data whose masks are one part without holes by definition, such as ISIC
+    (challenge.isic-archive.com/landing/2018/45). Dropped pixels get probability 0, filled pixels 1.
 
     Args:
-        first: What refines before; None for nothing.
-        processes: Images are shared by so many processes; 0 works in this one.
+        first: Refinement to apply before; None for none.
+        processes: Number of worker processes; 0 works in this process.
     """
 
     def __init__(self, first: Refinement | None = None, processes: int = 0) -> None:

@@ -1,1 +1,1 @@
-"""Pseudo masks: masks for training images that took no mask, filtered and with unsure pixels left out."""
+"""Pseudo masks for training images without true masks. They are filtered, and uncertain pixels are left out."""

@@ -1,4 +1,4 @@
-"""Evidence without training on the data: what differs from the border of the image, in features of an encoder."""
+"""Evidence without training: the difference of pixels from the image's border, in features of an encoder."""
 
 from collections.abc import Sequence
 
@@ -14,28 +14,27 @@ from diffmedseg.models.encoders import IMAGENET, encoder_name, find_weights, loa
 from diffmedseg.pseudo.proposers import Proposer
 
 _ENCODER = "lite0"
-#: Pixels of the shorter side of what the encoder sees: twice the grid of 64 px that the table in
-#: docs/results/diffseg.md was measured on. Its first map is then as fine as that grid.
+#: Shorter side of the encoder's input in pixels: twice the grid of 64 px of the table in docs/results/diffseg.md. The
+#: encoder's first map is then as fine as that grid.
 _SIDE = 128
-#: Of the encoder's maps that of the first level, of half the image's size. Deeper ones are too coarse (the same table).
+#: Level of the encoder's map: the first, with half the image's size. Deeper maps are too coarse (same table).
 _LEVEL = 1
-#: Pixels of the mirrored image around it, a multiple of 32: the encoder's zeros beyond an edge would look diseased.
+#: Width of the mirrored margin in pixels, a multiple of 32. Zero padding would look diseased.
 _MARGIN = 32
-#: Deviation of the Gaussian that smooths distances, as a share of the shorter side: a pixel of the grid of 64 px.
+#: Deviation of the Gaussian that smooths distances, as a share of the shorter side: one pixel of a grid of 64 px.
 _BLUR = 1 / 64
-#: How far covariances are drawn towards a sphere. 0.1 and 1 are as good (the same table).
+#: Shrinkage of covariances. 0.1 and 1 are as good (same table).
 _SHRINKAGE = 0.3
 
 
 class BorderContrast(Proposer):
-    """How much each pixel differs from the border of its image, where what is photographed is held in the middle.
+    """Measures the difference of each pixel from the border of its image, for photographs with a central lesion.
 
-    The image's border is the healthy class, as for the label recipe ``BorderCrops``. Pixels are compared in the first
-    feature map of an encoder that was trained on ImageNet, by the distance that takes the border's own variation into
-    account.
+    The border is the healthy class, as for the label recipe ``BorderCrops``. The difference is the Mahalanobis distance
+    in the first feature map of an ImageNet encoder.
 
     Args:
-        rule: Says how wide the border is, and what of it is seen.
+        rule: Has the width of the border and the visible field.
         info: The facts of the data.
 
     Raises:
@@ -50,7 +49,7 @@ class BorderContrast(Proposer):
         if rule.healthy_border is None:
             raise DataError(
                 f"The border of images of {info.title} is not known to be healthy: mask_rule.healthy_border is not "
-                "set. Choose another proposer, or set it to the width of the border, as a share of the shorter side."
+                "set. Choose another proposer, or set it to the width of the border as a share of the shorter side."
             )
         self._rule, self._width = rule, rule.healthy_border
         self._encoder = _first_levels(len(info.channels))
@@ -62,11 +61,11 @@ class BorderContrast(Proposer):
 
         image = image.cpu()
         size = (int(image.shape[-2]), int(image.shape[-1]))
-        seen = torch.stack([torch.from_numpy(self._rule.seen(one)) for one in ((image + 1) / 2).numpy()])
+        seen = torch.stack([torch.from_numpy(self._rule.seen(values)) for values in ((image + 1) / 2).numpy()])
         healthy = seen & border_of(size, self._width)
         features = self._features(image, size)
         distance = torch.stack([
-            whiten(own, where, _SHRINKAGE).norm(dim=0) for own, where in zip(features, healthy, strict=True)
+            whiten(maps, where, _SHRINKAGE).norm(dim=0) for maps, where in zip(features, healthy, strict=True)
         ])  # fmt: skip
         sigma = _BLUR * min(size)
         radius = min(int(4 * sigma + 0.5), *(side - 1 for side in size))
@@ -86,11 +85,11 @@ class BorderContrast(Proposer):
 
 
 def _first_levels(channels: int) -> nn.Module:
-    """Return the pretrained encoder as far as :data:`_LEVEL`; its images are in [-1, 1], as ours are."""
+    """Return the pretrained encoder up to :data:`_LEVEL`. It takes images in [-1, 1]."""
     import segmentation_models_pytorch as smp
 
     file = find_weights(_ENCODER, IMAGENET).file
-    assert file is not None  # of an installed package
+    assert file is not None  # from an installed package
     name = encoder_name(_ENCODER)
     whole, first = (smp.encoders.get_encoder(name, channels, depth, weights=None) for depth in (5, _LEVEL))
     load_encoder(whole, file)

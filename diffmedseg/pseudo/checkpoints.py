@@ -1,4 +1,4 @@
-"""Which checkpoint of a run proposes, and whether masks chose it."""
+"""Choose the checkpoint of a run that proposes masks, and report whether true masks influenced it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from diffmedseg.files import expand_home
 from diffmedseg.models.loading import chosen_checkpoint, read_settings
 from diffmedseg.runs import last_checkpoint
 
-#: Begins what a run says of its supervision where its validation masks were pseudo masks; see Council.supervision.
+#: Beginning of the supervision of a run whose validation masks were pseudo masks; see Council.supervision.
 _OF_PSEUDO = "labels"
 
 
@@ -22,8 +22,8 @@ def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
         name: A run's folder, a checkpoint, or a zoo entry.
 
     Returns:
-        The checkpoint: the last one of a run that was validated on true masks, and the best one of a student. And what
-        masks chose of it, in words; None where they chose nothing.
+        The checkpoint: the last one of a run that was validated on true masks, and the best one of a student. And the
+        influence of true masks on the choice, in words; None without any.
 
     Raises:
         ZooError: If the run has no such checkpoint, or it is damaged.
@@ -33,7 +33,7 @@ def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
         return name, "masks chose the checkpoint of the zoo entry"
     last = last_checkpoint(path) if path.is_dir() else path
     if not last.is_file():
-        raise ZooError(f"{last} is missing: {path} is not a finished run. Train it first.")
+        raise ZooError(f"{last} is missing: {path} is not a finished run. Finish its training first.")
     content = _read(last)
     if str(content.get("learned_from", "")).startswith(_OF_PSEUDO):
         return (chosen_checkpoint(path) if path.is_dir() else path), None
@@ -45,7 +45,7 @@ def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
 
 
 def _stopped(settings: Mapping[str, Any], steps: int) -> str | None:
-    """Say whether masks may have ended training: by early stopping, before its limits."""
+    """Return a note if masks may have ended training, by early stopping; else None."""
     if not settings.get("early_stopping", True) or steps >= settings.get("trainer", {}).get("max_steps", steps + 1):
         return None
     return f"masks may have ended training at {steps} steps, by early stopping"
@@ -55,5 +55,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a file can be anything
-        raise ZooError(f"{path} is no checkpoint, or damaged ({error}): train again.") from error
+        raise ZooError(f"{path} is no checkpoint, or damaged ({error}). Train again.") from error
     return content

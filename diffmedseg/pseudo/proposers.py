@@ -1,4 +1,4 @@
-"""Who proposes masks where none is learned from."""
+"""Proposers of pseudo masks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _NOTHING = "masks chose nothing"
 
 
 class Proposer(ABC):
-    """Gives maps of evidence of disease.
+    """Returns maps of evidence of disease.
 
     Attributes:
-        title: What people call it.
-        learned_from: What supervision it took, in words.
+        title: Name for people.
+        learned_from: Its supervision, in words.
         used_masks: Whether it learned from masks.
-        chosen_by: What masks chose of it, in words; None where they chose nothing.
-        relative: Whether the level of its maps has to be found in each; else it is 0.5.
-        refinement: Refines what is decided of its maps; None for nothing.
+        chosen_by: Influence of masks on its choice, in words; None without any.
+        relative: Whether each map needs its own threshold; else the threshold is 0.5.
+        refinement: Refinement of the decision; None for no refinement.
     """
 
     title: str
@@ -39,22 +39,22 @@ class Proposer(ABC):
 
     @abstractmethod
     def __call__(self, image: Tensor, keys: Sequence[str]) -> Tensor:
-        """Propose.
+        """Propose masks.
 
         Args:
             image: (B, C, H, W), in [-1, 1].
-            keys: One for each image, for its noise.
+            keys: Key of each image's noise.
 
         Returns:
-            (B, S, H, W), on the CPU, higher where there is more evidence of disease.
+            (B, S, H, W), on the CPU; higher values are more evidence of disease.
         """
 
 
 class Luminance(Proposer):
-    """Brightness, inverted where disease is dark: what needs no learning, and the baseline of all others.
+    """Brightness, inverted if disease is dark. It needs no learning, and is the baseline of all other proposers.
 
     Args:
-        rule: Says which channel and which polarity.
+        rule: Has the channel and the polarity.
         info: The facts of the data.
 
     Raises:
@@ -83,10 +83,10 @@ class OfModel(Proposer):
     Args:
         model: The model.
         info: The facts of the data.
-        chosen_by: What masks chose of it, in words; None where they chose nothing.
+        chosen_by: Influence of masks on its choice, in words; None without any.
 
     Raises:
-        DataError: If the model takes other channels than the data has.
+        DataError: If model and data have different channels.
     """
 
     def __init__(self, model: Segmenter, info: DatasetInfo, chosen_by: str | None) -> None:
@@ -101,7 +101,7 @@ class OfModel(Proposer):
         self.refinement = model.refinement if model.cuts_maps else None
 
     def __call__(self, image: Tensor, keys: Sequence[str]) -> Tensor:
-        """Propose; see the base class. S is the model's number of samples where a rule cuts these, else 1."""
+        """Propose; see the base class. S is the model's number of samples if a rule thresholds the maps, else 1."""
         if not self.relative:
             return self.model.segment(image, keys=keys).probability[:, :1].cpu()
         samples = self.model.sample(image, keys=keys).samples[:, :, 0]
@@ -111,16 +111,16 @@ class OfModel(Proposer):
 
 @dataclass(frozen=True)
 class Council:
-    """Proposers whose soft maps are averaged, and what is decided of them by one rule.
+    """Averages the soft maps of proposers, and decides on the masks by one rule.
 
     Attributes:
-        proposers: At least one.
-        rule: The facts of the data.
-        refinement: Refines what the proposers say together; None for nothing.
-        agreement: A mask is left out where the Dice of the masks of two proposers, each decided alone, is smaller.
+        proposers: At least one proposer.
+        rule: The rule that turns a map into a mask.
+        refinement: Refinement of the averaged map; None for no refinement.
+        agreement: A mask is left out if the separate masks of two proposers have a smaller Dice.
 
     Raises:
-        DataError: If agreement is asked of a single proposer.
+        DataError: If ``agreement`` is set for a single proposer.
     """
 
     proposers: Sequence[Proposer]
@@ -129,45 +129,45 @@ class Council:
     agreement: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be asked."""
+        """Refuse an agreement of a single proposer."""
         if self.agreement and len(self.proposers) < 2:
-            raise DataError("Agreement takes two proposers or more: name them, as --proposer luminance+border.")
+            raise DataError("--agreement needs two or more proposers, such as --proposer luminance+border.")
 
     def soft_maps(self, image: Tensor, keys: Sequence[str]) -> Tensor:
-        """Return soft maps whose level is 0.5, (B, H, W), on the CPU, 0 outside of what is seen.
+        """Return soft maps with the level 0.5, (B, H, W), on the CPU; 0 outside of the visible field.
 
         Args:
             image: (B, C, H, W), in [-1, 1].
-            keys: One for each image.
+            keys: Key of each image's noise.
         """
         return self._fuse(image, keys, *self._opinions(image, keys))
 
     def decide(self, image: Tensor, keys: Sequence[str]) -> list[Decided]:
-        """Decide on images; the arguments are those of :meth:`soft_maps`."""
+        """Decide on the masks of images; arguments as for :meth:`soft_maps`."""
         opinions, shown = self._opinions(image, keys)
         decided = [self.rule.decide(soft.numpy()) for soft in self._fuse(image, keys, opinions, shown)]
         if not self.agreement:
             return decided
-        alone = [[self.rule.decide((maps.mean(0) * seen).numpy()).mask for maps, seen in zip(own, shown, strict=True)]
-                 for own in opinions]  # fmt: skip
-        return [self._object(one, masks) for one, *masks in zip(decided, *alone, strict=True)]
+        alone = [[self.rule.decide((maps.mean(0) * seen).numpy()).mask for maps, seen in zip(batch, shown, strict=True)]
+                 for batch in opinions]  # fmt: skip
+        return [self._check_agreement(fused, masks) for fused, *masks in zip(decided, *alone, strict=True)]
 
     def _opinions(self, image: Tensor, keys: Sequence[str]) -> tuple[list[Tensor], Tensor]:
-        """Return the soft maps of each proposer, (B, S, H, W), and what of the images is seen, (B, H, W)."""
-        seen = [self.rule.seen(one) for one in ((image + 1) / 2).cpu().numpy()]
+        """Return the soft maps of each proposer, (B, S, H, W), and the visible field of the images, (B, H, W)."""
+        seen = [self.rule.seen(values) for values in ((image + 1) / 2).cpu().numpy()]
         opinions = []
         for proposer in self.proposers:
             maps = proposer(image, keys).float()
             if proposer.relative:
                 maps = torch.stack([
-                    torch.stack([torch.from_numpy(self.rule.soften(one, where)) for one in own.numpy()])
-                    for own, where in zip(maps, seen, strict=True)
+                    torch.stack([torch.from_numpy(self.rule.soften(sample, where)) for sample in samples.numpy()])
+                    for samples, where in zip(maps, seen, strict=True)
                 ])  # fmt: skip
             opinions.append(maps)
-        return opinions, torch.stack([torch.from_numpy(one) for one in seen])
+        return opinions, torch.stack([torch.from_numpy(field) for field in seen])
 
     def _fuse(self, image: Tensor, keys: Sequence[str], opinions: list[Tensor], shown: Tensor) -> Tensor:
-        """Take the mean of all proposers, and refine it."""
+        """Average the maps of all proposers, and refine the mean."""
         most = max(maps.shape[1] for maps in opinions)
         samples = torch.stack([maps.expand(-1, most, -1, -1) for maps in opinions]).mean(0)
         probability = samples.mean(1)
@@ -176,27 +176,27 @@ class Council:
             probability = resize_soft(refined, (int(image.shape[-2]), int(image.shape[-1])))[:, 0].cpu()
         return probability * shown
 
-    def _object(self, decided: Decided, masks: Sequence[Mask]) -> Decided:
-        """Object to a mask where proposers disagree on it."""
+    def _check_agreement(self, decided: Decided, masks: Sequence[Mask]) -> Decided:
+        """Add an objection to a mask if proposers disagree on it."""
         least = min(_dice(a, b) for a, b in combinations(masks, 2))
         if decided.objection is not None or least >= self.agreement:
             return decided
         return replace(decided, objection=f"proposers agree by a Dice of {least:.3f}, less than {self.agreement:g}")
 
     def supervision(self, true_masks: int) -> str:
-        """Return what the masks took, in words that begin with ``labels`` unless a proposer learned from masks.
+        """Return the supervision of the masks in words. It begins with ``labels`` unless a proposer learned from masks.
 
         Args:
-            true_masks: Number of true masks that are added.
+            true_masks: Number of added true masks.
         """
-        said = " and ".join(f"{one.title} (learned from {one.learned_from})" for one in self.proposers)
-        kind = "masks" if any(one.used_masks for one in self.proposers) else "labels"
+        sources = " and ".join(f"{p.title} (learned from {p.learned_from})" for p in self.proposers)
+        kind = "masks" if any(p.used_masks for p in self.proposers) else "labels"
         added = f" and {true_masks} true mask{'s' * (true_masks > 1)}" if true_masks else ""
-        chosen = "; ".join(one.chosen_by for one in self.proposers if one.chosen_by) or _NOTHING
-        return f"{kind}{added}: pseudo masks of {said}; {chosen}"
+        chosen = "; ".join(p.chosen_by for p in self.proposers if p.chosen_by) or _NOTHING
+        return f"{kind}{added}: pseudo masks of {sources}; {chosen}"
 
 
 def _dice(a: Mask, b: Mask) -> float:
-    """Return the Dice of two masks; 0 where both are empty, since nothing is agreed on then."""
+    """Return the Dice of two masks; 0 if both are empty, since they agree on nothing."""
     total = int(a.sum() + b.sum())
     return float(2 * (a & b).sum() / total) if total else 0.0

@@ -1,4 +1,4 @@
-"""Writing a folder of pseudo masks."""
+"""Write a folder of pseudo masks."""
 
 import csv
 import json
@@ -32,26 +32,26 @@ from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.pseudo.proposers import Council
 from diffmedseg.segmentation import majority
 
-#: A data yaml for `diffmedseg train`: written last, so that a folder that has one is whole.
+#: Name of the data yaml for `diffmedseg train`. It is written last, so that a folder with it is complete.
 DATA = "data.yaml"
 _SETTINGS, _PART, _SHEET = "settings.json", "pseudo.part.csv", "sheet.png"
 _SPLITS: tuple[Split, ...] = ("train", "val")
-#: Settings of a data module that a student's data takes over.
+#: Settings of the data module that the student's data keeps.
 _SHARED = ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "num_workers", "augment", "patch")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be written.
+    """Settings of a folder of pseudo masks.
 
     Attributes:
-        council: Who proposes.
-        data: The data set; train and val get pseudo masks, the test set is left alone.
-        facts: What the data set's yaml says beside the data module, such as tags.
+        council: The proposers.
+        data: The data set. Its training and validation images get pseudo masks; the test set does not change.
+        facts: Facts in the data set's yaml beside the data module, such as tags.
         true_masks: Number of training images that keep their true masks.
-        seed: Seed of their choice.
-        settings: What else the masks depend on; another order has others.
-        batch_size: Images that are proposed for at once; changes no result.
+        seed: Seed of the choice of these images.
+        settings: All other settings that the masks depend on. They identify the folder.
+        batch_size: Images per batch; it does not change results.
     """
 
     council: Council
@@ -64,18 +64,18 @@ class Order:
 
 
 def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
-    """Write pseudo masks, or go on where an earlier call with the same order was cut off.
+    """Write pseudo masks, or resume an interrupted call with the same order.
 
     Args:
-        order: What is to be written.
-        folder: The folder; made where it does not exist.
+        order: The settings.
+        folder: The folder; it is made if it does not exist.
 
     Returns:
-        A row for each image of train and val.
+        A row for each training and validation image.
 
     Raises:
-        DataError: If the folder holds something else, there are fewer diseased images than true masks, or nothing is
-            kept of a split.
+        DataError: If the folder has other content, there are fewer diseased images than ``true_masks``, or no mask of a
+            split is kept.
     """
     rows = _begin(order, folder)
     if rows and (folder / DATA).is_file():
@@ -93,9 +93,9 @@ def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
             first = next((row.reason for row in rows if row.split == split), "")
             raise DataError(f"No mask of the {split} split is kept (the first: {first}). Widen mask_rule.plausible.")
     names, files = {row.id for row in rows}, {row.file for row in rows}
-    # A name may stand in both splits, as in small data whose validation images are training images.
+    # A name may be in both splits, if validation images of small data are training images.
     if len({(row.split, row.id) for row in rows}) < len(rows) or len(files) < len(names):
-        raise DataError(f"Names of images in {order.data.info.title} occur twice: pseudo masks need one name each.")
+        raise DataError(f"Names of images in {order.data.info.title} occur twice. Rename images: names must be unique.")
     write_whole(folder / SUPERVISION, lambda path: path.write_text(_supervision(order) + "\n", encoding="utf-8"))
     save_figure(draw_kept(stores, rows, folder), folder / _SHEET)
     write_whole(folder / TABLE, partial(_write_table, rows))
@@ -109,23 +109,25 @@ def _supervision(order: Order) -> str:
 
 
 def _begin(order: Order, folder: Path) -> list[PseudoMask]:
-    """Make the folder, or return the rows that are done."""
-    said = json.dumps({"supervision": _supervision(order), "data": to_config(order.data), **order.settings}, indent=1)
+    """Make the folder, or return the finished rows of an existing folder."""
+    settings = json.dumps(
+        {"supervision": _supervision(order), "data": to_config(order.data), **order.settings}, indent=1
+    )
     path = folder / _SETTINGS
     if path.is_file():
-        if read_json(path) != json.loads(said):
-            raise DataError(f"{folder} holds pseudo masks of other settings ({path}): name another folder.")
+        if read_json(path) != json.loads(settings):
+            raise DataError(f"{folder} has pseudo masks of other settings ({path}). Name another folder.")
         if (folder / DATA).is_file():
             return read_table(folder / TABLE)
         rows = read_table(folder / _PART) if (folder / _PART).is_file() else []
-        write_whole(folder / _PART, partial(_write_table, rows))  # without a line that was cut off
+        write_whole(folder / _PART, partial(_write_table, rows))  # without an incomplete line
         return rows
     if folder.is_dir() and any(folder.iterdir()):
-        raise DataError(f"{folder} holds something else than pseudo masks: name a new folder.")
+        raise DataError(f"{folder} has other files than pseudo masks. Name a new folder.")
     for name in ("masks", "unsure", "images"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_whole(folder / _PART, partial(_write_table, []))
-    write_whole(path, lambda temporary: temporary.write_text(said, encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
     return []
 
 
@@ -133,15 +135,18 @@ def _choose_true(store: ImageStore, number: int, seed: int) -> set[str]:
     """Choose the training images that keep their true masks, among those whose label is not healthy."""
     diseased = [index for index in range(len(store)) if store.label(index) != 0] if number else []
     if number > len(diseased):
-        raise DataError(f"{number} true masks are asked for; the training split has {len(diseased)} diseased images.")
+        raise DataError(
+            f"{number} true masks are requested; the training split has {len(diseased)} diseased images. Use a smaller "
+            "--true_masks."
+        )
     order = torch.randperm(len(diseased), generator=keyed_generator(seed, "true masks")).tolist()
-    return {store.ids[diseased[place]] for place in order[:number]}
+    return {store.ids[diseased[i]] for i in order[:number]}
 
 
 def _write_batch(
     order: Order, folder: Path, split: Split, store: ImageStore, indices: list[int], true: set[str]
 ) -> list[PseudoMask]:
-    """Write some images; the rows follow their files, so that a row stands for whole files."""
+    """Write the files of some images, and their rows after the files, so that a row means complete files."""
     images = torch.stack([to_signed(store.image(index)) for index in indices])
     proposed = order.council.decide(images, [store.ids[index] for index in indices])
     rows = []

@@ -1,1 +1,1 @@
-"""The one reader of pictures, masks and volumes: training, evaluation and prediction read a file alike."""
+"""Read pictures, masks and volumes. Training, evaluation and prediction all read a file by this package."""

@@ -17,12 +17,12 @@ _QUATERNION = 1e-5  # beyond length 1
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right, front and top; ITK to the left, back and top
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
+@np.errstate(over="ignore", invalid="ignore")  # values that are not finite are refused below
 def find_grid(header: NiftiHeader, path: Path) -> Grid:
-    """Find where the voxels of a file lie: by its sform, else by its qform, else by the sizes of its voxels.
+    """Return the grid of a file's voxels: from its sform, else from its qform, else from the voxel sizes.
 
     Raises:
-        DataError: If the header gives no right answer: sizes of 0 or below, sheared axes, NaN. Names the file.
+        DataError: If the header has voxel sizes of 0 or below, sheared axes, or NaN. Names the file.
     """
     fields, note = header.fields, ""
     sizes = fields["pixdim"][1:4]
@@ -49,7 +49,7 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
 
 
 def _sform_note(header: NiftiHeader, sound: bool) -> str:
-    """Say where pixdim or the qform contradict the sform."""
+    """Return a note on how pixdim or the qform contradict the sform; empty if they agree."""
     fields, notes = header.fields, []
     spacing, sizes = np.linalg.norm(fields["srow"][:, :3], axis=0), fields["pixdim"][1:4]
     if not np.allclose(spacing, sizes, rtol=_LENGTHS, atol=0):
@@ -65,7 +65,7 @@ def _sform_note(header: NiftiHeader, sound: bool) -> str:
 
 
 def _qform(header: NiftiHeader) -> NDArray[np.float64]:
-    """Return the affine of the qform, (3, 4); NaN where its quaternion is none."""
+    """Return the affine of the qform, (3, 4); NaN if its quaternion is longer than 1."""
     pixdim, quatern = header.fields["pixdim"], header.fields["quatern"]
     length = float(quatern @ quatern)
     if not length <= 1 + _QUATERNION:
@@ -84,6 +84,6 @@ def _qform(header: NiftiHeader) -> NDArray[np.float64]:
 
 
 def _no_form(header: NiftiHeader) -> NDArray[np.float64]:
-    """Return an affine for a header without one: radiological and around the centre, as FSL and nibabel take it."""
+    """Return a default affine: radiological, with the origin in the centre, as in FSL and nibabel."""
     scaled = np.diag(header.fields["pixdim"][1:4] * np.array([-1, 1, 1]))
     return np.column_stack([scaled, -scaled @ ((np.array(header.size) - 1) / 2)])

@@ -1,4 +1,4 @@
-"""Reading a folder of DICOM slices as a volume."""
+"""Read a folder of DICOM slices as a volume."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ _SHORT = {b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"PN", b"SH", 
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file says that it is DICOM, or begins as one does whose preamble was left out."""
+    """Whether a file is DICOM: it has DICOM's magic bytes, or starts with DICOM elements without a preamble."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -49,7 +49,7 @@ def _is_bare(start: bytes) -> bool:
 
 
 def _dicom_files(folder: Path) -> list[Path]:
-    """List the DICOM files directly in a folder, but for the index of a CD."""
+    """List the DICOM files directly in a folder, without the index of a CD (DICOMDIR)."""
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     return [path for path in paths if path.name.upper() != "DICOMDIR" and is_dicom_file(path)]
 
@@ -61,12 +61,12 @@ def is_dicom(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Series:
-    """The one series in a folder.
+    """The only series in a folder.
 
     Attributes:
-        files: Its files, in the order of their places.
+        files: Files of the slices, in the order of their positions.
         patient: Id of the patient.
-        grid: Where its voxels lie.
+        grid: Position and spacing of the voxels.
     """
 
     files: list[Path]
@@ -74,10 +74,10 @@ class Series:
     grid: Grid
 
     def read(self) -> "sitk.Image":
-        """Read it as a volume, float32, in the units that its rescaling gives.
+        """Read the series as a volume, float32, with the rescaling of its header applied.
 
         Raises:
-            DataError: If it is damaged.
+            DataError: If the series is damaged.
         """
         import SimpleITK as sitk
 
@@ -97,11 +97,11 @@ class Series:
 
 
 def find_series(folder: Path) -> Series:
-    """Find the one series in a folder, and check that it is a volume.
+    """Find the only series in a folder, and check that it is a volume.
 
     Raises:
-        DataError: If there is none or several, patients are mixed, slices are missing, doubled, unlike or damaged, or
-            it does not say where they lie.
+        DataError: If there is no series or more than one, if patients are mixed, if slices are missing, doubled,
+            different in size or damaged, or if slices have no position.
     """
     series = _files_by_series(folder)
     if len(series) != 1:
@@ -115,7 +115,7 @@ def find_series(folder: Path) -> Series:
         raise DataError(f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Export it again")
     headers = [_header(path) for path in files]
     patients = {_text(header, _PATIENT): path.name for header, path in zip(headers, files, strict=True)}
-    if len(patients) > 1:  # whose ids are nobody's business
+    if len(patients) > 1:  # the message does not show the patients' ids
         slices = first_names(list(patients.values()))
         raise DataError(f"{folder} holds slices of {len(patients)} patients, such as {slices}: separate them")
     return Series(files, next(iter(patients)), _find_grid(folder, files, headers))
@@ -133,7 +133,7 @@ def list_series(folder: Path) -> list[tuple[str, list[Path]]]:
 
 
 def _files_by_series(folder: Path) -> list[list[Path]]:
-    """Return the files of each series in a folder, in the order of their places."""
+    """Return the files of each series in a folder, in the order of their positions."""
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -141,25 +141,25 @@ def _files_by_series(folder: Path) -> list[list[Path]]:
         check_elements(path)
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        names_of = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series]
+        names_of = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
     except RuntimeError as error:
         raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
     return [[Path(name) for name in names] for names in names_of]
 
 
 def _text(header: "sitk.ImageFileReader", tag: str) -> str:
-    """Return a string without its padding, which differs between programs; empty where there is none."""
+    """Return the text of a tag without its padding, which differs between programs; empty without the tag."""
     value = header.GetMetaData(tag) if header.HasMetaDataKey(tag) else ""
     stored = value.encode("utf-8", "surrogateescape")
     try:
         value = stored.decode()
-    except UnicodeDecodeError:  # in a character set that was not named
+    except UnicodeDecodeError:  # the file does not name its character set
         value = stored.decode("latin-1")
     return value.strip(" \0")
 
 
 def _numbers(header: "sitk.ImageFileReader", tag: str) -> NDArray[np.float64]:
-    """Return the numbers of a string; none where it has something else."""
+    """Return the numbers of a tag; an empty array if its text is not numbers."""
     try:
         values = np.array([float(number) for number in _text(header, tag).split("\\")])
     except ValueError:
@@ -184,7 +184,7 @@ def _information(path: Path) -> "sitk.ImageFileReader":
 
 
 def _header(path: Path) -> "sitk.ImageFileReader":
-    """Read the header of a slice, and refuse what no slice is."""
+    """Read the header of a slice. Refuse colour pictures, inverted grey values, several frames and no position."""
     reader = _information(path)
     if reader.GetNumberOfComponents() != 1:
         raise DataError(f"{path} is a colour picture, such as a screenshot: choose another series")
@@ -193,7 +193,7 @@ def _header(path: Path) -> "sitk.ImageFileReader":
         raise DataError(f"{path} {what} (PhotometricInterpretation {levels}): choose another series")
     frames = _text(reader, _FRAMES)
     if frames not in ("", "1"):
-        # Its frames may be times or echoes, and in any order.
+        # The frames may be times or echoes, in any order.
         raise DataError(f"{path} holds {frames} frames: convert it to NIfTI, as by dcm2niix")
     missing = [name for tag, (name, _) in _GEOMETRY.items() if not reader.HasMetaDataKey(tag)]
     if missing:
@@ -208,7 +208,7 @@ def _header(path: Path) -> "sitk.ImageFileReader":
 
 
 def _find_grid(folder: Path, files: list[Path], headers: list["sitk.ImageFileReader"]) -> Grid:
-    """Find where a series lies; refuse slices that differ, or do not lie one behind the other."""
+    """Return the grid of a series. Refuse slices of different sizes or directions, and uneven positions."""
     axes, spacings = (np.array([_numbers(header, tag) for header in headers]) for tag in (_AXES, _SPACING))
     places = np.array([_numbers(header, _PLACE) for header in headers])
     kinds = {
@@ -226,7 +226,7 @@ def _find_grid(folder: Path, files: list[Path], headers: list["sitk.ImageFileRea
 
 
 def _depth(path: Path, header: "sitk.ImageFileReader") -> float:
-    """Return how thick a single slice is."""
+    """Return the thickness of a single slice, in mm."""
     for tag in _DEPTH:
         numbers = _numbers(header, tag)
         if len(numbers) == 1 and numbers[0] > 0:
@@ -235,7 +235,7 @@ def _depth(path: Path, header: "sitk.ImageFileReader") -> float:
 
 
 def _check_places(folder: Path, places: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
-    """Return the distance of slices; refuse what is uneven, which the reader would take for even."""
+    """Return the distance of slices, in mm. Refuse uneven distances: ITK would read them as even."""
     gaps = np.diff(places @ normal)
     if abs(gaps).min() < 1e-3:
         raise DataError(f"{folder} has several slices at one place: give each time or echo a folder of its own")

@@ -1,6 +1,6 @@
-"""Whether the elements of a DICOM file lie within it.
+"""Check that the elements of a DICOM file are not longer than the file.
 
-GDCM takes memory for the length that an element says it has, before it finds that the file is shorter.
+GDCM allocates the length that an element announces, before it notices that the file is shorter.
 """
 
 import struct
@@ -14,7 +14,7 @@ _COMPRESSED = "1.2.840.10008.1.2.4"  # JPEG and others: elements as in explicit 
 _SYNTAX = (0x0002, 0x0010)
 _ROWS, _COLUMNS, _BITS = (0x0028, 0x0010), (0x0028, 0x0011), (0x0028, 0x0100)
 _ITEM_GROUP, _PIXELS = 0xFFFE, (0x7FE0, 0x0010)
-# Kinds (VR) whose length has 16 bits; that of all others, also of those that are not known, has 32.
+# Kinds (VR) with a length of 16 bits. All other kinds, known or not, have a length of 32 bits.
 _SHORT = {
     *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"),
     *(b"ST", b"TM", b"UI", b"UL", b"US"),
@@ -23,9 +23,9 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 def check_elements(path: Path) -> None:
-    """Refuse a file whose elements, or whose pixels, need more bytes than it has.
+    """Refuse a file if its elements or its pixels need more bytes than the file has.
 
-    Files without preamble, and those of the retired transfer syntaxes, are left to GDCM.
+    Files without a preamble and files of retired transfer syntaxes are not checked here; GDCM reads them.
 
     Raises:
         DataError: Names the file.

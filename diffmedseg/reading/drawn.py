@@ -1,4 +1,4 @@
-"""Masks of outlines that were drawn into a copy of a picture."""
+"""Find the masks of outlines that were drawn into a copy of a picture."""
 
 from pathlib import Path
 
@@ -7,30 +7,31 @@ from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 
-# Differences of a colour (of 255) that are taken for ink: faint outlines need low ones, JPEG adds noise below 25.
+# Thresholds on the difference of a colour (of 255) above which a pixel is ink. Faint outlines need low thresholds;
+# JPEG adds noise below 25.
 _INK = (80, 60, 40, 25)
 _BRIDGES = (0, 1, 2, 4)  # pixels by which the ink is grown: gaps of twice as much are closed
 _SPECK = 20  # pixels: less ink is noise
 _LEAST = 0.005  # of the outer region: smaller holes lie within a line
-_RIM = 0.1  # of the outer region: less between both outlines is one outline that was drawn twice
+_RIM = 0.1  # of the outer region: with less area between the outlines, one outline was drawn twice
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def read_nested_outlines(drawn: Path, original: Path) -> Pair:
-    """Find two outlines, one within the other, by the difference of a picture and a copy that they were drawn into.
+    """Find two nested outlines from the difference of a picture and its copy with the outlines.
 
-    An outline has a width: its middle is taken for the border. Gaps of up to 8 pixels are closed.
+    The border is the middle of a drawn line. Gaps of up to 8 pixels are closed.
 
     Args:
         drawn: The copy.
         original: The picture.
 
     Returns:
-        Masks (h, w), uint8 in {0, 1}, of what lies within the outer and within the inner outline.
+        Masks (h, w), uint8 in {0, 1}, of the areas within the outer and within the inner outline.
 
     Raises:
-        DataError: If sizes differ, or there are not just two closed outlines, one within the other; names the file.
+        DataError: If sizes differ, or there are not exactly two nested closed outlines; names the file.
     """
     difference = _difference(drawn, original)
     found = 0
@@ -51,7 +52,7 @@ def read_nested_outlines(drawn: Path, original: Path) -> Pair:
 
 
 def _difference(drawn: Path, original: Path) -> NDArray[np.int16]:
-    """Return the largest difference of a colour, (h, w)."""
+    """Return the largest difference over the colours of each pixel, (h, w)."""
     from diffmedseg.reading.pictures import read_upright
 
     first, second = (np.asarray(read_upright(path, 2**20, None)).astype(np.int16) for path in (drawn, original))
@@ -81,7 +82,7 @@ def _nested(ink: NDArray[np.bool_], bridge: int) -> tuple[Pair | None, int]:
     from scipy.ndimage import binary_dilation, binary_fill_holes, distance_transform_edt, label
 
     rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
-    # All of the ink with a border around it, so that what is outside is one part.
+    # All of the ink with a border around it, so that the outside is one connected part.
     part = tuple(slice(max(ends[0] - 10, 0), ends[-1] + 11) for ends in (rows, columns))
     grown = np.pad(ink[part], 10)
     if bridge:
@@ -89,10 +90,10 @@ def _nested(ink: NDArray[np.bool_], bridge: int) -> tuple[Pair | None, int]:
     parts, _ = label(~grown)
     areas = np.bincount(parts.flat)
     areas[[0, parts[0, 0]]] = 0
-    enclosed = [int(one) for one in np.flatnonzero(areas > max(_SPECK, _LEAST * areas.sum()))]
+    enclosed = [int(part_id) for part_id in np.flatnonzero(areas > max(_SPECK, _LEAST * areas.sum()))]
     if len(enclosed) != 2:
         return None, len(enclosed)
-    ring, core = sorted(enclosed, key=lambda one: -np.ptp(np.nonzero(parts == one)[0]))
+    ring, core = sorted(enclosed, key=lambda part_id: -np.ptp(np.nonzero(parts == part_id)[0]))
     if not binary_fill_holes(parts == ring)[parts == core].all():
         return None, 2
     if areas[ring] < _RIM * areas.sum():

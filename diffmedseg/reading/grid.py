@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie."""
+"""Positions of a volume's voxels in the patient's coordinates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ _STRAIGHT = 1e-3  # cosine between two axes
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels lie, as SimpleITK says it: axes point left, back and up.
+    """Positions of voxels, in SimpleITK's coordinates: axes point left, back and up (LPS).
 
     Attributes:
         spacing: Distance of neighbours along x, y and z, in mm.
-        origin: Place of the first voxel, in mm.
+        origin: Position of the first voxel, in mm.
         direction: (3, 3): unit vectors along the axes, in columns.
-        note: What is ambiguous about it, for people; often empty.
+        note: What is ambiguous in the header, for people; often empty.
     """
 
     spacing: NDArray[np.float64]
@@ -34,12 +34,12 @@ class Grid:
 
     @classmethod
     def of(cls, image: "sitk.Image") -> "Grid":
-        """Return where the voxels of an image lie."""
+        """Return the grid of an image."""
         direction = np.array(image.GetDirection()).reshape(3, 3)
         return cls(np.array(image.GetSpacing()), np.array(image.GetOrigin()), direction, "")
 
     def give(self, image: "sitk.Image") -> None:
-        """Make an image lie here."""
+        """Set the spacing, origin and direction of an image to this grid's."""
         image.SetSpacing(self.spacing.tolist())
         image.SetOrigin(self.origin.tolist())
         image.SetDirection(self.direction.ravel().tolist())
@@ -47,11 +47,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the voxels of a volume lie and how many there are, without their values.
+    """Number and positions of a volume's voxels, without their values.
 
     Attributes:
         size: Voxels along x, y and z.
-        grid: Where they lie.
+        grid: Positions of the voxels.
     """
 
     size: tuple[int, int, int]

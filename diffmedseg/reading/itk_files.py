@@ -1,4 +1,4 @@
-"""Reading MetaImage (.mha) and NRRD (.nrrd) files by SimpleITK, and refusing what it would read wrongly."""
+"""Read MetaImage (.mha) and NRRD (.nrrd) files by SimpleITK, and refuse files that it would read wrongly."""
 
 import math
 from pathlib import Path
@@ -60,7 +60,7 @@ def count_itk(path: Path) -> int:
 
 
 def _reader(path: Path) -> str:
-    """Name ITK's reader, which would not be found by a suffix in capitals."""
+    """Return the name of ITK's reader: ITK would not find it from a suffix in capitals."""
     return "NrrdImageIO" if is_nrrd(path) else "MetaImageIO"
 
 

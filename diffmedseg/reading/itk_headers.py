@@ -35,12 +35,12 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """What the header of a file says.
+    """Fields of a file's header.
 
     Attributes:
         fields: By name in lower case, of NRRD without spaces.
-        note: What is ambiguous about where the voxels lie, for people; often nothing.
-        end: Bytes of the header.
+        note: What is ambiguous about the positions of the voxels, for people; often empty.
+        end: Length of the header, in bytes.
         encoding: How the voxels are stored: ``raw``, ``packed`` or ``text``.
     """
 
@@ -51,7 +51,7 @@ class ItkHeader:
 
     @property
     def listed(self) -> bool:
-        """Whether several values are volumes: ITK takes the volumes of an NRRD list for the values of a voxel."""
+        """Whether an NRRD axis lists volumes. ITK reads such volumes as several values per voxel."""
         return "list" in self.fields.get("kinds", "").lower().split()
 
 
@@ -64,7 +64,7 @@ def check_header(path: Path) -> ItkHeader:
     """Read a header.
 
     Raises:
-        DataError: If the file is missing, or ITK would leave out or replace something that its header says.
+        DataError: If the file is missing, or ITK would ignore or replace a part of its header.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: download it again, or leave it out")
@@ -97,7 +97,7 @@ def check_header(path: Path) -> ItkHeader:
 
 
 def _lines(content: bytes) -> list[tuple[str, int]]:
-    """Return lines, each with the byte that follows it."""
+    """Return each line with the offset of the byte after it."""
     lines, end = [], 0
     for line in content.split(b"\n"):
         end += len(line) + 1
@@ -111,20 +111,20 @@ def _check_line(path: Path, line: str) -> None:
 
 
 def _nrrd_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
-    """Return fields up to the empty line, and where the voxels begin."""
+    """Return the fields up to the empty line, and the byte offset of the voxels."""
     fields: dict[str, str] = {}
     for line, end in _lines(content):
         _check_line(path, line)
         if not line:
             return fields, end
         name, separator, value = line.partition(":")
-        if separator and not line.startswith("#") and not value.startswith("="):  # := is a note of one's own
+        if separator and not line.startswith("#") and not value.startswith("="):  # := is a user's own key
             fields[re.sub(r"\s", "", name).lower()] = value.strip()
     return fields, len(content)
 
 
 def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
-    """Return fields up to that of the voxels, and where these begin."""
+    """Return the fields up to ElementDataFile, and the byte offset of the voxels."""
     fields: dict[str, str] = {}
     for line, end in _lines(content):
         _check_line(path, line)
@@ -142,7 +142,7 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
 
 
 def _check_numbers(path: Path, fields: dict[str, str]) -> None:
-    """Refuse numbers that ITK would leave out, or make up; some end the process."""
+    """Refuse fields with wrong numbers: ITK would ignore them, invent others, or end the process."""
     if not re.fullmatch("[1-7]", fields.get("ndims", "")) or "dimsize" not in fields:
         said = f"{fields.get('ndims', 'no number of')} dimensions of {fields.get('dimsize', 'no')} voxels"
         raise DataError(f"{path} says that it has {said}: its header is damaged. Download it again")
@@ -194,13 +194,13 @@ def _number(value: str) -> float | None:
 
 
 def check_voxels(path: Path, header: ItkHeader, count: int, width: int) -> None:
-    """Refuse voxels that are damaged or of another length: ITK reads some of these as other values.
+    """Refuse voxels that are damaged or of the wrong length: ITK reads some of them as other values.
 
     Args:
         path: The file.
-        header: What its header says.
-        count: How many values it holds.
-        width: Bytes of each, when not written as text.
+        header: The file's header.
+        count: Expected number of values.
+        width: Bytes of each value, if values are not written as text.
 
     Raises:
         DataError: Names the file.
@@ -216,7 +216,7 @@ def check_voxels(path: Path, header: ItkHeader, count: int, width: int) -> None:
         found = _unpacked(path, content, expected)
     elif header.encoding == "text":
         numbers = content.lower().replace(b",", b" ").split()
-        bad = next((one for one in numbers if _number(one.decode("latin-1")) is None), None)
+        bad = next((number for number in numbers if _number(number.decode("latin-1")) is None), None)
         if bad is not None:
             raise DataError(f"{path} cannot be read (a voxel is {bad[:20]!r}): download it again")
         found, expected, what = len(numbers), count, "voxels"
@@ -227,7 +227,7 @@ def check_voxels(path: Path, header: ItkHeader, count: int, width: int) -> None:
 
 
 def _unpacked(path: Path, content: bytes, most: int) -> int:
-    """Count bytes when decompressed, up to one more than expected, and compare checksums."""
+    """Count the decompressed bytes, and stop once there are more than ``most``. Checksums are compared, too."""
     total = 0
     try:
         while content:  # gzip may have several parts

@@ -23,14 +23,14 @@ _SCHEMES = {
 
 
 def label_values(labels: str | None, regions: Sequence[str]) -> dict[str, int] | None:
-    """Return the label of each region, in the order of the regions; None where no label map is wanted.
+    """Return the label of each region, in the order of the regions; None if ``labels`` is None.
 
     Args:
         labels: See :class:`Outputs`.
         regions: The model's regions, from the outermost in.
 
     Raises:
-        DataError: If a region has no label, is not the model's, or two regions have the same label.
+        DataError: If a region has no label, a label names an unknown region, or two regions have the same label.
     """
     if labels is None:
         return None
@@ -48,7 +48,7 @@ def label_values(labels: str | None, regions: Sequence[str]) -> dict[str, int] |
 
 
 def note_order(labels: str | None, regions: Sequence[str]) -> str:
-    """Return a note on label maps whose values could be taken for a challenge's codes; empty where they are none.
+    """Return a note if a label map's values differ from a challenge's codes for the same regions; else "".
 
     Args:
         labels: See :func:`label_values`.
@@ -84,7 +84,7 @@ def draw_labels(masks: Tensor, values: Mapping[str, int], nested: bool) -> Tenso
     Args:
         masks: (K, ...), bool, from the outermost region in.
         values: Label of each region, in the same order.
-        nested: Whether each region lies in the region before it: the label of the innermost one then stands.
+        nested: Whether each region lies in the region before it. A voxel then gets the label of the innermost region.
 
     Returns:
         Shape (...), uint8; 0 is background.
@@ -110,7 +110,7 @@ def region_labels(labels: str) -> dict[str, tuple[int, ...]]:
         labels: ``brats`` or ``brats2023``, or ``REGION=VALUE+VALUE,...`` with all values of each region.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If ``labels`` has another form.
     """
     if scheme := _SCHEMES.get(labels):
         values = list(scheme.values())

@@ -1,4 +1,4 @@
-"""Bringing pictures of any mode and bit depth to 8 bits."""
+"""Convert pictures of any mode and bit depth to 8 bits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _SAY_WHICH = "--range LOW HIGH (of a data set the setting range, of a model its 
 
 
 class Note(NamedTuple):
-    """What the user should know of how a picture was read.
+    """A remark for the user on how a picture was read.
 
     Attributes:
         kind: One word or two, for programs.
         text: For people.
-        serious: Whether results are likely to be worth nothing.
+        serious: Whether results are likely to be useless.
     """
 
     kind: str
@@ -41,8 +41,8 @@ class EightBit:
         image: In any of Pillow's modes of 8 bits; a JPEG is not decoded yet.
         size: Height and width of the file's own grid.
         orientation: EXIF orientation of the file, 1 to 8; 1 is upright.
-        turn: EXIF orientation of ``image``, which is not always that of the file.
-        notes: What the user should know.
+        turn: EXIF orientation of ``image``; it may differ from the file's.
+        notes: Remarks for the user.
     """
 
     image: Image.Image
@@ -53,17 +53,17 @@ class EightBit:
 
 
 def to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None = None) -> EightBit:
-    """Bring an opened picture to 8 bits per channel; one of 8 bits stays as it is.
+    """Convert an opened picture to 8 bits per channel. A picture of 8 bits is returned unchanged.
 
-    Transparency and colour profiles are ignored; a note names what is transparent.
+    Transparency and colour profiles are ignored. A note tells if the picture is partly transparent.
 
     Args:
         image: The picture.
-        value_range: What becomes black and white in grey pictures of more than 8 bits, the other way round where the
-            file says that white is zero. None takes 0 to 65,535 for 16 bits. NaN becomes black.
+        value_range: Values that become black and white in grey pictures of more than 8 bits; white and black if the
+            file says that white is zero. None is 0 to 65,535 for 16 bits. NaN becomes black.
 
     Raises:
-        PictureError: If it has more than 8 bits, and which values are black and white is not known.
+        PictureError: If the picture has more than 8 bits, and its values of black and white are not known.
     """
     wide_colour = has_wide_colour(image)  # decoding forgets it
     orientation, turn = exif_orientation(image)
@@ -81,16 +81,18 @@ def to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None = N
 
 
 def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
-    """Return the values of a TIFF's tag; none of other files."""
+    """Return the values of a TIFF's tag; an empty tuple for other files."""
     found = getattr(image, "tag_v2", {}).get(_TAG[name], ())
     return found if isinstance(found, tuple) else (found,)
 
 
 def has_wide_colour(image: Image.Image) -> bool:
-    """Whether a picture that is not decoded yet has 16 bits per channel, of which Pillow keeps the upper eight.
+    """Whether a picture has colours of 16 bits per channel; Pillow keeps the upper 8 bits.
+
+    Call it before the picture is decoded.
 
     Raises:
-        PictureError: If Pillow would take each byte of these for a pixel.
+        PictureError: If Pillow would read each of the two bytes as a pixel.
     """
     if image.mode in _SIXTEEN_BIT | {"I", "F"}:
         return False
@@ -103,7 +105,7 @@ def has_wide_colour(image: Image.Image) -> bool:
 
 
 def _check_wide_colour(image: Image.Image, value_range: tuple[float, float] | None) -> list[Note]:
-    """Say what comes of the upper eight of 16 bits per channel."""
+    """Return a note if the upper 8 of 16 bits per channel are almost black."""
     if value_range == (0, 65535):
         return []
     if value_range is not None:
@@ -118,7 +120,7 @@ def _check_wide_colour(image: Image.Image, value_range: tuple[float, float] | No
 
 
 def says_white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF says so; up to 8 bits Pillow has turned it around already."""
+    """Whether a TIFF says that white is zero. Pillow has inverted pictures of up to 8 bits already."""
     return _tag(image, "PhotometricInterpretation") == (0,)
 
 
@@ -160,14 +162,14 @@ def _scale(image: Image.Image, value_range: tuple[float, float] | None) -> tuple
 
 
 def _span(image: Image.Image) -> tuple[float, float]:
-    """Return the least and the largest value; NaN where there is no number."""
+    """Return the smallest and the largest value; NaN if all values are NaN."""
     ends = [(np.fmin.reduce(values, None), np.fmax.reduce(values, None)) for _, values in _strips(image)]
     least, most = zip(*ends, strict=True)
     return float(np.fmin.reduce(least)), float(np.fmax.reduce(most))
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[np.generic]]]:
-    """Yield the values of a picture as they are meant, some rows at a time, each time with the first row's number."""
+    """Yield blocks of rows: the number of the first row, and the values in the type that the file means."""
     unsigned = image.mode == "I" and _tag(image, "BitsPerSample") == (32,) and _tag(image, "SampleFormat") in {(), (1,)}
     meant = np.uint32 if unsigned else np.int8 if image.mode == "L" else None
     rows = max(_STRIP // image.width, 1)
@@ -177,7 +179,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[np.generic]]]:
 
 
 def _is_transparent(image: Image.Image) -> bool:
-    """Whether anything of a picture is transparent."""
+    """Whether any pixel of a picture is transparent."""
     if image.mode in {"LA", "PA", "RGBA"}:
         return image.getchannel("A").getextrema()[0] != 255
     key = image.info.get("transparency")

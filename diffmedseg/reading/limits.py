@@ -1,4 +1,4 @@
-"""What no file may exceed, checked before memory is taken."""
+"""Limits on the size of files, checked before memory is allocated."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from diffmedseg.errors import DataError
 
 _MOST = 2**30  # voxels, 4 GB as read: ours
-_RATIO = 1032  # of zlib: no content shrinks further
+_RATIO = 1032  # largest compression ratio of zlib
 
 
 def check_size(path: Path, voxels: int, content: int) -> None:
-    """Refuse a file whose header says more than it can hold, or than fits into memory.
+    """Refuse a file if its header announces more than the file can hold, or more than fits into memory.
 
     Args:
         path: The file.
-        voxels: How many values it says it has.
-        content: How many bytes it says it has, when decompressed.
+        voxels: Number of values by the header.
+        content: Number of decompressed bytes by the header.
 
     Raises:
         DataError: Names the file.
@@ -33,7 +33,7 @@ def count_bad(path: Path, values: NDArray[np.float32]) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        DataError: Names the file, and how many there are.
+        DataError: If there are any. Names the file and their number.
     """
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:

@@ -1,4 +1,4 @@
-"""Reading masks: their grey values, and which of these are foreground."""
+"""Read the grey values of masks, and find the foreground."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ Values = NDArray[Any]
 _RANGES = (1, 255, 65535)
 _ROUNDING = 1e-3  # of the range: resampling and float exports leave so much
 _TWO_LEVELS = 0.05  # of the range: a mask of two levels, such as 0 and 1.02, leaves no doubt
-_EDGES = 0.2  # of the foreground: so many pixels around its edges are neither black nor white
+_EDGES = 0.2  # of the foreground: at most so many pixels around its edges are neither black nor white
 _BLACK = 0.1  # of the top: a palette's black may be lighter than 0 (3 in DRIVE)
 _COLOUR = 64  # channels may differ by so much: JPEG keeps colours less well
-_SOFT_LEVELS = 8  # between black and white; fewer that fill areas are labels; ours
+_SOFT_LEVELS = 8  # between black and white; fewer levels that fill areas are labels; ours
 _STEP = 0.1  # of the top: labels border on each other in larger steps than soft masks; ours
 _LOSSY = (".jpg", ".jpeg", ".jfif", ".jp2", ".webp")
-_NOISE = 0.1  # of the top: compression with losses leaves so much around black and white
-_evidence = Lock()  # of all readers, which travel to other processes
+_NOISE = 0.1  # of the top: deviations from black and white after compression with losses
+_evidence = Lock()  # shared by all readers: a reader with a lock of its own could not be sent to other processes
 
 
 def read_values(path: Path) -> Values:
@@ -56,7 +56,7 @@ def read_values(path: Path) -> Values:
 
 
 def _grey(image: Image.Image, path: Path) -> Values:
-    """Return the grey values of a picture, and refuse one whose mask may lie elsewhere."""
+    """Return the grey values of a picture. Refuse transparency and colours, where the mask is ambiguous."""
     if image.mode in {"1", "L", "I", "F"} or image.mode.startswith("I;16"):
         return np.asarray(image)
     colours = np.asarray(image.convert("RGBA")).astype(np.int16)
@@ -75,14 +75,14 @@ def _grey(image: Image.Image, path: Path) -> Values:
 
 @dataclass(frozen=True)
 class _Levels:
-    """What the values of one mask say of their range.
+    """Evidence on the value range of a mask.
 
     Attributes:
-        low: The least.
-        top: The largest.
-        two: Whether there are only the background, 0, and the top.
-        small: Whether the file can hold no more than 255.
-        labels: Some values, where these are labels; else none.
+        low: The smallest value.
+        top: The largest value.
+        two: Whether the background, 0, and the top are the only values.
+        small: Whether the largest value that the file can hold is 255.
+        labels: Some of the values if the mask is a label map; else empty.
     """
 
     low: float
@@ -97,13 +97,13 @@ class _Levels:
 
     @property
     def fills(self) -> int:
-        """The range that the values fill; 0 for none."""
+        """The range (1, 255 or 65535) that the values fill; 0 if they fill no range."""
         near = _TWO_LEVELS if self.two else _ROUNDING
         return next((full for full in _RANGES if abs(self.top - full) <= near * full), 0)
 
     @property
     def reach(self) -> int:
-        """The range that the values fill, or more than half of which they reach; 0 for none."""
+        """The range that the values fill, or fill by more than half; 0 if there is no such range."""
         return self.fills or next((full for full in _RANGES[1:] if full / 2 < self.top <= full), 0)
 
     @property
@@ -112,28 +112,28 @@ class _Levels:
 
 
 def _levels(values: Values, path: Path) -> _Levels:
-    """Look at the values of a mask.
+    """Collect evidence on the range of a mask.
 
     Raises:
-        DataError: If some are no numbers, or clearly below 0.
+        DataError: If some values are NaN or infinite, or clearly below 0.
     """
-    found = np.unique(values).astype(np.float64)
-    if not len(found) or not np.isfinite(found).all():
+    levels = np.unique(values).astype(np.float64)
+    if not len(levels) or not np.isfinite(levels).all():
         raise DataError(f"{path} has values that are no numbers: save background as 0 and foreground as 1", [path.name])
-    low, top = float(found[0]), float(found[-1])
+    low, top = float(levels[0]), float(levels[-1])
     lossy = top > 1 and path.name.lower().endswith(_LOSSY)  # no labels survive in such files
     tolerance = (_NOISE if lossy else _ROUNDING) * max(top, 1)
     if low < -tolerance:
         raise _refused(path, f"values {low:g} to {top:g}")
     black = low if low <= _BLACK * top else 0.0
-    middle = found[(found > black + tolerance) & (found < top - tolerance)]
+    middle = levels[(levels > black + tolerance) & (levels < top - tolerance)]
     labels = (
         top > 1 + _TWO_LEVELS
         and len(middle) > 0
         and not (lossy and _are_few(values, black + tolerance, top - tolerance))
         and _are_labels(values, black + tolerance, top - tolerance, len(middle))
     )
-    some = (*found[:4].tolist(), *found[4:][-1:].tolist())
+    some = (*levels[:4].tolist(), *levels[4:][-1:].tolist())
     small = values.dtype in (np.uint8, np.bool_)
     return _Levels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
 
@@ -145,16 +145,16 @@ def _are_few(values: Values, black: float, white: float) -> bool:
 
 
 def _are_labels(values: Values, black: float, white: float, number: int) -> bool:
-    """Tell labels from soft edges and probabilities.
+    """Whether values are labels, rather than soft edges or probabilities.
 
-    At a soft edge, values lie between those of both sides. Labels fill areas of the same value, and there are large
-    steps between these.
+    At a soft edge, a value lies between the values of both sides. Labels fill areas of the same value, with large
+    steps between the areas.
 
     Args:
         values: The values.
-        black: Background is up to this.
-        white: Foreground is from this on.
-        number: How many values are between.
+        black: Largest value of the background.
+        white: Smallest value of the foreground.
+        number: Number of different values between black and white.
     """
     numbers: Values = (
         values if values.dtype.kind == "f" else values.astype(np.int16 if values.dtype == np.uint8 else np.int64)
@@ -176,7 +176,7 @@ def _are_labels(values: Values, black: float, white: float, number: int) -> bool
 
 
 def _neighbours(values: Values, extreme: np.ufunc) -> Values:
-    """Return the least or the largest value of each pixel and its eight neighbours in (..., H, W)."""
+    """Return the smallest or the largest value of each pixel and its eight neighbours in (..., H, W)."""
     for axis in (-2, -1):
         width = [(0, 0)] * values.ndim
         width[axis] = (1, 1)
@@ -195,13 +195,13 @@ def _refused(path: Path, found: str, remedy: str = "") -> DataError:
 class MaskReader:
     """Reads masks that belong together, such as those of a folder.
 
-    Foreground is what lies above half of the range: 1, 255, 65535, or what all of the masks have beside 0. Most masks
-    show their range. For one that does not, such as a probability map that is low all over, the others are looked at.
-    The order of the masks does not matter.
+    A pixel above half of the range is foreground. The range is 1, 255, 65535, or the only value beside 0 of all masks.
+    Most masks show their range. Where a mask does not, such as a probability map of low values, the other masks decide
+    it. The order of the masks does not matter.
 
     Args:
         paths: All masks that belong together.
-        read: Reads the values of one.
+        read: Reads the values of a mask.
     """
 
     def __init__(self, paths: Iterable[Path], read: Callable[[Path], Values] = read_values) -> None:
@@ -209,7 +209,7 @@ class MaskReader:
         self._others: tuple[_Levels, ...] | None = None
 
     def read(self, path: Path) -> NDArray[np.bool_]:
-        """Read a mask to learn from.
+        """Read a mask for training.
 
         Returns:
             (h, w), True in the foreground.
@@ -218,11 +218,11 @@ class MaskReader:
             DataError: As :meth:`binarise`, or if the mask is empty only because all its values are low.
         """
         values = self._read(path)
-        found = self.binarise(values, path)
-        if self.faded(values, found):
+        foreground = self.binarise(values, path)
+        if self.faded(values, foreground):
             top = float(values.max())
             raise _refused(path, f"values up to {top:g}, none above half of the range of the masks beside it")
-        return found
+        return foreground
 
     def binarise(self, values: Values, path: Path) -> NDArray[np.bool_]:
         """Return the foreground.
@@ -232,7 +232,7 @@ class MaskReader:
             path: Its file, for the message.
 
         Raises:
-            DataError: If the values are labels, or their range cannot be told; names the file and the remedy.
+            DataError: If the values are labels, or their range is not clear; names the file and the remedy.
         """
         if values.dtype == np.bool_:
             return values.astype(np.bool_)
@@ -245,16 +245,16 @@ class MaskReader:
         return bool(not foreground.any() and values.max() > _ROUNDING)
 
     def _beside(self) -> tuple[_Levels, ...]:
-        """What all masks that are not empty say; those that cannot be read are named by whoever reads them."""
+        """Return the evidence of all masks that are not empty. Unreadable masks fail later, when they are read."""
         with _evidence:
             if self._others is None:
-                found = []
+                evidence = []
                 for path in self._paths:
                     try:
-                        found.append(_levels(self._read(path), path))
+                        evidence.append(_levels(self._read(path), path))
                     except DataError:
                         continue
-                self._others = tuple(one for one in found if not one.empty)
+                self._others = tuple(levels for levels in evidence if not levels.empty)
             return self._others
 
     def _range(self, own: _Levels, path: Path) -> float:
@@ -272,13 +272,14 @@ class MaskReader:
         if own.fills > 1 or (own.small and own.reach > 1):
             return own.reach
         beside = self._beside()
-        ranges = {one.reach for one in beside} - {0}
+        ranges = {levels.reach for levels in beside} - {0}
         if own.top < 1 or own.fills == 1:  # 0 and 1, or fractions
             return self._of_one(own, path, beside)
         fits = [full for full in ranges if full >= own.top]
         if fits:
             return min(fits) if own.small or len(fits) == 1 else max(fits)
-        if not ranges and own.two and all(one.two and abs(one.top - own.top) <= _ROUNDING * own.top for one in beside):
+        same = all(levels.two and abs(levels.top - own.top) <= _ROUNDING * own.top for levels in beside)
+        if not ranges and own.two and same:
             return own.top
         if not ranges and own.small and not own.two:  # soft masks, all of them low
             return 255
@@ -287,8 +288,8 @@ class MaskReader:
         raise _refused(path, f"values {own.text}")
 
     def _of_one(self, own: _Levels, path: Path, beside: tuple[_Levels, ...]) -> float:
-        """Return 1, unless values up to 1 may also be the lowest of a larger range."""
-        larger = [one.reach for one in beside if one.reach > 1 and not (own.two and one.two)]
+        """Return 1, unless values up to 1 may also be the lowest values of a larger range."""
+        larger = [levels.reach for levels in beside if levels.reach > 1 and not (own.two and levels.two)]
         if larger and own.top > 1 / 2:
             raise self._unlike(own, path, max(larger))
         return 1
@@ -303,7 +304,7 @@ class MaskReader:
 
 
 def binarise(values: Values, path: Path) -> NDArray[np.bool_]:
-    """Return the foreground of a mask that stands alone; see :meth:`MaskReader.binarise`.
+    """Return the foreground of a single mask; see :meth:`MaskReader.binarise`.
 
     Raises:
         DataError: As :meth:`MaskReader.binarise`.
@@ -312,6 +313,6 @@ def binarise(values: Values, path: Path) -> NDArray[np.bool_]:
 
 
 def whole_labels(values: Values) -> Values:
-    """Round labels that resampling or a float export left within 1e-3 of whole numbers."""
+    """Round labels to whole numbers if all of them are within 1e-3 of one, as after resampling or a float export."""
     whole = np.round(values)
     return whole if values.dtype.kind == "f" and bool((np.abs(values - whole) <= _ROUNDING).all()) else values

@@ -1,4 +1,4 @@
-"""The images that can be segmented, and how they come to the model's form."""
+"""Convert a user's images to the input of a model."""
 
 import warnings
 from pathlib import Path
@@ -17,15 +17,15 @@ from diffmedseg.reading.png import check_rows
 def to_model_range(
     image: Tensor | np.ndarray | Image, channels: int, value_range: tuple[float, float] | None = None
 ) -> Tensor:
-    """Bring what a user has into the model's form, (B, C, H, W) float32 in [-1, 1].
+    """Convert a user's image to the model's input, (B, C, H, W) float32 in [-1, 1].
 
     Args:
-        image: A PIL image, read as files are: turned upright by its EXIF orientation, brought to 8 bits, converted to
-            grey or RGB, with a warning where it may be misread; of a file of several pages pass the ``copy()`` of one.
-            Or an array or tensor of shape (H, W), (H, W, C) if uint8, or (C, H, W) or (B, C, H, W). uint8 is taken as
-            [0, 255], float as [-1, 1].
+        image: A PIL image, or an array or tensor of shape (H, W), (H, W, C) if uint8, (C, H, W) or (B, C, H, W).
+            uint8 is taken as [0, 255], float as [-1, 1]. A PIL image is turned upright by its EXIF orientation and
+            converted to 8 bits and to grey or RGB, as files are; a warning tells if it may be misread. For a file of
+            several pages, pass the ``copy()`` of a page.
         channels: C, the model's channels.
-        value_range: What becomes black and white in PIL images of more than 8 bits; see
+        value_range: Values that become black and white in PIL images of more than 8 bits; see
             :func:`~diffmedseg.reading.levels.to_eight_bit`.
 
     Raises:
@@ -99,5 +99,5 @@ def _as_tensor(array: object) -> Tensor:
         )
     if array.dtype.kind not in "buif":
         raise ValueError(f"The image's dtype is {array.dtype}; pass uint8 in [0, 255] or float in [-1, 1].")
-    # A copy: torch takes neither reversed axes nor another machine's order of bytes, and warns of memory of others.
+    # A copy: torch accepts neither reversed axes nor a foreign byte order, and warns about read-only memory.
     return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))

@@ -1,4 +1,4 @@
-"""Names of pictures and volumes: what they end in, and what they say."""
+"""Names of pictures and volumes: suffixes, checks and comparison."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.wording import first_names
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
-# A header whose voxels lie in a file of their own: not read.
+# Pairs of a header and a file of voxels: not read.
 HALVES = (".hdr", ".img", ".img.gz", ".mhd", ".nhdr")
 PICTURES = (
     *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
@@ -25,32 +25,32 @@ _ENDINGS = re.compile(
     re.IGNORECASE,
 )
 
-_LONGEST_NAME = 150  # bytes, of an upload: what is appended to it still fits a file system's 255
+_LONGEST_NAME = 150  # bytes, of an upload: leaves room for appended endings within a file system's 255
 
 #: Marks a folder that ``diffmedseg predict`` wrote.
 PREDICTIONS = "predictions.yaml"
 
-#: Why a file is not there, though its name is.
+#: Reason given for a name without a file.
 NOWHERE = "it is not there: a link that leads nowhere, or a file that was moved"
 
 
 def composed(name: str) -> str:
-    """Return a name with accents as one character: macOS stores them apart from their letters."""
+    """Return a name in which a letter and its accent are one character (NFC): macOS stores them apart."""
     return unicodedata.normalize("NFC", name)
 
 
 def comparable(name: str) -> str:
-    """Return the form in which names are compared: many disks take names for one that differ in case or accents."""
+    """Return a name in the form for comparison: many disks ignore case and the storage of accents."""
     return composed(composed(name).casefold())
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that systems leave: it begins with a dot, or is called ``__MACOSX``."""
+    """Whether an operating system left the file or folder: its name begins with a dot, or is ``__MACOSX``."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def check_name(name: str | Path, path: Path) -> None:
-    """Refuse a name that no table, and no key of the noise, can hold.
+    """Refuse a name that is not UTF-8: tables and the keys of the noise cannot hold it.
 
     Args:
         name: The name, or the path below a folder.
@@ -68,13 +68,12 @@ def check_name(name: str | Path, path: Path) -> None:
 
 
 def files_below(root: Path) -> list[Path]:
-    """List the files below a folder, in order, but for hidden ones and those in hidden folders.
+    """List the files below a folder, in order, without hidden files and files in hidden folders.
 
-    Links to folders are followed, but not to a folder that they lie in.
+    Links to folders are followed, except links to a folder that contains the link.
 
     Raises:
-        DataError: Naming a link that leads nowhere and may be a picture, a volume or a folder, or a name that is not
-            UTF-8.
+        DataError: If a name is not UTF-8, or a link leads nowhere and may be a picture, a volume or a folder. Names it.
     """
     found: list[Path] = []
     broken: list[str] = []
@@ -109,7 +108,7 @@ def refuse_clashes(names: Sequence[tuple[str, Path]], what: str, remedy: str) ->
 
     Args:
         names: Each name with its file.
-        what: What has such a name, in the plural.
+        what: The noun for the items, in the plural.
         remedy: What to do.
 
     Raises:
@@ -124,9 +123,9 @@ def refuse_clashes(names: Sequence[tuple[str, Path]], what: str, remedy: str) ->
 
 
 def clean_name(name: str) -> str:
-    """Return the last part of the name of somebody's upload, with letters, digits, dots, dashes and underscores alone.
+    """Return a safe file name for an upload: only letters, digits, dots, dashes and underscores.
 
-    The end is kept, for it says the format. What is left names no hidden file and no folder.
+    Folders are removed. Long names keep their end, which has the format. The result names no hidden file.
     """
     last = re.split(r"[/\\]", name)[-1]
     plain = re.sub(r"[^\w.\-]+", "_", last).lstrip(".")
@@ -135,9 +134,9 @@ def clean_name(name: str) -> str:
 
 
 def mask_key(path: Path) -> str:
-    """Return what a mask is a mask of: its name without suffix, and without endings such as ``_segmentation_mask``."""
+    """Return the name of a mask's image: the mask's name without suffix and endings such as ``_segmentation_mask``."""
     name = path.name
-    suffix = next((one for one in (*VOLUMES, *PICTURES) if name.lower().endswith(one)), "")
+    suffix = next((ending for ending in (*VOLUMES, *PICTURES) if name.lower().endswith(ending)), "")
     name = name[: len(name) - len(suffix)]
     while shorter := _ENDINGS.sub("", name):
         if shorter == name:
@@ -153,12 +152,12 @@ def stem(path: Path) -> str:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """List the files directly in a folder, but for hidden ones."""
+    """List the files directly in a folder, without hidden files."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
 
 
 def volume_files(folder: Path) -> list[Path]:
-    """List volumes; macOS leaves files called ._ beside them in archives."""
+    """List the volumes directly in a folder, without hidden files such as the ``._`` files of macOS archives."""
     return [path for path in data_files(folder) if path.name.lower().endswith(VOLUMES)]
 
 

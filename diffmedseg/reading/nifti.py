@@ -1,7 +1,7 @@
-"""Reading NIfTI files by the standard, without ITK.
+"""Read NIfTI files by the standard, without ITK.
 
-ITK's reader mixes the affines of a header, fills files that are cut short with zeros and sets NaN to 0. The fields are
-those of https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h.
+ITK's reader mixes the affines of a header, fills files that are cut short with zeros and sets NaN to 0. Fields are
+defined in https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h.
 """
 
 import gzip
@@ -37,7 +37,7 @@ _FIELDS = {
     "srow": ("(3,4)f4", 280, "(3,4)f8", 400),
 }
 _SIZES = (348, 540)  # of the header of NIfTI-1 and NIfTI-2: its first field
-# Made once: to make them NumPy parses text as Python does, which several threads at once cannot do in CPython 3.11.
+# Made once: NumPy parses text as Python to make them, and CPython 3.11 cannot do this in several threads at once.
 _LAYOUTS = tuple(
     np.dtype(
         {
@@ -57,22 +57,22 @@ _TYPES = {
 }  # fmt: skip
 _OTHER_TYPES = {1: "bits", 32: "complex numbers", 128: "colours", 1536: "floats of 128 bits", 1792: "complex numbers",
                 2048: "complex numbers", 2304: "colours"}  # fmt: skip
-_UNITS = {1: "metres", 3: "micrometres"}  # xyzt_units & 7; 0 (unknown) is taken for 2, millimetres
+_UNITS = {1: "metres", 3: "micrometres"}  # xyzt_units & 7; 0 (unknown) is read as 2, millimetres
 _GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What the header of a file says, checked.
+    """Checked header of a file.
 
     Attributes:
         size: Voxels along x, y and z.
-        volumes: How many volumes the file holds, along its fourth axis.
+        volumes: Number of volumes in the file, along its fourth axis.
         dtype: Type of the voxels as stored.
         offset: Byte of the first voxel.
         slope: Factor from stored values to values.
-        inter: What is added to the product.
-        fields: The fields that say where the voxels lie, by their name in the standard.
+        inter: Offset that is added to the product.
+        fields: The fields on the positions of the voxels, by their name in the standard.
     """
 
     size: tuple[int, int, int]
@@ -90,10 +90,10 @@ class NiftiHeader:
 
 
 def read_header(path: Path) -> NiftiHeader:
-    """Read the header of a file, which may be compressed whatever its name says.
+    """Read the header of a file. The content, not the name, decides if the file is compressed.
 
     Raises:
-        DataError: If the file is damaged, or of a kind that is not read; names the file.
+        DataError: If the file is damaged, or of an unsupported kind; names the file.
     """
     with _open(path) as file:
         return _parse(file.read(_SIZES[1]), path)
@@ -106,8 +106,7 @@ def read_nifti(path: Path) -> tuple[NDArray[np.float32], NiftiHeader]:
         The values of all volumes, (N, D, H, W), and the header.
 
     Raises:
-        DataError: If the file is damaged, cut short, too large, of a kind that is not read, or holds NaN; names the
-            file.
+        DataError: If the file is damaged, cut short, too large, of an unsupported kind, or holds NaN; names the file.
     """
     with _open(path) as file:
         header = _parse(file.read(_SIZES[1]), path)
@@ -125,7 +124,7 @@ def read_nifti(path: Path) -> tuple[NDArray[np.float32], NiftiHeader]:
         if (header.slope, header.inter) == (1, 0):
             values = stored.astype(np.float32)
         else:
-            values = np.stack([(one * header.slope + header.inter).astype(np.float32) for one in stored])
+            values = np.stack([(volume * header.slope + header.inter).astype(np.float32) for volume in stored])
     count_bad(path, values)
     return values, header
 
@@ -169,7 +168,7 @@ def _parse(content: bytes, path: Path) -> NiftiHeader:
 
 
 def _fields(content: bytes, path: Path) -> tuple[Any, int]:
-    """Split a header into its fields; return which NIfTI it is, too: 0 for NIfTI-1, 1 for NIfTI-2."""
+    """Return the fields of a header, and its version: 0 for NIfTI-1, 1 for NIfTI-2."""
     for kind, size in enumerate(_SIZES):
         for order in "<>":
             if content[:4] != size.to_bytes(4, "little" if order == "<" else "big") or len(content) < size:
@@ -184,7 +183,7 @@ def _fields(content: bytes, path: Path) -> tuple[Any, int]:
 
 
 def _shape(dim: list[int], path: Path) -> tuple[tuple[int, int, int], int]:
-    """Return voxels along three axes, and the number of volumes."""
+    """Return the numbers of voxels along three axes, and the number of volumes."""
     count, sizes = dim[0], dim[1:]
     if not 1 <= count <= 7 or min(sizes[:count]) < 1:
         raise DataError(f"{path} says that it has {count} dimensions {tuple(sizes)}: its header is damaged")

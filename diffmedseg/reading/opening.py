@@ -1,4 +1,4 @@
-"""Opening pictures, by Pillow."""
+"""Open pictures by Pillow."""
 
 import struct
 from collections.abc import Iterator
@@ -14,24 +14,25 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom import is_dicom_file
 from diffmedseg.reading.names import NOWHERE, VOLUMES
 
-# Of these Pillow reads the header alone, or it needs another program.
+# Formats of which Pillow reads only the header, or for which it needs another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
 _MOST_PIXELS = 2**29
-# Pictures of many pixels have many bytes: even of one colour PNG and JPEG hold about a thousand pixels in a byte. Small
-# ones may have fewer, as a blank page that was faxed.
+# Pictures of many pixels have many bytes: even in one colour, PNG and JPEG hold about a thousand pixels in a byte.
+# Small pictures may have fewer bytes, such as a blank fax page.
 _LARGE, _PIXELS_PER_BYTE = 50_000_000, 2000
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 
 
 class PictureError(ValueError):
-    """A picture that cannot be taken as it is; the message says why and what to do, and does not name the file."""
+    """A picture that cannot be used as it is. The message has the reason and the remedy, not the file's name."""
 
 
 class _PillowLimits:
-    """Pillow's limits while pictures are open: up to a gigapixel, and nothing that is cut short.
+    """Pillow's limits while pictures are open: up to a gigapixel, and no files that are cut short.
 
-    They are global, and threads open pictures at the same time: the first sets them, and the last puts them back.
+    The limits are global, and threads open pictures at the same time: the first thread sets them, and the last thread
+    restores them.
     """
 
     def __init__(self) -> None:
@@ -56,11 +57,11 @@ _limits = _PillowLimits()
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open a picture or a mask of up to a gigapixel, which is decoded on first use; close it at the end.
+    """Open a picture or a mask of up to a gigapixel; close it at the end. It is decoded on first use.
 
     Raises:
         DataError: If the file cannot be opened, cannot be decoded while it is open, or holds several pictures; names
-            the file. A :class:`PictureError` raised while it is open becomes one, too.
+            the file. A :class:`PictureError` raised while the file is open becomes a DataError, too.
     """
     try:
         with _limits, Image.open(path) as image:
@@ -70,12 +71,12 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except DataError:
         raise
-    except Exception as error:  # fuzzed headers bring about TypeError and others beside Pillow's own
+    except Exception as error:  # damaged headers also cause TypeError and others that are not Pillow's own
         raise DataError(f"{path}: {why_unusable(error, path)}", [path.name]) from error
 
 
 def _check_extent(image: Image.Image, path: Path) -> None:
-    """Refuse a header that announces far more than the file can hold, before memory is taken for it."""
+    """Refuse a header that announces far more than the file can hold, before memory is allocated."""
     pixels, held = image.width * image.height, path.stat().st_size
     if pixels > _LARGE and pixels > _PIXELS_PER_BYTE * held:
         raise PictureError(
@@ -85,7 +86,7 @@ def _check_extent(image: Image.Image, path: Path) -> None:
 
 
 def check_single(image: Image.Image) -> None:
-    """Refuse pages and films, which have no single answer. Phones append a preview to a JPEG (MPO).
+    """Refuse files of several pages or frames. MPO is accepted: phones append a preview to a JPEG.
 
     Raises:
         PictureError: If there are several pictures.
@@ -112,7 +113,7 @@ def why_unusable(error: Exception, path: Path | None = None) -> str:
 
 
 def exif_orientation(image: Image.Image) -> tuple[int, int]:
-    """Return the EXIF orientation of a file, 1 to 8, and that of what Pillow decodes: TIFF is turned upright by it."""
+    """Return the EXIF orientations, 1 to 8, of a file and of its decoded picture: Pillow turns TIFF upright."""
     _read_turned_tiff(image)
     orientation = _known(image.getexif())
     if image.format != "TIFF":
@@ -122,7 +123,7 @@ def exif_orientation(image: Image.Image) -> tuple[int, int]:
 
 
 def _read_turned_tiff(image: Image.Image) -> None:
-    """Have Pillow read a TIFF whose width and height swap, which it otherwise maps into memory with those mixed up."""
+    """Make Pillow decode a TIFF of swapped width and height: if it maps such a file into memory, it mixes them up."""
     if image.format == "TIFF" and _known(image.getexif()) >= 5 and hasattr(image, "filename"):
         image.filename = ""  # only files that have a name are mapped
 
@@ -175,7 +176,7 @@ def _has_late_metadata(path: Path) -> bool:
 
 @cache
 def picture_suffixes() -> frozenset[str]:
-    """Return what the names of files end in that Pillow reads."""
+    """Return the suffixes of the files that Pillow reads."""
     suffixes = Image.registered_extensions()  # this loads Pillow's readers
     readable = {*Image.OPEN, "MPO"} - _NOT_DECODED  # MPO is opened as JPEG
     return frozenset(suffix for suffix, kind in suffixes.items() if kind in readable)

@@ -1,4 +1,4 @@
-"""Reading outlines that were drawn by hand and stored as lists of points."""
+"""Read outlines that were drawn by hand and stored as lists of points."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from diffmedseg.wording import count
 Outline = list[tuple[float, float]]
 
 _LARGEST = 10_000_000  # bytes: an XML file of outlines has some ten thousand
-_GAP = 0.25  # of the length of an outline: so much may be missing between its end and its start
+_GAP = 0.25  # of the length of an outline: largest gap between its end and its start
 _JUMP = 5  # times the longest step of an outline: a polygon of few corners may close by a long edge
 _OUTSIDE = 0.05  # of the side of a picture: hands slip, but outlines of another picture reach further
 
@@ -27,12 +27,12 @@ def read_outlines(path: Path) -> dict[int, list[Outline]]:
     """Read an XML file of DDTI: a ``mark`` for each picture, with its number and outlines as JSON within ``svg``.
 
     Returns:
-        By the number of a picture, its outlines: none where the ``svg`` is empty.
+        Outlines by the number of their picture; an empty list if the ``svg`` is empty.
 
     Raises:
         DataError: If the file is damaged, or an outline has too few points or is open; names the file.
     """
-    found: dict[int, list[Outline]] = {}
+    by_picture: dict[int, list[Outline]] = {}
     for mark in _parse(path).iter("mark"):
         number, content = (mark.findtext("image") or "").strip(), (mark.findtext("svg") or "").strip()
         if not number.isdecimal():
@@ -47,8 +47,8 @@ def read_outlines(path: Path) -> dict[int, list[Outline]]:
             ) from error
         for outline in outlines:
             _check(outline, place, path)
-        found.setdefault(int(number), []).extend(outlines)
-    return found
+        by_picture.setdefault(int(number), []).extend(outlines)
+    return by_picture
 
 
 def _parse(path: Path) -> ElementTree.Element:
@@ -61,7 +61,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _check(outline: Outline, place: str, path: Path) -> None:
-    """Refuse an outline that encloses nothing, or whose end is far from its start."""
+    """Refuse an outline with too few points, or with its end far from its start."""
     if not all(map(math.isfinite, (value for point in outline for value in point))):
         raise DataError(f"{place} have a point that is no number", [path.name])
     if len(outline) < 3:
@@ -77,7 +77,7 @@ def _check(outline: Outline, place: str, path: Path) -> None:
 
 
 def fill_outlines(outlines: Sequence[Outline], size: tuple[int, int], path: Path) -> NDArray[np.uint8]:
-    """Return the mask (h, w) of what lies in any of the outlines or on them, uint8 in {0, 1}.
+    """Return the mask (h, w) of the pixels in or on any of the outlines, uint8 in {0, 1}.
 
     Args:
         outlines: The outlines.

@@ -1,4 +1,4 @@
-"""Reading pictures of any size and mode."""
+"""Read pictures of any size and mode."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from diffmedseg.reading.windows import CropWindow, check_inside
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the model's grid, upright, and what is needed to lay results over its file.
+    """An upright picture on the model's grid, with the size and orientation of its file.
 
     Attributes:
         image: (C, H, W), uint8 in [0, 255], on the model's grid.
         size: Height and width of the file's own grid.
         orientation: EXIF orientation of the file, 1 to 8; 1 is upright.
-        notes: What the user should know of how it was read.
+        notes: Remarks for the user on how it was read.
     """
 
     image: Tensor
@@ -50,21 +50,21 @@ def read_picture(
     value_range: tuple[float, float] | None = None,
     window: CropWindow | None = None,
 ) -> Picture:
-    """Read a picture for a model, and turn it upright: training, evaluation and prediction read by this.
+    """Read a picture for a model, and turn it upright. Training, evaluation and prediction use this function.
 
-    Colour models see grey pictures as three equal channels, grey ones see the luminance of colour. Transparency and
-    colour profiles are ignored.
+    Colour models see grey pictures as three equal channels; grey models see the luminance of colour pictures.
+    Transparency and colour profiles are ignored.
 
     Args:
         path: The file.
         channels: 1 or 3.
         grid: (H, W) of the model's grid; the aspect is not kept.
-        value_range: What becomes black and white in pictures of more than 8 bits; see
+        value_range: Values that become black and white in pictures of more than 8 bits; see
             :func:`~diffmedseg.reading.levels.to_eight_bit`.
-        window: The part of it that is read; None for all.
+        window: The part of the picture to read; None for all.
 
     Raises:
-        DataError: If it cannot be read, or the window is not in it; names the file.
+        DataError: If the picture cannot be read, or the window is not in it; names the file.
     """
     with open_image(path) as opened:
         if opened.format == "PNG":

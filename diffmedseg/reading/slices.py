@@ -1,4 +1,4 @@
-"""Reading NIfTI files of a single slice as pictures."""
+"""Read NIfTI files of a single slice as pictures."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from diffmedseg.reading.nifti import read_header, read_nifti
 
 #: Names of the files that are read here.
 SLICES = (".nii.gz", ".nii")
-#: Percentiles of a slice that become black and white where no range is given.
+#: Percentiles of a slice that become black and white if no range is given.
 PERCENTILES = (0.5, 99.5)
 _MOST_MODALITIES = 4  # of one slice; more are the slices of a volume
 
@@ -21,10 +21,10 @@ def is_slice(path: Path) -> bool:
 
 
 def slice_size(path: Path) -> tuple[int, int]:
-    """Return height and width of a slice by its header: its second and its first axis.
+    """Return height and width of a slice from its header: the sizes of its second and its first axis.
 
     Raises:
-        DataError: If it is damaged, or a volume; names the file.
+        DataError: If the file is damaged, or a volume; names the file.
     """
     header = read_header(path)
     *_, height, width = _without_ones((header.volumes, *header.size[::-1]), path)
@@ -36,7 +36,7 @@ def read_slice(path: Path, modality: int | None = None) -> NDArray[np.float32]:
 
     Args:
         path: The file.
-        modality: Which of the modalities of the slice, from 1; None where it has one.
+        modality: Number of the modality, from 1; None for a slice of a single modality.
 
     Raises:
         DataError: If the file is damaged, is a volume, or has another number of modalities; names the file.
@@ -50,16 +50,17 @@ def read_slice(path: Path, modality: int | None = None) -> NDArray[np.float32]:
         raise DataError(
             f"{path} has {len(slices)} modalities; there is no {modality}. Set layout.modality", [path.name]
         )
-    found: NDArray[np.float32] = slices[(modality or 1) - 1]
-    return found
+    chosen: NDArray[np.float32] = slices[(modality or 1) - 1]
+    return chosen
 
 
 def to_grey_levels(values: NDArray[np.float32], value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
-    """Bring a slice to 8 bits.
+    """Convert a slice to 8 bits.
 
     Args:
         values: (h, w).
-        value_range: What becomes black and white; None for the percentiles of the slice. A constant slice is black.
+        value_range: Values that become black and white; None for the percentiles of the slice. A constant slice becomes
+            black.
     """
     low, high = np.percentile(values, PERCENTILES) if value_range is None else value_range
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
@@ -68,7 +69,7 @@ def to_grey_levels(values: NDArray[np.float32], value_range: tuple[float, float]
 
 
 def _without_ones(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
-    """Return (height, width), or (modalities, height, width)."""
+    """Return (height, width) or (modalities, height, width), without axes of size 1."""
     kept = tuple(side for side in shape if side > 1)
     if len(kept) == 2 or (len(kept) == 3 and kept[0] <= _MOST_MODALITIES):
         return kept

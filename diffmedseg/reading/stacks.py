@@ -1,4 +1,4 @@
-"""Reading TIFF files of several pages as volumes, with the spacing in a JSON file beside them, as nnU-Net has them."""
+"""Read TIFF files of several pages as volumes. As in nnU-Net, a JSON file beside a TIFF has its spacing."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import FormatError, read_json
 from diffmedseg.reading.grid import Grid
 
-#: What the names of stacks end in.
+#: Suffixes of stacks.
 STACKS = (".tif", ".tiff")
 _UNSAID = "no JSON file says its spacing: 1 mm is taken"
 
@@ -23,14 +23,14 @@ def is_stack(path: Path) -> bool:
         with Image.open(path) as image:
             return bool(getattr(image, "n_frames", 1) > 1)
     except OSError:
-        return False  # whoever reads it says so
+        return False  # reading the file raises the error
 
 
 def read_stack(path: Path) -> tuple[NDArray[np.float32], Grid]:
     """Read the pages of a TIFF as the slices of a volume, (1, D, H, W).
 
     Raises:
-        DataError: If it is damaged, has colours or pages of several sizes, or no usable spacing; names the file.
+        DataError: If the file is damaged, has colours, pages of several sizes, or no usable spacing; names the file.
     """
     try:
         with Image.open(path) as image:
@@ -44,12 +44,15 @@ def read_stack(path: Path) -> tuple[NDArray[np.float32], Grid]:
 
 
 def stack_note(path: Path) -> str:
-    """Say what is ambiguous about where the voxels of a stack lie; often nothing."""
+    """Return a note if the spacing of a stack is not known; else ""."""
     return _spacing(path)[1]
 
 
 def _spacing(path: Path) -> tuple[list[float], str]:
-    """Return the distance of pages, rows and columns; the JSON file has the name of the stack, or of its case."""
+    """Return the distances of pages, rows and columns, in mm, and a note if they are not known.
+
+    The JSON file has the name of the stack, or of its case.
+    """
     for name in (path.stem, path.stem[:-5]):
         beside = path.with_name(f"{name}.json")
         if not name or not beside.is_file():

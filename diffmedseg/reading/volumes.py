@@ -1,4 +1,4 @@
-"""Reading volumes: NIfTI, MetaImage, NRRD and TIFF of several pages."""
+"""Read volumes: NIfTI, MetaImage, NRRD and TIFF of several pages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,13 +28,13 @@ def _is_nifti(path: Path) -> bool:
 
 
 def read_stored(path: Path) -> list["sitk.Image"]:
-    """Read a file of one volume, or of several along its fourth axis, as float32.
+    """Read a file of one volume, or of several volumes along its fourth axis, as float32.
 
-    A NIfTI file lies where its sform says, else where its qform says, else at its centre.
+    The positions of NIfTI voxels are taken from the sform, else from the qform, else around the centre.
 
     Raises:
-        DataError: If it is missing, damaged, of more than four dimensions, holds NaN, or does not say how large its
-            voxels are; names the file.
+        DataError: If the file is missing or damaged, has more than four dimensions, holds NaN, or does not give the
+            size of its voxels; names the file.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing: download the case again, or leave its folder out")
@@ -57,10 +57,10 @@ def _lay(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
 
 
 def grid_note(path: Path) -> str:
-    """Say what is ambiguous about where the voxels of a file lie, such as two affines that differ; often nothing.
+    """Return a note if the positions of a file's voxels are ambiguous, such as by two different affines; else "".
 
     Raises:
-        DataError: If its header is damaged.
+        DataError: If the file's header is damaged.
     """
     if path.suffix.lower() in STACKS:
         return stack_note(path)
@@ -68,7 +68,7 @@ def grid_note(path: Path) -> str:
 
 
 def count_volumes(path: Path) -> int:
-    """Count the volumes in a file, by its header; 0 where it cannot be read."""
+    """Count the volumes in a file, by its header; 0 if the header cannot be read."""
     try:
         return read_header(path).volumes if _is_nifti(path) else count_itk(path)
     except DataError:
@@ -76,7 +76,7 @@ def count_volumes(path: Path) -> int:
 
 
 def read_volumes(path: Path) -> list["sitk.Image"]:
-    """Read volumes as :func:`read_stored`, their axes swapped and flipped to be nearest to LPS."""
+    """Read volumes by :func:`read_stored`, and swap and flip their axes to be nearest to LPS."""
     import SimpleITK as sitk
 
     return [sitk.DICOMOrient(volume, "LPS") for volume in read_stored(path)]
@@ -86,7 +86,7 @@ def read_volume(path: Path) -> "sitk.Image":
     """Read a file of one volume.
 
     Raises:
-        DataError: As :func:`read_volumes`, and if there are several.
+        DataError: As :func:`read_volumes`, or if the file has several volumes.
     """
     volumes = read_volumes(path)
     if len(volumes) > 1:
@@ -95,10 +95,10 @@ def read_volume(path: Path) -> "sitk.Image":
 
 
 def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other_path: Path) -> None:
-    """Refuse volumes that do not lie on the same voxels.
+    """Refuse volumes on different voxel grids.
 
     Raises:
-        DataError: Naming both files and what differs.
+        DataError: Names both files and the difference.
     """
     for name, a, b in (
         ("size", volume.GetSize(), other.GetSize()),
@@ -112,7 +112,7 @@ def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other
 
 
 def check_slices(volume: "sitk.Image", path: Path) -> None:
-    """Refuse a volume, with axes nearest to LPS, whose axial slices are lines.
+    """Refuse a volume if its axial slices are one voxel wide or high. Its axes have to be nearest to LPS.
 
     Raises:
         DataError: Names the file.
@@ -126,7 +126,7 @@ def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[n
     """Read the brain mask of a volume, (D, H, W).
 
     Raises:
-        DataError: If it is no mask, is empty, or does not lie on the volume's voxels; names the file.
+        DataError: If the file is no mask, is empty, or is on another grid than the volume; names the file.
     """
     import SimpleITK as sitk
 
@@ -144,21 +144,21 @@ def to_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArray[np
 
     Args:
         volume: The segmentation.
-        allowed: The values of the label scheme; 0 is always one.
+        allowed: The values of the label scheme; 0 is always allowed.
         path: Its file, for the message.
 
-    Where 1 is the only label, masks of 0 and 255 (or 65535) are taken for it, as pictures are.
+    If 1 is the only label, 255 and 65535 are read as 1, as in pictures.
 
     Raises:
-        DataError: If there is another value: schemes differ between years, and the same number means another tissue.
+        DataError: If there is another value: schemes differ between years, and the same number can mean another tissue.
     """
     import SimpleITK as sitk
 
     values = whole_labels(sitk.GetArrayFromImage(volume))
-    found = set(np.unique(values).tolist()) - {0}
-    if allowed == {1} and len(found) == 1 and found <= _WHITE:
-        values, found = (values > 0).astype(np.uint8), {1}
-    unknown = sorted(found - allowed)
+    present = set(np.unique(values).tolist()) - {0}
+    if allowed == {1} and len(present) == 1 and present <= _WHITE:
+        values, present = (values > 0).astype(np.uint8), {1}
+    unknown = sorted(present - allowed)
     if unknown:
         choose = "choose the yaml of the data's year, or say" if _BRATS in path.name.lower() else "say"
         year = " (in BraTS 2024, which has no yaml, 4 is the resection cavity)" if _BRATS in path.name.lower() else ""

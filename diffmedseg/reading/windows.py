@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class CropWindow(NamedTuple):
-    """The part of a picture that a model is shown, in pixels of the picture."""
+    """The part of a picture that a model sees, in pixels of the picture."""
 
     left: int
     top: int
@@ -28,7 +28,7 @@ class CropWindow(NamedTuple):
         return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
     def place(self, maps: "Tensor", size: tuple[int, int]) -> "Tensor":
-        """Lay what was found in the window, (..., height, width), where it is in a picture of a size; outside is 0."""
+        """Pad maps of the window, (..., height, width), with 0 to a picture of ``size`` (height, width)."""
         import torch.nn.functional as F
 
         right, bottom = size[1] - self.left - self.width, size[0] - self.top - self.height
@@ -39,7 +39,7 @@ def check_inside(window: CropWindow, size: tuple[int, int], what: str) -> None:
     """Refuse a window that reaches beyond its picture.
 
     Raises:
-        DataError: Which begins with ``what``.
+        DataError: If it does. The message begins with ``what``.
     """
     (height, width), right, bottom = size, window.left + window.width, window.top + window.height
     if right > width or bottom > height:

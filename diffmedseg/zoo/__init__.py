@@ -2,17 +2,16 @@
 
 An entry is a folder with these files:
 
-- ``config.yaml``: what rebuilds the model; ``model.safetensors``: its averaged weights.
-- ``run.yaml``: what trains it again.
-- ``cases.csv`` and, of newer runs, ``metrics.json``: what it reached.
-- ``cases.png``: its worst, median and best cases, where the data's licence allows it.
-- ``example.safetensors``: an input, and what the model made of it.
+- ``config.yaml``: the configuration of the model; ``model.safetensors``: its averaged weights.
+- ``run.yaml``: the configuration of the training.
+- ``cases.csv`` and, of newer runs, ``metrics.json``: the scores.
+- ``cases.png``: the worst, median and best cases, if the licence of the data allows it.
+- ``example.safetensors``: an input and the output of the model.
 - ``README.md``: the card, written from these files and the registry.
 
-``registry.yaml`` has what is known of each entry, its version, the hash of each file but the card, and the names of
-retired entries with their successors. A recipe, which nobody has trained yet, has ``run.yaml`` and a card alone.
-Nothing is ever unpickled, hashes are checked first, and only classes of diffmedseg, and of packages that the user
-trusts by name, are built.
+``registry.yaml`` has the facts and the version of each entry, the hashes of its files (but the card), and the names of
+retired entries with their successors. A recipe is an untrained entry: it has only ``run.yaml`` and a card. Nothing is
+ever unpickled. Hashes are checked first. Only classes of diffmedseg and of packages that the user trusts are built.
 
 Each name is imported when it is first used: listing a zoo needs no torch.
 """

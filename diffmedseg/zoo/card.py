@@ -1,6 +1,6 @@
-"""The cards of entries, and the table of all of them.
+"""The cards of entries, and the table of all entries.
 
-A card is made of the files of its entry and of what the registry says: it can be written again at any time.
+A card is made from the files of its entry and from the registry. It can be written again at any time.
 """
 
 import math
@@ -25,7 +25,7 @@ def write_card(folder: Path, name: str, entry: Entry) -> None:
     Args:
         folder: The entry's folder, with all its other files.
         name: Name of the entry.
-        entry: What the registry says of it.
+        entry: Facts of the entry in the registry.
     """
     run = yaml.safe_load((folder / RUN).read_text(encoding="utf-8"))
     if entry.status == "recipe":
@@ -63,7 +63,7 @@ def _parts(folder: Path, name: str, entry: Entry, model: dict[str, Any], run: di
 
 
 def _recipe_parts(name: str, entry: Entry, run: dict[str, Any]) -> list[str]:
-    """Return the paragraphs and sections of the card of an entry that nobody has trained yet, in order."""
+    """Return the paragraphs and sections of a recipe's card, in order."""
     trainer = run["trainer"]
     return [
         f"# {name}",
@@ -89,7 +89,7 @@ def _network(entry: Entry, init: Mapping[str, Any]) -> str:
 
 
 def _contract(entry: Entry, windows: str = "") -> str:
-    """Return what an entry takes and gives, as a table."""
+    """Return the inputs and outputs of an entry as a table."""
     channels, (height, width) = ", ".join(entry.input.channels), entry.input.size
     packages = ", ".join(entry.packages)
     rows = {
@@ -164,25 +164,25 @@ drawn on them."""
 
 
 def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """Return what was fitted to the validation cases after training."""
-    said = []
+    """Return the section on fits to validation cases after training."""
+    lines = []
     if init.get("calibration"):
         before = run["model"]["init_args"].get("least_contrast")
         masks = "did not change" if init.get("least_contrast") == before else "changed: some became empty"
-        said.append(f"- **Calibrated** probabilities, fitted after the model was scored. Its masks {masks}.")
+        lines.append(f"- **Calibrated** probabilities, fitted after the model was scored. Its masks {masks}.")
     if init.get("conformal"):
         fit = init["conformal"]["init_args"]
-        said.append(
+        lines.append(
             f"- **Conformal contours**, fitted to {count(fit['cases'], 'case')}: in {100 * fit['coverage']:.0f} % of "
             f"new cases, the outer contour holds at least {100 * fit['share']:.0f} % of the region."
         )
     if init.get("familiarity"):
         cases = init["familiarity"]["init_args"]["cases"]
-        said.append(
+        lines.append(
             f"- **Unfamiliar images**: `result.familiarity` says how usual an image is among the {cases} validation "
             "cases. `predict` warns of images that look unlike these."
         )
-    return "## Fitted to validation cases\n\n" + "\n".join(said) if said else ""
+    return "## Fitted to validation cases\n\n" + "\n".join(lines) if lines else ""
 
 
 def _weights(entry: Entry) -> str:
@@ -228,7 +228,7 @@ def _interval(low: float, high: float, digits: int) -> str:
 
 
 def markdown_table(entries: Mapping[str, Entry]) -> str:
-    """Return entries as a Markdown table, with Dice of the first region; GED where there are several raters."""
+    """Return entries as a Markdown table, with Dice of the first region, and GED for data with several raters."""
     heads = ("entry", "data", "Dice, 95 % interval", "GED (unbiased)", "cases", "samples x steps")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, entry in sorted(entries.items()):

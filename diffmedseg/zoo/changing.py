@@ -1,4 +1,4 @@
-"""Changes to entries that a zoo in a folder already has: other files, a new card, retirement."""
+"""Change entries of a zoo in a folder: replace files, write a new card, retire an entry."""
 
 import math
 import shutil
@@ -26,14 +26,14 @@ from diffmedseg.zoo.source import Source
 def replace_files(source: Source, name: str, contents: Mapping[str, bytes], line: str) -> Path:
     """Replace or add files of an entry; raise its version, write its card again, and register the new hashes.
 
-    The old files lie beside the new ones until the registry is written: an interruption leaves an entry that is
-    refused for its hashes, with the old files as ``*.before``.
+    The old files are kept as ``*.before`` until the registry is written. After an interruption the hashes do not fit,
+    so the entry is refused.
 
     Args:
         source: The zoo, in a folder.
         name: Name of the entry.
-        contents: By name of the file.
-        line: What changed, for the changelog.
+        contents: Content of each file, by name.
+        line: The change, for the changelog.
 
     Returns:
         The entry's folder.
@@ -63,7 +63,7 @@ def replace_files(source: Source, name: str, contents: Mapping[str, bytes], line
 
 
 def rewrite_card(source: Source, name: str) -> Path:
-    """Write the card of an entry again, by today's template, and return its folder.
+    """Write the card of an entry again, with the current template, and return its folder.
 
     Raises:
         ZooError: If the zoo cannot be written to, or the entry is damaged.
@@ -75,13 +75,13 @@ def rewrite_card(source: Source, name: str) -> Path:
 
 
 def retire(source: Source, name: str, superseded_by: str, reason: str = "") -> None:
-    """Remove an entry that another one replaces; whoever loads the old name is told the new one.
+    """Remove an entry that another entry replaces. Loading the old name then fails with the new name.
 
     Args:
         source: The zoo, in a folder.
         name: The entry to remove.
         superseded_by: The entry that replaces it.
-        reason: Why, in one sentence.
+        reason: The reason, in one sentence.
 
     Raises:
         ZooError: If the zoo cannot be written to, there is no such entry, or the successor is a recipe, has other
@@ -93,12 +93,12 @@ def retire(source: Source, name: str, superseded_by: str, reason: str = "") -> N
         if successor == name or new.status == "recipe" or old.regions != new.regions:
             raise ZooError(
                 f"{successor} ({new.status}, {', '.join(new.regions)}) cannot replace {name} "
-                f"({', '.join(old.regions)}): name another trained entry with the same regions."
+                f"({', '.join(old.regions)}). Name another trained entry with the same regions."
             )
         now = Retired(successor, old.version, reason)
         retired = {
-            one: replace(found, superseded_by=successor) if found.superseded_by == name else found
-            for one, found in read_retired(source.folder / REGISTRY).items()
+            earlier: replace(record, superseded_by=successor) if record.superseded_by == name else record
+            for earlier, record in read_retired(source.folder / REGISTRY).items()
         } | dict.fromkeys([name, *old.formerly], now)
         kept = {other: entry for other, entry in source.entries().items() if other != name}
         write_registry(source.folder / REGISTRY, kept, retired)

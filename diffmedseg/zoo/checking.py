@@ -1,4 +1,4 @@
-"""Whether entries are what they say: verified by their hashes and a stored example, or trained again."""
+"""Verify entries by their hashes and their stored example, or by training them again."""
 
 import warnings
 from collections.abc import Collection, Sequence
@@ -18,15 +18,16 @@ from diffmedseg.zoo.registry import EXAMPLE, PICTURE, Entry
 from diffmedseg.zoo.showing import check_picture
 from diffmedseg.zoo.source import Source
 
-#: Mean difference of a probability: convolutions differ in their last digits between machines, and chains amplify that.
+#: Allowed mean difference of a probability. Convolutions differ between machines in the last digits, and sampling
+#: amplifies this.
 TOLERANCE = 1e-3
 _KEY = "example"
-_COARSE = 6  # pixels: blobs that differ in size with the grid
-_LARGEST = 128  # pixels of a side: models resize what they are given, and examples are to be small
+_COARSE = 6  # pixels: side of the coarse noise
+_LARGEST = 128  # pixels: longest side, to keep examples small
 
 
 def example_image(model: DiffusionSegmenter) -> torch.Tensor:
-    """Return a made-up, smooth input, (1, C, H, W) in [-1, 1]; float16."""
+    """Return a smooth random input, (1, C, H, W) in [-1, 1], float16."""
     shape = (1, len(model.image_channels), _COARSE, _COARSE)
     coarse = torch.rand(shape, generator=keyed_generator(_KEY)) * 2 - 1
     size = [min(side, _LARGEST) for side in model.image_size]
@@ -34,14 +35,14 @@ def example_image(model: DiffusionSegmenter) -> torch.Tensor:
 
 
 def write_example(model: DiffusionSegmenter, path: Path) -> None:
-    """Write the made-up input, and what the model makes of it."""
+    """Write the example input, and the model's output for it."""
     image = example_image(model)
     path.write_bytes(save({"image": image, "probability": _segment(model, image).half()}))
 
 
 def _segment(model: DiffusionSegmenter, image: torch.Tensor) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is made up looks unlike the validation cases
+        warnings.simplefilter("ignore")  # the example looks unlike the validation cases
         return model.segment(image.float(), keys=[_KEY]).probability
 
 
@@ -54,10 +55,10 @@ def verify_entry(source: Source, name: str, trust: Collection[str] = ()) -> floa
         trust: Packages besides diffmedseg whose classes may be built.
 
     Returns:
-        The mean difference from the stored output; None for a recipe, which has none.
+        The mean difference from the stored output; None for a recipe, which has no output.
 
     Raises:
-        ZooError: If anything is not as it should be; the message says what.
+        ZooError: If the entry is damaged, or its output differs; the message names the fault.
     """
     folder, entry = source.verified(name)
     if entry.status == "recipe":
@@ -74,23 +75,23 @@ def verify_entry(source: Source, name: str, trust: Collection[str] = ()) -> floa
         raise ZooError(f"{folder / EXAMPLE} cannot be segmented ({error}): export the entry again.") from error
     if not difference <= TOLERANCE:
         raise ZooError(
-            f"{name} does not give its stored output: the probability differs by {difference:.4f} on average, and "
-            f"{TOLERANCE} is allowed. The code that loads it computes something else than the code that wrote it."
+            f"{name} does not reproduce its stored output: the probability differs by {difference:.4f} on average; at "
+            f"most {TOLERANCE} is allowed. The code has changed since the export. Export the entry again."
         )
     return difference
 
 
 def agrees(entry: Entry, rows: Sequence[CaseScore]) -> tuple[float, list[float], bool]:
-    """Compare the Dice of an entry's first region with that of another run of its configuration.
+    """Compare the Dice of an entry's first region with another run of its configuration.
 
     Args:
-        entry: What the registry says; trained.
+        entry: A trained entry.
         rows: Scores of the other run's cases.
 
     Returns:
-        The other run's mean, what the entry states (mean and the ends of its interval), and whether it lies within.
+        Mean Dice of the other run; mean and interval ends of the entry; and whether the former is in the interval.
     """
     assert entry.metrics is not None
     stated = entry.metrics.scores[entry.regions[0]]["dice"]
-    found = next(one.mean for one in summarise(rows) if (one.region, one.score) == (entry.regions[0], "dice"))
-    return found, stated, stated[1] <= found <= stated[2]
+    dice = next(s.mean for s in summarise(rows) if (s.region, s.score) == (entry.regions[0], "dice"))
+    return dice, stated, stated[1] <= dice <= stated[2]

@@ -1,4 +1,4 @@
-"""Making an entry of a finished run, or of a configuration that nobody has run yet."""
+"""Make a zoo entry of a finished run, or of an untested configuration."""
 
 import json
 import shutil
@@ -44,9 +44,9 @@ from diffmedseg.zoo.showing import show_cases
 from diffmedseg.zoo.storing import store_weights
 
 _CODE_LICENCE = "Apache-2.0"
-#: Scores that the registry names; an entry's own files have all.
+#: Scores in the registry; the entry's own files have all scores.
 _HEADLINES = ("dice", "iou", "hd95", "nsd", "hd95_pixels", "nsd_pixels", "cl_dice", "ged_unbiased", "diversity")
-#: Settings of a data module that say which cases a run was scored on.
+#: Settings of a data module that choose the test cases.
 _SPLITS = ("reported", "split_by", "splits", "folds", "fold")
 
 
@@ -64,24 +64,24 @@ def export(
     """Make a zoo entry of a finished run.
 
     Args:
-        run: The run's folder, with checkpoints, config.yaml and cases.csv; calibrated where it is.
+        run: The run's folder, with checkpoints, config.yaml and cases.csv. A calibrated run gives a calibrated entry.
         name: Name of the entry: model_data.tag, such as medsegdiff-v1_synthetic.tiny.
-        zoo: The zoo's folder; None for the current one.
-        dtype: How parameters are stored. float16 halves the size, and is refused where outputs change.
-        notes: What the card should say besides, such as the hardware, and where the model fails.
-        pictures: Show its worst cases where the data's licence lets everybody hand images on. Else whoever has the data
-            can draw them (`diffmedseg zoo cases`).
-        trust: Packages besides diffmedseg whose classes may be built. The registry and the card name those that the
-            model needs; their code is not part of the entry.
-        version: Of the entry: three numbers. An entry of this name is replaced where its version is lower.
-        change: What is new in this version, in one line.
+        zoo: Folder of the zoo; None for the current zoo.
+        dtype: Type of the stored parameters. float16 halves the size, and is refused if it changes outputs.
+        notes: Further text for the card, such as the hardware, and where the model fails.
+        pictures: Draw the worst cases if the licence of the data allows it. Users with the data can draw them in any
+            case (`diffmedseg zoo cases`).
+        trust: Packages besides diffmedseg whose classes may be built. Registry and card name the packages that the
+            model needs; the entry does not contain their code.
+        version: Version of the entry, three numbers. It replaces an entry of this name with a lower version.
+        change: Changes in this version, in one line.
 
     Returns:
         The entry's folder.
 
     Raises:
-        ZooError: If the run is not complete, its scores are not those of its model, the name is taken, the zoo is not a
-            folder, or the stored weights would give other outputs.
+        ZooError: If the run is not complete, its scores belong to another checkpoint, the name is taken, the zoo is not
+            a folder, or the stored weights would change outputs.
     """
     run = Path(run)
     with new_entry(name, zoo, version) as (folder, register):
@@ -92,7 +92,10 @@ def export(
         _check_scores(run)
         checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
         config, settings = checkpoint_config(checkpoint), read_run(run)
-        model, data = build(config, trust), build_data(settings["data"], trust)  # refuses what no one could load
+        model, data = (
+            build(config, trust),
+            build_data(settings["data"], trust),
+        )  # refuses a model that could not be loaded
         settings = _portable(settings, data)
         weights, storage = store_weights(model, checkpoint["state_dict"], dtype, data, example_image(model))
         (folder / WEIGHTS).write_bytes(save(weights))
@@ -120,53 +123,53 @@ def export(
 
 
 def _draw_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: list[CaseScore], path: Path) -> str:
-    """Draw the worst cases where the licence of the data allows it; return why not, else nothing."""
-    if not data.info.may_be_shown:
+    """Draw the worst cases. Return why they could not be drawn, such as the licence of the data; empty if drawn."""
+    if not data.info.redistributable:
         return f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
     return show_cases(model, data, rows, path)
 
 
 def _trained_with(checkpoint: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions of packages that a checkpoint was trained with, as far as it says; Lightning always does."""
+    """Return the known versions of packages at the training of a checkpoint; Lightning's is always known."""
     return dict(checkpoint.get("versions") or {"lightning": str(checkpoint["pytorch-lightning_version"])})
 
 
 def _check_scores(run: Path) -> None:
-    """Refuse scores that are not those of what would be shipped.
+    """Refuse scores that do not belong to the checkpoint of the entry.
 
     Raises:
-        ZooError: Saying whose they are.
+        ZooError: If the scores belong to another checkpoint, or callbacks changed the masks.
     """
     if not (run / METRICS).is_file():
-        return  # a run of before
-    said, best = read_settings(run / METRICS, ["policy"]), chosen_checkpoint(run)
-    if said.get("checkpoint") not in {None, file_sha256(best)}:
+        return  # an older run
+    metrics, best = read_settings(run / METRICS, ["policy"]), chosen_checkpoint(run)
+    if metrics.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
-            f"{run / METRICS} has scores of another checkpoint than {best}: the run went on after its test. Let it "
-            "come to its end, where it is tested again: train with --ckpt_path last."
+            f"{run / METRICS} has scores of another checkpoint than {best}, since the run was resumed after its test. "
+            "Finish the run, which tests it again: train with --ckpt_path last."
         )
-    if changing := said["policy"].get("changed_by"):
+    if changing := metrics["policy"].get("changed_by"):
         raise ZooError(
-            f"{run / METRICS} has scores of masks that were changed by {', '.join(changing)}, which an entry does not "
-            "have: give the fusion or refinement to the model (--model.fusion, --model.refinement) and train with that."
+            f"{run / METRICS} has scores of masks that {', '.join(changing)} changed; an entry has no callbacks. Train "
+            "with the fusion or refinement in the model (--model.fusion, --model.refinement)."
         )
 
 
 def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = "", trust: Collection[str] = ()) -> Path:
-    """Make a zoo entry of a configuration that nobody has run yet: without weights, and without numbers.
+    """Make a zoo entry of an untested configuration, without weights and scores.
 
     Args:
-        config: A YAML file with all settings, as ``diffmedseg fit ... --print_config`` prints it.
+        config: A YAML file with all settings, printed by ``diffmedseg fit ... --print_config``.
         name: Name of the entry: model_data.tag.
-        zoo: The zoo's folder; None for the current one.
-        notes: What the card should say besides.
+        zoo: Folder of the zoo; None for the current zoo.
+        notes: Further text for the card.
         trust: Packages besides diffmedseg whose classes may be imported.
 
     Returns:
         The entry's folder.
 
     Raises:
-        ZooError: If the file is not of this kind, the name is taken, or the zoo is not a folder.
+        ZooError: If the file lacks settings, the name is taken, or the zoo is not a folder.
     """
     with new_entry(name, zoo) as (folder, register):
         try:
@@ -175,12 +178,12 @@ def add_recipe(config: Path, name: str, zoo: Path | None = None, notes: str = ""
             settings = _portable(settings, data)
             learned_from: str = find_class(settings["model"]["class_path"], trust).learned_from
             denoiser = find_class(init["denoiser"]["class_path"], trust)
-            unsaid = [name for name in ("num_samples", "num_steps") if init[name] is None]
-            init = init | {name: getattr(denoiser.recommended, name) for name in unsaid}
+            unset = [name for name in ("num_samples", "num_steps") if init[name] is None]
+            init = init | {name: getattr(denoiser.recommended, name) for name in unset}
         except (OSError, FormatError, TypeError, KeyError, AttributeError) as error:
             raise ZooError(
-                f"{config} does not hold all settings of a run, as `diffmedseg fit ... --print_config` prints them "
-                f"({type(error).__name__}: {error})."
+                f"{config} does not have all settings of a run ({type(error).__name__}: {error}). Write them by "
+                "`diffmedseg fit ... --print_config`."
             ) from error
         (folder / RUN).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         packages = sorted({*foreign_packages(settings["model"]), *foreign_packages(settings["data"])})
@@ -197,7 +200,7 @@ def _describe(
     denoiser: type[Denoiser],
     packages: list[str],
 ) -> Entry:
-    """Say what the registry says of an entry, from its model's settings, its data, and its files."""
+    """Return an entry for the registry, from the settings of its model, its data and its files."""
     info, fusion = data.info, init.get("fusion") or {"class_path": "MeanFusion"}
     weights = folder / WEIGHTS
     return Entry(
@@ -226,15 +229,15 @@ def _describe(
 
 
 def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str) -> Metrics:
-    """Say what a run reached, and by what command."""
+    """Return the scores of a run and the command that trains it."""
     scores: dict[str, dict[str, list[float]]] = {}
-    for one in summarise(rows):
-        if one.score in _HEADLINES:
-            scores.setdefault(one.region, {})[one.score] = [round(value, 4) for value in (one.mean, one.low, one.high)]
+    for s in summarise(rows):
+        if s.score in _HEADLINES:
+            scores.setdefault(s.region, {})[s.score] = [round(value, 4) for value in (s.mean, s.low, s.high)]
     chosen = {key: settings["data"]["init_args"].get(key) for key in _SPLITS}
-    said = ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)
+    split = ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)
     return Metrics(
-        f"test{f' ({said})' if said else ''}",
+        f"test{f' ({split})' if split else ''}",
         len({row.case for row in rows}),
         int(settings["seed_everything"]),
         command,
@@ -243,13 +246,13 @@ def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str) -> M
 
 
 def _licences(info: DatasetInfo) -> dict[str, str]:
-    """Weights bear the conditions of the data: nobody knows yet whether they have to."""
+    """Return the licences of code, weights and data. Weights bear the conditions of the data, to be safe."""
     weights = _CODE_LICENCE if info.licence == _CODE_LICENCE else f"{_CODE_LICENCE}, as far as the data's allows"
     return {"code": _CODE_LICENCE, "weights": weights, "data": info.licence}
 
 
 def _portable(settings: dict[str, Any], data: SegmentationDataModule) -> dict[str, Any]:
-    """Take the places of one machine, and who used it, out of a run's settings."""
+    """Remove paths and names of one machine and its user from a run's settings."""
     settings["data"] = _without_places(settings["data"], data.info.name)
     if settings.get("pretrained"):
         settings["pretrained"] = _without_place(settings["pretrained"])
@@ -258,10 +261,10 @@ def _portable(settings: dict[str, Any], data: SegmentationDataModule) -> dict[st
 
 
 def _without_places(config: Any, name: str) -> Any:  # noqa: ANN401
-    """Return the config of data, and of data within it, without places of one machine.
+    """Return the configuration of a data module (and of inner data modules) without paths of one machine.
 
     Args:
-        config: A part of a configuration.
+        config: The configuration, or a part of it.
         name: Name of the data set.
     """
     if not isinstance(config, dict):
@@ -276,9 +279,9 @@ def _without_places(config: Any, name: str) -> Any:  # noqa: ANN401
 
 
 def _hide_place_of_start(metrics: Path) -> None:
-    """Take the place of one machine out of what a fine-tuned run's scores say that it started from."""
+    """Remove the path of one machine from the origin of a fine-tuned run in its ``metrics.json``."""
     if not metrics.is_file():
-        return  # a run of before
+        return  # an older run
     found = json.loads(metrics.read_text(encoding="utf-8"))
     if start := found["policy"].get("pretrained"):
         start["source"] = _without_place(start["source"])
@@ -286,6 +289,6 @@ def _hide_place_of_start(metrics: Path) -> None:
 
 
 def _without_place(source: str) -> str:
-    """Return the name of what a run started from; of an absolute path only the run, and the checkpoint in it."""
+    """Return the name of the initial weights; of an absolute path only the run and the checkpoint in it."""
     path = Path(source)
     return "/".join(path.parts[-4 if path.suffix == ".ckpt" else -2 :]) if path.is_absolute() else source

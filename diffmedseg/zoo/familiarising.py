@@ -1,4 +1,4 @@
-"""Adding the familiarity of images to an entry of a zoo that was made without it."""
+"""Add the familiarity of images to an existing entry of a zoo."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from diffmedseg.zoo.source import Source
 def add_familiarity(source: Source, name: str, familiarity: Familiarity) -> Path:
     """Write a familiarity into an entry's weights and config; see :func:`~diffmedseg.zoo.changing.replace_files`.
 
-    All other weights stay as they are, bit for bit.
+    All other weights stay the same, bit for bit.
 
     Args:
         source: The zoo, in a folder.
         name: Name of the entry.
-        familiarity: Fitted with the entry's model.
+        familiarity: The familiarity, fitted with the entry's model.
 
     Returns:
         The entry's folder.
@@ -38,7 +38,7 @@ def add_familiarity(source: Source, name: str, familiarity: Familiarity) -> Path
         raise ZooError(f"{folder.name} has a familiarity already. Export the run again to replace it.")
     config["init_args"]["familiarity"] = to_config(familiarity)
     weights = load_file(folder / WEIGHTS)
-    # Its numbers are those of float16.
+    # Its values are exact in float16.
     weights |= {f"familiarity.{key}": value.half().contiguous() for key, value in familiarity.state_dict().items()}
     contents = {CONFIG: yaml.safe_dump(config, sort_keys=False).encode(), WEIGHTS: save(weights)}
     return replace_files(

@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub reads of a card: the YAML block at its head."""
+"""The front matter of a card: the YAML block that the Hugging Face Hub reads."""
 
 import math
 import re
@@ -18,12 +18,12 @@ def front_matter(name: str, entry: Entry) -> str:
 
     Args:
         name: Name of the entry.
-        entry: What the registry says of it.
+        entry: Facts of the entry in the registry.
     """
     from huggingface_hub import ModelCardData
 
     results = _results(entry)
-    # Weights of data that everybody may hand on are Apache-2.0; others bear the conditions of their data.
+    # Weights from redistributable data are Apache-2.0; other weights bear the conditions of their data.
     open_data = is_open(entry.licences["data"])
     card = ModelCardData(
         license="apache-2.0" if open_data else "other",
@@ -41,7 +41,7 @@ def front_matter(name: str, entry: Entry) -> str:
 
 
 def without_front_matter(card: str) -> str:
-    """Return a card as people read it."""
+    """Return a card without its front matter."""
     return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
 
 
@@ -59,7 +59,7 @@ def _slug(text: str) -> str:
 
 
 def _results(entry: Entry) -> "list[EvalResult]":
-    """Return the mean scores; those that are not finite are left out, which YAML of the hub does not take."""
+    """Return the mean scores without NaN and infinity, which the hub's YAML does not accept."""
     from huggingface_hub import EvalResult
 
     scores = entry.metrics.scores if entry.metrics else {}

@@ -1,4 +1,4 @@
-"""Models that are named together: a list, an experiment's folder, or a pattern."""
+"""Load several models by a list, an experiment's folder, or a pattern."""
 
 import glob
 import re
@@ -18,22 +18,23 @@ _PATTERN = re.compile(r"[*?[]")
 
 
 def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> Segmenter:
-    """Load several models as one; a single model is returned as it is.
+    """Load several models as an ensemble; return a single model as it is.
 
     Args:
-        names: Each a checkpoint, a run's folder, an entry of the zoo, an experiment's folder or a pattern; see
+        names: Checkpoints, runs' folders, entries of the zoo, experiments' folders or patterns; see
             :func:`find_members`.
         trust: See :func:`~diffmedseg.zoo.loading.load_pretrained`.
 
     Raises:
-        ZooError: If a model is missing, named twice or cannot be loaded, or the models do not agree.
+        ZooError: If a model is missing, named twice or cannot be loaded, or the models have different channels or
+            regions.
     """
-    found = [member for name in names for member in find_members(name)]
-    if twice := {member for member in found if found.count(member) > 1}:
-        raise ZooError(f"{' and '.join(sorted(twice))} is named twice: name each member of an ensemble once.")
-    members = {member: load_single(member, trust) for member in found}
+    named = [member for name in names for member in find_members(name)]
+    if twice := {member for member in named if named.count(member) > 1}:
+        raise ZooError(f"{' and '.join(sorted(twice))} is named twice. Name each member of an ensemble once.")
+    members = {member: load_single(member, trust) for member in named}
     if len(members) == 1:
-        return members[found[0]]
+        return members[named[0]]
     try:
         return Ensemble(members)
     except ValueError as error:
@@ -41,11 +42,11 @@ def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> S
 
 
 def find_members(name: str | Path) -> list[str]:
-    """Name the models that a name stands for.
+    """Return the names of the models that a name stands for.
 
-    An experiment's folder stands for all its training runs, ``version_*``, such as its seeds or folds. A pattern, such
-    as ``runs/chase.*/version_0``, stands for all runs, experiments and checkpoints that it fits. Any other name stands
-    for itself.
+    An experiment's folder stands for all its training runs, ``version_*``, such as seeds or folds. A pattern, such as
+    ``runs/chase.*/version_0``, stands for all matching runs, experiments and checkpoints. Any other name stands for
+    itself.
 
     Raises:
         ZooError: If an experiment or a pattern has no model.
@@ -55,20 +56,20 @@ def find_members(name: str | Path) -> list[str]:
         return _of_experiment(path) if _runs_of(path) and not _is_run(path) else [str(name)]
     if not _PATTERN.search(str(name)):
         return [str(name)]
-    fitting = [one for one in sorted(glob.glob(str(path), recursive=True)) if _has_model(Path(one))]
-    if not fitting:
-        raise ZooError(f"The pattern {name} fits no run, experiment or checkpoint.")
-    return [member for one in fitting for member in find_members(one)]
+    matches = [match for match in sorted(glob.glob(str(path), recursive=True)) if _has_model(Path(match))]
+    if not matches:
+        raise ZooError(f"The pattern {name} matches no run, experiment or checkpoint.")
+    return [member for match in matches for member in find_members(match)]
 
 
 def names_models(name: str) -> bool:
-    """Whether a name stands for one or more models, as ``predict`` takes them before its inputs."""
+    """Return whether a name stands for one or more models, for the arguments of ``predict``."""
     path = expand_home(name)
     if path.exists():
         return _has_model(path)
     if _PATTERN.search(name):
-        fitting = glob.glob(str(path))
-        return bool(fitting) and all(_has_model(Path(one)) for one in fitting)
+        matches = glob.glob(str(path))
+        return bool(matches) and all(_has_model(Path(match)) for match in matches)
     return current_source().has(name)
 
 
@@ -77,14 +78,14 @@ def _has_model(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder is that of a training run."""
+    """Return whether a folder is the folder of a training run."""
     return any((path / "checkpoints").glob("*.ckpt"))
 
 
 def _runs_of(path: Path) -> list[Path]:
-    """Return the training runs of an experiment, the numbered ones in order."""
-    runs = [one for one in path.glob("version_*") if _is_run(one)] if path.is_dir() else []
-    return sorted(runs, key=lambda one: (len(one.name), one.name))
+    """Return the training runs of an experiment, in order of their numbers."""
+    runs = [run for run in path.glob("version_*") if _is_run(run)] if path.is_dir() else []
+    return sorted(runs, key=lambda run: (len(run.name), run.name))
 
 
 def _of_experiment(path: Path) -> list[str]:
@@ -92,19 +93,19 @@ def _of_experiment(path: Path) -> list[str]:
     chosen = [run for run in runs if _has_chosen(run)]
     if not chosen:
         raise ZooError(
-            f"No run of {path} has a checkpoints/best.ckpt yet: wait for a validation, or name a checkpoint."
+            f"No run of {path} has a checkpoints/best.ckpt yet. Wait for a validation, or name a checkpoint."
         )
     for run in runs:
         if run not in chosen:
-            warnings.warn(f"{run} has no checkpoints/best.ckpt yet, and is left out of the ensemble.", stacklevel=4)
+            warnings.warn(f"{run} has no checkpoints/best.ckpt yet and is left out of the ensemble.", stacklevel=4)
     return [str(run) for run in chosen]
 
 
 def _has_chosen(run: Path) -> bool:
-    """Whether a run has the checkpoint that it is to be known by: one before its first validation has none yet."""
+    """Return whether a run has chosen a checkpoint. Before its first validation it has not."""
     has_last_alone = {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == {"last"}
     if not has_last_alone:
         return chosen_checkpoint(run).is_file()
     config = run / RUN_CONFIG
-    # A run that never validates has chosen its last weights.
+    # A run without validation chooses its last weights.
     return config.is_file() and read_settings(config, ["trainer"])["trainer"].get("limit_val_batches") == 0

@@ -1,6 +1,6 @@
-"""Fine-tuning from a source by its name: a zoo entry, a run's folder or a checkpoint.
+"""Fine-tune from a source by its name: a zoo entry, a run's folder or a checkpoint.
 
-What needs torch imports it where it is used: a command line reads the configuration of an entry without it.
+torch is imported only where it is needed: the command line reads the configuration of an entry without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INITIALISATION = "initialisation.json"
 
 
 def pretrained_config(source: str | Path) -> dict[str, Any]:
-    """Return the configuration of a source's model, ``{class_path, init_args}``; no class in it is imported.
+    """Return the configuration of a source's model, ``{class_path, init_args}``, without importing its classes.
 
     Args:
         source: Name of a zoo entry, a run's folder or a checkpoint.
@@ -46,50 +46,50 @@ def pretrained_config(source: str | Path) -> dict[str, Any]:
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from error
     except Exception as error:  # a file can be anything
-        raise ZooError(f"{path} is no checkpoint of this project, or it is damaged: choose another file.") from error
+        raise ZooError(f"{path} is damaged, or no checkpoint of this project. Choose another file.") from error
 
 
 def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the network of a source for the configuration of a run that is fine-tuned from it.
+    """Return the network of a source, for the configuration of a run that fine-tunes it.
 
     Args:
-        config: Of :func:`pretrained_config`.
+        config: Result of :func:`pretrained_config`.
 
     Returns:
         ``{class_path, init_args}`` without the numbers of channels and regions, which come from the data. The
-        encoder's weights are None: they come from the source, too. What a source does not name has the class's
-        default, whatever the files of the run say.
+        encoder's weights are None, since they come from the source, too. Settings that the source does not have get the
+        default of the class, even if the files of the run have other values.
     """
     denoiser = config["init_args"]["denoiser"]
     linked = {"image_channels", "mask_channels"}
     named = _defaults(denoiser["class_path"]) | denoiser.get("init_args", {})
-    own = {name: value for name, value in named.items() if name not in linked}
-    if "encoder_weights" in own:
-        own["encoder_weights"] = None
-    return {"class_path": denoiser["class_path"], "init_args": own}
+    arguments = {name: value for name, value in named.items() if name not in linked}
+    if "encoder_weights" in arguments:
+        arguments["encoder_weights"] = None
+    return {"class_path": denoiser["class_path"], "init_args": arguments}
 
 
 def _defaults(path: str) -> dict[str, Any]:
-    """Return the defaults of a network's class; nothing for classes that are not of this project."""
+    """Return the defaults of a network's class; empty for classes of other projects."""
     if not path.startswith(f"{__name__.partition('.')[0]}."):
         return {}
     from diffmedseg.configurable import init_parameters
     from diffmedseg.models.building import find_class
 
     parameters = init_parameters(find_class(path))
-    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def initialise_from(model: DiffusionSegmenter, source: str | Path, trust: Collection[str] = ()) -> Initialisation:
     """Copy a source's weights into a model, before training; see :func:`diffmedseg.models.finetuning.initialise`.
 
     Args:
-        model: The model to train; changed in place. Its checkpoints say what it started from.
+        model: The model to train; changed in place. Its checkpoints record the source.
         source: Name of a zoo entry, a run's folder (its best checkpoint) or a checkpoint.
         trust: Packages besides diffmedseg whose classes may be imported and built.
 
     Raises:
-        ZooError: If there is no such source, it cannot be loaded, or its network is another one.
+        ZooError: If there is no such source, it cannot be loaded, or it has another network.
     """
     from diffmedseg.models.finetuning import MisfitError, initialise
     from diffmedseg.zoo.loading import load_checkpoint, load_pretrained
@@ -106,14 +106,14 @@ def initialise_from(model: DiffusionSegmenter, source: str | Path, trust: Collec
 
 
 def write_initialisation(model: DiffusionSegmenter, folder: Path) -> None:
-    """Write what a fine-tuned model started from to ``initialisation.json`` in a run's folder."""
+    """Write the origin of a fine-tuned model's initial weights to ``initialisation.json`` in a run's folder."""
     if model.initialisation is not None:
         text = json.dumps(model.initialisation, indent=1)
         write_alone(folder / INITIALISATION, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _is_entry(source: str | Path) -> bool:
-    """Whether a source is the name of an entry; a file or folder that exists comes first."""
+    """Return whether a source is the name of an entry. A file or folder of the name takes precedence."""
     return not expand_home(source).exists() and current_source().has(str(source))
 
 
@@ -125,5 +125,5 @@ def _checkpoint(source: str | Path) -> Path:
     if not path.exists():
         raise current_source().nothing_named(str(source))
     if path.is_dir() and not best_checkpoint(path).is_file():
-        raise ZooError(f"{path} has no checkpoints/best.ckpt: give a run's folder, a checkpoint or an entry's name.")
+        raise ZooError(f"{path} has no checkpoints/best.ckpt. Give a run's folder, a checkpoint or an entry's name.")
     return best_checkpoint(path) if path.is_dir() else path

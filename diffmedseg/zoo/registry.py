@@ -1,4 +1,4 @@
-"""The registry of a zoo: what is known of each entry, in one YAML file of a strict form."""
+"""The registry of a zoo: the facts of all entries, in one YAML file with a strict format."""
 
 import re
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from diffmedseg.zoo.typed import as_type
 
 REGISTRY = "registry.yaml"
 REGISTRY_VERSION = 3
-#: Versions that can be read; in version 2, entries had no version of their own.
+#: Readable versions. In version 2, entries have no version of their own.
 _READABLE = (2, 3)
 StorageType = Literal["float16", "float32"]
-#: Of an entry; short numbers, so that they can be compared.
+#: Version of an entry; short numbers, so that they can be compared.
 VERSION = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}", re.ASCII)
 CARD = "README.md"
 CONFIG, WEIGHTS, RUN, CASES, METRICS, EXAMPLE, PICTURE = (
@@ -29,12 +29,12 @@ ROBUSTNESS = "robustness.csv"
 
 @dataclass(frozen=True)
 class Input:
-    """What an entry takes.
+    """The input of an entry.
 
     Attributes:
-        channels: Names, in order.
-        size: Height and width of its grid, in pixels, to which images are resized.
-        normalisation: How values came to the range.
+        channels: Names of the channels, in order.
+        size: Height and width of the model's grid in pixels. Images are resized to it.
+        normalisation: Scaling of the values to the range.
         range: The least and the largest value.
     """
 
@@ -46,14 +46,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What an entry reached.
+    """The scores of an entry.
 
     Attributes:
-        split: The cases that were scored.
-        cases: How many.
-        seed: Of the training.
-        command: What trains and scores it again, in the entry's folder; empty where a script of its author did.
-        scores: By region and score: mean, and the ends of its 95 % interval, over patients where they are known.
+        split: The split that was scored.
+        cases: Number of cases.
+        seed: Seed of the training.
+        command: Command that trains and scores the entry again, in its folder; empty if a script of its author did.
+        scores: Mean and ends of the 95 % interval (over patients if known) of each score, by region and score.
     """
 
     split: str
@@ -65,15 +65,15 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Storage:
-    """How the weights are stored, and what the rounding changed.
+    """Type of the stored weights, and the effect of rounding.
 
     Attributes:
-        dtype: Of the parameters; buffers that this would change are float32.
+        dtype: Type of the parameters. Buffers that rounding would change are float32.
         checked_on: The images on which rounded and unrounded weights were compared.
         probability: Largest mean difference of a probability in one image.
         samples: Largest mean difference of a sample in one image.
-        dice: Largest change of the Dice of an image; of masks against the reference, or of masks against each other
-            where there is none.
+        dice: Largest change of the Dice of an image against its reference; without a reference, 1 - Dice of the masks
+            before and after rounding.
         mean_dice: Change of the mean Dice.
     """
 
@@ -85,7 +85,7 @@ class Storage:
     mean_dice: float
 
     def summary(self) -> str:
-        """Say how the weights are stored and what that changed, for a card."""
+        """Return the text for a card."""
         if self.dtype == "float32":
             return "Parameters are stored as float32, which changes nothing."
         return (
@@ -98,12 +98,12 @@ class Storage:
 
 @dataclass(frozen=True)
 class Retired:
-    """An entry that another one replaced.
+    """An entry that another entry replaced.
 
     Attributes:
         superseded_by: Name of the entry that replaced it.
-        version: Its version when it was retired.
-        reason: Why.
+        version: Its last version.
+        reason: Reason of the retirement.
     """
 
     superseded_by: str
@@ -113,39 +113,39 @@ class Retired:
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry says of an entry.
+    """Facts of an entry. Older entries lack some of them.
 
     Attributes:
-        status: ``trained``, or ``recipe``: a configuration without weights, and without numbers.
-        input: What it takes.
-        regions: What it finds, in order.
+        status: ``trained``, or ``recipe``: a configuration without weights and scores.
+        input: Input of the model.
+        regions: Names of the regions, in order.
         threshold: Foreground is where the probability exceeds it.
         num_samples: S.
         num_steps: Network evaluations per sample.
-        fusion: The class that fuses samples.
-        learned_from: The supervision that it took.
+        fusion: Name of the class that fuses samples.
+        learned_from: Supervision of the training.
         data: Title of the data set.
-        licences: Of code, weights and data.
-        citation: What to cite for the data.
-        intended_use: And what it is not for.
-        bytes: Of the weights; 0 for a recipe.
-        sha256: Of each file but the card, by its name.
-        metrics: What it reached; None for a recipe.
-        network: Title of its network; empty of an entry that was made before titles were stored.
-        formerly: Names that it had before.
-        papers: What describes its method; empty where none does, or the entry was made before they were named.
-        packages: Packages besides diffmedseg that it needs, and that have to be trusted.
-        version: Of the entry itself: the first number changes with the input or output, the second with the weights,
+        licences: Licences of code, weights and data.
+        citation: Publication to cite for the data.
+        intended_use: Intended use, and its limits.
+        bytes: Size of the weights; 0 for a recipe.
+        sha256: Hash of each file (but the card), by name.
+        metrics: Scores; None for a recipe.
+        network: Title of the network; empty in older entries.
+        formerly: Former names of the entry.
+        papers: Publications of the method; empty without any, and in older entries.
+        packages: Packages besides diffmedseg that the entry needs; they have to be trusted.
+        version: Version of the entry. The first number changes with the input or output, the second with the weights,
             the third with the card or other files.
         changelog: One line for each version, the newest first.
-        dataset: Name of the data set on the command line; empty of an entry that was made before it was stored.
-        url: Where the data set is described.
+        dataset: Name of the data set on the command line; empty in older entries.
+        url: Page that describes the data set.
         steps: Optimiser steps of the chosen checkpoint; 0 for a recipe.
-        notes: What its author says of it.
-        unpictured: Why there is no picture of its cases; empty where there is one.
-        storage: How the weights are stored; None of an entry that was made before it was checked.
-        trained_with: Versions of packages, by name, as far as the checkpoint says.
-        exported_with: Versions of packages, by name.
+        notes: Notes of the author.
+        unpictured: Why there is no picture of its cases; empty if there is one.
+        storage: Type of the stored weights; None in older entries.
+        trained_with: Known versions of packages at training, by name.
+        exported_with: Versions of packages at export, by name.
     """
 
     status: Literal["trained", "recipe"]
@@ -184,107 +184,107 @@ def read_registry(path: Path, address: str = "") -> dict[str, Entry]:
 
     Args:
         path: The file.
-        address: Where it came from, for messages; empty for the file itself.
+        address: Origin of the file, for messages; empty for the path of the file.
 
     Raises:
-        ZooError: If there is no such file, it is damaged or of another version, or an entry is not of the form of
+        ZooError: If there is no such file, it is damaged or of another version, or an entry does not fit
             :class:`Entry`.
     """
     return _read(path, address)[0]
 
 
 def read_retired(path: Path, address: str = "") -> dict[str, Retired]:
-    """Read the retired entries of a registry by name; arguments and errors as of :func:`read_registry`."""
+    """Read the retired entries of a registry by name; see :func:`read_registry`."""
     return _read(path, address)[1]
 
 
 def _read(path: Path, address: str) -> tuple[dict[str, Entry], dict[str, Retired]]:
-    """Read the entries and the retired entries; each retired one was replaced by one of the entries."""
-    place = address or str(path)
-    content, retired = _content(path, place), dict[str, Retired]()
-    entries = {str(name): _parse(str(name), entry, place) for name, entry in content["entries"].items()}
-    for name, said in content["retired"].items():
+    """Read the entries and the retired entries. An entry has to replace each retired entry."""
+    origin = address or str(path)
+    content, retired = _content(path, origin), dict[str, Retired]()
+    entries = {str(name): _parse(str(name), entry, origin) for name, entry in content["entries"].items()}
+    for name, values in content["retired"].items():
         try:
-            retired[str(name)] = found = as_type(Retired, said, "retired entry")
+            retired[str(name)] = record = as_type(Retired, values, "retired entry")
         except ValueError as error:
-            raise ZooError(f"{place}: the retired {name!r} is damaged or of another version: {error}") from error
-        if name in entries or found.superseded_by not in entries:
+            raise ZooError(f"{origin}: the retired {name!r} is damaged or of another version: {error}") from error
+        if name in entries or record.superseded_by not in entries:
             raise ZooError(
-                f"{place}: {name!r} is retired for {found.superseded_by!r}; expected a name that is no entry, and the "
-                "name of an entry that replaces it. Restore the registry."
+                f"{origin}: {name!r} is retired for {record.superseded_by!r}; expected a name that is no entry, and "
+                "the name of an entry that replaces it. Restore the registry."
             )
     return entries, retired
 
 
-def _content(path: Path, place: str) -> dict[str, Any]:
-    """Return what a registry holds: ``entries`` and ``retired``, by name."""
+def _content(path: Path, origin: str) -> dict[str, Any]:
+    """Return the content of a registry: ``entries`` and ``retired``, by name."""
     if not path.is_file():
         raise ZooError(
-            f"There is no {place}. A zoo is a folder with a {REGISTRY}, its address (https://...), or a repository of "
-            "the Hugging Face Hub (hf://owner/name): look at DIFFMEDSEG_ZOO."
+            f"There is no {origin}. A zoo is a folder with a {REGISTRY}, its address (https://...), or a repository of "
+            "the Hugging Face Hub (hf://owner/name). Check DIFFMEDSEG_ZOO."
         )
     try:
         content = read_yaml(path)
         version, entries, retired = content["version"], dict(content["entries"]), dict(content.get("retired") or {})
     except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise ZooError(f"{place} is damaged ({error}): restore it.") from error
+        raise ZooError(f"{origin} is damaged ({error}). Restore it.") from error
     if version not in _READABLE:
         raise ZooError(
-            f"{place} has version {version}; this diffmedseg reads {REGISTRY_VERSION}: update the older one."
+            f"{origin} has version {version}; this diffmedseg reads {REGISTRY_VERSION}. Update the older of the two."
         )
     return {"entries": entries, "retired": retired}
 
 
 def write_registry(path: Path, entries: Mapping[str, Entry], retired: Mapping[str, Retired] | None = None) -> None:
-    """Write a registry, whole or not at all; the zoo's folder has to be locked.
+    """Write a registry, completely or not at all. The zoo's folder has to be locked.
 
     Args:
         path: The file.
         entries: All entries by name.
-        retired: All retired entries by name; None for those that the file has.
+        retired: All retired entries by name; None keeps those in the file.
     """
     if retired is None:
         retired = read_retired(path) if path.is_file() else {}
     content = {
         "version": REGISTRY_VERSION,
         "entries": {name: asdict(entry) for name, entry in entries.items()},
-        "retired": {name: asdict(one) for name, one in retired.items()},
+        "retired": {name: asdict(record) for name, record in retired.items()},
     }
     text = yaml.safe_dump(content, sort_keys=False, width=120)
     write_alone(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return what versions are compared by."""
+    """Return a version as numbers, for comparisons."""
     return tuple(int(number) for number in version.split("."))
 
 
 def raise_version(entry: Entry, line: str) -> Entry:
-    """Return an entry with the third number of its version raised, and a line in its changelog that says why."""
+    """Return an entry with the third number of its version raised, and a new line in its changelog."""
     first, second, third = version_key(entry.version)
     version = f"{first}.{second}.{third + 1}"
     return replace(entry, version=version, changelog=[f"{version}: {line}", *entry.changelog])
 
 
-def _parse(name: str, content: Any, place: str) -> Entry:  # noqa: ANN401  YAML can hold anything
+def _parse(name: str, content: Any, origin: str) -> Entry:  # noqa: ANN401  YAML can hold anything
     try:
         entry: Entry = as_type(Entry, content, "entry")
     except ValueError as error:
-        raise ZooError(f"{place}: what it says of {name!r} is damaged or of another version: {error}") from error
+        raise ZooError(f"{origin}: the entry {name!r} is damaged or of another version: {error}") from error
     if not VERSION.fullmatch(entry.version):
-        raise ZooError(f"{place}: {name!r} has version {entry.version!r}; expected three numbers, such as 1.0.0.")
+        raise ZooError(f"{origin}: {name!r} has version {entry.version!r}; expected three numbers, such as 1.0.0.")
     for file in entry.sha256:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", file):
-            raise ZooError(f"{place}: {name!r} names the file {file!r}, which leaves the entry.")
+            raise ZooError(f"{origin}: {name!r} names the file {file!r}, which is outside of the entry.")
     trained = {CONFIG, WEIGHTS} <= entry.sha256.keys() and entry.metrics is not None
     if entry.status == "trained" and not trained:
         raise ZooError(
-            f"{place}: {name!r} lacks metrics, or the sha256 of {CONFIG} or {WEIGHTS}: it cannot be verified."
+            f"{origin}: {name!r} lacks metrics, or the sha256 of {CONFIG} or {WEIGHTS}. It cannot be verified."
         )
     if not entry.regions or (
         entry.metrics and any("dice" not in entry.metrics.scores.get(r, {}) for r in entry.regions)
     ):
-        raise ZooError(f"{place}: {name!r} has no regions, or one without Dice.")
+        raise ZooError(f"{origin}: {name!r} has no regions, or a region without Dice.")
     if entry.status == "recipe" and (entry.metrics is not None or entry.bytes):
-        raise ZooError(f"{place}: {name!r} is a recipe, and a recipe has neither weights nor numbers.")
+        raise ZooError(f"{origin}: {name!r} is a recipe, and a recipe has neither weights nor scores.")
     return entry

@@ -16,12 +16,12 @@ class RobustnessRow:
 
     Attributes:
         images: The set of images.
-        corruption: What was done to the images, such as ``blur, strong``; ``none`` for the images themselves.
+        corruption: Corruption of the images, such as ``blur, strong``; ``none`` for the original images.
         cases: Number of images.
         dice: Mean Dice.
         change: Mean difference from the Dice of the same images without corruption.
         low: Lower end of the 95 % interval of the change.
-        high: Upper end.
+        high: Upper end of the interval.
     """
 
     images: str
@@ -34,7 +34,7 @@ class RobustnessRow:
 
 
 def write_robustness(folder: Path, rows: Sequence[RobustnessRow]) -> Path:
-    """Write the table into the folder of a run; ``diffmedseg export`` takes it into the entry and its card."""
+    """Write the table into the folder of a run. ``diffmedseg export`` copies it into the entry and its card."""
     names = [field.name for field in fields(RobustnessRow)]
 
     def save(temporary: Path) -> None:
@@ -69,7 +69,7 @@ def read_robustness(path: Path) -> list[RobustnessRow]:
 
 
 def robustness_section(folder: Path) -> str:
-    """Return what a card says of corrupted images; nothing where the folder has no table of them."""
+    """Return the card's section on corrupted images; empty if the folder has no robustness table."""
     if not (folder / ROBUSTNESS).is_file():
         return ""
     lines = [

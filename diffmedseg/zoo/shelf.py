@@ -1,4 +1,4 @@
-"""The models that an app or a service offers: each loaded once, when it is first needed, and shared by all users."""
+"""The models of an app or a service: each is loaded once, when first needed, and shared by all users."""
 
 import re
 from collections import OrderedDict
@@ -13,20 +13,20 @@ from diffmedseg.zoo.loading import load_model
 from diffmedseg.zoo.source import current_source
 
 NOT_FOR_DIAGNOSIS = "Research software. Not for diagnosis."
-_LOADED = 4  # models that are held at the same time
+_LOADED = 4  # models in memory at the same time
 
 
 class Shelf:
-    """Models by name. A model is only read, never changed, so that users may share it.
+    """Models by name. Users share models, which are never changed.
 
     Args:
         names: Checkpoints, runs or zoo entries to offer first.
         trust: Packages besides diffmedseg whose classes may be built.
-        device: Where the models go.
+        device: Device of the models.
         whole_zoo: Offer the trained entries of the zoo, too.
 
     Raises:
-        ZooError: If there is nothing of a name.
+        ZooError: If a name stands for no model.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Shelf:
             self.get(name)
 
     def get(self, name: str) -> Segmenter:
-        """Return a model in evaluation mode, on the device; only names on the shelf are ever loaded.
+        """Return a model in evaluation mode, on the device. Only names on the shelf can be loaded.
 
         Raises:
             ZooError: If there is no such model, or it cannot be loaded.
@@ -58,7 +58,7 @@ class Shelf:
             return self._loaded[name]
 
     def intended_use(self, name: str) -> str:
-        """Return what a model is for, and what it is not for."""
+        """Return the intended use of a model, and its limits."""
         entry = self._entries.get(name)
         return NOT_FOR_DIAGNOSIS if entry is None else entry.intended_use
 
@@ -79,6 +79,6 @@ class Shelf:
 
 
 def _plain_card(text: str) -> str:
-    """Leave out front matter and pictures, which are not served."""
+    """Remove front matter and pictures, which are not served."""
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     return re.sub(r"^!\[[^\]]*\]\([^)]*\)\n+", "", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The picture of an entry: its worst cases, and for comparison the median and the best one."""
+"""The picture of an entry: its worst cases, and for comparison the median and the best case."""
 
 import io
 from collections.abc import Sequence
@@ -16,34 +16,34 @@ from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.models.segmenter import DiffusionSegmenter
 
 _WORST = 3  # cases
-PICTURE_BYTES = 150_000  # at most: an entry has to stay small
-_DPI = (110, 75, 55, 40, 30)  # the first that is small enough
+PICTURE_BYTES = 150_000  # maximum size, to keep an entry small
+_DPI = (110, 75, 55, 40, 30)  # the first with a small enough file is used
 
 
 def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Sequence[CaseScore], path: Path) -> str:
     """Draw a model's worst, median and best test cases, by the Dice of the first region.
 
-    Cases without anything in which nothing was found are left out. Of a volume the slice with the most reference is
-    shown; where there is none, the one in which most is found.
+    Cases with an empty reference and an empty mask are left out. Of a volume, the slice with the largest reference is
+    shown; without a reference, the slice with the largest mask.
 
     Args:
-        model: Segments them, as users of the entry will.
-        data: The data module that they were scored on.
+        model: Segments the cases with the entry's weights.
+        data: The data module of the scores.
         rows: Scores of all test cases.
-        path: The PNG that is written, of ``PICTURE_BYTES`` at most.
+        path: The PNG to write, of at most ``PICTURE_BYTES``.
 
     Returns:
-        Why nothing was written; empty where the picture was.
+        Why nothing was written; empty if the picture was written.
     """
-    own = [row for row in rows if row.region == model.regions[0]]
-    own = [row for row in own if not row.both_empty] or own
-    chosen = {"worst": choose_examples(own, _WORST)["worst"]} | {
-        name: group for name, group in choose_examples(own, 1).items() if name != "worst"
+    region_rows = [row for row in rows if row.region == model.regions[0]]
+    region_rows = [row for row in region_rows if not row.both_empty] or region_rows
+    chosen = {"worst": choose_examples(region_rows, _WORST)["worst"]} | {
+        name: group for name, group in choose_examples(region_rows, 1).items() if name != "worst"
     }
     try:
         data.prepare_data()
         data.setup("test")
-        data.serve((), model.regions)
+        data.configure_targets((), model.regions)
     except (DataError, OSError) as error:
         return f"the data is not there ({str(error).splitlines()[0][:200]})"
     known = set(data.stores["test"].cases)
@@ -60,7 +60,7 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
 
 
 def _segmented(model: DiffusionSegmenter, data: SegmentationDataModule, case: str) -> Example:
-    """Segment the slice of a case that is shown."""
+    """Segment the slice of a case to show."""
     view = data.test_dataloader().dataset
     items = [view[index] for index, name in enumerate(data.stores["test"].cases) if name == case]
     areas = [int(item["raters"].sum()) for item in items]
@@ -72,7 +72,7 @@ def _segmented(model: DiffusionSegmenter, data: SegmentationDataModule, case: st
 
 
 def _save_small(figure: Figure, path: Path) -> None:
-    """Write a PNG of few colours, as finely as the bytes allow."""
+    """Write a PNG with few colours, in the highest resolution within ``PICTURE_BYTES``."""
     for dpi in _DPI:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi)
@@ -84,10 +84,10 @@ def _save_small(figure: Figure, path: Path) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse what is no whole picture.
+    """Refuse a file that is no complete picture.
 
     Raises:
-        ZooError: Naming the file.
+        ZooError: If the file cannot be decoded; the message names it.
     """
     try:
         with Image.open(path, formats=("PNG",)) as picture:

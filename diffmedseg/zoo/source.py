@@ -1,4 +1,4 @@
-"""Where a zoo lies: in the package, in a folder, at a URL or on the Hugging Face Hub."""
+"""The source of a zoo: the package, a folder, a URL or the Hugging Face Hub."""
 
 import math
 import os
@@ -18,11 +18,11 @@ from diffmedseg.zoo.registry import CARD, REGISTRY, Entry, read_registry, read_r
 class Source:
     """A zoo, and the files of its entries.
 
-    Files from elsewhere are fetched once, into the cache, and have their own names only when they are whole and have
-    the hash that the registry says.
+    Remote files are fetched once into the cache. A file gets its name only when it is complete and has the hash of the
+    registry.
 
     Args:
-        location: A folder, or a URL of one that fsspec reads: ``https://...``, ``hf://<owner>/<repository>``.
+        location: A folder, or a URL that fsspec reads: ``https://...``, ``hf://<owner>/<repository>``.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -35,10 +35,10 @@ class Source:
             self.folder = expand_home(self.location)
 
     def entries(self) -> dict[str, Entry]:
-        """Read the registry; of a zoo elsewhere the newest, or the last one fetched where it cannot be reached.
+        """Read the registry. If a remote zoo cannot be reached, read the registry that was fetched last.
 
         Raises:
-            ZooError: If there is no registry, it is damaged, or it is elsewhere and was never fetched.
+            ZooError: If there is no registry, it is damaged, or it is remote and was never fetched.
         """
         path = self.folder / REGISTRY
         if self.remote:
@@ -49,24 +49,24 @@ class Source:
             except ZooError as error:
                 if not path.is_file():
                     raise
-                warnings.warn(f"{error} The registry that was fetched last is taken.", stacklevel=3)
+                warnings.warn(f"{error} The last fetched registry is used.", stacklevel=3)
         return read_registry(path)
 
     def entry_folder(self, name: str) -> Path:
         """Return the folder of an entry.
 
         Raises:
-            ZooError: If its name would leave the zoo.
+            ZooError: If the name leads out of the zoo.
         """
         folder = self.folder / name
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or folder.resolve().parent != self.folder.resolve():
             raise ZooError(
-                f"{name!r} is no name of an entry, or leaves {self.folder}: use letters, digits, ., - and _."
+                f"{name!r} is no name of an entry, or leads out of {self.folder}. Use letters, digits, ., - and _."
             )
         return folder
 
     def verified(self, name: str) -> tuple[Path, Entry]:
-        """Return an entry's folder, all of whose files have the hashes of the registry, and what that says of it.
+        """Check the hashes of all files of an entry, and return its folder and its facts.
 
         Raises:
             ZooError: If there is no such entry, a file is missing or its hash is wrong.
@@ -79,16 +79,16 @@ class Source:
         for file, expected in entry.sha256.items():
             path = folder / file
             if not path.is_file():
-                raise ZooError(f"{path} is missing: restore the entry or export it again.")
+                raise ZooError(f"{path} is missing. Restore the entry or export it again.")
             _check(str(path), file_sha256(path), expected)
         return folder, entry
 
     @contextmanager
     def _writing(self, folder: Path) -> Iterator[None]:
-        """Let one process at a time write to a folder of the cache.
+        """Lock a folder of the cache for writing.
 
         Raises:
-            ZooError: If it cannot be written.
+            ZooError: If the folder cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -96,12 +96,12 @@ class Source:
                 yield
         except OSError as error:
             raise ZooError(
-                f"{self.location} cannot be kept in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a folder with "
-                "room that may be written."
+                f"{self.location} cannot be kept in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a writable "
+                "folder with room."
             ) from error
 
     def _fetch_missing(self, name: str, folder: Path, entry: Entry) -> None:
-        """Fetch the files of an entry that are not there, or not whole."""
+        """Fetch the files of an entry that are missing or incomplete."""
         for file, expected in entry.sha256.items():
             path = folder / file
             if not (path.is_file() and file_sha256(path) == expected):
@@ -110,23 +110,23 @@ class Source:
                 write_alone(path, lambda temporary, content=fetched: temporary.write_bytes(content))  # type: ignore[misc]
 
     def has(self, name: str) -> bool:
-        """Whether there is an entry of this name, or one that had it before, or a retired one."""
+        """Return whether a name is the present or former name of an entry, or of a retired entry."""
         entries = self.entries()
         former = {old for entry in entries.values() for old in entry.formerly}
         return name in entries or name in former or name in read_retired(self.folder / REGISTRY)
 
     def nothing_named(self, name: str) -> ZooError:
-        """Return the error for a name that is no file, no run and no entry; it suggests entries."""
+        """Return the error for a name that is no file, run or entry; it suggests entries."""
         if "/" in name or Path(name).suffix == ".ckpt":
             return ZooError(f"There is no run or checkpoint {name}.")
-        said = suggest(name, sorted(self.entries()))
-        return ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {said}")
+        suggestion = suggest(name, sorted(self.entries()))
+        return ZooError(f"{name} is no file, no run's folder and no entry of the zoo. {suggestion}")
 
     def find(self, name: str) -> tuple[str, Entry]:
-        """Return an entry by its name, or by one that it had before, with the name that it has now.
+        """Return the present name and the facts of an entry, by its present or a former name.
 
         Raises:
-            ZooError: If there is none; the message suggests what is alike.
+            ZooError: If there is no such entry; the message suggests similar names.
         """
         entries = self.entries()
         if name in entries:
@@ -141,7 +141,7 @@ class Source:
         raise ZooError(f"{unknown('entry', name, sorted(entries))} The zoo is {self.location}.")
 
     def card(self, name: str) -> str:
-        """Return the card of an entry; it is for people, and has no hash.
+        """Return the card of an entry. Cards have no hash.
 
         Raises:
             ZooError: If there is no such entry, or it has no card.
@@ -151,7 +151,7 @@ class Source:
         if self.remote:
             return self._fetch(f"{name}/{CARD}").decode(errors="replace")
         if not (folder / CARD).is_file():
-            raise ZooError(f"{folder / CARD} is missing: export the entry again.")
+            raise ZooError(f"{folder / CARD} is missing. Export the entry again.")
         return (folder / CARD).read_text(encoding="utf-8")
 
     def _address(self, file: str) -> str:
@@ -164,39 +164,38 @@ class Source:
         try:
             remote = fsspec.open(address, "rb")
             if file == REGISTRY:
-                remote.fs.invalidate_cache()  # of what was there or missing when it was asked last
+                remote.fs.invalidate_cache()  # forget earlier listings
             with remote as opened:
                 content: bytes = opened.read()
-        except Exception as error:  # every protocol has its own
+        except Exception as error:  # every protocol has its own errors
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ZooError(f"{address} cannot be fetched ({reason}): check the address and the network.") from error
+            raise ZooError(f"{address} cannot be fetched ({reason}). Check the address and the network.") from error
         return content
 
 
 def _check(file: str, found: str, expected: str) -> None:
     if found != expected:
         raise ZooError(
-            f"{file} has sha256 {found}, the registry says {expected}: the file is damaged, was cut off or was "
-            "changed. Restore it."
+            f"{file} has sha256 {found}; expected {expected}. The file is damaged, incomplete or changed. Restore it."
         )
 
 
 def current_source() -> Source:
-    """Return the zoo: ``$DIFFMEDSEG_ZOO``, else the one in the installed package or in the repository."""
+    """Return the zoo at ``$DIFFMEDSEG_ZOO``, else the zoo of the installed package or the repository."""
     if location := os.environ.get("DIFFMEDSEG_ZOO"):
         return Source(location)
     return Source(packaged_zoo())
 
 
 def packaged_zoo() -> Path:
-    """Return the folder of the zoo in the installed package or in the repository."""
+    """Return the folder of the zoo in the installed package or the repository."""
     package = Path(__file__).parents[1]
     installed = package / "_zoo"
     return installed if installed.is_dir() else package.parent / "zoo"
 
 
 def list_pretrained() -> list[str]:
-    """Return the names of the entries that have weights."""
+    """Return the names of the entries with weights."""
     return sorted(name for name, entry in current_source().entries().items() if entry.status == "trained")
 
 
@@ -204,12 +203,12 @@ def filter_entries(entries: Mapping[str, Entry], data: str | None = None, task: 
     """Return the entries for a data set or a task.
 
     Args:
-        entries: By name.
+        entries: Entries by name.
         data: Part of the name or title of the data set, such as ``isic``; case, spaces and signs do not matter.
-        task: Part of the name of a region that the entry finds, such as ``lesion``.
+        task: Part of the name of a region of the entry, such as ``lesion``.
 
     Raises:
-        ZooError: If no entry fits; the message says which data sets and regions there are.
+        ZooError: If no entry fits; the message lists the data sets or regions.
     """
     if not entries:
         return {}
@@ -224,7 +223,7 @@ def filter_entries(entries: Mapping[str, Entry], data: str | None = None, task: 
     ):
         if wanted is None:
             continue
-        fitting = {name for name, labels in names.items() if any(_plain(wanted) in _plain(one) for one in labels)}
+        fitting = {name for name, labels in names.items() if any(_plain(wanted) in _plain(label) for label in labels)}
         if not fitting or not _plain(wanted):
             raise ZooError(f"No entry of the zoo is for the {kind} {wanted!r}. There are: {', '.join(sorted(known))}.")
         found &= fitting

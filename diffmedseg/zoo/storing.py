@@ -1,4 +1,4 @@
-"""The stored form of an entry's weights: half the size where the model's output stays what it was."""
+"""Store an entry's weights as float16 if the model's output does not change."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +16,22 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.segmentation import Segmentation
 from diffmedseg.zoo.registry import Storage, StorageType
 
-#: Images that rounded weights are compared on, at most.
+#: Maximum number of images on which rounded weights are compared.
 IMAGES = 16
-#: Largest allowed differences: of the mean probability and the mean sample of one image, of one image's Dice, and of
+#: Largest allowed differences: of the mean probability and the mean sample of an image, of the Dice of an image, and of
 #: the mean Dice over all images.
 PROBABILITY, DICE, MEAN_DICE = 5e-3, 2e-2, 2e-3
-_SEARCHED = 200  # images that are read to find some with foreground
+_SEARCHED = 200  # images that are read to find images with foreground
 
 
 @dataclass(frozen=True)
 class CheckImage:
-    """An image to compare two sets of weights on.
+    """An image for the comparison of two sets of weights.
 
     Attributes:
         image: (1, C, H, W) in [-1, 1].
-        key: What its noise is keyed by.
-        mask: Reference, (1, K, H, W) in {0, 1}; None where there is none.
+        key: Key of its noise.
+        mask: Reference, (1, K, H, W) in {0, 1}; None without a reference.
     """
 
     image: Tensor
@@ -40,15 +40,15 @@ class CheckImage:
 
 
 def validation_images(model: DiffusionSegmenter, data: SegmentationDataModule) -> list[CheckImage]:
-    """Return up to ``IMAGES`` validation images, spread over the split; those with foreground come first.
+    """Return up to ``IMAGES`` validation images, spread over the split; images with foreground first.
 
     Raises:
-        DataError: If the data is not there.
-        OSError: If it cannot be read.
+        DataError: If the data is missing.
+        OSError: If the data cannot be read.
     """
     data.prepare_data()
     data.setup("validate")
-    data.serve((), model.regions)
+    data.configure_targets((), model.regions)
     view, count = data.val_dataloader().dataset, len(data.stores["val"].cases)
     searched = min(count, _SEARCHED)
     order = [(i * count) // searched for i in range(searched)]
@@ -72,21 +72,21 @@ def store_weights(
     data: SegmentationDataModule,
     example: Tensor,
 ) -> tuple[dict[str, Tensor], Storage]:
-    """Return weights as they are stored, and load them into the model as users will.
+    """Return the stored weights, and load them into the model.
 
-    Parameters are rounded to ``dtype``. Buffers, such as the statistics of BatchNorm, are rounded only where this
-    changes nothing. Weights in float16 are compared with the given ones on validation images; where the data is not
-    there, on the made-up image that an entry holds.
+    Parameters are rounded to ``dtype``. Buffers, such as the statistics of BatchNorm, are rounded only if this changes
+    nothing. Rounded and original weights are compared on validation images; without the data, on the example image of
+    the entry.
 
     Args:
-        model: Takes the weights; changed in place.
-        weights: Of the model, in float32.
-        dtype: What parameters become.
+        model: Gets the stored weights; changed in place.
+        weights: Weights of the model, float32.
+        dtype: Type of the stored parameters.
         data: The data of the run.
-        example: A made-up image, (1, C, H, W) in [-1, 1].
+        example: The example image, (1, C, H, W) in [-1, 1].
 
     Raises:
-        ZooError: If the weights are not finite in this type, or the output changes by more than is allowed.
+        ZooError: If rounded weights are not finite, or the output changes by more than is allowed.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     stored = {name: _rounded(value, dtype, name in parameters) for name, value in weights.items()}
@@ -125,8 +125,8 @@ def _not_finite(weights: Mapping[str, Tensor]) -> bool:
 def _segment_all(model: DiffusionSegmenter, images: Iterable[CheckImage]) -> list[Segmentation]:
     model.eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is made up looks unlike the validation cases
-        return [model.segment(one.image, keys=[one.key]) for one in images]
+        warnings.simplefilter("ignore")  # the example looks unlike the validation cases
+        return [model.segment(check.image, keys=[check.key]) for check in images]
 
 
 def compare(
@@ -136,14 +136,14 @@ def compare(
     dtype: StorageType,
     checked_on: str,
 ) -> Storage:
-    """Return the largest differences between segmentations by two sets of weights.
+    """Return the largest differences between the segmentations of two sets of weights.
 
     Args:
-        images: What was segmented.
-        before: By the weights in float32.
-        after: By the rounded weights.
-        dtype: What the weights were rounded to.
-        checked_on: What the images are, in words.
+        images: The images.
+        before: Segmentations by the float32 weights.
+        after: Segmentations by the rounded weights.
+        dtype: Type of the rounded weights.
+        checked_on: Description of the images.
     """
     probability = [_mean_difference(a.probability, b.probability) for a, b in zip(before, after, strict=True)]
     samples = [_mean_difference(a.samples, b.samples) for a, b in zip(before, after, strict=True)]
@@ -158,7 +158,7 @@ def _mean_difference(a: Tensor, b: Tensor) -> float:
 
 
 def _dice_change(image: CheckImage, before: Segmentation, after: Segmentation) -> Tensor:
-    """Return the change of Dice by region, (1, K): against the reference, else of the masks against each other."""
+    """Return the change of Dice against the reference, (1, K); without a reference, 1 - Dice of the two masks."""
     if image.mask is None:
         return 1 - dice(after.mask, before.mask)
     reference = image.mask.bool()
@@ -175,6 +175,6 @@ def _refuse_changes(storage: Storage) -> None:
     for what, (found, allowed) in limits.items():
         if not found <= allowed:
             raise ZooError(
-                f"{what} changes by {found:.4f} where weights are stored as {storage.dtype} (on {storage.checked_on}); "
-                f"at most {allowed} is allowed. Export with --dtype float32."
+                f"{what} changes by {found:.4f} if weights are stored as {storage.dtype} (on {storage.checked_on}); at "
+                f"most {allowed} is allowed. Export with --dtype float32."
             )

@@ -125,7 +125,7 @@ def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: i
     data = ISIC2017DataModule(root, reported="validation", image_size=64)
     data.setup("fit")
     data.setup("test")
-    data.serve((), data.info.regions)
+    data.configure_targets((), data.info.regions)
     last, before, step = folder / "last.pt", 0.0, 0
     folder.mkdir(parents=True, exist_ok=True)
     if last.is_file():

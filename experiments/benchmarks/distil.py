@@ -81,7 +81,7 @@ def _distil(
     seed: int,
 ) -> MedSegDiffSegmenter:
     data.setup("fit")
-    data.serve((), teacher.regions)
+    data.configure_targets((), teacher.regions)
     data.steps_per_epoch = iterations
     student = copy.deepcopy(teacher).train()
     average, ema = copy.deepcopy(teacher).eval(), WarmupEMA(0.995)

@@ -136,7 +136,7 @@ def _name(variant: str, seed: int) -> str:
 def score(model: DiffusionSegmenter, data: SegmentationDataModule, output: Path, cases: int) -> None:
     """Score test images that are spread evenly over all of them."""
     data.setup("test")
-    data.serve((), model.regions)
+    data.configure_targets((), model.regions)
     with torch.inference_mode():
         rows = [row for batch in _batches(data, cases) for row in _score_batch(model, data, batch)]
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def main(
     model.num_samples = samples
     data.setup("validate")
     data.setup("test")
-    data.serve((), model.regions)  # nothing is trained
+    data.configure_targets((), model.regions)  # nothing is trained
     print("| may be found in | healthy, validation | healthy, test | diseased, test | Dice, test | AUC, validation |")
     print("|---|---|---|---|---|---|")
     for share in (1.0, *shares):

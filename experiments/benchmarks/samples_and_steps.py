@@ -40,7 +40,7 @@ def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
         config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     data = build_data(config)
     data.setup("test")
-    data.serve((), model.regions)  # nothing is trained
+    data.configure_targets((), model.regions)  # nothing is trained
     return model, data
 
 

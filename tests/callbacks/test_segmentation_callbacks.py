@@ -149,10 +149,10 @@ def test_without_pydensecrf_masks_stay_as_they_were_and_that_is_said(monkeypatch
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
-        ([DenseCRFRefinement(), MultiSampleEnsemble()], "MultiSampleEnsemble has to come before DenseCRFRefinement"),
+        ([DenseCRFRefinement(), MultiSampleEnsemble()], "Put MultiSampleEnsemble before DenseCRFRefinement"),
         (
             [SamplePanels(), MultiSampleEnsemble(MajorityFusion())],
-            "MultiSampleEnsemble has to come before SamplePanels",
+            "Put MultiSampleEnsemble before SamplePanels",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_all_failures_are_reported_at_once(items, shrink, tmp_path):
     assert "3 of 3 items of set-training" in message
     assert f"{items[0].image}: it cannot be decoded (image file is truncated" in message
     assert f"{items[1].masks[1]}: it cannot be decoded (cannot identify" in message
-    assert "(2, 1, 63, 65), but c_1.png and c_2.png gives (2, 1, 2, 3)" in message
+    assert "(2, 1, 63, 65), but c_1.png and c_2.png has (2, 1, 2, 3)" in message
     assert "Download or export it again" in message
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -174,7 +174,7 @@ def test_only_three_of_many_failures_are_named(items, shrink):
 
 
 def test_masks_of_too_few_raters_are_not_repeated(items, shrink):
-    with pytest.raises(DataError, match=r"\(2, 1, 31, 39\), but .* gives \(1, 1, 31, 39\)"):
+    with pytest.raises(DataError, match=r"\(2, 1, 31, 39\), but .* has \(1, 1, 31, 39\)"):
         shrink(items, read=lambda item: read_masks(item)[:1])
 
 
@@ -211,7 +211,7 @@ def test_pickled_as_a_name(items, shrink):
 def test_damaged_cache_says_so(items, shrink):
     folder = shrink(items).folder
     (folder / "masks.npy").write_bytes((folder / "masks.npy").read_bytes()[:200])
-    with pytest.raises(DataError, match=r"damaged.*delete this folder"):
+    with pytest.raises(DataError, match=r"damaged.*Delete this folder"):
         ShrunkImages(folder)
 
 

@@ -21,7 +21,7 @@ def test_training_archive_alone(tmp_path, caplog):
     assert sorted(itertools.chain(*found.values())) == numbered("training", 30)
     assert all(names == sorted(names) for names in found.values())
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "tenth of the training set is reported" in warning
+    assert "test split is a tenth of the training set" in warning
 
 
 def test_validation_images_without_masks(tmp_path, caplog):
@@ -32,7 +32,7 @@ def test_validation_images_without_masks(tmp_path, caplog):
     masks.rmdir()
     found = all_ids(ISIC2018DataModule(tmp_path))
     assert sorted(itertools.chain(*found.values())) == numbered("training", 10)
-    assert f"{images} is left out, since {masks.name} is not there" in caplog.text
+    assert f"{images} is left out, since {masks.name} is missing" in caplog.text
 
 
 def test_auto_prefers_test_to_validation(tmp_path, caplog):
@@ -50,7 +50,7 @@ def test_reported_set_can_be_chosen(tmp_path):
     write(tmp_path, ISIC2018DataModule, training=10, validation=2, test=3)
     assert ids(ISIC2018DataModule(tmp_path, reported="validation"), "test") == numbered("validation", 2)
     assert ids(ISIC2018DataModule(tmp_path, reported="test"), "test") == numbered("test", 3)
-    with pytest.raises(ValueError, match=r"reported='validation': ISIC 2016 has auto, tenth, test\."):
+    with pytest.raises(ValueError, match=r"reported is 'validation'; expected one of auto, tenth, test"):
         ISIC2016DataModule(tmp_path, reported="validation")
 
 

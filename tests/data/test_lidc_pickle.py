@@ -67,8 +67,8 @@ def test_code_in_a_pickle_is_not_run(depth, tmp_path):
     [
         (lambda one: one.pop("masks"), "has no image and masks"),
         (lambda one: one.update(masks=one["masks"][:3]), r"expected \(H, W\) and \(4, H, W\)"),
-        (lambda one: one.update(image=one["image"] * 255), "leaves the range"),
-        (lambda one: one["masks"].__setitem__(0, one["masks"][0] * 255), "leaves the range"),
+        (lambda one: one.update(image=one["image"] * 255), "has values out of range"),
+        (lambda one: one["masks"].__setitem__(0, one["masks"][0] * 255), "has values out of range"),
     ],
 )
 def test_other_contents_are_refused_and_leave_nothing(harm, message, tmp_path):
@@ -84,8 +84,8 @@ def test_damaged_files_and_folders_that_are_there(tmp_path):
     (tmp_path / "cut.pickle").write_bytes(source.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"cut\.pickle cannot be read"):
         convert_lidc(tmp_path / "cut.pickle", tmp_path / "out")
-    with pytest.raises(DataError, match="holds no slices"):
+    with pytest.raises(DataError, match="is no dictionary of slices"):
         convert_lidc(write(tmp_path / "b.pickle", [1, 2]), tmp_path / "out")
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         convert_lidc(source, tmp_path / "out")

@@ -42,7 +42,7 @@ def test_wrong_options(wrong, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["data", "augment-preview", *SYNTHETIC, "--out=a.png", wrong])
-    assert re.search("a.jpg is not a .png|'0' is not a whole number of at least 1", capsys.readouterr().err)
+    assert re.search("a.jpg does not end in .png|'0' is not a whole number of at least 1", capsys.readouterr().err)
 
 
 def test_missing_data(tmp_path):

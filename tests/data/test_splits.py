@@ -43,9 +43,9 @@ def test_few_patients_are_all_trained_on():
 
 
 def test_fewer_patients_than_folds():
-    with pytest.raises(DataError, match=r"4 patients .* 5 folds: set folds to 4 .*--data\.folds 4.*--set folds=4"):
+    with pytest.raises(DataError, match=r"4 patients .* 5 folds: Set folds to 4 .*--data\.folds 4.*--set folds=4"):
         draw(of=cases(4))
-    with pytest.raises(DataError, match=r"1 patient .* one to train on and one to test are needed"):
+    with pytest.raises(DataError, match=r"1 patient .* At least one patient to train on and one to test"):
         draw(of=cases(1))
 
 
@@ -53,7 +53,7 @@ def test_a_file_of_splits(tmp_path):
     path = tmp_path / "new" / "splits.yaml"
     write_splits(path, draw(), {"folds": 5, "fold": 0})
     assert read_splits(path, cases(), {"folds": 5, "fold": 0}) == draw()
-    with pytest.raises(DataError, match=r"was drawn with .*'fold': 0.* and now .*'fold': 1.* are set"):
+    with pytest.raises(DataError, match=r"was drawn with .*'fold': 0.*; the present settings are .*'fold': 1"):
         read_splits(path, cases(), {"folds": 5, "fold": 1})
     by_hand = yaml.safe_dump({name: ids for name, ids in draw().items()})
     path.write_text(by_hand)
@@ -66,8 +66,8 @@ def test_a_file_of_splits(tmp_path):
     ("text", "message"),
     [("train: [p00-0]", "is damaged"), ("- a", "is damaged"), (": :", "is damaged"),
      ("train: 005\nval: []\ntest: [p00-0]", "is damaged"), ("train: [{a: b}]\nval: []\ntest: [p]", "is damaged"),
-     ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 case not there: p99-0"),
-     ("train: [p00-0]\nval: []\ntest: [p00-1]", "tests patients that it also trains or chooses on: p00"),
+     ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 missing case: p99-0"),
+     ("train: [p00-0]\nval: []\ntest: [p00-1]", "has 1 patient both in the test set and in training"),
      ("train: [p00-0]\nval: []\ntest: []", "has no case to test")],
 )  # fmt: skip
 def test_wrong_files_of_splits(text, message, tmp_path):

@@ -85,7 +85,7 @@ def test_training_batches_with_all_raters():
     """All masks go through the same geometry, and the drawn mask is what it is without the others."""
     data, alone = make(), batches(make(), "fit", "train_dataloader")
     data.setup("fit")
-    assert data.serve(("mask", "raters"), ("lesion",)) == "masks"
+    assert data.configure_targets(("mask", "raters"), ("lesion",)) == "masks"
     moved = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
     for batch, other in zip(moved, alone, strict=True):
         assert batch["raters"].shape == (4, 4, 1, 32, 32)
@@ -93,7 +93,7 @@ def test_training_batches_with_all_raters():
         assert torch.equal(batch["mask"], other["mask"])
         assert torch.equal(batch["image"], other["image"])
         assert (batch["raters"] == batch["mask"][:, None]).flatten(2).all(2).any(1).all()
-    data.serve(("mask",), ("lesion",))
+    data.configure_targets(("mask",), ("lesion",))
     assert "raters" not in next(iter(data.train_dataloader()))
 
 

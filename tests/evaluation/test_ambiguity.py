@@ -207,7 +207,7 @@ def corrupt(folder, image):
         (remove, r"1 of 10 images have no samples in .*: expected .*slice-0\.npz\. --list FILE\.csv"),
         (
             lambda folder, _: (folder / "other.npz").touch(),
-            r"holds other\.npz, and no image of the split has such a name",
+            r"has other\.npz, and no image of the split has this name",
         ),
         (lambda folder, _: (folder / "notes.txt").touch(), r"holds notes\.txt, and no image"),
         (add_png, r"1 sets of samples have the same name: .*slice-0 and .*slice-0\.npz"),
@@ -218,7 +218,7 @@ def corrupt(folder, image):
         (spoil(lambda masks: masks[0]), r"have shape \(24, 24\)"),
         (spoil(lambda masks: masks[:0]), r"have shape \(0, 1, 24, 24\).*S of at least 1"),
         (spoil(lambda masks: np.stack([masks, masks], 1)), r"have shape \(16, 2, 24, 24\)"),
-        (spoil(lambda masks: masks * 255), r"slice-0\.npz has values 255; expected 0 and 1 alone\. Threshold"),
+        (spoil(lambda masks: masks * 255), r"slice-0\.npz has values 255; expected only 0 and 1\. Threshold"),
         (spoil(lambda masks: masks * 0.3), r"has values 0\.3; expected 0 and 1"),
         (spoil(lambda masks: np.where(masks, np.nan, 0)), r"has values nan"),
         (spoil(lambda masks: masks.astype(str)), r"has values of type <U"),
@@ -228,7 +228,7 @@ def corrupt(folder, image):
         (cut, r"slice-0\.npz cannot be read \(File is not a zip file\)"),
         (corrupt, r"slice-0\.npz cannot be read"),
         (in_place(gap), r"holds 15 files .*expected sample-00\.png, sample-01\.png and so on, without a gap"),
-        (in_place(grey_png), r"sample-03\.png has values 1; expected 0 and 255 alone"),
+        (in_place(grey_png), r"sample-03\.png has values 1; expected only 0 and 255"),
         (in_place(lambda folder, image: (folder / image).touch()), r"is neither an \.npz file nor a folder of PNG"),
     ],
 )

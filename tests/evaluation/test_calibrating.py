@@ -27,7 +27,7 @@ def test_a_run_is_calibrated_and_its_masks_stay(method, run, tmp_path, capsys):
     main(["calibrate", str(run), "--method", method])
     said = capsys.readouterr().out
     assert "Fitted to 2 validation cases" in said
-    assert "2 cases cannot give a coverage of 0.9: 9 are needed" in said
+    assert "2 cases: too few for a coverage of 0.9; 9 are needed" in said
     plain, calibrated = (load_checkpoint(run / "checkpoints" / f"{name}.ckpt") for name in ("best", "calibrated"))
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, after = plain.segment(image), calibrated.segment(image)
@@ -65,7 +65,7 @@ def test_calibration_is_neither_forgotten_nor_mixed(run, tmp_path):
     with pytest.raises(SystemExit, match=r"is calibrated: add -c .*calibration\.yaml"):
         main([*common, f"--ckpt_path={calibrated}"])
     staple = str(EXPERIMENTS / "callbacks" / "staple.yaml")
-    with pytest.raises(ValueError, match="what the model's calibration was fitted to"):
+    with pytest.raises(ValueError, match="that the model's calibration was fitted to"):
         main([*common, "-c", str(run / "calibration.yaml"), "-c", staple, f"--ckpt_path={calibrated}"])
 
 
@@ -126,7 +126,7 @@ def test_a_test_counts_how_often_they_held(with_contours, run, tmp_path):
     assert len({row["inner_held"] for row in rows.values()} | {row["outer_held"] for row in rows.values()}) == 2
     summary = json.loads((tmp_path / "x" / "test_0" / "metrics.json").read_text())
     assert summary["policy"]["contours"] == {"share": 0.95, "coverage": 0.9, "cases": 20}
-    assert "fitted on 20 cases to hold in 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
+    assert "The fit on 20 cases aims at 90%" in (tmp_path / "x" / "test_0" / "report.html").read_text()
 
 
 def test_a_calibration_of_another_checkpoint_is_not_taken(run, tmp_path):
@@ -197,7 +197,7 @@ def test_contours_that_say_nothing_are_said_to(run, monkeypatch, capsys):
     monkeypatch.setattr(Conformal, "fit", lambda *_: Conformal([float("inf")], [0.0], [1.0], 0.95, 0.9, 9, 2, 2))
     main(["calibrate", str(run)])
     said = capsys.readouterr().out
-    assert "an empty inner contour, the whole image as outer one" in said
+    assert "an empty inner contour, outer contour the whole image" in said
     assert "lower --coverage or --share" in said
     model = load_checkpoint(run)
     result = model.segment(torch.zeros(1, 3, 16, 16), 2, 2)

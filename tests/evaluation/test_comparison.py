@@ -46,7 +46,7 @@ def test_cases_that_are_in_one_alone():
     with pytest.raises(DataError, match=r"1 case not in every test: c2 \(lesion\)\. --common"):
         compare(a, b)
     assert compare(a, b, common=True)[0].cases == 2
-    with pytest.raises(DataError, match="Are these tests of the same data"):
+    with pytest.raises(DataError, match="Name tests of the same data"):
         compare(a, rows([0.5], "other"), common=True)
     with pytest.raises(DataError, match="b: a case occurs twice in one table"):
         compare(a, a + a)
@@ -62,7 +62,7 @@ def test_seeds_are_averaged_case_by_case_and_folds_put_together():
     assert first.deviation == pytest.approx(np.std([0.6, 0.8], ddof=1))
     assert (second.mean, second.difference) == (pytest.approx(0.7), pytest.approx(0))
     assert np.isnan(second.deviation)
-    with pytest.raises(DataError, match=r"seeds: of 2 tables some cases are in 1, others in 2: c2 \(lesion\)"):
+    with pytest.raises(DataError, match=r"seeds: some cases are in 1 of 2 tables, others in 2: c2 \(lesion\)"):
         compare_tests({"seeds": [seeds[0], seeds[1][:2]], "folds": folds})
 
 
@@ -118,9 +118,9 @@ def test_no_number_is_cut_in_a_narrow_terminal(tables, capsys, monkeypatch):
 def test_folders_that_hold_no_table(tables):
     Path("runs/version_0").mkdir(parents=True)
     write_cases(rows([0.5, 0.6]), Path("runs/version_0/cases.csv"))
-    with pytest.raises(SystemExit, match=r"runs holds no cases.csv.*There are tests in it: runs/version_0"):
+    with pytest.raises(SystemExit, match=r"runs has no cases.csv.*There are tests in it: runs/version_0"):
         main(["compare", "runs", "b_"])
-    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and as a pattern it fits nothing"):
+    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and no match for it as a pattern"):
         main(["compare", "c.*", "b_"])
     with pytest.raises(SystemExit, match="Two tests are called b_"):
         main(["compare", "b_", "b_"])

@@ -143,7 +143,7 @@ def test_what_cannot_be_paired(folders, tmp_path, capsys):
     assert (len(pairs.both), pairs.missing, pairs.extra) == (3, ["ISIC_1"], ["ISIC_0_probability"])
     main(["score", str(predictions), str(truth), "--common"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "left out: 1 true masks without prediction (ISIC_1)" in said
+    assert "left out: 1 reference masks without prediction (ISIC_1)" in said
     with pytest.raises(SystemExit, match=r"error: 1 of 4 masks"):
         main(["score", str(predictions), str(truth)])
     save(predictions / "deep" / "ISIC_0_mask.png", draw(0))
@@ -179,7 +179,7 @@ def test_the_range_is_that_of_the_folder(tmp_path, capsys):
     assert scored.faded == [tmp_path / "p" / "c1.png"]
     main(["score", str(tmp_path / "p"), str(tmp_path / "t")])
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 mask with values that are all below half of the range, taken for empty" in said
+    assert "1 mask with all values below half of the range, scored as empty" in said
 
 
 def test_masks_that_lie_in_colours_or_transparency_are_refused(tmp_path):

@@ -72,7 +72,7 @@ def test_one_file_that_needs_nothing_else(count, regions, raters):
     assert f"Mean Dice {mean:.3f}" in words
     assert ("GED (unbiased)" in words) == (raters > 1)
     assert "not for diagnosis" in words
-    assert ("of which the model is most doubtful" in words) == (count >= 10)
+    assert ("with the highest uncertainty" in words) == (count >= 10)
 
 
 def test_reliability_shows_both_places_where_they_agree():
@@ -110,7 +110,7 @@ def test_a_test_writes_it(tmp_path):
 
 
 def test_it_needs_what_is_scored(tmp_path):
-    with pytest.raises(ValueError, match="TestReport shows what CaseMetrics scores"):
+    with pytest.raises(ValueError, match="TestReport shows the scores of CaseMetrics"):
         tiny_trainer(tmp_path, callbacks=[TestReport(), CaseMetrics()]).test(tiny_model(), tiny_data(), verbose=False)
 
 
@@ -129,8 +129,8 @@ def test_it_says_where_the_scores_come_from(tmp_path, monkeypatch):
     assert f"diffmedseg {__version__}" in words
     assert "Trained 2 steps" in words
     assert re.search(r"Tested 2\d\d\d-\d\d-\d\d \d\d:\d\d", words)
-    assert "Losses of training." in words
-    assert "Scores of validation." in words
+    assert "Training losses." in words
+    assert "Validation scores." in words
     assert len(dict(read_curves(tmp_path / RUN_LOG)["train/loss"])) == 2
 
 
@@ -144,7 +144,7 @@ def test_a_checkpoint_brings_its_steps_and_the_curves_of_its_run(tmp_path):
     tester.test(tiny_model(), data, ckpt_path=trained / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
     _, words = parsed(next((tmp_path / "test_0").rglob("report.html")).read_text())
     assert "Trained 1 step" in words
-    assert "Losses of training." in words
+    assert "Training losses." in words
 
 
 def test_weights_without_a_run_have_no_curves(tmp_path):
@@ -153,7 +153,7 @@ def test_weights_without_a_run_have_no_curves(tmp_path):
     )
     _, words = parsed(next(tmp_path.rglob("report.html")).read_text())
     assert "Trained" not in words
-    assert "Losses" not in words
+    assert "losses" not in words
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_reference_is_what_is_said(raters):
     own = reference[0 if raters == 2 else 1].float()
     rows = score_cases([score_image("a", own, own[None], reference, 0.5, 0.0)], ["x"])
     assert rows[0].dice == 1
-    said = "of two raters the first, of more their majority"
+    said = "the first of two raters; the majority of three or more"
     assert said in summary_table(rows, summarise(rows), {"x": {"set": {}}}).caption
     assert said in POLICY["reference"]
     single = score_cases(images(1).values(), ["x"])
@@ -101,7 +101,7 @@ def test_false_alarms_are_counted_where_there_is_nothing_to_find():
     assert (of_set["without_lesion"], of_set["false_alarms"]) == (2, 0.5)
     rows = score_cases(pooled.values(), ["r"])
     page = render_report("t", summed_up(pooled, ["r"]), rows, {}, ["r"])
-    assert "2 cases without a lesion: in 1 of them something is found" in page
+    assert "2 cases without a lesion: in 1 of them the mask is not empty" in page
     of_set = summed_up(images(), ["r"])["regions"]["r"]["set"]
     assert (of_set["without_lesion"], of_set["false_alarms"]) == (0, None)
 
@@ -118,7 +118,7 @@ def test_what_only_the_set_has_is_printed_without_an_interval():
             ("ECE, all pixels", "ece"),
             ("ECE, near lesions", "ece_neighbourhood"),
             ("AURC", "aurc"),
-            ("False alarms, of cases without lesion", "false_alarms"),
+            ("False alarms in cases without lesion", "false_alarms"),
         ):
             value = of_set["set"][name]
             assert ((region, title, f"{value or 0:.4f}", "") in lines) == (value is not None)

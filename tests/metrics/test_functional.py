@@ -108,7 +108,7 @@ def test_counts_of_large_masks_are_exact(monkeypatch):
 
 
 def test_soft_masks_and_differing_shapes_are_refused():
-    with pytest.raises(ValueError, match="threshold first"):
+    with pytest.raises(ValueError, match="Threshold the mask first"):
         dice(torch.rand(4, 4), torch.rand(4, 4))
     with pytest.raises(ValueError, match="differ in shape"):
         dice(masks(1, 2, 4, 4), masks(1, 3, 4, 4))

@@ -86,7 +86,7 @@ def test_cases_without_a_lesion():
 
 def test_too_few_cases():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"8 cases cannot give a coverage of 0\.9: 9 are needed"):
+    with pytest.raises(ValueError, match=r"8 cases: too few for a coverage of 0\.9; 9 are needed"):
         Conformal.fit([case(rng) for _ in range(8)], 10)
     fitted = Conformal.fit([case(rng) for _ in range(9)], 10)
     assert (fitted.cases, fitted.num_samples, fitted.num_steps) == (9, 5, 10)

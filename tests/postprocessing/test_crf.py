@@ -56,7 +56,7 @@ def test_masks_are_drawn_to_the_edges(channels):
 
 def test_a_map_that_is_no_probability_is_refused():
     for bad in (blurred(disc()) * 255, blurred(disc()) - 0.1, blurred(disc()) * float("nan")):
-        with pytest.raises(ValueError, match=r"lies in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"has to be in \[0, 1\]"):
             crf_marginals(photo(disc()), bad, SMALL)
 
 

@@ -229,10 +229,10 @@ def test_devices_that_there_are_not(monkeypatch):
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert name_devices("auto", 2) == ["cuda:0", "cuda:1"]
-    with pytest.raises(DataError, match="--devices 4: there are 2 CUDA cards here"):
+    with pytest.raises(DataError, match="--devices is 4; this machine has 2 CUDA GPUs"):
         name_devices("cuda", 4)
     for one in ("cuda:1", "mps"):
-        with pytest.raises(DataError, match="that is one device"):
+        with pytest.raises(DataError, match="this is one device"):
             name_devices(one, 2)
 
 

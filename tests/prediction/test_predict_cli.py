@@ -76,7 +76,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
             r"nothing is no file, no run's folder and no entry of the zoo. There are: diffseg.* and \d+ more",
         ),
         (["medsegdif_synthetic.tiny", "IN", "--out=OUT"], rf"Did you mean {ENTRY}"),
-        (["medsegdiff-lite_isic2018.gpu128", "IN", "--out=OUT"], "is a recipe: nobody has trained it yet"),
+        (["medsegdiff-lite_isic2018.gpu128", "IN", "--out=OUT"], "is a recipe without weights"),
         (
             ["IN/a.jpg", "IN", "--out=OUT"],
             r"a\.jpg cannot be loaded: it is damaged, of another version, or no model",
@@ -87,7 +87,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
         ([ENTRY, "IN", "--out=IN/a.jpg"], r"a\.jpg is a file: name a folder"),
         ([ENTRY, "IN", "--out=/proc/nothing"], "Cannot write to /proc/nothing"),
         ([ENTRY, "IN [1]/*", "--out=OUT"], r"write \[\[\]"),
-        ([str(ROOT / "zoo" / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo: give its name, {ENTRY}"),
+        ([str(ROOT / "zoo" / ENTRY), "IN", "--out=OUT"], f"is an entry of a zoo. Give its name, {ENTRY}"),
         (["", "IN", "--out=OUT"], "is no file, no run's folder and no entry"),
         ([ENTRY, "IN", "--out=OUT", "--device=warp"], "device 'warp' cannot be used here"),
     ],
@@ -144,7 +144,7 @@ def test_mistakes_with_volumes(options, message, brain_model, photos, tmp_path):
 
 @pytest.mark.parametrize("option", [["--modality", "t1ce=x"], ["--volumes", "flair,t1ce"], ["--brain_mask", "x"]])
 def test_options_of_volumes_are_refused_for_pictures(option, photos, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .* are for models of volumes; this one takes red, green, blue"):
+    with pytest.raises(SystemExit, match=r"error: .* are for models of volumes; this model takes red, green, blue"):
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out"), *option])
 
 
@@ -158,7 +158,7 @@ def test_interruption(photos, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["predict", ENTRY, str(photos), "--out", str(tmp_path / "out")])
     assert caught.value.code == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
 
 
 def test_help_names_the_other_commands(capsys):

@@ -148,7 +148,7 @@ def test_a_mask_that_is_low_all_over(tmp_path, capsys):
 
 def test_a_folder_that_is_low_all_over(tmp_path):
     folder = write_masks(tmp_path / "p", [probability(100, np.uint8)] * NUMBER, "png")
-    with pytest.raises(DataError, match=r"c0\.png, .*no value is above half of the range, in these and in all masks"):
+    with pytest.raises(DataError, match=r"c0\.png, .*no value is above half of the range, in these masks and in"):
         score_pairs(pair_masks(folder, folder))
 
 
@@ -181,7 +181,7 @@ def test_masks_that_are_lost_on_the_grid_are_counted(tmp_path):
 
     problem = check(tmp_path, [scaled(255), *[dot] * (NUMBER - 1)], image_size=8)["mask lost on the grid"]
     assert not problem.serious
-    assert "not empty in the file but on the grid of 8 x 8 pixels" in problem.text
+    assert "with foreground in the file and none on the grid of 8 x 8 pixels" in problem.text
 
 
 def test_masks_that_are_inverted_are_noted(tmp_path):

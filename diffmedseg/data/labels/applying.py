@@ -1,4 +1,4 @@
-"""Labelling a split by a recipe, or saying which recipes would."""
+"""Label a split by a recipe. If the recipe fails, the error names recipes that work."""
 
 from diffmedseg.data.labels.crops import BorderCrops, MaskExcludedCrops
 from diffmedseg.data.labels.inpainted import InpaintedPairs
@@ -19,24 +19,22 @@ def label_split(recipe: LabelRecipe, store: ImageStore, pairs: bool = False) -> 
         pairs: Whether diseased images need healthy counterparts.
 
     Raises:
-        DataError: If the split does not have what this takes; the message names the recipes that would work, each of
-            which was tried with its defaults.
+        DataError: If the split lacks the data that the recipe needs. The message names the other recipes that work with
+            their default arguments.
     """
     try:
         return _label(recipe, store, pairs)
     except DataError as error:
         others = [other() for other in _RECIPES if other is not type(recipe)]
         work = [f"{type(other).__name__}, from {other.supervision}" for other in others if _works(other, store, pairs)]
-        advice = "\n  ".join(["What would work, by --data.label_recipe:", *work]) if work else "No other recipe works."
+        advice = "\n  ".join(["Recipes that work, for --data.label_recipe:", *work]) if work else "No recipe works."
         raise DataError(f"{error} {advice}") from error
 
 
 def _label(recipe: LabelRecipe, store: ImageStore, pairs: bool) -> ImageStore:
     labelled = recipe(store)
     if pairs and labelled.healthy(0) is None:
-        raise DataError(
-            f"{type(recipe).__name__} gives no healthy counterparts, which --model.supervision pairs takes."
-        )
+        raise DataError(f"{type(recipe).__name__} gives no healthy counterparts; --model.supervision pairs needs them.")
     return labelled
 
 

@@ -1,4 +1,4 @@
-"""What gives a label away without a look at the tissue, and weights that hide it."""
+"""Covariates that predict a label without the disease itself, and weights that balance them."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from diffmedseg.data.store import ImageStore, is_tissue, to_signed
 
-_RIDGE = 1e-3  # keeps the fit finite where labels can be told without error
+_RIDGE = 1e-3  # keeps the fit finite if the labels are separable
 
 
 def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
-    """Measure of every item what has nothing to do with disease.
+    """Measure covariates of every item that are unrelated to disease.
 
     Returns:
-        By name, (items,): the ``area`` that is not background, as a share of the image; the ``position`` of a slice
-        between the first and the last of its case, in [0, 1]; and mean and deviation of each channel over that area.
+        Arrays (items,) by name: the ``area`` that is not background, as a share of the image; the ``position`` of a
+        slice in its case, in [0, 1]; and mean and standard deviation of each channel over the area.
     """
     rows = np.array([_measure(store.image(index)) for index in range(len(store))])
     channels = range((rows.shape[1] - 1) // 2)
@@ -31,7 +31,7 @@ def covariates(store: ImageStore) -> dict[str, NDArray[np.float64]]:
 
 
 def _measure(image: Tensor) -> list[float]:
-    """Return the area that is not background, and of each channel the mean and the deviation over it."""
+    """Return the area that is not background, then mean and standard deviation of each channel over it."""
     unit, inside = to_signed(image), is_tissue(image)
     tissue = unit[:, inside] if inside.any() else unit.flatten(1)
     values = torch.stack([tissue.mean(1), tissue.std(1, correction=0)], 1)
@@ -42,21 +42,21 @@ def _relative_positions(store: ImageStore) -> NDArray[np.float64]:
     positions = np.array([store.position(index) for index in range(len(store))], dtype=float)
     cases = np.array(store.cases)
     for case in np.unique(cases):
-        own = cases == case
-        low, high = positions[own].min(), positions[own].max()
-        positions[own] = (positions[own] - low) / max(high - low, 1)
+        in_case = cases == case
+        low, high = positions[in_case].min(), positions[in_case].max()
+        positions[in_case] = (positions[in_case] - low) / max(high - low, 1)
     return positions
 
 
 def propensity(
     features: Sequence[NDArray[np.float64]], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Return the probability of being diseased that each item's features give it: logistic regression, on squares too.
+    """Predict the probability of disease of each item: logistic regression on the features and their squares.
 
     Args:
         features: Arrays (items,).
         labels: (items,), 0 or 1.
-        weights: (items,), how often each is drawn, relative to others; None draws all alike.
+        weights: (items,), relative frequency of each item; None for equal frequencies.
     """
     drawn = None if weights is None else torch.from_numpy(weights / weights.mean())
     columns = [np.ones(len(labels))]
@@ -80,13 +80,14 @@ def propensity(
 
 
 def overlap_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> list[float]:
-    """Weigh items so that the labels' covariates agree, and each label as a whole weighs 1.
+    """Weight items so that the covariates of both labels agree. The weights of each label sum to 1.
 
-    Overlap weights (Li, Morgan & Zaslavsky 2018, JASA 113:390): each item counts the probability of the other label.
+    Overlap weights (Li, Morgan & Zaslavsky 2018, JASA 113:390): the weight of an item is the predicted probability of
+    the other label.
 
     Args:
-        probability: (items,), of being diseased.
-        labels: (items,).
+        probability: (items,), predicted probability of disease.
+        labels: (items,), 0 or 1.
     """
     weights = np.where(labels == 1, 1 - probability, probability)
     for label in (0, 1):
@@ -98,12 +99,12 @@ def overlap_weights(probability: NDArray[np.float64], labels: NDArray[np.int64])
 def separation(
     scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64] | None = None
 ) -> float:
-    """Return the area under the ROC curve of telling labels by a score, 0.5 to 1 whichever way it points."""
+    """Return the area under the ROC curve of a score as a classifier, 0.5 to 1 in either direction."""
     weights = np.ones(len(labels)) if weights is None else weights
     order = np.argsort(scores, kind="stable")
     value, label, weight = scores[order], labels[order], weights[order]
     _, group = np.unique(value, return_inverse=True)
-    healthy, diseased = (np.bincount(group, weight * (label == one)) for one in (0, 1))
+    healthy, diseased = (np.bincount(group, weight * (label == wanted)) for wanted in (0, 1))
     below = np.cumsum(healthy) - healthy
     area = float((diseased * (below + healthy / 2)).sum() / (healthy.sum() * diseased.sum()))
     return max(area, 1 - area)

@@ -1,4 +1,4 @@
-"""Crops with a label, where every image shows disease."""
+"""Crops with labels, for data sets in which every image shows disease."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -63,25 +63,27 @@ class CropStore(RelabelledStore):
 
 
 class Crops(LabelRecipe):
-    """Takes crops of one size from places that are healthy, and from places that are not.
+    """Takes healthy and diseased crops of one size from each image.
 
     Args:
-        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels that it has.
-        per_image: Crops of each label from an image, at most.
-        seed: Seed of the choice among them.
-        whitening: Rewrites the colours of whole images before they are cut; None leaves them. The model needs the same.
+        share: Height and width of a crop, as a share of the image's shorter side, rounded up to a multiple of 8 pixels.
+        per_image: Maximum number of crops of each label from an image.
+        seed: Seed of the choice of crops.
+        whitening: Changes the colours of whole images before cropping; None keeps them. The model needs the same.
     """
 
     def __init__(
         self, share: float = 0.25, per_image: int = 2, seed: int = 0, whitening: BorderWhitening | None = None
     ) -> None:
         if not 0 < share <= 1 or per_image < 1:
-            raise ValueError(f"share is {share}, it has to be in (0, 1]; per_image {per_image}, at least 1.")
+            raise ValueError(
+                f"share is {share}; it has to be in (0, 1]. per_image is {per_image}; it has to be at least 1."
+            )
         self.share, self.per_image, self.seed, self.whitening = share, per_image, seed, whitening
 
     @abstractmethod
     def places(self, store: ImageStore, index: int, window: int) -> tuple[Tensor, Tensor]:
-        """Say which windows of an image are healthy, and which diseased.
+        """Return which windows of an image are healthy, and which are diseased.
 
         Returns:
             Two boolean maps (rows, columns) over the windows that start every quarter of ``window`` pixels.
@@ -98,11 +100,11 @@ class Crops(LabelRecipe):
                 starts = allowed.nonzero()
                 chosen = starts[torch.randperm(len(starts), generator=generator)[: self.per_image]] * (window // 4)
                 crops += [(index, (int(top), int(left)), label) for top, left in chosen]
-        counts = [sum(label == one for _, _, label in crops) for one in (0, 1)]
+        counts = [sum(label == wanted for _, _, label in crops) for wanted in (0, 1)]
         if not all(counts):
             raise DataError(
                 f"{type(self).__name__} found {counts[0]} healthy and {counts[1]} diseased crops of {window} pixels in "
-                f"{len(store)} images: try another --data.label_recipe.share."
+                f"{len(store)} images; both are needed. Try another --data.label_recipe.share."
             )
         labelled = CropStore(store, crops, window, self.whitening)
         labelled.weights = [1 / counts[label] for _, _, label in crops]
@@ -115,15 +117,15 @@ def _window_mean(values: Tensor, window: int) -> Tensor:
 
 
 class MaskExcludedCrops(Crops):
-    """Healthy crops lie away from the mask and are no background for the most part, diseased ones hold some of it.
+    """Crops by mask: healthy crops lie away from the mask and show mostly tissue; diseased crops overlap the mask.
 
     Args:
-        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
-        per_image: Crops of each label from an image, at most.
-        seed: Seed of the choice among them.
-        whitening: Rewrites the colours of whole images before they are cut; None leaves them. The model needs the same.
-        margin: How far healthy crops stay away from the mask, in pixels.
-        least: The share of a diseased crop that the mask covers, at least.
+        share: Height and width of a crop, as a share of the image's shorter side, rounded up to a multiple of 8 pixels.
+        per_image: Maximum number of crops of each label from an image.
+        seed: Seed of the choice of crops.
+        whitening: Changes the colours of whole images before cropping; None keeps them. The model needs the same.
+        margin: Minimum distance of healthy crops from the mask, in pixels.
+        least: Minimum share of a diseased crop that the mask covers.
     """
 
     supervision = "masks (mask-assisted): they say which crops are healthy"
@@ -144,23 +146,23 @@ class MaskExcludedCrops(Crops):
         """Choose by the mask; see the base class."""
         mask = majority(store.masks(index)).amax(0)
         wide = F.max_pool2d(mask[None, None].float(), 2 * self.margin + 1, 1, self.margin)[0, 0]
-        shown = _window_mean(is_tissue(store.image(index)), window) >= 0.5  # the air around a head is no healthy tissue
+        shown = _window_mean(is_tissue(store.image(index)), window) >= 0.5  # air around a head is not tissue
         return shown & (_window_mean(wide, window) == 0), _window_mean(mask, window) >= self.least
 
 
 class BorderCrops(Crops):
-    """Healthy crops touch the image's border and look empty, diseased ones lie in its middle; no mask is used.
+    """Crops without masks: healthy crops touch the image's border and look empty; diseased crops lie in the middle.
 
-    What is photographed is held in the middle. A crop looks empty where hardly a pixel is on the dark side of the whole
-    image's Otsu level, and where it is even.
+    Photographers hold a lesion in the middle. A crop looks empty if few pixels are darker than the Otsu level of the
+    whole image, and if its brightness is even.
 
     Args:
-        share: Height and width, as a share of the image's shorter side, to the next multiple of 8 pixels.
-        per_image: Crops of each label from an image, at most.
-        seed: Seed of the choice among them.
-        whitening: Rewrites the colours of whole images before they are cut; None leaves them. The model needs the same.
-        most_dark: The share of dark pixels, at most.
-        most_uneven: Standard deviation of brightness, of the range [0, 1], at most.
+        share: Height and width of a crop, as a share of the image's shorter side, rounded up to a multiple of 8 pixels.
+        per_image: Maximum number of crops of each label from an image.
+        seed: Seed of the choice of crops.
+        whitening: Changes the colours of whole images before cropping; None keeps them. The model needs the same.
+        most_dark: Maximum share of dark pixels in a healthy crop.
+        most_uneven: Maximum standard deviation of brightness in a healthy crop, of the range [0, 1].
     """
 
     supervision = "none but that lesions are held in the middle (weak)"

@@ -1,4 +1,4 @@
-"""From a map of evidence to a mask where no mask is learned from: the facts of a data set that this needs."""
+"""Rules that turn a map of evidence into a mask, for models that learn from no mask."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,17 +15,17 @@ Mask = NDArray[np.bool_]
 Map = NDArray[np.float32]
 Polarity = Literal["darker", "brighter"]
 
-_BACKGROUND = 0.0005  # of the range: less is 0, but for rounding
+_BACKGROUND = 0.0005  # values in [0, 1] below this are 0 up to rounding
 
 
 class FieldOfView(Configurable):
-    """Tells what a dermatoscope shows from its dark border: dark regions that reach a corner show no skin.
+    """Finds the visible field of a dermatoscope: dark regions that reach a corner of the image are its border.
 
     Args:
-        darkness: A pixel is dark where its brightest channel is below this, of the range [0, 1].
-        grow: How far the border reaches beyond dark pixels, as a share of the shorter side: its edge is blurred.
-        inner: Radius around the middle, as a share of the shorter side, within which all is seen. So a dark lesion that
-            touches the border stays.
+        darkness: Pixels whose brightest channel is below this are dark, of the range [0, 1].
+        grow: Width that is added to the border, as a share of the shorter side, since the edge is blurred.
+        inner: Radius around the middle, as a share of the shorter side, that always belongs to the field. It keeps a
+            dark lesion that touches the border.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -39,13 +39,13 @@ class FieldOfView(Configurable):
         self.darkness, self.grow, self.inner = darkness, grow, inner
 
     def __call__(self, image: Map) -> Mask:
-        """Find what is seen.
+        """Find the visible field.
 
         Args:
             image: (C, H, W), in [0, 1].
 
         Returns:
-            (H, W), True where the subject is seen.
+            (H, W), True in the field.
         """
         from scipy.ndimage import distance_transform_edt, label
 
@@ -61,9 +61,10 @@ class FieldOfView(Configurable):
 
 
 class CentralComponent(Configurable):
-    """Keeps the connected part of a mask that holds most evidence, near the middle: what is photographed is held there.
+    """Keeps the connected part of a mask with the most evidence near the middle of the image.
 
-    Evidence of pixels above the decision level is weighted by a Gaussian around the middle of the image.
+    The evidence of each part is summed with the weights of a Gaussian around the middle: photographers hold a lesion
+    there.
 
     Args:
         sigma: Standard deviation of the Gaussian, as a share of the shorter side.
@@ -81,11 +82,11 @@ class CentralComponent(Configurable):
         """Choose a part.
 
         Args:
-            mask: (H, W) or, of volumes, (D, H, W), whose middle is that of its slices.
-            evidence: Of the same shape, in [0, 1].
+            mask: (H, W), or (D, H, W) of a volume; its middle is the middle of its slices.
+            evidence: The same shape, in [0, 1].
 
         Returns:
-            One connected part of the mask; an empty mask for an empty one.
+            One connected part of the mask. An empty mask stays empty.
         """
         from scipy.ndimage import label, sum_labels
 
@@ -93,13 +94,13 @@ class CentralComponent(Configurable):
         if number < 2:
             return mask
         weight = np.exp(-0.5 * (_distance_from_middle(mask.shape[-2:]) / self.sigma) ** 2)
-        worth = sum_labels(np.broadcast_to(weight, mask.shape) * evidence, parts, np.arange(1, number + 1))
-        kept: Mask = parts == 1 + int(np.argmax(worth))
+        scores = sum_labels(np.broadcast_to(weight, mask.shape) * evidence, parts, np.arange(1, number + 1))
+        kept: Mask = parts == 1 + int(np.argmax(scores))
         return kept
 
 
 class LargestComponent(Configurable):
-    """Keeps the largest connected part: of volumes the one that lasts over slices."""
+    """Keeps the largest connected part of a mask (2-D or 3-D)."""
 
     def __call__(self, mask: Mask, evidence: Map) -> Mask:
         """Choose a part; see :class:`CentralComponent`."""
@@ -113,13 +114,13 @@ class LargestComponent(Configurable):
 
 
 class Plausible(Configurable):
-    """Limits of masks that are worth learning from; what lies outside of them is left out.
+    """Limits of plausible masks. Masks outside of the limits are left out of training.
 
     Args:
-        area: The least and the largest share of the field that a mask fills.
-        border: The largest share of the image's border that it touches.
-        off_middle: The largest distance of its centroid from the middle, as a share of the shorter side; None where
-            lesions lie anywhere.
+        area: Least and largest share of the image that the mask covers.
+        border: Largest share of the image's border that the mask touches.
+        off_middle: Largest distance of the mask's centroid from the middle, as a share of the shorter side; None if
+            lesions can be anywhere.
 
     Raises:
         ValueError: If limits are not in order.
@@ -133,7 +134,7 @@ class Plausible(Configurable):
         self.area, self.border, self.off_middle = (area[0], area[1]), border, off_middle
 
     def objection(self, mask: Mask) -> str | None:
-        """Say why a mask (H, W) or (D, H, W) is not plausible; None where it is."""
+        """Return why a mask (H, W) or (D, H, W) is not plausible; None if it is plausible."""
         share = float(mask.mean())
         if not self.area[0] <= share <= self.area[1]:
             return f"area {share:.4f} is outside of {self.area[0]:g} to {self.area[1]:g}"
@@ -149,12 +150,12 @@ class Plausible(Configurable):
 
 @dataclass(frozen=True)
 class Decided:
-    """What a rule made of a map of evidence.
+    """The decision of a rule on a map of evidence.
 
     Attributes:
         mask: Foreground, (H, W) or (D, H, W).
         unsure: Pixels that the evidence leaves undecided, of the same shape.
-        objection: Why the mask is not worth learning from; None where it is.
+        objection: Why the mask is not plausible; None if it is plausible.
     """
 
     mask: Mask
@@ -163,24 +164,24 @@ class Decided:
 
 
 class MaskRule(Configurable):
-    """How a map of evidence becomes a mask: the facts of a data set that stand in for masks.
+    """A rule that turns a map of evidence into a mask, without training masks.
 
-    The map is normalised over what is seen, cut at Otsu's level, and reduced to one part. Pixels whose soft value lies
-    near the level are unsure.
+    The map is normalised within the visible field, thresholded at Otsu's level, and reduced to one part. Pixels with
+    values near the level are unsure.
 
     Args:
-        polarity: How disease looks where nothing was learned: darker or brighter than what is healthy.
-        channel: Name of the channel in which it does; None for the mean of all.
-        field_of_view: Tells what is seen; None where the whole image is.
-        component: Which part of the mask is kept; None for all.
+        polarity: Whether disease is darker or brighter than healthy tissue.
+        channel: Name of the channel that shows it; None for the mean of all channels.
+        field_of_view: Finds the visible field; None for the whole image.
+        component: Chooses the part of the mask to keep; None keeps all parts.
         fill_holes: Whether holes of the mask are filled.
-        plausible: Limits outside of which a mask is left out; None keeps all.
-        margin: A pixel is unsure where its soft value is closer to 0.5 than this.
-        healthy_border: Width of the border of an image that is healthy for the most part, as a share of the shorter
-            side; None where the border is not known to be healthy.
+        plausible: Limits of plausible masks; None keeps all masks.
+        margin: Pixels whose soft value is closer to 0.5 than this are unsure.
+        healthy_border: Width of the border of the image that is mostly healthy, as a share of the shorter side; None
+            if the border is not known to be healthy.
 
     Raises:
-        ValueError: If ``polarity``, ``margin`` or ``healthy_border`` cannot be.
+        ValueError: If ``polarity``, ``margin`` or ``healthy_border`` is out of range.
     """
 
     def __init__(
@@ -205,19 +206,19 @@ class MaskRule(Configurable):
         self.plausible, self.healthy_border = plausible, healthy_border
 
     def seen(self, image: Map) -> Mask:
-        """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): the air around a head shows none."""
+        """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): not in the air around a head."""
         shown: Mask = np.any(image > _BACKGROUND, axis=0)
         return shown if self.field_of_view is None else np.logical_and(shown, self.field_of_view(image))
 
     def soften(self, evidence: Map, seen: Mask) -> Map:
-        """Normalise a map over what is seen, so that Otsu's level becomes 0.5.
+        """Normalise a map within the visible field, so that Otsu's level becomes 0.5.
 
         Args:
-            evidence: (H, W) or (D, H, W), higher where there is more evidence of disease.
-            seen: Of the same shape.
+            evidence: (H, W) or (D, H, W); higher values are more evidence of disease.
+            seen: The visible field, the same shape.
 
         Returns:
-            In [0, 1], 0 outside of what is seen; 0 everywhere for a map that is constant there.
+            Values in [0, 1], 0 outside of the field; 0 everywhere if the map is constant in the field.
         """
         soft: Map = np.zeros(evidence.shape, dtype=np.float32)
         values = evidence[seen]
@@ -231,14 +232,14 @@ class MaskRule(Configurable):
         return soft
 
     def decide(self, soft: Map) -> Decided:
-        """Decide on a soft map whose level is 0.5, (H, W) or (D, H, W)."""
+        """Threshold a map of :meth:`soften` at 0.5, (H, W) or (D, H, W), and check the mask."""
         from scipy.ndimage import binary_fill_holes
 
         mask: Mask = soft > 0.5
         if self.component is not None:
             mask = self.component(mask, soft)
         if self.fill_holes:
-            filled = [binary_fill_holes(one) for one in mask.reshape(-1, *mask.shape[-2:])]
+            filled = [binary_fill_holes(image) for image in mask.reshape(-1, *mask.shape[-2:])]
             mask = np.stack(filled).reshape(mask.shape)
         unsure: Mask = np.abs(soft - 0.5) < self.margin
         objection = None if self.plausible is None else self.plausible.objection(mask)
@@ -248,14 +249,14 @@ class MaskRule(Configurable):
 
 
 def _distance_from_middle(size: tuple[int, ...]) -> Map:
-    """Return how far each pixel of an image of this size is off the middle, as a share of the shorter side."""
+    """Return the distance of each pixel from the middle of an image, as a share of the shorter side."""
     offsets = [(np.arange(side) + 0.5 - side / 2) / min(size) for side in size]
     distance: Map = np.hypot(*np.meshgrid(*offsets, indexing="ij")).astype(np.float32)
     return distance
 
 
 def _centroid_distance(mask: Mask) -> float:
-    """Return how far the centroid of a mask is off the middle of its image, as a share of the shorter side."""
+    """Return the distance of a mask's centroid from the middle of the image, as a share of the shorter side."""
     size = mask.shape[-2:]
     rows, columns = (where.mean() + 0.5 for where in np.nonzero(mask)[-2:])
     return float(np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size))

@@ -1,4 +1,4 @@
-"""Healthy counterparts made by filling lesions in."""
+"""Healthy counterparts made by inpainting lesions."""
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,10 @@ from diffmedseg.segmentation import majority
 
 
 class InpaintedPairs(LabelRecipe):
-    """Fills each lesion in from the tissue around it: a healthy counterpart of every image.
+    """Makes a healthy counterpart of every image: each lesion is inpainted from the tissue around it.
 
     Args:
-        margin: How far beyond the mask is filled, in pixels of the model's grid.
+        margin: Width around the mask that is inpainted, too, in pixels of the model's grid.
         seed: Seed of the texture.
     """
 
@@ -46,19 +46,19 @@ class InpaintedPairs(LabelRecipe):
 
 
 def inpaint(image: Tensor, hole: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill a hole in: smoothly from its border, with as much noise as there is around.
+    """Fill a hole smoothly from its border, and add noise of the same strength as around it.
 
     Args:
         image: (C, H, W), uint8 in [0, 255] or float in [-1, 1].
-        hole: (1, H, W), bool; neither empty nor everything.
-        generator: Of the noise.
+        hole: (1, H, W), bool; neither empty nor the whole image.
+        generator: Generator of the noise.
 
     Returns:
-        (C, H, W), of the image's type, and the same outside the hole.
+        (C, H, W), of the image's type; equal to the image outside the hole.
     """
     values = image.float()
     smooth = _pull_push(values[None], ~hole[None])[0]
-    # Of the smooth filling, so that what is in the hole says nothing of the tissue around it.
+    # The noise is measured with the smooth filling in the hole, so that the lesion does not affect it.
     known = torch.where(hole, smooth, values)
     rough = (known - F.avg_pool2d(known[None], 3, 1, 1, count_include_pad=False)[0])[:, ~hole[0]]
     deviation = rough.square().mean(1).sqrt()[:, None, None]
@@ -68,7 +68,7 @@ def inpaint(image: Tensor, hole: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _pull_push(image: Tensor, known: Tensor) -> Tensor:
-    """Fill what is not known, from coarser and coarser means of what is (Gortler et al. 1996, section 3.3)."""
+    """Fill unknown pixels from coarser and coarser means of known pixels (Gortler et al. 1996, section 3.3)."""
     if known.all():
         return image
     size = (max((image.shape[-2] + 1) // 2, 1), max((image.shape[-1] + 1) // 2, 1))

@@ -1,4 +1,4 @@
-"""Labels that a data set has."""
+"""Labels and healthy counterparts that a data set has."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,11 @@ from diffmedseg.errors import DataError
 class OwnLabels(LabelRecipe):
     """The data set's own labels: slices with a tumour or without, pictures with a lesion or without.
 
-    Both labels are drawn equally often, whatever the weights of the split were. With ``balance`` they are also drawn so
-    that the position of a slice and the area of the brain tell little: the network would otherwise learn that the
-    vertex is healthy.
+    Both labels are drawn equally often. With ``balance``, items are also weighted so that the position of a slice and
+    the area of the brain tell little about the label. Otherwise the network learns that the vertex is healthy.
 
     Args:
-        balance: Whether to weigh items by position and area.
+        balance: Whether to weight items by position and area.
     """
 
     supervision = "image-level labels"
@@ -29,13 +28,13 @@ class OwnLabels(LabelRecipe):
 
     def __call__(self, store: ImageStore) -> ImageStore:
         """Label a split; see the base class."""
-        found = [store.label(index) for index in range(len(store))]
-        labels = np.array([-1 if label is None else label for label in found])
+        known = [store.label(index) for index in range(len(store))]
+        labels = np.array([-1 if label is None else label for label in known])
         if not {0, 1} <= set(labels.tolist()):
             has = "no image has a label" if (labels < 0).all() else f"all are {('healthy', 'diseased')[labels.max()]}"
             raise DataError(
-                f"Of {len(store)} training images {has}: OwnLabels needs both. Of volumes, slices without tumour are "
-                "healthy: --data.train_slices brain."
+                f"Of {len(store)} training images {has}: OwnLabels needs healthy and diseased images. Volumes have "
+                "healthy slices with --data.train_slices brain."
             )
         features = covariates(store) if self.balance else {}
         probability = propensity([features[name] for name in ("position", "area") if name in features], labels)
@@ -45,12 +44,12 @@ class OwnLabels(LabelRecipe):
 
 
 class PairStore(RelabelledStore):
-    """Diseased images with their healthy counterparts, followed by these counterparts as images of their own.
+    """Diseased images with their healthy counterparts, followed by the counterparts as images of their own.
 
     Args:
         store: Images.
-        diseased: Numbers of the diseased ones.
-        counterpart: Makes the counterpart of an image, by its number.
+        diseased: Indices of the diseased images.
+        counterpart: Returns the counterpart of the image with a given index.
     """
 
     def __init__(self, store: ImageStore, diseased: list[int], counterpart: Callable[[int], Tensor]) -> None:
@@ -63,11 +62,11 @@ class PairStore(RelabelledStore):
         return super().image(index) if self._labels[index] else self.healthy(index)
 
     def masks(self, index: int) -> Tensor:
-        """Return the masks, which are empty of counterparts."""
+        """Return the masks; the masks of counterparts are empty."""
         return super().masks(index) * self._labels[index]
 
     def reference(self, index: int) -> Tensor:
-        """Return the masks at native size, which are empty of counterparts."""
+        """Return the masks at native size; the masks of counterparts are empty."""
         return super().reference(index) * self._labels[index]
 
     def label(self, index: int) -> int:
@@ -75,12 +74,12 @@ class PairStore(RelabelledStore):
         return self._labels[index]
 
     def healthy(self, index: int) -> Tensor:
-        """Return the counterpart; a counterpart is its own."""
+        """Return the healthy counterpart; a counterpart is its own counterpart."""
         return self._counterpart(self.indices[index])
 
 
 class OwnPairs(LabelRecipe):
-    """The data set's own healthy counterparts, which only drawn images have."""
+    """The data set's own healthy counterparts. Only synthetic images have them."""
 
     supervision = "pairs of an image with and without its lesion"
 
@@ -88,11 +87,11 @@ class OwnPairs(LabelRecipe):
         """Label a split; see the base class."""
         diseased = [index for index in range(len(store)) if store.label(index)]
         if not diseased or store.healthy(diseased[0]) is None:
-            raise DataError("OwnPairs needs healthy counterparts, which drawn images alone have.")
+            raise DataError("OwnPairs needs healthy counterparts. Only synthetic images have them.")
 
         def counterpart(index: int) -> Tensor:
-            found = store.healthy(index)
-            assert found is not None, f"{store.ids[index]} alone has no counterpart"
-            return found
+            healthy = store.healthy(index)
+            assert healthy is not None, f"{store.ids[index]} alone has no counterpart"
+            return healthy
 
         return PairStore(store, diseased, counterpart)

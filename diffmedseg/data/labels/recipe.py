@@ -1,4 +1,4 @@
-"""Where image-level labels come from."""
+"""The base of label recipes, which give training images their image-level labels."""
 
 from abc import ABC, abstractmethod
 
@@ -13,8 +13,8 @@ class LabelRecipe(Configurable, ABC):
     """Turns the training images of a data set into images with a label, healthy or diseased.
 
     Attributes:
-        supervision: What the labels take, to be told wherever results are.
-        whitening: How the colours of images are rewritten; None where they are not.
+        supervision: Supervision that the labels need; it is reported beside all results.
+        whitening: Change of the colours of images; None for no change.
     """
 
     supervision: str
@@ -25,17 +25,17 @@ class LabelRecipe(Configurable, ABC):
         """Label a split.
 
         Raises:
-            DataError: If the split does not have what this takes.
+            DataError: If the split lacks the data that the recipe needs.
         """
 
 
 class RelabelledStore(ImageStore):
-    """Items of another store, each perhaps cut, filled in or weighted anew.
+    """Items of another store. Subclasses crop, inpaint or weight them.
 
     Args:
         store: The other store.
-        indices: Which of its items these are.
-        ids: Their names.
+        indices: Index of each item in the other store.
+        ids: Names of the items.
     """
 
     def __init__(self, store: ImageStore, indices: list[int], ids: list[str]) -> None:
@@ -47,7 +47,7 @@ class RelabelledStore(ImageStore):
         return self.store.image(self.indices[index])
 
     def masks(self, index: int) -> Tensor:
-        """Return the masks, to see what labels are worth; training is not given them."""
+        """Return the masks, to check labels. Training does not see them."""
         return self.store.masks(self.indices[index])
 
     def reference(self, index: int) -> Tensor:

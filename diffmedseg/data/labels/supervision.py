@@ -1,18 +1,18 @@
-"""What a folder of pseudo masks says of the supervision that they took."""
+"""The file that records which supervision pseudo masks needed."""
 
 from pathlib import Path
 
 from diffmedseg.errors import DataError
 
-#: File of a folder of pseudo masks: the supervision, in words.
+#: Name of the file, in a folder of pseudo masks. It describes the supervision in words.
 SUPERVISION = "supervision.txt"
 
 
 def read_supervision(folder: Path) -> str | None:
-    """Return the supervision that the masks of a folder took; None where the folder does not say, as of true masks.
+    """Return the supervision of the pseudo masks of a folder; None if the folder has no record (true masks).
 
     Raises:
-        DataError: If the file is damaged; names it.
+        DataError: If the file is damaged; the message names it.
     """
     path = folder / SUPERVISION
     if not path.is_file():
@@ -22,5 +22,5 @@ def read_supervision(folder: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): make the pseudo masks again, in a new folder.") from error
     if not text:
-        raise DataError(f"{path} is empty: it has to say where the masks came from. Make them again, in a new folder.")
+        raise DataError(f"{path} is empty: it has to name the supervision. Make the masks again, in a new folder.")
     return text

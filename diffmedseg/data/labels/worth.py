@@ -1,5 +1,6 @@
-"""What labels are worth: how many, how right, and what gives them away."""
+"""Measure image-level labels: their number, their agreement with masks, and what else predicts them."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +12,16 @@ from diffmedseg.segmentation import majority
 
 @dataclass(frozen=True)
 class LabelWorth:
-    """What is known of the labels of a split.
+    """Measurements of the labels of a split.
 
     Attributes:
         healthy: Number of healthy items.
         diseased: Number of diseased items.
-        healthy_with_mask: Share of healthy items in which the raters' majority marks anything.
-        diseased_without_mask: Share of diseased items in which it marks nothing.
-        separations: By covariate, the area under the ROC curve of a classifier that is given it alone (logistic
-            regression, on its square too, fitted to these very items), of items as they are and as they are drawn in
-            training. 0.5 tells nothing, 1 everything.
+        healthy_with_mask: Share of healthy items whose majority mask is not empty, in [0, 1].
+        diseased_without_mask: Share of diseased items whose majority mask is empty, in [0, 1].
+        separations: Two areas under the ROC curve for each covariate: of the items as they are, and as training draws
+            them. The classifier is a logistic regression on the covariate and its square, fitted to the same items.
+            0.5: the covariate tells nothing about the label. 1: it tells the label.
     """
 
     healthy: int
@@ -30,15 +31,15 @@ class LabelWorth:
     separations: dict[str, tuple[float, float]]
 
 
-def label_worth(store: ImageStore) -> LabelWorth:
-    """Look at the labels of a split that a recipe made."""
+def label_leakage(store: ImageStore) -> LabelWorth:
+    """Measure the labels that a recipe gave a split, and how well simple covariates predict them."""
     labels = np.array([store.label(index) for index in range(len(store))])
     marked = np.array([bool(majority(store.masks(index)).any()) for index in range(len(store))])
     weights = np.ones(len(labels)) if store.weights is None else np.array(store.weights)
-    found = covariates(store)
-    given = {name: [value] for name, value in found.items() if value.std() > 1e-9}
-    given["means of all channels"] = [value for name, value in found.items() if name.startswith("mean of")]
-    given["all together"] = list(found.values())
+    values = covariates(store)
+    groups = {name: [value] for name, value in values.items() if value.std() > 1e-9}
+    groups["means of all channels"] = [value for name, value in values.items() if name.startswith("mean of")]
+    groups["all together"] = list(values.values())
     return LabelWorth(
         healthy=int((labels == 0).sum()),
         diseased=int((labels == 1).sum()),
@@ -49,6 +50,12 @@ def label_worth(store: ImageStore) -> LabelWorth:
                 separation(propensity(features, labels), labels),
                 separation(propensity(features, labels, weights), labels, weights),
             )
-            for name, features in given.items()
+            for name, features in groups.items()
         },
     )
+
+
+def label_worth(store: ImageStore) -> LabelWorth:
+    """Call :func:`label_leakage`: the old name."""
+    warnings.warn("label_worth is now label_leakage: use the new name.", FutureWarning, stacklevel=2)
+    return label_leakage(store)

@@ -87,7 +87,7 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         self._decode(self._used())
         self.write_splits()
 
-    def doubts(self) -> list[Problem]:
+    def find_warnings(self) -> list[Problem]:
         """Name masks without an image, and cases with two channels alike or headers that contradict themselves."""
         folders = self._decode(self._used())
         return self._alone() + self._copies(folders) + self._notes(folders)

@@ -150,9 +150,9 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         """Return which regions a pixel may lie in together; see the base class."""
         return self._ready().mask_patterns()
 
-    def doubts(self) -> list[Problem]:
+    def find_warnings(self) -> list[Problem]:
         """Look for what may be wrong with the files; see the base class."""
-        return self._ready().doubts()
+        return self._ready().find_warnings()
 
     def _ready(self) -> BrainMRIDataModule | PictureDataModule:
         """Return what reads the cases, of the splits of this data set."""

@@ -97,7 +97,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         self._found.warn(self.root)
         return self._found.cases
 
-    def doubts(self) -> list[Problem]:
+    def find_warnings(self) -> list[Problem]:
         """Name pictures without masks, which are left out, and masks without a picture; see the base class."""
         found, problems = self._found, []
         if found.without_mask:
@@ -108,10 +108,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             problems.append(Problem("mask without picture", text, found.without_picture))
         return problems + self._shrunk.problems
 
-    def serve(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
-        """Select the training targets; see the base class. A folder of pseudo masks says where these came from."""
-        found = super().serve(needs, regions)
-        return read_supervision(self.root) or found if found == "masks" else found
+    def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:
+        """Select the training targets; see the base class. A folder of pseudo masks states its own supervision."""
+        supervision = super().configure_targets(needs, regions)
+        return read_supervision(self.root) or supervision if supervision == "masks" else supervision
 
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.

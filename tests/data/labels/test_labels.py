@@ -12,7 +12,7 @@ from diffmedseg.data.labels.applying import label_split
 from diffmedseg.data.labels.balance import covariates, overlap_weights, propensity, separation
 from diffmedseg.data.labels.inpainted import inpaint
 from diffmedseg.data.labels.recipe import RelabelledStore
-from diffmedseg.data.labels.worth import label_worth
+from diffmedseg.data.labels.worth import label_leakage, label_worth
 from diffmedseg.data.store import ImageStore
 from diffmedseg.data.synthetic import SyntheticStore
 from diffmedseg.segmentation import majority
@@ -123,7 +123,7 @@ def test_what_a_recipe_cannot_label_is_refused_and_those_are_named_that_can(reci
     _, *lines = str(refused.value).splitlines()
     named = [line.split(",")[0].strip() for line in lines]
     assert named == [name for name in work if name != type(recipe).__name__]
-    assert ("No other recipe works" in str(refused.value)) == (not work)
+    assert ("No recipe works" in str(refused.value)) == (not work)
 
 
 def test_crops_are_no_larger_than_the_image():
@@ -214,13 +214,13 @@ def test_inpainting_a_flat_image_gives_it_back(kind):
 def test_models_that_learn_from_labels_see_no_masks():
     data = SyntheticDataModule(num_train=40, num_val=4, image_size=16, batch_size=8, label_recipe=OwnPairs())
     data.setup("fit")
-    data.serve(("label", "healthy"), ["lesion"])
+    data.configure_targets(("label", "healthy"), ["lesion"])
     item = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert "mask" not in item
     assert item["healthy"].shape == item["image"].shape == (8, 3, 16, 16)
     same = (item["healthy"] == item["image"]).flatten(1).all(1)
     assert torch.equal(same, item["label"] == 0)  # augmented alike
-    assert data.serve(("mask",), ["lesion"]) == "masks"
+    assert data.configure_targets(("mask",), ["lesion"]) == "masks"
     item = next(iter(data.train_dataloader()))
     assert "mask" in item
     assert "healthy" not in item
@@ -233,14 +233,14 @@ def test_pairs_are_refused_where_there_are_none():
     with pytest.raises(
         DataError, match=r"(?s)Synthetic lesions: OwnLabels gives no healthy counterparts.*OwnPairs.*InpaintedPairs"
     ):
-        data.serve(("label", "healthy"), ["lesion"])
+        data.configure_targets(("label", "healthy"), ["lesion"])
 
 
 def test_masks_of_the_regions_that_a_model_finds():
     data = SyntheticDataModule(nested=True, num_train=8, num_val=4, num_test=4, image_size=16, batch_size=4)
     data.setup("fit")
     data.setup("test")
-    data.serve(("mask",), ["nucleus"])
+    data.configure_targets(("mask",), ["nucleus"])
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert next(iter(loader))["mask"].shape[1] == 1
     batch = next(iter(data.test_dataloader()))
@@ -250,7 +250,9 @@ def test_masks_of_the_regions_that_a_model_finds():
 
 
 def test_worth_of_labels():
-    worth = label_worth(OwnLabels()(Slices()))
+    worth = label_leakage(OwnLabels()(Slices()))
+    with pytest.warns(FutureWarning, match="label_worth is now label_leakage"):
+        assert label_worth(OwnLabels()(Slices())) == worth
     assert worth.healthy + worth.diseased == 120
     assert worth.healthy_with_mask == worth.diseased_without_mask == 0
     plain, drawn = worth.separations["area"]
@@ -268,7 +270,7 @@ class Middle(Slices):
 
 
 def test_what_tells_labels_need_not_do_so_by_its_order():
-    plain, drawn = label_worth(OwnLabels(balance=False)(Middle())).separations["position"]
+    plain, drawn = label_leakage(OwnLabels(balance=False)(Middle())).separations["position"]
     assert separation(covariates(Middle())["position"], np.array(Middle().labels)) < 0.55
     assert min(plain, drawn) > 0.95
 
@@ -280,7 +282,7 @@ def test_what_tells_labels_as_they_are_drawn_is_looked_for_anew():
     tint = rng.normal(0.3 * np.array(slices.labels), 0.3).clip(-0.9, 0.9)
     slices.image = lambda index: torch.full((1, 8, 8), float(tint[index]))
     labelled = OwnLabels()(slices)
-    _, drawn = label_worth(labelled).separations["all together"]
+    _, drawn = label_leakage(labelled).separations["all together"]
     alone = separation(tint, np.array(slices.labels), np.array(labelled.weights))
     assert drawn >= alone - 0.01
 
@@ -300,7 +302,7 @@ def test_the_command_tells_what_labels_are_worth(tmp_path, capsys):
 
 def test_counterparts_have_no_mask(store):
     for recipe in (OwnPairs(), InpaintedPairs()):
-        worth = label_worth(recipe(store))
+        worth = label_leakage(recipe(store))
         assert worth.healthy == worth.diseased
         assert worth.healthy_with_mask == 0
 
@@ -309,8 +311,8 @@ def test_regions_that_the_data_does_not_have_are_refused():
     data = SyntheticDataModule(nested=True, num_test=2, image_size=16)
     data.setup("test")
     with pytest.raises(DataError, match="The model finds optic disc; Synthetic lesions has lesion, nucleus"):
-        data.serve((), ["optic disc"])
+        data.configure_targets((), ["optic disc"])
     one = SyntheticDataModule(num_test=2, image_size=16)
     one.setup("test")
-    one.serve((), ["foreground"])  # one region on either side
+    one.configure_targets((), ["foreground"])  # one region on either side
     assert next(iter(one.test_dataloader()))["mask"].shape[1] == 1

@@ -122,7 +122,7 @@ def test_models_of_labels_are_shown_single_slices(tmp_path):
     data = data_module("brats2015", tmp_path, context=1)
     data.setup("fit")
     with pytest.raises(DataError, match=r"single slices: set data\.context to 0"):
-        data.serve(["label"], data.info.regions[:1])
+        data.configure_targets(["label"], data.info.regions[:1])
 
 
 def test_train_and_predict_with_an_encoder(tmp_path):

@@ -124,7 +124,7 @@ def test_a_copy_in_place_of_a_missing_sequence_is_named(tmp_path, caplog):
     """Kaggle's lgg has FLAIR where a case lacks the sequence before or after contrast."""
     cases = LAYOUTS["lgg"][1]
     write_lgg(tmp_path, cases)
-    assert not data_module("lgg", tmp_path).doubts()
+    assert not data_module("lgg", tmp_path).find_warnings()
     assert "are the same" not in caplog.text
     for case, channel in ((cases[0], 0), (cases[1], 2), (cases[2], 2)):
         for path in (tmp_path / "kaggle_3m" / case).glob("*[0-9].tif"):
@@ -141,7 +141,7 @@ def test_a_copy_in_place_of_a_missing_sequence_is_named(tmp_path, caplog):
     assert "are the same" not in caplog.text  # it was said when the cases were decoded
     doubts = [problem for problem in found.problems if problem.kind == "same channels"]
     assert [(problem.names, problem.serious) for problem in doubts] == [(cases[:1], False), (sorted(cases[1:]), False)]
-    assert not data_module("lgg", tmp_path, modalities=["flair"]).doubts()
+    assert not data_module("lgg", tmp_path, modalities=["flair"]).find_warnings()
 
 
 def test_kaggles_case_355(tmp_path, caplog):
@@ -386,7 +386,7 @@ def test_what_is_logged(tmp_path, caplog):
     data_module("brats", tmp_path).prepare_data()
     assert "decoded 2 cases into" in caplog.text
     assert "test is 1 case:" in caplog.text
-    assert "chosen on the training cases, since 1 case cannot spare any" in caplog.text
+    assert "chosen on the training cases, since there are too few for validation (1 case)" in caplog.text
 
 
 def test_kaggles_name_alone_stands_for_a_missing_segmentation(tmp_path):
@@ -524,7 +524,7 @@ def test_a_mask_without_an_image_is_named(tmp_path, caplog):
     data = data_module("volumes", tmp_path)
     assert "z" not in data.cases
     assert "1 mask without an image in" in caplog.text
-    [problem] = [one for one in data.doubts() if one.kind == "mask without image"]
+    [problem] = [one for one in data.find_warnings() if one.kind == "mask without image"]
     assert (problem.names, problem.serious) == (["masks/z.nii.gz"], True)
 
 

@@ -134,7 +134,7 @@ def test_a_damaged_cache_says_so(kept, root):
     for name in cached():
         path = mri_cache() / name / "image.npy"
         path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"is damaged .* delete this folder"):
+    with pytest.raises(DataError, match=r"is damaged .*Delete this folder"):
         data_module("brats", root).load("train")
 
 
@@ -230,7 +230,7 @@ def test_splits_are_written_when_all_is_decoded(root, tmp_path):
     assert not (tmp_path / "s.yaml").exists()
     path.write_bytes(content)
     data_module("brats", root, splits=str(tmp_path / "s.yaml")).prepare_data()
-    with pytest.raises(DataError, match="name another file, or set the same"):
+    with pytest.raises(DataError, match="Name another file, or use the same settings"):
         data_module("brats", root, splits=str(tmp_path / "s.yaml"), fold=1).prepare_data()
 
 

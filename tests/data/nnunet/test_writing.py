@@ -104,7 +104,7 @@ def test_several_raters_are_refused_or_fused_as_said(tmp_path, capsys):
     assert not out.exists()
     options = ["--set", "folds=3", "--out", str(out), "--raters", "majority"]
     main(["data", "convert", "folder", str(tmp_path / "data"), *options])
-    assert "Of 2 raters, label maps have the first rater." in capsys.readouterr().out
+    assert "Label maps have the mask of the first rater of 2 raters." in capsys.readouterr().out
     again = read_back(out, data)
     for split in SPLITS:
         first, second = data.dataset(split), again.dataset(split)

@@ -41,7 +41,7 @@ def test_chase_has_two_published_splits_and_eyes_stay_together(tmp_path):
 
 def test_a_published_split_whose_test_set_is_not_there_is_refused(tmp_path):
     write_chase(tmp_path, range(1, 11))
-    with pytest.raises(DataError, match=r"None of the 20 cases is of the published test set.*split_by folds"):
+    with pytest.raises(DataError, match=r"None of the 20 cases belongs to the published test set.*split_by folds"):
         yaml_module("chase", tmp_path).load("train")
     folds = yaml_module("chase", tmp_path, split_by="folds", folds=5)
     assert len(folds.load("test")) == 4

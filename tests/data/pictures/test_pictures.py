@@ -226,7 +226,7 @@ def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, t
          r"None of the 10 pictures .* Files in \.npy \(10\) are not read; .*\.png"),
         (lambda root: (root / "images").rename(root / "pictures"), r"No picture in .*expected images/.*there is masks"),
         (lambda root: (root / "masks").rename(root / "truth"), r"None of the 10 pictures in .* has a mask; expected"),
-        (lambda root: save_mask(root / "masks" / "p1.png", lesion(0)[:5]), r"needs masks of .*p1\.png gives"),
+        (lambda root: save_mask(root / "masks" / "p1.png", lesion(0)[:5]), r"needs masks of .*p1\.png has"),
         (lambda root: (root / "images" / "p1.jpg").write_bytes(b"x"), r"p1\.jpg: it cannot be decoded"),
         (lambda root: save(root / "masks" / "p1.png", np.full(SIZE, 3, np.uint8)), r"not those of a mask"),
         (lambda root: save(root / "images" / "p1.png", np.zeros((*SIZE, 3), np.uint8)), "Two pictures are called p1"),

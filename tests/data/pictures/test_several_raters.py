@@ -53,7 +53,7 @@ def test_a_sound_data_set_passes_the_check(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_an_empty_folder_says_where_to_get_the_data(name, tmp_path):
-    with pytest.raises(DataError, match=r"(?s)No picture in .*From https?://.*Then name the folder"):
+    with pytest.raises(DataError, match=r"(?s)No picture in .*From https?://.*Then name their folder"):
         yaml_module(name, tmp_path).load("train")
 
 

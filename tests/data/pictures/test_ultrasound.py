@@ -52,7 +52,7 @@ def test_pictures_without_outlines_are_left_out_and_named(tmp_path):
     found = yaml_module("ddti", tmp_path).layout.search(tmp_path)
     assert found.without_mask == ["1_2", "2_1", "2_2", "3_1", "3_2"]
     assert found.without_picture == ["1.xml (picture 3)"]
-    kinds = {problem.kind: problem.names for problem in yaml_module("ddti", tmp_path).doubts()}
+    kinds = {problem.kind: problem.names for problem in yaml_module("ddti", tmp_path).find_warnings()}
     assert kinds == {"picture without mask": found.without_mask, "mask without picture": found.without_picture}
 
 
@@ -131,11 +131,11 @@ def test_tn3k_has_an_official_test_set_and_folds(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"tn3k-trainval-fold0\.json is not there in .*Download it, or set split_by"),
+        (None, r"tn3k-trainval-fold0\.json is missing in .*Download it, or set split_by"),
         ("[1, 2", r"fold0\.json is damaged"),
         ("[1, 2]", r"fold0\.json is damaged"),
         (json.dumps({"train": [0, 1], "val": [1, 2]}), r"fold0\.json names cases twice: 1"),
-        (json.dumps({"train": [0, 1], "val": [77]}), r"list of the val set names 1 case not there: 77"),
+        (json.dumps({"train": [0, 1], "val": [77]}), r"list of the val set names 1 missing case: 77"),
         (json.dumps({"val": [1]}), r"no list of the train set"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_mask_of_another_size_and_one_that_is_missing_are_named(tmp_path):
     (tmp_path / "trainval-mask" / "0003.jpg").unlink()
     assert yaml_module("tn3k", tmp_path).layout.search(tmp_path).without_mask == ["trainval_0003"]
     save_mask(tmp_path / "trainval-mask" / "0003.jpg", lesion(3)[:9])
-    with pytest.raises(DataError, match=r"0003\.jpg needs masks of .*0003\.jpg gives"):
+    with pytest.raises(DataError, match=r"0003\.jpg needs masks of .*0003\.jpg has"):
         yaml_module("tn3k", tmp_path).load("train")
 
 
@@ -179,4 +179,4 @@ def test_a_turned_picture_with_outlines_is_read_and_doubted(tmp_path):
     exif[0x0112] = 3
     Image.fromarray(texture(51)).save(tmp_path / "5_1.jpg", exif=exif)
     data = yaml_module("ddti", tmp_path)
-    assert [(problem.kind, problem.names) for problem in data.doubts()] == [("turned picture", ["5_1"])]
+    assert [(problem.kind, problem.names) for problem in data.find_warnings()] == [("turned picture", ["5_1"])]

@@ -162,7 +162,7 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     lines = list(csv.reader(file.open()))
     assert ",".join(lines[0]) == HEADER
     assert sorted(line[0] for line in lines[1:]) == sorted(IDS)
-    with pytest.raises(SystemExit, match=r"windows\.csv is there already: name a new file"):
+    with pytest.raises(SystemExit, match=r"windows\.csv already exists\. Name a new file"):
         main(["windows", str(run), str(root), "--data", "refuge", "--out", str(file)])
     with pytest.raises(SystemExit, match="isic2017 takes no windows"):
         main(["windows", str(run), str(root), "--data", "isic2017", "--out", str(tmp_path / "other.csv")])
