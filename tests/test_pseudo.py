@@ -334,10 +334,25 @@ def test_the_chain_trains_proposes_and_trains_on_its_own_masks(tmp_path, monkeyp
 
 
 def test_a_chain_of_luminance_trains_no_teacher_and_names_true_masks(tmp_path, monkeypatch):
-    done = stages(tmp_path, "--proposer=luminance", "--true_masks=4", "--name=own", monkeypatch=monkeypatch)
-    assert [arguments[0] for arguments in done] == ["pseudo", "train"]
-    learned = policy(tmp_path / "own" / "student_1" / "version_0")["learned_from"]
+    steps = ["--fine_tuning.trainer.max_steps=2", "--fine_tuning.data.steps_per_epoch=2"]
+    done = stages(tmp_path, "--proposer=luminance", "--true_masks=4", "--name=own", *steps, monkeypatch=monkeypatch)
+    assert [arguments[0] for arguments in done] == ["pseudo", "train", "train"]
+    tuned, student = (tmp_path / "own" / name / "version_0" for name in ("fine_tuned_1", "student_1"))
+    learned = policy(student)["learned_from"]
+    assert learned == policy(tuned)["learned_from"]
+    assert yaml.safe_load((tuned / "config.yaml").read_text())["data"]["init_args"]["image_size"] == 32  # the student's
+    assert str(student) in (tuned / "initialisation.json").read_text()
     assert learned == f"labels and 4 true masks: pseudo masks of luminance (learned from nothing); {NOTHING}"
+
+
+def test_fine_tuning_sees_the_true_masks_alone(tmp_path):
+    rows = write_pseudo_masks(order(tiny_data(image_size=32, mask_rule=rule()), true_masks=2), tmp_path / "pseudo")
+    student, everything = module(tmp_path / "pseudo"), module(tmp_path / "pseudo")
+    student.true_only = True
+    true = [row.id for row in rows if row.source == "true"]
+    assert sorted(student.load("train").ids) == sorted(true)
+    assert len(true) == 2 < len(everything.load("train").ids)
+    assert list(student.load("val").ids) == list(everything.load("val").ids)
 
 
 @pytest.mark.parametrize(

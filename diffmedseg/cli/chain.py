@@ -78,6 +78,16 @@ class Chain:
         data = str(self.pseudo(cycle) / "data.yaml")
         return self._train(self.stages["student"]["model"], data, f"student_{cycle}", self.options.preset, chosen + own)
 
+    def fine_tune(self, cycle: int, student: Path) -> list[str]:
+        """Return the arguments that fine-tune the student of a cycle on the true masks alone."""
+        config = read_yaml(student / "config.yaml")
+        size, encoder_lr = config["data"]["init_args"]["image_size"], config["model"]["init_args"]["encoder_lr"]
+        own = [f"--pretrained={student}", "--data.true_only=true"]
+        own += [f"--data.image_size={json.dumps(size)}", f"--model.encoder_lr={encoder_lr}"]
+        own += [*self.settings["both"], *self.stages["fine_tuning"]["settings"], *self.settings["fine_tuning"]]
+        folder, preset = str(self.pseudo(cycle) / "data.yaml"), self.options.preset
+        return self._train(self.stages["student"]["model"], folder, f"fine_tuned_{cycle}", preset, own)
+
     def _train(self, model: str, data: str, stage: str, preset: str | None, settings: list[str]) -> list[str]:
         given = [] if preset is None else ["--preset", preset]
         logger = [] if self.options.logger is None else ["--logger", self.options.logger]
@@ -98,6 +108,8 @@ def train(args: list[str]) -> None:
         if not (chain.pseudo(cycle) / "data.yaml").is_file():
             _run(chain.propose(cycle, run))
         run = _finish(runs / f"student_{cycle}", chain.train_student(cycle))
+    if run is not None and chain.options.true_masks:
+        run = _finish(runs / f"fine_tuned_{cycle}", chain.fine_tune(cycle, run))
     supervision = read_json(run / "metrics.json")["policy"]["learned_from"] if run else ""
     _say(f"The student is {run}. It learned from {supervision}")
 
@@ -132,7 +144,10 @@ def _hold_to(chain: Chain) -> None:
     if not chain.options.agreement:
         ignored.add("agreement")  # older chains have no such option
     options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
-    record = {"data": chain.data, "stages": chain.stages, "options": options, "settings": chain.settings}
+    used = {"stages": chain.stages, "settings": chain.settings}
+    if not chain.options.true_masks:  # nothing is fine-tuned; older chains have no such stage
+        used = {key: {k: v for k, v in one.items() if k != "fine_tuning"} for key, one in used.items()}
+    record = {"data": chain.data, "options": options, **used}
     path = chain.folder / _ORDER
     if path.is_file():
         before = read_json(path)
@@ -155,8 +170,8 @@ def _parser(model: str) -> Parser:
         description="Train a teacher on labels, have it propose masks, and train a student on these masks. The same\n"
         "command resumes an interrupted chain. A higher --cycles adds cycles.\n\n"
         f"  diffmedseg train {model} isic2017 --data.root /data/isic2017 --preset cpu --cycles 2",
-        epilog="--data.* sets the data set. --teacher.* and --student.* set one training, such as\n"
-        "--student.trainer.max_steps 100. --model.* sets the student. Other settings apply to both trainings.",
+        epilog="--data.* sets the data set. --teacher.*, --student.* and --fine_tuning.* set one training, such as\n"
+        "--student.trainer.max_steps 100. --model.* sets the student. Other settings apply to all trainings.",
     )
     parser.add_argument("--preset", help="See `diffmedseg train`.")
     parser.add_argument("--name", help="Name of the experiment. Default: MODEL-DATA.")
@@ -192,12 +207,12 @@ def _parse(args: list[str]) -> Chain:
     presets = list_presets(stages["student"]["model"])
     if options.preset is not None and options.preset not in presets and not options.preset.endswith((".yaml", ".yml")):
         raise RecipeError(f"The model {model} has no preset {options.preset!r}: choose one of {', '.join(presets)}.")
-    by_stage: dict[str, list[str]] = {"data": [], "teacher": [], "student": [], "both": []}
+    by_stage: dict[str, list[str]] = {"data": [], "teacher": [], "student": [], "fine_tuning": [], "both": []}
     for name, value in setting_pairs(settings):
         if not name.startswith("--") or value is None:
             refuse(f"{name!r} is not a setting with a value. Names come first: diffmedseg train MODEL DATA [settings].")
         part = name.partition(".")[0].removeprefix("--")
-        if part in ("teacher", "student"):
+        if part in ("teacher", "student", "fine_tuning"):
             by_stage[part].append(f"--{name.partition('.')[2]}={value}")
         else:
             by_stage[{"data": "data", "model": "student"}.get(part, "both")].append(f"{name}={value}")

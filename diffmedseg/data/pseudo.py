@@ -107,20 +107,24 @@ class PseudoMaskDataModule(SegmentationDataModule):
     Args:
         folder: Output folder of ``diffmedseg pseudo``.
         truth: The data set of the images. Its masks are read only for the test.
+        true_only: Whether the training split holds only the images that kept their true masks, to fine-tune on them.
         kwargs: The arguments of :class:`~diffmedseg.data.SegmentationDataModule`, by name. ``truth`` gets the same
             ``image_size``.
     """
 
-    def __init__(self, folder: str | Path, truth: SegmentationDataModule, **kwargs: Any) -> None:
+    def __init__(
+        self, folder: str | Path, truth: SegmentationDataModule, true_only: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.folder, self.truth = expand_home(folder), truth
+        self.folder, self.truth, self.true_only = expand_home(folder), truth, true_only
         truth.image_size = self.image_size
         self.info = replace(truth.info, regions=truth.info.regions[:1], nested=False)
 
     @cached_property
     def rows(self) -> list[PseudoMask]:
-        """The images that have a pseudo mask."""
-        return [row for row in read_table(self.folder / TABLE) if row.kept == "yes"]
+        """The images that have a pseudo mask or kept their true mask."""
+        kept = [row for row in read_table(self.folder / TABLE) if row.kept == "yes"]
+        return [row for row in kept if not self.true_only or row.split != "train" or row.source == "true"]
 
     def prepare_data(self) -> None:
         """Read the images once, in one process per machine."""
