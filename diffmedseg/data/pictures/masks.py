@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from diffmedseg.data.pictures.cases import CaseMasks, PictureCase
 from diffmedseg.errors import DataError
-from diffmedseg.reading.masks import MaskReader, Values, read_values
+from diffmedseg.reading.mask_levels import Values
+from diffmedseg.reading.masks import MaskReader, read_values
 from diffmedseg.wording import first_names
 
 

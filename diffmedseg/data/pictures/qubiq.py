@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from diffmedseg.data.pictures.cases import CaseMasks, PictureCase
 from diffmedseg.data.pictures.masks import FileMasks
 from diffmedseg.data.pictures.rater_files import RaterFiles
-from diffmedseg.reading.masks import Values, read_values
+from diffmedseg.reading.mask_levels import Values
+from diffmedseg.reading.masks import read_values
 from diffmedseg.reading.names import PICTURES
 from diffmedseg.reading.opening import image_size
 from diffmedseg.reading.slices import PERCENTILES, SLICES, is_slice, read_slice, slice_size, to_grey_levels
