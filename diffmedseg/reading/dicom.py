@@ -120,8 +120,8 @@ def find_series(folder: Path) -> Series:
     [files] = series
     if lost := [path.name for path in _lost_slices(folder, files)]:
         raise DataError(
-            f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Remove what is no slice, or export "
-            "the series again"
+            f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Remove what is no slice, or "
+            "export the series again"
         )
     headers = [_header(path) for path in files]
     patients = {_text(header, _PATIENT): path.name for header, path in zip(headers, files, strict=True)}

@@ -266,7 +266,8 @@ def _check_identities(folder: str, headers: "Sequence[pydicom.Dataset]") -> None
     mixed = [name for name in _ALIKE if len({header.get(name) for header in headers}) > 1]
     if mixed:
         raise DataError(
-            f"{folder} has slices that differ in {' and '.join(mixed)}: leave --dicom_seg out, or export the series again"
+            f"{folder} has slices that differ in {' and '.join(mixed)}: leave --dicom_seg out, or export the series "
+            "again"
         )
     if len({header.SOPInstanceUID for header in headers}) < len(headers):
         raise DataError(
