@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom_elements import check_elements
 from diffmedseg.reading.grid import Grid, check_straight
+from diffmedseg.reading.names import data_files
 from diffmedseg.wording import first_names
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _GEOMETRY = {
 }
 _PLACE, _AXES, _SPACING = _GEOMETRY
 _DEPTH = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness
+_RESCALING = {"0028|1053": "RescaleSlope", "0028|1052": "RescaleIntercept"}
 _FIRST_GROUPS, _NEXT_GROUPS = (0x0002, 0x0008), (0x0002, 0x0008, 0x0009, 0x0010)
 _SHORT = {b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"PN", b"SH", b"ST", b"TM", b"UI", b"UL", b"US"}
 
@@ -52,6 +54,13 @@ def _dicom_files(folder: Path) -> list[Path]:
     """List the DICOM files directly in a folder, without the index of a CD (DICOMDIR)."""
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     return [path for path in paths if path.name.upper() != "DICOMDIR" and is_dicom_file(path)]
+
+
+def _lost_slices(folder: Path, files: list[Path]) -> list[Path]:
+    """List the files in a folder that are called as its slices are, or are empty, and are none of them."""
+    names, endings = {path.name for path in files}, {path.suffix for path in files} - {""}
+    others = [path for path in data_files(folder) if path.name not in names and path.name.upper() != "DICOMDIR"]
+    return [path for path in others if path.suffix in endings or not path.stat().st_size or is_dicom_file(path)]
 
 
 def is_dicom(folder: Path) -> bool:
@@ -109,10 +118,11 @@ def find_series(folder: Path) -> Series:
         found = f"{len(series)} DICOM series (that of {firsts})" if series else "no DICOM series"
         raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
     [files] = series
-    names = {path.name for path in files}
-    lost = [path.name for path in _dicom_files(folder) if path.name not in names]
-    if lost:
-        raise DataError(f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Export it again")
+    if lost := [path.name for path in _lost_slices(folder, files)]:
+        raise DataError(
+            f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Remove what is no slice, or "
+            "export the series again"
+        )
     headers = [_header(path) for path in files]
     patients = {_text(header, _PATIENT): path.name for header, path in zip(headers, files, strict=True)}
     if len(patients) > 1:  # the message does not show the patients' ids
@@ -204,6 +214,10 @@ def _header(path: Path) -> "sitk.ImageFileReader":
             raise DataError(
                 f"{path} has the {name} {_text(reader, tag)!r}: it does not say where it lies. Export it again"
             )
+    for tag, name in _RESCALING.items():  # GDCM takes the stored values where it cannot read them
+        numbers = _numbers(reader, tag)
+        if _text(reader, tag) and (len(numbers) != 1 or (name == "RescaleSlope" and not numbers[0])):
+            raise DataError(f"{path} has the {name} {_text(reader, tag)!r}: its values mean nothing. Export it again")
     return reader
 
 

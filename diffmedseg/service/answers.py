@@ -4,15 +4,17 @@ import base64
 import csv
 import io
 import json
+import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from torch import Tensor
 
+from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import (
     Naming,
@@ -27,12 +29,15 @@ from diffmedseg.prediction import (
     predict_volumes,
     takes_pictures,
 )
+from diffmedseg.prediction.rows import Row
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.segmentation import Drawn
 from diffmedseg.service.batching import Batcher
 from diffmedseg.service.limits import Refusal
+from diffmedseg.wording import first_names
 
 TABLE = "predictions.csv"
+_TEXTS = {column.name for column in fields(Row) if column.type is str}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class RequestWatcher(Watcher):
         """Draw together with the pictures of other requests."""
         self.report(0)
         try:
-            return self._batcher.draw(images, keys, settings)
+            return self._batcher.draw(images, keys, settings, self._stop)
         except Exception as error:
             self.failure = Refusal(500, f"The model failed ({type(error).__name__}: {error}).")
             raise self.failure from error
@@ -101,6 +106,7 @@ def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher)
     outputs = Outputs(samples="npz" if wish.samples else None)
     if takes_pictures(model):
         pictures = find_pictures(sources)
+        _check_all_used(files, [picture.path for picture in pictures])
         report = predict_pictures(model, pictures, out, wish.settings, outputs=outputs, watcher=watcher)
     else:
         cases = find_cases(sources, Naming(model.channels, {}))
@@ -109,6 +115,19 @@ def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher)
         raise watcher.failure
     _check(report, folder)
     return out
+
+
+def _check_all_used(files: Sequence[Path], used: Sequence[Path]) -> None:
+    """Refuse files that were left out: an answer without them would be taken for a whole one.
+
+    Raises:
+        DataError: Names the files.
+    """
+    if left := [file.name for file in files if file not in used]:
+        raise DataError(
+            f"{first_names(left)}: Pillow knows no such ending. Give pictures an ending such as .png, and send no "
+            "other files with them."
+        )
 
 
 def _check(report: Report, folder: Path) -> None:
@@ -134,7 +153,10 @@ def as_zip(out: Path) -> bytes:
 def as_json(out: Path) -> bytes:
     """Return the rows of ``predictions.csv``, and the maps in base64."""
     with (out / TABLE).open(newline="", encoding="utf-8") as table:
-        rows = [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(table)]
+        rows = [
+            {name: text if name in _TEXTS else _number(text) for name, text in row.items()}
+            for row in csv.DictReader(table)
+        ]
     maps = [path for path in _files(out) if path.name not in {TABLE, PREDICTIONS}]
     files = {path.relative_to(out).as_posix(): base64.b64encode(path.read_bytes()).decode() for path in maps}
     return json.dumps({"rows": rows, "files": files}).encode()
@@ -144,9 +166,9 @@ def _files(out: Path) -> list[Path]:
     return [path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith(".")]
 
 
-def _value(text: str) -> Any:  # noqa: ANN401  a number where it is one
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return None if number != number else int(number) if number.is_integer() and "." not in text else number
+def _number(text: str) -> int | float | None:
+    """Return what a cell says; None where that is no number, which JSON cannot hold."""
+    number = float(text)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() and "." not in text else number

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, Queue
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 
 import torch
 from torch import Tensor
 
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.prediction import Stopped
 from diffmedseg.prediction.run import Settings, describe_model, draw_samples
 from diffmedseg.segmentation import Drawn
+
+_BETWEEN_LOOKS = 0.1  # seconds, at whether a request is over
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +50,29 @@ class Batcher:
         self._thread = Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
-    def draw(self, images: Tensor, keys: Sequence[str], settings: Settings) -> Drawn:
-        """Draw the samples of a request's images; see :func:`~diffmedseg.prediction.run.draw_samples`."""
+    def draw(self, images: Tensor, keys: Sequence[str], settings: Settings, stop: Event | None = None) -> Drawn:
+        """Draw the samples of a request's images; see :func:`~diffmedseg.prediction.run.draw_samples`.
+
+        Args:
+            images: (B, C, H, W).
+            keys: A key for each image.
+            settings: Samples, steps and so on.
+            stop: Ends the waiting when it is set; images whose turn has not come are then not drawn.
+
+        Raises:
+            Stopped: If it was set.
+        """
         job = _Job(images, list(keys), settings, Future())
         self._jobs.put(job)
-        return job.drawn.result()
+        while True:
+            try:
+                return job.drawn.result(timeout=_BETWEEN_LOOKS)
+            except TimeoutError:  # of the wait, or of the model
+                if job.drawn.done():
+                    raise
+                if stop is not None and stop.is_set():
+                    job.drawn.cancel()
+                    raise Stopped from None
 
     def close(self) -> None:
         """End the thread when what waits is done."""
@@ -90,6 +111,9 @@ class Batcher:
         return batch, left, ended
 
     def _draw(self, batch: list[_Job]) -> None:
+        batch = [job for job in batch if job.drawn.set_running_or_notify_cancel()]  # whose request is not over
+        if not batch:
+            return
         self.batches += 1
         try:
             images, keys = torch.cat([job.images for job in batch]), [key for job in batch for key in job.keys]

@@ -1,8 +1,7 @@
 """What a request may ask for: how large it is, how long it takes, and how many there are at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,26 +50,33 @@ class Slots:
 
     Args:
         limits: The limits.
+
+    Attributes:
+        inside: Requests that are worked on, or wait.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._free, self._inside = limits, asyncio.Semaphore(limits.requests), 0
+        self._limits, self._free, self.inside = limits, asyncio.Semaphore(limits.requests), 0
 
-    @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Wait for a slot.
+    async def take(self) -> None:
+        """Wait for a slot, which the caller has to give back.
 
         Raises:
             Refusal: With 503, if too many wait already.
         """
-        if self._inside >= self._limits.requests + self._limits.waiting:
-            raise Refusal(503, f"{self._inside} requests are being answered. Try again in a moment.")
-        self._inside += 1
+        if self.inside >= self._limits.requests + self._limits.waiting:
+            raise Refusal(503, f"{self.inside} requests are being answered. Try again in a moment.")
+        self.inside += 1
         try:
-            async with self._free:
-                yield
-        finally:
-            self._inside -= 1
+            await self._free.acquire()
+        except asyncio.CancelledError:
+            self.inside -= 1
+            raise
+
+    def give_back(self) -> None:
+        """Let the next request in."""
+        self.inside -= 1
+        self._free.release()
 
 
 class BodyLimit:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from inspect import signature
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any, Literal
@@ -26,7 +27,6 @@ from diffmedseg.service.answers import RequestWatcher, Wish, as_json, as_zip, se
 from diffmedseg.service.batching import Batcher
 from diffmedseg.service.limits import BodyLimit, Limits, Refusal, Slots
 
-_MOST_FILES = 2000
 _MOST_SAMPLES = 64
 _MOST_STEPS = 100
 
@@ -79,23 +79,28 @@ class Service:
             Refusal: With 4xx where the files or the wish are wrong, 503 where there is too much to do, 504 where the
                 time is up.
         """
-        if len(files) > _MOST_FILES:
-            raise Refusal(413, f"There are {len(files)} files; at most {_MOST_FILES} are taken.")
-        due = time.monotonic() + self.limits.seconds
-        async with self.slots.enter():
-            stop = Event()
-            work = asyncio.get_running_loop().run_in_executor(self.workers, self._work, files, wish, stop)
-            try:
-                return await asyncio.wait_for(asyncio.shield(work), max(due - time.monotonic(), 0))
-            except TimeoutError as error:
-                raise self._too_late() from error
-            finally:
-                stop.set()  # also where the client went away
-                await asyncio.wait([work])  # the slot is free when the thread is
-                work.exception()
+        stop = Event()
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                await self.slots.take()
+                work = asyncio.get_running_loop().run_in_executor(self.workers, self._work, files, wish, stop)
+                work.add_done_callback(self._end)
+                return await asyncio.shield(work)
+        except TimeoutError as error:
+            raise self._too_late() from error
+        finally:
+            stop.set()
+
+    def _end(self, work: "asyncio.Future[bytes]") -> None:
+        """Give a request's slot back when its thread is done, which may be later than its answer."""
+        self.slots.give_back()
+        if not work.cancelled():
+            work.exception()  # was answered
 
     def _too_late(self) -> Refusal:
-        return Refusal(504, f"It was not done within {self.limits.seconds:g} seconds: ask for fewer samples or slices.")
+        return Refusal(
+            504, f"It was not done within {self.limits.seconds:g} seconds: ask for fewer samples or slices, or later."
+        )
 
     def _work(self, files: list[UploadFile], wish: Wish, stop: Event) -> bytes:
         folder = Path(tempfile.mkdtemp(prefix="diffmedseg-request-"))
@@ -167,6 +172,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.post("/segment", response_class=Response)
     async def segment_files(
+        request: Request,
         files: Annotated[list[UploadFile], File(min_length=1)],
         answer: Annotated[Literal["zip", "json"], Form()] = "zip",
         samples: Annotated[bool, Form()] = False,
@@ -176,6 +182,9 @@ def create_app(service: Service) -> FastAPI:
         seed: Annotated[int | None, Form(ge=0, lt=2**63)] = None,
     ) -> Response:
         """Segment a picture, or the files of a volume; the answer holds what ``diffmedseg predict`` writes."""
+        fields = [name for name in signature(segment_files).parameters if name != "request"]
+        if unknown := [name for name in await request.form() if name not in fields]:
+            raise Refusal(422, f"There is no field {printable(unknown[0])}; expected {', '.join(fields)}.")
         settings = Settings(num_samples, num_steps, seed, threshold=threshold)
         content = await service.answer(files, Wish(settings, samples, answer == "json"))
         return Response(content, media_type=f"application/{answer}")
@@ -193,7 +202,10 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:3])
+        fields = {str(one["loc"][1]) if len(one["loc"]) > 1 else "form": one["msg"] for one in error.errors()}
+        if "files" in fields:
+            fields["files"] = "expected a file or several, as curl -F files=@photo.jpg sends it"
+        said = "; ".join(f"{name}: {message}" for name, message in fields.items())
         return JSONResponse({"detail": printable(said)}, 422)
 
     @app.exception_handler(HTTPException)

@@ -116,6 +116,12 @@ REFUSED = {
     "place": (lambda f: series(f, setting(ImagePositionPatient=["nan", 0, 0])), "has the ImagePositionPatient"),
     "thickness": (lambda f: series(f, without("SliceThickness"), count=1), "does not say how thick"),
     "thickness 0": (lambda f: series(f, setting(SliceThickness=0), count=1), "does not say how thick"),
+    "slope 0": (lambda f: series(f, setting(RescaleSlope=0)), "has the RescaleSlope '0"),
+    "slope of text": (lambda f: series(f, setting(RescaleSlope="nan")), "has the RescaleSlope 'nan'"),
+    "no intercept": (lambda f: series(f, setting(RescaleIntercept="inf")), "has the RescaleIntercept 'inf'"),
+    "an empty slice": (lambda f: beside(series(f), "IM009.dcm", b""), r"damaged, or no slices: IM009\.dcm"),
+    "an empty file": (lambda f: beside(series(f), "IM009", b""), "damaged, or no slices: IM009"),
+    "no slice": (lambda f: beside(series(f), "IM009.dcm", b"<html>" * 99), r"damaged, or no slices: IM009\.dcm"),
     "two patients": (lambda f: series(f, setting(PatientID=lambda number: f"p{number // 3}")), "2 patients, such as"),
     "cut": (lambda f: cut(series(f)), r"IM007\.dcm is damaged"),
     "only the preamble is left out": (lambda f: shorten(series(f)), "lacks the preamble"),
@@ -124,6 +130,12 @@ REFUSED = {
         "2 sizes or directions",
     ),
 }  # fmt: skip
+
+
+def beside(folder, name, content):
+    """Put another file beside the slices."""
+    (folder / name).write_bytes(content)
+    return folder
 
 
 def cut(folder):
@@ -178,6 +190,13 @@ def test_series_are_refused(kind, tmp_path):
     with pytest.raises(DataError, match=message) as error:
         find_series(folder)
     assert str(folder) in str(error.value)
+
+
+def test_an_empty_slope_is_none_and_a_text_no_slice(tmp_path):
+    plain = find_series(series(tmp_path / "plain")).read()
+    folder = beside(series(tmp_path / "flair", setting(RescaleSlope="", RescaleIntercept="")), "readme.txt", b"text")
+    found = find_series(beside(folder, "DICOMDIR", b"")).read()
+    assert np.array_equal(*map(sitk.GetArrayFromImage, (found, plain)))
 
 
 def test_padding_makes_no_other_patient(tmp_path):

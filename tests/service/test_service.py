@@ -67,6 +67,17 @@ def test_json_has_rows_masks_probability_and_samples(client):
     assert np.load(files["scan_samples.npz"])["samples"].shape == (2, 1, 60, 90)
 
 
+@pytest.mark.parametrize("name", ["007", "1e5", "nan", "infinity", "12e400"])
+def test_names_that_look_like_numbers_stay_as_they_are(name, client):
+    answer = post(client, (f"{name}.png", png()), answer="json")
+    assert "NaN" not in answer.text
+    assert "Infinity" not in answer.text
+    [row] = answer.json()["rows"]
+    assert row["image"] == name
+    assert isinstance(row["digest"], str)
+    assert isinstance(row["area"], int)
+
+
 def test_a_nifti_file_is_answered_on_its_grid(tmp_path):
     write_nifti(tmp_path / "brain.nii.gz", modality(1), np.float32)
     with serving(bright_segmenter(("flair",))) as client:
@@ -97,6 +108,9 @@ def test_health_and_card(client):
         ([("a.png", None)], {"threshold": "nan"}, 422, "threshold"),
         ([("a.png", None)], {"answer": "exe"}, 422, "answer"),
         ([("a.png", None)], {"seed": "-1"}, 422, "seed"),
+        ([("a.png", None)], {"num_sample": "16"}, 422, "There is no field num_sample; expected files, answer,"),
+        ([("a.png", None), ("b", None), ("c.txt", b"text")], {}, 422, "b, c.txt: Pillow knows no such ending"),
+        ([], {"files": "text"}, 422, "files: expected a file or several"),
     ],
 )
 def test_what_is_wrong_is_said_with_4xx(files, fields, status, said, client):
@@ -151,13 +165,25 @@ def slow(**options):
 
 def test_a_request_that_takes_too_long_gets_504_and_the_next_is_answered():
     model = slow()
-    with serving(model, seconds=0.3) as client, ThreadPoolExecutor(1) as pool:
-        late = pool.submit(post, client, ("a.png", png()))
-        time.sleep(1)
+    with serving(model, seconds=0.3) as client:
+        assert post(client, ("a.png", png())).status_code == 504  # while the model still draws
+        assert not model.gate.is_set()
         model.gate.set()
-        assert late.result().status_code == 504
     with serving(model) as client:
         assert post(client, ("a.png", png())).status_code == 200
+
+
+def test_requests_whose_time_is_up_are_neither_waited_for_nor_drawn():
+    model = slow()
+    service = Service(model, "dark", "", "", Limits(seconds=0.5, requests=2, waiting=4, batch=1))
+    with TestClient(create_app(service)) as client, ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(post, client, ("a.png", png())) for _ in range(6)]
+        assert {job.result().status_code for job in jobs} == {504}
+        while service.slots.inside:  # their threads end although the model still draws
+            time.sleep(0.01)
+        model.gate.set()
+        assert post(client, ("a.png", png())).status_code == 200
+    assert service.batcher.batches == 2  # the first, which could not be stopped, and the last
 
 
 def test_more_requests_than_may_wait_get_503():

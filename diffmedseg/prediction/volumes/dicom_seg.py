@@ -6,6 +6,7 @@ both are silenced, and an error says which kind of header was refused, never wha
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,10 @@ _MAY_BE_EMPTY = (
 )  # fmt: skip
 _SEXES = ("M", "F", "O", "")
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_ALIKE = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _LOGGERS = ("highdicom", "pydicom")
+_UTF_8 = "ISO_IR 192"
+_MOST_NUMBER = 2**31 - 1  # of a series: DICOM PS3.5, VR IS
 
 
 def check_highdicom() -> None:
@@ -136,6 +140,7 @@ class DicomWriter:
         step = DSfloat(self.series.grid.spacing[2], auto_format=True)
         headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in self.series.files]
         for path, header in zip(self.series.files, headers, strict=True):
+            _find_character_set(header)
             if missing := [name for name in _NEEDED if not header.get(name)]:
                 raise DataError(
                     f"{path.name} has no {' and no '.join(missing)}, which a segmentation has to name: leave "
@@ -148,6 +153,7 @@ class DicomWriter:
                 header.SliceThickness = step  # which slices without gaps have
             if header.PatientSex not in _SEXES:  # highdicom knows no others
                 header.PatientSex = ""
+        _check_identities(self.series.files[0].parent.name, headers)
         return headers
 
     def _series(self, sources: "Sequence[pydicom.Dataset]", what: str, number: int) -> dict[str, Any]:
@@ -156,7 +162,7 @@ class DicomWriter:
 
         return {
             "series_instance_uid": hd.UID(),
-            "series_number": 100 * max(int(sources[0].get("SeriesNumber") or 0), 0) + number,
+            "series_number": min(100 * max(int(sources[0].get("SeriesNumber") or 0), 0), _MOST_NUMBER - 100) + number,
             "sop_instance_uid": hd.UID(),
             "instance_number": 1,
             "manufacturer": _MAKER,
@@ -164,6 +170,7 @@ class DicomWriter:
             "software_versions": __version__,
             "device_serial_number": _SERIAL,
             "series_description": f"{_MAKER} {what}",
+            "specific_character_set": _UTF_8,  # holds every patient's name, and every region's
         }
 
     def _segmentation(
@@ -237,6 +244,36 @@ class DicomWriter:
         report = hd.sr.MeasurementReport(context, codes.SCT.ImagingProcedure, groups)
         described = self._series(sources, "volumes", 3)
         return hd.sr.Comprehensive3DSR(evidence=evidence, content=report[0], **described)
+
+
+def _find_character_set(header: "pydicom.Dataset") -> None:
+    """Read the texts of a header that names no character set as UTF-8, where its patient's name is that."""
+    from pydicom.dataelem import RawDataElement
+
+    raw = None if header.get("SpecificCharacterSet") else header.get_item("PatientName")
+    if isinstance(raw, RawDataElement) and raw.value:
+        with suppress(UnicodeDecodeError):  # pydicom takes it for Latin-1
+            raw.value.decode()
+            header.set_original_encoding(*header.original_encoding, "utf8")
+
+
+def _check_identities(folder: str, headers: "Sequence[pydicom.Dataset]") -> None:
+    """Refuse slices that no segmentation can name one by one, or that are not of one series.
+
+    Raises:
+        DataError: Names the folder, and what differs or is the same.
+    """
+    mixed = [name for name in _ALIKE if len({header.get(name) for header in headers}) > 1]
+    if mixed:
+        raise DataError(
+            f"{folder} has slices that differ in {' and '.join(mixed)}: leave --dicom_seg out, or export the series "
+            "again"
+        )
+    if len({header.SOPInstanceUID for header in headers}) < len(headers):
+        raise DataError(
+            f"{folder} has several slices of the same SOPInstanceUID, so that a segmentation cannot name them: leave "
+            "--dicom_seg out, or export the series again"
+        )
 
 
 def _concept(code: Code) -> "hd.sr.CodedConcept":

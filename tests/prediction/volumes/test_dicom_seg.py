@@ -298,6 +298,56 @@ def test_patients_that_are_mixed_are_not_named(tmp_path):
     assert "SECRET" not in reason
 
 
+JAPANESE = ["", "ISO 2022 IR 87"]
+UNDECLARED = {"utf-8": b"M\xc3\xbcller1", "latin-1": b"M\xfcllerin"}
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [("ISO_IR 100", "Zoë^Müller"), (JAPANESE, "Yamada^Tarou=山田^太郎=やまだ^たろう"), ("GB18030", "Wang^X=王^小东")],
+)
+def test_names_of_every_character_set_and_regions_are_kept(character_set, name, tmp_path):
+    series(tmp_path / "in" / "p" / "flair", setting(SpecificCharacterSet=character_set, PatientName=name))
+    predict(tmp_path / "in", tmp_path / "out", ("Läsion", "腫瘍"))
+    for what in ("mask", "probability", "report"):
+        header = pydicom.dcmread(tmp_path / "out" / f"p_{what}.dcm")
+        assert header.PatientName == name
+        assert "Läsion" in str(header)
+        assert "腫瘍" in str(header)
+
+
+@pytest.mark.parametrize("encoding", UNDECLARED)
+def test_names_of_no_character_set_are_read(encoding, tmp_path):
+    folder = series(tmp_path / "in" / "p" / "flair", PatientName="Name1234")
+    stored = UNDECLARED[encoding].ljust(8)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"Name1234", stored[:8]))
+    predict(tmp_path / "in", tmp_path / "out")
+    assert pydicom.dcmread(tmp_path / "out" / "p_mask.dcm").PatientName == stored[:8].decode(encoding).strip()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (setting(SOPInstanceUID="1.2.3.4"), "several slices of the same SOPInstanceUID"),
+        (lambda slice_, n: setattr(slice_, "FrameOfReferenceUID", f"1.2.{n // 3}"), "differ in FrameOfReferenceUID"),
+        (lambda slice_, n: setattr(slice_, "StudyInstanceUID", f"1.2.{n // 3}"), "differ in StudyInstanceUID"),
+    ],
+)
+def test_slices_that_cannot_be_told_apart_are_refused(change, message, tmp_path):
+    series(tmp_path / "in" / "p" / "flair", change)
+    [reason] = predict(tmp_path / "in", tmp_path / "out").failed.values()
+    assert message in reason
+
+
+def test_the_largest_series_number_gives_a_number_that_dicom_allows(tmp_path):
+    series(tmp_path / "in" / "p" / "flair", setting(SeriesNumber=2**31 - 1))
+    predict(tmp_path / "in", tmp_path / "out")
+    numbers = [pydicom.dcmread(path).SeriesNumber for path in (tmp_path / "out").glob("*.dcm")]
+    assert len(set(numbers)) == 3
+    assert max(numbers) < 2**31
+
+
 def test_a_series_without_frame_of_reference_is_refused(tmp_path):
     series(tmp_path / "in" / "p" / "flair", lambda slice_, number: delattr(slice_, "FrameOfReferenceUID"))
     [reason] = predict(tmp_path / "in", tmp_path / "out").failed.values()
