@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffmedseg.data.mri.volumes import normalise
+from diffmedseg.data.mri.volumes import NormalVolume
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.planes import LEARNED, Plane
@@ -47,7 +47,8 @@ class SliceRun:
         self.planes = [Plane.of(axis, self.shape, volume.spacing, model.image_size) for axis in axes]
         self._key, self._batch_size, self._watcher = key, batch_size, watcher
         self._shown = model.slice_input or SliceInput()
-        normal = normalise(volume.channels, volume.brain, volume.names, self._shown.ranges_of(model.channels))
+        ranges = self._shown.ranges_of(model.channels)
+        normal = NormalVolume.of(volume.channels, volume.brain, volume.names, ranges)
         self._images = [plane.images(normal) for plane in self.planes]
         self._numbers = [np.flatnonzero(plane.turn(volume.brain).any((1, 2))).tolist() for plane in self.planes]
         self._features: list[Tensor] = []
