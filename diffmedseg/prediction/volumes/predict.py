@@ -25,6 +25,7 @@ from diffmedseg.prediction.volumes.panel import draw_planes
 from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
 from diffmedseg.prediction.volumes.reading import Volume, read_case
 from diffmedseg.prediction.volumes.segmenting import Kept, VolumeSegmentation, segment_volume
+from diffmedseg.prediction.volumes.slices import SliceRun
 from diffmedseg.prediction.watching import VolumeResult, Watcher
 from diffmedseg.reading.label_maps import note_order
 from diffmedseg.wording import count, first_names
@@ -86,7 +87,7 @@ def predict_volumes(
         for case in (case for batch in batches for case in batch):
             folder.forget([case.name])
             with report.attempt(case.path):
-                _predict_case(model, case, folder, settings, batch_size, report, watcher or Watcher())
+                _predict_case(model, case, folder, settings, batch_size, report, watcher)
             yield
 
     report = predict_all(cases, folder, segment, 1, resume, overwrite, watcher)
@@ -113,12 +114,15 @@ def _predict_case(
     settings: Settings,
     batch_size: int,
     report: Report,
-    watcher: Watcher,
+    watcher: Watcher | None,
 ) -> None:
     start = time.perf_counter()
     volume = read_case(case, model.slice_input)
+    run = SliceRun(model, volume, Path(case.name).name, settings, batch_size, watcher)
+    if watcher is None and not folder.outputs.panel:
+        volume = replace(volume, channels=[])  # which nobody looks at, and may be large
     kept = Kept(samples=folder.outputs.samples is not None, fractions=folder.outputs.dicom_seg)
-    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, kept, watcher)
+    result = segment_volume(run, kept)
     folder.write_maps(case.name, volume, result)
     rows = _describe(case, volume, result, model, time.perf_counter() - start)
     if folder.outputs.panel:
@@ -138,7 +142,8 @@ def _predict_case(
     note = "; ".join(filter(None, (volume.note, note_unfamiliar(model, result.familiarity))))
     if note:
         report.notes[case.path] = note
-    watcher.keep_volume(VolumeResult(case.name, volume, result, rows, note))
+    if watcher is not None:
+        watcher.keep_volume(VolumeResult(case.name, volume, result, rows, note))
 
 
 def _check_series(cases: Sequence[VolumeCase]) -> None:

@@ -8,16 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.errors import DataError
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
-from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.components import drop_small, smallest_sizes
-from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.compact import PackedMasks, SteppedMap
-from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
-from diffmedseg.prediction.volumes.reading import Volume
+from diffmedseg.prediction.volumes.planes import LEARNED
 from diffmedseg.prediction.volumes.slices import SliceRun
-from diffmedseg.prediction.watching import Watcher
 from diffmedseg.segmentation import full_size_samples, resize_soft, sample_areas
 
 STEPS = 256
@@ -73,42 +68,22 @@ class Kept:
     fractions: bool = False
 
 
-def segment_volume(
-    model: Segmenter,
-    volume: Volume,
-    key: str,
-    settings: Settings,
-    batch_size: int,
-    kept: Kept | None = None,
-    watcher: Watcher | None = None,
-) -> VolumeSegmentation:
+def segment_volume(run: SliceRun, kept: Kept | None = None) -> VolumeSegmentation:
     """Segment every slice that shows brain, along one axis or along several.
 
     The noise of a sample is that of the key in every slice, so that a sample is one volume. It is that along each axis,
     too: sample s is the mean of the samples s along all axes.
 
     Args:
-        model: The model, on its device.
-        volume: The volume.
-        key: Key of the noise.
-        settings: Samples, steps, seed, precision, axes and the smallest parts, filled in.
-        batch_size: Slices segmented together.
+        run: The slices of a volume.
         kept: What is kept besides the maps; None for nothing.
-        watcher: Follows the slices.
 
     Raises:
-        DataError: If there is no brain, a channel is constant within it, the model fails, or its contours do not hold
-            along the axes.
+        DataError: If the model fails.
     """
-    axes = check_axes(settings.axes or (LEARNED,))
-    if axes != (LEARNED,) and model.conformal is not None:
-        raise DataError(
-            f"this model's contours and intervals were fitted to {LEARNED} slices, and need not hold along "
-            f"{', '.join(axes)}. Leave --axes out, or name a checkpoint without calibration"
-        )
-    run = SliceRun(model, volume, key, settings, batch_size, watcher or Watcher(), axes)
-    sizes = smallest_sizes(settings.smallest or {}, model.regions)
-    return (_along_one if axes == (LEARNED,) else _along_all)(run, kept or Kept(), sizes)
+    sizes = smallest_sizes(run.settings.smallest or {}, run.model.regions)
+    learned = [plane.axis for plane in run.planes] == [LEARNED]
+    return (_along_one if learned else _along_all)(run, kept or Kept(), sizes)
 
 
 def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
