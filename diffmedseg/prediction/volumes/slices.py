@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffmedseg.data.mri.volumes import NormalVolume
 from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import slice_keys
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.planes import LEARNED, Plane, check_axes
@@ -31,8 +32,8 @@ class SliceRun:
         watcher: Follows the slices.
 
     Raises:
-        DataError: If there is no brain, a channel is constant within it, or the model's contours do not hold along the
-            axes.
+        DataError: If there is no brain, a channel is constant within it, or the model's contours and intervals do not
+            hold with the settings.
     """
 
     def __init__(
@@ -49,6 +50,11 @@ class SliceRun:
             raise DataError(
                 f"this model's contours and intervals were fitted to {LEARNED} slices, and need not hold along "
                 f"{', '.join(axes)}. Leave --axes out, or name a checkpoint without calibration"
+            )
+        if settings.slice_correlation != model.slice_correlation and model.conformal is not None:
+            raise DataError(
+                "this model's intervals of volume were fitted with other noise over slices. Leave --slice_correlation "
+                "out, or name a checkpoint without calibration"
             )
         self.model, self.settings, self.shape = model, settings, volume.brain.shape
         self.num_samples = model.count_samples(settings.num_samples, settings.tta)
@@ -73,7 +79,8 @@ class SliceRun:
             some = numbers[first : first + self._batch_size]
             self._watcher.within((before + first) / total)
             together = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in some]
-            batch, keys = images[torch.tensor(together)].flatten(1, 2), [self._key] * len(some)
+            batch, length = images[torch.tensor(together)].flatten(1, 2), self.settings.slice_correlation
+            keys = slice_keys(self._key, some, plane.spacing[0], length)
             drawn = self._watcher.draw(batch, keys, self.model, self.settings)
             if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
                 self._features.append(drawn.features)
