@@ -5,7 +5,8 @@ chunking, order or the number of processes.
 """
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -27,9 +28,21 @@ def keyed_generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
+class NoiseGenerator(ABC):
+    """A source of noise that takes the place of a generator of PyTorch in the functions below."""
+
+    @abstractmethod
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal noise of a shape, float32, on the CPU."""
+
+    @abstractmethod
+    def uniform(self, number: int) -> Tensor:
+        """Draw numbers in [0, 1], float32, on the CPU."""
+
+
 @dataclass(frozen=True)
-class BlendedGenerator:
-    """Noise between the noise a and b of two generators, such as for a slice between two others.
+class BlendedGenerator(NoiseGenerator):
+    """Noise between that of two generators, as of a slice that lies between two others.
 
     The noise a cos(angle) + b sin(angle) is standard normal, too. The correlation of two such noises is the cosine of
     the difference of their angles.
@@ -45,17 +58,38 @@ class BlendedGenerator:
     angle: float
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Draw standard normal noise of a shape, float32, on the CPU."""
-        a, b = (torch.randn(tuple(shape), generator=generator) for generator in (self.first, self.second))
+        """Blend the noise of both generators."""
+        a, b = (torch.randn(tuple(shape), generator=one) for one in (self.first, self.second))
         return a * math.cos(self.angle) + b * math.sin(self.angle)
 
     def uniform(self, number: int) -> Tensor:
-        """Draw uniform numbers in [0, 1], as the normal distribution function of normal noise."""
+        """Return the normal distribution function of normal noise."""
         numbers: Tensor = torch.special.ndtr(self.normal((number,)))
         return numbers
 
 
-Generator = torch.Generator | BlendedGenerator
+@dataclass(frozen=True)
+class SplitGenerator(NoiseGenerator):
+    """Normal noise of one generator and uniform numbers of another.
+
+    Attributes:
+        normals: Gives the normal noise.
+        uniforms: Gives the uniform numbers.
+    """
+
+    normals: "Generator"
+    uniforms: "Generator"
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Draw from the first generator."""
+        return _normal(self.normals, shape)
+
+    def uniform(self, number: int) -> Tensor:
+        """Draw from the second generator."""
+        return _uniform(self.uniforms, number)
+
+
+Generator = torch.Generator | NoiseGenerator
 
 
 def between(key: tuple[object, ...], position: float) -> BlendedGenerator:
@@ -72,15 +106,69 @@ def between(key: tuple[object, ...], position: float) -> BlendedGenerator:
     return BlendedGenerator(first, second, (position - below) * math.pi / 2)
 
 
+class SliceKey(str):
+    """The key of the noise of a slice: that of its volume, and where the slice lies in it.
+
+    It equals the key of the volume, and whatever has no use for the place takes it for that.
+
+    Args:
+        volume: The key of the volume.
+        number: Number of the slice.
+        spacing: Distance of neighbouring slices, in mm.
+        length: Slices that lie this far apart or farther have independent noise, in mm; 0 for noise of its own in each
+            slice.
+    """
+
+    def __new__(cls, volume: str, number: int, spacing: float, length: float) -> "SliceKey":
+        """Make the key, which is a string."""
+        key = super().__new__(cls, volume)
+        key.number, key.place, key.length = number, number * spacing, length
+        return key
+
+    number: int
+    place: float
+    length: float
+
+    def generator(self, seed: int, sample: int) -> Generator:
+        """Return the generator of a sample of the slice."""
+        if self.length == 0:
+            return keyed_generator(seed, self, sample, "slice", self.number)
+        return between((seed, self, sample), 2 * self.place / self.length)
+
+
+def check_slice_correlation(length: float | None) -> float | None:
+    """Return how noise is correlated over slices; see :class:`SliceKey`.
+
+    Raises:
+        ValueError: If it is no distance.
+    """
+    if length is not None and not 0 <= length < math.inf:
+        raise ValueError(
+            f"slice_correlation is {length}; expected a distance in mm, at least 0, or none for shared noise."
+        )
+    return length
+
+
+def slice_keys(volume: str, numbers: Iterable[int], spacing: float, length: float | None) -> list[str]:
+    """Return the keys of the noise of slices of a volume.
+
+    Args:
+        volume: The key of the volume.
+        numbers: The numbers of the slices.
+        spacing: Distance of neighbouring slices, in mm.
+        length: As of :class:`SliceKey`; None for noise that all slices share.
+    """
+    return [volume if length is None else SliceKey(volume, number, spacing, length) for number in numbers]
+
+
+def sample_generator(seed: int, key: str, sample: int) -> Generator:
+    """Return the generator of a sample of an image, or of a slice where the key says so."""
+    return key.generator(seed, sample) if isinstance(key, SliceKey) else keyed_generator(seed, key, sample)
+
+
 def keyed_uniform(number: int, generators: Sequence[Generator]) -> Tensor:
     """Draw numbers in [0, 1] from each generator, shape (len(generators), number), float32, on the CPU."""
-    rows = [
-        generator.uniform(number)
-        if isinstance(generator, BlendedGenerator)
-        else torch.rand(number, generator=generator)
-        for generator in generators
-    ]
-    return torch.stack(rows)
+    return torch.stack([_uniform(one, number) for one in generators])
 
 
 def keyed_normal(shape: Sequence[int], generators: Sequence[Generator], device: torch.device) -> Tensor:
@@ -94,15 +182,27 @@ def keyed_normal(shape: Sequence[int], generators: Sequence[Generator], device: 
     Returns:
         Noise of shape ``(len(generators), *shape)``, float32.
     """
-    rows = [
-        generator.normal((1, *shape))
-        if isinstance(generator, BlendedGenerator)
-        else torch.randn(1, *shape, generator=generator)
-        for generator in generators
-    ]
-    return torch.cat(rows).to(device)
+    return torch.cat([_normal(one, (1, *shape)) for one in generators]).to(device)
 
 
-def keyed_integers(high: int, generators: Sequence[torch.Generator]) -> Tensor:
+def keyed_integers(high: int, generators: Sequence[Generator]) -> Tensor:
     """Draw one integer in [0, high) from each generator, shape (len(generators),), int64, on the CPU."""
-    return torch.cat([torch.randint(high, (1,), generator=generator) for generator in generators])
+    return torch.cat([_integer(one, high) for one in generators])
+
+
+def _normal(generator: Generator, shape: Sequence[int]) -> Tensor:
+    if isinstance(generator, NoiseGenerator):
+        return generator.normal(shape)
+    return torch.randn(tuple(shape), generator=generator)
+
+
+def _uniform(generator: Generator, number: int) -> Tensor:
+    if isinstance(generator, NoiseGenerator):
+        return generator.uniform(number)
+    return torch.rand(number, generator=generator)
+
+
+def _integer(generator: Generator, high: int) -> Tensor:
+    if isinstance(generator, NoiseGenerator):
+        return (generator.uniform(1) * high).long().clamp(max=high - 1)
+    return torch.randint(high, (1,), generator=generator)

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from diffmedseg.keyed_random import between, keyed_generator, keyed_normal, keyed_uniform
+from diffmedseg.keyed_random import (
+    between,
+    keyed_generator,
+    keyed_integers,
+    keyed_normal,
+    keyed_uniform,
+    sample_generator,
+    slice_keys,
+)
 
 CPU = torch.device("cpu")
 
@@ -41,3 +49,26 @@ def test_uniform_numbers():
     assert drawn.histc(10, 0, 1).tolist() == pytest.approx([2000] * 10, rel=0.1)
     plain = keyed_uniform(3, [keyed_generator(1)])
     assert torch.equal(plain[0], torch.rand(3, generator=keyed_generator(1)))
+
+
+def of_slices(numbers, length, sample=0, volume="case"):
+    keys = slice_keys(volume, numbers, 1.5, length)
+    assert keys == [volume] * len(keys)  # whatever has no use for the place takes it for the volume's
+    return keyed_normal((20_000,), [sample_generator(0, key, sample) for key in keys], CPU)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(None, [1, 1, 1, 1]), (0, [1, 0, 0, 0]), (6.0, [1, math.cos(math.pi / 4), 0, 0])]
+)
+def test_slices_are_alike_by_their_distance(length, expected):
+    assert torch.corrcoef(of_slices((0, 1, 4, 9), length))[0].tolist() == pytest.approx(expected, abs=0.03)
+    rows = of_slices((3, 1), length)
+    assert torch.equal(of_slices((1,), length)[0], rows[1])
+    assert not torch.equal(of_slices((1,), length, sample=1)[0], rows[1])
+    assert not torch.equal(of_slices((1,), length, volume="other")[0], rows[1])
+
+
+def test_whole_numbers_between_places():
+    found = keyed_integers(4, [between((0, "a", i), 0.4) for i in range(4000)])
+    assert found.unique().tolist() == [0, 1, 2, 3]
+    assert found.bincount().tolist() == pytest.approx([1000] * 4, rel=0.15)

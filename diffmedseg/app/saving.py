@@ -162,7 +162,7 @@ class CorrectedSet:
         ).numpy()
         images = []
         for channel in volume.channels:
-            image = sitk.GetImageFromArray(channel)
+            image = sitk.GetImageFromArray(channel.astype(np.float32))
             volume.oriented.grid.give(image)
             images.append(image)
         mask = sitk.GetImageFromArray(labels)

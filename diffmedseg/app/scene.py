@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.volumes.panel import grey_levels
+from diffmedseg.prediction.volumes.compact import SteppedMap
+from diffmedseg.prediction.volumes.panel import grey_levels, grey_window
 from diffmedseg.prediction.watching import PictureResult, VolumeResult
 
 COLOURS = "colours"  # the one channel of a picture
@@ -125,17 +127,14 @@ def picture_scene(result: PictureResult, model: Segmenter) -> Scene:
 def volume_scene(result: VolumeResult, model: Segmenter) -> Scene:
     """Make the scene of a volume."""
     found, volume = result.segmentation, result.volume
-    images = {
-        name: (grey_levels(channel, volume.brain) * 255).round().astype(np.uint8)
-        for name, channel in zip(model.channels, volume.channels, strict=True)
-    }
+    images = {name: _grey(channel, volume.brain) for name, channel in zip(model.channels, volume.channels, strict=True)}
     return Scene(
         name=result.name,
         images=images,
         regions=tuple(model.regions),
         samples=found.samples.numpy(),
-        probability=(found.probability * 255).round().astype(np.uint8),
-        disagreement=(found.uncertainty * 510).round().astype(np.uint8),
+        probability=_bytes(found.probability, 1),
+        disagreement=_bytes(found.uncertainty, 2),
         mask=found.mask,
         inner=found.inner,
         outer=found.outer,
@@ -153,6 +152,19 @@ def volume_scene(result: VolumeResult, model: Segmenter) -> Scene:
         spacing=volume.spacing,
         note=result.note,
     )
+
+
+def _grey(channel: NDArray[Any], brain: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a channel (D, H, W) in grey."""
+    window = grey_window(channel, brain)
+    return np.stack([(grey_levels(one, *window) * 255).round().astype(np.uint8) for one in channel])
+
+
+def _bytes(maps: SteppedMap, scale: int) -> NDArray[np.uint8]:
+    """Return maps (K, D, H, W), times a scale, in 8 bits."""
+    table = (maps.values_of(np.arange(maps.steps // scale + 1)) * scale * 255).round().astype(np.uint8)
+    levels: NDArray[np.uint8] = table[maps.levels]
+    return levels
 
 
 def _levels(maps: Tensor, scale: float) -> NDArray[np.uint8]:

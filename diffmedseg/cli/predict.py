@@ -131,6 +131,13 @@ def _add_volumes(parser: argparse.ArgumentParser) -> None:
         help="Volumes: segment slices along each of these axes, and average the results: axial, coronal, sagittal. "
         "Default: axial, the axis of training.",
     )
+    parser.add_argument(
+        "--slice_correlation",
+        type=_distance,
+        metavar="MM",
+        help="Volumes: slices that lie this far apart or farther have independent noise, nearer slices similar noise; "
+        "0 gives each slice noise of its own. Default: the model's own, usually the same noise in all slices.",
+    )
     add_smallest(parser)
 
 
@@ -176,6 +183,13 @@ def _length(text: str) -> float:
     number = any_number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a length in mm above 0")
+    return number
+
+
+def _distance(text: str) -> float:
+    number = any_number(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a distance in mm, 0 or above")
     return number
 
 
@@ -237,6 +251,7 @@ def main(args: list[str]) -> None:
         options.tta,
         dict(options.smallest) or None,
         options.axes,
+        options.slice_correlation,
     )
     outputs = _outputs(options, parser)
     try:

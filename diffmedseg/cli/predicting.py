@@ -30,6 +30,8 @@ from diffmedseg.zoo.members import names_models
 
 __all__ = ["Outputs", "Settings", "find", "load_leading", "load_model", "on_device", "predict", "say"]
 
+_OF_VOLUMES = ("smallest", "axes", "slice_correlation")
+
 
 def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, outputs: Outputs) -> Report:
     """Segment the pictures or volumes that the options name."""
@@ -44,7 +46,7 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
             raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
         if options.dicom_seg:
             raise DataError("--dicom_seg is for DICOM series; this model takes pictures: leave it out.")
-        if given := next((name for name in ("smallest", "axes") if getattr(settings, name)), None):
+        if given := next((name for name in _OF_VOLUMES if getattr(settings, name) is not None), None):
             raise DataError(f"--{given} is for volumes; this model takes pictures: leave it out.")
         windows = None if options.windows is None else read_windows(options.windows)
         pictures = find_pictures(options.images)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion.process import NoiseProcess
-from diffmedseg.keyed_random import keyed_normal
+from diffmedseg.keyed_random import Generator, keyed_normal
 
 _MAX_BETA = 1 - 2**-20  # in float32 a larger beta is 1, and a signal of 0 has no logarithm
 #: Options that would move x_t to other noise levels than the network is told.
@@ -107,7 +107,7 @@ class ReverseProcess(Configurable):
         predict_x_0: Callable[[Tensor, int], Tensor],
         process: NoiseProcess,
         shape: Sequence[int],
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Generator],
         num_steps: int,
         guess: Tensor | None = None,
     ) -> Tensor:
@@ -148,7 +148,7 @@ class ReverseProcess(Configurable):
         predict_x_0: Callable[[Tensor, int], Tensor],
         process: NoiseProcess,
         x_t: Tensor,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
         """Run chains from their first x_t, ``(N, *shape)``, to x_0; see :meth:`__call__`."""

@@ -14,6 +14,7 @@ from diffmedseg.metrics.cases import distance_scores, overlap_scores
 from diffmedseg.metrics.functional import confusion_counts
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.surface import surface_scores
+from diffmedseg.reading.grid import Frame
 from diffmedseg.reading.label_maps import pick_labels, region_labels
 from diffmedseg.reading.masks import MaskReader, read_values, whole_labels
 from diffmedseg.reading.names import (
@@ -248,7 +249,7 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
             unlike.append(f"{predicted_path} is {_size(predicted)}, {true_path} {_size(true)}")
             continue
         if predicted.volume is not None and true.volume is not None:
-            check_same_grid(predicted.volume, true.volume, predicted_path, true_path)
+            check_same_grid(Frame.of(predicted.volume), Frame.of(true.volume), predicted_path, true_path)
         a, b = torch.from_numpy(predicted.values), torch.from_numpy(true.values)
         surface = surface_scores(a, b, true.spacing or spacing)
         counts = [int(n.sum()) for n in confusion_counts(a, b)]

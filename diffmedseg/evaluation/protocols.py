@@ -12,6 +12,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.evaluation.mask_folders import Pairs, read_grey, read_mask, readers_of
 from diffmedseg.metrics.functional import confusion_counts, dice_from_counts, iou_from_counts
 from diffmedseg.metrics.lesions import PENALTY_MM, lesion_scores
+from diffmedseg.reading.grid import Frame
 from diffmedseg.reading.names import VOLUMES
 from diffmedseg.reading.volumes import check_same_grid
 
@@ -99,7 +100,7 @@ def score_brats(pairs: Pairs) -> Protocol:
             flat = paths[0] if predicted.volume is None else paths[1]
             raise DataError(f"{flat} is a picture. The protocol brats scores lesions of volumes: leave --protocol out.")
         _check_alike([torch.from_numpy(mask.values) for mask in (predicted, true)], paths)
-        check_same_grid(predicted.volume, true.volume, *paths)
+        check_same_grid(Frame.of(predicted.volume), Frame.of(true.volume), *paths)
         cases[name] = astuple(lesion_scores(predicted.values, true.values, true.volume.GetSpacing()[::-1]))
     dice, hd95 = torch.tensor([scores[:2] for scores in cases.values()], dtype=torch.float64).mean(0).tolist()
     policy = (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffmedseg.data.batch import Batch, check_batch, check_binary, complete_batch, complete_draws, complete_reference
 from diffmedseg.data.store import to_signed
+from diffmedseg.keyed_random import slice_keys
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.reading.slice_input import SliceInput
 
@@ -43,9 +44,29 @@ class BatchedModule(LightningModule):
         """Names of all channels of an image, those of neighbouring slices included."""
         return self.channels if self.slice_input is None else self.slice_input.image_channels(self.channels)
 
+    #: How noise is alike in the slices of a volume; see :class:`~diffmedseg.models.DiffusionSegmenter`.
+    slice_correlation: float | None = None
+
     def noise_keys(self, batch: Batch) -> list[str] | None:
-        """Return the keys of the noise: the cases, or None for the content of images that came without names."""
-        return batch["case"] if self._named else None
+        """Return the keys of the noise: the cases, or None for the content of images that came without names.
+
+        Raises:
+            ValueError: If noise is to be correlated over slices, and the batch does not say how far they lie apart.
+        """
+        if not self._named or self.slice_correlation is None:
+            return batch["case"] if self._named else None
+        keys = []
+        for case, number, spacing in zip(batch["case"], batch["index"], batch["spacing"], strict=True):
+            if spacing is not None and len(spacing) == 3:
+                keys += slice_keys(case, [number], spacing[0], self.slice_correlation)
+                continue
+            if number:
+                raise ValueError(
+                    f"slice_correlation is {self.slice_correlation:g} mm, and slice {number} of {case} comes without "
+                    "the distance of slices. Give spacing (slices, rows, columns) in mm, or set it to null."
+                )
+            keys.append(case)
+        return keys
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Check a batch, and complete it."""

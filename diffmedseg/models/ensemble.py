@@ -25,6 +25,7 @@ _SHARED = {
     "their settings of windows (cropped)": "cropped",
     "the ranges of values that become black and white": "value_range",
     "how slices become images": "slice_input",
+    "how noise is alike in slices": "slice_correlation",
 }
 
 
@@ -60,6 +61,7 @@ class Ensemble(Segmenter):
         first = models[0]
         self.channels, self.regions, self.nested = first.channels, first.regions, first.nested
         self.cropped, self.value_range, self.slice_input = first.cropped, first.value_range, first.slice_input
+        self.slice_correlation = first.slice_correlation
         self.image_size = (max(model.image_size[0] for model in models), max(model.image_size[1] for model in models))
         self.num_samples = max(len(models), *(model.num_samples for model in models))
         self.threshold = sum(model.decision_level for model in models) / len(models)

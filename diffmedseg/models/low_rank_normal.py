@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.export import register_dataclass
 
-from diffmedseg.keyed_random import keyed_generator, keyed_normal
+from diffmedseg.keyed_random import Generator, keyed_generator, keyed_normal
 from diffmedseg.noise_input import NoiseInput
 
 #: Samples that estimate the likelihood in training: the number of the paper and of the released configurations.
@@ -68,7 +68,7 @@ class NormalNoise:
     pixels: Tensor
 
     @staticmethod
-    def draw(generators: Sequence[Sequence[torch.Generator]], normal: LowRankNormal) -> "NormalNoise":
+    def draw(generators: Sequence[Sequence[Generator]], normal: LowRankNormal) -> "NormalNoise":
         """Draw noise: B lists of S generators; each gives one sample's latents and then its pixels."""
         flat, device = [g for row in generators for g in row], normal.mean.device
         latents = keyed_normal(normal.factors.shape[1:2], flat, device)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from diffmedseg.data.batch import Batch
 from diffmedseg.errors import ExportError
 from diffmedseg.familiarity import Familiarity, pool_maps
-from diffmedseg.keyed_random import keyed_generator
+from diffmedseg.keyed_random import Generator, check_slice_correlation, sample_generator
 from diffmedseg.metrics import Dice
 from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.graph_sampler import GraphSampler
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 _EMPTY_REMEDY = "In the first steps this is usual. If it stays, train longer"
 _DICE_REMEDY = ", or take the Dice loss over batches by --model.dice_over=batch"
 
-Generators = Sequence[Sequence[torch.Generator]]
+Generators = Sequence[Sequence[Generator]]
 
 
 class DiffusionSegmenter(StoredModule, Segmenter, ABC):
@@ -88,6 +88,9 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
         tta: Test-time augmentation when testing and predicting; ``flips`` is four views, see :meth:`segment`.
         fitted_tta: Test-time augmentation with which calibration and contours were fitted.
+        slice_correlation: How noise is alike in the slices of a volume. None is the same noise in all slices. Else the
+            distance in mm from which slices have independent noise, and slices nearer than that have similar noise; 0
+            is noise of its own in each slice. Images that are no slices have noise of their own.
     """
 
     num_steps: int
@@ -124,6 +127,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         encoder_lr: float = 1.0,
         tta: TTA = "none",
         fitted_tta: TTA = "none",
+        slice_correlation: float | None = None,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -155,6 +159,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         for augmentation in (tta, fitted_tta):
             views_of(augmentation)
         self.encoder_lr, self.tta, self.fitted_tta = encoder_lr, tta, fitted_tta
+        self.slice_correlation = check_slice_correlation(slice_correlation)
         self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.fusion = fusion or MeanFusion()
@@ -435,7 +440,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
 
 def sample_generators(seed: int, keys: Sequence[str], samples: range) -> Generators:
     """Return the generator of each sample of each image, by the samples' numbers."""
-    return [[keyed_generator(seed, key, s) for s in samples] for key in keys]
+    return [[sample_generator(seed, key, s) for s in samples] for key in keys]
 
 
 def _leave_familiarity_out(module: DiffusionSegmenter, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffmedseg.data.batch import Batch, check_batch
 from diffmedseg.familiarity import Familiarity, JointFamiliarity
+from diffmedseg.keyed_random import slice_keys
 from diffmedseg.measuring import check_spacing
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
@@ -149,7 +150,7 @@ class Segmenter(BatchedModule, ABC):
                 four encodings of the image in place of one. None for the model's own.
             spacing: Distance of slices, rows and columns in mm, where the images are all slices of one volume, in their
                 order. Then all have one key, so that a sample is one volume, and :meth:`Segmentation.volume_ml` knows
-                the size of a voxel.
+                the size of a voxel. The model's ``slice_correlation`` says how alike their noise is.
 
         Raises:
             ValueError: If the image does not fit the model, there are fewer samples than members and views, or
@@ -157,7 +158,7 @@ class Segmenter(BatchedModule, ABC):
         """
         start, size_of_voxels = time.perf_counter(), None if spacing is None else check_spacing(spacing, keys)
         self._warn_of_misfits(num_samples, num_steps, tta)
-        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, spacing is not None)
+        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, size_of_voxels)
         result = self.fuse(drawn, size, grid, keys)
         if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
             # Always the same words: Python then says them once.
@@ -207,7 +208,7 @@ class Segmenter(BatchedModule, ABC):
         seed: int | None,
         keys: Sequence[str] | None,
         tta: TTA | None,
-        one_volume: bool = False,
+        spacing: tuple[float, float, float] | None = None,
     ) -> tuple[Drawn, Tensor, tuple[int, int], Sequence[str]]:
         """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
         num_samples = self.count_samples(num_samples, tta)
@@ -219,7 +220,9 @@ class Segmenter(BatchedModule, ABC):
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
-            keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys) if one_volume else keys
+            keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys) if spacing else keys
+        if spacing is not None:
+            keys = slice_keys(keys[0], range(len(keys)), spacing[0], self.slice_correlation)
         if len(keys) != len(image):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
         image = image.to(self.device)

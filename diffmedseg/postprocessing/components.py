@@ -43,13 +43,29 @@ def drop_small(masks: NDArray[np.bool_], sizes: Sequence[int], nested: bool) -> 
     Returns:
         The remaining masks, a new array.
     """
-    from scipy.ndimage import label
-
-    kept = masks.copy()
+    left = masks.copy()
     for k, size in enumerate(sizes):
         if nested and k:
-            kept[k] &= kept[k - 1]
-        if size > 1 and kept[k].any():
-            parts, _ = label(kept[k], np.ones((3, 3, 3)))
-            kept[k] &= np.bincount(parts.ravel())[parts] >= size
-    return kept
+            left[k] &= left[k - 1]
+        if size > 1 and left[k].any():
+            _keep_large(left[k][_box(left[k])], size)
+    return left
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the smallest box around a mask that is not empty: labels take four bytes per voxel of it."""
+    lines = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
+    return tuple(slice(line[0], line[-1] + 1) for line in lines)
+
+
+def _keep_large(mask: NDArray[np.bool_], size: int) -> None:
+    """Clear the parts of a mask (D, H, W) that have fewer voxels than a size."""
+    from scipy.ndimage import label
+
+    parts, number = label(mask, np.ones((3, 3, 3)))
+    voxels = np.zeros(number + 1, np.int64)
+    for part in parts:  # slice by slice: counting and looking up take eight bytes per voxel
+        voxels += np.bincount(part.ravel(), minlength=number + 1)
+    large = voxels >= size
+    for one, part in zip(mask, parts, strict=True):
+        one &= large[part]

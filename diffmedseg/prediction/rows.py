@@ -59,7 +59,9 @@ def files_digest(files: Iterable[Path]) -> str:
     """Digest the content of files, in their order."""
     digest = blake2b(digest_size=8)
     for path in files:
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
     return digest.hexdigest()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffmedseg.errors import DataError
 from diffmedseg.familiarity import describe_unfamiliar
+from diffmedseg.keyed_random import check_slice_correlation
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.crf import crf_is_available
@@ -50,6 +51,11 @@ class Settings:
             :func:`~diffmedseg.postprocessing.components.drop_small`. It changes no sample and no probability.
         axes: Volumes: the axes along which slices are cut, out of ``axial``, ``coronal`` and ``sagittal``; None for
             ``axial``, which models learn.
+        slice_correlation: Volumes: the distance in mm from which slices have independent noise; 0 for noise of its own
+            in each slice, None for the model's own. See :class:`~diffmedseg.models.DiffusionSegmenter`.
+
+    Raises:
+        ValueError: If ``slice_correlation`` is no distance.
     """
 
     num_samples: int | None = None
@@ -61,6 +67,10 @@ class Settings:
     tta: TTA | None = None
     smallest: Mapping[str, int] | None = None
     axes: Sequence[str] | None = None
+    slice_correlation: float | None = None
+
+    def __post_init__(self) -> None:
+        check_slice_correlation(self.slice_correlation)
 
     def filled_from(self, model: Segmenter) -> "Settings":
         """Fill in the model's own; an ensemble leaves to its members what they have of their own.
@@ -75,11 +85,15 @@ class Settings:
             seed=model.seed if self.seed is None else self.seed,
             value_range=model.value_range if self.value_range is None else self.value_range,
             tta=model.tta if self.tta is None else self.tta,
+            slice_correlation=model.slice_correlation if self.slice_correlation is None else self.slice_correlation,
         )
 
     def stored(self) -> dict[str, Any]:
         """Return what ``predictions.yaml`` says; some settings only where they are not the usual ones."""
-        usual = {"threshold": (None,), "tta": (None, "none"), "smallest": (None,), "axes": (None,)}
+        usual: dict[str, tuple[object, ...]] = dict.fromkeys(
+            ("threshold", "smallest", "axes", "slice_correlation"), (None,)
+        )
+        usual["tta"] = (None, "none")
         stored = {name: value for name, value in asdict(self).items() if value not in usual.get(name, ())}
         return stored | ({"axes": list(self.axes)} if self.axes else {})
 

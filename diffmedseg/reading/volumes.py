@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.affine import find_grid
-from diffmedseg.reading.grid import Grid
+from diffmedseg.reading.grid import Frame, Grid
 from diffmedseg.reading.itk_files import count_itk, itk_note, read_itk
 from diffmedseg.reading.masks import binarise, whole_labels
 from diffmedseg.reading.nifti import read_header, read_nifti
@@ -94,35 +94,35 @@ def read_volume(path: Path) -> "sitk.Image":
     return volumes[0]
 
 
-def check_same_grid(volume: "sitk.Image", other: "sitk.Image", path: Path, other_path: Path) -> None:
-    """Refuse volumes on different voxel grids.
+def check_same_grid(volume: Frame, other: Frame, path: Path, other_path: Path) -> None:
+    """Refuse volumes that do not lie on the same voxels.
 
     Raises:
         DataError: Names both files and the difference.
     """
     for name, a, b in (
-        ("size", volume.GetSize(), other.GetSize()),
-        ("spacing", volume.GetSpacing(), other.GetSpacing()),
-        ("origin", volume.GetOrigin(), other.GetOrigin()),
-        ("direction", volume.GetDirection(), other.GetDirection()),
+        ("size", volume.size, other.size),
+        ("spacing", volume.grid.spacing, other.grid.spacing),
+        ("origin", volume.grid.origin, other.grid.origin),
+        ("direction", volume.grid.direction.ravel(), other.grid.direction.ravel()),
     ):
         if not np.allclose(a, b, atol=_SAME_PLACE):
             shown = [", ".join(f"{value:g}" for value in values) for values in (a, b)]
             raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
 
 
-def check_slices(volume: "sitk.Image", path: Path) -> None:
-    """Refuse a volume if its axial slices are one voxel wide or high. Its axes have to be nearest to LPS.
+def check_slices(volume: Frame, path: Path) -> None:
+    """Refuse a volume, with axes nearest to LPS, whose axial slices are lines.
 
     Raises:
         DataError: Names the file.
     """
-    width, height, _ = volume.GetSize()
+    width, height, _ = volume.size
     if min(width, height) == 1:
         raise DataError(f"{path}: its axial slices are {height} x {width} voxels: a single slice has to be axial")
 
 
-def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[np.bool_]:
+def read_brain(path: Path, volume: Frame, volume_path: Path) -> NDArray[np.bool_]:
     """Read the brain mask of a volume, (D, H, W).
 
     Raises:
@@ -131,7 +131,7 @@ def read_brain(path: Path, volume: "sitk.Image", volume_path: Path) -> NDArray[n
     import SimpleITK as sitk
 
     mask = read_volume(path)
-    check_same_grid(mask, volume, path, volume_path)
+    check_same_grid(Frame.of(mask), volume, path, volume_path)
     values = sitk.GetArrayFromImage(mask)
     brain = binarise(values, path)
     if not brain.any():

@@ -1,12 +1,12 @@
 """Sets of volumes against sets of volumes: nodules of LIDC, by what the slices of a sample share.
 
 The slices of a nodule make a small volume, and each of the four masks of its slices a reader's volume. A sample is a
-volume, too: the slices are segmented one by one, and their noise is
+volume, too: the slices are segmented one by one. A sample draws whether there is a nodule, and its shape. The noise of
+each is
 
-- ``own``: independent in every slice,
-- ``between n``: correlated over slices, by 0.7 or less one n apart and by 0 two n apart
-  (:func:`~diffmedseg.keyed_random.between`),
-- ``shared``: the same in all slices, as ``predict`` has it.
+- ``shared``: the same in all slices, as ``predict`` has it by default,
+- ``own``: independent in every slice, as ``--slice_correlation 0`` has it,
+- ``within n``: correlated over slices, by 0 from n slices on, as ``--slice_correlation`` has it.
 
 ``python experiments/benchmarks/nodule_volumes.py zoo/medsegdiff-lite_lidc_slices.lite0 --nodules 30`` takes the first
 nodules of the test split that have enough slices. It needs DIFFMEDSEG_DATA, prints means over nodules, and the paired
@@ -16,6 +16,7 @@ difference from ``shared`` with its 95 % interval over patients.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,27 +27,32 @@ from samples_and_steps import load_run
 from shared_noise import roughness
 from torch import Tensor
 
-from diffmedseg.keyed_random import Generator, between
+from diffmedseg.keyed_random import Generator, SplitGenerator, sample_generator, slice_keys
 from diffmedseg.metrics import bootstrap_interval, generalized_energy_distance
 from diffmedseg.models import DiffusionSegmenter
-from diffmedseg.models.segmenter import sample_generators
 from diffmedseg.segmentation import nest
 
 SCORES = ("GED, biased", "GED, unbiased", "roughness", "of readers", "spread", "spread of readers")
 
 
-def noises(distances: Sequence[int]) -> list[str]:
-    """Name the kinds of noise."""
-    return ["shared", "own", *(f"between {distance}" for distance in distances)]
+def noises(lengths: Sequence[int]) -> dict[str, float | None]:
+    """Name the kinds of noise, each with its ``slice_correlation`` in slices."""
+    return {"shared": None, "own": 0} | {f"within {length}": length for length in lengths}
 
 
-def generators_of(noise: str, seed: int, nodule: str, slices: Sequence[int], samples: int) -> list[list[Generator]]:
-    """Return the generators of the samples of each slice, by the kind of noise."""
-    if noise.startswith("between"):
-        distance = int(noise.split()[1])
-        return [[between((seed, nodule, s), z / distance) for s in range(samples)] for z in slices]
-    keys = [nodule if noise == "shared" else f"{nodule}/{z}" for z in slices]
-    return [list(row) for row in sample_generators(seed, keys, range(samples))]
+def generators_of(
+    seed: int, nodule: str, slices: Sequence[int], samples: int, presence: float | None, shape: float | None
+) -> list[list[Generator]]:
+    """Return the generators of the samples of each slice, by the noise of presence and of shape."""
+
+    def draw(length: float | None) -> list[list[Generator]]:
+        keys = slice_keys(nodule, slices, 1.0, length)
+        return [[sample_generator(seed, key, s) for s in range(samples)] for key in keys]
+
+    if presence == shape:
+        return draw(shape)
+    rows = zip(draw(shape), draw(presence), strict=True)
+    return [[SplitGenerator(*pair) for pair in zip(*row, strict=True)] for row in rows]
 
 
 def scores(samples: Tensor, readers: Tensor) -> list[float]:
@@ -70,7 +76,7 @@ def segment(model: DiffusionSegmenter, images: Tensor, generators: list[list[Gen
 
 
 def main(
-    run: Path, nodules: int = 30, samples: int = 8, fewest: int = 4, distances: list[int] = [2, 4], seed: int = 0,  # noqa: B006
+    run: Path, nodules: int = 30, samples: int = 8, fewest: int = 4, lengths: list[int] = [4, 8], seed: int = 0,  # noqa: B006
     out: Path = Path("nodule_volumes.csv"),
 ) -> None:  # fmt: skip
     """Score the nodules, and print the table.
@@ -80,7 +86,7 @@ def main(
         nodules: Number of nodules.
         samples: Samples of each nodule.
         fewest: Slices that a nodule needs.
-        distances: Distances of independent noise, in slices.
+        lengths: From how many slices on correlated noise is independent.
         seed: Seed of the noise.
         out: A row for each nodule and noise.
     """
@@ -97,9 +103,9 @@ def main(
         numbers, indices = zip(*sorted(volumes[nodule]), strict=True)
         images = torch.stack([store.image(index) for index in indices])
         readers = torch.stack([store.reference(index)[:, 0].bool() for index in indices], 1)
-        for noise in noises(distances):
-            found = segment(model, images, generators_of(noise, seed, nodule, numbers, samples))[:, 0]
-            row = {"nodule": nodule, "noise": noise, "slices": len(indices)}
+        for (presence, first), (shape, second) in product(noises(lengths).items(), repeat=2):
+            found = segment(model, images, generators_of(seed, nodule, numbers, samples, first, second))[:, 0]
+            row = {"nodule": nodule, "presence": presence, "shape": shape, "slices": len(indices)}
             rows.append(row | dict(zip(SCORES, scores(found, readers), strict=True)))
         write_rows(rows, out)
         print(f"{nodule}: {len(indices)} slices", flush=True)
@@ -108,18 +114,22 @@ def main(
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """Return means over nodules, and the difference of the unbiased GED from that of shared noise."""
-    kinds = list(dict.fromkeys(str(row["noise"]) for row in rows))
-    by_noise = {kind: [row for row in rows if row["noise"] == kind] for kind in kinds}
-    patients = [str(row["nodule"]).split("_")[0] for row in by_noise["shared"]]
+    by_noise: dict[tuple[str, str], list[dict[str, object]]] = defaultdict(list)
+    for row in rows:
+        by_noise[str(row["presence"]), str(row["shape"])].append(row)
+    shared = by_noise["shared", "shared"]
+    patients = [str(row["nodule"]).split("_")[0] for row in shared]
     title = "GED, unbiased: difference from shared"
-    lines = [f"| noise | {' | '.join(SCORES)} | {title} |", "|---|" + "---|" * (len(SCORES) + 1)]
-    ged = {kind: np.array([float(str(row["GED, unbiased"])) for row in own]) for kind, own in by_noise.items()}
-    for kind, own in by_noise.items():
+    lines = [f"| presence | shape | {' | '.join(SCORES)} | {title} |", "|---|---|" + "---|" * (len(SCORES) + 1)]
+    for (presence, shape), own in by_noise.items():
         means = [np.nanmean([float(str(row[score])) for row in own]) for score in SCORES]
-        difference = ged[kind] - ged["shared"]
+        difference = np.array([
+            float(str(row["GED, unbiased"])) - float(str(first["GED, unbiased"]))
+            for row, first in zip(own, shared, strict=True)
+        ])  # fmt: skip
         low, high = bootstrap_interval(difference, patients=patients)
-        said = "" if kind == "shared" else f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
-        lines.append(f"| {kind} | {' | '.join(f'{mean:.3f}' for mean in means)} | {said} |")
+        said = "" if own is shared else f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(f"| {presence} | {shape} | {' | '.join(f'{mean:.3f}' for mean in means)} | {said} |")
     return "\n".join(lines)
 
 

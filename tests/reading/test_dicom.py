@@ -180,7 +180,7 @@ def test_series_are_read_as_pydicom_reads_them(kind, tmp_path):
     assert image.GetOrigin() == pytest.approx(origin)
     assert np.reshape(image.GetDirection(), (3, 3)) == pytest.approx(direction)
     [case] = find_cases([tmp_path], Naming(("flair",), {}))
-    assert read_case(case).channels.size == values.size
+    assert read_case(case).channels[0].size == values.size
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -203,7 +203,7 @@ def test_padding_makes_no_other_patient(tmp_path):
     series(tmp_path / "p" / "flair", patient="P1")
     rewrite(series(tmp_path / "p" / "t1ce", patient="P1xx"), b"P1xx", b"P1 \0")
     [case] = find_cases([tmp_path], Naming(("flair", "t1ce"), {}))
-    assert read_case(case).channels.shape[0] == 2
+    assert len(read_case(case).channels) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from diffmedseg.data.checking import check_data
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation.mask_folders import read_mask
 from diffmedseg.prediction import Naming, find_cases, predict_volumes
+from diffmedseg.prediction.volumes.nifti_writing import write_nifti
 from diffmedseg.prediction.volumes.reading import read_case
 from diffmedseg.reading.volumes import count_volumes, read_stored, to_labels
 
@@ -317,7 +318,8 @@ def test_nrrd_is_read_as_pynrrd_reads_it(space, encoding, tmp_path):
     nrrd_file(picture().astype(np.int16), path, **fields)
     values, header = nrrd.read(str(path))
     volume = read_case(find_cases([path], Naming(("flair",), {}))[0])
-    for image in (read_stored(path)[0], volume.lay_over(volume.channels[0])):
+    write_nifti(tmp_path / "again.nii.gz", volume.stored, np.float32, volume.as_stored(volume.channels[0]))
+    for image in (read_stored(path)[0], read_stored(tmp_path / "again.nii.gz")[0]):
         assert np.array_equal(sitk.GetArrayFromImage(image), values.T)
         scaled = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
         assert scaled == pytest.approx(header["space directions"].T * np.array(SPACES[space])[:, None])

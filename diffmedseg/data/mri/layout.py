@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.data.mri.volumes import find_brain
-from diffmedseg.reading.grid import Grid
+from diffmedseg.reading.grid import Frame, Grid
 from diffmedseg.reading.volumes import check_same_grid, check_slices, grid_note, read_brain, read_volume, to_labels
 
 if TYPE_CHECKING:
@@ -113,15 +113,15 @@ def assemble(
     import SimpleITK as sitk
 
     paths = case.images if len(case.images) == len(volumes) else case.images * len(volumes)
-    segmentation = read_volume(case.segmentation[0])
-    for volume, path in zip(volumes, paths, strict=True):
-        check_same_grid(volume, segmentation, path, case.segmentation[0])
-    check_slices(segmentation, case.segmentation[0])
-    channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
     true = case.segmentation[0]
-    brain = find_brain(channels) if case.brain is None else read_brain(case.brain, segmentation, true)
+    segmentation = read_volume(true)
+    frame = Frame.of(segmentation)
+    for volume, path in zip(volumes, paths, strict=True):
+        check_same_grid(Frame.of(volume), frame, path, true)
+    check_slices(frame, true)
+    channels = np.stack([sitk.GetArrayFromImage(volume) for volume in volumes])
+    brain = find_brain(channels) if case.brain is None else read_brain(case.brain, frame, true)
     labels = labels_of(segmentation, allowed, true)
     column, row, depth = segmentation.GetSpacing()
     notes = tuple(f"{path.name}: {note}" for path in case.files if (note := grid_note(path)))
-    grid = Grid.of(segmentation)
-    return RawCase(channels, brain, labels, (depth, row, column), notes, grid)
+    return RawCase(channels, brain, labels, (depth, row, column), notes, frame.grid)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffmedseg.data.cache import build_once, files_key, map_array
 from diffmedseg.data.mri.layout import Case, Layout
-from diffmedseg.data.mri.volumes import normalise, shown_part
+from diffmedseg.data.mri.volumes import Channels, NormalVolume, shown_part
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json
@@ -51,16 +51,16 @@ class DecodedCase:
 
 
 def to_slices(
-    channels: NDArray[np.float32],
+    channels: Channels,
     brain: NDArray[np.bool_],
-    names: list[str],
+    names: Sequence[str],
     size: tuple[int, int],
     ranges: Mapping[int, tuple[float, float]] | None = None,
 ) -> Tensor:
     """Normalise a volume over its brain and shrink its slices, for training and for prediction alike.
 
     Args:
-        channels: (C, D, H, W), as stored.
+        channels: The channels, as stored.
         brain: (D, H, W).
         names: What each channel is, for messages.
         size: (H, W) of the model's grid. The aspect is not kept.
@@ -72,23 +72,22 @@ def to_slices(
     Raises:
         DataError: If there is no brain, or a channel is constant within it.
     """
-    return shrink_slices(normalise(channels, brain, names, ranges), size)
+    return shrink_slices(NormalVolume.of(channels, brain, names, ranges), size)
 
 
-def shrink_slices(normal: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
-    """Shrink slices to a grid.
+def shrink_slices(volume: NormalVolume, size: tuple[int, int]) -> Tensor:
+    """Shrink the slices of a volume to a grid.
 
     Args:
-        normal: (C, D, H, W), in [-1, 1]; any view of an array.
+        volume: The volume.
         size: (H, W) of the grid.
 
     Returns:
         (D, C, *size), float32 in [-1, 1].
     """
-    shrunk = torch.empty(normal.shape[1], len(normal), *size)
-    for number, out in enumerate(shrunk):  # a volume may be large, and a view of it no tensor
-        one = torch.from_numpy(np.ascontiguousarray(normal[:, number]))[None]
-        out[:] = F.interpolate(one, size, mode="bilinear", antialias=True)[0]
+    shrunk = torch.empty(len(volume.brain), len(volume.channels), *size)
+    for out, normal in zip(shrunk, volume.slices(), strict=True):
+        out[:] = F.interpolate(torch.from_numpy(normal)[None], size, mode="bilinear", antialias=True)[0]
     return shrunk.clamp_(-1, 1)
 
 

@@ -1,6 +1,8 @@
 """Reading volumes, by SimpleITK, and bringing their values into the model's range."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +15,13 @@ _AIR = 0.1  # of a bright voxel; ours
 # What is dark takes up to .06 of brains of BraTS 2015 (.12 where their background is set to the mean), and .36 and more
 # of what differs from a blank rim in cases of LGG: measured for each channel and all of them.
 _NOISE = 0.2
+_PART = 2**20  # values that are summed in float64 at once
+
+#: The channels of a volume, C of (D, H, W), float32, or whole numbers of at most 16 bits; as one array or several.
+Channels = Sequence[NDArray[Any]] | NDArray[np.float32]
 
 
-def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
+def find_brain(channels: Channels) -> NDArray[np.bool_]:
     """Find the brain, or the head where there is a skull: in training and in prediction alike.
 
     Where the skull was stripped that is where any channel differs from its own constant background: the commonest value
@@ -27,21 +33,23 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
     where the background lies well within the range of a channel, as 0 in z-scored data: there dark is no air.)
 
     Args:
-        channels: (C, D, H, W).
+        channels: The channels.
 
     Returns:
         (D, H, W).
     """
-    brain, dark = np.zeros(channels.shape[1:], dtype=bool), np.ones(channels.shape[1:], dtype=bool)
+    brain, dark = np.zeros(channels[0].shape, dtype=bool), np.ones(channels[0].shape, dtype=bool)
     for channel in channels:
         faces = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
-        values, counts = np.unique(faces, return_counts=True)
+        found, counts = np.unique(faces, return_counts=True)
+        values = channel.astype(np.float32)  # one channel at a time: a volume may be large
         if 2 * counts.max() >= len(faces):
-            background, least, most = values[counts.argmax()], channel.min(), channel.max()
-            brain |= channel != background
+            background, least, most = np.float32(found[counts.argmax()]), values.min(), values.max()
+            brain |= values != background
             if _AIR * (most - least) < background - least < most - least:
                 dark[:] = False
-        low, bright = np.percentile(channel, (1, 99))
+        low, bright = np.percentile(values, (1, 99), overwrite_input=True)
+        del values
         black = min(low, 0)  # where it may be negative
         dark &= channel <= black + _AIR * (bright - black)
     noise = np.count_nonzero(brain & dark)
@@ -49,64 +57,119 @@ def find_brain(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def shown_part(
-    channels: NDArray[np.float32], brain: NDArray[np.bool_], ranges: Mapping[int, tuple[float, float]]
+    channels: Channels, brain: NDArray[np.bool_], ranges: Mapping[int, tuple[float, float]]
 ) -> NDArray[np.bool_]:
     """Return what a model is shown of a volume: its brain, or all of it where every channel has a range, as CT has.
 
     Args:
-        channels: (C, D, H, W).
+        channels: The channels.
         brain: (D, H, W).
-        ranges: As of :func:`normalise`.
+        ranges: As of :class:`NormalVolume`.
     """
     return np.ones_like(brain) if len(ranges) == len(channels) else brain
 
 
-#: What :func:`normalise` does, for people.
+#: What :class:`NormalVolume` does, for people.
 NORMALISATION = (
     "by volume: zero mean and unit deviation over the brain, clipped to +-5, divided by 5; -1 outside of the brain"
 )
 
 
-#: What :func:`normalise` does with a channel that has a range, for people.
+#: What :class:`NormalVolume` does with a channel that has a range, for people.
 RANGE_NORMALISATION = "{channel} by its range: {low:g} becomes -1 and {high:g} becomes 1"
 
 
-def normalise(
-    channels: NDArray[np.float32],
-    brain: NDArray[np.bool_],
-    names: list[str],
-    ranges: Mapping[int, tuple[float, float]] | None = None,
-) -> NDArray[np.float32]:
-    """Bring each channel to zero mean and unit deviation over the brain, clipped to +-5 and divided by 5.
+@dataclass(frozen=True)
+class _Score:
+    """Zero mean and unit deviation over the brain, clipped to +-5 and divided by 5; -1 outside of the brain."""
 
-    Args:
-        channels: (C, D, H, W).
+    mean: float
+    deviation: float
+
+    def bring(self, values: NDArray[Any], brain: NDArray[np.bool_], out: NDArray[np.float32]) -> None:
+        scored = (values[brain] - np.float64(self.mean)) / self.deviation
+        out[:] = -1
+        out[brain] = scored.clip(-_CLIP, _CLIP) / _CLIP
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The values that become -1 and 1, everywhere."""
+
+    low: float
+    high: float
+
+    def bring(self, values: NDArray[Any], brain: NDArray[np.bool_], out: NDArray[np.float32]) -> None:
+        np.subtract(values, np.float32(self.low), out=out)
+        out *= np.float32(2 / (self.high - self.low))
+        out -= 1
+        np.clip(out, -1, 1, out=out)
+
+
+@dataclass(frozen=True)
+class NormalVolume:
+    """A volume whose slices are normalised when they are taken: at full size it exists as stored alone.
+
+    Attributes:
+        channels: The channels, or views of them.
         brain: (D, H, W).
-        names: What each channel is, for the message.
-        ranges: By number of a channel, the values that become -1 and 1 instead, everywhere.
-
-    Returns:
-        In [-1, 1]; -1 outside of the brain, but for channels with a range.
-
-    Raises:
-        DataError: If there is no brain, or a channel is constant within it.
+        scales: How the values of each channel come to [-1, 1].
     """
-    if not brain.any():
-        raise DataError(f"{names[0]} has no brain: every voxel is background")
-    result = np.full_like(channels, -1)
-    for number, (channel, out, name) in enumerate(zip(channels, result, names, strict=True)):
-        if ranges and number in ranges:
-            low, high = ranges[number]
-            np.subtract(channel, np.float32(low), out=out)
-            out *= np.float32(2 / (high - low))
-            out -= 1
-            np.clip(out, -1, 1, out=out)
-            continue
-        values = channel[brain]
-        mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-        if not deviation > 1e-6 * max(abs(values.min()), abs(values.max()), 1e-6):
-            raise DataError(f"{name} is constant ({values[0]:g}) within the brain: download it again")
-        del values
-        for source, target, inside in zip(channel, out, brain, strict=True):  # slice by slice: a volume may be large
-            target[inside] = ((source[inside] - mean) / deviation).clip(-_CLIP, _CLIP) / _CLIP
-    return result
+
+    channels: Channels
+    brain: NDArray[np.bool_]
+    scales: Sequence[_Score | _Range]
+
+    @classmethod
+    def of(
+        cls,
+        channels: Channels,
+        brain: NDArray[np.bool_],
+        names: Sequence[str],
+        ranges: Mapping[int, tuple[float, float]] | None = None,
+    ) -> "NormalVolume":
+        """Find the mean and the deviation of each channel over the brain.
+
+        Args:
+            channels: As of the class.
+            brain: As of the class.
+            names: What each channel is, for the message.
+            ranges: By number of a channel, the values that become -1 and 1 instead, everywhere.
+
+        Raises:
+            DataError: If there is no brain, or a channel is constant within it.
+        """
+        if not brain.any():
+            raise DataError(f"{names[0]} has no brain: every voxel is background")
+        ranges = ranges or {}
+        scales = [
+            _Range(*ranges[number]) if number in ranges else _fit_score(channel[brain], name)
+            for number, (channel, name) in enumerate(zip(channels, names, strict=True))
+        ]
+        return cls(channels, brain, scales)
+
+    def turned(self, turn: Callable[[NDArray[Any]], NDArray[Any]]) -> "NormalVolume":
+        """Return the volume along other axes.
+
+        Args:
+            turn: Gives a view of an array (D, H, W).
+        """
+        return NormalVolume([turn(channel) for channel in self.channels], turn(self.brain), self.scales)
+
+    def slices(self) -> Iterator[NDArray[np.float32]]:
+        """Yield each slice, (C, H, W), in [-1, 1]; -1 outside of the brain, but for channels with a range."""
+        for number, brain in enumerate(self.brain):
+            result = np.empty((len(self.channels), *brain.shape), np.float32)
+            for scale, channel, out in zip(self.scales, self.channels, result, strict=True):
+                scale.bring(channel[number], brain, out)
+            yield result
+
+
+def _fit_score(values: NDArray[Any], name: str) -> _Score:
+    """Find mean and deviation of the values of a brain, a part of them at a time: a volume may be large."""
+    mean = float(values.mean(dtype=np.float64))
+    parts = (values[first : first + _PART] for first in range(0, len(values), _PART))
+    deviation = float(np.sqrt(sum(np.square(part - np.float64(mean)).sum() for part in parts) / len(values)))
+    if not deviation > 1e-6 * max(abs(float(values.min())), abs(float(values.max())), 1e-6):
+        raise DataError(f"{name} is constant ({values[0]:g}) within the brain: download it again")
+    return _Score(mean, deviation)

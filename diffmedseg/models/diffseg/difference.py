@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion import NoiseProcess
-from diffmedseg.keyed_random import keyed_integers, keyed_normal
+from diffmedseg.keyed_random import Generator, keyed_integers, keyed_normal
 from diffmedseg.models.diffseg.denoiser import DISEASED, HEALTHY, NO_LABEL
 
 
@@ -42,7 +42,7 @@ class Difference(Configurable, ABC):
         predict: PredictX0,
         process: NoiseProcess,
         image: Tensor,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
         """Compare.
@@ -81,7 +81,7 @@ class OneStepDifference(Difference):
         predict: PredictX0,
         process: NoiseProcess,
         image: Tensor,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
         """Compare at ``num_steps`` levels; see the base class."""
@@ -162,7 +162,7 @@ class PartialDenoisingDifference(Difference):
         predict: PredictX0,
         process: NoiseProcess,
         image: Tensor,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
         """Compare the ends of two chains of ``num_steps`` steps; see the base class."""
@@ -207,7 +207,7 @@ class ReleasedDifference(Difference):
         predict: PredictX0,
         process: NoiseProcess,
         image: Tensor,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
         """Compare once; see the base class. ``num_steps`` changes nothing."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
+from diffmedseg.keyed_random import Generator
 from diffmedseg.models.denoiser import Condition
 from diffmedseg.models.low_rank_normal import LowRankNormal, NormalNoise
 from diffmedseg.models.tiling import Window, blend
@@ -59,7 +59,7 @@ class EncodedImages:
         """The condition network's own mask as the probability that a rater calls a pixel foreground."""
         return self.prior if self.prior is None or self.chance is None else self.prior * self.chance
 
-    def with_samples(self, generators: Sequence[torch.Generator]) -> "EncodedImages":
+    def with_samples(self, generators: Sequence[Generator]) -> "EncodedImages":
         """Put a sample of the prior, one for each of B * S generators, in its place where it has a distribution."""
         if self.normal is None:
             return self

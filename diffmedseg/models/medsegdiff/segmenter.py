@@ -13,7 +13,7 @@ from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess, PriorLoss, ReverseProcess, mask_to_x, x_to_mask
 from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.diffusion.unrolled import UnrolledReverse
-from diffmedseg.keyed_random import keyed_generator, keyed_integers, keyed_normal
+from diffmedseg.keyed_random import Generator, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
@@ -245,14 +245,14 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
         return EncodedImages.merge(parts, conditions, self.image_size)
 
-    def _draw_rows(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
+    def _draw_rows(self, images: EncodedImages, generators: Sequence[Generator], num_steps: int) -> Tensor:
         """Draw one mask per generator: whether it is empty, and then its shape."""
         if images.chance is None:
             return self._run_chains(images, generators, num_steps)
         present = draw_presence(images.chance, generators, self.nested)
         return self._run_chains(images, generators, num_steps) * present
 
-    def _run_chains(self, images: EncodedImages, generators: Sequence[torch.Generator], num_steps: int) -> Tensor:
+    def _run_chains(self, images: EncodedImages, generators: Sequence[Generator], num_steps: int) -> Tensor:
         images = images.with_samples(generators)  # which windows share
         predict_x_0, guess = self._predictor(images), self._guess(images, len(generators))
         shape = (self.denoiser.mask_channels, *images.size)

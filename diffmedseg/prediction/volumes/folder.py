@@ -1,39 +1,22 @@
 """Predictions of volumes: maps as NIfTI."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from diffmedseg.atomic import write_whole
 from diffmedseg.prediction.folder import PredictionFolder
 from diffmedseg.prediction.rows import Row
+from diffmedseg.prediction.volumes.compact import PackedMasks
+from diffmedseg.prediction.volumes.nifti_writing import write_nifti
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation
 from diffmedseg.reading.dicom_elements import check_elements
 from diffmedseg.reading.label_maps import draw_labels
 from diffmedseg.reading.volumes import read_stored
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-# Per unit of probability, as finely as pictures have it; 0.5 is a step. More digits say nothing of a few samples, and
-# make files several times larger.
-_STEPS = 2**8
-
-
-def _in_steps(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Round to whole steps, with one copy of what may be a large volume."""
-    stored: NDArray[np.float32] = values * np.float32(_STEPS)
-    np.round(stored, out=stored)
-    stored /= np.float32(_STEPS)
-    return stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,39 +94,29 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
             volume: The case.
             result: Its segmentation.
         """
-        labels = None if self.labels is None else draw_labels(torch.from_numpy(result.mask), self.labels, self.nested)
-        sources = {"mask": result.mask, "probability": result.probability, "disagreement": result.uncertainty}
-        sources |= {kind: one for kind, one in (("inner", result.inner), ("outer", result.outer)) if one is not None}
-        for k, region in enumerate(self.regions):
-            for kind in self.kinds:
-                values = sources[kind][k]
-                stored = _in_steps(values) if values.dtype == np.float32 else values.astype(np.uint8)
-                self._write(self.path(name, kind, region), volume.lay_over(stored))
-        if labels is not None:
-            self._write(self.path(name, "labels"), volume.lay_over(labels.numpy()))
+        stored, frame = volume.as_stored, volume.stored
+        masks = {"mask": result.mask, "inner": result.inner, "outer": result.outer}
+        maps = {"probability": result.probability, "disagreement": result.uncertainty}
+        for kind, (k, region) in product(self.kinds, enumerate(self.regions)):
+            path = self.path(name, kind, region)
+            if (mask := masks.get(kind)) is not None:
+                write_nifti(path, frame, np.uint8, stored(mask[k]))
+            elif (soft := maps.get(kind)) is not None:
+                write_nifti(path, frame, np.float32, map(soft.values_of, stored(soft.levels[k])))
+        if self.labels is not None:
+            labels = draw_labels(torch.from_numpy(result.mask), self.labels, self.nested).numpy()
+            write_nifti(self.path(name, "labels"), frame, np.uint8, stored(labels))
         if result.full_samples is not None:
             self._write_samples(name, volume, result.full_samples)
 
-    def _write_samples(self, name: str, volume: Volume, samples: NDArray[np.bool_]) -> None:
+    def _write_samples(self, name: str, volume: Volume, samples: PackedMasks) -> None:
         """Write samples (S, K, D, H, W)."""
-        import SimpleITK as sitk
-
+        numbers = range(self.num_samples)
         if self.outputs.samples == "npz":
-
-            def laid_over() -> Iterator[NDArray[np.bool_]]:
-                for sample in samples:
-                    images = [volume.lay_over(one.astype(np.uint8)) for one in sample]
-                    yield np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.bool_)
-
             columns, rows, slices = volume.stored.size
-            self.write_archive(name, (slices, rows, columns), laid_over())
+            masks = (volume.as_stored(samples[s, k]) for s, k in product(numbers, range(len(self.regions))))
+            self.write_archive(name, (slices, rows, columns), masks)
             return
         for k, region in enumerate(self.regions):
-            joined = sitk.JoinSeries([volume.lay_over(one.astype(np.uint8)) for one in samples[:, k]])
-            self._write(self.path(name, "samples", region), joined)
-
-    @staticmethod
-    def _write(path: Path, image: "sitk.Image") -> None:
-        import SimpleITK as sitk
-
-        write_whole(path, partial(sitk.WriteImage, image, useCompression=True))
+            masks = (volume.as_stored(samples[s, k]) for s in numbers)
+            write_nifti(self.path(name, "samples", region), volume.stored, np.uint8, masks, self.num_samples)

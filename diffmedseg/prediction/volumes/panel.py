@@ -1,7 +1,7 @@
 """A picture of a volume's prediction, to be looked at."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -56,15 +56,22 @@ def draw_planes(
     shapes = [min(max(shape, 0.2), 2) for shape in shapes]
     figure = Figure(figsize=(_WIDTH * len(columns), (_WIDTH + 0.1) * sum(shapes) + 1.2), layout="constrained")
     grid = figure.subplots(len(PLANES), len(columns), squeeze=False, height_ratios=shapes)
-    shown = [grey_levels(channel, volume.brain) for channel in volume.channels]
-    maps = [(one, PROBABILITY) for one in (*shown, result.probability[0])] + [(result.uncertainty[0], DISAGREEMENT)]
+    windows = [grey_window(channel, volume.brain) for channel in volume.channels]
     for axes, (plane, axis) in zip(grid, PLANES.items(), strict=True):
         number = largest_plane(result.mask[0], volume.brain, axis)
         down, across = (volume.spacing[i] for i in range(3) if i != axis)
-        for one, (values, kind) in zip(axes, maps, strict=True):
-            show_map(one, torch.from_numpy(cut_plane(values, axis, number).copy()), kind)
+        greys = [
+            grey_levels(cut_plane(channel, axis, number), *window)
+            for channel, window in zip(volume.channels, windows, strict=True)
+        ]
+        soft = [
+            one.values_of(cut_plane(one.levels[0], axis, number)) for one in (result.probability, result.uncertainty)
+        ]
+        for one, values in zip(axes, [*greys, *soft], strict=True):
+            kind = DISAGREEMENT if values is soft[1] else PROBABILITY
+            show_map(one, torch.from_numpy(values), kind)
             one.set_aspect(down / across)
-        for one in axes[: len(shown)]:
+        for one in axes[: len(greys)]:
             if axis == 0:
                 _outline_samples(one, result, number, (int(volume.brain.shape[1]), int(volume.brain.shape[2])))
             outline(one, torch.from_numpy(cut_plane(result.mask, axis, number).copy()))
@@ -94,10 +101,15 @@ def cut_plane(values: NDArray[AnyType], axis: int, number: int) -> NDArray[AnyTy
     return plane if axis == 0 else plane[..., ::-1, :]
 
 
-def grey_levels(channel: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Scale what lies between the 1st and the 99th percentile of the brain to [0, 1]."""
+def grey_window(channel: NDArray[Any], brain: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the 1st and the 99th percentile of the brain, which become black and white."""
     low, high = np.percentile(channel[brain], (1, 99))
-    scaled: NDArray[np.float32] = np.clip((channel - low) / max(high - low, 1e-6), 0, 1)
+    return float(low), float(high)
+
+
+def grey_levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    """Scale what lies between two values to [0, 1]."""
+    scaled: NDArray[np.float32] = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     return scaled
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.mri.store import shrink_slices
+from diffmedseg.data.mri.volumes import NormalVolume
 from diffmedseg.errors import DataError, unknown
 
 AnyType = TypeVar("AnyType", bound=np.generic)
@@ -73,10 +74,10 @@ class Plane:
         turned = np.moveaxis(values, number - 3, -3)
         return turned if self.axis == LEARNED else turned[..., ::-1, :]
 
-    def images(self, normal: NDArray[np.float32]) -> Tensor:
-        """Return the slices of (C, D, H, W), in [-1, 1], on the model's grid: (slices, C, *size), float32."""
+    def images(self, volume: NormalVolume) -> Tensor:
+        """Return the slices of a volume on the model's grid: (slices, C, *size), float32, in [-1, 1]."""
         rows, columns = self.shown
-        inside = shrink_slices(self.turn(normal), (rows.stop - rows.start, columns.stop - columns.start))
+        inside = shrink_slices(volume.turned(self.turn), (rows.stop - rows.start, columns.stop - columns.start))
         around = (columns.start, self.size[1] - columns.stop, rows.start, self.size[0] - rows.stop)
         return F.pad(inside, around, value=-1.0) if any(around) else inside
 

@@ -6,7 +6,6 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,8 @@ from diffmedseg.prediction.volumes.folder import VolumeFolder, VolumeRow
 from diffmedseg.prediction.volumes.panel import draw_planes
 from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
 from diffmedseg.prediction.volumes.reading import Volume, read_case
-from diffmedseg.prediction.volumes.segmenting import VolumeSegmentation, segment_volume
+from diffmedseg.prediction.volumes.segmenting import Kept, VolumeSegmentation, segment_volume
+from diffmedseg.prediction.volumes.slices import SliceRun
 from diffmedseg.prediction.watching import VolumeResult, Watcher
 from diffmedseg.reading.label_maps import note_order
 from diffmedseg.wording import count, first_names
@@ -87,7 +87,7 @@ def predict_volumes(
         for case in (case for batch in batches for case in batch):
             folder.forget([case.name])
             with report.attempt(case.path):
-                _predict_case(model, case, folder, settings, batch_size, report, watcher or Watcher())
+                _predict_case(model, case, folder, settings, batch_size, report, watcher)
             yield
 
     report = predict_all(cases, folder, segment, 1, resume, overwrite, watcher)
@@ -114,12 +114,15 @@ def _predict_case(
     settings: Settings,
     batch_size: int,
     report: Report,
-    watcher: Watcher,
+    watcher: Watcher | None,
 ) -> None:
     start = time.perf_counter()
     volume = read_case(case, model.slice_input)
-    keep = folder.outputs.samples is not None
-    result = segment_volume(model, volume, Path(case.name).name, settings, batch_size, keep, watcher)
+    run = SliceRun(model, volume, Path(case.name).name, settings, batch_size, watcher)
+    if watcher is None and not folder.outputs.panel:
+        volume = replace(volume, channels=[])  # which nobody looks at, and may be large
+    kept = Kept(samples=folder.outputs.samples is not None, fractions=folder.outputs.dicom_seg)
+    result = segment_volume(run, kept)
     folder.write_maps(case.name, volume, result)
     rows = _describe(case, volume, result, model, time.perf_counter() - start)
     if folder.outputs.panel:
@@ -127,24 +130,20 @@ def _predict_case(
         save_figure(
             draw_planes(volume, result, model.channels, model.regions, millilitres), folder.path(case.name, "panel")
         )
-    if (paths := folder.dicom(case.name)) and volume.series is not None:
+    if (paths := folder.dicom(case.name)) and volume.series is not None and result.fractions is not None:
         algorithm = Algorithm(model.title, describe_model(model) | settings.stored())
-        masks, soft = (_as_stored(volume, maps) for maps in (result.mask, result.probability))
-        DicomWriter(volume.series, algorithm, model.regions).write(paths, masks.astype(np.bool_), soft, rows)
+        masks, levels = (
+            np.stack([volume.as_stored(one) for one in maps]) for maps in (result.mask, result.fractions.levels)
+        )
+        soft = result.fractions.values_of(levels)
+        DicomWriter(volume.series, algorithm, model.regions).write(paths, masks, soft, rows)
     folder.rows[case.name] = rows
     report.done.append(case.name)
     note = "; ".join(filter(None, (volume.note, note_unfamiliar(model, result.familiarity))))
     if note:
         report.notes[case.path] = note
-    watcher.keep_volume(VolumeResult(case.name, volume, result, rows, note))
-
-
-def _as_stored(volume: Volume, maps: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[Any]:
-    """Turn maps (K, D, H, W) to the axes of the stored volume."""
-    import SimpleITK as sitk
-
-    numbers = maps.astype(np.uint8) if maps.dtype == np.bool_ else maps
-    return np.stack([sitk.GetArrayFromImage(volume.lay_over(one)) for one in numbers])
+    if watcher is not None:
+        watcher.keep_volume(VolumeResult(case.name, volume, result, rows, note))
 
 
 def _check_series(cases: Sequence[VolumeCase]) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.data.mri.volumes import find_brain, shown_part
 from diffmedseg.errors import DataError
+from diffmedseg.prediction.volumes.compact import compact
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.prediction.volumes.naming import remainder
 from diffmedseg.reading.dicom import Series, find_series
@@ -22,7 +23,10 @@ from diffmedseg.wording import first_names
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+AnyType = TypeVar("AnyType", bound=np.generic)
+
 _ORIENTED = "LPS"  # axes of volumes in memory
+_AXES = {"R": 2, "L": 2, "A": 1, "P": 1, "I": 0, "S": 0}  # of (D, H, W), by where an axis of a file points
 _LARGEST_BRAIN = 2.2  # litres, with its fluid: ours, above what adults have
 
 
@@ -31,7 +35,7 @@ class Volume:
     """A case as the model's training data is read: axial slices, axes nearest to LPS.
 
     Attributes:
-        channels: (C, D, H, W), float32, as stored.
+        channels: C of (D, H, W), as stored: int16 where all values of a channel are whole and fit, else float32.
         brain: (D, H, W): where the brain is.
         names: What each channel is, for messages.
         stored: Where the first channel's voxels lie as stored: results are laid over them.
@@ -40,7 +44,7 @@ class Volume:
         series: The DICOM series that the first channel is; None where it is a file.
     """
 
-    channels: NDArray[np.float32]
+    channels: Sequence[NDArray[Any]]
     brain: NDArray[np.bool_]
     names: list[str]
     stored: Frame
@@ -54,17 +58,36 @@ class Volume:
         column, row, depth = map(float, self.oriented.grid.spacing)
         return depth, row, column
 
-    def lay_over(self, values: NDArray[np.generic]) -> "sitk.Image":
-        """Make an image of (D, H, W) that overlays the stored file: the same size, spacing, origin and direction."""
+    def as_stored(self, values: NDArray[AnyType]) -> NDArray[AnyType]:
+        """Return a view of (D, H, W) along the axes of the stored file, the last axis of the file first."""
         import SimpleITK as sitk
 
-        image = sitk.GetImageFromArray(values)
-        self.oriented.grid.give(image)
         direction = self.stored.grid.direction.ravel().tolist()
-        axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
-        turned = image if axes == _ORIENTED else sitk.DICOMOrient(image, axes)  # which copies
-        self.stored.grid.give(turned)  # what turning there and back has rounded
-        return turned
+        axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)[::-1]
+        turned = values.transpose([_AXES[axis] for axis in axes])
+        return turned[tuple(slice(None, None, 1 if axis in _ORIENTED else -1) for axis in axes)]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A channel of a case.
+
+    Attributes:
+        values: (D, H, W), axes nearest to LPS; see :attr:`Volume.channels`.
+        stored: Where its voxels lie as stored.
+        oriented: The same with axes nearest to LPS.
+    """
+
+    values: NDArray[Any]
+    stored: Frame
+    oriented: Frame
+
+    @classmethod
+    def of(cls, image: "sitk.Image") -> "_Scan":
+        import SimpleITK as sitk
+
+        stored, turned = Frame.of(image), sitk.DICOMOrient(image, _ORIENTED)
+        return cls(compact(sitk.GetArrayViewFromImage(turned)), stored, Frame.of(turned))
 
 
 def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume:
@@ -77,46 +100,31 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
     Raises:
         DataError: If files are missing, damaged or do not lie on one grid, or the slices are lines.
     """
-    import SimpleITK as sitk
-
     paths = case.channels()
     series = {path: find_series(path) for path in paths if path.is_dir()}
-    first = series.get(paths[0])
-    images = _read_channels(case, paths, series)
-    paths = paths if len(paths) == len(images) else paths * len(images)
-    stored = Frame.of(images[0])
-    for number in range(len(images)):  # volumes may be large: one at a time is there twice
-        images[number] = sitk.DICOMOrient(images[number], _ORIENTED)
-    oriented, marked = _check_images(case, images, paths)
-    channels = np.empty((len(images), *oriented.size[::-1]), np.float32)
-    for channel in channels:
-        image = images.pop(0)  # a view does not keep its image
-        channel[:] = sitk.GetArrayViewFromImage(image)
-        del image
-    brain = find_brain(channels) if marked is None else marked
+    scans = _read_channels(case, paths, series)
+    first, channels = scans[0], [scan.values for scan in scans]
+    files = paths if len(paths) == len(scans) else paths * len(scans)
+    for scan, path in zip(scans[1:], files[1:], strict=True):
+        check_same_grid(scan.oriented, first.oriented, path, files[0])
+    check_slices(first.oriented, files[0])
+    mask = case.brain_mask()
+    brain = find_brain(channels) if mask is None else read_brain(mask, first.oriented, files[0])
     ranges = {} if slice_input is None else slice_input.ranges_of(case.naming.channels)
     brain = shown_part(channels, brain, ranges)
-    names = [f"{path.name}: {channel}" for path, channel in zip(paths, case.naming.channels, strict=True)]
-    note = "; ".join(_notes(paths, None if len(ranges) == len(channels) else brain, oriented))
-    return Volume(channels, brain, names, stored, oriented, note, first)
+    names = [f"{path.name}: {channel}" for path, channel in zip(files, case.naming.channels, strict=True)]
+    note = "; ".join(_notes(files, None if len(ranges) == len(channels) else brain, first.oriented))
+    return Volume(channels, brain, names, first.stored, first.oriented, note, series.get(paths[0]))
 
 
-def _check_images(
-    case: VolumeCase, images: Sequence["sitk.Image"], paths: Sequence[Path]
-) -> tuple[Frame, NDArray[np.bool_] | None]:
-    """Return where the voxels of all channels lie, and the brain mask where there is a file of it."""
-    for image, path in zip(images[1:], paths[1:], strict=True):
-        check_same_grid(image, images[0], path, paths[0])
-    check_slices(images[0], paths[0])
-    mask = case.brain_mask()
-    return Frame.of(images[0]), None if mask is None else read_brain(mask, images[0], paths[0])
-
-
-def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list["sitk.Image"]:
+def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list[_Scan]:
+    """Read one file or series after the other: each takes several times as much as what is kept of it."""
     patients = {one.patient: path.name for path, one in series.items()}  # whose ids are nobody's business
     if len(patients) > 1:
         raise DataError(f"its series are of {len(patients)} patients, such as {first_names(list(patients.values()))}")
-    stored = [volume for path in paths for volume in ([series[path].read()] if path in series else read_stored(path))]
+    stored: list[_Scan] = []
+    for path in paths:
+        stored += map(_Scan.of, [series[path].read()] if path in series else read_stored(path))
     order = case.naming.volumes
     if order is None and len(stored) == len(paths):
         return stored

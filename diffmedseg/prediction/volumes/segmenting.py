@@ -8,18 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.errors import DataError
 from diffmedseg.metrics.functional import mask_confidence, soft_overlap
-from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.components import drop_small, smallest_sizes
-from diffmedseg.prediction.run import Settings
-from diffmedseg.prediction.volumes.planes import LEARNED, check_axes
-from diffmedseg.prediction.volumes.reading import Volume
+from diffmedseg.prediction.volumes.compact import PackedMasks, SteppedMap
+from diffmedseg.prediction.volumes.planes import LEARNED
 from diffmedseg.prediction.volumes.slices import SliceRun
-from diffmedseg.prediction.watching import Watcher
 from diffmedseg.segmentation import full_size_samples, resize_soft, sample_areas
 
-_STEPS = 255  # of soft samples that wait for those of other axes
+STEPS = 256
+"""Per unit of probability, as finely as pictures have it; 0.5 is a step. More digits say nothing of a few samples, and
+make files several times larger."""
+FRACTIONS = 255
+"""The same of DICOM segmentations."""
+_SOFT = 255  # of soft samples that wait for those of other axes
 
 
 @dataclass(frozen=True)
@@ -29,102 +30,128 @@ class VolumeSegmentation:
     Attributes:
         samples: (S, K, D, h, w), bool, on the model's grid.
         sample_voxels: (S, K): voxels of each sample at the volume's own size.
-        probability: (K, D, H, W), float32, in [0, 1].
-        uncertainty: (K, D, H, W), float32, in [0, 0.5]: the samples' standard deviation; see Segmentation.
+        probability: (K, D, H, W), in [0, 1], in steps of 1 / STEPS.
+        uncertainty: (K, D, H, W), in [0, 0.5], likewise: the samples' standard deviation; see Segmentation.
         mask: (K, D, H, W), bool.
         doubt: (K,): 1 - confidence of the whole mask; see mask_confidence.
         inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
         outer: (K, D, H, W), bool: the outer contour, likewise.
-        full_samples: (S, K, D, H, W), bool: the samples at the volume's own size; None where they are not wanted.
+        full_samples: (S, K, D, H, W): the samples at the volume's own size; None where they are not wanted.
+        fractions: The probability in steps of 1 / FRACTIONS; None where it is not wanted.
         familiarity: (1,), of the whole case; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has
             none.
     """
 
     samples: Tensor
     sample_voxels: Tensor
-    probability: NDArray[np.float32]
-    uncertainty: NDArray[np.float32]
+    probability: SteppedMap
+    uncertainty: SteppedMap
     mask: NDArray[np.bool_]
     doubt: list[float]
     inner: NDArray[np.bool_] | None = None
     outer: NDArray[np.bool_] | None = None
-    full_samples: NDArray[np.bool_] | None = None
+    full_samples: PackedMasks | None = None
+    fractions: SteppedMap | None = None
     familiarity: Tensor | None = None
 
 
-def segment_volume(
-    model: Segmenter,
-    volume: Volume,
-    key: str,
-    settings: Settings,
-    batch_size: int,
-    keep_samples: bool = False,
-    watcher: Watcher | None = None,
-) -> VolumeSegmentation:
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a volume's segmentation at the volume's own size, besides the maps.
+
+    Attributes:
+        samples: The samples, a bit per voxel, region and sample.
+        fractions: The probability as DICOM segmentations have it, a byte per voxel and region.
+    """
+
+    samples: bool = False
+    fractions: bool = False
+
+
+def segment_volume(run: SliceRun, kept: Kept | None = None) -> VolumeSegmentation:
     """Segment every slice that shows brain, along one axis or along several.
 
     The noise of a sample is that of the key in every slice, so that a sample is one volume. It is that along each axis,
     too: sample s is the mean of the samples s along all axes.
 
     Args:
-        model: The model, on its device.
-        volume: The volume.
-        key: Key of the noise.
-        settings: Samples, steps, seed, precision, axes and the smallest parts, filled in.
-        batch_size: Slices segmented together.
-        keep_samples: Keep the samples at the volume's own size, a byte per voxel, region and sample.
-        watcher: Follows the slices.
+        run: The slices of a volume.
+        kept: What is kept besides the maps; None for nothing.
 
     Raises:
-        DataError: If there is no brain, a channel is constant within it, the model fails, or its contours do not hold
-            along the axes.
+        DataError: If the model fails.
     """
-    axes = check_axes(settings.axes or (LEARNED,))
-    if axes != (LEARNED,) and model.conformal is not None:
-        raise DataError(
-            f"this model's contours and intervals were fitted to {LEARNED} slices, and need not hold along "
-            f"{', '.join(axes)}. Leave --axes out, or name a checkpoint without calibration"
-        )
-    run = SliceRun(model, volume, key, settings, batch_size, watcher or Watcher(), axes)
-    sizes = smallest_sizes(settings.smallest or {}, model.regions)
-    return _along_one(run, keep_samples, sizes) if axes == (LEARNED,) else _along_all(run, keep_samples, sizes)
+    sizes = smallest_sizes(run.settings.smallest or {}, run.model.regions)
+    learned = [plane.axis for plane in run.planes] == [LEARNED]
+    return (_along_one if learned else _along_all)(run, kept or Kept(), sizes)
 
 
-def _along_one(run: SliceRun, keep_samples: bool, sizes: Sequence[int]) -> VolumeSegmentation:
+def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
     """Segment axial slices."""
     model, count = run.model, run.num_samples
     shape = (len(model.regions), *run.shape)
-    probability, uncertainty = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    probability, uncertainty = SteppedMap(shape, STEPS), SteppedMap(shape, STEPS, 0.5)
+    fractions = SteppedMap(shape, FRACTIONS) if kept.fractions else None
     mask = np.zeros(shape, np.bool_)
     inner, outer = (None, None) if model.conformal is None else (np.zeros_like(mask), np.zeros_like(mask))
     samples = torch.zeros(count, *shape[:2], *model.image_size, dtype=torch.bool)
-    full = np.zeros((count, *shape), np.bool_) if keep_samples else None
-    mean = np.zeros(shape, np.float32) if max(sizes) > 1 else None
+    full = PackedMasks((count, *shape)) if kept.samples else None
+    within = _WithinMask() if max(sizes) > 1 else None
     voxels = torch.zeros(count, shape[0], dtype=torch.int64)
     overlap = torch.zeros(2, shape[0], dtype=torch.float64)
     size = (shape[2], shape[3])
     for some, result in run.segment():
-        for kept, found in (
-            (probability, result.probability), (uncertainty, result.uncertainty), (mask, result.mask),
-            (inner, result.inner), (outer, result.outer), (mean, None if mean is None else result.mean),
+        for target, found in (
+            (probability, result.probability), (fractions, result.probability), (uncertainty, result.uncertainty),
+            (mask, result.mask), (inner, result.inner), (outer, result.outer),
         ):  # fmt: skip
-            if kept is not None and found is not None:
-                kept[:, some] = found.transpose(0, 1).numpy()
+            if target is not None and found is not None:
+                target[:, some] = found.transpose(0, 1).numpy()
         samples[:, :, some] = result.samples.permute(1, 2, 0, 3, 4) > 0.5
         if full is not None:
-            for one, sample in zip(full, full_size_samples(result.samples, size), strict=True):
-                one[:, some] = sample.transpose(0, 1).numpy()
+            for s, sample in enumerate(full_size_samples(result.samples, size)):
+                full[s, :, some] = sample.numpy()  # an index of a number and a list puts the list first
         voxels += sample_areas(result.samples, size).sum(0)
-        overlap += torch.stack(soft_overlap(result.mean, result.mask)).sum(1)
-    if mean is not None:
-        mask = drop_small(mask, sizes, model.nested)
+        mean = result.mean
+        overlap += torch.stack(soft_overlap(mean, result.mask)).sum(1)
+        if within is not None:
+            within.add(some, mean, result.mask)
+    if within is not None:
+        before, mask = mask, drop_small(mask, sizes, model.nested)
         inner = None if inner is None else inner & mask
-        overlap = _overlap(mean, mask)
-    maps = samples, voxels, probability, uncertainty, mask, _doubt(mask, overlap, voxels), inner, outer, full
+        overlap -= within.dropped(before, mask)
+    maps = samples, voxels, probability, uncertainty, mask, _doubt(mask, overlap, voxels), inner, outer, full, fractions
     return VolumeSegmentation(*maps, run.familiarity())
 
 
-def _along_all(run: SliceRun, keep_samples: bool, sizes: Sequence[int]) -> VolumeSegmentation:
+class _WithinMask:
+    """The mean of the samples within the masks of slices, which decides how much a smaller mask overlaps it."""
+
+    def __init__(self) -> None:
+        self._slices: dict[int, list[NDArray[np.float32]]] = {}
+
+    def add(self, numbers: Sequence[int], mean: Tensor, mask: Tensor) -> None:
+        """Note slices.
+
+        Args:
+            numbers: Numbers of the slices.
+            mean: (B, K, H, W).
+            mask: (B, K, H, W), bool.
+        """
+        for number, values, inside in zip(numbers, mean.numpy(), mask.numpy(), strict=True):
+            self._slices[number] = [one[where] for one, where in zip(values, inside, strict=True)]
+
+    def dropped(self, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Tensor:
+        """Return by how much the sums of soft_overlap shrink, (2, K), as a mask (K, D, H, W) does."""
+        lost = torch.zeros(2, len(before), dtype=torch.float64)
+        for number, regions in self._slices.items():
+            for k, values in enumerate(regions):
+                gone = values[~after[k, number][before[k, number]]]
+                lost[:, k] += torch.tensor([gone.sum(dtype=np.float64), len(gone)])
+        return lost
+
+
+def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
     """Segment slices along several axes, or along another axis than the learned one, and take the mean."""
     model, number = run.model, len(run.planes)
     shape = (len(model.regions), *run.shape)
@@ -136,13 +163,20 @@ def _along_all(run: SliceRun, keep_samples: bool, sizes: Sequence[int]) -> Volum
         for some, result in run.segment(position):
             plane.turn(probability)[:, some] += result.probability.transpose(0, 1).numpy() / number
             plane.turn(mean)[:, some] += result.mean.transpose(0, 1).numpy() / number
-            waiting[:, :, some] = (result.samples.permute(1, 2, 0, 3, 4) * _STEPS).round().to(torch.uint8)
+            waiting[:, :, some] = (result.samples.permute(1, 2, 0, 3, 4) * _SOFT).round().to(torch.uint8)
         soft.append(waiting)
     threshold = model.threshold if run.settings.threshold is None else run.settings.threshold
     mask = probability > np.float32(threshold)
+    fractions = _in_steps(probability, FRACTIONS) if kept.fractions else None
+    levels = _in_steps(probability, STEPS)
+    del probability  # as soon as may be: the float maps of a volume are large
     mask = drop_small(mask, sizes, model.nested) if max(sizes) > 1 else mask
     overlap = _overlap(mean, mask)
-    full = np.zeros((run.num_samples, *shape), np.bool_) if keep_samples else None
+    for one in mean.reshape(-1, *shape[2:]):
+        one[:] = np.sqrt(one * (1 - one))
+    uncertainty = _in_steps(mean, STEPS, 0.5)
+    del mean
+    full = PackedMasks((run.num_samples, *shape)) if kept.samples else None
     samples = torch.zeros(run.num_samples, *shape[:2], *model.image_size, dtype=torch.bool)
     voxels = torch.zeros(run.num_samples, shape[0], dtype=torch.int64)
     for s, k in np.ndindex(run.num_samples, shape[0]):
@@ -152,9 +186,16 @@ def _along_all(run: SliceRun, keep_samples: bool, sizes: Sequence[int]) -> Volum
             small[:] = resize_soft(torch.from_numpy(one)[None, None].float(), model.image_size)[0, 0] > 0.5
         if full is not None:
             full[s, k] = found
-    uncertainty = np.sqrt(np.multiply(mean, 1 - mean, out=mean), out=mean)
-    maps = samples, voxels, probability, uncertainty, mask, _doubt(mask, overlap, voxels), None, None, full
+    maps = samples, voxels, levels, uncertainty, mask, _doubt(mask, overlap, voxels), None, None, full, fractions
     return VolumeSegmentation(*maps, run.familiarity())
+
+
+def _in_steps(values: NDArray[np.float32], steps: int, highest: float = 1.0) -> SteppedMap:
+    """Round (K, D, H, W) to whole steps."""
+    rounded = SteppedMap(values.shape, steps, highest)
+    for index in np.ndindex(values.shape[:2]):  # a copy of a volume may be large
+        rounded[index] = values[index]
+    return rounded
 
 
 def _mean_sample(run: SliceRun, soft: Sequence[Tensor]) -> NDArray[np.bool_]:
@@ -164,7 +205,7 @@ def _mean_sample(run: SliceRun, soft: Sequence[Tensor]) -> NDArray[np.bool_]:
         turned = plane.turn(total)
         for number, one in enumerate(slices):
             if one.any():
-                turned[number] += resize_soft(one[None, None].float() / _STEPS, plane.shape[1:])[0, 0].numpy()
+                turned[number] += resize_soft(one[None, None].float() / _SOFT, plane.shape[1:])[0, 0].numpy()
     return total > len(soft) / 2
 
 

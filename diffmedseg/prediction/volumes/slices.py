@@ -1,15 +1,17 @@
 """Drawing and fusing the samples of a volume's slices, some at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffmedseg.data.mri.volumes import normalise
+from diffmedseg.data.mri.volumes import NormalVolume
+from diffmedseg.errors import DataError
+from diffmedseg.keyed_random import slice_keys
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.run import Settings
-from diffmedseg.prediction.volumes.planes import LEARNED, Plane
+from diffmedseg.prediction.volumes.planes import LEARNED, Plane, check_axes
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.watching import Watcher
 from diffmedseg.reading.slice_input import SliceInput
@@ -19,17 +21,19 @@ from diffmedseg.segmentation import Segmentation
 class SliceRun:
     """Segments the slices of a volume that show brain, along one axis after the other.
 
+    It holds the slices on the model's grid, and does not need the volume any more.
+
     Args:
         model: The model, on its device.
         volume: The volume.
         key: Key of the noise, of all slices along all axes.
-        settings: Samples, steps, seed and precision, filled in.
+        settings: Samples, steps, seed, precision, axes and the smallest parts, filled in.
         batch_size: Slices segmented together.
         watcher: Follows the slices.
-        axes: Out of :data:`~diffmedseg.prediction.volumes.planes.AXES`.
 
     Raises:
-        DataError: If there is no brain, or a channel is constant within it.
+        DataError: If there is no brain, a channel is constant within it, or the model's contours and intervals do not
+            hold with the settings.
     """
 
     def __init__(
@@ -39,15 +43,26 @@ class SliceRun:
         key: str,
         settings: Settings,
         batch_size: int,
-        watcher: Watcher,
-        axes: Sequence[str],
+        watcher: Watcher | None = None,
     ) -> None:
+        axes = check_axes(settings.axes or (LEARNED,))
+        if axes != (LEARNED,) and model.conformal is not None:
+            raise DataError(
+                f"this model's contours and intervals were fitted to {LEARNED} slices, and need not hold along "
+                f"{', '.join(axes)}. Leave --axes out, or name a checkpoint without calibration"
+            )
+        if settings.slice_correlation != model.slice_correlation and model.conformal is not None:
+            raise DataError(
+                "this model's intervals of volume were fitted with other noise over slices. Leave --slice_correlation "
+                "out, or name a checkpoint without calibration"
+            )
         self.model, self.settings, self.shape = model, settings, volume.brain.shape
         self.num_samples = model.count_samples(settings.num_samples, settings.tta)
         self.planes = [Plane.of(axis, self.shape, volume.spacing, model.image_size) for axis in axes]
-        self._key, self._batch_size, self._watcher = key, batch_size, watcher
+        self._key, self._batch_size, self._watcher = key, batch_size, watcher or Watcher()
         self._shown = model.slice_input or SliceInput()
-        normal = normalise(volume.channels, volume.brain, volume.names, self._shown.ranges_of(model.channels))
+        ranges = self._shown.ranges_of(model.channels)
+        normal = NormalVolume.of(volume.channels, volume.brain, volume.names, ranges)
         self._images = [plane.images(normal) for plane in self.planes]
         self._numbers = [np.flatnonzero(plane.turn(volume.brain).any((1, 2))).tolist() for plane in self.planes]
         self._features: list[Tensor] = []
@@ -64,7 +79,8 @@ class SliceRun:
             some = numbers[first : first + self._batch_size]
             self._watcher.within((before + first) / total)
             together = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in some]
-            batch, keys = images[torch.tensor(together)].flatten(1, 2), [self._key] * len(some)
+            batch, length = images[torch.tensor(together)].flatten(1, 2), self.settings.slice_correlation
+            keys = slice_keys(self._key, some, plane.spacing[0], length)
             drawn = self._watcher.draw(batch, keys, self.model, self.settings)
             if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
                 self._features.append(drawn.features)

@@ -13,7 +13,7 @@ from mri_files import brain, data_module, labels, modality, write_brats, write_l
 from diffmedseg import zoo
 from diffmedseg.cli import main
 from diffmedseg.data.mri import store as mri_store
-from diffmedseg.data.mri.volumes import find_brain, normalise
+from diffmedseg.data.mri.volumes import NormalVolume, find_brain
 from diffmedseg.errors import DataError
 
 CASES = ["BraTS2021_00000", "BraTS2021_00001"]
@@ -53,7 +53,7 @@ def test_decoded_once(root, monkeypatch):
     data_module("brats", root).prepare_data()
     before = cached()
     assert len(before) == 2
-    monkeypatch.setattr(mri_store, "normalise", None)  # decoding would fail
+    monkeypatch.setattr(mri_store, "to_slices", None)  # decoding would fail
     for split in ("train", "val", "test"):
         assert len(data_module("brats", root).load(split)) > 0
     assert cached() == before
@@ -94,7 +94,7 @@ def test_an_interruption_leaves_nothing(root, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mri_store, "normalise", interrupted)
+    monkeypatch.setattr(mri_store, "to_slices", interrupted)
     with pytest.raises(KeyboardInterrupt):
         data_module("brats", root).prepare_data()
     assert cached() == []
@@ -103,20 +103,20 @@ def test_an_interruption_leaves_nothing(root, monkeypatch):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="importing anew takes long")
 def test_racing_processes_agree(root, monkeypatch):
     """Both decode a case before either has written it; one result is kept, and both read it."""
-    context = multiprocessing.get_context("fork")
+    context, to_slices = multiprocessing.get_context("fork"), mri_store.to_slices
     barrier, seen = context.Barrier(2, timeout=300), context.Queue()
 
-    def slow(channels, brain, names, ranges=None):
+    def slow(channels, brain, names, size, ranges=None):
         if CASES[0] in names[0]:
             barrier.wait()
-        return normalise(channels, brain, names, ranges)
+        return to_slices(channels, brain, names, size, ranges)
 
     def run():
         data = data_module("brats", root)
         data.prepare_data()
         seen.put(float(data.load("train").image(2).sum()))
 
-    monkeypatch.setattr(mri_store, "normalise", slow)
+    monkeypatch.setattr(mri_store, "to_slices", slow)
     processes = [context.Process(target=run) for _ in range(2)]
     for process in processes:
         process.start()
@@ -244,10 +244,23 @@ def test_workers_read_what_the_main_process_reads(root):
 
 
 def test_normal_values():
-    scored = normalise(np.stack([modality(0)]), brain(), ["t1"])
+    scored = np.stack(list(NormalVolume.of([modality(0)], brain(), ["t1"]).slices()), 1)
     assert abs(scored[0][brain()].mean()) < 1e-3
     assert scored[0][brain()].std() == pytest.approx(0.2, abs=0.01)
     assert (scored[0][~brain()] == -1).all()
+
+
+def test_whole_numbers_are_normalised_as_floats_are():
+    """A volume is held as int16 where it can be."""
+    whole = modality(0).round()
+    whole[2, 5:9, 5:9] = -32768  # which has no positive counterpart in 16 bits
+    for ranges in (None, {0: (-100, 300)}):
+        stored, floats = (
+            list(NormalVolume.of([whole.astype(dtype)], brain(), ["t1"], ranges).slices())
+            for dtype in (np.int16, np.float32)
+        )
+        assert all(np.array_equal(a, b) for a, b in zip(stored, floats, strict=True))
+    assert np.array_equal(find_brain([whole.astype(np.int16)]), find_brain([whole]))
 
 
 @pytest.mark.parametrize("name", ["brats2015", "lgg"])

@@ -11,6 +11,7 @@ from dark_disc import bright_segmenter
 from diffmedseg.prediction import Settings
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.volumes.segmenting import segment_volume
+from diffmedseg.prediction.volumes.slices import SliceRun
 from diffmedseg.reading.grid import Frame, Grid
 
 SHAPE, FEW, MANY = (64, 256, 256), 2, 34
@@ -25,12 +26,12 @@ def main(axes):
     grid = Grid(np.ones(3), np.zeros(3), np.eye(3), "")
     frame = Frame(SHAPE[::-1], grid)
     values = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
-    volume = Volume(values, np.ones(SHAPE, bool), ["flair"], frame, frame, "")
+    volume = Volume(list(values), np.ones(SHAPE, bool), ["flair"], frame, frame, "")
     model = bright_segmenter(("flair",))
     peaks = []
     for count in (FEW, MANY):
         settings = replace(Settings(num_samples=count).filled_from(model), axes=axes)
-        segment_volume(model, volume, "case", settings, 4)
+        segment_volume(SliceRun(model, volume, "case", settings, 4))
         peaks.append(peak())
     print(peaks[1] - peaks[0])
 
