@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from process_state import forget_the_user, kept_process_state
+from helpers.process_state import forget_the_user, kept_process_state
 
 forget_the_user()
 
@@ -65,7 +65,7 @@ def _shuffle(items, seed):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
     """The folder of a finished run of the command line, which no test may change."""
-    from tiny_run import tiny_fit
+    from helpers.tiny_run import tiny_fit
 
     from diffmedseg.cli import main
 
@@ -78,7 +78,7 @@ def finished_run(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(finished_run, tmp_path_factory) -> Path:
     """The folder of a finished run, and the only one of its experiment."""
-    from tiny_run import copy_run
+    from helpers.tiny_run import copy_run
 
     return copy_run(finished_run, tmp_path_factory.mktemp("runs"))
 
@@ -87,7 +87,7 @@ def run(finished_run, tmp_path_factory) -> Path:
 def hub(monkeypatch, tmp_path):
     """A hub of its own for the test; nothing that was downloaded before is found."""
     import huggingface_hub.constants as constants
-    from fake_hub import TOKEN, serving
+    from helpers.fake_hub import TOKEN, serving
 
     with serving() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)

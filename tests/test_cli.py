@@ -9,9 +9,9 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
+from helpers.tiny_run import tiny_fit
+from helpers.wandb_offline import history
 from lightning import Trainer
-from tiny_run import tiny_fit
-from wandb_offline import history
 
 import diffmedseg
 from diffmedseg.cli import main

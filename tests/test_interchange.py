@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from isic_files import write as write_isic
-from mri_files import write_layout
-from process_state import kept_process_state
-from tiny_run import EXPERIMENTS, TINY, copy_run
+from helpers.isic_files import write as write_isic
+from helpers.mri_files import write_layout
+from helpers.process_state import kept_process_state
+from helpers.tiny_run import EXPERIMENTS, TINY, copy_run
 
 from diffmedseg.cli import main
 from diffmedseg.data import DataError, ISIC2018DataModule

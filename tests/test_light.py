@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_run import EXPERIMENTS
+from helpers.tiny_run import EXPERIMENTS
 
 import diffmedseg
 import diffmedseg.data

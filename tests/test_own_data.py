@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_networks import small
+from helpers.tiny_run import tiny_data, tiny_trainer
 from lightning import LightningDataModule, Trainer
-from small_networks import small
-from tiny_run import tiny_data, tiny_trainer
 from torch.utils.data import DataLoader, Dataset
 
 from diffmedseg import load_checkpoint

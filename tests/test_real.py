@@ -60,7 +60,7 @@ def mri(tmp_path):
         root = DATA / name
         if not root.is_dir():
             pytest.skip(f"no {root}")
-        from mri_files import data_module
+        from helpers.mri_files import data_module
 
         return data_module(name, root, **options)
 

@@ -2,11 +2,11 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.small_networks import small
+from helpers.tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 from lightning import Callback
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from small_networks import small
-from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.errors import NoRunError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import SIZE, photo, save, save_mask
+from helpers.picture_files import SIZE, photo, save, save_mask
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 import torch
+from helpers.tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import ExactResume, RunStopped, StepStatistics, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dark_disc import BrightSegmenter, dark_segmenter
+from helpers.dark_disc import BrightSegmenter, dark_segmenter
+from helpers.mri_files import data_module, write_brats2015
+from helpers.tiny_run import tiny_data, tiny_model, tiny_trainer
 from matplotlib.figure import Figure
-from mri_files import data_module, write_brats2015
-from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import (
     CaseMetrics,

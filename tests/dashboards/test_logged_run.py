@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.process_state import kept_process_state
+from helpers.tiny_run import EXPERIMENTS, tiny_fit
+from helpers.wandb_offline import history, records
 from PIL import Image
-from process_state import kept_process_state
-from tiny_run import EXPERIMENTS, tiny_fit
-from wandb_offline import history, records
 
 from diffmedseg.cli import main
 from diffmedseg.dashboards.workspace import build_workspace, workspace_json

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import yaml
-from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
+from helpers.tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint, load_pretrained
 from diffmedseg.callbacks import CaseMetrics

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_run import tiny_data, tiny_model, tiny_trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import __version__
 from diffmedseg.callbacks import CaseMetrics, TestReport

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import LITE_DESIGNS, small
+from helpers.small_networks import LITE_DESIGNS, small
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmedseg.configurable import to_config

@@ -2,7 +2,7 @@ import logging
 
 import numpy as np
 import pytest
-from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from helpers.picture_files import SIZE, lesion, save, save_mask, yaml_module
 from PIL import Image, features
 
 from diffmedseg.cli import main
