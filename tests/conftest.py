@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 from collections import defaultdict
@@ -26,12 +27,29 @@ def _session_cache(tmp_path_factory):
     os.environ["DIFFMEDSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures():
+    """Runs draw pictures in tests marked ``pictures`` alone, which look at them."""
+    from helpers.drawing import drawing
+
+    with drawing(False):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _alone(tmp_path_factory):
+def _alone(request, tmp_path_factory):
     """Every test starts alike, whatever ran before it."""
-    with kept_process_state():
+    from helpers.drawing import drawing
+
+    with kept_process_state(), drawing(request.node.get_closest_marker("pictures") is not None):
         os.environ["DIFFMEDSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
         yield
+
+
+def pytest_collection_finish():
+    """Have the garbage collector leave alone what is there before the first test: modules, and the tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():

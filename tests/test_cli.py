@@ -18,6 +18,7 @@ from diffmedseg.cli import main
 from diffmedseg.cli.main import COMMANDS
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("model", ["medsegdiff-lite", "diffseg", "supervised", "ssn"])
 def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, capsys):
     main(tiny_fit(tmp_path, model=model))

@@ -192,6 +192,7 @@ def test_one_sample_has_no_energy_distance(tmp_path, recwarn):
     assert "val/dice" in found
 
 
+@pytest.mark.pictures
 def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path, monkeypatch):
     """Not the first ones, which are empty: of each case the largest, then others that lie apart."""
     drawn = []

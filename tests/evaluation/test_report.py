@@ -18,6 +18,8 @@ from diffmedseg.metrics.images import pool, score_image
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.run_log import RUN_LOG, RunLogger
 
+pytestmark = pytest.mark.pictures
+
 
 class Balanced(HTMLParser):
     """Fails on tags that are not closed in their order; notes what would be fetched."""

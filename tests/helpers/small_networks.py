@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from _pytest.mark import ParameterSet
+from torch import Tensor, nn
 
 import diffmedseg.models
-from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffV1
+from diffmedseg.models import Condition, Denoiser, MedSegDiffLite, MedSegDiffV1
 from diffmedseg.models.medsegdiff.patches import WRITERS
 
 AnyDenoiser = TypeVar("AnyDenoiser", bound=Denoiser)
@@ -50,3 +51,22 @@ def small(cls: Callable[..., AnyDenoiser], image_channels: int = 3, mask_channel
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     return network
+
+
+class FewWeights(Denoiser):
+    """Two convolutions: all that training, averaging and storing need of a network, at a fraction of its time."""
+
+    def __init__(self, image_channels: int = 3, mask_channels: int = 1) -> None:
+        super().__init__(image_channels, mask_channels)
+        self.first = nn.Conv2d(image_channels + mask_channels + 1, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.last = nn.Conv2d(8, mask_channels, 3, padding=1)
+
+    def encode(self, image: Tensor) -> Condition:
+        return Condition((image,))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
+        image = condition.features[0].repeat_interleave(len(x_t) // len(condition.features[0]), 0)
+        level = (t / 1000).reshape(-1, 1, 1, 1).expand(-1, 1, *x_t.shape[-2:])
+        maps = self.first(torch.cat([x_t, image, level], 1))
+        return self.last(nn.functional.silu(self.norm(maps)))

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.data import SyntheticDataModule
-from diffmedseg.models import MedSegDiffSegmenter, MedSegDiffV1
+from diffmedseg.models import Denoiser, MedSegDiffSegmenter, MedSegDiffV1
 from diffmedseg.recipes import recipe
-from helpers.small_networks import small
+from helpers.small_networks import FewWeights, small
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = [
@@ -47,11 +47,18 @@ def tiny_data(**options: Any) -> SyntheticDataModule:
     return SyntheticDataModule(**settings | options)
 
 
-def tiny_model(**options: Any) -> MedSegDiffSegmenter:
-    network = small(MedSegDiffV1).train()
+def tiny_model(network: Denoiser | None = None, **options: Any) -> MedSegDiffSegmenter:
+    """Build a small model, MedSegDiff V1 unless there is another network."""
+    network = small(MedSegDiffV1).train() if network is None else network
     settings: dict[str, Any] = {"image_size": (16, 16), "warmup_steps": 2}
     settings |= {"num_samples": 2, "num_steps": 2, "val_num_samples": 1, "val_num_steps": 1}
     return MedSegDiffSegmenter(network, **settings | options)
+
+
+def plain_model(**options: Any) -> MedSegDiffSegmenter:
+    """Build a model of a few weights, for tests of the training loop: a run takes a third of the time."""
+    torch.manual_seed(0)
+    return tiny_model(FewWeights(), **options)
 
 
 def checkpoints(folder: Path) -> list[ModelCheckpoint]:

@@ -250,6 +250,7 @@ def test_layouts_that_cannot_be():
         FileNames(OWN, {"a": ["x"], "b": ["x", "y"]})
 
 
+@pytest.mark.pictures
 def test_make_train_on_a_folder(tmp_path, capsys):
     write_folder(tmp_path / "data", raters=("masks_a", "masks_b"))
     options = [
