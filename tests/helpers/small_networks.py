@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 import diffmedseg.models
 from diffmedseg.models import Condition, Denoiser, MedSegDiffLite, MedSegDiffV1
-from diffmedseg.models.medsegdiff.patches import WRITERS
 
 AnyDenoiser = TypeVar("AnyDenoiser", bound=Denoiser)
 
 #: Arguments of MedSegDiffLite, by what they are called in tests: every setting that changes its step network.
 LITE_DESIGNS: dict[str, dict[str, Any]] = {
-    **{name: {"patches": name} for name in WRITERS if name != "apart"},
+    "interpolated": {"patches": "interpolated"},
     "ff_parser": {"ff_parser": True},
     "dynamic_encoding": {"dynamic_encoding": True},
     "samples": {"prior": "samples"},
