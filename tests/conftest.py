@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 from collections import defaultdict
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from process_state import forget_the_user, kept_process_state
+from helpers.process_state import forget_the_user, kept_process_state
 
 forget_the_user()
 
@@ -26,12 +27,29 @@ def _session_cache(tmp_path_factory):
     os.environ["DIFFMEDSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures():
+    """Runs draw pictures in tests marked ``pictures`` alone, which look at them."""
+    from helpers.drawing import drawing
+
+    with drawing(False):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _alone(tmp_path_factory):
+def _alone(request, tmp_path_factory):
     """Every test starts alike, whatever ran before it."""
-    with kept_process_state():
+    from helpers.drawing import drawing
+
+    with kept_process_state(), drawing(request.node.get_closest_marker("pictures") is not None):
         os.environ["DIFFMEDSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
         yield
+
+
+def pytest_collection_finish():
+    """Have the garbage collector leave alone what is there before the first test: modules, and the tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():
@@ -65,7 +83,7 @@ def _shuffle(items, seed):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
     """The folder of a finished run of the command line, which no test may change."""
-    from tiny_run import tiny_fit
+    from helpers.tiny_run import tiny_fit
 
     from diffmedseg.cli import main
 
@@ -78,7 +96,7 @@ def finished_run(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(finished_run, tmp_path_factory) -> Path:
     """The folder of a finished run, and the only one of its experiment."""
-    from tiny_run import copy_run
+    from helpers.tiny_run import copy_run
 
     return copy_run(finished_run, tmp_path_factory.mktemp("runs"))
 
@@ -87,7 +105,7 @@ def run(finished_run, tmp_path_factory) -> Path:
 def hub(monkeypatch, tmp_path):
     """A hub of its own for the test; nothing that was downloaded before is found."""
     import huggingface_hub.constants as constants
-    from fake_hub import TOKEN, serving
+    from helpers.fake_hub import TOKEN, serving
 
     with serving() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)

@@ -4,7 +4,7 @@ import csv
 
 import ablation
 import pytest
-from test_recipes import compose
+from helpers.composing import compose
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1
 

@@ -23,9 +23,9 @@ import rare_mode
 import shared_noise
 import timing
 import torch
-from isic_files import write
+from helpers.composing import instantiate
+from helpers.isic_files import write
 from rows import read_rows
-from test_recipes import instantiate
 
 from diffmedseg import load_checkpoint
 from diffmedseg.configurable import to_config

@@ -2,11 +2,11 @@
 
 from importlib.util import find_spec
 
-import isic_files
 import numpy as np
 import pytest
 import torch
-from tiny_run import tiny_data
+from helpers import isic_files
+from helpers.tiny_run import tiny_data
 
 from diffmedseg.cli import main
 from diffmedseg.data import ISIC2017DataModule

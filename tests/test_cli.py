@@ -9,15 +9,16 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
+from helpers.tiny_run import tiny_fit
+from helpers.wandb_offline import history
 from lightning import Trainer
-from tiny_run import tiny_fit
-from wandb_offline import history
 
 import diffmedseg
 from diffmedseg.cli import main
 from diffmedseg.cli.main import COMMANDS
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("model", ["medsegdiff-lite", "diffseg", "supervised", "ssn"])
 def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, capsys):
     main(tiny_fit(tmp_path, model=model))

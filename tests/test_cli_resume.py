@@ -8,32 +8,12 @@ import sys
 
 import pytest
 import torch
-from process_state import kept_process_state
-from tiny_run import tiny_command, tiny_fit
+from helpers.process_state import kept_process_state
+from helpers.signals import LONGER, SIGNAL_AT
+from helpers.tiny_run import tiny_command, tiny_fit
 
 from diffmedseg.cli import main
 from diffmedseg.runs import last_checkpoint
-
-SIGNAL_AT = """
-import os
-from lightning import Callback
-
-
-class SignalAt(Callback):
-    '''Sends a signal to its own process, as a scheduler does.'''
-
-    def __init__(self, signum: int, step: int, rank: int = 0) -> None:
-        self.signum, self.step, self.rank = signum, step, rank
-
-    def on_before_backward(self, trainer, pl_module, loss):
-        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
-            os.kill(os.getpid(), self.signum)
-
-    def on_test_start(self, trainer, pl_module):
-        if self.step == -1:
-            os.kill(os.getpid(), self.signum)
-"""
-LONGER = ["--trainer.max_steps=6", "--data.steps_per_epoch=3"]
 
 
 @pytest.fixture
@@ -160,8 +140,11 @@ def damaged(folder, run):
     return paths | {"missing": folder / "missing.ckpt"}
 
 
-@pytest.mark.parametrize("command", ["fit", "test"])
-@pytest.mark.parametrize("name", ["empty", "text", "cut", "other", "foreign", "weights", "missing"])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [*((name, "fit") for name in ("empty", "text", "cut", "other", "foreign", "weights", "missing")),
+     ("cut", "test"), ("foreign", "test"), ("missing", "test")],
+)  # fmt: skip
 def test_a_checkpoint_that_cannot_be_used_is_refused(name, command, run, again, tmp_path):
     path = damaged(tmp_path, run)[name]
     with pytest.raises(SystemExit) as found:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli_resume import LONGER, SIGNAL_AT
-from tiny_run import EXPERIMENTS, tiny_fit
+from helpers.signals import LONGER, SIGNAL_AT
+from helpers.tiny_run import EXPERIMENTS, tiny_fit
 
 from diffmedseg.runs import last_checkpoint
 

@@ -4,10 +4,10 @@ import csv
 
 import pytest
 import torch
+from helpers.composing import instantiate
+from helpers.tiny_run import load, tiny_fit
 from lightning import Trainer
 from safetensors.torch import save_file
-from test_recipes import instantiate
-from tiny_run import load, tiny_fit
 
 from diffmedseg import load_checkpoint
 from diffmedseg.cli import main

@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-from dark_disc import dark_segmenter
+from helpers.dark_disc import dark_segmenter
+from helpers.small_networks import concrete_denoisers, small
+from helpers.tiny_run import tiny_model
 from PIL import Image
 from safetensors.torch import load_file
-from small_networks import concrete_denoisers, small
-from tiny_run import tiny_model
 
 from diffmedseg import load_checkpoint, load_pretrained
 from diffmedseg.cli import main

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from helpers.small_networks import small
+from helpers.tiny_run import tiny_fit, tiny_model, tiny_trainer
 from lightning import LightningDataModule
-from small_networks import small
-from tiny_run import tiny_fit, tiny_model, tiny_trainer
 from torch.utils.data import DataLoader
 
 from diffmedseg import load_checkpoint, recipe

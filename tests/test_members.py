@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from dark_disc import picture
+from helpers.dark_disc import picture
+from helpers.tiny_run import load
 from PIL import Image
-from tiny_run import load
 
 from diffmedseg import load_model, load_pretrained
 from diffmedseg.cli import main

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_mps import MPS, fake_mps, to_mps
-from small_networks import small
+from helpers.fake_mps import MPS, fake_mps, to_mps
+from helpers.small_networks import small
 
 from diffmedseg.cli.predicting import on_device
 from diffmedseg.models import (
@@ -65,7 +65,7 @@ def test_a_step_and_a_segmentation(name):
         assert segmented.mask.device == segmented.probability.device == MPS
         torch.testing.assert_close(segmented.probability.cpu(), expected.probability, atol=1e-5, rtol=1e-4)
         assert torch.equal(segmented.inner.cpu(), expected.inner)
-        masks, samples = (to_mps(one.inner.clone()) for one in (segmented.mask, segmented.samples))
+        masks, samples = (to_mps(one.wrapped.clone()) for one in (segmented.mask, segmented.samples))
         model.val_score.update(replace(segmented, mask=masks, samples=samples, prior=None), on_mps)
         assert float(model.val_score.compute()) <= 1
 

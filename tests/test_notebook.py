@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dark_disc import bright_segmenter, dark_segmenter, picture
+from helpers.dark_disc import bright_segmenter, dark_segmenter, picture
 from PIL import Image
 from PIL.ExifTags import Base
 

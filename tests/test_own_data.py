@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_networks import small
+from helpers.tiny_run import tiny_data, tiny_trainer
 from lightning import LightningDataModule, Trainer
-from small_networks import small
-from tiny_run import tiny_data, tiny_trainer
 from torch.utils.data import DataLoader, Dataset
 
 from diffmedseg import load_checkpoint
@@ -148,6 +148,7 @@ def test_a_test_without_callbacks_has_the_dice_of_one_with_them(options, tmp_pat
     assert quiet(tmp_path).test(model, data, verbose=False) == [alone]
 
 
+@pytest.mark.pictures
 def test_all_callbacks_take_batches_of_images_and_masks(tmp_path):
     looking = [GeneralizedEnergyDistance(), CaseMetrics(), TestReport(), SamplePanels(), WandbDashboard()]
     trainer = quiet(tmp_path, StepStatistics(), *looking, logger=True, log_every_n_steps=1)

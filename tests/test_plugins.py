@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 import yaml
+from helpers.process_state import kept_process_state
+from helpers.tiny_run import EXPERIMENTS
 from PIL import Image
-from process_state import kept_process_state
-from tiny_run import EXPERIMENTS
 
 from diffmedseg import load_checkpoint, load_pretrained, zoo
 from diffmedseg.cli import main

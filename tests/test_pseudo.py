@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import isic_files
 import numpy as np
 import pytest
 import torch
 import yaml
-from mri_files import data_module, write_layout
+from helpers import isic_files
+from helpers.mri_files import data_module, write_layout
+from helpers.tiny_run import TINY, tiny_data
 from PIL import Image
-from tiny_run import TINY, tiny_data
 
 from diffmedseg.cli import chain, main
 from diffmedseg.configurable import to_config

@@ -13,7 +13,7 @@ from diffmedseg.cli import main
 from diffmedseg.data import ISIC2016DataModule, ISIC2017DataModule
 from diffmedseg.postprocessing.fusion import STAPLEFusion
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.pictures]
 DATA = Path(os.environ.get("DIFFMEDSEG_DATA", "."))
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -60,7 +60,7 @@ def mri(tmp_path):
         root = DATA / name
         if not root.is_dir():
             pytest.skip(f"no {root}")
-        from mri_files import data_module
+        from helpers.mri_files import data_module
 
         return data_module(name, root, **options)
 

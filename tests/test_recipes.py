@@ -1,22 +1,18 @@
 """Runs by name: what a model, a data set and a preset compose to."""
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
-from lightning import Trainer
+from helpers.composing import compose, instantiate, name
+from helpers.process_state import kept_process_state
+from helpers.tiny_run import EXPERIMENTS, TINY, load
 from lightning.pytorch.callbacks import EarlyStopping
-from process_state import kept_process_state
-from tiny_run import EXPERIMENTS, TINY, load
 
 from diffmedseg.callbacks.order import check_order
-from diffmedseg.cli import main, training
+from diffmedseg.cli import main
 from diffmedseg.data.catalogue import dataset_info
 from diffmedseg.errors import RecipeError
 from diffmedseg.experiments import data_file, list_datasets, list_models, list_presets, read_settings
-from diffmedseg.models.encoders import weights_follow
 from diffmedseg.models.loading import chosen_checkpoint
 from diffmedseg.postprocessing.fusion import SquaredMeanFusion, STAPLEFusion
 from diffmedseg.recipes import recipe
@@ -24,37 +20,6 @@ from diffmedseg.recipes import recipe
 CALLBACKS = sorted((EXPERIMENTS / "callbacks").glob("*.yaml"))
 DEFAULT = "medsegdiff-lite"
 OF_ENCODER = ("encoder", "encoder_weights", "encoder_mean", "encoder_frozen_norm", "decoder_channels")
-
-
-class Quiet(training.DiffMedSegCLI):
-    """Build everything a configuration describes, without a run's folder."""
-
-    def instantiate_trainer(self, **kwargs):
-        return Trainer(logger=False, enable_checkpointing=False)
-
-
-def instantiate(files, *options):
-    arguments = [part for file in files for part in ("-c", str(file))]
-    large = any(Path(file).stem.startswith(("paper", "released")) for file in files)
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta" if large else "cpu"):
-        patch.setattr(training, "DiffMedSegCLI", Quiet)
-        return training._cli([*arguments, *options], run=False)
-
-
-@cache
-def compose(model, data, *options):
-    """Build the run of ``diffmedseg train`` with these arguments, but those that only the command knows."""
-    of_command = ("--preset=", "--name=", "--encoder=")
-    own = dict(option[2:].split("=", 1) for option in options if option.startswith(of_command))
-    rest = [option for option in options if not option.startswith((*of_command, "--logger="))]
-    run = recipe(model, data, **own)
-    network = [argument for argument in run.arguments if argument.startswith("--model.denoiser=")]
-    with weights_follow():  # an encoder's package need not be installed
-        return instantiate(run.files, f"--experiment={run.name}", *network, *run.settings, *rest)
-
-
-def name(path):
-    return f"{path.parent.name}/{path.stem}"
 
 
 def one_of_each_kind():

@@ -2,11 +2,11 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.small_networks import small
+from helpers.tiny_run import checkpoints, load, plain_model, tiny_data, tiny_model, tiny_trainer
 from lightning import Callback
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from small_networks import small
-from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.errors import NoRunError
@@ -34,7 +34,7 @@ def copy_of(model):
 def whole_run(tmp_path_factory):
     """Three epochs without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    model, start = tiny_model(), copy_of(tiny_model())
+    model, start = plain_model(), copy_of(plain_model())
     tiny_trainer(folder).fit(model, tiny_data())
     return folder, model, start
 
@@ -50,7 +50,7 @@ def test_resume_equals_uninterrupted(whole_run, tmp_path):
     folder, model, _ = whole_run
     # Stopped after every epoch; the learning rate's schedule knows the length of the whole run from the start.
     for ckpt_path in (None, tmp_path / "last.ckpt", tmp_path / "last.ckpt"):
-        resumed = tiny_model()
+        resumed = plain_model()
         torch.manual_seed(123)
         trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), *checkpoints(tmp_path), StopAfterEpoch()])
         trainer.fit(resumed, tiny_data(), ckpt_path=ckpt_path, weights_only=True)
@@ -91,7 +91,7 @@ def test_a_run_cut_off_in_mid_epoch_sees_every_draw_once(stop, tmp_path):
     record = RecordDraws()
     for max_steps, ckpt_path in ((stop, None), (9, tmp_path / "last.ckpt")):
         trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), *checkpoints(tmp_path), record], max_steps=max_steps)
-        trainer.fit(tiny_model(), tiny_data(), ckpt_path=ckpt_path, weights_only=True)
+        trainer.fit(plain_model(), tiny_data(), ckpt_path=ckpt_path, weights_only=True)
         assert (tmp_path / "best.ckpt").is_file()  # the last weights are validated, too
     assert record.draws == list(range(9 * 4))
 
@@ -107,7 +107,7 @@ class RecordDraws(Callback):
 def test_a_finished_run_can_be_made_longer(whole_run, tmp_path):
     """A schedule whose state is restored would go on with a learning rate of zero."""
     folder, _, _ = whole_run
-    model = tiny_model()
+    model = plain_model()
     tiny_trainer(tmp_path, max_steps=15).fit(model, tiny_data(), ckpt_path=folder / "last.ckpt", weights_only=True)
     before, after = (load(path / "last.ckpt") for path in (folder, tmp_path))
     assert after["global_step"] == 15
@@ -132,13 +132,13 @@ def test_interrupted_validation_leaves_a_right_checkpoint(whole_run, tmp_path):
         OnExceptionCheckpoint(tmp_path, "interrupted"),
     ]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        tiny_trainer(tmp_path, callbacks=callbacks).fit(tiny_model(), tiny_data())
+        tiny_trainer(tmp_path, callbacks=callbacks).fit(plain_model(), tiny_data())
     # What was being validated is the state after all nine steps: average and raw weights are each in their place.
     interrupted, finished = load(tmp_path / "interrupted.ckpt"), load(folder / "last.ckpt")
     for key in ("state_dict", "current_model_state"):
         assert_same(interrupted[key], finished[key], atol=0, rtol=0)
     # And the last whole epoch resumes to the uninterrupted result.
-    resumed = tiny_model()
+    resumed = plain_model()
     tiny_trainer(tmp_path).fit(resumed, tiny_data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert_same(dict(resumed.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
 
@@ -152,7 +152,7 @@ class RecordValidation(Callback):
 
 
 def test_average_is_used_and_saved_and_the_schedule_is_untouched(tmp_path):
-    model, record = tiny_model(), RecordValidation()
+    model, record = plain_model(), RecordValidation()
     before = model.process.alpha_bar.clone()
     trainer = tiny_trainer(tmp_path, callbacks=[WarmupEMA(), *checkpoints(tmp_path), record])
     trainer.fit(model, tiny_data())
@@ -249,9 +249,9 @@ def test_two_processes_test_every_case_once(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    """A hundred steps on synthetic lesions beat both trivial answers: nothing, and everything."""
-    data = tiny_data(num_train=200, num_test=40, image_size=32, batch_size=8, steps_per_epoch=150)
-    model = tiny_model(image_size=(32, 32), num_samples=4, num_steps=4, warmup_steps=10)
+    """A hundred and fifty steps on small synthetic lesions beat both trivial answers: nothing, and everything."""
+    data = tiny_data(num_train=200, num_test=40, image_size=16, batch_size=8, steps_per_epoch=150)
+    model = tiny_model(num_samples=4, num_steps=4, warmup_steps=10)
     model.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=2e-3)
     tiny_trainer(tmp_path, max_steps=150).fit(model, data)
     data.setup("test")

@@ -1,5 +1,6 @@
 """The built wheel, unpacked and used as a user's script and commands use it: outside of the checkout."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import SIZE, photo, save, save_mask
+from helpers.picture_files import SIZE, photo, save, save_mask
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -53,6 +54,21 @@ print(diffmedseg.__file__)
 """
 
 
+COMMANDS = """
+import json, os, sys
+from diffmedseg.cli.main import main
+
+for arguments in json.loads(sys.argv[1]):
+    os.environ.pop("DIFFMEDSEG_RUN_FOLDER", None)  # of the run before
+    main(arguments)
+"""
+
+
+def commands(run, *lines):
+    """Run commands one after another in one process, which imports torch once."""
+    return run("-c", COMMANDS, json.dumps(lines))
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder outside of the checkout with pictures, and how commands run there."""
@@ -79,26 +95,25 @@ def installed(tmp_path_factory):
     return run
 
 
-def command(run, *arguments):
-    return run("-m", "diffmedseg", *arguments)
-
-
 def test_it_lists_what_there_is(installed):
-    assert "| `isic2017` |" in command(installed, "data", "list")
-    assert "medsegdiff-lite_isic2017.cpu64" in command(installed, "zoo", "list")
-    assert '"medsegdiff-lite"' in command(installed, "info", "--json")
+    assert "| `isic2017` |" in installed("-m", "diffmedseg", "data", "list")
+    printed = commands(installed, ["zoo", "list"], ["info", "--json"])
+    assert "medsegdiff-lite_isic2017.cpu64" in printed
+    assert '"medsegdiff-lite"' in printed
 
 
 def test_commands_train_predict_and_fine_tune(installed):
     made = ["--data.num_train=4", "--data.num_val=2", "--data.num_test=2"]
-    command(installed, "train", "medsegdiff-lite", "synthetic", *TINY, *made)
-    run = "runs/medsegdiff-lite-synthetic/version_0"
-    command(installed, "predict", run, "mine/images", "--out", "masks")
+    run, entry = "runs/medsegdiff-lite-synthetic/version_0", "medsegdiff-lite_isic2017.cpu64"
+    commands(
+        installed,
+        ["train", "medsegdiff-lite", "synthetic", *TINY, *made],
+        ["predict", run, "mine/images", "--out", "masks"],
+        ["evaluate", run, "--callbacks", "staple"],
+        ["train", "medsegdiff-lite", "folder", "--data.root=mine", f"--pretrained={entry}", "--name=tuned", *TINY],
+    )
     assert len(list((installed.work / "masks").glob("*_mask.png"))) == 6
-    command(installed, "evaluate", run, "--callbacks", "staple")
-    entry = "medsegdiff-lite_isic2017.cpu64"
-    options = ["--data.root=mine", f"--pretrained={entry}", "--name=tuned", *TINY]
-    command(installed, "train", "medsegdiff-lite", "folder", *options)
+    assert (installed.work / "runs" / "medsegdiff-lite-synthetic" / "test_0" / "cases.csv").is_file()
     assert (installed.work / "runs" / "tuned" / "version_0" / "initialisation.json").is_file()
 
 

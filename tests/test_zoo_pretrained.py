@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from tiny_run import checkpoints, tiny_data, tiny_model, tiny_trainer
+from helpers.tiny_run import checkpoints, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint, zoo
 from diffmedseg.callbacks import CaseMetrics, WarmupEMA

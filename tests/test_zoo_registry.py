@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.composing import instantiate
 from safetensors.torch import load_file, save_file
-from test_recipes import instantiate
 
 from diffmedseg import list_pretrained, load_pretrained, zoo
 from diffmedseg.cli import main

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import corrupted_images
 import pytest
 import torch
-from isic_files import write
+from helpers.isic_files import write
 from rows import read_rows, write_rows
 
 from diffmedseg import zoo

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.tiny_run import tiny_data, tiny_model
 from PIL import Image
-from tiny_run import tiny_data, tiny_model
 
 from diffmedseg import zoo
 from diffmedseg.cli import main

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.tiny_run import tiny_data, tiny_model
 from safetensors.torch import load_file
-from tiny_run import tiny_data, tiny_model
 
 from diffmedseg import load_pretrained, zoo
 from diffmedseg.cli import main

@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from app.served import served
-from dark_disc import disc, picture
-from mri_files import write_brats2015
+from helpers.dark_disc import disc, picture
+from helpers.mri_files import write_brats2015
+from helpers.served import served
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import yaml
-from dark_disc import bright_segmenter, dark_segmenter, picture
-from mri_files import data_module, modality, write_nifti
-from picture_files import yaml_module
+from helpers.dark_disc import bright_segmenter, dark_segmenter, picture
+from helpers.mri_files import data_module, modality, write_nifti
+from helpers.picture_files import yaml_module
 from PIL import Image
 from PIL.ExifTags import Base
 

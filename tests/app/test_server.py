@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from app.served import served
-from dark_disc import picture
+from helpers.dark_disc import picture
+from helpers.served import served
 
 from diffmedseg.app.handlers import NO_SECOND
 
@@ -103,8 +103,8 @@ def test_the_page_names_nothing_outside(address):
 def test_uploads_go_with_the_session(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from app.served import Shelf
-    from dark_disc import dark_segmenter
+    from helpers.dark_disc import dark_segmenter
+    from helpers.served import Shelf
 
     from diffmedseg.app.handlers import Handlers
 

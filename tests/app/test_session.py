@@ -7,9 +7,9 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from dark_disc import bright_segmenter, dark_segmenter, picture
+from helpers.dark_disc import bright_segmenter, dark_segmenter, picture
+from helpers.mri_files import modality, write_brats2015, write_dicom
 from hypothesis import given, strategies as st
-from mri_files import modality, write_brats2015, write_dicom
 from PIL import Image
 
 from diffmedseg.app import uploads

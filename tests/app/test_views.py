@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from app.scenes import scene
+from helpers.scenes import scene
 from hypothesis import given, strategies as st
 from matplotlib.colors import to_rgb
 

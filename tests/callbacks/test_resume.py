@@ -5,9 +5,9 @@ import signal
 
 import pytest
 import torch
+from helpers.tiny_run import checkpoints, load, plain_model, tiny_data, tiny_trainer
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from tiny_run import checkpoints, load, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import ExactResume, RunStopped, StepStatistics, StopSafely, WarmupEMA
 from diffmedseg.callbacks.resume import is_unvalidated
@@ -54,7 +54,7 @@ def train(folder, *extra, ckpt_path=None, scores=SCORES, patience=2, model=None,
     settings = {"max_steps": 12, "log_every_n_steps": 1, "logger": RunLogger(folder, *goes_on)}
     trainer = tiny_trainer(folder, callbacks=callbacks, **settings | options)
     torch.manual_seed(hash(str(folder)) % 1000)  # nothing may depend on it
-    model = tiny_model(cosine_decay=False) if model is None else model
+    model = plain_model(cosine_decay=False) if model is None else model
     try:
         trainer.fit(model, tiny_data(steps_per_epoch=LENGTH), ckpt_path=ckpt_path, weights_only=True)
     except RunStopped as stopped:
@@ -169,7 +169,7 @@ def test_outside_training_a_signal_stops_at_once_and_handlers_are_given_back(tmp
 
     trainer = tiny_trainer(tmp_path, callbacks=[InTest(), StopSafely()])
     with pytest.raises(RunStopped) as found:
-        trainer.test(tiny_model(), tiny_data(), verbose=False)
+        trainer.test(plain_model(), tiny_data(), verbose=False)
     assert found.value.code == 143
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dark_disc import BrightSegmenter, dark_segmenter
+from helpers.dark_disc import BrightSegmenter, dark_segmenter
+from helpers.mri_files import data_module, write_brats2015
+from helpers.tiny_run import tiny_data, tiny_model, tiny_trainer
 from matplotlib.figure import Figure
-from mri_files import data_module, write_brats2015
-from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.callbacks import (
     CaseMetrics,
@@ -192,6 +192,7 @@ def test_one_sample_has_no_energy_distance(tmp_path, recwarn):
     assert "val/dice" in found
 
 
+@pytest.mark.pictures
 def test_panels_show_the_slices_of_volumes_that_have_something_to_show(tmp_path, monkeypatch):
     """Not the first ones, which are empty: of each case the largest, then others that lie apart."""
     drawn = []

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.drawing import drawing
+from helpers.process_state import kept_process_state
+from helpers.tiny_run import EXPERIMENTS, tiny_fit
+from helpers.wandb_offline import history, records
 from PIL import Image
-from process_state import kept_process_state
-from tiny_run import EXPERIMENTS, tiny_fit
-from wandb_offline import history, records
 
 from diffmedseg.cli import main
 from diffmedseg.dashboards.workspace import build_workspace, workspace_json
@@ -45,7 +46,7 @@ def trained(tmp_path_factory, elsewhere):
     """The folder of a run that W&B logged offline, and what it logged; then of a test of its checkpoint."""
     runs = tmp_path_factory.mktemp("runs")
     home, work = elsewhere
-    with kept_process_state(), pytest.MonkeyPatch.context() as patch:
+    with kept_process_state(), drawing(True), pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("HOME", str(home))
         patch.chdir(work)

@@ -2,8 +2,8 @@
 
 import pytest
 import yaml
-from test_recipes import compose, name
-from tiny_run import EXPERIMENTS
+from helpers.composing import compose, name
+from helpers.tiny_run import EXPERIMENTS
 
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.composing import instantiate
+from helpers.tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
+from helpers.wandb_offline import records
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_recipes import instantiate
-from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
-from wandb_offline import records
 
 from diffmedseg.callbacks import WandbDashboard
 from diffmedseg.dashboards import WandbRunLogger, default_logger

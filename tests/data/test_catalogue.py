@@ -1,7 +1,7 @@
 """The data sets that there are configurations of."""
 
 import pytest
-from tiny_run import EXPERIMENTS
+from helpers.tiny_run import EXPERIMENTS
 
 from diffmedseg.cli import main
 from diffmedseg.data.catalogue import configured, markdown_table

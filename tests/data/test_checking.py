@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from isic_files import folders, write, write_pair
-from picture_files import lesion, save, save_mask
+from helpers.isic_files import folders, write, write_pair
+from helpers.picture_files import lesion, save, save_mask
+from helpers.tiny_run import EXPERIMENTS
 from PIL import Image
-from tiny_run import EXPERIMENTS
 
 from diffmedseg.cli import main
 from diffmedseg.data import ISIC2018DataModule, SyntheticDataModule

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_run import tiny_data
+from helpers.tiny_run import tiny_data
 
 from diffmedseg.data.fingerprint import split_fingerprint
 from diffmedseg.data.store import ImageStore

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from isic_files import SPLITS, YEARS, all_ids, disc, expect, folders, ids, numbered, write, write_pair
+from helpers.isic_files import SPLITS, YEARS, all_ids, disc, expect, folders, ids, numbered, write, write_pair
 from PIL import Image
 
 from diffmedseg.data.isic import ISIC2016DataModule, ISIC2017DataModule, ISIC2018DataModule, ISICDataModule

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isic_files import SPLITS, all_ids, folders, ids, numbered, write
+from helpers.isic_files import SPLITS, all_ids, folders, ids, numbered, write
 from PIL import Image
 
 from diffmedseg.data import isic

@@ -3,7 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
-from picture_files import yaml_module
+from helpers.picture_files import yaml_module
 
 from diffmedseg.cli import main
 from diffmedseg.data.lidc_pickle import convert_lidc

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import yaml
-from mri_files import data_module, write_nifti
-from picture_files import save, save_mask, yaml_module
-from tiny_run import tiny_data
+from helpers.mri_files import data_module, write_nifti
+from helpers.picture_files import save, save_mask, yaml_module
+from helpers.tiny_run import tiny_data
 
 from diffmedseg.cli import main
 from diffmedseg.data.planning import Machine, grid_of, measure, plan

@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_run import tiny_data
 from PIL import Image
-from tiny_run import tiny_data
 
 from diffmedseg.cli import main
 from diffmedseg.data.preview import draw_augmentation

@@ -10,11 +10,11 @@ import ambiguity_references
 import numpy as np
 import pytest
 import torch
-from picture_files import save, yaml_module
+from helpers.picture_files import save, yaml_module
+from helpers.slice_files import SIDE, write_slices
+from helpers.small_networks import small
+from helpers.tiny_run import TINY, tiny_data, tiny_trainer
 from PIL import Image
-from slice_files import SIDE, write_slices
-from small_networks import small
-from tiny_run import TINY, tiny_data, tiny_trainer
 
 from diffmedseg.callbacks import CaseMetrics, SampleFiles
 from diffmedseg.cli import main

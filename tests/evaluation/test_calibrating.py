@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import yaml
-from tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
+from helpers.tiny_run import EXPERIMENTS, tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint, load_pretrained
 from diffmedseg.callbacks import CaseMetrics
@@ -106,6 +106,7 @@ def test_contours_come_with_the_model(with_contours, run, monkeypatch, capsys):
     assert vars(load_pretrained("a_b.c").conformal) == vars(model.conformal)
 
 
+@pytest.mark.pictures
 def test_a_test_counts_how_often_they_held(with_contours, run, tmp_path):
     """At native resolution, from the calibrated probability there; and the report says so."""
     main(["calibrate", str(run)])

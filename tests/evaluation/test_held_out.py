@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from picture_files import lesion, photo, save, save_mask, yaml_module
+from helpers.picture_files import lesion, photo, save, save_mask, yaml_module
 
 from diffmedseg.configurable import to_config
 from diffmedseg.data import SyntheticDataModule

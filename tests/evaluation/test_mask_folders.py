@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from mri_files import write_nifti
+from helpers.mri_files import write_nifti
 from PIL import Image
 
 from diffmedseg.cli import main

@@ -100,7 +100,7 @@ def test_protocols_are_columns_beside_the_scores(folders, capsys):
 
 
 def test_volumes_have_no_released_protocol(tmp_path):
-    from mri_files import write_nifti
+    from helpers.mri_files import write_nifti
 
     for folder in ("masks", "truth"):
         (tmp_path / folder).mkdir()
@@ -114,7 +114,7 @@ def test_volumes_have_no_released_protocol(tmp_path):
 @pytest.fixture
 def label_maps(tmp_path):
     """Label maps of BraTS 2023: one case is found but for a second enhancing tumour, the other is empty."""
-    from mri_files import write_nifti
+    from helpers.mri_files import write_nifti
 
     z, y, x = np.mgrid[:24, :40, :40]
 

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_run import tiny_data, tiny_model, tiny_trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg import __version__
 from diffmedseg.callbacks import CaseMetrics, TestReport
@@ -17,6 +17,8 @@ from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.run_log import RUN_LOG, RunLogger
+
+pytestmark = pytest.mark.pictures
 
 
 class Balanced(HTMLParser):

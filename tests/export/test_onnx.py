@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from dark_disc import dark_segmenter
 from diffusers import DDPMScheduler, UniPCMultistepScheduler
-from small_networks import small
+from helpers.dark_disc import dark_segmenter
+from helpers.small_networks import small
 
 from diffmedseg.cli import main
 from diffmedseg.diffusion import ReverseProcess

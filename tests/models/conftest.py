@@ -1,5 +1,5 @@
 import pytest
-from small_networks import small
+from helpers.small_networks import small
 
 from diffmedseg.models import (
     ClassConditionalUNet,

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.small_networks import small
 from safetensors.torch import save_file
-from small_networks import small
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmedseg import zoo

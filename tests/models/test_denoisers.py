@@ -5,7 +5,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from small_networks import concrete_denoisers, lite_designs, small, v1_designs
+from helpers.small_networks import concrete_denoisers, lite_designs, small, v1_designs
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, MedSegDiffV2, ResidualUNet
 from diffmedseg.models.layers import layer_norm

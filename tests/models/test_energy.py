@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_networks import small
+from helpers.small_networks import small
 
 from diffmedseg.metrics.functional import generalized_energy_distance
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter, MedSegDiffV1, SSNSegmenter, StochasticUNet

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from dark_disc import BrightSegmenter, dark_segmenter
-from small_networks import small
+from helpers.dark_disc import BrightSegmenter, dark_segmenter
+from helpers.small_networks import small
 
 from diffmedseg.familiarity import Familiarity, JointFamiliarity
 from diffmedseg.models import Ensemble, MedSegDiffLite, MedSegDiffSegmenter, ResidualUNet, SupervisedSegmenter

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_networks import LITE_DESIGNS, V1_DESIGNS, concrete_denoisers, lite_designs, small, v1_designs
+from helpers.small_networks import LITE_DESIGNS, V1_DESIGNS, concrete_denoisers, lite_designs, small, v1_designs
 from torch.export import Dim, ShapesCollection
 from torch.utils import _pytree as pytree
 

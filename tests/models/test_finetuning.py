@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_networks import concrete_denoisers, lite_designs, small
+from helpers.small_networks import concrete_denoisers, lite_designs, small
 
 from diffmedseg.models import (
     MedSegDiffLite,

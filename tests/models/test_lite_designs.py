@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_networks import LITE_DESIGNS, small
+from helpers.small_networks import LITE_DESIGNS, small
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmedseg.configurable import to_config

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_networks import small
+from helpers.small_networks import small
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.finetuning import initialise

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from dark_disc import dark_segmenter, disc, picture
+from helpers.dark_disc import dark_segmenter, disc, picture
+from helpers.small_networks import small
 from PIL import Image, ImageOps
-from small_networks import small
 
 from diffmedseg.configurable import to_config
 from diffmedseg.models import (

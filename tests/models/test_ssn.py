@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from small_networks import small
+from helpers.small_networks import small
 
 from diffmedseg.models import (
     Condition,

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_networks import small
+from helpers.small_networks import small
 
 from diffmedseg.diffusion import NoiseProcess
 from diffmedseg.models import (

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from small_networks import small
-from tiny_run import tiny_trainer
+from helpers.small_networks import small
+from helpers.tiny_run import tiny_trainer
 from torch.utils.data import DataLoader
 
 from diffmedseg.diffusion import DiffusionLoss, NoiseProcess

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from small_networks import small
-from tiny_run import tiny_data, tiny_model, tiny_trainer
+from helpers.small_networks import small
+from helpers.tiny_run import tiny_data, tiny_model, tiny_trainer
 
 from diffmedseg.metrics import generalized_energy_distance
 from diffmedseg.models import (

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from dark_disc import DarkSegmenter, dark_segmenter
+from helpers.dark_disc import DarkSegmenter, dark_segmenter
 
 from diffmedseg.models.views import VIEWS, flip
 from diffmedseg.postprocessing.calibration import TemperatureScaling

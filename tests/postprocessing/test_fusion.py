@@ -116,7 +116,7 @@ def disagreeing_raters(seed):
 
 def test_staple_ends_where_that_of_simpleitk_does():
     """The likelihood of raters who disagree has several maxima: the start decides which is found."""
-    for seed in range(200):
+    for seed in range(100):
         masks = disagreeing_raters(seed)
         expected, _, _ = simpleitk_staple(masks)
         truth = fusion.STAPLEFusion(tolerance=1e-6)(torch.from_numpy(masks).double()[None, :, None])[0, 0].numpy()
@@ -127,11 +127,11 @@ def test_staple_ends_where_that_of_simpleitk_does():
 def test_the_start_decides_which_maximum_is_found():
     """With sensitivities that start near 1 most sets end as SimpleITK's do, and some do not."""
     apart = 0
-    for seed in range(100):
+    for seed in range(50):
         votes = torch.from_numpy(disagreeing_raters(seed)).double()[None, :, None]
         one, other = (fusion.STAPLEFusion(tolerance=1e-6, start=start)(votes) for start in ("votes", "performance"))
         apart += bool((one - other).abs().max() > 0.5)
-    assert 0 < apart < 50
+    assert 0 < apart < 25
     with pytest.raises(ValueError, match=r"no start 'vote'\. Did you mean votes"):
         fusion.STAPLEFusion(start="vote")
 

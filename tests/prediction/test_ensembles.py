@@ -5,8 +5,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 import yaml
-from dark_disc import bright_segmenter, dark_segmenter, disc, picture
-from mri_files import labels, write_brats
+from helpers.dark_disc import bright_segmenter, dark_segmenter, disc, picture
+from helpers.mri_files import labels, write_brats
 from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 import yaml
-from dark_disc import bright_segmenter, dark_segmenter, disc, picture
-from mri_files import write_brats
+from helpers.dark_disc import bright_segmenter, dark_segmenter, disc, picture
+from helpers.mri_files import write_brats
 from PIL import Image
 
 from diffmedseg.atomic import lock_folder, write_whole

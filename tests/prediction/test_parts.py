@@ -8,8 +8,8 @@ from multiprocessing import get_context
 import pytest
 import torch
 import yaml
-from dark_disc import bright_segmenter, dark_segmenter, picture
-from mri_files import write_brats
+from helpers.dark_disc import bright_segmenter, dark_segmenter, picture
+from helpers.mri_files import write_brats
 
 from diffmedseg.atomic import lock_folder, write_first
 from diffmedseg.cli import main

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dark_disc import bright_segmenter, picture
-from mri_files import write_brats
+from helpers.dark_disc import bright_segmenter, picture
+from helpers.mri_files import write_brats
 from PIL import Image
 
 from diffmedseg import load_checkpoint, zoo

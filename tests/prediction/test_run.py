@@ -2,8 +2,8 @@ from unittest.mock import Mock, patch
 
 import pytest
 import torch
+from helpers.small_networks import small
 from lightning import Trainer
-from small_networks import small
 
 from diffmedseg.models import ResidualUNet, SupervisedSegmenter
 from diffmedseg.prediction.run import fingerprint

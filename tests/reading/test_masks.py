@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from mask_kinds import HEIGHT, MIXED, NEARLY, NUMBER, REFUSED, RIGHT, WIDTH, lesion, probability, scaled
+from helpers.mask_kinds import HEIGHT, MIXED, NEARLY, NUMBER, REFUSED, RIGHT, WIDTH, lesion, probability, scaled
 from PIL import Image
 
 from diffmedseg.cli import main

@@ -9,8 +9,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from picture_files import save_mask, yaml_module
-from picture_kinds import GREY, KINDS, UPRIGHT, Kind, exif, image_of, saved, turned
+from helpers.picture_files import save_mask, yaml_module
+from helpers.picture_kinds import GREY, KINDS, UPRIGHT, Kind, exif, image_of, saved, turned
 from PIL import Image
 
 from diffmedseg.data.checking import check_data

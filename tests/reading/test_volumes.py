@@ -7,9 +7,21 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dark_disc import bright_segmenter
-from mri_files import data_module
-from volume_files import AFFINE, SIZE, affine_fields, blob, flip, mha, nifti, nrrd_file, nrrd_of, picture, pixdim
+from helpers.dark_disc import bright_segmenter
+from helpers.mri_files import data_module
+from helpers.volume_files import (
+    AFFINE,
+    SIZE,
+    affine_fields,
+    blob,
+    flip,
+    mha,
+    nifti,
+    nrrd_file,
+    nrrd_of,
+    picture,
+    pixdim,
+)
 
 from diffmedseg.data import FourDimensional
 from diffmedseg.data.checking import check_data

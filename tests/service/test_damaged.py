@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from dark_disc import dark_segmenter
 from fastapi.testclient import TestClient
+from helpers.dark_disc import dark_segmenter
 from service_load import SAMPLE, damage, holds_a_picture, whole_body
 
 from diffmedseg.service.limits import Limits

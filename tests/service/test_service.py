@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from dark_disc import BrightSegmenter, DarkSegmenter, bright_segmenter, dark_segmenter, picture
 from fastapi.testclient import TestClient
-from mri_files import modality, write_nifti
+from helpers.dark_disc import BrightSegmenter, DarkSegmenter, bright_segmenter, dark_segmenter, picture
+from helpers.mri_files import modality, write_nifti
 from PIL import Image
 
 from diffmedseg.prediction import Settings, find_pictures, predict_pictures

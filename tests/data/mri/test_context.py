@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 import torch
-from mri_files import LAYOUTS, SIZE, data_module, write_layout, write_nifti
-from small_networks import small
+from helpers.mri_files import LAYOUTS, SIZE, data_module, write_layout, write_nifti
+from helpers.small_networks import small
 
 import diffmedseg.prediction.watching as watching
 from diffmedseg import load_checkpoint

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from mri_files import (
+from helpers.mri_files import (
     LAYOUTS,
     SIZE,
     SPACING,

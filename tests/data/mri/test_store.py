@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from mri_files import brain, data_module, labels, modality, write_brats, write_layout, write_nifti
+from helpers.mri_files import brain, data_module, labels, modality, write_brats, write_layout, write_nifti
 
 from diffmedseg import zoo
 from diffmedseg.cli import main

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from mri_files import SIZE, SPACING, labels, modality, write_nifti
-from nnunet_files import (
+from helpers.mri_files import SIZE, SPACING, labels, modality, write_nifti
+from helpers.nnunet_files import (
     CASES,
     REGIONS,
     hounsfield,
@@ -17,7 +17,7 @@ from nnunet_files import (
     write_pictures,
     write_volumes,
 )
-from picture_files import SIZE as PICTURE, photo, save, yaml_module
+from helpers.picture_files import SIZE as PICTURE, photo, save, yaml_module
 from PIL import Image
 
 from diffmedseg.cli import main

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from mri_files import data_module, write_layout
-from nnunet_files import CASES, nnunet_label_map, read_labels, write_ct, write_pictures, write_volumes
-from picture_files import SIZE as PICTURE, lesion, photo, save, save_mask, yaml_module
+from helpers.mri_files import data_module, write_layout
+from helpers.nnunet_files import CASES, nnunet_label_map, read_labels, write_ct, write_pictures, write_volumes
+from helpers.picture_files import SIZE as PICTURE, lesion, photo, save, save_mask, yaml_module
 
 from diffmedseg.cli import main
 from diffmedseg.data.nnunet.description import read_description
@@ -124,7 +124,7 @@ def test_a_folder_that_nnunet_does_not_take_is_refused(tmp_path):
 
 
 def test_generated_images_are_refused(tmp_path):
-    from tiny_run import tiny_data
+    from helpers.tiny_run import tiny_data
 
     with pytest.raises(DataError, match="nothing to convert"):
         write_nnunet(tiny_data(raters=1), tmp_path / "Dataset001_A")

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 import torch
-from picture_files import SIZE, lesion, photo, save, save_mask, write_refuge, yaml_module
+from helpers.picture_files import SIZE, lesion, photo, save, save_mask, write_refuge, yaml_module
+from helpers.tiny_run import TINY
 from PIL import Image
-from tiny_run import TINY
 
 from diffmedseg import load_checkpoint
 from diffmedseg.cli import main

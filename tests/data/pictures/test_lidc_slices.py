@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from picture_files import save, yaml_module
-from slice_files import PATIENTS, ROOT, SIDE, nodule, texture, write_slice, write_slices
+from helpers.picture_files import save, yaml_module
+from helpers.slice_files import PATIENTS, ROOT, SIDE, nodule, texture, write_slice, write_slices
 
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError

@@ -2,7 +2,7 @@ import logging
 
 import numpy as np
 import pytest
-from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from helpers.picture_files import SIZE, lesion, save, save_mask, yaml_module
 from PIL import Image, features
 
 from diffmedseg.cli import main
@@ -250,6 +250,7 @@ def test_layouts_that_cannot_be():
         FileNames(OWN, {"a": ["x"], "b": ["x", "y"]})
 
 
+@pytest.mark.pictures
 def test_make_train_on_a_folder(tmp_path, capsys):
     write_folder(tmp_path / "data", raters=("masks_a", "masks_b"))
     options = [

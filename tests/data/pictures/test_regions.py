@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from picture_files import lesion, write_refuge, yaml_module
+from helpers.picture_files import lesion, write_refuge, yaml_module
 
 from diffmedseg.errors import DataError
 from diffmedseg.recipes import recipe

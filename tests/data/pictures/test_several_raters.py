@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from isic_files import write
-from layout_files import (
+from helpers.isic_files import write
+from helpers.layout_files import (
     RIGA_SIZE,
     agreement,
     draw,
@@ -20,9 +20,9 @@ from layout_files import (
     write_slice,
     write_tn3k,
 )
-from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from helpers.picture_files import SIZE, lesion, save, save_mask, yaml_module
+from helpers.tiny_run import TINY
 from PIL import Image
-from tiny_run import TINY
 
 from diffmedseg.cli import main
 from diffmedseg.data import ISIC2017DataModule

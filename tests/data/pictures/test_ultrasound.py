@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from layout_files import circle, svg, texture, write_ddti, write_tn3k, xml
-from picture_files import SIZE, lesion, save, save_mask, yaml_module
+from helpers.layout_files import circle, svg, texture, write_ddti, write_tn3k, xml
+from helpers.picture_files import SIZE, lesion, save, save_mask, yaml_module
+from helpers.tiny_run import TINY
 from PIL import Image
-from tiny_run import TINY
 
 from diffmedseg.cli import main
 from diffmedseg.data import UltrasoundAugmentation

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from picture_files import SIZE, lesion, photo, save, save_mask, yaml_module
+from helpers.picture_files import SIZE, lesion, photo, save, save_mask, yaml_module
 
 from diffmedseg.data import DermoscopyAugmentation
 from diffmedseg.data.store import TrainingView, collate

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 import torch
-from picture_files import SIZE, lesion, save, write_refuge, yaml_module
+from helpers.picture_files import SIZE, lesion, save, write_refuge, yaml_module
+from helpers.tiny_run import TINY, tiny_model, tiny_trainer
 from PIL import Image
-from tiny_run import TINY, tiny_model, tiny_trainer
 
 from diffmedseg import load_checkpoint
 from diffmedseg.callbacks import CaseMetrics

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_run import EXPERIMENTS
+from helpers.tiny_run import EXPERIMENTS
 
 from diffmedseg.diffusion import NoiseProcess
 from diffmedseg.keyed_random import keyed_generator

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from recorder import Recorder
-from small_networks import small
+from helpers.recorder import Recorder
+from helpers.small_networks import small
 
 from diffmedseg.diffusion import NoiseProcess
 from diffmedseg.keyed_random import keyed_generator

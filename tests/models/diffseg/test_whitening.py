@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from recorder import Recorder
-from small_networks import small
+from helpers.recorder import Recorder
+from helpers.small_networks import small
 
 from diffmedseg.data.labels import BorderCrops, BorderWhitening, FieldOfView
 from diffmedseg.data.store import ImageStore

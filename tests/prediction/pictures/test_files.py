@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from dark_disc import picture
-from mri_files import modality, write_dicom, write_nifti
-from picture_kinds import write_png
+from helpers.dark_disc import picture
+from helpers.mri_files import modality, write_dicom, write_nifti
+from helpers.picture_kinds import write_png
 from PIL import Image, ImageOps
 
 from diffmedseg.errors import DataError

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dark_disc import dark_segmenter, disc, picture
-from isic_files import write
+from helpers.dark_disc import dark_segmenter, disc, picture
+from helpers.isic_files import write
 from PIL import Image, ImageOps
 
 from diffmedseg.data.isic import ISIC2018DataModule

@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 import pytest
-from dark_disc import dark_segmenter, disc, picture
-from picture_files import write_refuge, yaml_module
+from helpers.dark_disc import dark_segmenter, disc, picture
+from helpers.picture_files import write_refuge, yaml_module
 from PIL import Image
 
 from diffmedseg.data.pictures.windows import read_windows, write_windows

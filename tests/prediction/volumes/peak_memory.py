@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from dark_disc import bright_segmenter
+from helpers.dark_disc import bright_segmenter
 
 from diffmedseg.prediction import Settings
 from diffmedseg.prediction.volumes.reading import Volume

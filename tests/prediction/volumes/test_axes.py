@@ -8,8 +8,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 import yaml
-from dark_disc import BrightSegmenter, NoNetwork, bright_segmenter
-from mri_files import write_nifti
+from helpers.dark_disc import BrightSegmenter, NoNetwork, bright_segmenter
+from helpers.mri_files import write_nifti
 
 from diffmedseg.data.mri.volumes import NormalVolume
 from diffmedseg.errors import DataError

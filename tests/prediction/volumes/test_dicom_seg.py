@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dark_disc import bright_segmenter
-from mri_files import modality, write_dicom, write_nifti
+from helpers.dark_disc import bright_segmenter
+from helpers.mri_files import modality, write_dicom, write_nifti
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 

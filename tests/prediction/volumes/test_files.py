@@ -1,5 +1,5 @@
 import pytest
-from mri_files import modality, write_brats, write_brats2015, write_dicom, write_msd, write_nifti
+from helpers.mri_files import modality, write_brats, write_brats2015, write_dicom, write_msd, write_nifti
 
 from diffmedseg.errors import DataError
 from diffmedseg.prediction import Naming, find_cases

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from dark_disc import BrightSegmenter, bright_segmenter
-from mri_files import (
+from helpers.dark_disc import BrightSegmenter, bright_segmenter
+from helpers.mri_files import (
     SPACING,
     brain,
     data_module,

@@ -1,21 +1,29 @@
 """Tiny brains in the official layouts of the data sets."""
 
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+if TYPE_CHECKING:
+    from diffmedseg.data.base import SegmentationDataModule
 
 SIZE = (6, 20, 16)  # slices, rows, columns
 SPACING = (2.0, 1.0, 1.5)  # mm, in the same order
 
 
-def brain():
+def brain() -> NDArray[np.bool_]:
     z, y, x = np.mgrid[tuple(slice(n) for n in SIZE)]
     return ((z - 2.5) / 2.4) ** 2 + ((y - 9.5) / 8) ** 2 + ((x - 7.5) / 6) ** 2 < 1
 
 
-def labels(values=(2, 1, 4)):
+def labels(values: Sequence[int] = (2, 1, 4)) -> NDArray[np.uint8]:
     """Oedema around a core around enhancing tumour, off the middle: the values in that order."""
     z, y, x = np.mgrid[tuple(slice(n) for n in SIZE)]
     distance = np.sqrt((z - 2.5) ** 2 + (y - 6) ** 2 + (x - 5) ** 2)
@@ -25,14 +33,21 @@ def labels(values=(2, 1, 4)):
     return found
 
 
-def modality(number, background=0.0):
+def modality(number: int, background: float = 0.0) -> NDArray[np.float32]:
     """Another contrast for each number."""
     rng = np.random.default_rng(number)
     tissue = 100 + 40 * number + 300 * (labels() > 0) * (number % 2) + rng.normal(0, 5, SIZE)
     return np.where(brain(), tissue, background).astype(np.float32)
 
 
-def write_nifti(path, values, dtype=np.int16, spacing=SPACING, direction=None, origin=(0, -239, 0)):
+def write_nifti(
+    path: Path,
+    values: NDArray[Any],
+    dtype: DTypeLike = np.int16,
+    spacing: Sequence[float] = SPACING,
+    direction: Sequence[float] | None = None,
+    origin: Sequence[float] = (0, -239, 0),
+) -> None:
     """Write slices, rows, columns (or volumes of these) with the affine of BraTS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images = []
@@ -46,7 +61,17 @@ def write_nifti(path, values, dtype=np.int16, spacing=SPACING, direction=None, o
     sitk.WriteImage(sitk.JoinSeries(images) if values.ndim == 4 else images[0], str(path))
 
 
-def write_dicom(folder, values, uid="1.2.3", patient="p1", skip=(), slope=1.0, places=None, shift=0.0, **tags):
+def write_dicom(
+    folder: Path,
+    values: NDArray[Any],
+    uid: str = "1.2.3",
+    patient: str = "p1",
+    skip: Collection[int] = (),
+    slope: float = 1.0,
+    places: Sequence[float] | None = None,
+    shift: float = 0.0,
+    **tags: Any,
+) -> None:
     """A series: a file per slice, in no order, axes and spacing as the volumes above have them."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, slice_ in enumerate(values):
@@ -76,8 +101,14 @@ def write_dicom(folder, values, uid="1.2.3", patient="p1", skip=(), slope=1.0, p
 
 
 def write_brats(
-    root, names, suffixes=("t1", "t1ce", "t2", "flair"), sep="_", ext=".nii.gz", values=(2, 1, 4), seg="seg"
-):
+    root: Path,
+    names: Iterable[str],
+    suffixes: Sequence[str] = ("t1", "t1ce", "t2", "flair"),
+    sep: str = "_",
+    ext: str = ".nii.gz",
+    values: Sequence[int] = (2, 1, 4),
+    seg: str | None = "seg",
+) -> None:
     """Folders with a file per modality."""
     for name in names:
         for number, suffix in enumerate(suffixes):
@@ -87,7 +118,7 @@ def write_brats(
             write_nifti(root / name / f"{name.split('/')[-1]}{sep}{seg}{ext}", labels(values), dtype)
 
 
-def write_brats2015(root, names):
+def write_brats2015(root: Path, names: Iterable[str]) -> None:
     """Two modalities, scored and stripped in an order that leaves a negative background, and a mask."""
     for name in names:
         for number, file in enumerate(("Flair_subtrMeanDivStd", "T1c_subtrMeanDivStd")):
@@ -96,7 +127,7 @@ def write_brats2015(root, names):
         write_nifti(root / name / "brainmask.nii.gz", brain(), np.float32)
 
 
-def write_msd(root, names):
+def write_msd(root: Path, names: Iterable[str]) -> None:
     for name in names:
         volumes = np.stack([modality(number) for number in range(4)])
         write_nifti(root / "Task01_BrainTumour" / "imagesTr" / f"{name}.nii.gz", volumes, np.float32)
@@ -104,13 +135,13 @@ def write_msd(root, names):
         (root / "Task01_BrainTumour" / "imagesTr" / f"._{name}.nii.gz").write_bytes(b"macOS")
 
 
-def write_own(root, names):
+def write_own(root: Path, names: Iterable[str]) -> None:
     for name in names:
         write_nifti(root / "images" / f"{name}.nii.gz", modality(3), np.int16)
         write_nifti(root / "masks" / f"{name}.nii.gz", labels((1, 1, 1)), np.uint8)
 
 
-def write_lgg(root, names, noise=0.0):
+def write_lgg(root: Path, names: Iterable[str], noise: float = 0.0) -> None:
     """Pictures of slices; with noise around the head, as the real ones have it, which leaves a blank rim."""
     air = np.random.default_rng(9).uniform(0, noise, SIZE)
     air[:, [0, -1]], air[:, :, [0, -1]] = 0, 0
@@ -127,7 +158,7 @@ def write_lgg(root, names, noise=0.0):
     (root / "kaggle_3m" / "data.csv").write_text("Patient\n")
 
 
-def data_module(name, root, **options):
+def data_module(name: str, root: Path, **options: Any) -> "SegmentationDataModule":
     """What experiments/data/<name>.yaml describes, with other settings."""
     from diffmedseg.data.configured import build_data
     from diffmedseg.experiments import data_config
@@ -140,7 +171,7 @@ def data_module(name, root, **options):
 
 
 #: By yaml: what writes its layout, and three names of cases.
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[Callable[[Path, Iterable[str]], None], list[str]]] = {
     "brats": (write_brats, ["BraTS2021_00000", "BraTS2021_00002", "BraTS2021_01666"]),
     "brats2015": (write_brats2015, ["brats_2013_pat0003_1", "brats_2013_pat0004_1", "brats_2013_pat0105_1"]),
     "brats2018": (write_brats, ["HGG/Brats18_TCIA02_226_1", "LGG/Brats18_2013_0_1", "HGG/Brats17_CBICA_AAB_1"]),
@@ -159,7 +190,7 @@ LAYOUTS = {
 }
 
 
-def write_layout(name, root):
+def write_layout(name: str, root: Path) -> list[str]:
     writer, names = LAYOUTS[name]
     writer(root, names)
     return [case.split("/")[-1] for case in names]

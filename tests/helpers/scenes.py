@@ -1,11 +1,20 @@
 """Scenes that need no model."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffmedseg.app.scene import COLOURS, Scene, Size
 
 
-def scene(shape=(4, 20, 30), regions=("lesion",), samples=3, contours=True, spacing=(3.0, 1.0, 1.0), seed=0):
+def scene(
+    shape: tuple[int, int, int] = (4, 20, 30),
+    regions: Sequence[str] = ("lesion",),
+    samples: int = 3,
+    contours: bool = True,
+    spacing: tuple[float, float, float] | None = (3.0, 1.0, 1.0),
+    seed: int = 0,
+) -> Scene:
     """A box that is in every sample's middle; a picture where ``spacing`` is None."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((len(regions), *shape), bool)

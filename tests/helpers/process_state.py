@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import sys
+from collections.abc import Iterator
 from unittest import mock
 
 # Settings of the user, of a scheduler or of a terminal that change what the tests see.
@@ -29,7 +30,7 @@ def forget_the_user() -> None:
 
 
 @contextlib.contextmanager
-def kept_process_state():
+def kept_process_state() -> Iterator[None]:
     """Start with known random numbers; undo what the project changes in its process."""
     import numpy as np
     import torch

@@ -3,18 +3,23 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from dark_disc import picture
 from numpy.typing import NDArray
 from PIL import Image
+
+from helpers.dark_disc import picture
 
 COLOUR = np.asarray(picture())
 GREY = np.asarray(picture().convert("L"))
 UPRIGHT = (2, 3, 4, 5, 6, 7, 8)  # orientations that are not
+
+Write = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Kind:
     """
 
     name: str
-    write: Callable[[Path], object]
+    write: Write
     levels: NDArray[np.uint8] | None
     refusal: str = ""
     value_range: tuple[float, float] | None = None
@@ -62,10 +67,17 @@ def alpha(levels: NDArray[np.generic], top: int, clear: bool = True) -> NDArray[
     return np.dstack([levels, opaque])
 
 
-def write_png(path, levels, bits=None, width=None, late=b"", height=None):
+def write_png(
+    path: Path,
+    levels: NDArray[Any],
+    bits: int | None = None,
+    width: int | None = None,
+    late: bytes = b"",
+    height: int | None = None,
+) -> None:
     """Write (h, w), (h, w, 2 to 4) of 8 or 16 bits, or rows of packed bits, and an EXIF chunk behind the pixels."""
 
-    def chunk(kind, data):
+    def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     channels = 1 if levels.ndim == 2 else levels.shape[2]
@@ -78,17 +90,26 @@ def write_png(path, levels, bits=None, width=None, late=b"", height=None):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b""))
 
 
-def write_tiff(path, values, photometric=1, order="<", planar=False, bits=None, width=None, extra=()):
+def write_tiff(
+    path: Path,
+    levels: NDArray[Any],
+    photometric: int = 1,
+    order: Literal["<", ">"] = "<",
+    planar: bool = False,
+    bits: int | None = None,
+    width: int | None = None,
+    extra: Sequence[int] = (),
+) -> None:
     """Write (h, w) or (h, w, channels) of any type, or rows of packed bits, in one strip (or one a plane)."""
-    height, channels = len(values), 1 if values.ndim == 2 else values.shape[2]
-    bits = bits or 8 * values.dtype.itemsize
-    planes = np.moveaxis(values, -1, 0) if planar else [values]
-    strips = [plane.astype(values.dtype.newbyteorder(order)).tobytes() for plane in planes]
+    height, channels = len(levels), 1 if levels.ndim == 2 else levels.shape[2]
+    bits = bits or 8 * levels.dtype.itemsize
+    planes: Sequence[NDArray[Any]] = list(np.moveaxis(levels, -1, 0)) if planar else [levels]
+    strips = [plane.astype(levels.dtype.newbyteorder(order)).tobytes() for plane in planes]
     places = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
     tags = {
-        256: [width or values.shape[1]], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric],
+        256: [width or levels.shape[1]], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric],
         273: places, 277: [channels], 278: [height], 279: list(map(len, strips)), 284: [1 + planar],
-        339: [{"u": 1, "i": 2, "f": 3}[values.dtype.kind]] * channels,
+        339: [{"u": 1, "i": 2, "f": 3}[levels.dtype.kind]] * channels,
     } | ({338: list(extra)} if extra else {})  # fmt: skip
     start = 8 + sum(map(len, strips))
     behind, entries = start + 2 + 12 * len(tags) + 4, b""
@@ -103,13 +124,13 @@ def write_tiff(path, values, photometric=1, order="<", planar=False, bits=None, 
     path.write_bytes(head + b"".join(strips) + directory + content)
 
 
-def exif(orientation):
+def exif(orientation: int) -> Image.Exif:
     found = Image.Exif()
     found[0x112] = orientation
     return found
 
 
-def pillow_reads_its_own(mode):
+def pillow_reads_its_own(mode: str) -> bool:
     """Whether Pillow reads a TIFF that it wrote; 12.3.0 does not read YCbCr."""
     written = io.BytesIO()
     Image.fromarray(COLOUR).convert(mode).save(written, "TIFF")
@@ -120,42 +141,42 @@ def pillow_reads_its_own(mode):
     return True
 
 
-def turned(levels, orientation):
+def turned(levels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Return what a viewer shows of levels that are stored with an orientation."""
     if orientation >= 5:
         levels = levels.swapaxes(0, 1)
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    flips: dict[int, tuple[int, ...]] = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
     return np.flip(levels, flips.get(orientation, ()))
 
 
-def cut(levels, share, **options):
+def cut(levels: NDArray[Any], share: float, **options: Any) -> Write:
     """Write a file that ends too early."""
 
-    def write(path):
+    def write(path: Path) -> None:
         Image.fromarray(levels).save(path, **options)
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
     return write
 
 
-def several(**options):
+def several(**options: Any) -> Write:
     return lambda path: Image.fromarray(COLOUR).save(path, save_all=True, append_images=[picture(left=9)], **options)
 
 
-def saved(mode="RGB", levels=COLOUR, **options):
+def saved(mode: str = "RGB", levels: NDArray[Any] = COLOUR, **options: Any) -> Write:
     return lambda path: Image.fromarray(levels).convert(mode).save(path, **options)
 
 
-def palette_with_a_clear_colour(path):
+def palette_with_a_clear_colour(path: Path) -> None:
     image = Image.fromarray(COLOUR).quantize(8)
     image.save(path, transparency=image.getpixel((0, 0)))
 
 
-def apng(path):
+def apng(path: Path) -> None:
     Image.fromarray(COLOUR).save(path, save_all=True, append_images=[picture(left=9)], default_image=True)
 
 
-def nifti(path):
+def nifti(path: Path) -> None:
     path.write_bytes(struct.pack("<i", 348) + bytes(340) + b"n+1\0" + bytes(100))
 
 
@@ -167,16 +188,18 @@ UNKNOWN, DAMAGED, PAGES = "which of them are black and white is not known", "can
 DARK, CLEAR, TURNED = ("dark picture",), ("transparent picture",), ("turned picture",)
 
 
-def bits_of(suffix, write, whites):
+#: By suffix, how to save with the least loss.
+WHOLE: dict[str, dict[str, Any]] = {"jpg": {"quality": 98}, "png": {}, "webp": {"lossless": True}, "tif": {}}
+
+
+def bits_of(suffix: str, write: Callable[..., None], whites: bool) -> Iterator[Kind]:
     for bits in (1, 2, 4):
         small = packed(GREY, bits)
-        yield Kind(
-            f"{suffix} {bits} bits", lambda p, s=small, b=bits: write(p, s, bits=b, width=90), coarse(GREY, bits)
-        )
+        yield Kind(f"{suffix} {bits} bits", partial(write, levels=small, bits=bits, width=90), coarse(GREY, bits))
         if whites:
             yield Kind(
                 f"{suffix} {bits} bits, white is zero",
-                lambda p, s=small, b=bits: write(p, s, 0, bits=b, width=90),
+                partial(write, levels=small, photometric=0, bits=bits, width=90),
                 255 - coarse(GREY, bits),
             )
 
@@ -254,12 +277,12 @@ KINDS = [
     *(
         Kind(f"{suffix} orientation {o}", saved(exif=exif(o), **options), turned(COLOUR, o), notes=TURNED, off=3)
         for o in UPRIGHT
-        for suffix, options in {"jpg": {"quality": 98}, "png": {}, "webp": {"lossless": True}, "tif": {}}.items()
+        for suffix, options in WHOLE.items()
     ),
     *(
         Kind(
             f"png orientation {o} behind the pixels",
-            lambda p, o=o: write_png(p, COLOUR, late=exif(o).tobytes()[6:]),
+            partial(write_png, levels=COLOUR, late=exif(o).tobytes()[6:]),
             turned(COLOUR, o),
             notes=TURNED,
             off=3,

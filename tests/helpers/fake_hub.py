@@ -7,6 +7,8 @@ import http.server
 import json
 import re
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_right"
@@ -16,10 +18,13 @@ _LARGE = (".safetensors", ".png")  # files that go by way of large file storage,
 class FakeHub:
     """Repositories by name, each a dict of files; ``address`` is where they are served."""
 
-    def __init__(self):
-        self.repositories, self.stored, self.requests = {}, {}, []
+    def __init__(self) -> None:
+        self.address = ""
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.stored: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
 
-    def commit(self, repository, lines):
+    def commit(self, repository: str, lines: Iterable[bytes]) -> str:
         files, [header, *operations] = self.repositories[repository], [json.loads(line) for line in lines]
         for operation in operations:
             value = operation["value"]
@@ -29,16 +34,21 @@ class FakeHub:
                 files[value["path"]] = self.stored[value["oid"]]
             else:
                 del files[value["path"]]
-        return header["value"]["summary"]
+        return str(header["value"]["summary"])
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    hub: FakeHub
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
-    def answer(self, status, content=b"", **headers):
+    def answer(self, status: int, content: Any = b"", **headers: str) -> None:
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
         self.send_response(status)
@@ -48,10 +58,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def refuse(self, status, code, message):
+    def refuse(self, status: int, code: str, message: str) -> None:
         self.answer(status, {"error": message}, X_Error_Code=code, X_Error_Message=message)
 
-    def handle_any(self):
+    def handle_any(self) -> None:
         hub = self.server.hub
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -69,7 +79,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
-    def create(self, body):
+    def create(self, body: bytes) -> None:
         asked = json.loads(body)
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.server.hub.repositories:
@@ -77,17 +87,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.hub.repositories[name] = {".gitattributes": b"*.safetensors filter=lfs"}
         return self.answer(200, {"url": f"{self.server.hub.address}/{name}"})
 
-    def validate(self, body):
+    def validate(self, body: bytes) -> None:
         self.answer(200, {"errors": [], "warnings": []})
 
-    def info(self, body, repository):
+    def info(self, body: bytes, repository: str) -> None:
         files = [{"rfilename": name} for name in self.server.hub.repositories[repository]]
         facts = {"id": repository, "sha": "0" * 40, "private": False, "tags": [], "downloads": 0, "likes": 0}
         self.answer(200, facts | {"siblings": files})
 
-    def tree(self, body, repository, folder):
-        files, prefix = self.server.hub.repositories[repository], f"{folder.strip('/')}/".lstrip("/")
-        recursive, entries, folders = "recursive=" in self.path, [], set()
+    def tree(self, body: bytes, repository: str, folder: str | None) -> None:
+        files, prefix = self.server.hub.repositories[repository], f"{(folder or '').strip('/')}/".lstrip("/")
+        recursive, entries, folders = "recursive=" in self.path, list[dict[str, Any]](), set[str]()
         for name, content in files.items():
             rest = name.removeprefix(prefix)
             if not name.startswith(prefix):
@@ -99,14 +109,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         entries += [{"type": "directory", "path": name, "oid": "1" * 40, "size": 0} for name in sorted(folders)]
         self.answer(200, entries)
 
-    def preupload(self, body, repository):
+    def preupload(self, body: bytes, repository: str) -> None:
         files = [
             {"path": one["path"], "uploadMode": _mode(one["path"]), "shouldIgnore": False, "oid": None}
             for one in json.loads(body)["files"]
         ]
         self.answer(200, {"files": files})
 
-    def batch(self, body, repository):
+    def batch(self, body: bytes, repository: str) -> None:
         address = self.server.hub.address
         objects = [
             {**one, "actions": {"upload": {"href": f"{address}/storage/{one['oid']}"}}}
@@ -114,17 +124,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         ]
         self.answer(200, {"transfer": "basic", "objects": objects})
 
-    def store(self, body, oid):
+    def store(self, body: bytes, oid: str) -> None:
         if hashlib.sha256(body).hexdigest() != oid:
             return self.refuse(400, "Bad", "another hash")
         self.server.hub.stored[oid] = body
         return self.answer(200)
 
-    def commit(self, body, repository):
+    def commit(self, body: bytes, repository: str) -> None:
         self.server.hub.commit(repository, body.splitlines())
         self.answer(200, {"commitUrl": f"{self.server.hub.address}/{repository}/commit/0", "commitOid": "0" * 40})
 
-    def resolve(self, body, repository, file):
+    def resolve(self, body: bytes, repository: str, file: str) -> None:
         content = self.server.hub.repositories[repository].get(file)
         if content is None:
             return self.refuse(404, "EntryNotFound", "Entry not found")
@@ -137,13 +147,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 _REPOSITORY = r"(?P<repository>[^/]+/[^/]+)"
-_ROUTES = {
+_ROUTES: dict[str, Callable[..., None]] = {
     "/api/repos/create": _Handler.create,
     "/api/validate-yaml": _Handler.validate,
     rf"/api/models/{_REPOSITORY}(?:/revision/main)?": _Handler.info,
-    rf"/api/models/{_REPOSITORY}/tree/[^/]+(?P<folder>/.*)?": lambda self, body, repository, folder: self.tree(
-        body, repository, folder or ""
-    ),
+    rf"/api/models/{_REPOSITORY}/tree/[^/]+(?P<folder>/.*)?": _Handler.tree,
     rf"/api/models/{_REPOSITORY}/preupload/main": _Handler.preupload,
     rf"/{_REPOSITORY}\.git/info/lfs/objects/batch": _Handler.batch,
     "/storage/(?P<oid>[0-9a-f]+)": _Handler.store,
@@ -152,22 +160,23 @@ _ROUTES = {
 }
 
 
-def _mode(path):
+def _mode(path: str) -> str:
     return "lfs" if path.endswith(_LARGE) else "regular"
 
 
-def _described(name, content):
-    described = {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+def _described(name: str, content: bytes) -> dict[str, Any]:
+    sha1, size = hashlib.sha1(content).hexdigest(), len(content)
+    described: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": sha1}
     if _mode(name) == "lfs":
-        described["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        described["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 130}
     return described
 
 
 @contextlib.contextmanager
-def serving():
+def serving() -> Iterator[FakeHub]:
     """Serve a hub without repositories."""
     hub = FakeHub()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.hub, hub.address = hub, f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

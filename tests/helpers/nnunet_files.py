@@ -1,27 +1,41 @@
 """Small raw data sets in the format of nnU-Net v2."""
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from mri_files import SIZE, brain, labels, modality, write_nifti
-from picture_files import lesion, photo, save
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-REGIONS = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+from helpers.mri_files import SIZE, brain, labels, modality, write_nifti
+from helpers.picture_files import lesion, photo, save
+
+Labels = Mapping[str, int | list[int]]
+
+REGIONS: Labels = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 CASES = ("case_0001", "case_0002", "b_3", "c-4", "d_0000_e", "f_6")
 
 
-def write_json(root, channels, labels, ending=".nii.gz", order=None, **facts):
+def write_json(
+    root: Path,
+    channels: Sequence[str],
+    labels: Labels,
+    ending: str = ".nii.gz",
+    order: Sequence[int] | None = None,
+    **facts: Any,
+) -> None:
     """Write dataset.json; channels are numbered in their order."""
     root.mkdir(parents=True, exist_ok=True)
-    said = {"channel_names": {str(n): name for n, name in enumerate(channels)}, "labels": labels}
+    said: dict[str, Any] = {"channel_names": {str(n): name for n, name in enumerate(channels)}, "labels": labels}
     said |= {"numTraining": len(CASES), "file_ending": ending}
     said |= {} if order is None else {"regions_class_order": order}
     (root / "dataset.json").write_text(json.dumps(said | facts))
 
 
-def write_volume(path, values, dtype=np.float32):
+def write_volume(path: Path, values: NDArray[Any], dtype: DTypeLike = np.float32) -> None:
     """Write a volume by its ending, with the axes of BraTS."""
     if path.name.endswith(".tif"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +45,14 @@ def write_volume(path, values, dtype=np.float32):
     write_nifti(path, values, dtype)
 
 
-def write_volumes(root, cases=CASES, channels=("FLAIR", "T1"), labels_of=REGIONS, order=(1, 2, 3), ending=".nii.gz"):
+def write_volumes(
+    root: Path,
+    cases: Sequence[str] = CASES,
+    channels: Sequence[str] = ("FLAIR", "T1"),
+    labels_of: Labels = REGIONS,
+    order: Sequence[int] | None = (1, 2, 3),
+    ending: str = ".nii.gz",
+) -> Path:
     """Write volumes whose label map is 1 oedema, 2 core, 3 enhancing; each case has intensities of its own."""
     write_json(root, channels, labels_of, ending, None if order is None else list(order))
     for number, case in enumerate(cases):
@@ -45,14 +66,14 @@ def write_volumes(root, cases=CASES, channels=("FLAIR", "T1"), labels_of=REGIONS
     return root
 
 
-def hounsfield(number):
+def hounsfield(number: int) -> NDArray[np.float32]:
     """CT: air, tissue, and a lesion that is brighter in each case."""
     rng = np.random.default_rng(number)
     values = np.where(brain(), 40 + rng.normal(0, 10, SIZE), -1000)
     return np.where(labels() > 0, 100 + 20 * number + rng.normal(0, 5, SIZE), values).astype(np.float32)
 
 
-def write_ct(root, cases=CASES):
+def write_ct(root: Path, cases: Sequence[str] = CASES) -> Path:
     write_json(root, ["CT"], {"background": 0, "liver": 1, "tumor": 2})
     for number, case in enumerate(cases):
         write_volume(root / "imagesTr" / f"{case}_0000.nii.gz", hounsfield(number))
@@ -60,9 +81,12 @@ def write_ct(root, cases=CASES):
     return root
 
 
-def write_pictures(root, cases=CASES, grey=False, ignore=None, part="Tr"):
+def write_pictures(
+    root: Path, cases: Sequence[str] = CASES, grey: bool = False, ignore: int | None = None, part: str = "Tr"
+) -> Path:
     """Write PNG with a disc of value 1 and a smaller one of 2 in it; optionally a corner of the ignore label."""
-    said = {"background": 0, "disc": [1, 2], "cup": 2} | ({} if ignore is None else {"ignore": ignore})
+    said: dict[str, int | list[int]] = {"background": 0, "disc": [1, 2], "cup": 2}
+    said |= {} if ignore is None else {"ignore": ignore}
     if part == "Tr":
         write_json(root, ["grey"] if grey else ["R", "G", "B"], said, ".png", [1, 2])
     for number, case in enumerate(cases):
@@ -72,14 +96,14 @@ def write_pictures(root, cases=CASES, grey=False, ignore=None, part="Tr"):
     return root
 
 
-def picture_labels(number, ignore=None):
+def picture_labels(number: int, ignore: int | None = None) -> NDArray[np.uint8]:
     values = lesion(number).astype(np.uint8) + lesion(number, 0.5)
     if ignore is not None:
         values[:5, :5] = ignore
     return values
 
 
-def nnunet_label_map(probabilities, order):
+def nnunet_label_map(probabilities: NDArray[Any], order: Sequence[int]) -> NDArray[np.uint16]:
     """Draw regions as nnU-Net does (LabelManager.convert_probabilities_to_segmentation)."""
     drawn = np.zeros(probabilities.shape[1:], np.uint16)
     for region, value in enumerate(order):
@@ -87,5 +111,6 @@ def nnunet_label_map(probabilities, order):
     return drawn
 
 
-def read_labels(path):
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+def read_labels(path: Path) -> NDArray[Any]:
+    values: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    return values

@@ -1,32 +1,40 @@
 """The app, served in this process with a model that needs no training."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
 
-from dark_disc import bright_segmenter, dark_segmenter
+import pytest
 
 from diffmedseg.errors import ZooError
+from diffmedseg.models import DiffusionSegmenter
+from diffmedseg.zoo import shelf
+from helpers.dark_disc import bright_segmenter, dark_segmenter
 
 
 class Shelf:
     """Models that are there already."""
 
-    def __init__(self, **models):
+    def __init__(self, **models: DiffusionSegmenter) -> None:
         self.models, self.names = models, list(models)
 
-    def get(self, name):
+    def get(self, name: str) -> DiffusionSegmenter:
         if name not in self.models:
             raise ZooError(f"There is no model {name!r}.")
         return self.models[name]
 
-    def intended_use(self, name):
+    def intended_use(self, name: str) -> str:
         return f"For tests of {name}."
 
-    def card(self, name):
+    def card(self, name: str) -> str:
         return f"# Card of {name}"
 
 
 @contextmanager
-def served(root, monkeypatch, example=None, **models):
+def served(
+    root: Path, monkeypatch: pytest.MonkeyPatch, example: Path | None = None, **models: DiffusionSegmenter
+) -> Iterator[str]:
     """Serve at a free port; yields the address."""
     root.mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(root))
@@ -36,7 +44,7 @@ def served(root, monkeypatch, example=None, **models):
 
     models = models or {"dark": dark_segmenter(), "darker": dark_segmenter(threshold=0.9),
                         "bright": bright_segmenter(("flair", "t1ce"))}  # fmt: skip
-    blocks = build(Handlers(Shelf(**models), root.resolve(), example))
+    blocks = build(Handlers(cast(shelf.Shelf, Shelf(**models)), root.resolve(), example))
     try:
         yield launch(blocks, root.resolve(), "127.0.0.1", 0, 2**20, wait=False)
     finally:

@@ -1,39 +1,47 @@
 """Ways in which masks are stored; a new kind is one line of ``RIGHT``, ``REFUSED`` or ``MIXED``."""
 
 import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from picture_kinds import write_tiff
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
+
+from helpers.picture_kinds import write_tiff
+
+Mask = NDArray[np.bool_]
+Write = Callable[[Mask, Path], object]
 
 HEIGHT, WIDTH = 40, 48
 NUMBER = 6
 
 
-def lesion(number):
+def lesion(number: int) -> Mask:
     """Return (h, w), bool: an ellipse that touches no border."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     return ((x - 20 - number) / 11) ** 2 + ((y - 18 - number / 2) / 9) ** 2 < 1
 
 
-def halves(mask):
+def halves(mask: Mask) -> tuple[Mask, Mask]:
     """Split a mask into its left and its right half."""
     left = np.arange(WIDTH)[None] < np.nonzero(mask.any(0))[0].mean()
     return mask & left, mask & ~left
 
 
-def scaled(top, dtype=np.uint8, low=0):
+def scaled(top: float, dtype: DTypeLike = np.uint8, low: float = 0) -> Write:
     return lambda mask, path: Image.fromarray(np.where(mask, top, low).astype(dtype)).save(path)
 
 
-def mode(name, **options):
+def mode(name: str, **options: Any) -> Write:
     return lambda mask, path: Image.fromarray(mask.astype(np.uint8) * 255).convert(name).save(path, **options)
 
 
-def white_is_zero(bits):
+def white_is_zero(bits: int) -> Write:
     """Write an uncompressed TIFF whose foreground is 0."""
 
-    def write(mask, path):
+    def write(mask: Mask, path: Path) -> None:
         pixels = np.where(mask, 0, 2**bits - 1)
         body = np.packbits(pixels).tobytes() if bits == 1 else pixels.astype(f"<u{bits // 8}").tobytes()
         height, width = mask.shape
@@ -45,8 +53,8 @@ def white_is_zero(bits):
     return write
 
 
-def palette(colours, indices=(0, 1)):
-    def write(mask, path):
+def palette(colours: Sequence[int], indices: tuple[int, int] = (0, 1)) -> Write:
+    def write(mask: Mask, path: Path) -> None:
         image = Image.fromarray(np.where(mask, indices[1], indices[0]).astype(np.uint8))
         image.putpalette(colours)
         image.save(path)
@@ -54,28 +62,28 @@ def palette(colours, indices=(0, 1)):
     return write
 
 
-def resized(mask, path):
+def resized(mask: Mask, path: Path) -> None:
     """Save a mask that was drawn at four times the size and shrunk: its edge is soft."""
     large = Image.fromarray(np.kron(mask, np.ones((4, 4))).astype(np.uint8) * 255)
     large.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path)
 
 
-def box_edge(mask, path):
+def box_edge(mask: Mask, path: Path) -> None:
     """Save a mask whose edge is one grey, as shrinking by two leaves it."""
     grey = np.where(mask, 255, 0).astype(np.uint8)
     grey[~mask & (np.roll(mask, 1, 0) | np.roll(mask, -1, 0))] = 100
     Image.fromarray(grey).save(path)
 
 
-def through_jpeg(mask, path):
+def through_jpeg(mask: Mask, path: Path) -> None:
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     image.save(path.with_suffix(".jpg"), quality=30)
     Image.open(path.with_suffix(".jpg")).save(path)
     path.with_suffix(".jpg").unlink()
 
 
-def probability(top=1.0, dtype=np.float32):
-    def write(mask, path):
+def probability(top: float = 1.0, dtype: DTypeLike = np.float32) -> Write:
+    def write(mask: Mask, path: Path) -> None:
         y, x = np.nonzero(mask)
         rows, columns = np.mgrid[:HEIGHT, :WIDTH]
         distance = ((columns - x.mean()) / np.ptp(x)) ** 2 + ((rows - y.mean()) / np.ptp(y)) ** 2
@@ -86,11 +94,11 @@ def probability(top=1.0, dtype=np.float32):
     return write
 
 
-def turned(orientation):
+def turned(orientation: int) -> Write:
     """Save a mask lying on its side, with an orientation that sets it upright."""
     undo = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
-    def write(mask, path):
+    def write(mask: Mask, path: Path) -> None:
         image = Image.fromarray(mask.astype(np.uint8) * 255).transpose(undo[orientation])
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -99,8 +107,8 @@ def turned(orientation):
     return write
 
 
-def colours(first, second, alpha=255):
-    def write(mask, path):
+def colours(first: Sequence[int], second: Sequence[int], alpha: int = 255) -> Write:
+    def write(mask: Mask, path: Path) -> None:
         pixels = np.zeros((*mask.shape, 4), np.uint8)
         pixels[..., 3] = 255
         for part, colour in zip(halves(mask), (first, second), strict=True):
@@ -111,8 +119,8 @@ def colours(first, second, alpha=255):
     return write
 
 
-def transparent(grey, form):
-    def write(mask, path):
+def transparent(grey: int, form: str) -> Write:
+    def write(mask: Mask, path: Path) -> None:
         pixels = np.full((*mask.shape, 4), grey, np.uint8)
         pixels[..., 3] = mask * 255
         Image.fromarray(pixels).convert(form).save(path)
@@ -120,8 +128,8 @@ def transparent(grey, form):
     return write
 
 
-def levels(first, second, third=None, dtype=np.uint8):
-    def write(mask, path):
+def levels(first: int, second: int, third: int | None = None, dtype: DTypeLike = np.uint8) -> Write:
+    def write(mask: Mask, path: Path) -> None:
         left, right = halves(mask)
         values = left * first + right * second
         if third is not None:
@@ -131,13 +139,13 @@ def levels(first, second, third=None, dtype=np.uint8):
     return write
 
 
-def pages(mask, path):
+def pages(mask: Mask, path: Path) -> None:
     first, second = (Image.fromarray(half.astype(np.uint8) * 255) for half in halves(mask))
     first.save(path, save_all=True, append_images=[second])
 
 
-def with_value(value):
-    def write(mask, path):
+def with_value(value: float) -> Write:
+    def write(mask: Mask, path: Path) -> None:
         values = mask.astype(np.float32)
         values[0, 0] = value
         Image.fromarray(values).save(path)
@@ -145,12 +153,12 @@ def with_value(value):
     return write
 
 
-def noisy(mask, path):
+def noisy(mask: Mask, path: Path) -> None:
     Image.fromarray(np.where(mask, 1, -1e-7).astype(np.float32)).save(path)
 
 
 # By kind: suffix, and what writes a mask. Each command reads exactly this mask.
-RIGHT = {
+RIGHT: dict[str, tuple[str, Write]] = {
     "1 bit": ("png", mode("1")),
     "0 and 1": ("png", scaled(1)),
     "0 and 255": ("png", scaled(255)),
@@ -194,7 +202,7 @@ RIGHT = {
     "turned, TIFF": ("tif", turned(3)),
 }
 # The same, but for some pixels at the edge.
-NEARLY = {
+NEARLY: dict[str, tuple[str, Write]] = {
     "soft edge": ("png", resized),
     "saved as JPEG": ("jpg", mode("L", quality=30)),
     "was JPEG": ("png", through_jpeg),
@@ -203,7 +211,7 @@ NEARLY = {
     "JPEG of full quality": ("jpg", mode("L", quality=100)),
 }
 # By kind: suffix, what writes a mask, and what every command says.
-REFUSED = {
+REFUSED: dict[str, tuple[str, Write, str]] = {
     "two colours": ("png", colours((255, 0, 0), (0, 255, 0)), "it is coloured"),
     "two dark colours": ("png", colours((90, 0, 0), (0, 90, 0)), "it is coloured"),
     "one colour": ("png", colours((255, 0, 0), (255, 0, 0)), "it is coloured"),
@@ -235,7 +243,7 @@ REFUSED = {
     "no picture": ("png", lambda _, path: path.write_bytes(b"<html>403</html>"), "cannot be decoded"),
 }
 # By kind: suffix, how the first mask is stored, and all others.
-MIXED = {
+MIXED: dict[str, tuple[str, Write, Write]] = {
     "0 and 1 among 255": ("png", scaled(1), scaled(255)),
     "255 among 0 and 1": ("png", scaled(255), scaled(1)),
     "16 bits among 255": ("png", scaled(65535, np.uint16), scaled(255)),

@@ -1,38 +1,45 @@
 """Small data sets in the real formats of thyroid ultrasound, multi-rater fundus, QUBIQ and IMA++."""
 
 import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from picture_files import SIZE, lesion, save, save_mask
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from helpers.picture_files import SIZE, lesion, save, save_mask
 
-def texture(seed, size=SIZE):
+
+def texture(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
     """A smooth grey image, unlike that of any other seed."""
     coarse = Image.fromarray(np.random.default_rng(seed).integers(60, 160, (5, 6), dtype=np.uint8))
     return np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-def photo(seed, size=SIZE):
+def photo(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
     return np.dstack([texture(3 * seed + channel, size) for channel in range(3)])
 
+
+Outline = list[dict[str, int]]
 
 # DDTI: <patient>.xml beside <patient>_<number>.jpg.
 
 
-def circle(x, y, radius, share=1.0, points=40):
+def circle(x: float, y: float, radius: float, share: float = 1.0, points: int = 40) -> Outline:
     """Points as a hand draws them, closed or up to a share of the way."""
     angles = np.linspace(0, 2 * np.pi * share, points, endpoint=False)
     return [{"x": round(x + radius * np.cos(a)), "y": round(y + radius * np.sin(a))} for a in angles]
 
 
-def svg(*outlines):
+def svg(*outlines: Outline) -> str:
     regions = [{"points": points, "annotation": {}, "regionType": "freehand"} for points in outlines]
     return json.dumps(regions)
 
 
-def xml(number, marks):
+def xml(number: int, marks: Iterable[tuple[int, str]]) -> str:
     """The text of a patient's file; ``marks`` are pairs of a picture's number and its svg."""
     inner = "".join(f"<mark><image>{image}</image><svg>{content}</svg></mark>" for image, content in marks)
     return (
@@ -41,7 +48,7 @@ def xml(number, marks):
     )
 
 
-def write_ddti(root, patients=range(1, 9)):
+def write_ddti(root: Path, patients: Iterable[int] = range(1, 9)) -> None:
     """Two images of each patient: one nodule in the first, two in the second."""
     for number in patients:
         root.mkdir(parents=True, exist_ok=True)
@@ -54,7 +61,7 @@ def write_ddti(root, patients=range(1, 9)):
 # TN3K.
 
 
-def write_tn3k(root, trainval=10, test=3):
+def write_tn3k(root: Path, trainval: int = 10, test: int = 3) -> None:
     for part, number in (("trainval", trainval), ("test", test)):
         for index in range(number):
             save(root / f"{part}-image" / f"{index:04d}.jpg", photo(index + 50 * (part == "test")))
@@ -70,13 +77,13 @@ def write_tn3k(root, trainval=10, test=3):
 # Drishti-GS1.
 
 
-def agreement(seed, scale=1.0):
+def agreement(seed: int, scale: float = 1.0) -> NDArray[np.uint8]:
     """A map of four experts, from the largest outline to the smallest."""
-    votes = sum(lesion(seed, scale * size).astype(int) for size in (1.2, 1.1, 1.0, 0.9))
+    votes = np.sum([lesion(seed, scale * size) for size in (1.2, 1.1, 1.0, 0.9)], axis=0)
     return np.array([0, 64, 128, 191, 255], np.uint8)[votes]
 
 
-def write_drishti(root, training=6, test=3):
+def write_drishti(root: Path, training: int = 6, test: int = 3) -> None:
     for part, truth, number in (("Training", "GT", training), ("Test", "Test_GT", test)):
         for index in range(number):
             name = f"drishtiGS_{index + 1:03d}"
@@ -98,7 +105,13 @@ RIGA_SETS = {
 }  # fmt: skip
 
 
-def draw(image, radii, middle=(55, 45), width=2, arc=360):
+def draw(
+    image: NDArray[np.uint8],
+    radii: Iterable[float],
+    middle: tuple[int, int] = (55, 45),
+    width: int = 2,
+    arc: float = 360,
+) -> Image.Image:
     """Draw black circles into an image."""
     drawn = Image.fromarray(image)
     for radius in radii:
@@ -107,18 +120,18 @@ def draw(image, radii, middle=(55, 45), width=2, arc=360):
     return drawn
 
 
-def filled(radius, middle=(55, 45), size=RIGA_SIZE):
+def filled(radius: float, middle: tuple[int, int] = (55, 45), size: tuple[int, int] = RIGA_SIZE) -> NDArray[np.bool_]:
     y, x = np.mgrid[: size[0], : size[1]]
     return (x - middle[0]) ** 2 + (y - middle[1]) ** 2 < radius**2
 
 
-def write_riga(root, each=2):
+def write_riga(root: Path, each: int = 2) -> None:
     number = 0
     for folder, suffix in RIGA_SETS.items():
         for index in range(1, each + 1):
             number += 1
             image = photo(number, RIGA_SIZE)
-            options = {"quality": 95} if suffix == "jpg" else {}
+            options: dict[str, Any] = {"quality": 95} if suffix == "jpg" else {}
             (root / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(root / folder / f"image{index}prime.{suffix}", **options)
             for rater in range(1, 7):
@@ -130,13 +143,21 @@ def write_riga(root, each=2):
 # QUBIQ: slices in NIfTI files.
 
 
-def write_slice(path, values):
+def write_slice(path: Path, values: NDArray[Any]) -> None:
     """Write (rows, columns[, modalities]) as QUBIQ does: columns are the first axis."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(np.swapaxes(values, 0, 1), np.eye(4)), path)
 
 
-def write_qubiq(root, image_set="brain-growth", raters=7, tasks=1, modalities=1, training=5, validation=2):
+def write_qubiq(
+    root: Path,
+    image_set: str = "brain-growth",
+    raters: int = 7,
+    tasks: int = 1,
+    modalities: int = 1,
+    training: int = 5,
+    validation: int = 2,
+) -> None:
     """The last case has one rater less."""
     places = [("training_data_v3_QC", "Training", range(1, training + 1))]
     places += [("validation_data_qubiq2021_QC", "Validation", range(training + 1, training + validation + 1))]
@@ -154,7 +175,7 @@ def write_qubiq(root, image_set="brain-growth", raters=7, tasks=1, modalities=1,
 # IMA++.
 
 
-def write_imapp(root, raters=(1, 2, 3, 5, 2, 1, 2, 4)):
+def write_imapp(root: Path, raters: Sequence[int] = (1, 2, 3, 5, 2, 1, 2, 4)) -> None:
     """Images in a folder, masks in another, with fused masks beside them and the table of patients."""
     rows = ["isic_id,attribution,copyright_license,lesion_id,patient_id"]
     for number, masks in enumerate(raters):
