@@ -127,8 +127,11 @@ class JointFamiliarity(nn.Module):
 
 
 def pool_maps(maps: Iterable[Tensor]) -> Tensor:
-    """Pool feature maps, each (B, C_i, H_i, W_i), to their means and deviations over space, (B, 2 * sum of C_i)."""
-    pooled = [statistic for one in maps for statistic in (one.mean((2, 3)), one.std((2, 3), correction=0))]
+    """Pool feature maps, each (B, C_i, ...), to their means and deviations over space, (B, 2 * sum of C_i)."""
+    pooled = []
+    for one in maps:
+        space = tuple(range(2, one.ndim))
+        pooled += [one.mean(space), one.std(space, correction=0)]
     return torch.cat(pooled, 1)
 
 

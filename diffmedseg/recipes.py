@@ -63,7 +63,7 @@ _CONDITIONS = {
         "decoder_channels",
         "encoder_depth",
     ),
-    "ResidualUNet": ("size", "dropout"),
+    "ResidualUNet": ("size", "dropout", "spatial_dims"),
 }
 
 
@@ -280,7 +280,7 @@ def _around(network: Mapping[str, Any]) -> dict[str, Any] | None:
     arguments = network["init_args"]
     if arguments.get("architecture", "unet") != "unet":
         return None  # condition networks on an encoder are U-Nets
-    return {key: arguments[key] for key in _CONDITIONS[name]}
+    return {key: arguments[key] for key in _CONDITIONS[name] if key in arguments}
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:

@@ -21,8 +21,8 @@ from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
-from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
+from diffmedseg.data.sampler import CaseSampler, StackSampler, TrainingSampler
+from diffmedseg.data.store import CaseView, EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
 from diffmedseg.keyed_random import keyed_generator
@@ -41,8 +41,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
 
     Args:
         image_size: Height and width of the model's grid, or one number for a square.
-        batch_size: Images per training step and process.
-        eval_batch_size: Images per evaluation step and process.
+        batch_size: Images, or volumes where such are learned, per training step and process.
+        eval_batch_size: Images per evaluation step and process. Networks of volumes take one case.
         steps_per_epoch: Batches in a training epoch: validation and checkpoints follow each.
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard one, False for none.
@@ -173,8 +173,10 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return None
         if "mask" in needs:
             return "masks"
-        if self.info.slice_input is not None and self.info.slice_input.context:
-            raise DataError("A model that learns from labels compares single slices: set data.context to 0.")
+        if self.info.slice_input is not None and (self.info.slice_input.context or self.depth):
+            raise DataError(
+                "A model that learns from labels compares single slices: set data.context and data.depth to 0."
+            )
         recipe = self.label_recipe or OwnLabels()
         try:
             self._labelled = store = label_split(recipe, self.stores["train"], pairs="healthy" in needs)
@@ -184,6 +186,11 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         counts = len(store) - diseased, diseased
         _log.info("%s: learned from %s; %d healthy and %d diseased.", self.info.title, recipe.supervision, *counts)
         return recipe.supervision
+
+    @property
+    def depth(self) -> int:
+        """Number of slices that are learned together, as a volume; 0 where images are learned one by one."""
+        return 0 if self.info.slice_input is None else self.info.slice_input.depth
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -199,10 +206,11 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return steps * draws_per_batch
 
         draws = self.steps_per_epoch * draws_per_batch
+        drawn = TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights)
         return DataLoader(
             TrainingView(store, self.seed, self._regions, self._labelled is None, self.patch, self._all_raters),
-            batch_size=self.batch_size,
-            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights),
+            batch_size=self.batch_size * max(self.depth, 1),
+            sampler=StackSampler(drawn, store.cases, self.depth, self.seed) if self.depth else drawn,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,
@@ -216,13 +224,17 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
                 f"{count(len(set(store.cases)), 'case')} of the {split} split cannot be shared by {world_size} "
                 "processes: use fewer devices."
             )
-        return DataLoader(
-            EvaluationView(store, native, self._regions),
-            batch_size=self.eval_batch_size,
-            sampler=CaseSampler(store.cases, rank, world_size),
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )
+        view = self.evaluation_view(split, native)
+        shared = {"num_workers": self.num_workers, "collate_fn": collate}
+        if self.depth:  # a batch is a case
+            cases = CaseView(view)
+            return DataLoader(cases, batch_size=None, sampler=CaseSampler(cases.cases, rank, world_size), **shared)
+        sampler = CaseSampler(store.cases, rank, world_size)
+        return DataLoader(view, batch_size=self.eval_batch_size, sampler=sampler, **shared)
+
+    def evaluation_view(self, split: Split, native: bool) -> EvaluationView:
+        """Return the items of a split that is set up, as evaluation takes them; see :class:`EvaluationView`."""
+        return EvaluationView(self.stores[split], native, self._regions)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Deal the items on which settings and checkpoints are chosen, scored on the model's grid."""

@@ -43,6 +43,11 @@ class BatchedModule(LightningModule):
         """Names of all channels of an image, those of neighbouring slices included."""
         return self.channels if self.slice_input is None else self.slice_input.image_channels(self.channels)
 
+    @property
+    def depth(self) -> int:
+        """Number of slices that a network of volumes sees at once; 0 where it sees single images."""
+        return 0 if self.slice_input is None else self.slice_input.depth
+
     def noise_keys(self, batch: Batch) -> list[str] | None:
         """Return the keys of the noise: the cases, or None for the content of images that came without names."""
         return batch["case"] if self._named else None

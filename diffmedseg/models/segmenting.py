@@ -143,13 +143,14 @@ class Segmenter(BatchedModule, ABC):
             num_samples: S; None for the model's own, or one for each member and view where that is more.
             num_steps: Network evaluations per sample; None for the model's own.
             seed: Seed of the noise; None for the model's own.
-            keys: One key per image for its noise; None for a key made from the image's content.
+            keys: One key per image for its noise; None for a key made from the image's content. A network of volumes
+                takes images next to each other that have one key for the slices of one volume.
             tta: Test-time augmentation. ``flips`` deals the S samples in turn to four views of the image: as it is, and
                 flipped left-right, up-down and both. They are flipped back. This costs as many samples as before, and
                 four encodings of the image in place of one. None for the model's own.
             spacing: Distance of slices, rows and columns in mm, where the images are all slices of one volume, in their
                 order. Then all have one key, so that a sample is one volume, and :meth:`Segmentation.volume_ml` knows
-                the size of a voxel.
+                the size of a voxel. A network of volumes takes images without keys for one volume anyway.
 
         Raises:
             ValueError: If the image does not fit the model, there are fewer samples than members and views, or
@@ -219,7 +220,8 @@ class Segmenter(BatchedModule, ABC):
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
-            keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys) if one_volume else keys
+            if one_volume or self.depth:
+                keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys)
         if len(keys) != len(image):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
         image = image.to(self.device)

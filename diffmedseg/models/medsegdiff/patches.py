@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis
-from diffmedseg.models.layers import zero_init
+from diffmedseg.models.layers import linear_mode, zero_init
 
 Patches = Literal["apart", "overlapping", "smoothed", "detailed", "interpolated", "guided"]
 
@@ -114,15 +114,15 @@ class DetailedWriter(PatchWriter):
 
 
 class InterpolatedWriter(PatchWriter):
-    """Interpolates the coarse map bilinearly: ``interpolated``. What is finer comes from the condition's own mask."""
+    """Interpolates the coarse map linearly: ``interpolated``. What is finer comes from the condition's own mask."""
 
     def __init__(self, mask_channels: int, patch: int, decoded_channels: int) -> None:
         super().__init__(mask_channels, patch, decoded_channels)
         self.each = 1
 
     def forward(self, m: Tensor, details: tuple[Tensor, ...]) -> Tensor:
-        """Write masks; see the base class."""
-        return F.interpolate(m, scale_factor=float(self.patch), mode="bilinear")
+        """Write masks, of images or of volumes; see the base class."""
+        return F.interpolate(m, scale_factor=float(self.patch), mode=linear_mode(m))
 
 
 class GuidedWriter(PatchWriter):
