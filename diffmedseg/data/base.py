@@ -173,10 +173,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return None
         if "mask" in needs:
             return "masks"
-        if self.info.slice_input is not None and (self.info.slice_input.context or self.depth):
-            raise DataError(
-                "A model that learns from labels compares single slices: set data.context and data.depth to 0."
-            )
+        if self.info.slice_input is not None and self.info.slice_input.context:
+            raise DataError("A model that learns from labels compares single slices: set data.context to 0.")
         recipe = self.label_recipe or OwnLabels()
         try:
             self._labelled = store = label_split(recipe, self.stores["train"], pairs="healthy" in needs)
@@ -225,12 +223,14 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
                 "processes: use fewer devices."
             )
         view = self.evaluation_view(split, native)
-        shared = {"num_workers": self.num_workers, "collate_fn": collate}
-        if self.depth:  # a batch is a case
-            cases = CaseView(view)
-            return DataLoader(cases, batch_size=None, sampler=CaseSampler(cases.cases, rank, world_size), **shared)
-        sampler = CaseSampler(store.cases, rank, world_size)
-        return DataLoader(view, batch_size=self.eval_batch_size, sampler=sampler, **shared)
+        dealt = CaseView(view) if self.depth else view
+        return DataLoader(
+            dealt,
+            batch_size=None if self.depth else self.eval_batch_size,  # a whole case is a batch by itself
+            sampler=CaseSampler(dealt.cases, rank, world_size),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
 
     def evaluation_view(self, split: Split, native: bool) -> EvaluationView:
         """Return the items of a split that is set up, as evaluation takes them; see :class:`EvaluationView`."""

@@ -235,7 +235,7 @@ class EvaluationView(Dataset[Item]):
     """
 
     def __init__(self, store: ImageStore, native: bool = True, regions: Sequence[int] | None = None) -> None:
-        self.store, self.native = store, native
+        self.store, self.native, self.cases = store, native, store.cases
         self.regions = slice(None) if regions is None else list(regions)
 
     def __getitem__(self, index: int) -> Item:

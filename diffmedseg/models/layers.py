@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 #: Dimensions that a network works in: 2 for images (B, C, H, W), 3 for volumes (B, C, D, H, W).
 SpatialDims = Literal[2, 3]
 Conv = nn.Conv2d | nn.Conv3d

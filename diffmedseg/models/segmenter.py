@@ -459,8 +459,8 @@ def _check_depth(denoiser: Denoiser, depth: int) -> None:
     name = type(denoiser).__name__
     if depth and denoiser.spatial_dims == 2:
         raise ValueError(
-            f"{name} takes single slices, and the data gives volumes of {depth} slices: set data.depth to 0. Networks of "
-            "volumes are MedSegDiffLite and ResidualUNet without an encoder."
+            f"{name} takes single slices, and the data gives volumes of {depth} slices: set data.depth to 0. Networks "
+            "of volumes are MedSegDiffLite and ResidualUNet without an encoder."
         )
     if denoiser.spatial_dims == 3 and not depth:
         raise ValueError(

@@ -19,7 +19,7 @@ _EACH = ("id", "case", "draw", "index", "rater_valid")
 
 def join_slices(slices: Tensor, depth: int) -> Tensor:
     """Join each ``depth`` slices, (B * depth, ..., H, W), to a volume, (B, ..., depth, H, W)."""
-    return slices.unflatten(0, (-1, depth)).movedim(1, -3)
+    return slices.reshape(-1, depth, *slices.shape[1:]).movedim(1, -3)
 
 
 def cut_slices(volume: Tensor, number: int) -> Tensor:
@@ -28,7 +28,7 @@ def cut_slices(volume: Tensor, number: int) -> Tensor:
 
 
 def as_volume(slices: Tensor, depth: int) -> Tensor:
-    """Join slices (D, C, H, W) to a volume (1, C, D, H, W) of at least ``depth`` slices, of which the last is repeated."""
+    """Join slices (D, C, H, W) to a volume (1, C, D, H, W) of at least ``depth`` slices: the last one is repeated."""
     last = slices[-1:].expand(max(depth - len(slices), 0), *slices.shape[1:])
     return join_slices(torch.cat([slices, last]), max(len(slices), depth))
 

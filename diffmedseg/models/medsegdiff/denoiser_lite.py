@@ -168,8 +168,8 @@ class MedSegDiffLite(Denoiser):
             patches != "interpolated" or ff_parser or dynamic_encoding or prior == "samples" or presence
         ):
             raise ValueError(
-                "A network of volumes interpolates its patches and has no further parts: set patches to interpolated and "
-                "prior to mean, and leave ff_parser, dynamic_encoding and presence out."
+                "A network of volumes interpolates its patches and has no further parts: set patches to interpolated "
+                "and prior to mean, and leave ff_parser, dynamic_encoding and presence out."
             )
         spec, patch = LITE_SIZES[size], self.patch
         self.residual, self.spatial_dims = residual, spatial_dims
