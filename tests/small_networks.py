@@ -8,11 +8,10 @@ import torch
 
 import diffmedseg.models
 from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffV1
-from diffmedseg.models.medsegdiff.patches import WRITERS
 
 #: Arguments of MedSegDiffLite, by what they are called in tests: every setting that changes its step network.
 LITE_DESIGNS = {
-    **{name: {"patches": name} for name in WRITERS if name != "apart"},
+    "interpolated": {"patches": "interpolated"},
     "ff_parser": {"ff_parser": True},
     "dynamic_encoding": {"dynamic_encoding": True},
     "samples": {"prior": "samples"},

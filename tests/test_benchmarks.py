@@ -373,8 +373,10 @@ def test_designs_are_scored_on_images_from_everywhere(tmp_path):
 def test_every_design_of_lite_is_one_of_its_own():
     """No two predict alike, whatever weights they learn."""
     image, x_t, outputs = torch.randn(1, 3, 32, 32), torch.randn(1, 1, 32, 32), []
-    for options in lite_designs.VARIANTS.values():
-        network = MedSegDiffLite(3, 1, "tiny", **options).eval()
+    for name, options in lite_designs.designs().items():
+        if name in ("unchanged", "no presence"):  # the network that `apart` is, too
+            continue
+        network = MedSegDiffLite(3, 1, **{"size": "tiny"} | options).eval()
         torch.manual_seed(0)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -388,8 +390,9 @@ def test_a_new_step_network_stands_on_the_old_condition_network(tmp_path, monkey
     data = SyntheticDataModule(num_train=4, num_val=1, num_test=2, image_size=32, batch_size=2, eval_batch_size=2)
     data.setup("test")
     monkeypatch.setattr(lite_designs, "load_run", lambda run: (trained, data))
-    model, _ = lite_designs.with_new_steps(tmp_path, {"patches": "guided"})
-    assert to_config(model.denoiser)["init_args"]["patches"] == "guided"
+    model, _ = lite_designs.with_new_steps(tmp_path, {"denoiser.patches": "interpolated", "loss.dice": 0.5})
+    assert to_config(model)["init_args"]["loss"]["init_args"]["dice"] == 0.5
+    assert to_config(model.denoiser)["init_args"]["patches"] == "interpolated"
     before = {name: value.clone() for name, value in trained.denoiser.condition.state_dict().items()}
     lite_designs.train([tmp_path], runs=tmp_path, steps=2, only=["apart"])
     assert read_rows(tmp_path / "isic2017" / "2" / "apart.0" / "designs.csv")
@@ -400,7 +403,7 @@ def test_a_new_step_network_stands_on_the_old_condition_network(tmp_path, monkey
 
 def test_table_of_the_designs(tmp_path, capsys):
     """By hand: two patients, of whom the first has two images; jumps whose ratio is 2 and 1."""
-    for variant, dices, border in (("apart", (0.4, 0.6, 0.8), 2), ("guided", (0.6, 0.6, 0.9), 1)):
+    for variant, dices, border in (("apart", (0.4, 0.6, 0.8), 2), ("interpolated", (0.6, 0.6, 0.9), 1)):
         for seed in (0, 1):
             run = tmp_path / "isic2017" / "300" / f"{variant}.{seed}"
             run.mkdir(parents=True)
@@ -416,7 +419,7 @@ def test_table_of_the_designs(tmp_path, capsys):
     lite_designs.table(tmp_path / "scores.csv")
     printed = capsys.readouterr().out
     assert "| apart | 2 | 2 | 0.6500 |" in printed
-    assert "| guided | 2 | 2 | 0.7500, +0.1000 (+0.1000 to +0.1000; +0.1000, +0.1000) |" in printed
+    assert "| interpolated | 2 | 2 | 0.7500, +0.1000 (+0.1000 to +0.1000; +0.1000, +0.1000) |" in printed
     assert "| 1.0000, -1.0000 (-1.0000 to -1.0000; -1.0000, -1.0000) | 1.0000 |" in printed
     assert "GED" not in printed
 

@@ -1,10 +1,10 @@
-"""MedSegDiff-Lite's step network: ways against visible patches, the FF-Parser and dynamic encoding, after equal steps.
+"""MedSegDiff-Lite's step network: designs and settings of its training, each alone, after equal steps.
 
 ``python experiments/benchmarks/lite_designs.py train '[RUN, OTHER_RUN]'`` takes the condition networks of finished runs
 (one for each seed, of ``encoders.py`` for example), freezes them, and trains and scores a new step network of every
 variant that has no scores yet. So all variants of a seed share the condition network, and what differs is the step
 network. ``... collect`` gathers the scores of every case into lite_designs.csv beside this file, ``... table`` prints
-means and paired differences from today's network, and ``... cost`` prints operations and times of a step.
+means and paired differences from the first variant, and ``... cost`` prints operations and times of a step.
 
 The runs' test images are scored, spread evenly: they have to be others than the reported ones, such as the seeded tenth
 (--data.reported tenth) or another fold. The last averaged weights are scored: no checkpoint is chosen.
@@ -38,18 +38,24 @@ from diffmedseg.models.encoders import weights_follow
 
 SCORES = Path(__file__).with_suffix(".csv")
 RUN = ("data", "variant", "steps", "seed")
-START = "apart"
-#: By name: arguments of MedSegDiffLite.
+#: By name: arguments of the segmenter, and of its parts by dots.
 VARIANTS: dict[str, dict[str, object]] = {
-    START: {},
-    "overlapping": {"patches": "overlapping"},
-    "smoothed": {"patches": "smoothed"},
-    "detailed": {"patches": "detailed"},
-    "interpolated": {"patches": "interpolated"},
-    "guided": {"patches": "guided"},
-    "FF-Parser": {"ff_parser": True},
-    "dynamic encoding": {"dynamic_encoding": True},
-    "FF-Parser, dynamic encoding": {"ff_parser": True, "dynamic_encoding": True},
+    "unchanged": {},
+    "apart": {"denoiser.patches": "apart"},
+    "interpolated": {"denoiser.patches": "interpolated"},
+    "FF-Parser": {"denoiser.ff_parser": True},
+    "dynamic encoding": {"denoiser.dynamic_encoding": True},
+    "FF-Parser, dynamic encoding": {"denoiser.ff_parser": True, "denoiser.dynamic_encoding": True},
+    "no presence": {"denoiser.presence": False},
+    "no energy": {"energy_weight": 0.0},
+    "neither presence nor energy": {"denoiser.presence": False, "energy_weight": 0.0},
+    "energy of 4 samples": {"energy_samples": 4},
+    "all raters": {"raters": "all"},
+    "Dice term": {"loss.dice": 1.0},
+    "input scale 0.1": {"process.input_scale": 0.1},
+    "input scale 1": {"process.input_scale": 1.0},
+    "even steps": {"reverse.spacing": 1.0},
+    "base size": {"denoiser.size": "base"},
 }
 #: Scores of a case, by the column's title.
 TITLES = {
@@ -105,11 +111,16 @@ def with_new_steps(base: Path, options: Mapping[str, object]) -> tuple[Diffusion
 
     Args:
         base: The run's folder.
-        options: Arguments of MedSegDiffLite.
+        options: As in VARIANTS.
     """
     trained, data = load_run(base)
     config = to_config(trained)
-    config["init_args"]["denoiser"]["init_args"] |= options
+    for dotted, value in options.items():
+        *parts, name = dotted.split(".")
+        place = config["init_args"]
+        for part in parts:
+            place = place[part]["init_args"]
+        place[name] = value
     with weights_follow():
         model: DiffusionSegmenter = build(config)
     model.denoiser.condition.load_state_dict(trained.denoiser.condition.state_dict())  # type: ignore[operator, union-attr]
@@ -201,7 +212,7 @@ def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> No
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print the mean of every score by variant, and the paired difference from START after the same steps.
+    """Print the mean of every score by variant, and the paired difference from the first one after the same steps.
 
     Images of a patient are averaged first, then seeds; the 95 % intervals are bootstrapped over patients.
 
@@ -211,18 +222,19 @@ def table(scores: Path = SCORES) -> None:
     rows = read_rows(scores)
     for data, steps in sorted({(row["data"], int(row["steps"])) for row in rows}):
         here = [row for row in rows if (row["data"], int(row["steps"])) == (data, steps)]
-        titles = [title for title in (*TITLES.values(), *JUMPS) if _values(here, START, title)]
+        variants = list(dict.fromkeys(row["variant"] for row in here))
+        titles = [title for title in (*TITLES.values(), *JUMPS) if _values(here, variants[0], title)]
         print(f"\n{data}, {steps} steps\n\n| variant | patients | seeds | {' | '.join(titles)} |")
         print("|---" * (3 + len(titles)) + "|")
-        for variant in [name for name in VARIANTS if any(row["variant"] == name for row in here)]:
+        for variant in variants:
             first = _values(here, variant, titles[0])
             counts = [str(len(next(iter(first.values())))), str(len(first))]
-            cells = [_cell(_values(here, variant, title), _values(here, START, title)) for title in titles]
+            cells = [_cell(_values(here, variant, title), _values(here, variants[0], title)) for title in titles]
             print(f"| {' | '.join([variant, *counts, *cells])} |")
 
 
 def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
-    """Write the mean over seeds and patients, and the difference from START with its interval and by seed."""
+    """Write the mean over seeds and patients, and the difference from ``start`` with its interval and by seed."""
     mean = np.mean([np.mean(list(values.values())) for values in own.values()])
     shared = [seed for seed in own if seed in start and own[seed] is not start[seed]]
     less = [paired(own[seed], start[seed]) for seed in shared]
@@ -259,7 +271,7 @@ def ratios(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:
-    """Print parameters, operations and times of a step of every variant, which take turns on one image.
+    """Print parameters, operations and times of a step of every design, which take turns on one image.
 
     FFTs, interpolation and what acts on each value by itself are not among the operations; the times have them.
 
@@ -270,8 +282,8 @@ def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:
     """
     t, image = torch.full((samples,), 500), torch.zeros(1, 3, side, side)
     sizes, operations, work = {}, {}, {}
-    for variant, options in VARIANTS.items():
-        network = MedSegDiffLite(3, 1, "tiny", **options).eval()  # type: ignore[arg-type]  # any argument
+    for variant, options in designs().items():
+        network = MedSegDiffLite(3, 1, **{"size": "tiny"} | options).eval()  # type: ignore[arg-type]  # any argument
         work[variant] = _step(network, image, t)
         with FlopCounterMode(display=False) as counter:
             work[variant]()
@@ -279,10 +291,18 @@ def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:
         operations[variant] = counter.get_total_flops() / samples / 1e6
     seconds = median_seconds(work, rounds)
     print(f"{hardware()}; tiny, {side} px, a step of {samples} samples\n")
-    print("| variant | parameters | MFLOP per sample | ms | times today's |\n|---|---|---|---|---|")
+    print("| variant | parameters | MFLOP per sample | ms | times the first |\n|---|---|---|---|---|")
+    first = next(iter(seconds.values()))
     for variant, taken in seconds.items():
         cells = [f"{sizes[variant]:,}", f"{operations[variant]:.1f}", f"{1e3 * taken:.1f}"]
-        print(f"| {' | '.join([variant, *cells, f'{taken / seconds[START]:.2f}'])} |")
+        print(f"| {' | '.join([variant, *cells, f'{taken / first:.2f}'])} |")
+
+
+def designs() -> dict[str, dict[str, object]]:
+    """Return the arguments of MedSegDiffLite by variant, of those variants that change nothing else."""
+    start = "denoiser."
+    named = {name: options for name, options in VARIANTS.items() if all(key.startswith(start) for key in options)}
+    return {name: {key.removeprefix(start): value for key, value in own.items()} for name, own in named.items()}
 
 
 def _step(network: MedSegDiffLite, image: Tensor, t: Tensor) -> Callable[[], object]:

@@ -40,7 +40,7 @@ def lite(channels=3, regions=1, network=None, **options):
     return MedSegDiffSegmenter(denoiser, **{"reverse": reverse} | options).eval()
 
 
-EVERYTHING = partial(MedSegDiffLite, presence=True, prior="samples", patches="guided")
+EVERYTHING = partial(MedSegDiffLite, presence=True, prior="samples", patches="interpolated")
 
 
 def cropped():

@@ -19,7 +19,7 @@ from diffmedseg.models.medsegdiff.ff_parser import (
 from diffmedseg.models.sizes import SIZES
 
 DENOISERS = [*concrete_denoisers(), *lite_designs(), *v1_designs()]
-FULL_LITE = partial(MedSegDiffLite, patches="guided", ff_parser=True, dynamic_encoding=True)
+FULL_LITE = partial(MedSegDiffLite, patches="interpolated", ff_parser=True, dynamic_encoding=True)
 
 
 def inputs(batch=2, samples=1, size=(32, 32), channels=3, regions=1):

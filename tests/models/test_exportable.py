@@ -9,20 +9,15 @@ from torch.export import Dim, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from diffmedseg.models import Condition, MedSegDiffLite, MedSegDiffV1, StochasticUNet, TwoTowerUNet
-from diffmedseg.models.medsegdiff.patches import WRITERS
 
 #: Which rows TwoTowerUNet gives to which network depends on the values of labels: that is no graph.
 NETWORKS = [cls for cls in concrete_denoisers() if cls is not TwoTowerUNet]
 
 
 def together():
-    """Every design, as few networks: MedSegDiff-Lite once with each writer, and its other settings among these."""
-    writers = [name for name in LITE_DESIGNS if name in WRITERS]
-    others = [name for name in LITE_DESIGNS if name not in WRITERS]
-    for number, writer in enumerate(writers):
-        own = [writer, *others[number :: len(writers)]]
-        settings = {key: value for name in own for key, value in LITE_DESIGNS[name].items()}
-        yield pytest.param(partial(MedSegDiffLite, **settings), id=f"lite, {', '.join(own)}")
+    """Every design, as few networks: the settings of MedSegDiff-Lite are all of one network."""
+    settings = {key: value for own in LITE_DESIGNS.values() for key, value in own.items()}
+    yield pytest.param(partial(MedSegDiffLite, **settings), id=f"lite, {', '.join(LITE_DESIGNS)}")
     settings = {key: value for own in V1_DESIGNS.values() for key, value in own.items()}
     yield pytest.param(partial(MedSegDiffV1, **settings), id=f"V1, {', '.join(V1_DESIGNS)}")
 

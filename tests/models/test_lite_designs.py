@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from small_networks import LITE_DESIGNS, small
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -10,12 +9,11 @@ from diffmedseg.configurable import to_config
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import CoarseEncoding
 from diffmedseg.models.medsegdiff.denoiser_v1 import DynamicConditionalEncoding
-from diffmedseg.models.medsegdiff.patches import GuidedWriter
 
 IMAGE = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
 T = torch.tensor([10, 300, 600, 900])
 #: What adds nothing at first to a network that was trained without it.
-ADDED = ["smoothed", "detailed", "ff_parser", "dynamic_encoding", "samples", "both"]
+ADDED = ["ff_parser", "dynamic_encoding", "samples", "both"]
 
 
 def x_t(regions=1):
@@ -55,21 +53,10 @@ def test_what_is_added_to_a_trained_network_changes_nothing_at_first(name):
     torch.testing.assert_close(predict(network, 2), predict(trained, 2))
 
 
-def test_patches_that_overlap_can_be_what_patches_apart_were():
-    trained, network = small(MedSegDiffLite, 3, 2), new("overlapping", 2)
-    state = trained.state_dict()
-    for key in ("stem.weight", "head.2.weight"):
-        state[key] = F.pad(state[key], (1, 1, 1, 1))
-    network.load_state_dict(state)
-    torch.testing.assert_close(predict(network, 2), predict(trained, 2))
-
-
 def test_weights_and_configs_from_before_mean_what_they_meant():
     """Without any of these settings there is no new weight, and all of them are off."""
     network = small(MedSegDiffLite)
-    assert not [
-        key for key in network.state_dict() if key.startswith(("writer", "encoding", "covariance", "base", "presence"))
-    ]
+    assert not [key for key in network.state_dict() if key.startswith(("encoding", "covariance", "base", "presence"))]
     recorded = to_config(network)["init_args"]
     off = {"patches": "apart", "ff_parser": False, "dynamic_encoding": False, "prior": "mean", "presence": False}
     assert {name: recorded[name] for name in off} == off
@@ -84,14 +71,11 @@ def test_what_depends_on_the_image_alone_is_computed_once(name, monkeypatch):
     network.condition.register_forward_hook(lambda *_: runs.append("condition"))
     network.condition.bottleneck.register_forward_hook(lambda *_: runs.append("condition"))
     network.coarse.register_forward_hook(lambda *_: runs.append("coarse"))
-    details, image_part = network.writer.details, CoarseEncoding.image_part
-    monkeypatch.setattr(network.writer, "details", lambda decoded: (runs.append("details"), details(decoded))[1])
+    image_part = CoarseEncoding.image_part
     monkeypatch.setattr(CoarseEncoding, "image_part", lambda self, m: (runs.append("encoding"), image_part(self, m))[1])
-    if hasattr(network.writer, "project"):
-        network.writer.project.register_forward_hook(lambda *_: runs.append("project"))
     model = MedSegDiffSegmenter(network, image_size=(32, 48))
     model.segment(IMAGE, num_samples=3, num_steps=4)
-    assert {"condition", "coarse", "details"} <= set(runs)
+    assert {"condition", "coarse"} <= set(runs)
     assert len(runs) == len(set(runs))
 
 
@@ -151,20 +135,6 @@ def test_the_encoding_is_the_one_of_v1(ff_parser):
     torch.testing.assert_close(coarse(coarse.image_part(m_i), m_x), m_x + v1(m_i, m_x))
 
 
-def test_a_guided_mask_adds_up_the_details_of_its_own_image():
-    torch.manual_seed(0)
-    writer = GuidedWriter(2, 4, 5)
-    m, decoded = torch.randn(6, 2 * writer.each, 4, 6), torch.randn(3, 5, 16, 24)
-    [detail] = writer.details(decoded)
-    written = writer(m, (detail,))
-    up = F.interpolate(m, (16, 24), mode="bilinear")
-    for row in range(6):
-        for k in range(2):
-            bias, *weights = up[row, k * writer.each : (k + 1) * writer.each]
-            expected = bias + sum(w * d for w, d in zip(weights, detail[row // 2], strict=True))
-            torch.testing.assert_close(written[row, k], expected)
-
-
 def test_an_unknown_way_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'overlaping'. Did you mean overlapping"):
-        MedSegDiffLite(3, 1, patches="overlaping")
+    with pytest.raises(ValueError, match=r"'interpolate'. Did you mean interpolated"):
+        MedSegDiffLite(3, 1, patches="interpolate")

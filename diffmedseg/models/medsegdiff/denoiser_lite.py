@@ -8,7 +8,7 @@ added.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,21 @@ from diffmedseg.models.layers import (
     downsample,
     group_norm,
     layer_norm,
+    linear_mode,
     patches_to_channels,
     resize,
     zero_init,
 )
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
-from diffmedseg.models.medsegdiff.patches import WRITERS, Patches
 from diffmedseg.models.presence import PresenceHead
 from diffmedseg.models.recommended import Recommended
 from diffmedseg.models.sizes import Size
 from diffmedseg.models.ssn.network import RANK, Covariance
 from diffmedseg.models.supervised.networks import condition_network
 from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
+
+#: How masks are written in patches of 4 x 4 pixels.
+Patches = Literal["apart", "interpolated"]
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,9 @@ class MedSegDiffLite(Denoiser):
         decoder_channels: Channels of the stages of its decoder, or ``slim``; None for the usual ones.
         encoder_depth: Number of times that it halves the image, 3 to 5.
         dropout: Dropout of the condition network's residual blocks.
-        patches: How masks are read and written in patches of 4 x 4 pixels: ``apart`` from each other; ``overlapping``
-            their neighbours; apart and then ``smoothed`` by a 3 x 3 kernel, or corrected with ``detailed`` maps of the
-            image; ``interpolated`` from one value per patch, or from weights of such maps (``guided``).
+        patches: How masks are written in patches of 4 x 4 pixels: ``apart`` from each other, whose borders show in
+            samples, or ``interpolated`` from one value per patch; what is finer then comes from the condition network's
+            own mask.
         ff_parser: Whether a filter in Fourier space acts on the coarse map of x_t, as in MedSegDiff-V1.
         dynamic_encoding: Whether the affinity product of the coarse maps of x_t and image is formed, as in
             MedSegDiff-V1.
@@ -119,9 +122,9 @@ class MedSegDiffLite(Denoiser):
             not empty, and so never has to average a shape with nothing.
         condition_frozen: Whether the condition network keeps its weights while the rest is trained, such as those of a
             supervised baseline that training starts from.
-        spatial_dims: 2 for images. 3 for volumes: the step network then works on patches of 4 x 4 x 4 voxels, and
-            patches have to be ``interpolated``. A network of volumes has no encoder, FF-Parser, dynamic encoding,
-            sampled prior or presence head.
+        spatial_dims: 2 for images. 3 for volumes: patches are then of 4 x 4 x 4 voxels, and have to be
+            ``interpolated``. A network of volumes has no encoder, FF-Parser, dynamic encoding, sampled prior or
+            presence head.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -158,15 +161,14 @@ class MedSegDiffLite(Denoiser):
         spatial_dims: SpatialDims = 2,
     ) -> None:
         super().__init__(image_channels, mask_channels)
-        if patches not in WRITERS:
-            raise ValueError(unknown("way of patches", patches, list(WRITERS)))
+        if patches not in get_args(Patches):
+            raise ValueError(unknown("way of patches", patches, get_args(Patches)))
         if prior not in ("mean", "samples"):
             raise ValueError(unknown("prior", prior, ["mean", "samples"]))
         if prior == "samples" and not residual:
             raise ValueError("prior is samples, to which the step network's output is added: set residual to true.")
-        if spatial_dims == 3 and (
-            patches != "interpolated" or ff_parser or dynamic_encoding or prior == "samples" or presence
-        ):
+        planar = patches != "interpolated" or ff_parser or dynamic_encoding or prior == "samples" or presence
+        if spatial_dims == 3 and planar:
             raise ValueError(
                 "A network of volumes interpolates its patches and has no further parts: set patches to interpolated "
                 "and prior to mean, and leave ff_parser, dynamic_encoding and presence out."
@@ -184,12 +186,12 @@ class MedSegDiffLite(Denoiser):
             self.condition.requires_grad_(False)
         self.divisor = max(2 * patch, self.condition.divisor)
         time_channels, decoded = 2 * spec.width, self.condition.decoded_channels
-        self.writer = WRITERS[patches](mask_channels, patch, decoded)
-        reach = self.writer.reach
+        self.interpolated = patches == "interpolated"
+        self.written = 1 if self.interpolated else patch**2  # values of a patch
         self.coarse = conv(spatial_dims, decoded + mask_channels, spec.width, patch, stride=patch)
         self.deepest = conv(spatial_dims, self.condition.deepest_channels, spec.width, 1)
         self.time = TimeEmbedding(time_channels)
-        self.stem = conv(spatial_dims, mask_channels * patch**spatial_dims, spec.width, reach, padding=reach // 2)
+        self.stem = conv(spatial_dims, mask_channels * patch**spatial_dims, spec.width, 1)
         self.blocks = nn.ModuleList(
             ResBlock(spec.width, spec.width, time_channels, dims=spatial_dims) for _ in range(spec.blocks)
         )
@@ -198,7 +200,7 @@ class MedSegDiffLite(Denoiser):
         self.head = nn.Sequential(
             group_norm(spec.width),
             nn.SiLU(),
-            zero_init(conv(spatial_dims, spec.width, mask_channels * self.writer.each, reach, padding=reach // 2)),
+            zero_init(conv(spatial_dims, spec.width, mask_channels * self.written, 1)),
         )
         self.encoding = (
             CoarseEncoding(spec.width, dynamic_encoding, ff_parser) if dynamic_encoding or ff_parser else None
@@ -225,15 +227,14 @@ class MedSegDiffLite(Denoiser):
         own = {
             "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
             "stem": ChannelAxis("regions", each=self.patch**self.spatial_dims),
-            "head.2": ChannelAxis("regions", "output", each=self.writer.each),
+            "head.2": ChannelAxis("regions", "output", each=self.written),
         }
         if self.covariance is not None:
             own["base"] = ChannelAxis("regions", each=self.patch**2)
             own |= nested_axes("covariance", self.covariance.channel_axes())
         if self.presence is not None:
             own |= nested_axes("presence", self.presence.channel_axes())
-        condition, writer = self.condition.channel_axes(), self.writer.channel_axes()
-        return nested_axes("condition", condition) | nested_axes("writer", writer) | own
+        return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return those of the condition network; see the base class."""
@@ -249,7 +250,7 @@ class MedSegDiffLite(Denoiser):
         encoding = () if self.encoding is None else (self.encoding.image_part(coarse),)
         normal = None if self.covariance is None else self.covariance(maps)
         presence = None if self.presence is None else self.presence(maps.deepest, decoded, maps.prior)
-        return Condition((coarse, *encoding, *self.writer.details(decoded)), maps.prior, normal, presence)
+        return Condition((coarse, *encoding), maps.prior, normal, presence)
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the condition network; see the base class."""
@@ -257,7 +258,7 @@ class MedSegDiffLite(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
-        time, rows, (coarse, *others) = self.time(t), x_t.shape[0], condition.features
+        time, rows, (coarse, *encoding) = self.time(t), x_t.shape[0], condition.features
         m = self.stem(patches_to_channels(x_t, self.patch)) + repeat_for_samples(coarse, rows)
         prior = None if condition.prior is None else repeat_for_samples(condition.prior.detach(), rows)
         if self.base is not None and prior is not None:
@@ -266,9 +267,15 @@ class MedSegDiffLite(Denoiser):
         for block in self.blocks[:half]:
             m = block(m, time)
         if self.encoding is not None:
-            m = self.encoding(repeat_for_samples(others.pop(0), rows), m)
+            m = self.encoding(repeat_for_samples(encoding[0], rows), m)
         m = m + F.interpolate(self.middle(self.down(m), time), scale_factor=2.0, mode="nearest")
         for block in self.blocks[half:]:
             m = block(m, time)
-        out: Tensor = self.writer(self.head(m), tuple(others))
+        out = self._write(self.head(m))
         return out + prior if self.residual and prior is not None else out
+
+    def _write(self, m: Tensor) -> Tensor:
+        """Write masks (rows, K, ...) from a coarse map (rows, K * written, ...), whose sides are a patch-th of theirs."""
+        if self.interpolated:
+            return F.interpolate(m, scale_factor=float(self.patch), mode=linear_mode(m))
+        return F.pixel_shuffle(m, self.patch)
