@@ -4,7 +4,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning import LightningDataModule
@@ -224,7 +224,7 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             )
         view = self.evaluation_view(split, native)
         dealt = CaseView(view) if self.depth else view
-        return DataLoader(
+        return DataLoader[Any](
             dealt,
             batch_size=None if self.depth else self.eval_batch_size,  # a whole case is a batch by itself
             sampler=CaseSampler(dealt.cases, rank, world_size),

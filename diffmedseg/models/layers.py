@@ -56,9 +56,8 @@ def patches_to_channels(m: Tensor, patch: int) -> Tensor:
     """Turn each patch of a map (B, C, ...), a square or a cube, into the channels of one position."""
     if m.ndim == 4:
         return F.pixel_unshuffle(m, patch)
-    for axis in (-1, -3, -5):
-        m = m.unflatten(axis, (-1, patch))
-    return m.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+    split = (part for side in m.shape[2:] for part in (side // patch, patch))
+    return m.reshape(*m.shape[:2], *split).permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 class TimeEmbedding(nn.Module):

@@ -74,8 +74,8 @@ def nnunet_info(
 
     description = find_description(expand_home(root))
     if description is None:
-        layout = NnUNetVolumes(["image"], case)
-        return brain_info(source, layout, {"foreground": [1]}, None, context, context_distance, depth=depth)
+        volumes = NnUNetVolumes(["image"], case)
+        return brain_info(source, volumes, {"foreground": [1]}, None, context, context_distance, depth=depth)
     layout, source = nnunet_layout(description, case, modalities), source_of(description, source)
     if isinstance(layout, NnUNetPictures):
         grey = len(description.channels) == 1

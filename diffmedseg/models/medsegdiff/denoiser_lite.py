@@ -275,7 +275,7 @@ class MedSegDiffLite(Denoiser):
         return out + prior if self.residual and prior is not None else out
 
     def _write(self, m: Tensor) -> Tensor:
-        """Write masks (rows, K, ...) from a coarse map (rows, K * written, ...), whose sides are a patch-th of theirs."""
+        """Write masks (rows, K, ...) from a coarse map (rows, K * written, ...), one position for each patch."""
         if self.interpolated:
             return F.interpolate(m, scale_factor=float(self.patch), mode=linear_mode(m))
         return F.pixel_shuffle(m, self.patch)

@@ -1,6 +1,7 @@
 """Drawing and fusing the samples of a volume's slices, some at a time."""
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class SliceRun:
             if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
                 self._features.append(drawn.features)
             for part in (slice(at, at + self._batch_size) for at in range(0, len(some), self._batch_size)):
-                own = drawn.each(lambda maps, part=part: plane.cut(maps[part]))
+                own = drawn.each(itemgetter(part)).each(plane.cut)
                 fused = self.model.fuse(own, plane.shape[1:], plane.cut(batch[part]), keys[part])
                 yield some[part], self.settings.decide(fused)
 
