@@ -42,11 +42,11 @@ def blend(parts: Sequence[Window], results: Iterable[Tensor], size: Sequence[int
 
     Args:
         parts: The windows, of :func:`windows`.
-        results: What was found in each, (B, C, h, w) or (B, C, d, h, w).
+        results: What was found in each, (..., h, w) or (..., d, h, w).
         size: The sides of the image or volume.
 
     Returns:
-        (B, C, *size).
+        (..., *size).
     """
     if len(parts) == 1:
         [only] = results
@@ -54,9 +54,10 @@ def blend(parts: Sequence[Window], results: Iterable[Tensor], size: Sequence[int
     total = weight = torch.zeros(())
     for number, (part, result) in enumerate(zip(parts, results, strict=True)):
         if number == 0:
-            total = result.new_zeros(*result.shape[:2], *size)
+            dims = len(size)
+            total = result.new_zeros(*result.shape[:-dims], *size)
             weight = result.new_zeros(*size)
-            places = [(torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[2:]]
+            places = [(torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[-dims:]]
             slopes = [1 - (2 * place - 1).abs() for place in places]
             hat = reduce(lambda hat, slope: hat[..., None] * slope, slopes).to(result.dtype)
         total[part] += result * hat
