@@ -128,8 +128,11 @@ class JointFamiliarity(nn.Module):
 
 
 def pool_maps(maps: Iterable[Tensor]) -> Tensor:
-    """Pool feature maps (B, C_i, H_i, W_i) to their spatial means and deviations, (B, 2 * sum of C_i)."""
-    pooled = [statistic for m in maps for statistic in (m.mean((2, 3)), m.std((2, 3), correction=0))]
+    """Pool feature maps, each (B, C_i, ...), to their spatial means and deviations, (B, 2 * sum of C_i)."""
+    pooled = []
+    for m in maps:
+        space = tuple(range(2, m.ndim))
+        pooled += [m.mean(space), m.std(space, correction=0)]
     return torch.cat(pooled, 1)
 
 

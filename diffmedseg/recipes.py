@@ -63,7 +63,7 @@ _CONDITIONS = {
         "decoder_channels",
         "encoder_depth",
     ),
-    "ResidualUNet": ("size", "dropout"),
+    "ResidualUNet": ("size", "dropout", "spatial_dims"),
 }
 
 
@@ -147,13 +147,15 @@ def recipe(
         encoder_weights: ``imagenet``, a file of weights, or ``none`` for random weights. None for ``imagenet``.
 
     Raises:
-        RecipeError: If a name does not exist (the message suggests similar names), or the model takes no encoder.
+        RecipeError: If a name does not exist (the message suggests similar names), the model takes no encoder, or the
+            model takes volumes and the data set has pictures.
     """
     model_name, model_files = _model_files(model)
     data_path = data_file(data)
     data_name = Path(data_path).stem
     parts = experiments_folder()
     content = read_settings(data_path)
+    _check_volumes(model_name, model_files, data_name, content.get("data", {}))
     folder = find_root(root, data_name, content)
     tags = [*_derived_tags(content.get("data", {}), folder), *content.get("tags", []), data_name]
     family = model_files[0]
@@ -191,6 +193,22 @@ def _model_files(model: str | Path) -> tuple[str, list[Path]]:
         return name, [family]
     families = [family_name for family_name in list_parts("model") if name.startswith(f"{family_name}-")]
     return name, [parts / "model" / f"{max(families, key=len)}.yaml", parts / "member" / f"{name}.yaml"]
+
+
+def _check_volumes(model: str, files: Sequence[Path], data: str, config: Mapping[str, Any]) -> None:
+    """Refuse pictures for a model that learns volumes, which sets the data's ``depth``.
+
+    Raises:
+        RecipeError: Saying what to choose.
+    """
+    from diffmedseg.data.catalogue import may_be_volumes
+
+    depths = [read_settings(path).get("data", {}).get("init_args", {}).get("depth") for path in files]
+    if any(depths) and not may_be_volumes(config):
+        raise RecipeError(
+            f"The model {model} learns volumes, and {data} has pictures: choose a data set of volumes, such as "
+            "brats2015, or a model without -3d."
+        )
 
 
 def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
@@ -281,7 +299,7 @@ def _condition_arguments(network: Mapping[str, Any]) -> dict[str, Any] | None:
     arguments = network["init_args"]
     if arguments.get("architecture", "unet") != "unet":
         return None  # condition networks with an encoder are U-Nets
-    return {key: arguments[key] for key in _CONDITIONS[name]}
+    return {key: arguments[key] for key in _CONDITIONS[name] if key in arguments}
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:

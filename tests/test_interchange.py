@@ -29,6 +29,7 @@ ON_DATA = [
     ("medsegdiff-v2", "brats"),
     ("supervised", "lgg"),
     ("ssn", "brats"),
+    ("medsegdiff-lite-3d", "brats"),
 ]
 WITH_CALLBACKS = [
     *((model, callbacks) for model in WIDE for callbacks in CALLBACKS),
@@ -36,6 +37,7 @@ WITH_CALLBACKS = [
     ("medsegdiff-v2", "crf"),
     ("supervised", "subset_crf"),
     ("ssn", "staple"),
+    ("medsegdiff-lite-3d", "staple"),
 ]
 
 
@@ -81,8 +83,9 @@ def test_models_run_on_every_kind_of_data(model, data, request, tmp_path):
 def test_callbacks_take_models(model, callbacks, tmp_path):
     if "crf" in callbacks:
         pytest.importorskip("pydensecrf")
-    main([*arguments(model, "synthetic", tmp_path), "-c", str(EXPERIMENTS / "callbacks" / f"{callbacks}.yaml")])
-    run = tmp_path / "runs" / f"{model}-synthetic" / "version_0"
+    data = "lgg" if model.endswith("-3d") else "synthetic"
+    main([*arguments(model, data, tmp_path), "-c", str(EXPERIMENTS / "callbacks" / f"{callbacks}.yaml")])
+    run = tmp_path / "runs" / f"{model}-{data}" / "version_0"
     rows = list(csv.DictReader((run / "cases.csv").open()))
     assert {row["dice_unrefined"] == "" for row in rows} == {callbacks == "staple"}
     assert json.loads((run / "metrics.json").read_text())["policy"]["changed_by"]

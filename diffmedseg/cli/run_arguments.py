@@ -72,6 +72,7 @@ def link_facts(parser: LightningArgumentParser) -> None:
     facts = {
         "denoiser.init_args.image_channels": lambda data: len(data.info.image_channels),
         "denoiser.init_args.mask_channels": lambda data: len(data.info.regions),
+        "denoiser.init_args.spatial_dims": lambda data: 3 if data.depth else 2,
         "channels": lambda data: list(data.info.channels),
         "regions": lambda data: list(data.info.regions),
         "nested": lambda data: data.info.nested,

@@ -4,7 +4,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning import LightningDataModule
@@ -21,8 +21,8 @@ from diffmedseg.data.labels.own import OwnLabels
 from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
-from diffmedseg.data.sampler import CaseSampler, TrainingSampler
-from diffmedseg.data.store import EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
+from diffmedseg.data.sampler import CaseSampler, StackSampler, TrainingSampler
+from diffmedseg.data.store import CaseView, EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
 from diffmedseg.keyed_random import keyed_generator
@@ -41,8 +41,8 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
 
     Args:
         image_size: Height and width of the model's grid, or one number for a square.
-        batch_size: Images per training step and process.
-        eval_batch_size: Images per evaluation step and process.
+        batch_size: Images, or volumes for networks of volumes, per training step and process.
+        eval_batch_size: Images per evaluation step and process. Networks of volumes take one case.
         steps_per_epoch: Batches in a training epoch. Validation and checkpoints follow each epoch.
         num_workers: Processes that load data; 0 loads in the main process.
         augment: Augmentation of training batches; None for the standard augmentation, False for none.
@@ -193,6 +193,11 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
 
     serve = RenamedAttribute("configure_targets")
 
+    @property
+    def depth(self) -> int:
+        """Number of slices that are learned together, as a volume; 0 where images are learned one by one."""
+        return 0 if self.info.slice_input is None else self.info.slice_input.depth
+
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -207,10 +212,11 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return steps * draws_per_batch
 
         draws = self.steps_per_epoch * draws_per_batch
+        drawn = TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights)
         return DataLoader(
             TrainingView(store, self.seed, self._regions, self._labelled is None, self.patch, self._all_raters),
-            batch_size=self.batch_size,
-            sampler=TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights),
+            batch_size=self.batch_size * max(self.depth, 1),
+            sampler=StackSampler(drawn, store.cases, self.depth, self.seed) if self.depth else drawn,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,
@@ -224,13 +230,19 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
                 f"{count(len(set(store.cases)), 'case')} of the {split} split cannot be shared by {world_size} "
                 "processes: use fewer devices."
             )
-        return DataLoader(
-            EvaluationView(store, native, self._regions),
-            batch_size=self.eval_batch_size,
-            sampler=CaseSampler(store.cases, rank, world_size),
+        view = self.evaluation_view(split, native)
+        dealt = CaseView(view) if self.depth else view
+        return DataLoader[Any](
+            dealt,
+            batch_size=None if self.depth else self.eval_batch_size,  # a whole case is a batch by itself
+            sampler=CaseSampler(dealt.cases, rank, world_size),
             num_workers=self.num_workers,
             collate_fn=collate,
         )
+
+    def evaluation_view(self, split: Split, native: bool) -> EvaluationView:
+        """Return the items of a split that is set up, as evaluation takes them; see :class:`EvaluationView`."""
+        return EvaluationView(self.stores[split], native, self._regions)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return the validation items, on the model's grid. Settings and checkpoints are chosen on them."""

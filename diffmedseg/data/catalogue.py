@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,12 @@ def several_raters(config: Mapping[str, Any]) -> bool:
     """
     info = _own_info(config)
     return info is not None and info.raters > 1
+
+
+def may_be_volumes(config: Mapping[str, Any]) -> bool:
+    """Whether a data set may have volumes, by its data module; of classes of the user's nothing is known."""
+    make = _FACTS.get(config.get("class_path", ""))
+    return make is None or "depth" in signature(make).parameters
 
 
 def _own_info(config: Mapping[str, Any]) -> DatasetInfo | None:

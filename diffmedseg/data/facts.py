@@ -134,6 +134,7 @@ def brain_info(
     context: int = 0,
     context_distance: float | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    depth: int = 0,
     **_: object,
 ) -> DatasetInfo:
     """Return the facts of volumes. Takes the arguments of ``BrainMRIDataModule``; ignores others.
@@ -146,7 +147,7 @@ def brain_info(
     if unknown := set(ranges or {}) - set(layout.modalities):
         known = ", ".join(layout.modalities)
         raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {known}.")
-    slice_input = SliceInput(context, context_distance, ranges or {})
+    slice_input = SliceInput(context, context_distance, ranges or {}, depth)
     scored = [NORMALISATION] if len(slice_input.ranges) < len(layout.modalities) else []
     ranged = [RANGE_NORMALISATION.format(channel=name, low=low, high=high)
               for name, (low, high) in slice_input.ranges.items()]  # fmt: skip

@@ -71,6 +71,38 @@ class TrainingSampler(Sampler[tuple[int, int]]):
             yield int(order[draw % self.num_items]), draw
 
 
+class StackSampler(Sampler[tuple[int, int]]):
+    """Deals a stack of neighbouring slices, around each item that another sampler draws, for networks of volumes.
+
+    Where in its stack the drawn slice lies is drawn, too, keyed by the draw. All slices of a stack have its draw, so
+    that patches and augmentation are the same for all. Stacks stay within their case; where that has fewer slices, its
+    last one is repeated.
+
+    Args:
+        drawn: Draws the items.
+        cases: The case of each item; items of a case stand together, in the order of their slices.
+        depth: Slices of a stack.
+        seed: Seed of the places.
+    """
+
+    def __init__(self, drawn: TrainingSampler, cases: Sequence[str], depth: int, seed: int = 0) -> None:
+        self.drawn, self.cases, self.depth, self.seed = drawn, cases, depth, seed
+        self._first = {case: index for index, case in reversed([*enumerate(cases)])}
+        self._last = {case: index for index, case in enumerate(cases)}
+
+    def __len__(self) -> int:
+        """Return the number of slices of this process in an epoch."""
+        return len(self.drawn) * self.depth
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (index, draw), stack after stack."""
+        for index, draw in self.drawn:
+            first, last = (ends[self.cases[index]] for ends in (self._first, self._last))
+            above = int(torch.randint(self.depth, (), generator=keyed_generator(self.seed, "stack", draw)))
+            start = max(min(index - above, last - self.depth + 1), first)
+            yield from ((min(one, last), draw) for one in range(start, start + self.depth))
+
+
 class CaseSampler(Sampler[int]):
     """Divides whole cases between processes for evaluation: no duplicates, no padding, items of a case together.
 

@@ -235,7 +235,7 @@ class EvaluationView(Dataset[Item]):
     """
 
     def __init__(self, store: ImageStore, native: bool = True, regions: Sequence[int] | None = None) -> None:
-        self.store, self.native = store, native
+        self.store, self.native, self.cases = store, native, store.cases
         self.regions = slice(None) if regions is None else list(regions)
 
     def __getitem__(self, index: int) -> Item:
@@ -260,6 +260,29 @@ class EvaluationView(Dataset[Item]):
         reference = self.store.reference(index)[:, self.regions]
         native = {"field_of_view": self.store.field_of_view(index), "window": self.store.window(index)}
         return item | {"reference": reference} | native
+
+
+class CaseView(Dataset[list[Item]]):
+    """Whole cases for evaluation: item i holds all items of the i-th case, for networks that take volumes.
+
+    Args:
+        items: The items.
+    """
+
+    def __init__(self, items: EvaluationView) -> None:
+        self.items = items
+        self.cases = list(dict.fromkeys(items.store.cases))
+        self._members: dict[str, list[int]] = {case: [] for case in self.cases}
+        for index, case in enumerate(items.store.cases):
+            self._members[case].append(index)
+
+    def __getitem__(self, index: int) -> list[Item]:
+        """Return the items of a case, in their order."""
+        return [self.items[member] for member in self._members[self.cases[index]]]
+
+    def __len__(self) -> int:
+        """Return the number of cases."""
+        return len(self.cases)
 
 
 def _doubted(store: ImageStore, index: int) -> Item:

@@ -19,14 +19,15 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     """One minus the soft Dice of each mask, smoothed by one pixel so that empty masks have a gradient.
 
     Args:
-        probability: (B, K, H, W), in [0, 1].
+        probability: (B, K, H, W), in [0, 1]; here and below volumes are (B, K, D, H, W).
         mask: (B, K, H, W), in {0, 1}.
 
     Returns:
         Shape (B, K), in [0, 1].
     """
-    intersection = (probability * mask).sum((-2, -1))
-    return 1 - (2 * intersection + 1) / (probability.sum((-2, -1)) + mask.sum((-2, -1)) + 1)
+    space = tuple(range(2, mask.ndim))
+    intersection = (probability * mask).sum(space)
+    return 1 - (2 * intersection + 1) / (probability.sum(space) + mask.sum(space) + 1)
 
 
 def weigh_pixels(values: Tensor, pixels: Tensor | None) -> Tensor:
@@ -63,9 +64,10 @@ def row_dice_loss(
     probability, mask = weigh_pixels(probability, pixels), weigh_pixels(mask, pixels)
     if over != "batch":
         return soft_dice_loss(probability, mask)
-    rows = 1 if weight is None else weight[:, :, None, None]
-    intersection = (rows * probability * mask).sum((0, 2, 3))
-    total = (rows * (probability + mask)).sum((0, 2, 3))
+    space = tuple(range(2, mask.ndim))
+    rows = 1 if weight is None else weight.reshape(*weight.shape, *[1] * len(space))
+    intersection = (rows * probability * mask).sum((0, *space))
+    total = (rows * (probability + mask)).sum((0, *space))
     return (1 - (2 * intersection + 1) / (total + 1)).expand(len(mask), -1)
 
 

@@ -88,7 +88,8 @@ class EncodeGraph(Graph):
     def __init__(self, model: DiffusionSegmenter) -> None:
         super().__init__()
         self.denoiser, self._channels = model.denoiser, len(model.channels)
-        _, rows, columns = model.tiling.parts()[0]
+        _, *sides = model.tiling.parts()[0]
+        rows, columns = sides
         self.size = (rows.stop - rows.start, columns.stop - columns.start)
         leaves, self.structure = pytree.tree_flatten(self.denoiser.encode(*self.example(1, 1)))
         self.inputs, self.outputs = {"image": ("images",)}, [f"condition_{i}" for i in range(len(leaves))]

@@ -92,6 +92,8 @@ def _check_packages() -> None:
 
 def _check_model(model: DiffusionSegmenter, refine: bool) -> None:
     """Refuse what no graph and no OnnxSegmenter would do."""
+    if model.depth:
+        raise ExportError("The model is a network of volumes, and ONNX graphs take images: export one of slices.")
     if refine and model.refinement is not None:
         raise ExportError(
             f"The model refines its masks by {type(model.refinement).__name__}, which is no part of a graph: export "

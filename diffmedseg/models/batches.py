@@ -47,6 +47,11 @@ class BatchedModule(LightningModule):
     #: How noise is alike in the slices of a volume; see :class:`~diffmedseg.models.DiffusionSegmenter`.
     slice_correlation: float | None = None
 
+    @property
+    def depth(self) -> int:
+        """Number of slices that a network of volumes sees at once; 0 where it sees single images."""
+        return 0 if self.slice_input is None else self.slice_input.depth
+
     def noise_keys(self, batch: Batch) -> list[str] | None:
         """Return the keys of the noise: the cases, or None for the content of images that came without names.
 

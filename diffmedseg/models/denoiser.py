@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import register_dataclass
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.models.layers import SpatialDims
 from diffmedseg.models.low_rank_normal import LowRankNormal
 from diffmedseg.models.recommended import Recommended
 
@@ -73,6 +74,9 @@ class Denoiser(Configurable, nn.Module, ABC):
     #: What segmenters take for it where they are told nothing.
     recommended: Recommended = Recommended()
     divisor: int = 1
+    #: 2 for networks of images (B, C, H, W); 3 for networks of volumes (B, C, D, H, W), of which all that is said of
+    #: images holds.
+    spatial_dims: SpatialDims = 2
     #: Whether the condition comes with a mask of its own.
     has_prior: bool = False
 
@@ -150,14 +154,17 @@ class Denoiser(Configurable, nn.Module, ABC):
                 f"The weights are {', '.join(map(str, halves))}; they have to stay float32. For speed: "
                 "--trainer.precision bf16-mixed, in Python torch.autocast around segment()."
             )
-        channels, height, width = image.shape[-3:]
+        channels, *sides = image.shape[1:]
         if channels != self.image_channels:
             raise ValueError(f"The image has {channels} channels; this network was built for {self.image_channels}.")
-        if height % self.divisor or width % self.divisor:
-            fit = [-(-side // self.divisor) * self.divisor for side in (height, width)]
+        if len(sides) != self.spatial_dims:
+            raise ValueError(f"The image has {len(sides)} dimensions; this network was built for {self.spatial_dims}.")
+        if any(side % self.divisor for side in sides):
+            found, fit = (
+                " x ".join(map(str, shape)) for shape in (sides, [-(-s // self.divisor) * self.divisor for s in sides])
+            )
             raise ValueError(
-                f"The image is {height} x {width}; both sides have to be divisible by {self.divisor}: "
-                f"resize or pad it to {fit[0]} x {fit[1]}."
+                f"The image is {found}; all sides have to be divisible by {self.divisor}: resize or pad it to {fit}."
             )
 
 

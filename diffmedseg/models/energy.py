@@ -24,14 +24,15 @@ def soft_distances(a: Tensor, b: Tensor) -> Tensor:
     kernel (the min-max kernel). So the expected energy distance is least where samples have the raters' distribution.
 
     Args:
-        a: (B, N, K, H, W), in [0, 1].
-        b: (B, M, K, H, W), in [0, 1].
+        a: (B, N, K, H, W) or (B, N, K, D, H, W), in [0, 1].
+        b: As many dimensions, with M in place of N.
 
     Returns:
         (B, N, M, K), in [0, 1].
     """
-    common = torch.minimum(a[:, :, None], b[:, None]).sum((-2, -1))
-    union = a.sum((-2, -1))[:, :, None] + b.sum((-2, -1))[:, None] - common
+    space = tuple(range(3 - a.ndim, 0))
+    common = torch.minimum(a[:, :, None], b[:, None]).sum(space)
+    union = a.sum(space)[:, :, None] + b.sum(space)[:, None] - common
     return 1 - (common + _COMMON) / (union + _COMMON)
 
 

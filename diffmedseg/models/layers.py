@@ -1,12 +1,27 @@
-"""Blocks that several denoisers share."""
+"""Blocks that several denoisers share, for images and for volumes."""
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+#: Dimensions that a network works in: 2 for images (B, C, H, W), 3 for volumes (B, C, D, H, W).
+SpatialDims = Literal[2, 3]
+Conv = nn.Conv2d | nn.Conv3d
+AnyConv = TypeVar("AnyConv", nn.Conv2d, nn.Conv3d, nn.Conv2d | nn.Conv3d)
+
+_CONV: dict[SpatialDims, type[Conv]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def conv(
+    dims: SpatialDims, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0
+) -> Conv:
+    """Make a convolution of 2 or 3 dimensions, whose kernel is a square or a cube."""
+    return _CONV[dims](in_channels, out_channels, kernel, stride=stride, padding=padding)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -14,22 +29,35 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)), channels)
 
 
-def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
+def zero_init(module: AnyConv) -> AnyConv:
     """Set a convolution to zero, so that what it ends starts as nothing (Ho et al. 2020, released code)."""
-    nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
 
 
 def layer_norm(m: Tensor) -> Tensor:
-    """Normalise (B, C, H, W) over the channels of each position."""
+    """Normalise (B, C, ...) over the channels of each position."""
     return F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1)
 
 
 def resize(m: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a map (B, C, h, w) bilinearly to (B, C, *size)."""
-    return m if tuple(m.shape[-2:]) == tuple(size) else F.interpolate(m, tuple(size), mode="bilinear")
+    """Resize a map (B, C, h, w) bilinearly, or (B, C, d, h, w) trilinearly, to (B, C, *size)."""
+    return m if tuple(m.shape[2:]) == tuple(size) else F.interpolate(m, tuple(size), mode=linear_mode(m))
+
+
+def linear_mode(m: Tensor) -> str:
+    """Return what linear interpolation of a map (B, C, ...) is called."""
+    return "bilinear" if m.ndim == 4 else "trilinear"
+
+
+def patches_to_channels(m: Tensor, patch: int) -> Tensor:
+    """Turn each patch of a map (B, C, ...), a square or a cube, into the channels of one position."""
+    if m.ndim == 4:
+        return F.pixel_unshuffle(m, patch)
+    split = (part for side in m.shape[2:] for part in (side // patch, patch))
+    return m.reshape(*m.shape[:2], *split).permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 class TimeEmbedding(nn.Module):
@@ -65,23 +93,31 @@ class ResBlock(nn.Module):
         out_channels: Channels that go out.
         time_channels: Length of the time embedding; 0 for a block without time.
         dropout: Probability before the second convolution.
+        dims: Dimensions of the maps.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        time_channels: int = 0,
+        dropout: float = 0.0,
+        dims: SpatialDims = 2,
+    ) -> None:
         super().__init__()
         self.norm_1 = group_norm(in_channels)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = conv(dims, in_channels, out_channels, 3, padding=1)
         self.time = nn.Linear(time_channels, out_channels) if time_channels else None
         self.norm_2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.conv_2 = zero_init(conv(dims, out_channels, out_channels, 3, padding=1))
+        self.skip = conv(dims, in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, H, W), and (B, time_channels) where the block has time, to (B, out_channels, H, W)."""
+        """Map (B, in_channels, ...), and (B, time_channels) where the block has time, to (B, out_channels, ...)."""
         h = self.conv_1(F.silu(self.norm_1(x)))
         if self.time is not None and time is not None:
-            h = h + self.time(F.silu(time))[:, :, None, None]
+            h = h + self.time(F.silu(time)).reshape(*h.shape[:2], *[1] * (h.ndim - 2))
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
         out: Tensor = self.skip(x) + h
         return out
@@ -96,17 +132,24 @@ class Stage(nn.Module):
         blocks: Number of blocks, at least one.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of every block.
+        dims: Dimensions of the maps.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, blocks: int, time_channels: int = 0, dropout: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        time_channels: int = 0,
+        dropout: float = 0.0,
+        dims: SpatialDims = 2,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
-        self.blocks = nn.ModuleList(ResBlock(a, b, time_channels, dropout) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(ResBlock(a, b, time_channels, dropout, dims) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        """Map (B, in_channels, ...) to (B, out_channels, ...)."""
         for block in self.blocks:
             x = block(x, time)
         return x
@@ -117,21 +160,22 @@ class SelfAttention(nn.Module):
 
     Args:
         channels: Channels in and out; heads have 32 each.
+        dims: Dimensions of the maps.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dims: SpatialDims = 2) -> None:
         super().__init__()
         self.heads = max(channels // 32, 1)
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+        self.qkv = conv(dims, channels, 3 * channels, 1)
+        self.out = zero_init(conv(dims, channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        b, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H * W, C / heads)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, height, width)
+        """Map (B, C, ...) to the same shape."""
+        b, c, *size = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, math.prod(size))
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, positions, C / heads)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, *size)
         out: Tensor = x + self.out(h)
         return out
 
@@ -143,16 +187,17 @@ class Bottleneck(nn.Module):
         channels: Channels in and out.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
+        dims: Dimensions of the maps.
     """
 
-    def __init__(self, channels: int, time_channels: int = 0, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, time_channels: int = 0, dropout: float = 0.0, dims: SpatialDims = 2) -> None:
         super().__init__()
-        self.block_1 = ResBlock(channels, channels, time_channels, dropout)
-        self.attention = SelfAttention(channels)
-        self.block_2 = ResBlock(channels, channels, time_channels, dropout)
+        self.block_1 = ResBlock(channels, channels, time_channels, dropout, dims)
+        self.attention = SelfAttention(channels, dims)
+        self.block_2 = ResBlock(channels, channels, time_channels, dropout, dims)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
+        """Map (B, C, ...) to the same shape."""
         out: Tensor = self.block_2(self.attention(self.block_1(x, time)), time)
         return out
 
@@ -166,17 +211,24 @@ class LastStage(nn.Module):
         blocks: Number of blocks.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
+        dims: Dimensions of the maps.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, blocks: int, time_channels: int = 0, dropout: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        time_channels: int = 0,
+        dropout: float = 0.0,
+        dims: SpatialDims = 2,
     ) -> None:
         super().__init__()
-        self.down = downsample(in_channels)
-        self.stage = Stage(in_channels, out_channels, blocks, time_channels, dropout)
+        self.down = downsample(in_channels, dims)
+        self.stage = Stage(in_channels, out_channels, blocks, time_channels, dropout, dims)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, H, W) to (B, out_channels, H / 2, W / 2)."""
+        """Map (B, in_channels, ...) to (B, out_channels, ...) of half the sides."""
         out: Tensor = self.stage(self.down(x), time)
         return out
 
@@ -191,6 +243,7 @@ class UNetDecoder(nn.Module):
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
         deepest: Channels of the map that it starts from; None for those of the coarsest level.
+        dims: Dimensions of the maps.
     """
 
     def __init__(
@@ -201,39 +254,41 @@ class UNetDecoder(nn.Module):
         time_channels: int = 0,
         dropout: float = 0.0,
         deepest: int | None = None,
+        dims: SpatialDims = 2,
     ) -> None:
         super().__init__()
         above = [*widths[1:], deepest or widths[-1]]
         self.stages = nn.ModuleList(
-            Stage(up + width, width, blocks, time_channels, dropout) for up, width in zip(above, widths, strict=True)
+            Stage(up + width, width, blocks, time_channels, dropout, dims)
+            for up, width in zip(above, widths, strict=True)
         )
         self.head = nn.Sequential(
-            group_norm(widths[0]), nn.SiLU(), zero_init(nn.Conv2d(widths[0], out_channels, 3, padding=1))
+            group_norm(widths[0]), nn.SiLU(), zero_init(conv(dims, widths[0], out_channels, 3, padding=1))
         )
 
     def forward(self, x: Tensor, skips: Sequence[Tensor], time: Tensor | None = None) -> Tensor:
         """Decode.
 
         Args:
-            x: The deepest map, (B, deepest, h, w), at the coarsest skip's resolution or below.
-            skips: The encoder's maps, (B, widths[i], H / 2^i, W / 2^i), from fine to coarse.
+            x: The deepest map, (B, deepest, ...), at the coarsest skip's resolution or below.
+            skips: The encoder's maps, (B, widths[i], ...), from fine to coarse: each has half the sides of the last.
             time: (B, time_channels) where the blocks have time.
 
         Returns:
-            (B, out_channels, H, W).
+            (B, out_channels, ...), as large as the finest.
         """
         out: Tensor = self.head(self.finest(x, skips, time))
         return out
 
     def finest(self, x: Tensor, skips: Sequence[Tensor], time: Tensor | None = None) -> Tensor:
-        """Decode as far as the last map before the head, (B, widths[0], H, W)."""
+        """Decode as far as the last map before the head, (B, widths[0], ...)."""
         for stage, skip in zip(reversed(self.stages), reversed(skips), strict=True):
-            if x.shape[-2:] != skip.shape[-2:]:
-                x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
+            if x.shape[2:] != skip.shape[2:]:
+                x = F.interpolate(x, size=skip.shape[2:], mode="nearest")
             x = stage(torch.cat([x, skip], 1), time)
         return x
 
 
-def downsample(in_channels: int) -> nn.Conv2d:
+def downsample(in_channels: int, dims: SpatialDims = 2) -> Conv:
     """Halve the resolution by a strided convolution."""
-    return nn.Conv2d(in_channels, in_channels, 3, stride=2, padding=1)
+    return conv(dims, in_channels, in_channels, 3, stride=2, padding=1)

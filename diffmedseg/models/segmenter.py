@@ -25,6 +25,7 @@ from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.models.stacks import as_volume, cut_slices, join_batch, volumes_of
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.targets import sure_part
 from diffmedseg.models.tiling import Tiling, Window
@@ -143,6 +144,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         regions = _names("region", denoiser.mask_channels, _REGIONS) if regions is None else regions
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.slice_input = slice_input
+        _check_depth(denoiser, self.depth)
         shown = self.image_channels
         if (denoiser.image_channels, denoiser.mask_channels) != (len(shown), len(regions)):
             raise ValueError(
@@ -160,7 +162,8 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             views_of(augmentation)
         self.encoder_lr, self.tta, self.fitted_tta = encoder_lr, tta, fitted_tta
         self.slice_correlation = check_slice_correlation(slice_correlation)
-        self.denoiser = denoiser.to(memory_format=torch.channels_last) if channels_last else denoiser
+        self._last = torch.channels_last_3d if self.depth else torch.channels_last
+        self.denoiser = denoiser.to(memory_format=self._last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.fusion = fusion or MeanFusion()
         self.threshold, self.calibration = threshold, calibration
@@ -172,7 +175,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         self.seed, self.pixels_per_pass, self.channels_last = seed, pixels_per_pass, channels_last
         self.val_dice, self.val_score = Dice(), ValidationScore()
         self.test_dice = torch.nn.ModuleList(Dice() for _ in self.regions)
-        self.tiling = Tiling(self.image_size, denoiser.divisor)
+        self.tiling = Tiling(self.image_size, denoiser.divisor, self.depth)
         sampling = ("num_samples", "num_steps", "val_num_samples", "val_num_steps")
         settled = (*sampling, "channels", "regions", "fusion", "refinement")
         self._settle(**{name: getattr(self, name) for name in settled})
@@ -188,12 +191,13 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         """Draw samples for images.
 
         Args:
-            image: (B, C, H, W), in [-1, 1], on the model's grid.
+            image: (B, C, H, W), in [-1, 1], on the model's grid; (1, C, D, H, W) where the network takes volumes.
             generators: B lists of S generators, one per sample: the only source of randomness.
             num_steps: Network evaluations per sample.
 
         Returns:
-            Samples (B, S, K, H, W), float32, and the condition network's own mask where there is one.
+            Samples (B, S, K, ...), float32, of the image's sides, and the condition network's own mask where there is
+            one.
         """
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
@@ -236,14 +240,15 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         """Return what the familiarity of images follows from: means and deviations of the network's maps.
 
         Args:
-            image: (B, C, H, W), in [-1, 1], on the model's grid.
+            image: (B, C, H, W), in [-1, 1], on the model's grid; the slices of one volume where the network takes such.
 
         Returns:
             (B, F), float32; the mean over the windows that the network sees. None where the network gives no maps.
         """
+        shown = as_volume(image, self.depth) if self.depth else image
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 they would be others
-            parts = [self.denoiser.image_maps(self._memory_format(image[part])) for part in self.tiling.parts()]
-            return torch.stack([pool_maps(maps) for maps in parts]).mean(0) if parts[0] else None
+            parts = [self.denoiser.image_maps(self._memory_format(shown[part])) for part in self._parts(shown)]
+            return torch.stack([pool_maps(maps) for maps in parts]).mean(0).expand(len(image), -1) if parts[0] else None
 
     @property
     def title(self) -> str:
@@ -289,7 +294,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
                     for i, view in enumerate(views)
                 ]
             )
-            features = None if self.familiarity is None else self._features_of(image, samples[:: len(views)])
+            features = None if self.familiarity is None else self._features_of(image, keys, samples[:: len(views)])
         finally:
             for module, mode in modes:  # parts that were frozen stay so
                 module.training = mode
@@ -300,21 +305,33 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
     ) -> Drawn:
         """Draw samples of images that are flipped along axes, and flip them back."""
         flipped, chunks = flip(image, axes), []
-        for some in self._chunks(len(image), len(samples)):
-            generators = sample_generators(seed, keys[some], samples)
-            chunks.append(self.draw_samples(self._memory_format(flipped[some]), generators, num_steps))
+        for some in self._chunks(keys, len(samples)):
+            shown, own = flipped[some], keys[some]
+            if self.depth:
+                generators = sample_generators(seed, own[:1], samples)
+                drawn = self.draw_samples(self._memory_format(as_volume(shown, self.depth)), generators, num_steps)
+                chunks.append(drawn.each(partial(cut_slices, number=len(own))))
+            else:
+                generators = sample_generators(seed, own, samples)
+                chunks.append(self.draw_samples(self._memory_format(shown), generators, num_steps))
         return Drawn.cat(chunks).each(partial(flip, axes=axes))
 
-    def _features_of(self, image: Tensor, samples: range) -> Tensor | None:
+    def _features_of(self, image: Tensor, keys: Sequence[str], samples: range) -> Tensor | None:
         """Return the features of images, chunk by chunk; see :meth:`features`."""
-        chunks = [self.features(self._memory_format(image[some])) for some in self._chunks(len(image), len(samples))]
+        chunks = [self.features(image[some]) for some in self._chunks(keys, len(samples))]
         there = [chunk for chunk in chunks if chunk is not None]
         return torch.cat(there) if there else None
 
-    def _chunks(self, images: int, samples: int) -> list[slice]:
-        """Return parts of a batch whose samples fit the memory budget together."""
+    def _chunks(self, keys: Sequence[str], samples: int) -> list[slice]:
+        """Return parts of a batch: a volume each, or images whose samples fit the memory budget together."""
+        if self.depth:
+            return volumes_of(keys)
         per_pass = max(self._rows_per_pass() // samples, 1)
-        return [slice(first, first + per_pass) for first in range(0, images, per_pass)]
+        return [slice(first, first + per_pass) for first in range(0, len(keys), per_pass)]
+
+    def _parts(self, image: Tensor) -> list[Window]:
+        """Return what the network sees at once of images (B, C, H, W) or volumes (B, C, D, H, W)."""
+        return self.tiling.parts(image.shape[2] if self.depth else None)
 
     def fuse_plainly(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse and refine what was drawn; see the base class."""
@@ -340,11 +357,11 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         own = weights.sum(0, keepdim=True) * self.prior_share / (1 - self.prior_share)
         return torch.cat([samples, prior[:, None]], 1), torch.cat([weights, own])
 
-    def _rows_per_pass(self) -> int:
-        return max(self.pixels_per_pass // math.prod(self.image_size), 1)
+    def _rows_per_pass(self, size: Sequence[int] | None = None) -> int:
+        return max(self.pixels_per_pass // math.prod(size or self.image_size), 1)
 
     def _memory_format(self, image: Tensor) -> Tensor:
-        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+        return image.contiguous(memory_format=self._last) if self.channels_last else image
 
     # Lightning.
 
@@ -361,8 +378,9 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""
         self._fit_to_grid(batch)
-        batch["image"] = self._memory_format(batch["image"])
         self.tiling.remember((int(batch["image"].shape[-2]), int(batch["image"].shape[-1])))
+        batch = join_batch(batch, self.depth) if self.depth else batch
+        batch["image"] = self._memory_format(batch["image"])
         loss = self.training_loss(batch)
         self.log_training("train/loss", loss, batch, prog_bar=True)
         return loss
@@ -436,6 +454,26 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"},
         }
+
+
+def _check_depth(denoiser: Denoiser, depth: int) -> None:
+    """Refuse slices for a network of volumes, the reverse, and volumes that the network cannot take.
+
+    Raises:
+        ValueError: Saying what to set.
+    """
+    name = type(denoiser).__name__
+    if depth and denoiser.spatial_dims == 2:
+        raise ValueError(
+            f"{name} takes single slices, and the data gives volumes of {depth} slices: set data.depth to 0. Networks "
+            "of volumes are MedSegDiffLite and ResidualUNet without an encoder."
+        )
+    if denoiser.spatial_dims == 3 and not depth:
+        raise ValueError(
+            f"{name} was built for volumes, and the data gives single slices: set data.depth, such as to 32."
+        )
+    if depth % denoiser.divisor:
+        raise ValueError(f"depth is {depth}; {name} takes multiples of {denoiser.divisor}.")
 
 
 def sample_generators(seed: int, keys: Sequence[str], samples: range) -> Generators:

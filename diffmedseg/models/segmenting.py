@@ -144,13 +144,15 @@ class Segmenter(BatchedModule, ABC):
             num_samples: S; None for the model's own, or one for each member and view where that is more.
             num_steps: Network evaluations per sample; None for the model's own.
             seed: Seed of the noise; None for the model's own.
-            keys: One key per image for its noise; None for a key made from the image's content.
+            keys: One key per image for its noise; None for a key made from the image's content. A network of volumes
+                takes images next to each other that have one key for the slices of one volume.
             tta: Test-time augmentation. ``flips`` deals the S samples in turn to four views of the image: as it is, and
                 flipped left-right, up-down and both. They are flipped back. This costs as many samples as before, and
                 four encodings of the image in place of one. None for the model's own.
             spacing: Distance of slices, rows and columns in mm, where the images are all slices of one volume, in their
                 order. Then all have one key, so that a sample is one volume, and :meth:`Segmentation.volume_ml` knows
-                the size of a voxel. The model's ``slice_correlation`` says how alike their noise is.
+                the size of a voxel. The model's ``slice_correlation`` says how alike their noise is. A network of
+                volumes always takes images without keys for one volume.
 
         Raises:
             ValueError: If the image does not fit the model, there are fewer samples than members and views, or
@@ -220,7 +222,8 @@ class Segmenter(BatchedModule, ABC):
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
             keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
-            keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys) if spacing else keys
+            if spacing or self.depth:
+                keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys)
         if spacing is not None:
             keys = slice_keys(keys[0], range(len(keys)), spacing[0], self.slice_correlation)
         if len(keys) != len(image):

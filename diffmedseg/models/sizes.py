@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from diffmedseg.models.layers import Bottleneck, LastStage, Stage, UNetDecoder, downsample
+from diffmedseg.models.layers import Bottleneck, LastStage, SpatialDims, Stage, UNetDecoder, downsample
 
 Size = Literal["tiny", "base", "paper"]
 #: Sizes of MedSegDiff-V1 and of its trunk trained directly.
@@ -42,26 +42,27 @@ class SizeSpec:
         """Channels of the deepest map."""
         return self.widths[-1] if self.last is None else self.last[0]
 
-    def stages(self, time_channels: int, dropout: float) -> nn.ModuleList:
+    def stages(self, time_channels: int, dropout: float, dims: SpatialDims = 2) -> nn.ModuleList:
         """Make the stages of an encoder, whose blocks have time unless ``time_channels`` is 0."""
         before, blocks = (self.widths[0], *self.widths[:-1]), self.encoder_blocks or (self.blocks,) * len(self.widths)
         return nn.ModuleList(
-            Stage(a, b, count, time_channels, dropout) for a, b, count in zip(before, self.widths, blocks, strict=True)
+            Stage(a, b, count, time_channels, dropout, dims)
+            for a, b, count in zip(before, self.widths, blocks, strict=True)
         )
 
-    def downsamplings(self) -> nn.ModuleList:
+    def downsamplings(self, dims: SpatialDims = 2) -> nn.ModuleList:
         """Make what lies between the stages of an encoder."""
-        return nn.ModuleList(downsample(width) for width in self.widths[:-1])
+        return nn.ModuleList(downsample(width, dims) for width in self.widths[:-1])
 
-    def bottleneck(self, time_channels: int, dropout: float) -> nn.Module:
+    def bottleneck(self, time_channels: int, dropout: float, dims: SpatialDims = 2) -> nn.Module:
         """Make what comes after the encoders."""
         if self.last is None:
-            return Bottleneck(self.widths[-1], time_channels, dropout)
-        return LastStage(self.widths[-1], *self.last, time_channels, dropout)
+            return Bottleneck(self.widths[-1], time_channels, dropout, dims)
+        return LastStage(self.widths[-1], *self.last, time_channels, dropout, dims)
 
-    def decoder(self, out_channels: int, time_channels: int, dropout: float) -> UNetDecoder:
+    def decoder(self, out_channels: int, time_channels: int, dropout: float, dims: SpatialDims = 2) -> UNetDecoder:
         """Make the decoder."""
-        return UNetDecoder(self.widths, out_channels, self.blocks, time_channels, dropout, self.deepest)
+        return UNetDecoder(self.widths, out_channels, self.blocks, time_channels, dropout, self.deepest, dims)
 
 
 SIZES: dict[TrunkSize, SizeSpec] = {

@@ -66,13 +66,13 @@ def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
         raters: Whose masks. Of all raters, each image counts alike, however many it has.
         skip_empty: Whether empty masks have no weight.
     """
-    pixels = sure_pixels(batch)
-    own = _filled(weigh_pixels(batch["mask"], pixels))
+    pixels, dims = sure_pixels(batch), batch["image"].ndim - 2
+    own = _filled(weigh_pixels(batch["mask"], pixels), dims)
     weight = own if skip_empty else None
     if raters == "one" and "raters" not in batch:
         return _with_unsure(Targets(batch["mask"], weight, own), pixels)
     mask, valid = batch["raters"], batch["rater_valid"].float()[..., None]
-    filled = _filled(hide_unsure(mask, batch))
+    filled = _filled(hide_unsure(mask, batch), dims)
     share = valid / valid.sum(1, keepdim=True)
     present = (share * filled).sum(1)
     if raters == "one":
@@ -119,6 +119,6 @@ def _with_unsure(targets: Targets, pixels: Tensor | None) -> Targets:
     return replace(targets, mask=mask, pixels=pixels, known=known)
 
 
-def _filled(mask: Tensor) -> Tensor:
-    """Return whether masks (..., H, W) have any foreground, float."""
-    return mask.flatten(-2).any(-1).float()
+def _filled(mask: Tensor, dims: int) -> Tensor:
+    """Return whether masks have any foreground in their last dimensions, float."""
+    return mask.flatten(-dims).any(-1).float()

@@ -1,26 +1,33 @@
-"""Windows of an image, for networks that see no more at once."""
+"""Windows of an image or a volume, for networks that see no more at once."""
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import product
 from types import EllipsisType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-#: Index of a window of (..., H, W).
-Window = tuple[EllipsisType, slice, slice]
+#: Index of a window of (..., H, W), or of (..., D, H, W).
+Window = tuple[EllipsisType, *tuple[slice, ...]]
 
 
-def windows(size: tuple[int, int], window: int) -> list[Window]:
-    """Cover an image by windows that overlap by half or more.
+def windows(size: Sequence[int], window: int | Sequence[int]) -> list[Window]:
+    """Cover an image or a volume by windows that overlap by half or more.
 
     Args:
-        size: Height and width of the image.
-        window: Height and width of the windows; where the image is smaller, its own. 0 for the whole image.
+        size: Its sides.
+        window: The side of the windows, or one for each dimension; where the image is smaller, its own. 0 for the whole
+            side.
     """
-    height, width = (min(window or side, side) for side in size)
-    rows, columns = _starts(size[0], height), _starts(size[1], width)
-    return [(..., slice(top, top + height), slice(left, left + width)) for top in rows for left in columns]
+    each = [window] * len(size) if isinstance(window, int) else window
+    sides = [min(wanted or side, side) for wanted, side in zip(each, size, strict=True)]
+    starts = (_starts(length, side) for length, side in zip(size, sides, strict=True))
+    return [
+        (..., *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
+        for corner in product(*starts)
+    ]
 
 
 def _starts(length: int, window: int) -> list[int]:
@@ -30,16 +37,16 @@ def _starts(length: int, window: int) -> list[int]:
     return [round(i * (length - window) / steps) for i in range(steps + 1)]
 
 
-def blend(parts: Sequence[Window], results: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+def blend(parts: Sequence[Window], results: Iterable[Tensor], size: Sequence[int]) -> Tensor:
     """Put together what was found in windows, each weighing most in its middle.
 
     Args:
         parts: The windows, of :func:`windows`.
-        results: What was found in each, (B, C, h, w).
-        size: Height and width of the image.
+        results: What was found in each, (..., h, w) or (..., d, h, w).
+        size: The sides of the image or volume.
 
     Returns:
-        (B, C, H, W).
+        (..., *size).
     """
     if len(parts) == 1:
         [only] = results
@@ -47,10 +54,12 @@ def blend(parts: Sequence[Window], results: Iterable[Tensor], size: tuple[int, i
     total = weight = torch.zeros(())
     for number, (part, result) in enumerate(zip(parts, results, strict=True)):
         if number == 0:
-            total = result.new_zeros(*result.shape[:-2], *size)
-            weight = result.new_zeros(size)
-            rows, columns = ((torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[-2:])
-            hat = ((1 - (2 * rows - 1).abs())[:, None] * (1 - (2 * columns - 1).abs())).to(result.dtype)
+            dims = len(size)
+            total = result.new_zeros(*result.shape[:-dims], *size)
+            weight = result.new_zeros(*size)
+            places = [(torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[-dims:]]
+            slopes = [1 - (2 * place - 1).abs() for place in places]
+            hat = reduce(lambda hat, slope: hat[..., None] * slope, slopes).to(result.dtype)
         total[part] += result * hat
         weight[part] += hat
     return total / weight
@@ -62,13 +71,14 @@ class Tiling(nn.Module):
     Args:
         image_size: Height and width of the model's grid.
         divisor: Of sides that the network takes.
+        depth: Slices of the volumes that a network of volumes sees at once; 0 for networks of images.
     """
 
     crop: Tensor  # height and width of training's crops, in pixels; 0 for whole images
 
-    def __init__(self, image_size: tuple[int, int], divisor: int) -> None:
+    def __init__(self, image_size: tuple[int, int], divisor: int, depth: int = 0) -> None:
         super().__init__()
-        self.image_size, self.divisor = image_size, divisor
+        self.image_size, self.divisor, self.depth = image_size, divisor, depth
         self.register_buffer("crop", torch.tensor(0))
         self.register_load_state_dict_pre_hook(_saw_whole_images)  # type: ignore[no-untyped-call]  # of torch
 
@@ -90,9 +100,16 @@ class Tiling(nn.Module):
             )
         self.crop.fill_(0 if size == self.image_size else size[-1])
 
-    def parts(self) -> list[Window]:
-        """Return what the network sees at once of an image on the model's grid, part by part."""
-        return windows(self.image_size, int(self.crop))
+    def parts(self, slices: int | None = None) -> list[Window]:
+        """Return what the network sees at once of an image on the model's grid, part by part.
+
+        Args:
+            slices: Number of slices of a volume on the model's grid; None for an image.
+        """
+        crop = int(self.crop)
+        if slices is None:
+            return windows(self.image_size, crop)
+        return windows((slices, *self.image_size), (self.depth, crop, crop))
 
 
 def _saw_whole_images(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:

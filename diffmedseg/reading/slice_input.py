@@ -13,11 +13,13 @@ class SliceInput:
         distance: Distance of these slices in mm; None for the next ones, whatever their distance.
         ranges: By channel, the stored values that become -1 and 1, such as Hounsfield units. Other channels are
             z-scored over the brain.
+        depth: Number of slices that a network of volumes sees at once; 0 for networks of slices.
     """
 
     context: int = 0
     distance: float | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    depth: int = 0
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
@@ -25,6 +27,14 @@ class SliceInput:
             raise ValueError(f"context is {self.context}; expected the number of slices on each side, at least 0.")
         if self.distance is not None and not self.distance > 0:
             raise ValueError(f"context_distance is {self.distance}; expected mm above 0, or null for the next slices.")
+        if self.depth < 0:
+            raise ValueError(
+                f"depth is {self.depth}; expected the number of slices seen at once, or 0 for single ones."
+            )
+        if self.depth and self.context:
+            raise ValueError(
+                f"A network of volumes sees {self.depth} slices at once: set context to 0, not {self.context}."
+            )
         for channel, (low, high) in self.ranges.items():
             if not low < high:
                 raise ValueError(f"The range of {channel} is {low:g}, {high:g}; the first has to be below the second.")
@@ -34,7 +44,7 @@ class SliceInput:
     @property
     def is_plain(self) -> bool:
         """Whether slices are shown one by one, and every channel is z-scored."""
-        return not self.context and not self.ranges
+        return not self.context and not self.ranges and not self.depth
 
     def ranges_of(self, channels: Sequence[str]) -> dict[int, tuple[float, float]]:
         """Return the ranges by the number of their channel."""
@@ -57,3 +67,8 @@ class SliceInput:
 
     def _offsets(self) -> list[int]:
         return [0, *(sign * far for far in range(1, self.context + 1) for sign in (-1, 1))]
+
+
+def without_gaps(numbers: Sequence[int]) -> list[int]:
+    """Return all numbers from the first to the last: a network of volumes sees neighbours where they are."""
+    return list(range(numbers[0], numbers[-1] + 1)) if numbers else []

@@ -93,7 +93,7 @@ class Batcher:
     def _gather(self, first: _Job, waiting: list[_Job]) -> tuple[list[_Job], list[_Job], bool]:
         """Return what is drawn together with a job, what has to wait, and whether the end was announced."""
         batch, left, ended, due = [first], list(waiting), False, monotonic() + self._wait
-        if len(first.images) > 1:  # the slices of a volume are a batch already
+        if len(first.images) > 1 or self._model.depth:  # the slices of a volume are a batch already
             return batch, left, ended
         for job in waiting:
             if len(batch) < self._most and _fits(job, first):

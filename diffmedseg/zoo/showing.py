@@ -60,14 +60,15 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
 
 
 def _segmented(model: DiffusionSegmenter, data: SegmentationDataModule, case: str) -> Example:
-    """Segment the slice of a case to show."""
-    view = data.test_dataloader().dataset
+    """Segment the slice of a case to show; a network of volumes segments the whole case."""
+    view = data.evaluation_view("test", native=True)
     items = [view[index] for index, name in enumerate(data.stores["test"].cases) if name == case]
     areas = [int(item["raters"].sum()) for item in items]
-    found = []
-    for item in (item for item, area in zip(items, areas, strict=True) if area == max(areas)):
-        batch = data.on_after_batch_transfer(collate([item]), 0)
-        found.append(example_of(batch, model.segment(batch["image"], keys=batch["case"]), 0, model.threshold))
+    largest, found = [i for i, area in enumerate(areas) if area == max(areas)], []
+    for group, shown in [(items, largest)] if model.depth else [([items[i]], [0]) for i in largest]:
+        batch = data.on_after_batch_transfer(collate(group), 0)
+        result = model.segment(batch["image"], keys=batch["case"])
+        found += [example_of(batch, result, i, model.threshold) for i in shown]
     return max(found, key=lambda example: int(example.mask.sum()))
 
 

@@ -49,7 +49,7 @@ def validation_images(model: DiffusionSegmenter, data: SegmentationDataModule) -
     data.prepare_data()
     data.setup("validate")
     data.configure_targets((), model.regions)
-    view, count = data.val_dataloader().dataset, len(data.stores["val"].cases)
+    view, count = data.evaluation_view("val", native=False), len(data.stores["val"].cases)
     searched = min(count, _SEARCHED)
     order = [(i * count) // searched for i in range(searched)]
     stride = max(searched // IMAGES, 1)

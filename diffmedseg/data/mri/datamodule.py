@@ -22,7 +22,7 @@ from diffmedseg.data.source import Source
 from diffmedseg.data.store import spread
 from diffmedseg.errors import DataError
 from diffmedseg.reading.grid import Grid
-from diffmedseg.reading.slice_input import SliceInput
+from diffmedseg.reading.slice_input import SliceInput, without_gaps
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         ranges: By modality, the stored values that become -1 and 1, such as the Hounsfield units of CT. None z-scores
             all modalities over the brain.
         ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
+        depth: Number of neighbouring slices that a 3-D network learns together, and sees at once of a volume that it
+            segments, such as 32; 0 for networks of slices.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -65,12 +67,13 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         context_distance: float | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         ignore: int | None = None,
+        depth: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
-        self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges)
+        self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges, depth)
         self.slice_input, self.ignore = self.info.slice_input or SliceInput(), ignore
         self.allowed = {value for values in labels.values() for value in values}
         if ignore in self.allowed:
@@ -160,7 +163,8 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         for name, folder in folders.items():
             case = open_case(folder)
             wanted = {"all": np.ones_like(case.brain), "brain": case.brain, "tumour": case.tumour}
-            slices[name] = np.flatnonzero(wanted[self.train_slices if split == "train" else "brain"]).tolist()
+            found = np.flatnonzero(wanted[self.train_slices if split == "train" else "brain"]).tolist()
+            slices[name] = without_gaps(found) if self.depth else found
         if not any(slices.values()):
             raise DataError(
                 f"{self.info.title}: no slice of the {split} cases has a tumour. Set train_slices to brain."

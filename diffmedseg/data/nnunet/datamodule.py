@@ -51,6 +51,8 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         empty_weight: How often a slice without a label is drawn for each draw of one with.
         context: Number of neighbouring slices on each side that are shown with a slice (2.5-D).
         context_distance: Distance of these slices in mm; None for the next ones.
+        depth: Number of neighbouring slices that a 3-D network learns together, and sees at once; 0 for networks of
+            slices.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -68,12 +70,15 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         empty_weight: float = 1.0,
         context: int = 0,
         context_distance: float | None = None,
+        depth: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         self.splits_final = self.root / SPLITS_FINAL if splits_final is None else expand_home(splits_final)
         self._named_splits = splits_final is not None
-        self.info = nnunet_info(root, source, modalities, regions, case, context, context_distance, ranges, range)
+        self.info = nnunet_info(
+            root, source, modalities, regions, case, context, context_distance, ranges, range, depth
+        )
         self._reader: BrainMRIDataModule | PictureDataModule | None = None
         description = find_description(self.root)
         if description is None:
@@ -82,8 +87,9 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         shared = {**kwargs, "splits": None, "regions": regions}
         source = source_of(description, source)
         if isinstance(self._layout, NnUNetPictures):
-            if context:
-                raise ValueError(f"context is {context}, and {description.root} holds 2-D pictures: set it to 0.")
+            for name, slices in (("context", context), ("depth", depth)):
+                if slices:
+                    raise ValueError(f"{name} is {slices}, and {description.root} holds 2-D pictures: set it to 0.")
             self._reader = PictureDataModule(
                 root, source, self._layout, nested=description.nested, grey=len(description.channels) == 1, range=range,
                 **shared,
@@ -91,7 +97,7 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         else:
             self._reader = BrainMRIDataModule(
                 root, source, self._layout, description.labels, train_slices=train_slices, empty_weight=empty_weight,
-                context=context, context_distance=context_distance, ignore=description.ignore,
+                context=context, context_distance=context_distance, ignore=description.ignore, depth=depth,
                 ranges=self._measure(description, self._layout, ranges or {}), **shared,
             )  # fmt: skip
         self.info = self._reader.info

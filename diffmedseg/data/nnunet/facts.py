@@ -59,6 +59,7 @@ def nnunet_info(
     context_distance: float | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     range: tuple[float, float] | None = None,
+    depth: int = 0,
     **_: object,
 ) -> DatasetInfo:
     """Return the facts of a raw data set; arguments as of ``NnUNetDataModule``, others are ignored.
@@ -73,9 +74,10 @@ def nnunet_info(
 
     description = find_description(expand_home(root))
     if description is None:
-        return brain_info(source, NnUNetVolumes(["image"], case), {"foreground": [1]}, None, context, context_distance)
+        volumes = NnUNetVolumes(["image"], case)
+        return brain_info(source, volumes, {"foreground": [1]}, None, context, context_distance, depth=depth)
     layout, source = nnunet_layout(description, case, modalities), source_of(description, source)
     if isinstance(layout, NnUNetPictures):
         grey = len(description.channels) == 1
         return picture_info(source, layout, root, description.nested, grey=grey, range=range, regions=regions)
-    return brain_info(source, layout, description.labels, regions, context, context_distance, ranges)
+    return brain_info(source, layout, description.labels, regions, context, context_distance, ranges, depth)

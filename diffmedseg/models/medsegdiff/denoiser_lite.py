@@ -16,7 +16,19 @@ from torch import Tensor, nn
 
 from diffmedseg.errors import unknown
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser, nested_axes, repeat_for_samples
-from diffmedseg.models.layers import ResBlock, TimeEmbedding, downsample, group_norm, layer_norm, resize, zero_init
+from diffmedseg.models.layers import (
+    ResBlock,
+    SpatialDims,
+    TimeEmbedding,
+    conv,
+    downsample,
+    group_norm,
+    layer_norm,
+    linear_mode,
+    patches_to_channels,
+    resize,
+    zero_init,
+)
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 from diffmedseg.models.presence import PresenceHead
 from diffmedseg.models.recommended import Recommended
@@ -110,6 +122,9 @@ class MedSegDiffLite(Denoiser):
             not empty, and so never has to average a shape with nothing.
         condition_frozen: Whether the condition network keeps its weights while the rest is trained, such as those of a
             supervised baseline that training starts from.
+        spatial_dims: 2 for images. 3 for volumes: patches are then of 4 x 4 x 4 voxels, and have to be
+            ``interpolated``. A network of volumes has no encoder, FF-Parser, dynamic encoding, sampled prior or
+            presence head.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -143,6 +158,7 @@ class MedSegDiffLite(Denoiser):
         presence: bool = False,
         encoder_depth: int = ENCODER_DEPTH,
         condition_frozen: bool = False,
+        spatial_dims: SpatialDims = 2,
     ) -> None:
         super().__init__(image_channels, mask_channels)
         if patches not in get_args(Patches):
@@ -151,12 +167,18 @@ class MedSegDiffLite(Denoiser):
             raise ValueError(unknown("prior", prior, ["mean", "samples"]))
         if prior == "samples" and not residual:
             raise ValueError("prior is samples, to which the step network's output is added: set residual to true.")
+        planar = patches != "interpolated" or ff_parser or dynamic_encoding or prior == "samples" or presence
+        if spatial_dims == 3 and planar:
+            raise ValueError(
+                "A network of volumes interpolates its patches and has no further parts: set patches to interpolated "
+                "and prior to mean, and leave ff_parser, dynamic_encoding and presence out."
+            )
         spec, patch = LITE_SIZES[size], self.patch
-        self.residual = residual
+        self.residual, self.spatial_dims = residual, spatial_dims
         self.condition = condition_network(
             image_channels, mask_channels, size, dropout,
             encoder, encoder_weights, encoder_mean, encoder_std, encoder_frozen_norm, decoder_channels,
-            encoder_depth,
+            encoder_depth, spatial_dims,
         )  # fmt: skip
         self._settle(**self.condition.settled)
         self.condition_frozen = condition_frozen
@@ -166,17 +188,19 @@ class MedSegDiffLite(Denoiser):
         time_channels, decoded = 2 * spec.width, self.condition.decoded_channels
         self.interpolated = patches == "interpolated"
         self.written = 1 if self.interpolated else patch**2  # values of a patch
-        self.coarse = nn.Conv2d(decoded + mask_channels, spec.width, patch, stride=patch)
-        self.deepest = nn.Conv2d(self.condition.deepest_channels, spec.width, 1)
+        self.coarse = conv(spatial_dims, decoded + mask_channels, spec.width, patch, stride=patch)
+        self.deepest = conv(spatial_dims, self.condition.deepest_channels, spec.width, 1)
         self.time = TimeEmbedding(time_channels)
-        self.stem = nn.Conv2d(mask_channels * patch**2, spec.width, 1)
-        self.blocks = nn.ModuleList(ResBlock(spec.width, spec.width, time_channels) for _ in range(spec.blocks))
-        self.down = downsample(spec.width)
-        self.middle = ResBlock(spec.width, spec.width, time_channels)
+        self.stem = conv(spatial_dims, mask_channels * patch**spatial_dims, spec.width, 1)
+        self.blocks = nn.ModuleList(
+            ResBlock(spec.width, spec.width, time_channels, dims=spatial_dims) for _ in range(spec.blocks)
+        )
+        self.down = downsample(spec.width, spatial_dims)
+        self.middle = ResBlock(spec.width, spec.width, time_channels, dims=spatial_dims)
         self.head = nn.Sequential(
             group_norm(spec.width),
             nn.SiLU(),
-            zero_init(nn.Conv2d(spec.width, mask_channels * self.written, 1)),
+            zero_init(conv(spatial_dims, spec.width, mask_channels * self.written, 1)),
         )
         self.encoding = (
             CoarseEncoding(spec.width, dynamic_encoding, ff_parser) if dynamic_encoding or ff_parser else None
@@ -202,7 +226,7 @@ class MedSegDiffLite(Denoiser):
         """Return those of the condition network, and of all that takes or gives masks; see the base class."""
         own = {
             "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
-            "stem": ChannelAxis("regions", each=self.patch**2),
+            "stem": ChannelAxis("regions", each=self.patch**self.spatial_dims),
             "head.2": ChannelAxis("regions", "output", each=self.written),
         }
         if self.covariance is not None:
@@ -220,9 +244,9 @@ class MedSegDiffLite(Denoiser):
         """Run the condition network, and project what the steps need; see the base class."""
         self.check_image(image)
         maps = self.condition.maps(image)
-        decoded = resize(maps.decoded, image.shape[-2:])
+        decoded = resize(maps.decoded, image.shape[2:])
         coarse = self.coarse(torch.cat([decoded, maps.prior.detach().sigmoid().to(decoded.dtype)], 1))
-        coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[-2:])
+        coarse = coarse + resize(self.deepest(maps.deepest), coarse.shape[2:])
         encoding = () if self.encoding is None else (self.encoding.image_part(coarse),)
         normal = None if self.covariance is None else self.covariance(maps)
         presence = None if self.presence is None else self.presence(maps.deepest, decoded, maps.prior)
@@ -235,7 +259,7 @@ class MedSegDiffLite(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Predict; see the base class."""
         time, rows, (coarse, *encoding) = self.time(t), x_t.shape[0], condition.features
-        m = self.stem(F.pixel_unshuffle(x_t, self.patch)) + repeat_for_samples(coarse, rows)
+        m = self.stem(patches_to_channels(x_t, self.patch)) + repeat_for_samples(coarse, rows)
         prior = None if condition.prior is None else repeat_for_samples(condition.prior.detach(), rows)
         if self.base is not None and prior is not None:
             m = m + self.base(F.pixel_unshuffle(prior.sigmoid(), self.patch))
@@ -251,7 +275,7 @@ class MedSegDiffLite(Denoiser):
         return out + prior if self.residual and prior is not None else out
 
     def _write(self, m: Tensor) -> Tensor:
-        """Write masks (rows, K, H, W) from a coarse map (rows, K * written, H / patch, W / patch)."""
+        """Write masks (rows, K, ...) from a coarse map (rows, K * written, ...), one position for each patch."""
         if self.interpolated:
-            return F.interpolate(m, scale_factor=float(self.patch), mode="bilinear")
+            return F.interpolate(m, scale_factor=float(self.patch), mode=linear_mode(m))
         return F.pixel_shuffle(m, self.patch)

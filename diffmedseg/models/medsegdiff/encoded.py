@@ -18,7 +18,7 @@ class EncodedImages:
 
     Attributes:
         parts: The windows; one for all of an image.
-        size: Height and width of the images.
+        size: Height and width of the images, or depth, height and width of volumes.
         conditions: The condition of each window.
         prior: (B, K, H, W), in [0, 1]: the condition network's own mask. With ``normal`` and S samples of each image it
             may be (B * S, K, H, W). None where there is none.
@@ -28,14 +28,14 @@ class EncodedImages:
     """
 
     parts: Sequence[Window]
-    size: tuple[int, int]
+    size: tuple[int, ...]
     conditions: Sequence[Condition]
     prior: Tensor | None = None
     normal: LowRankNormal | None = None
     chance: Tensor | None = None
 
     @staticmethod
-    def merge(parts: Sequence[Window], conditions: Sequence[Condition], size: tuple[int, int]) -> "EncodedImages":
+    def merge(parts: Sequence[Window], conditions: Sequence[Condition], size: Sequence[int]) -> "EncodedImages":
         """Merge the maps of windows into those of whole images."""
         merge = partial(blend, parts, size=size)
         priors = [condition.prior.float().sigmoid() for condition in conditions if condition.prior is not None]
@@ -47,7 +47,7 @@ class EncodedImages:
         ]
         return EncodedImages(
             parts,
-            size,
+            tuple(size),
             conditions,
             merge(priors) if priors else None,
             LowRankNormal.merge(normals, merge) if normals else None,
@@ -76,7 +76,7 @@ class EncodedImages:
         return replace(self, conditions=conditions, prior=base.sigmoid())
 
 
-def _size(part: Window) -> tuple[int, int]:
-    """Return the height and width of a window."""
-    _, rows, columns = part
-    return rows.stop - rows.start, columns.stop - columns.start
+def _size(part: Window) -> tuple[int, ...]:
+    """Return the sides of a window."""
+    _, *sides = part
+    return tuple(side.stop - side.start for side in sides)

@@ -155,7 +155,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def _energy(self, batch: Batch, encoded: Condition) -> Tensor:
         """Return the unbiased GED of a few samples of each image; whether they are empty counts in expectation."""
-        size = (int(batch["image"].shape[-2]), int(batch["image"].shape[-1]))
+        size = batch["image"].shape[2:]
         images = EncodedImages.merge(windows(size, 0), [encoded], size)
         generators = energy_generators(self.seed, batch["draw"], self.energy_samples)
         steps = self.num_steps if self.energy_steps is None else self.energy_steps
@@ -203,9 +203,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
-        num_samples, images = len(generators[0]), self._encode(image, self.tiling.parts())
+        num_samples, images = len(generators[0]), self._encode(image, self._parts(image))
         # One image's samples may not fit in a pass; several images come here only if they do.
-        per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass())
+        per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass(image.shape[2:]))
         passes = [
             self._draw_rows(images, [g for row in generators for g in row[first : first + per_pass]], num_steps)
             for first in range(0, num_samples, per_pass)
@@ -243,7 +243,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def _encode(self, image: Tensor, parts: Sequence[Window]) -> EncodedImages:
         conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]
-        return EncodedImages.merge(parts, conditions, self.image_size)
+        return EncodedImages.merge(parts, conditions, image.shape[2:])
 
     def _draw_rows(self, images: EncodedImages, generators: Sequence[Generator], num_steps: int) -> Tensor:
         """Draw one mask per generator: whether it is empty, and then its shape."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
 from diffmedseg.models.encoders import Normalise, batch_norms, encoder_name, find_weights, first_convolution, is_none
+from diffmedseg.models.layers import SpatialDims, conv
 from diffmedseg.models.recommended import DIRECT
 from diffmedseg.models.sizes import SIZES, Size, TrunkSize
 from diffmedseg.models.supervised.smp import (
@@ -82,19 +83,27 @@ class ResidualUNet(DirectNetwork):
         mask_channels: K.
         size: A row of MedSegDiff-V1's ``SIZES``: the same widths and depth.
         dropout: Dropout of the residual blocks.
+        spatial_dims: 2 for images; 3 for volumes, whose blocks have the same widths.
     """
 
     title = "Supervised baseline (the trunk of MedSegDiff trained directly)"
 
-    def __init__(self, image_channels: int, mask_channels: int, size: TrunkSize = "base", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        image_channels: int,
+        mask_channels: int,
+        size: TrunkSize = "base",
+        dropout: float = 0.0,
+        spatial_dims: SpatialDims = 2,
+    ) -> None:
         super().__init__(image_channels, mask_channels)
         spec = SIZES[size]
-        self.divisor = spec.divisor
-        self.stem = nn.Conv2d(image_channels, spec.widths[0], 3, padding=1)
-        self.stages = spec.stages(0, dropout)
-        self.down = spec.downsamplings()
-        self.bottleneck = spec.bottleneck(0, dropout)
-        self.decoder = spec.decoder(mask_channels, 0, dropout)
+        self.divisor, self.spatial_dims = spec.divisor, spatial_dims
+        self.stem = conv(spatial_dims, image_channels, spec.widths[0], 3, padding=1)
+        self.stages = spec.stages(0, dropout, spatial_dims)
+        self.down = spec.downsamplings(spatial_dims)
+        self.bottleneck = spec.bottleneck(0, dropout, spatial_dims)
+        self.decoder = spec.decoder(mask_channels, 0, dropout, spatial_dims)
         self.deepest_channels, self.decoded_channels = spec.deepest, spec.widths[0]
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
@@ -238,6 +247,7 @@ def condition_network(
     encoder_frozen_norm: bool,
     decoder_channels: DecoderWidth | Sequence[int] | None,
     encoder_depth: int,
+    spatial_dims: SpatialDims = 2,
 ) -> DirectNetwork:
     """Make the network that conditions others on an image.
 
@@ -254,6 +264,7 @@ def condition_network(
         encoder_frozen_norm: Whether its BatchNorm layers are frozen.
         decoder_channels: Channels of the stages of the U-Net's decoder.
         encoder_depth: Number of times that the encoder halves the image.
+        spatial_dims: Of our own network.
     """
     if encoder is None or is_none(encoder):
         if encoder_frozen_norm:
@@ -262,7 +273,9 @@ def condition_network(
             raise ValueError("decoder_channels needs an encoder: the width of our own network is its size.")
         if encoder_depth != ENCODER_DEPTH:
             raise ValueError("encoder_depth needs an encoder: the depth of our own network is that of its size.")
-        return ResidualUNet(image_channels, mask_channels, size, dropout)
+        return ResidualUNet(image_channels, mask_channels, size, dropout, spatial_dims)
+    if spatial_dims != 2:
+        raise ValueError(f"The encoder {encoder} takes images; a network of volumes has none: leave the encoder out.")
     return SMPNetwork(
         image_channels,
         mask_channels,

@@ -53,8 +53,8 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
         """Repeat the network's mask; see the base class."""
-        drawn = self._draw_one(self.tiling.parts(), image, {})
-        return Drawn(drawn.samples.expand(-1, len(generators[0]), -1, -1, -1))
+        drawn = self._draw_one(self._parts(image), image, {}).samples
+        return Drawn(drawn.expand(-1, len(generators[0]), *drawn.shape[2:]))
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
         """Return how the network's mask follows from an image; there is no noise."""
@@ -62,7 +62,7 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def _draw_one(self, parts: Sequence[Window], image: Tensor, noise: Mapping[str, Tensor]) -> Drawn:
         found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
-        return Drawn(blend(parts, found, self.image_size)[:, None])
+        return Drawn(blend(parts, found, image.shape[2:])[:, None])
 
     def _logits(self, image: Tensor) -> Tensor:
         prior = self.denoiser.encode(image).prior

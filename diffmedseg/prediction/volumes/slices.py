@@ -1,6 +1,7 @@
 """Drawing and fusing the samples of a volume's slices, some at a time."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.planes import LEARNED, Plane, check_axes
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.watching import Watcher
-from diffmedseg.reading.slice_input import SliceInput
+from diffmedseg.reading.slice_input import SliceInput, without_gaps
 from diffmedseg.segmentation import Segmentation
 
 
@@ -28,7 +29,7 @@ class SliceRun:
         volume: The volume.
         key: Key of the noise, of all slices along all axes.
         settings: Samples, steps, seed, precision, axes and the smallest parts, filled in.
-        batch_size: Slices segmented together.
+        batch_size: Slices segmented together; a network of volumes sees all of them.
         watcher: Follows the slices.
 
     Raises:
@@ -65,6 +66,8 @@ class SliceRun:
         normal = NormalVolume.of(volume.channels, volume.brain, volume.names, ranges)
         self._images = [plane.images(normal) for plane in self.planes]
         self._numbers = [np.flatnonzero(plane.turn(volume.brain).any((1, 2))).tolist() for plane in self.planes]
+        if model.depth:
+            self._numbers = [without_gaps(numbers) for numbers in self._numbers]
         self._features: list[Tensor] = []
 
     def segment(self, position: int = 0) -> Iterator[tuple[list[int], Segmentation]]:
@@ -75,17 +78,20 @@ class SliceRun:
         """
         plane, images, numbers = self.planes[position], self._images[position], self._numbers[position]
         before, total = sum(map(len, self._numbers[:position])), sum(map(len, self._numbers))
-        for first in range(0, len(numbers), self._batch_size):
-            some = numbers[first : first + self._batch_size]
+        together = len(numbers) if self.model.depth else self._batch_size
+        for first in range(0, len(numbers), together):
+            some = numbers[first : first + together]
             self._watcher.within((before + first) / total)
-            together = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in some]
-            batch, length = images[torch.tensor(together)].flatten(1, 2), self.settings.slice_correlation
+            shown = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in some]
+            batch, length = images[torch.tensor(shown)].flatten(1, 2), self.settings.slice_correlation
             keys = slice_keys(self._key, some, plane.spacing[0], length)
             drawn = self._watcher.draw(batch, keys, self.model, self.settings)
             if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
                 self._features.append(drawn.features)
-            fused = self.model.fuse(drawn.each(plane.cut), plane.shape[1:], plane.cut(batch), keys)
-            yield some, self.settings.decide(fused)
+            for part in (slice(at, at + self._batch_size) for at in range(0, len(some), self._batch_size)):
+                own = drawn.each(itemgetter(part)).each(plane.cut)
+                fused = self.model.fuse(own, plane.shape[1:], plane.cut(batch[part]), keys[part])
+                yield some[part], self.settings.decide(fused)
 
     def familiarity(self) -> Tensor | None:
         """Return the familiarity of the whole case, (1,), from its axial slices; None where there is none."""

@@ -1,0 +1,61 @@
+"""Stacks of slices: how networks of volumes are given slices, and give them back.
+
+Data modules, callbacks and scores know slices alone. A network of volumes sees the slices that belong together as one
+volume: in training the slices of a draw, elsewhere the neighbouring slices of one key.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from diffmedseg.data.batch import Batch
+
+_MAPS = ("image", "mask", "raters", "unsure")
+_EACH = ("id", "case", "draw", "index", "rater_valid")
+
+
+def join_slices(slices: Tensor, depth: int) -> Tensor:
+    """Join each ``depth`` slices, (B * depth, ..., H, W), to a volume, (B, ..., depth, H, W)."""
+    return slices.reshape(-1, depth, *slices.shape[1:]).movedim(1, -3)
+
+
+def cut_slices(volume: Tensor, number: int) -> Tensor:
+    """Cut the first slices of one volume, (1, ..., D, H, W), to (number, ..., H, W)."""
+    return volume[..., :number, :, :].movedim(-3, 1).flatten(0, 1)
+
+
+def as_volume(slices: Tensor, depth: int) -> Tensor:
+    """Join slices (D, C, H, W) to a volume (1, C, D, H, W) of at least ``depth`` slices: the last one is repeated."""
+    last = slices[-1:].expand(max(depth - len(slices), 0), *slices.shape[1:])
+    return join_slices(torch.cat([slices, last]), max(len(slices), depth))
+
+
+def volumes_of(keys: Sequence[str]) -> list[slice]:
+    """Return the slices of each volume: those next to each other that have one key."""
+    ends, first = [], 0
+    for _, same in groupby(keys):
+        ends.append(slice(first, first + len(list(same))))
+        first = ends[-1].stop
+    return ends
+
+
+def join_batch(batch: Batch, depth: int) -> Batch:
+    """Join the slices of a training batch to volumes, and keep what is said of the first slice of each.
+
+    Raises:
+        ValueError: If the batch does not consist of stacks of ``depth`` slices of one case.
+    """
+    number = len(batch["image"])
+    cases = batch["case"]
+    if number % depth or any(len(set(cases[i : i + depth])) > 1 for i in range(0, number, depth)):
+        raise ValueError(
+            f"A training batch of {number} slices does not consist of stacks of {depth} slices of one case, which a "
+            "network of volumes learns from: set depth of the data module to this number."
+        )
+    given = dict(batch)
+    maps = {name: join_slices(cast(Tensor, given[name]), depth) for name in _MAPS if name in given}
+    each = {name: given[name][::depth] for name in _EACH if name in given}  # type: ignore[index]  # lists and tensors
+    return cast(Batch, each | maps)
