@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_networks import small
+from helpers.small_networks import small
 
 from diffmedseg.diffusion import NoiseProcess
 from diffmedseg.errors import ExportError

@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
+from helpers.mri_files import SIZE, data_module, write_layout, write_nifti
 from hypothesis import given, strategies as st
-from mri_files import SIZE, data_module, write_layout, write_nifti
 
 from diffmedseg.data.sampler import StackSampler, TrainingSampler
 from diffmedseg.reading.slice_input import SliceInput

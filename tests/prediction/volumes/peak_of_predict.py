@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from dark_disc import bright_segmenter
+from helpers.dark_disc import bright_segmenter
 
 from diffmedseg.prediction import Naming, Outputs, Settings, find_cases, predict_volumes
 

@@ -5,11 +5,11 @@ import csv
 import pytest
 import SimpleITK as sitk
 import torch
+from helpers.mri_files import data_module, write_layout
+from helpers.process_state import kept_process_state
+from helpers.small_networks import small
+from helpers.tiny_run import checkpoints, tiny_trainer
 from lightning import Callback
-from mri_files import data_module, write_layout
-from process_state import kept_process_state
-from small_networks import small
-from tiny_run import checkpoints, tiny_trainer
 
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.cli import main

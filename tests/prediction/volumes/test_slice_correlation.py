@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from dark_disc import bright_segmenter
-from mri_files import data_module, modality, write_brats2015, write_nifti
+from helpers.dark_disc import bright_segmenter
+from helpers.mri_files import data_module, modality, write_brats2015, write_nifti
 
 from diffmedseg.errors import DataError
 from diffmedseg.postprocessing.conformal import Conformal
