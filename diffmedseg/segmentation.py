@@ -147,13 +147,14 @@ class Segmentation:
     origin: Origin | None = None
 
     def only(self, i: int) -> "Segmentation":
-        """Take one image of the batch, on the CPU, as it was before calibration."""
-        plain = self.uncalibrated or self
-        samples, probability, uncertainty, mask = (
-            maps[i : i + 1].cpu() for maps in (plain.samples, plain.probability, plain.uncertainty, plain.mask)
-        )
-        unrefined, prior = (None if maps is None else maps[i : i + 1].cpu() for maps in (plain.unrefined, plain.prior))
-        return Segmentation(samples, probability, uncertainty, mask, unrefined, prior=prior)
+        """Take one image of the batch, on the CPU, without ``origin``: what made it made all images."""
+
+        def take(value: Any) -> Any:  # noqa: ANN401
+            if isinstance(value, Segmentation):
+                return value.only(i)
+            return value[i : i + 1].cpu() if isinstance(value, Tensor) else None
+
+        return Segmentation(**{field.name: take(getattr(self, field.name)) for field in fields(self)})
 
     def to(self, device: torch.device | str) -> "Segmentation":
         """Move all maps to a device; Lightning moves predictions to the CPU by this."""
