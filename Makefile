@@ -18,7 +18,7 @@ DEMO := $(if $(IN),medsegdiff-lite_isic2017.cpu64,medsegdiff-lite_synthetic.tiny
 DEMO_OUT = $(or $(OUT),runs/demo_$(subst /,_,$(or $(CKPT),$(DEMO))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train evaluate predict augment-preview bench test test-real docs fuzz kill lint
+.PHONY: help setup demo train evaluate predict augment-preview bench test coverage test-real docs fuzz kill lint
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -61,6 +61,9 @@ bench: setup ## print ratios of time on this machine; PEER=<a python that has me
 
 test: setup ## pass the project's own tests
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+coverage: setup ## the same, and print the share of lines that they ran; below the floor in pyproject.toml it fails
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 docs: setup ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html

@@ -147,13 +147,14 @@ class Segmentation:
     origin: Origin | None = None
 
     def only(self, i: int) -> "Segmentation":
-        """Return one image of the batch before calibration, on the CPU."""
-        plain = self.uncalibrated or self
-        samples, probability, uncertainty, mask = (
-            maps[i : i + 1].cpu() for maps in (plain.samples, plain.probability, plain.uncertainty, plain.mask)
-        )
-        unrefined, prior = (None if maps is None else maps[i : i + 1].cpu() for maps in (plain.unrefined, plain.prior))
-        return Segmentation(samples, probability, uncertainty, mask, unrefined, prior=prior)
+        """Return one image of the batch, on the CPU, without ``origin``, which belongs to all images."""
+
+        def take(value: Any) -> Any:  # noqa: ANN401
+            if isinstance(value, Segmentation):
+                return value.only(i)
+            return value[i : i + 1].cpu() if isinstance(value, Tensor) else None
+
+        return Segmentation(**{field.name: take(getattr(self, field.name)) for field in fields(self)})
 
     def to(self, device: torch.device | str) -> "Segmentation":
         """Move all maps to a device. Lightning calls this to move predictions to the CPU."""

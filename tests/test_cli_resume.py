@@ -1,6 +1,5 @@
 """Runs of the command line that are stopped and go on, and checkpoints that cannot be used."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import sys
 import pytest
 import torch
 from helpers.process_state import kept_process_state
-from helpers.signals import LONGER, SIGNAL_AT
+from helpers.signals import LONGER, assert_same_weights, signal_settings, write_signal_at
 from helpers.tiny_run import tiny_command, tiny_fit
 
 from diffmedseg.cli import main
@@ -19,16 +18,10 @@ from diffmedseg.runs import last_checkpoint
 @pytest.fixture
 def signal_at(tmp_path, monkeypatch):
     """Settings that have a run signalled."""
-    (tmp_path / "signal_at.py").write_text(SIGNAL_AT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.syspath_prepend(str(tmp_path))
-
-    def settings(signum, step, rank=0):
-        init = [f"signum={int(signum)}", f"step={step}", f"rank={rank}"]
-        added = "--trainer.callbacks+=signal_at.SignalAt"
-        return [added, *(f"--trainer.callbacks.init_args.{one}" for one in init)]
-
-    return settings
+    write_signal_at(tmp_path)
+    return signal_settings
 
 
 @pytest.fixture
@@ -48,16 +41,6 @@ def alone(tmp_path_factory):
     with kept_process_state():
         main(tiny_fit(runs, *LONGER))
     return runs / "medsegdiff-lite-synthetic" / "version_0"
-
-
-def assert_same_weights(a, b):
-    for name in ("last", "best"):
-        one, two = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (a, b))
-        assert one["global_step"] == two["global_step"]
-        for key in ("state_dict", "current_model_state"):
-            assert all(torch.equal(one[key][weight], two[key][weight]) for weight in one[key])
-    steps = [[row["step"] for row in csv.DictReader((run / "metrics.csv").open())] for run in (a, b)]
-    assert steps[0] == steps[1]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -99,24 +82,6 @@ def test_a_slurm_job_is_requeued_and_goes_on_in_its_folder(alone, signal_at, aga
     again(command)  # the same command: nothing says that it goes on
     assert [path.name for path in run.parent.iterdir()] == [run.name]
     assert_same_weights(alone, run)
-
-
-def torchrun(runs, *settings):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
-    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1", *LONGER, *settings]
-    command = [*launch, "-m", "diffmedseg", *tiny_fit(runs, *options)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert found.returncode == 0, found.stderr[-3000:]
-    [run] = (runs / "medsegdiff-lite-synthetic").iterdir()
-    return run
-
-
-def test_processes_that_torchrun_starts_again_go_on_in_one_folder(signal_at, tmp_path):
-    whole = torchrun(tmp_path / "whole")
-    rows = list(csv.DictReader((whole / "cases.csv").open()))
-    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
-    stopped = torchrun(tmp_path / "stopped", *signal_at(signal.SIGTERM, 4, rank=1))
-    assert_same_weights(whole, stopped)
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])

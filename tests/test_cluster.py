@@ -1,4 +1,4 @@
-"""The job scripts of experiments/cluster, under programs that stand in for SLURM's; and two nodes under torchrun."""
+"""Two processes under torchrun and under programs that stand in for SLURM's: all of them end with the same weights."""
 
 import csv
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.signals import LONGER, SIGNAL_AT
+from helpers.signals import LONGER, assert_same_weights, signal_settings, write_signal_at
 from helpers.tiny_run import EXPERIMENTS, tiny_fit
 
 from diffmedseg.runs import last_checkpoint
@@ -27,6 +27,7 @@ tasks = [
 ]
 sys.exit(max(task.wait() for task in tasks))
 """
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 JOB = {"SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "diffmedseg"}
 
 
@@ -42,7 +43,7 @@ def job(tmp_path):
     for name, text in commands.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "signal_at.py").write_text(SIGNAL_AT)
+    write_signal_at(tmp_path)
     with socket.socket() as free:  # Lightning takes the port from the job's id
         free.bind(("127.0.0.1", 0))
         port = 15000 + free.getsockname()[1] % 1000
@@ -51,18 +52,36 @@ def job(tmp_path):
     return os.environ | JOB | {"PATH": path, "PYTHONPATH": places, "SLURM_JOB_ID": str(port)}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two nodes under torchrun, which nothing stops."""
+    runs = tmp_path_factory.mktemp("whole")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--data.batch_size=1"]
+    launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={endpoint}", "--rdzv_id=7"]
+    command = [*TORCHRUN, *launch, "-m", "diffmedseg", *tiny_fit(runs, *LONGER, *settings)]
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    said = [node.communicate(timeout=500)[0].decode() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(text[-2000:] for text in said)
+    [run] = (runs / "medsegdiff-lite-synthetic").iterdir()
+    return run
+
+
+def assert_all_cases(run):
+    rows = list(csv.DictReader((run / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
+
+
 def submit(script, environment, *arguments):
     command = ["bash", str(EXPERIMENTS / "cluster" / script), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
 
-def test_a_job_on_two_nodes_is_requeued_and_ends(job, tmp_path):
+def test_a_job_on_two_nodes_is_requeued_and_ends(job, whole, tmp_path):
     """SIGUSR1 comes two minutes before the time limit; the same job then goes on and tests every case once."""
-    signals = [
-        "--trainer.callbacks+=signal_at.SignalAt",
-        f"--trainer.callbacks.init_args.signum={signal.SIGUSR1.value}",
-    ]
-    signals.append("--trainer.callbacks.init_args.step=4")
+    signals = signal_settings(signal.SIGUSR1, 4)
     command = tiny_fit(tmp_path / "runs", *LONGER, "--data.batch_size=1", *signals)[1:]
     found = submit("train.sbatch", job, *command)
     # srun ends with the largest code; the signal of this test reaches one process, which has the other stop, too.
@@ -74,8 +93,8 @@ def test_a_job_on_two_nodes_is_requeued_and_ends(job, tmp_path):
     found = submit("train.sbatch", job, *command)
     assert found.returncode == 0, found.stderr[-3000:]
     assert [path.name for path in run.parent.iterdir()] == [run.name]
-    rows = list(csv.DictReader((run / "cases.csv").open()))
-    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
+    assert_all_cases(run)
+    assert_same_weights(whole, run)
 
 
 def test_an_array_of_jobs_divides_a_folder(job, tmp_path):
@@ -97,19 +116,18 @@ def test_job_scripts_are_whole(script):
     assert "#SBATCH --requeue" in options
 
 
-def test_two_nodes_under_torchrun(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--data.batch_size=1"]
-    launch = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={endpoint}", "--rdzv_id=7"]
-    command = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "diffmedseg"]
-    nodes = [
-        subprocess.Popen([*command, *tiny_fit(tmp_path, *settings)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for _ in range(2)
-    ]
-    said = [node.communicate(timeout=500)[0].decode() for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], "\n".join(text[-2000:] for text in said)
-    [run] = (tmp_path / "medsegdiff-lite-synthetic").iterdir()
-    rows = list(csv.DictReader((run / "cases.csv").open()))
-    assert [row["case"] for row in rows] == ["test-0000", "test-0001", "test-0002"]
+def test_two_nodes_under_torchrun_test_all_cases(whole):
+    assert_all_cases(whole)
+
+
+def test_processes_that_torchrun_starts_again_go_on_in_one_folder(whole, tmp_path, monkeypatch):
+    write_signal_at(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    settings = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1", *LONGER]
+    settings += signal_settings(signal.SIGTERM, 4, rank=1)
+    launch = ["--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    command = [*TORCHRUN, *launch, "-m", "diffmedseg", *tiny_fit(tmp_path / "runs", *settings)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert found.returncode == 0, found.stderr[-3000:]
+    [run] = (tmp_path / "runs" / "medsegdiff-lite-synthetic").iterdir()
+    assert_same_weights(whole, run)

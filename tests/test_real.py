@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from postprocessing.test_fusion import simpleitk_staple
+from helpers.staple import simpleitk_staple
 
 from diffmedseg import load_pretrained
 from diffmedseg.cli import main

@@ -98,7 +98,7 @@ class CaseMetrics(SegmentationCallback):
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
             window = batch["window"][i]
-            found = model.at_size(segmentation.only(i), size if window is None else window.size)
+            found = model.at_reference(segmentation, batch, i)
             maps = found.probability[0], found.samples[0], batch["reference"][i]
             unrefined = None if found.unrefined is None else found.unrefined[0]
             contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])

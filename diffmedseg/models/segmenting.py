@@ -278,6 +278,15 @@ class Segmenter(BatchedModule, ABC):
         uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
         return self._finish(Segmentation(plain.samples, probability, uncertainty, mask, unrefined, prior=plain.prior))
 
+    def at_reference(self, segmentation: Segmentation, batch: Batch, i: int) -> Segmentation:
+        """Resize image i of a test to its reference, or to the window that it shows of the reference.
+
+        The samples were fused once, on the model's grid: this is where a test case gets its one native result.
+        """
+        reference, window = batch["reference"][i], batch["window"][i]
+        size = (int(reference.shape[-2]), int(reference.shape[-1])) if window is None else window.size
+        return self.at_size(segmentation.only(i), size)
+
     def _finish(self, plain: Segmentation) -> Segmentation:
         """Draw contours and calibrate."""
         inner, outer = (None, None) if self.conformal is None else self.conformal.contours(plain.probability)
@@ -332,7 +341,7 @@ class Segmenter(BatchedModule, ABC):
         for i, case in enumerate(batch["case"]):
             reference, window, seen = batch["reference"][i], batch["window"][i], batch["field_of_view"][i]
             size = (int(reference.shape[-2]), int(reference.shape[-1]))
-            mask = self.at_size(segmentation.only(i), size if window is None else window.size).mask
+            mask = self.at_reference(segmentation, batch, i).mask
             mask = mask if window is None else window.place(mask, size)
             truth = majority(reference).bool()
             if seen is not None:

@@ -1,6 +1,12 @@
-"""A callback in a module of its own that has a run signalled."""
+"""Runs that are signalled, go on, and have to end as one that was not."""
 
-SIGNAL_AT = """
+import csv
+import signal
+from pathlib import Path
+
+import torch
+
+_SIGNAL_AT = """
 import os
 from lightning import Callback
 
@@ -22,3 +28,26 @@ class SignalAt(Callback):
 
 #: Settings of a run of two epochs of three steps, which can be stopped within.
 LONGER = ["--trainer.max_steps=6", "--data.steps_per_epoch=3"]
+
+
+def write_signal_at(folder: Path) -> None:
+    """Write the module that :func:`signal_settings` names; the folder has to be on the path."""
+    (folder / "signal_at.py").write_text(_SIGNAL_AT)
+
+
+def signal_settings(signum: signal.Signals, step: int, rank: int = 0) -> list[str]:
+    """Return settings that have a run signalled in a training step, or in a test where ``step`` is -1."""
+    init = [f"signum={int(signum)}", f"step={step}", f"rank={rank}"]
+    added = "--trainer.callbacks+=signal_at.SignalAt"
+    return [added, *(f"--trainer.callbacks.init_args.{one}" for one in init)]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """Compare the checkpoints of two runs bit for bit, and the steps that they logged."""
+    for name in ("last", "best"):
+        one, two = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (a, b))
+        assert one["global_step"] == two["global_step"]
+        for key in ("state_dict", "current_model_state"):
+            assert all(torch.equal(one[key][weight], two[key][weight]) for weight in one[key])
+    steps = [[row["step"] for row in csv.DictReader((run / "metrics.csv").open())] for run in (a, b)]
+    assert steps[0] == steps[1]

@@ -2,8 +2,8 @@ import inspect
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
+from helpers.staple import simpleitk_staple
 from hypothesis import given, strategies as st
 
 from diffmedseg.postprocessing import fusion
@@ -78,15 +78,6 @@ def noisy_discs(seed, s):
         disc = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 < radius**2
         masks.append(disc ^ (rng.random((40, 40)) < 0.02 * (rater + 1) / s))
     return np.stack(masks)
-
-
-def simpleitk_staple(masks):
-    """Return truth (H, W), sensitivity (S,) and specificity (S,) of masks (S, H, W), bool."""
-    filter_ = sitk.STAPLEImageFilter()
-    filter_.SetNumberOfThreads(1)  # threads cost more than they gain on small masks
-    filter_.SetForegroundValue(1)
-    truth = filter_.Execute([sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks])
-    return sitk.GetArrayFromImage(truth), np.array(filter_.GetSensitivity()), np.array(filter_.GetSpecificity())
 
 
 @pytest.mark.parametrize("s", [3, 4, 8, 20, 70])

@@ -18,6 +18,7 @@ from diffmedseg.prediction import Naming, find_cases
 from diffmedseg.prediction.run import Settings
 from diffmedseg.prediction.volumes.reading import read_case
 from diffmedseg.prediction.volumes.segmenting import segment_volume
+from diffmedseg.prediction.volumes.slices import SliceRun
 from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.zoo import export, load_checkpoint, load_pretrained
 
@@ -85,8 +86,8 @@ def test_a_prediction_is_the_one_that_is_scored(data):
         [case] = set(batch["case"])
         scored = model.test_step(module.on_after_batch_transfer(batch, 0), 0)["segmentation"]
         volume = read_case(find_cases([data / case], Naming(model.channels, {}))[0])
-        settings = Settings(num_samples=2, num_steps=2, seed=0, bf16=False, tta="none")
-        together, apart = (segment_volume(model, volume, case, settings, size) for size in (100, 2))
+        settings = Settings(num_samples=2, num_steps=2, seed=0, bf16=False, tta="none").filled_from(model)
+        together, apart = (segment_volume(SliceRun(model, volume, case, settings, size)) for size in (100, 2))
         assert torch.equal(together.samples, apart.samples)
         found = together.samples[:, :, batch["index"]].permute(2, 0, 1, 3, 4)
         assert (found != (scored.samples > 0.5)).float().mean() < 1e-2  # the cache keeps 16 bits
