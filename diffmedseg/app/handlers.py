@@ -14,7 +14,6 @@ from PIL import Image
 from diffmedseg.app import page
 from diffmedseg.app.drawing import correct
 from diffmedseg.app.running import run
-from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene
 from diffmedseg.app.session import Editing, Session
 from diffmedseg.app.storage import sweep, zip_folder
@@ -76,12 +75,17 @@ class Handlers:
     # Files and models.
 
     def upload(self, session: Session | None, files: Sequence[str] | None, request: gr.Request) -> tuple[Session, str]:
-        """Move uploaded files into the session."""
+        """Move uploaded files into the session, in place of those that the page names no more."""
         session = self._open(session, request)
+        if not files:  # the last was taken out of the list
+            return session, self.forget(session)
         try:
-            session.take(files or [])
+            session.take(files)
         except DataError as error:
             return session, page.status(session.plain(str(error)), failed=True)
+        except OSError as error:  # such as a full disk
+            reason = error.strerror or type(error).__name__
+            return session, page.status(f"The files cannot be kept ({reason}): upload them again.", failed=True)
         return session, page.status(f"{count(len(files or []), 'file')} ready. Press Segment.")
 
     def example(self, session: Session | None, request: gr.Request) -> tuple[Session, str]:
@@ -102,6 +106,18 @@ class Handlers:
         """Return a model's intended use and card."""
         return page.banner(self.shelf.intended_use(name)), self.shelf.card(name)
 
+    def wait(self, session: Session | None, request: gr.Request) -> tuple[Session, str, gr.Button]:
+        """Say that the session waits for its turn; from now on it can be stopped."""
+        session = self._open(session, request)
+        session.stop.clear()
+        session.waiting = True
+        return session, page.status("Waiting for its turn …"), gr.Button(interactive=False)
+
+    @staticmethod
+    def free() -> gr.Button:
+        """Let the next run be started."""
+        return gr.Button(interactive=True)
+
     def segment(
         self, session: Session | None, name: str, second: str, request: gr.Request
     ) -> Iterator[tuple[Session, str]]:
@@ -110,12 +126,16 @@ class Handlers:
         names = [name] if second in (NO_SECOND, name, None) else [name, second]
         for progress in run(session, self.shelf, names):
             share = None if progress.finished else progress.share
+            session.waiting = not progress.finished
             yield session, page.status(progress.text, share, progress.failed)
 
-    def stop(self, session: Session | None) -> None:
-        """Stop what the session segments."""
-        if session is not None:
-            session.stop.set()
+    @staticmethod
+    def stop(session: Session | None) -> str:
+        """Stop what the session segments, or waits for."""
+        if session is None or not session.waiting:
+            return page.status("Nothing is running.")
+        session.stop.set()
+        return page.status("Stopping …")
 
     # Looking.
 
@@ -143,7 +163,7 @@ class Handlers:
             gr.skip(),
             gr.Slider(maximum=max(most, 2), value=1, interactive=most > 1),
             gr.Slider(value=round(scene.threshold, 2)),
-            gr.Checkbox(interactive=scene.inner is not None),
+            gr.Checkbox(interactive=any(one.inner is not None for one in self._scenes(session, image).values())),
             *(gr.Slider(maximum=max(scene.shape[axis], 2), value=planes[plane] + 1) for plane, axis in PLANES.items()),
             gr.Row(visible=scene.is_volume),
             gr.Column(visible=True),
@@ -196,7 +216,7 @@ class Handlers:
         correct(masks[editing.region, editing.axial], value["layers"] or ())
         name = next(iter(session.scenes))
         model = self.shelf.get(name)
-        pairs = session.corrected(CorrectedSet(session.folder / "corrected", tuple(model.regions), model.nested))
+        pairs = session.corrected(model, scene)
         try:
             saved = session.save_correction(name, model, scene, masks)
         except DataError as error:

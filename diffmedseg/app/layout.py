@@ -132,7 +132,8 @@ def _connect(
     seen = [results["views"], results["facts"]]
     status, models = inputs["status"], [inputs["model"], inputs["second"]]
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "undocumented"}
-    inputs["files"].upload(handlers.upload, [session, inputs["files"]], [session, status], **quick)
+    for event in (inputs["files"].upload, inputs["files"].delete):
+        event(handlers.upload, [session, inputs["files"]], [session, status], **quick)
     inputs["files"].clear(handlers.forget, [session], [status], **quick)
     folder, example = inputs["folder"], inputs["example"]
     for taken in (
@@ -140,13 +141,17 @@ def _connect(
         example.click(handlers.example, [session], [session, status], **quick),
     ):
         taken.then(lambda: None, None, [inputs["files"]], **quick)  # the files that were dropped before
-    ran = inputs["run"].click(
+    waits = inputs["run"].click(
+        handlers.wait, [session], [session, status, inputs["run"]], queue=False, trigger_mode="once", **quick
+    )
+    ran = waits.then(
         handlers.segment, [session, *models], [session, status], concurrency_id=_MODEL, concurrency_limit=1,
-        show_progress="hidden", trigger_mode="once", api_name="segment",
+        show_progress="hidden", api_name="segment",
     )  # fmt: skip
+    ran.then(handlers.free, None, [inputs["run"]], **quick)
     ready = ran.then(handlers.prepare, [session], [*looks.values(), results["downloads"]], **quick)
     ready.then(handlers.look, [session, *controls], seen, api_name="look", **quick)
-    inputs["stop"].click(handlers.stop, [session], None, queue=False, **quick)
+    inputs["stop"].click(handlers.stop, [session], [status], queue=False, **quick)
     changed = looks["image"].input(handlers.change_image, [session, looks["image"]], list(looks.values()), **quick)
     changed.then(handlers.look, [session, *controls], seen, **quick)
     for name, control in looks.items():

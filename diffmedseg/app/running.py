@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from diffmedseg.app.session import Session, SessionWatcher
 from diffmedseg.errors import DataError, PluginError, ZooError
 from diffmedseg.prediction import Report, Stopped
-from diffmedseg.wording import count
+from diffmedseg.wording import count, first_names
 from diffmedseg.zoo.shelf import Shelf
 
 _BETWEEN = 0.3  # seconds between two reports of progress
 _TOLD = 3  # failures that are told
+_NAMED = 6  # files that were left out and are named
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,21 @@ class Progress:
 def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progress]:
     """Segment a session's files with each model; yields as it goes on, and at the end.
 
-    When the iterator is closed early, as a browser's tab is, the prediction is stopped.
+    Results of an earlier run are dropped. When the iterator is closed early, as a browser's tab is, the prediction is
+    stopped.
 
     Args:
         session: The session, which holds files.
         shelf: The models.
         names: Names of the models.
     """
-    session.stop.clear()
+    if session.stop.is_set():  # while it waited for its turn
+        session.stop.clear()
+        yield Progress("Stopped before it began.", 0, True, True)
+        return
+    session.drop_results()
     notes: list[str] = []
+    unused: list[str] | None = None
     failed = False
     with ThreadPoolExecutor(1, "segment") as worker:
         try:
@@ -56,17 +63,21 @@ def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progre
                     yield Progress(f"Segmenting with {name}: {watcher.share:.0%}", share)
                 report = job.result()
                 notes += _failures(session, report)
+                unused = [one for one in unused or session.unused if one in session.unused]
                 failed = failed or bool(report.failed)
             done = max((len(scenes) for scenes in session.scenes.values()), default=0)
             said = [f"Segmented {count(done, 'image')}."] if done else []
+            notes += [f"Left out: {first_names(unused, _NAMED)}."] if unused else []
             yield Progress(" ".join([*said, *notes]), 1, failed, True)
         except Stopped:
-            session.scenes = {}
+            session.drop_results()
+            session.stop.clear()
             yield Progress("Stopped. Nothing is kept.", 0, True, True)
         except (DataError, ZooError, PluginError, OSError, ValueError, RuntimeError) as error:
             yield Progress(session.plain(_sentence(str(error))), 0, True, True)
-        finally:
+        except GeneratorExit:
             session.stop.set()
+            raise
 
 
 def _predict(session: Session, name: str, watcher: SessionWatcher) -> Report:

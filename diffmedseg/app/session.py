@@ -1,6 +1,5 @@
 """What one user of the app holds: a folder of their own, the uploaded files, results and corrections."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.scene import Scene, picture_scene, volume_scene
 from diffmedseg.app.storage import SESSION, zip_folder
-from diffmedseg.app.uploads import MOST_FILES, sort_series, unpack
+from diffmedseg.app.uploads import NO_FILE, Uploads, lay_out, sort_series
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import (
@@ -31,9 +30,9 @@ from diffmedseg.prediction import (
     takes_pictures,
 )
 from diffmedseg.prediction.removing import file_name
+from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.reading.names import clean_name
 
-_NO_FILE = "There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first."
 _LONGEST = 1024  # px, of the picture that is shown
 
 
@@ -88,6 +87,8 @@ class Session:
         inputs: The folder of the uploaded files; a volume of several files is called by it.
         series: The folders of DICOM series, where there are several.
         editing: What is in the editor; None where it is empty.
+        waiting: Whether the page waits for a prediction, or for its turn.
+        unused: Names of the files that the last prediction left out.
     """
 
     def __init__(self, root: Path) -> None:
@@ -99,10 +100,13 @@ class Session:
         self.stop = Event()
         self.scenes: dict[str, dict[str, Scene]] = {}
         self.editing: Editing | None = None
+        self.unused: list[str] = []
+        self.waiting = False
         self.closed = False
-        self._busy = Lock()  # while a prediction writes
+        self._uploads = Uploads(self._root, self.folder / "uploads")
+        self._busy, self._changing = Lock(), Lock()  # while a prediction writes; while files come or go
         self._edited: dict[str, NDArray[np.bool_]] = {}
-        self._corrected: CorrectedSet | None = None
+        self._corrected: dict[object, CorrectedSet] = {}
 
     def close(self) -> None:
         """Stop what runs, and remove the folder and all results."""
@@ -121,56 +125,43 @@ class Session:
         ZIP files are unpacked, and DICOM files sorted by their series.
 
         Args:
-            uploads: Files below the root, where uploads are stored.
+            uploads: Files below the root, where uploads arrive, or files that were taken before from there.
             copy: Copy files that lie elsewhere and stay there, such as an example of ours.
 
         Raises:
             DataError: If there is no file, there are too many, one lies outside the root, or a ZIP or DICOM file is
-                damaged.
+                damaged. Then no file is there.
         """
-        if not uploads:
-            raise DataError(_NO_FILE)
-        if len(uploads) > MOST_FILES:
-            raise DataError(f"There are {len(uploads)} files; at most {MOST_FILES} are taken at once.")
-        files = [Path(upload) for upload in uploads]
-        if not copy and any(self._root not in file.resolve().parents or file.is_symlink() for file in files):
-            raise DataError("This file was not uploaded here: upload it again.")
-        self._begin()
-        unpacked = self.folder / "in" / "unpacked"
-        if not copy:
-            files = [one for file in files for one in _contents(file, unpacked)]
-        names = [clean_name(file.name) for file in files]
-        self.inputs = self.folder / "in" / (_common_name(names) if len(names) > 1 else "volume")
-        self.inputs.mkdir()
-        for file, name in zip(files, names, strict=True):
-            target = self._free_name(name)
-            if copy:
-                shutil.copyfile(file, target)
-            else:
-                shutil.move(file, target)
-        shutil.rmtree(unpacked, ignore_errors=True)
-        self.series = sort_series(self.inputs)
+        with self._changing:
+            self._begin()
+            try:
+                files = self._uploads.take(uploads, copy)
+                self.inputs = lay_out(files, self.folder / "in", self.folder / "unpacked")
+                self.series = sort_series(self.inputs)
+            except DataError:
+                self._begin()  # half an upload is none
+                raise
 
     def forget(self) -> None:
         """Remove the uploaded files and their results."""
-        self._begin()
+        with self._changing:
+            self._begin()
+            self._uploads.forget()
 
     def _begin(self) -> None:
         """Remove files and results; what runs is stopped first."""
         self.stop.set()
-        with self._busy:
-            self.scenes, self._edited, self.editing, self.series = {}, {}, None, []
-            for folder in (self.folder / "in", self.folder / "out"):
-                shutil.rmtree(folder, ignore_errors=True)
-            (self.folder / "in").mkdir()
-            self.stop.clear()
+        self.drop_results()
+        self.series = []
+        shutil.rmtree(self.folder / "in", ignore_errors=True)
+        (self.folder / "in").mkdir(parents=True)
+        self.stop.clear()
 
-    def _free_name(self, name: str) -> Path:
-        target, number = self.inputs / name, 1
-        while target.exists():
-            number += 1
-            target = self.inputs / f"{number}_{name}"
-        return target
+    def drop_results(self) -> None:
+        """Remove what was predicted before, and edits of it that were not kept."""
+        with self._busy:
+            self.scenes, self._edited, self.editing, self.unused = {}, {}, None, []
+            shutil.rmtree(self.folder / "out", ignore_errors=True)
 
     def predict(self, name: str, model: Segmenter, watcher: SessionWatcher) -> Report:
         """Segment the files as ``diffmedseg predict`` does, and keep the scenes.
@@ -192,9 +183,11 @@ class Session:
         try:
             if takes_pictures(model):
                 pictures = find_pictures(sources)
+                self.unused = self._find_unused([one.path for one in pictures])
                 report = predict_pictures(model, pictures, out, batch_size=1, overwrite=True, watcher=watcher)
             else:
                 cases = find_cases(sources, Naming(model.channels, {}))
+                self.unused = self._find_unused([part for case in cases for part in _parts(case)])
                 report = predict_volumes(model, cases, out, overwrite=True, watcher=watcher)
         finally:
             if self.closed:  # what was written last came after the folder was removed
@@ -211,10 +204,15 @@ class Session:
         """
         files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
         if not files:
-            raise DataError(_NO_FILE)
+            raise DataError(NO_FILE)
         if self.series and len(model.channels) == 1:
             return self.series
         return files if len(files) == 1 else [self.inputs]
+
+    def _find_unused(self, used: Sequence[Path]) -> list[str]:
+        """Name the files that are not used, and do not lie in a folder that is."""
+        files = [path for path in sorted(self.inputs.rglob("*")) if path.is_file()]
+        return [file.name for file in files if not {file, file.parent} & set(used)]
 
     def image_names(self) -> list[str]:
         """Return the names of all images that any model segmented."""
@@ -224,12 +222,12 @@ class Session:
         """Return the masks (K, D, H, W) of an image with all corrections, to be changed in place."""
         return self._edited.setdefault(image, scene.mask.copy())
 
-    def corrected(self, empty: CorrectedSet) -> CorrectedSet:
-        """Return the data set of corrected images; ``empty`` becomes it where none of these regions was begun."""
-        if self._corrected is None or self._corrected.regions != empty.regions:
-            shutil.rmtree(empty.folder, ignore_errors=True)
-            self._corrected = empty
-        return self._corrected
+    def corrected(self, model: Segmenter, scene: Scene) -> CorrectedSet:
+        """Return the data set of the corrected images of a model's kind: what differs in regions is no one data set."""
+        regions = tuple(model.regions)
+        kind = regions, model.nested, tuple(model.channels) if scene.is_volume else None
+        folder = self.folder / f"corrected-{len(self._corrected) + 1}"
+        return self._corrected.setdefault(kind, CorrectedSet(folder, regions, model.nested))
 
     def save_correction(self, name: str, model: Segmenter, scene: Scene, edited: NDArray[np.bool_]) -> str:
         """Save an image with its corrected mask into the data set of :meth:`corrected`; return its id.
@@ -237,17 +235,17 @@ class Session:
         Raises:
             DataError: If a file cannot be read, or overlapping regions cannot be saved.
         """
-        assert self._corrected is not None
+        pairs = self.corrected(model, scene)
         sources = self._sources(model)
         if scene.is_volume:
-            return self._corrected.add_volume(scene, sources, model.channels, edited)
+            return pairs.add_volume(scene, sources, model.channels, edited)
         [picture] = [one.path for one in find_pictures(sources) if one.name == scene.name]
         folder, several = self.outputs(name), len(model.regions) > 1
         masks = {
             region: folder / file_name(scene.name, "mask", ".png", region if several else None)
             for region in model.regions
         }
-        return self._corrected.add_picture(scene, picture, masks, edited[:, 0])
+        return pairs.add_picture(scene, picture, masks, edited[:, 0])
 
     def plain(self, message: str) -> str:
         """Return a message without the path of the session's folder, which is nobody's business."""
@@ -258,17 +256,10 @@ class Session:
         return zip_folder(self.folder / "out", self.folder / "predictions.zip")
 
 
-def _contents(file: Path, folder: Path) -> list[Path]:
-    """Return what a ZIP file holds, unpacked below a folder; of any other file itself."""
-    if file.suffix.lower() != ".zip":
-        return [file]
-    below = folder / str(len(list(folder.glob("*"))))
-    below.mkdir(parents=True)
-    found = list(unpack(file, below))
-    file.unlink()
-    return found
-
-
-def _common_name(names: Sequence[str]) -> str:
-    """Return what the names of a case's files begin with, such as a patient's; they differ in the modality."""
-    return os.path.commonprefix(list(names)).rstrip("._-") or "volume"  # noqa: RUF071  names, not paths
+def _parts(case: VolumeCase) -> list[Path]:
+    """Return the files, and folders of series, of a case; all of one that is not whole, which says so itself."""
+    try:
+        mask = case.brain_mask()
+        return [*case.channels(), *([] if mask is None else [mask])]
+    except DataError:
+        return [case.path]

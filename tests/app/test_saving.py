@@ -32,8 +32,7 @@ def segmented(tmp_path, model, *images):
         session.take([path])
     *_, last = run(session, Shelf(model), ["model"])
     assert not last.failed, last.text
-    pairs = session.corrected(CorrectedSet(session.folder / "corrected", tuple(model.regions), model.nested))
-    return session, pairs
+    return session, session.corrected(model, next(iter(session.scenes["model"].values())))
 
 
 def correct(session, model, change):

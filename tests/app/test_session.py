@@ -190,6 +190,8 @@ def test_stopping_keeps_nothing_and_the_next_run_is_whole(session):
     with pytest.raises(Stopped):
         session.predict("dark", model, Stops(session, model))
     assert session.scenes == {}
+    stopped = finish(session, Shelf(dark=model), "dark")  # the stop came while the next run waited for its turn
+    assert (stopped.text, stopped.failed) == ("Stopped before it began.", True)
     assert finish(session, Shelf(dark=model), "dark").text == "Segmented 4 images."
     steps = run(session, Shelf(dark=model), ["dark"])
     next(steps)
@@ -204,6 +206,53 @@ def test_two_models_are_run_one_after_the_other(session):
     assert shares == sorted(shares)
     assert list(session.scenes) == ["dark", "darker"]
     assert {scenes["a"].threshold for scenes in session.scenes.values()} == {0.5, 0.9}
+
+
+def test_a_run_drops_the_results_of_the_run_before(session):
+    session.take([upload(session, "a.png", picture())])
+    shelf = Shelf(dark=dark_segmenter(), two=dark_segmenter(regions=("lesion", "core")))
+    finish(session, shelf, "dark")
+    first = session.scenes["dark"]["a"]
+    session.edited("a", first)[:] = True
+    finish(session, shelf, "two")
+    assert list(session.scenes) == ["two"]
+    assert session.edited("a", session.scenes["two"]["a"]).shape[0] == 2
+    assert {name.split("/")[0] for name in zipfile.ZipFile(session.zip_outputs()).namelist()} == {"two"}
+
+
+def test_a_page_that_names_its_files_again_keeps_them(session):
+    """A list of files grows and shrinks: the page names all of them each time, wherever they lie by now."""
+    one, two, three = (upload(session, f"{name}.png", picture()) for name in ("a", "b", "volume"))
+    packed = upload(session, "c.zip", zipped([three], three.parent))
+    for files, names in (
+        ([one], {"a.png"}),
+        ([one, two], {"a.png", "b.png"}),
+        ([one, two, packed], {"a.png", "b.png", "volume.png"}),
+        ([two, packed], {"b.png", "volume.png"}),
+    ):
+        session.take(files)
+        assert {path.name for path in session.inputs.iterdir()} == names
+    assert finish(session, Shelf(dark=dark_segmenter()), "dark").text == "Segmented 2 images."
+    with pytest.raises(DataError, match="not uploaded here, or some time ago"):
+        session.take([one])  # it was taken out of the list
+
+
+@pytest.mark.parametrize("common", ["unpacked", "uploads", "out"])
+def test_files_may_be_called_like_our_folders(common, session):
+    files = [upload(session, f"{common}{number}.png", picture()) for number in range(2)]
+    session.take([*files, upload(session, f"{common}.zip", zipped([files[0]], files[0].parent))])
+    assert finish(session, Shelf(dark=dark_segmenter()), "dark").text == "Segmented 3 images."
+
+
+def test_files_that_are_left_out_are_named(session, tmp_path):
+    files = [upload(session, name, b"text") for name in ("notes.txt", "blob")]
+    session.take([upload(session, "a.png", picture()), *files])
+    last = finish(session, Shelf(dark=dark_segmenter()), "dark")
+    assert last.text == "Segmented 1 image. Left out: blob, notes.txt."
+    write_brats2015(tmp_path, ["case"])
+    session.take([upload(session, path.name, path.read_bytes()) for path in sorted((tmp_path / "case").iterdir())])
+    last = finish(session, Shelf(bright=bright_segmenter(("flair", "t1ce"))), "bright")
+    assert last.text == "Segmented 1 image. Left out: OTMultiClass.nii.gz."
 
 
 def test_a_session_that_is_closed_while_it_runs_leaves_nothing(session):
@@ -295,6 +344,18 @@ def test_one_series_in_a_zip_is_the_one_volume(session, tmp_path):
 def test_a_zip_that_holds_nothing_is_refused(content, message, session):
     with pytest.raises(DataError, match=message):
         session.take([upload(session, "study.zip", content)])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_one_sentence_whatever_packed_it(method, session):
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", method) as archive:
+        archive.writestr("a.png", np.random.default_rng(0).bytes(2000))
+    content = bytearray(written.getvalue())
+    content[60:100] = b"\xff" * 40
+    with pytest.raises(DataError, match=r"^study\.zip cannot be unpacked \(.*\): pack it again"):
+        session.take([upload(session, "study.zip", bytes(content))])
+    assert not any(session.inputs.parent.iterdir())
 
 
 def test_a_zip_writes_nothing_outside_the_session(session):
