@@ -21,7 +21,7 @@ class Shelf:
     def intended_use(self, name):
         return f"For tests of {name}."
 
-    def card(self, name):
+    def card(self, name, pictures=False):
         return f"# Card of {name}"
 
 
