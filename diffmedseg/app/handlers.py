@@ -104,7 +104,7 @@ class Handlers:
 
     def describe(self, name: str) -> tuple[str, str]:
         """Return a model's intended use and card."""
-        return page.banner(self.shelf.intended_use(name)), self.shelf.card(name)
+        return page.banner(self.shelf.intended_use(name)), self.shelf.card(name, pictures=True)
 
     def wait(self, session: Session | None, request: gr.Request) -> tuple[Session, str, gr.Button]:
         """Say that the session waits for its turn; from now on it can be stopped."""

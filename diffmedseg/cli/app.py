@@ -12,6 +12,7 @@ from diffmedseg.cli.parsing import (
     add_device,
     add_host,
     add_trust,
+    keep_inputs_private,
     natural_number,
     positive_integer,
     report_errors,
@@ -71,6 +72,7 @@ def _serve(models: list[str], host: str, port: int, megabytes: int, device: str,
     print(f"Open {address} in a browser. Ctrl+C ends the app.", flush=True)
     if not _is_loopback(host):
         print("Warning: everybody who reaches this address can use the app; there is no password.", file=sys.stderr)
+    keep_inputs_private()
     blocks.block_thread()
 
 

@@ -1,6 +1,7 @@
 """Parser, argument types and options that all commands share."""
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,11 @@ def add_host(parser: argparse.ArgumentParser, warning: str) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help=f"Address to listen at. Default: 127.0.0.1, only this machine. {warning}"
     )
+
+
+def keep_inputs_private() -> None:
+    """Log no names of inputs: those of other people's files are not for this console."""
+    logging.getLogger("diffmedseg.prediction").setLevel(logging.CRITICAL)
 
 
 def add_tta(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from diffmedseg.cli.parsing import (
     add_device,
     add_host,
     add_trust,
+    keep_inputs_private,
     natural_number,
     positive_integer,
     report_errors,
@@ -60,4 +61,5 @@ def main(args: list[str]) -> None:
             Limits(options.max_size, options.timeout, options.concurrency, options.waiting, options.batch_size),
         )
     print(f"Serving {name} at http://{options.host}:{options.port}. Research software: not for diagnosis.", flush=True)
+    keep_inputs_private()
     uvicorn.run(create_app(service), host=options.host, port=options.port, log_level="warning", access_log=False)

@@ -1,8 +1,10 @@
 """The models of an app or a service: each is loaded once, when first needed, and shared by all users."""
 
+import base64
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from threading import Lock
 
 import torch
@@ -62,13 +64,19 @@ class Shelf:
         entry = self._entries.get(name)
         return NOT_FOR_DIAGNOSIS if entry is None else entry.intended_use
 
-    def card(self, name: str) -> str:
-        """Return a model's card as Markdown, without front matter and pictures."""
+    def card(self, name: str, pictures: bool = False) -> str:
+        """Return a model's card as Markdown, without front matter.
+
+        Args:
+            name: The model's name.
+            pictures: Put the card's pictures into the text, as data; otherwise it says where they are.
+        """
         model = self.get(name)
         if name in self._entries:
-            folder, _ = current_source().verified(name)
+            folder, entry = current_source().verified(name)
             if (folder / "README.md").is_file():
-                return _plain_card((folder / "README.md").read_text(encoding="utf-8"))
+                text = (folder / "README.md").read_text(encoding="utf-8")
+                return _whole_card(text, folder, entry.sha256 if pictures else ())
         return (
             f"# {name}\n\n{model.title}. {NOT_FOR_DIAGNOSIS}\n\n"
             f"- Input: {', '.join(model.channels)}, {model.image_size[0]} x {model.image_size[1]} px.\n"
@@ -78,7 +86,15 @@ class Shelf:
         )
 
 
-def _plain_card(text: str) -> str:
-    """Remove front matter and pictures, which are not served."""
+def _whole_card(text: str, folder: Path, pictures: Collection[str]) -> str:
+    """Leave out front matter, and put pictures of these names into the text."""
+
+    def embed(link: re.Match[str]) -> str:
+        title, name = link.groups()
+        if name not in pictures:
+            return f"(The picture {name} lies beside this card in the zoo.)"
+        data = base64.b64encode((folder / name).read_bytes()).decode()
+        return f"![{title}](data:image/png;base64,{data})"
+
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    return re.sub(r"^!\[[^\]]*\]\([^)]*\)\n+", "", text, flags=re.MULTILINE)
+    return re.sub(r"^!\[([^\]]*)\]\(([^)]*)\)", embed, text, flags=re.MULTILINE)

@@ -1,6 +1,8 @@
 """The commands ``app`` and ``serve``, as far as nothing is served."""
 
+import base64
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from diffmedseg.app.storage import upload_root
 from diffmedseg.cli import app, main
 from diffmedseg.errors import ZooError
 from diffmedseg.zoo.shelf import Shelf
+from diffmedseg.zoo.source import packaged_zoo
 
 ENTRY = "medsegdiff-lite_synthetic.tiny"
 
@@ -97,6 +100,9 @@ def test_the_shelf_loads_a_model_once_and_gives_its_card():
     card = shelf.card(ENTRY)
     assert card.lstrip().startswith(f"# {ENTRY}")
     assert "![" not in card
+    assert "(The picture cases.png lies beside this card in the zoo.)" in card
+    [data] = re.findall(r"!\[[^]]*\]\(data:image/png;base64,([^)]*)\)", shelf.card(ENTRY, pictures=True))
+    assert base64.b64decode(data) == (packaged_zoo() / ENTRY / "cases.png").read_bytes()
     assert "not for diagnosis" in shelf.intended_use(ENTRY).lower()
     with pytest.raises(ZooError, match="There is no model"):
         shelf.get(str(Path(__file__).parent))

@@ -27,7 +27,7 @@ class Shelf:
     def intended_use(self, name: str) -> str:
         return f"For tests of {name}."
 
-    def card(self, name: str) -> str:
+    def card(self, name: str, pictures: bool = False) -> str:
         return f"# Card of {name}"
 
 
