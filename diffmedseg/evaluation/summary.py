@@ -43,7 +43,7 @@ POLICY = {
     "use the first 16, 32 or 100 samples of each case",
     "found": "share of cases with a non-empty reference whose fused mask is not empty; left_empty: share of cases with "
     "an empty reference whose fused mask is empty",
-    "nll": "probabilities are clipped to [1e-6, 1 - 1e-6]",
+    "nll": "probabilities are clipped: at least 1e-6, at most 1 - 1e-6",
     "ece": "at most 17 bins over the pixels of all cases: probabilities below 0.001, probabilities of at least 0.999, "
     "and 15 bins of about equal mass between them; neighbourhood: the box around all raters' masks, enlarged by half "
     "its size on each side",

@@ -209,7 +209,7 @@ def corrupt(folder, image):
             lambda folder, _: (folder / "other.npz").touch(),
             r"has other\.npz, and no image of the split has this name",
         ),
-        (lambda folder, _: (folder / "notes.txt").touch(), r"holds notes\.txt, and no image"),
+        (lambda folder, _: (folder / "notes.txt").touch(), r"has notes\.txt, and no image"),
         (add_png, r"1 sets of samples have the same name: .*slice-0 and .*slice-0\.npz"),
         (
             spoil(lambda masks: masks[:, :-1]),
@@ -219,7 +219,7 @@ def corrupt(folder, image):
         (spoil(lambda masks: masks[:0]), r"have shape \(0, 1, 24, 24\).*S of at least 1"),
         (spoil(lambda masks: np.stack([masks, masks], 1)), r"have shape \(16, 2, 24, 24\)"),
         (spoil(lambda masks: masks * 255), r"slice-0\.npz has values 255; expected only 0 and 1\. Threshold"),
-        (spoil(lambda masks: masks * 0.3), r"has values 0\.3; expected 0 and 1"),
+        (spoil(lambda masks: masks * 0.3), r"has values 0\.3; expected only 0 and 1"),
         (spoil(lambda masks: np.where(masks, np.nan, 0)), r"has values nan"),
         (spoil(lambda masks: masks.astype(str)), r"has values of type <U"),
         (spoil(lambda masks: masks[:15]), r"numbers of samples differ: 15 of .*slice-0 and 16 of .*slice-1"),

@@ -152,7 +152,7 @@ def test_what_cannot_be_paired(folders, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"No mask in .*\(nothing\)"):
         pair_masks(tmp_path / "empty", truth, common=True)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         pair_masks(tmp_path / "gone", truth)
 
 
