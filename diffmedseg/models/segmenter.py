@@ -162,6 +162,11 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             views_of(augmentation)
         self.encoder_lr, self.tta, self.fitted_tta = encoder_lr, tta, fitted_tta
         self.slice_correlation = check_slice_correlation(slice_correlation)
+        if self.depth and slice_correlation is not None:
+            raise ValueError(
+                f"slice_correlation is {slice_correlation:g}, which is for networks of slices. A network of volumes "
+                "draws noise for a whole volume: set it to null."
+            )
         self._last = torch.channels_last_3d if self.depth else torch.channels_last
         self.denoiser = denoiser.to(memory_format=self._last) if channels_last else denoiser
         self.image_size = (int(image_size[0]), int(image_size[1]))

@@ -199,6 +199,8 @@ def test_networks_and_data_have_to_agree():
         MedSegDiffSegmenter(small(MedSegDiffV1), slice_input=SliceInput(depth=8))
     with pytest.raises(ValueError, match=r"MedSegDiffLite was built for volumes, and the data gives single slices"):
         MedSegDiffSegmenter(small(LITE))
+    with pytest.raises(ValueError, match="slice_correlation is 3, which is for networks of slices"):
+        build(slice_correlation=3.0)
     with pytest.raises(ValueError, match="depth is 12; MedSegDiffLite takes multiples of 8"):
         build(depth=12)
     with pytest.raises(ValueError, match="sees 8 slices at once: set context to 0, not 1"):

@@ -1,6 +1,7 @@
 """Runs of a network of volumes: trained on stacks of slices, tested, resumed, predicted, stored."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import SimpleITK as sitk
@@ -13,6 +14,7 @@ from lightning import Callback
 
 from diffmedseg.callbacks import WarmupEMA
 from diffmedseg.cli import main
+from diffmedseg.errors import DataError
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.prediction import Naming, find_cases
 from diffmedseg.prediction.run import Settings
@@ -89,6 +91,8 @@ def test_a_prediction_is_the_one_that_is_scored(data):
         settings = Settings(num_samples=2, num_steps=2, seed=0, bf16=False, tta="none").filled_from(model)
         together, apart = (segment_volume(SliceRun(model, volume, case, settings, size)) for size in (100, 2))
         assert torch.equal(together.samples, apart.samples)
+        with pytest.raises(DataError, match="network of volumes, which draws noise for a whole volume"):
+            SliceRun(model, volume, case, replace(settings, slice_correlation=5.0), 2)
         found = together.samples[:, :, batch["index"]].permute(2, 0, 1, 3, 4)
         assert (found != (scored.samples > 0.5)).float().mean() < 1e-2  # the cache keeps 16 bits
 
