@@ -21,7 +21,8 @@ def folder(tmp_path):
 def test_the_training_cases_of_another_fold_are_refused(folder):
     first, second = (yaml_module("folder", folder, folds=5, fold=fold) for fold in (0, 1))
     check_held_out(first, {"a": to_config(first)})
-    with pytest.raises(DataError, match=r"b was trained on \d of the 2 test cases \(p\d.*\)\. Test it on its own split"):
+    told = r"b was trained on \d of the 2 test cases \(p\d.*\)\. Test it on its own split"
+    with pytest.raises(DataError, match=told):
         check_held_out(first, {"a": to_config(first), "b": to_config(second)})
 
 
