@@ -203,12 +203,19 @@ def _check_volumes(model: str, files: Sequence[Path], data: str, config: Mapping
     """
     from diffmedseg.data.catalogue import may_be_volumes
 
-    depths = [read_settings(path).get("data", {}).get("init_args", {}).get("depth") for path in files]
-    if any(depths) and not may_be_volumes(config):
+    if any(map(_depth, files)) and not may_be_volumes(config):
         raise RecipeError(
             f"The model {model} learns volumes, and {data} has pictures: choose a data set of volumes, such as "
             "brats2015, or a model without -3d."
         )
+
+
+def _depth(path: Path) -> object:
+    """Return the ``depth`` of the data that a file sets, if it sets one."""
+    settings: object = read_settings(path)
+    for key in ("data", "init_args", "depth"):  # a file of the user's own may hold anything
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings
 
 
 def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:

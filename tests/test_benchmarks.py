@@ -446,18 +446,17 @@ def test_table_of_the_rare_mode(monkeypatch, capsys):
 def test_noise_of_nodules():
     slices, samples = [3, 4, 7], 2
     rows = {
-        noise: [
+        shape: [
             keyed_normal((64,), row, torch.device("cpu"))
-            for row in nodule_volumes.generators_of(noise, 0, "patient/nodule-0", slices, samples)
+            for row in nodule_volumes.generators_of(0, "patient/nodule-0", slices, samples, None, shape)
         ]
-        for noise in nodule_volumes.noises([2])
+        for shape in (None, 0.0, 4.0)
     }
-    assert list(rows) == ["shared", "own", "between 2"]
     alike = {
-        noise: float(torch.corrcoef(torch.stack([found[0][0], found[1][0]]))[0, 1]) for noise, found in rows.items()
+        shape: float(torch.corrcoef(torch.stack([found[0][0], found[1][0]]))[0, 1]) for shape, found in rows.items()
     }
-    assert alike["shared"] == pytest.approx(1)
-    assert abs(alike["own"]) < 0.4 < alike["between 2"] < 0.95
+    assert alike[None] == pytest.approx(1)
+    assert abs(alike[0.0]) < 0.4 < alike[4.0] < 0.95
     assert all(len(found) == 3 and found[0].shape == (samples, 64) for found in rows.values())
 
 
@@ -471,7 +470,8 @@ def test_scores_and_table_of_nodules():
     assert rough == of_readers > 0
     assert spread == 0 < spread_of_readers
     rows = [
-        {"nodule": f"p{n}_nodule-0", "noise": noise} | dict.fromkeys(nodule_volumes.SCORES, value + n)
+        {"nodule": f"p{n}_nodule-0", "presence": noise, "shape": noise}
+        | dict.fromkeys(nodule_volumes.SCORES, value + n)
         for n in range(3)
         for noise, value in (("shared", 0.5), ("own", 0.25))
     ]

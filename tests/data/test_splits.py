@@ -43,7 +43,7 @@ def test_few_patients_are_all_trained_on():
 
 
 def test_fewer_patients_than_folds():
-    with pytest.raises(DataError, match=r"4 patients .* 5 folds: Set folds to 4 .*--data\.folds 4.*--set folds=4"):
+    with pytest.raises(DataError, match=r"4 patients .* 5 folds. Set folds to 4 .*--data\.folds 4.*--set folds=4"):
         draw(of=cases(4))
     with pytest.raises(DataError, match=r"1 patient .* At least one patient to train on and one to test"):
         draw(of=cases(1))
