@@ -107,16 +107,15 @@ def between(key: tuple[object, ...], position: float) -> BlendedGenerator:
 
 
 class SliceKey(str):
-    """The key of the noise of a slice: that of its volume, and where the slice lies in it.
+    """A noise key for one slice: the volume's key and the position of the slice.
 
-    It equals the key of the volume, and whatever has no use for the place takes it for that.
+    As a string it equals the volume's key. Code that does not need the position uses it as the key of the volume.
 
     Args:
         volume: The key of the volume.
         number: Number of the slice.
-        spacing: Distance of neighbouring slices, in mm.
-        length: Slices that lie this far apart or farther have independent noise, in mm; 0 for noise of its own in each
-            slice.
+        spacing: Distance between neighbouring slices, in mm.
+        length: Distance from which slices have independent noise, in mm; 0 makes the noise of all slices independent.
     """
 
     def __new__(cls, volume: str, number: int, spacing: float, length: float) -> "SliceKey":
@@ -137,10 +136,10 @@ class SliceKey(str):
 
 
 def check_slice_correlation(length: float | None) -> float | None:
-    """Return how noise is correlated over slices; see :class:`SliceKey`.
+    """Check the correlation length of noise over slices, in mm, and return it; see :class:`SliceKey`.
 
     Raises:
-        ValueError: If it is no distance.
+        ValueError: If the length is not a distance.
     """
     if length is not None and not 0 <= length < math.inf:
         raise ValueError(

@@ -24,7 +24,7 @@ _AREA_PIXELS = 2**22  # pixels that are counted together, to limit memory
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleSet:
     """The samples that a model draws for images, on its grid.
 
     Attributes:
@@ -39,21 +39,26 @@ class Drawn:
     prior: Tensor | None = None
     features: Tensor | None = None
     weights: Tensor | None = None
-    members: "tuple[Drawn, ...]" = ()
+    members: "tuple[SampleSet, ...]" = ()
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Drawn":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "SampleSet":
         """Apply a function to samples and prior."""
         prior = None if self.prior is None else change(self.prior)
-        members = tuple(member.each(change) for member in self.members)
+        members = tuple(member.map(change) for member in self.members)
         return replace(self, samples=change(self.samples), prior=prior, members=members)
 
-    def only(self, i: int) -> "Drawn":
-        """Return one image of the batch."""
+    def __len__(self) -> int:
+        """Return the number of images, B."""
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> "SampleSet":
+        """Return the samples of image i, as a batch of one image."""
+        i = range(len(self))[i]  # an IndexError if there is no such image
         features = None if self.features is None else self.features[i : i + 1]
-        return replace(self.each(lambda maps: maps[i : i + 1]), features=features)
+        return replace(self.map(lambda maps: maps[i : i + 1]), features=features)
 
     @staticmethod
-    def cat(parts: "Sequence[Drawn]") -> "Drawn":
+    def cat(parts: "Sequence[SampleSet]") -> "SampleSet":
         """Concatenate batches."""
 
         def join(maps: list[Tensor | None]) -> Tensor | None:
@@ -61,10 +66,10 @@ class Drawn:
             return torch.cat(present) if present else None
 
         samples = torch.cat([part.samples for part in parts])
-        return Drawn(samples, join([part.prior for part in parts]), join([part.features for part in parts]))
+        return SampleSet(samples, join([part.prior for part in parts]), join([part.features for part in parts]))
 
     @staticmethod
-    def pool(parts: "Sequence[Drawn]") -> "Drawn":
+    def pool(parts: "Sequence[SampleSet]") -> "SampleSet":
         """Pool samples of the same images from several parts, such as several views.
 
         The samples of the parts alternate, so that the first samples do not depend on their number. The prior is the
@@ -85,7 +90,7 @@ class Drawn:
         priors = [part.prior for part in parts if part.prior is not None]
         prior = torch.stack(priors).mean(0) if len(priors) == len(parts) else None
         features = [part.features for part in parts if part.features is not None]
-        return Drawn(
+        return SampleSet(
             samples,
             prior,
             torch.cat(features, 1) if features else None,
@@ -146,12 +151,20 @@ class Segmentation:
     familiarity: Tensor | None = None
     origin: Origin | None = None
 
-    def only(self, i: int) -> "Segmentation":
-        """Return one image of the batch, on the CPU, without ``origin``, which belongs to all images."""
+    def __len__(self) -> int:
+        """Return the number of images, B."""
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> "Segmentation":
+        """Return the segmentation of image i, as a batch of one image.
+
+        Its maps are on the CPU. It has no ``origin``, which belongs to all images.
+        """
+        i = range(len(self))[i]  # an IndexError if there is no such image
 
         def take(value: Any) -> Any:  # noqa: ANN401
             if isinstance(value, Segmentation):
-                return value.only(i)
+                return value[i]
             return value[i : i + 1].cpu() if isinstance(value, Tensor) else None
 
         return Segmentation(**{field.name: take(getattr(self, field.name)) for field in fields(self)})
@@ -164,7 +177,7 @@ class Segmentation:
 
         return Segmentation(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
-    def placed(self, window: CropWindow, size: tuple[int, int]) -> "Segmentation":
+    def paste_into(self, window: CropWindow, size: tuple[int, int]) -> "Segmentation":
         """Paste the maps of a window into its picture; they are empty outside. Samples do not change."""
         probability, uncertainty, mask = (
             window.place(maps, size) for maps in (self.probability, self.uncertainty, self.mask)
@@ -267,9 +280,10 @@ def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def majority(masks: Tensor) -> Tensor:
-    """Fuse the masks of raters (R, K, H, W), in {0, 1}, to (K, H, W) by majority. A tie counts as foreground.
+    """Return the reference mask (K, H, W) of R raters' masks (R, K, H, W), in {0, 1}.
 
-    The first of two raters is the reference, as is usual for CHASE and DRIVE.
+    With two raters the reference is the first rater's mask, as is usual for CHASE and DRIVE. With any other number it
+    is the majority of the raters, and a tie counts as foreground.
     """
     if len(masks) == 2:
         return masks[0]

@@ -355,6 +355,14 @@ def test_fine_tuning_sees_the_true_masks_alone(tmp_path):
     assert list(student.load("val").ids) == list(everything.load("val").ids)
 
 
+def test_fine_tuning_without_a_true_mask_says_how_to_get_some(tmp_path):
+    write_pseudo_masks(order(tiny_data(image_size=32, mask_rule=rule())), tmp_path / "pseudo")
+    student = module(tmp_path / "pseudo")
+    student.true_only = True
+    with pytest.raises(DataError, match=r"no training image with a true mask.*--true_masks N"):
+        student.load("train")
+
+
 @pytest.mark.parametrize(
     ("own", "proposing"),
     [

@@ -163,9 +163,11 @@ class CaseMetrics(SegmentationCallback):
         surfaces = {case: scores for _, by_case in gathered for case, scores in by_case.items()}
         images = pool(image for by_case, _ in gathered for image in by_case.values())
         conformal = model.conformal
-        held = None if conformal is None else {case: conformal.held(image) for case, image in images.items()}
+        coverage = (
+            None if conformal is None else {case: conformal.check_coverage(image) for case, image in images.items()}
+        )
         patients = _patients(trainer, images)
-        rows = self.rows = score_cases(images.values(), model.regions, surfaces, held, _tubular(trainer), patients)
+        rows = self.rows = score_cases(images.values(), model.regions, surfaces, coverage, _tubular(trainer), patients)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
         self.summary["policy"] |= _policy(model, trainer, images.values())

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.fusion import Fusion, MeanFusion
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 
 class MultiSampleEnsemble(SegmentationCallback):
@@ -42,5 +42,5 @@ class MultiSampleEnsemble(SegmentationCallback):
         """Replace the segmentation."""
         model, before = cast(Segmenter, pl_module), outputs["segmentation"]
         size = (int(before.probability.shape[-2]), int(before.probability.shape[-1]))
-        after = model.fuse_by(self.fusion, Drawn(before.samples, before.prior), size)
+        after = model.fuse_by(self.fusion, SampleSet(before.samples, before.prior), size)
         outputs["segmentation"] = replace(before, probability=after.probability, mask=after.mask, unrefined=None)

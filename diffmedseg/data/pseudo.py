@@ -147,6 +147,11 @@ class PseudoMaskDataModule(SegmentationDataModule):
                 f"does not have: {first_names(missing)}. Use the data settings that made the pseudo masks.",
                 missing,
             )
+        if not rows and self.true_only and split == "train":
+            raise DataError(
+                f"{self.folder / TABLE} has no training image with a true mask, which true_only=true asks for. Make "
+                "the pseudo masks again with --true_masks N, or set true_only to false."
+            )
         if not rows:
             raise DataError(
                 f"{self.folder / TABLE} has no pseudo mask of the {split} split: none was kept. Make the pseudo masks "

@@ -20,7 +20,7 @@ from diffmedseg.metrics.functional import (
 )
 from diffmedseg.metrics.images import ImageScore, pool, score_image
 from diffmedseg.metrics.matching import best_of_n_iou, hungarian_iou, rectangular_iou
-from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore, Held
+from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore, CoverageCheck
 from diffmedseg.metrics.surface import SurfaceScores
 
 __all__ = ["Summary", "score_cases", "score_image", "summarise"]
@@ -34,7 +34,7 @@ def score_cases(
     images: Iterable[ImageScore],
     regions: Sequence[str],
     surfaces: Mapping[str, Sequence[SurfaceScores]] | None = None,
-    held: Mapping[str, Sequence[Held]] | None = None,
+    coverage: Mapping[str, Sequence[CoverageCheck]] | None = None,
     tubular: bool = False,
     patients: Mapping[str, str] | None = None,
 ) -> list[CaseScore]:
@@ -44,8 +44,8 @@ def score_cases(
         images: The sums of all images, in any order.
         regions: Names of the regions.
         surfaces: Surface scores of each region, by case, if known.
-        held: Result of :meth:`~diffmedseg.postprocessing.Conformal.held` for each region, by case, for calibrated
-            models.
+        coverage: Result of :meth:`~diffmedseg.postprocessing.Conformal.check_coverage` for each region, by case, for
+            calibrated models.
         tubular: Whether regions are vessels; their density is then computed.
         patients: The patient of each case, if known.
     """
@@ -53,7 +53,7 @@ def score_cases(
     rows = []
     for case, image in pool(images).items():
         for k, region in enumerate(regions):
-            some = {} if held is None else vars(held[case][k])
+            some = {} if coverage is None else vars(coverage[case][k])
             some = some | (_densities(image, k) if tubular else {})
             some = some | ({"patient": patients[case]} if patients and case in patients else {})
             rows.append(_score_region(image, k, region, (surfaces or {}).get(case, unknown)[k], some))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-__all__ = ["FAILED_BELOW", "LOWER_IS_BETTER", "SCORES", "TITLES", "CaseScore", "Held", "Score"]
+__all__ = ["FAILED_BELOW", "LOWER_IS_BETTER", "SCORES", "TITLES", "CaseScore", "CoverageCheck", "Score"]
 
 #: A case with a lower IoU has failed (ISIC 2018, task 1; challenge.isic-archive.com/landing/2018/45).
 FAILED_BELOW = 0.65
@@ -53,7 +53,7 @@ def _declare(score: Score) -> float:
 
 
 @dataclass(frozen=True)
-class Held:
+class CoverageCheck:
     """Whether the contours and the interval of area of one region held: 1 or 0.
 
     Attributes:

@@ -15,7 +15,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.fusion import MeanFusion
-from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
+from diffmedseg.segmentation import SampleSet, Segmentation, resize_soft
 
 #: What members have to share, in words, and the attribute that says it.
 _SHARED = {
@@ -105,21 +105,21 @@ class Ensemble(Segmenter):
         num_steps: int | None = None,
         seed: int | None = None,
         tta: TTA | None = None,
-    ) -> Drawn:
+    ) -> SampleSet:
         """Draw samples, dealt to the members in turn; see the base class."""
         every, drawn = len(self._models), []
         for i, model in enumerate(self._models):
             own = image if model.image_size == self.image_size else to_grid(image, model.image_size)
             drawn.append(model.draw(own, keys, samples[i::every], num_steps, seed, tta))
-        pooled = Drawn.pool([part.each(self._enlarge) for part in drawn])
-        return Drawn(pooled.samples, pooled.prior, pooled.features, pooled.weights, tuple(drawn))
+        pooled = SampleSet.pool([part.map(self._enlarge) for part in drawn])
+        return SampleSet(pooled.samples, pooled.prior, pooled.features, pooled.weights, tuple(drawn))
 
     def _enlarge(self, maps: Tensor) -> Tensor:
         """Resize what a member drew, (B, S, K, h, w) or (B, K, h, w), to the ensemble's grid."""
         resized = resize_soft(maps.reshape(-1, *maps.shape[-3:]), self.image_size)
         return resized.reshape(*maps.shape[:-2], *self.image_size)
 
-    def fuse_plainly(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+    def fuse_plainly(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Let each member fuse what it drew, and average the probabilities; see the base class."""
         parts = [
             model.fuse_plainly(own, size, _at_grid(image, own.samples), keys)

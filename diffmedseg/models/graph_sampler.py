@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffmedseg.diffusion.unrolled import UnrolledReverse
 from diffmedseg.noise_input import NoiseInput
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 
 @dataclass(frozen=True)
@@ -22,5 +22,5 @@ class GraphSampler:
     """
 
     inputs: tuple[NoiseInput, ...]
-    draw: Callable[[Tensor, Mapping[str, Tensor]], Drawn]
+    draw: Callable[[Tensor, Mapping[str, Tensor]], SampleSet]
     reverse: UnrolledReverse | None = None

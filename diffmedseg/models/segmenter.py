@@ -25,7 +25,7 @@ from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
 from diffmedseg.models.recommended import Recommend
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.models.stacks import as_volume, cut_slices, join_batch, volumes_of
+from diffmedseg.models.stacks import as_volume, check_depth, cut_slices, join_batch, volumes_of
 from diffmedseg.models.stored import StoredModule
 from diffmedseg.models.targets import sure_part
 from diffmedseg.models.tiling import Tiling, Window
@@ -36,7 +36,7 @@ from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.postprocessing.fusion import Fusion, MeanFusion
 from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.segmentation import Drawn, Segmentation, resize_soft
+from diffmedseg.segmentation import SampleSet, Segmentation, resize_soft
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 _REGIONS = {1: ("lesion",)}
@@ -144,7 +144,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         regions = _names("region", denoiser.mask_channels, _REGIONS) if regions is None else regions
         self.channels, self.regions, self.nested = tuple(channels), tuple(regions), nested
         self.slice_input = slice_input
-        _check_depth(denoiser, self.depth)
+        check_depth(denoiser, self.depth)
         shown = self.image_channels
         if (denoiser.image_channels, denoiser.mask_channels) != (len(shown), len(regions)):
             raise ValueError(
@@ -192,7 +192,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         """Compute the training loss of a batch, a scalar; ``batch["draw"]`` keys its randomness."""
 
     @abstractmethod
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Draw samples for images.
 
         Args:
@@ -250,7 +250,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         Returns:
             (B, F), float32; the mean over the windows that the network sees. None where the network gives no maps.
         """
-        shown = as_volume(image, self.depth) if self.depth else image
+        shown = self._as_seen(image)
         with torch.autocast(self.device.type, enabled=False):  # in bfloat16 they would be others
             parts = [self.denoiser.image_maps(self._memory_format(shown[part])) for part in self._parts(shown)]
             return torch.stack([pool_maps(maps) for maps in parts]).mean(0).expand(len(image), -1) if parts[0] else None
@@ -286,14 +286,14 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         num_steps: int | None = None,
         seed: int | None = None,
         tta: TTA | None = None,
-    ) -> Drawn:
+    ) -> SampleSet:
         """Draw samples, dealt to the views in turn; see the base class. Familiarity is that of the image as it is."""
         num_steps, seed = self.num_steps if num_steps is None else num_steps, self.seed if seed is None else seed
         views = views_of(self.tta if tta is None else tta)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            drawn = Drawn.pool(
+            drawn = SampleSet.pool(
                 [
                     self._draw_view(image, keys, samples[i :: len(views)], num_steps, seed, view)
                     for i, view in enumerate(views)
@@ -307,19 +307,15 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
 
     def _draw_view(
         self, image: Tensor, keys: Sequence[str], samples: range, num_steps: int, seed: int, axes: tuple[int, ...]
-    ) -> Drawn:
+    ) -> SampleSet:
         """Draw samples of images that are flipped along axes, and flip them back."""
         flipped, chunks = flip(image, axes), []
         for some in self._chunks(keys, len(samples)):
-            shown, own = flipped[some], keys[some]
-            if self.depth:
-                generators = sample_generators(seed, own[:1], samples)
-                drawn = self.draw_samples(self._memory_format(as_volume(shown, self.depth)), generators, num_steps)
-                chunks.append(drawn.each(partial(cut_slices, number=len(own))))
-            else:
-                generators = sample_generators(seed, own, samples)
-                chunks.append(self.draw_samples(self._memory_format(shown), generators, num_steps))
-        return Drawn.cat(chunks).each(partial(flip, axes=axes))
+            own = keys[some]
+            generators = sample_generators(seed, own[:1] if self.depth else own, samples)
+            drawn = self.draw_samples(self._memory_format(self._as_seen(flipped[some])), generators, num_steps)
+            chunks.append(drawn.map(partial(cut_slices, number=len(own))) if self.depth else drawn)
+        return SampleSet.cat(chunks).map(partial(flip, axes=axes))
 
     def _features_of(self, image: Tensor, keys: Sequence[str], samples: range) -> Tensor | None:
         """Return the features of images, chunk by chunk; see :meth:`features`."""
@@ -334,11 +330,15 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         per_pass = max(self._rows_per_pass() // samples, 1)
         return [slice(first, first + per_pass) for first in range(0, len(keys), per_pass)]
 
+    def _as_seen(self, image: Tensor) -> Tensor:
+        """Return images (B, C, H, W), joined to a volume (1, C, D, H, W) if the network takes volumes."""
+        return as_volume(image, self.depth) if self.depth else image
+
     def _parts(self, image: Tensor) -> list[Window]:
         """Return what the network sees at once of images (B, C, H, W) or volumes (B, C, D, H, W)."""
         return self.tiling.parts(image.shape[2] if self.depth else None)
 
-    def fuse_plainly(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+    def fuse_plainly(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse and refine what was drawn; see the base class."""
         fused = self.fuse_by(self.fusion, drawn, size)
         if self.refinement is None:
@@ -353,7 +353,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         probability = resize_soft(refined, size)
         return replace(fused, probability=probability, mask=probability > self.threshold, unrefined=fused.probability)
 
-    def _voters(self, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
+    def _voters(self, drawn: SampleSet) -> tuple[Tensor, Tensor | None]:
         """Return what is fused, and its weights: the samples, and the prior where it has a share of the votes."""
         samples, prior = drawn.samples, drawn.prior
         if prior is None or not self.prior_share:
@@ -459,26 +459,6 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/learning_rate"},
         }
-
-
-def _check_depth(denoiser: Denoiser, depth: int) -> None:
-    """Refuse slices for a network of volumes, the reverse, and volumes that the network cannot take.
-
-    Raises:
-        ValueError: Saying what to set.
-    """
-    name = type(denoiser).__name__
-    if depth and denoiser.spatial_dims == 2:
-        raise ValueError(
-            f"{name} takes single slices, and the data gives volumes of {depth} slices: set data.depth to 0. Networks "
-            "of volumes are MedSegDiffLite and ResidualUNet without an encoder."
-        )
-    if denoiser.spatial_dims == 3 and not depth:
-        raise ValueError(
-            f"{name} was built for volumes, and the data gives single slices: set data.depth, such as to 32."
-        )
-    if depth % denoiser.divisor:
-        raise ValueError(f"depth is {depth}; {name} takes multiples of {denoiser.divisor}.")
 
 
 def sample_generators(seed: int, keys: Sequence[str], samples: range) -> Generators:

@@ -29,7 +29,7 @@ from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.segmentation import Drawn, Origin, Segmentation, majority, nest, resize_soft
+from diffmedseg.segmentation import Origin, SampleSet, Segmentation, majority, nest, resize_soft
 
 
 class Segmenter(BatchedModule, ABC):
@@ -94,7 +94,7 @@ class Segmenter(BatchedModule, ABC):
         num_steps: int | None,
         seed: int | None,
         tta: TTA | None,
-    ) -> Drawn:
+    ) -> SampleSet:
         """Draw samples for images, in evaluation mode, whatever the mode is.
 
         Args:
@@ -107,7 +107,7 @@ class Segmenter(BatchedModule, ABC):
         """
 
     @abstractmethod
-    def fuse_plainly(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+    def fuse_plainly(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse and refine what was drawn, without calibration and contours; see :meth:`fuse`."""
 
     @property
@@ -182,7 +182,7 @@ class Segmenter(BatchedModule, ABC):
         seed: int | None = None,
         keys: Sequence[str] | None = None,
         tta: TTA | None = None,
-    ) -> Drawn:
+    ) -> SampleSet:
         """Draw alone; see :meth:`segment`, which fuses what was drawn."""
         self._warn_of_misfits(num_samples, num_steps, tta)
         return self._sample(image, num_samples, num_steps, seed, keys, tta)[0]
@@ -211,7 +211,7 @@ class Segmenter(BatchedModule, ABC):
         keys: Sequence[str] | None,
         tta: TTA | None,
         spacing: tuple[float, float, float] | None = None,
-    ) -> tuple[Drawn, Tensor, tuple[int, int], Sequence[str]]:
+    ) -> tuple[SampleSet, Tensor, tuple[int, int], Sequence[str]]:
         """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
         num_samples = self.count_samples(num_samples, tta)
         num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
@@ -231,7 +231,7 @@ class Segmenter(BatchedModule, ABC):
         image = image.to(self.device)
         grid = image if size == self.image_size else to_grid(image, self.image_size)
         drawn = self.draw(grid, keys, range(num_samples), num_steps, self.seed if seed is None else seed, tta)
-        drawn = drawn.each(partial(turn_back, orientation=turn))
+        drawn = drawn.map(partial(turn_back, orientation=turn))
         return drawn, turn_back(grid, turn), size if turn < 5 else size[::-1], keys
 
     def _warn_of_misfits(self, num_samples: int | None, num_steps: int | None, tta: TTA | None) -> None:
@@ -253,7 +253,7 @@ class Segmenter(BatchedModule, ABC):
 
     # Fusing.
 
-    def fuse(self, drawn: Drawn, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+    def fuse(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
         """Fuse what was drawn into a segmentation, by the model's own rule, refinement and calibration.
 
         Args:
@@ -285,7 +285,7 @@ class Segmenter(BatchedModule, ABC):
         """
         reference, window = batch["reference"][i], batch["window"][i]
         size = (int(reference.shape[-2]), int(reference.shape[-1])) if window is None else window.size
-        return self.at_size(segmentation.only(i), size)
+        return self.at_size(segmentation[i], size)
 
     def _finish(self, plain: Segmentation) -> Segmentation:
         """Draw contours and calibrate."""
@@ -303,9 +303,9 @@ class Segmenter(BatchedModule, ABC):
             outer=outer,
         )
 
-    def fuse_by(self, fusion: Fusion, drawn: Drawn, size: tuple[int, int]) -> Segmentation:
+    def fuse_by(self, fusion: Fusion, drawn: SampleSet, size: tuple[int, int]) -> Segmentation:
         """Fuse what was drawn into a segmentation at ``size`` by a rule, and do no more."""
-        drawn = drawn.each(nest) if self.nested else drawn
+        drawn = drawn.map(nest) if self.nested else drawn
         samples, prior = drawn.samples, drawn.prior
         probability, mean = fusion(*self._voters(drawn)), samples.mean(1)
         if self.nested:
@@ -314,7 +314,7 @@ class Segmenter(BatchedModule, ABC):
         uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
         return Segmentation(samples, probability, uncertainty, mask, prior=prior)
 
-    def _voters(self, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
+    def _voters(self, drawn: SampleSet) -> tuple[Tensor, Tensor | None]:
         """Return what is fused, and its weights."""
         return drawn.samples, drawn.weights
 

@@ -12,9 +12,30 @@ import torch
 from torch import Tensor
 
 from diffmedseg.data.batch import Batch
+from diffmedseg.models.denoiser import Denoiser
 
 _MAPS = ("image", "mask", "raters", "unsure")
 _EACH = ("id", "case", "draw", "index", "rater_valid")
+
+
+def check_depth(denoiser: Denoiser, depth: int) -> None:
+    """Refuse slices for a network of volumes, the reverse, and volumes that the network cannot take.
+
+    Raises:
+        ValueError: Saying what to set.
+    """
+    name = type(denoiser).__name__
+    if depth and denoiser.spatial_dims == 2:
+        raise ValueError(
+            f"{name} takes single slices, and the data gives volumes of {depth} slices: set data.depth to 0. Networks "
+            "of volumes are MedSegDiffLite and ResidualUNet without an encoder."
+        )
+    if denoiser.spatial_dims == 3 and not depth:
+        raise ValueError(
+            f"{name} was built for volumes, and the data gives single slices: set data.depth, such as to 32."
+        )
+    if depth % denoiser.divisor:
+        raise ValueError(f"depth is {depth}; {name} takes multiples of {denoiser.divisor}.")
 
 
 def join_slices(slices: Tensor, depth: int) -> Tensor:

@@ -15,7 +15,7 @@ from diffmedseg.configurable import Configurable
 from diffmedseg.errors import TooFewCasesError
 from diffmedseg.metrics.calibration import FINE_BINS, fine_bins
 from diffmedseg.metrics.images import ImageScore
-from diffmedseg.metrics.scores import Held
+from diffmedseg.metrics.scores import CoverageCheck
 from diffmedseg.precision import with_float64
 from diffmedseg.wording import count
 
@@ -89,7 +89,7 @@ class Conformal(Configurable):
         low = areas.amin(0) / factor
         return torch.stack([torch.where(low >= 1, low, 0), (areas.amax(0).clamp(min=1) * factor).clamp(max=most)])
 
-    def held(self, image: ImageScore) -> list[Held]:
+    def check_coverage(self, image: ImageScore) -> list[CoverageCheck]:
         """Return whether the contours and the interval of area held, for each region of a scored case.
 
         Raises:
@@ -100,7 +100,7 @@ class Conformal(Configurable):
         samples, truths = zip(*(case_areas(image, k) for k in range(image.counts.shape[1])), strict=True)
         low, high = self.areas(torch.tensor(samples).T).tolist()
         return [
-            Held(
+            CoverageCheck(
                 inner_held=float(right >= self.share * inner - 1e-9),
                 outer_held=float(found >= self.share * truth - 1e-9),
                 area_held=float(low[k] <= truth <= high[k]),

@@ -22,7 +22,7 @@ from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.crf import crf_is_available
 from diffmedseg.prediction.folder import PredictionFolder
 from diffmedseg.prediction.rows import AnyRow
-from diffmedseg.segmentation import Drawn, Segmentation
+from diffmedseg.segmentation import SampleSet, Segmentation
 from diffmedseg.wording import count
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
         )
 
 
-def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
+def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> SampleSet:
     """Draw the samples of a batch, on the CPU.
 
     Args:
@@ -239,7 +239,7 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings
             "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
         )
     features = None if drawn.features is None else drawn.features.cpu()
-    return replace(drawn.each(Tensor.cpu), features=features)  # waits for the device
+    return replace(drawn.map(Tensor.cpu), features=features)  # waits for the device
 
 
 def note_unfamiliar(model: Segmenter, familiarity: Tensor | None) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction.run import Settings, describe_model, draw_samples
-from diffmedseg.segmentation import Drawn, Segmentation
+from diffmedseg.segmentation import SampleSet, Segmentation
 
 if TYPE_CHECKING:
     from diffmedseg.prediction.pictures.folder import PictureRow
@@ -88,7 +88,7 @@ class Watcher:
         """Describe the model; see :func:`~diffmedseg.prediction.run.describe_model`, which digests all weights."""
         return describe_model(model)
 
-    def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
+    def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> SampleSet:
         """Draw the samples of a batch; see :func:`~diffmedseg.prediction.run.draw_samples`."""
         return draw_samples(images, keys, model, settings)
 

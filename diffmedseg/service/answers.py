@@ -31,7 +31,7 @@ from diffmedseg.prediction import (
 )
 from diffmedseg.prediction.rows import Row
 from diffmedseg.reading.names import PREDICTIONS
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 from diffmedseg.service.batching import Batcher
 from diffmedseg.service.limits import Refusal
 from diffmedseg.wording import first_names
@@ -76,7 +76,7 @@ class RequestWatcher(Watcher):
         """Describe the model, which does not change."""
         return self._batcher.description
 
-    def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> Drawn:
+    def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> SampleSet:
         """Draw together with the pictures of other requests."""
         self.report(0)
         try:

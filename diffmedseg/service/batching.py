@@ -13,7 +13,7 @@ from torch import Tensor
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import Stopped
 from diffmedseg.prediction.run import Settings, describe_model, draw_samples
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 _BETWEEN_LOOKS = 0.1  # seconds, at whether a request is over
 
@@ -23,7 +23,7 @@ class _Job:
     images: Tensor
     keys: list[str]
     settings: Settings
-    drawn: "Future[Drawn]"
+    drawn: "Future[SampleSet]"
 
 
 class Batcher:
@@ -50,7 +50,7 @@ class Batcher:
         self._thread = Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
-    def draw(self, images: Tensor, keys: Sequence[str], settings: Settings, stop: Event | None = None) -> Drawn:
+    def draw(self, images: Tensor, keys: Sequence[str], settings: Settings, stop: Event | None = None) -> SampleSet:
         """Draw the samples of a request's images; see :func:`~diffmedseg.prediction.run.draw_samples`.
 
         Args:
@@ -123,7 +123,7 @@ class Batcher:
                 job.drawn.set_exception(error)
             return
         for number, job in enumerate(batch):
-            job.drawn.set_result(drawn if len(batch) == 1 else drawn.only(number))
+            job.drawn.set_result(drawn if len(batch) == 1 else drawn[number])
 
 
 def _fits(job: _Job, first: _Job) -> bool:

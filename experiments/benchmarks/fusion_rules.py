@@ -26,7 +26,7 @@ from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF, RandomSubsetCRF
 from diffmedseg.postprocessing.fusion import Fusion, MajorityFusion, MeanFusion, STAPLEFusion
 from diffmedseg.postprocessing.refinement import LargestComponent, Refinement
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 _CRF = CRFSettings(reference_size=512)
 RULES: dict[str, tuple[Fusion, Refinement | None]] = {
@@ -142,7 +142,7 @@ def _fuse(
     model: DiffusionSegmenter, batch: Batch, fusion: Fusion, refinement: Refinement | None, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the probability by a rule, refined or not, and the samples."""
-    found = model.fuse_by(fusion, Drawn(samples), model.image_size)
+    found = model.fuse_by(fusion, SampleSet(samples), model.image_size)
     if refinement is None:
         return found.probability, found.samples
     image, keys = batch["image"], batch["case"]

@@ -20,7 +20,7 @@ from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image
 from diffmedseg.models import DiffusionSegmenter, MedSegDiffSegmenter
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 
 def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
@@ -99,7 +99,7 @@ def _scored(
         drawn = model.sample(batch["image"], max(samples), num_steps, keys=batch["case"])
         seconds, images = seconds + time.perf_counter() - began, images + len(drawn.samples)
         for n in samples:
-            fused = model.fuse_by(model.fusion, Drawn(drawn.samples[:, :n], drawn.prior), model.image_size)
+            fused = model.fuse_by(model.fusion, SampleSet(drawn.samples[:, :n], drawn.prior), model.image_size)
             for i, case in enumerate(batch["case"]):
                 maps = fused.probability[i], fused.samples[i], batch["reference"][i]
                 scores[n].append(score_image(case, *maps, model.threshold, 0.0))

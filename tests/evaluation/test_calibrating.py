@@ -18,7 +18,7 @@ from diffmedseg.metrics.calibration import expected_calibration_error, reliabili
 from diffmedseg.postprocessing.calibration import IsotonicCalibration, TemperatureScaling
 from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.postprocessing.refinement import Refinement
-from diffmedseg.segmentation import Drawn, majority
+from diffmedseg.segmentation import SampleSet, majority
 from diffmedseg.zoo import export
 
 
@@ -180,8 +180,8 @@ def test_a_result_can_be_had_at_another_size(calibration):
     model = tiny_model(calibration=calibration, conformal=contours, threshold=0.45)
     samples = torch.rand(2, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     image, keys = torch.zeros(2, 3, 16, 16), ["a", "b"]
-    small, large = (model.fuse(Drawn(samples), size, image, keys) for size in ((16, 16), (40, 24)))
-    resized = model.at_size(small.only(1), (40, 24))
+    small, large = (model.fuse(SampleSet(samples), size, image, keys) for size in ((16, 16), (40, 24)))
+    resized = model.at_size(small[1], (40, 24))
     for name in ("samples", "probability", "uncertainty", "mask", "inner", "outer"):
         assert torch.equal(getattr(resized, name), getattr(large, name)[1:])
     assert 0 < large.inner.sum() < large.outer.sum() < large.mask.numel()

@@ -13,7 +13,7 @@ from diffmedseg.data.batch import Batch
 from diffmedseg.keyed_random import keyed_normal
 from diffmedseg.models import Condition, Denoiser, DiffusionSegmenter
 from diffmedseg.models.segmenter import Generators
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 
 class NoNetwork(Denoiser):
@@ -38,13 +38,13 @@ class DarkSegmenter(DiffusionSegmenter):
     def training_loss(self, batch: Batch) -> Tensor:
         return next(self.denoiser.parameters()).sum()
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         levels = torch.arange(len(self.regions)).reshape(1, 1, -1, 1, 1) / 2
         noise = torch.stack(
             [keyed_normal((len(self.regions), *self.image_size), row, image.device) for row in generators]
         )
         brightness = image.mean(1)[:, None, None] + levels + 0.05 * noise
-        return Drawn((0.5 - 5 * brightness).clamp(0, 1))
+        return SampleSet((0.5 - 5 * brightness).clamp(0, 1))
 
 
 class BrightSegmenter(DarkSegmenter):
@@ -52,7 +52,7 @@ class BrightSegmenter(DarkSegmenter):
 
     name = "bright"
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         return super().draw_samples(0.6 - 3 * image[:, :1], generators, num_steps)
 
 

@@ -367,8 +367,8 @@ def test_the_prior_comes_with_the_result():
     with torch.no_grad():
         torch.testing.assert_close(result.prior, segmenter.denoiser.encode(IMAGE).prior.sigmoid())
     torch.testing.assert_close(result.probability, result.samples.mean(1))  # it has no vote by itself
-    assert result.only(1).prior.shape == (1, 1, 32, 32)
-    assert segmenter.at_size(result.only(1), (64, 48)).prior.shape == (1, 1, 32, 32)
+    assert result[1].prior.shape == (1, 1, 32, 32)
+    assert segmenter.at_size(result[1], (64, 48)).prior.shape == (1, 1, 32, 32)
 
 
 def test_the_prior_has_a_share_of_the_votes_however_many_samples_there_are():

@@ -9,7 +9,7 @@ from helpers.dark_disc import DarkSegmenter, dark_segmenter
 from diffmedseg.models.views import VIEWS, flip
 from diffmedseg.postprocessing.calibration import TemperatureScaling
 from diffmedseg.postprocessing.conformal import Conformal
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 IMAGES = torch.rand(3, 3, 32, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
 KEYS = ["a", "b", "c"]
@@ -20,7 +20,7 @@ class EquivariantSegmenter(DarkSegmenter):
 
     def draw_samples(self, image, generators, num_steps):
         found = (0.5 - 5 * image.mean(1)[:, None, None]).clamp(0, 1)
-        return Drawn(found.expand(-1, len(generators[0]), -1, -1, -1), found[:, 0])
+        return SampleSet(found.expand(-1, len(generators[0]), -1, -1, -1), found[:, 0])
 
 
 class RampSegmenter(DarkSegmenter):
@@ -29,7 +29,7 @@ class RampSegmenter(DarkSegmenter):
     def draw_samples(self, image, generators, num_steps):
         rows, columns = (torch.linspace(0, 1, side) for side in image.shape[-2:])
         ramp = (rows[:, None] * 0.5 + columns * 0.5).expand(len(image), len(generators[0]), 1, -1, -1)
-        return Drawn(ramp, ramp[:, 0])
+        return SampleSet(ramp, ramp[:, 0])
 
 
 def segmenter(cls=DarkSegmenter, **options):

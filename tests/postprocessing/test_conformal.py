@@ -195,15 +195,15 @@ def test_what_held_is_counted_by_hand():
     assert image.contours[:, 0].tolist() == [10, 8, 10, 16]
     for share, kept in ((0.8, (1, 1)), (0.81, (0, 1)), (0.84, (0, 0))):
         fitted = Conformal([0.9], [0.1], [1.0], share, 0.9, 20, 2, 1)
-        [held] = fitted.held(image)
+        [held] = fitted.check_coverage(image)
         assert (held.inner_held, held.outer_held, held.area_held) == (*kept, 1)
         assert held.between_contours == pytest.approx(6 / 12)
-    [twice] = fitted.held(image + image)  # two slices of a volume
+    [twice] = fitted.check_coverage(image + image)  # two slices of a volume
     assert (twice.inner_held, twice.between_contours) == (0, pytest.approx(0.5))
-    [row] = score_cases([image], ("lesion",), held={"c": fitted.held(image)})
+    [row] = score_cases([image], ("lesion",), coverage={"c": fitted.check_coverage(image)})
     assert (row.inner_held, row.outer_held, row.area_held) == (0, 0, 1)
     with pytest.raises(ValueError, match="without contours"):
-        fitted.held(replace(image, contours=None))
+        fitted.check_coverage(replace(image, contours=None))
 
 
 def test_an_interval_that_misses_is_no_interval_that_held():
@@ -211,7 +211,7 @@ def test_an_interval_that_misses_is_no_interval_that_held():
     none = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     image = score_image("c", wide[0], wide, truth, 0.5, 0.0, contours=(none, ~none))
     for factor, expected in ((1.0, 0), (2.0, 0), (4.0, 1)):
-        [held] = Conformal([0.9], [0.1], [factor], 0.95, 0.9, 20, 1, 1).held(image)
+        [held] = Conformal([0.9], [0.1], [factor], 0.95, 0.9, 20, 1, 1).check_coverage(image)
         assert (held.inner_held, held.outer_held, held.area_held) == (1, 1, expected)
 
 
@@ -220,6 +220,6 @@ def test_without_a_lesion_there_is_no_share_of_it():
     image = score_image(
         "c", none.float(), none[None].float(), none[None].to(torch.uint8), 0.5, 0.0, contours=(none, ~none)
     )
-    [held] = Conformal([0.9], [0.1], [1.0], 0.95, 0.9, 20, 1, 1).held(image)
+    [held] = Conformal([0.9], [0.1], [1.0], 0.95, 0.9, 20, 1, 1).check_coverage(image)
     assert (held.inner_held, held.outer_held, held.area_held) == (1, 1, 1)
     assert math.isnan(held.between_contours)

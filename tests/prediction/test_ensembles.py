@@ -86,7 +86,7 @@ def test_nan_of_one_member_is_an_error(tmp_path):
     picture().save(tmp_path / "a.png")
     broken = dark_segmenter(seed=1)
     draw = broken.draw_samples
-    broken.draw_samples = lambda *arguments: draw(*arguments).each(lambda maps: maps * torch.nan)
+    broken.draw_samples = lambda *arguments: draw(*arguments).map(lambda maps: maps * torch.nan)
     model = Ensemble({"a": dark_segmenter(), "b": broken})
     with pytest.raises(DataError, match="The model gives NaN"):
         predict_pictures(model, find_pictures([tmp_path / "a.png"]), tmp_path / "out")

@@ -29,7 +29,7 @@ from diffmedseg.prediction import (
 )
 from diffmedseg.reading.label_maps import draw_labels, label_values
 from diffmedseg.reading.windows import CropWindow
-from diffmedseg.segmentation import Drawn, sample_areas
+from diffmedseg.segmentation import SampleSet, sample_areas
 
 CASE = "BraTS2021_00001"
 BRATS = ("whole_tumour", "tumour_core", "enhancing_tumour")
@@ -363,7 +363,7 @@ def test_an_empty_mask_is_as_uncertain_as_samples_are_not_empty(photos, cases, t
     def draw(image, generators, num_steps):
         samples = torch.zeros(len(image), 4, 1, 32, 32)
         samples[:, 0, :, :8, :8] = samples[:, 1, :, 16:24, 16:24] = 1
-        return Drawn(samples)
+        return SampleSet(samples)
 
     model.draw_samples = draw
     report = predict_pictures(model, photos, tmp_path / "out")
@@ -384,7 +384,7 @@ def test_masks_that_no_sample_is_as_small_as_are_noted(photos, tmp_path):
     def draw(image, generators, num_steps):
         samples = torch.zeros(len(image), 2, 1, 32, 32)
         samples[:, 0, :, :8], samples[:, 1, :, 16:] = 1, 1
-        return Drawn(samples)
+        return SampleSet(samples)
 
     model.draw_samples = draw
     report = predict_pictures(model, photos, tmp_path / "out")

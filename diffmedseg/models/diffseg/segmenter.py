@@ -21,7 +21,7 @@ from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators, sample_generators
 from diffmedseg.models.tiling import Window, blend, windows
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 Polarity = Literal["darker", "brighter", "either"]
 
@@ -153,9 +153,9 @@ class DiffSegSegmenter(DiffusionSegmenter):
         loss: Tensor = self.loss(self.process, output, x_t, t, target, eps)
         return loss
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Draw S difference maps per image; see the base class."""
-        return Drawn(self.soft_masks(self.difference_maps(image, generators, num_steps), image)[:, :, None])
+        return SampleSet(self.soft_masks(self.difference_maps(image, generators, num_steps), image)[:, :, None])
 
     def soft_masks(self, maps: Tensor, image: Tensor) -> Tensor:
         """Normalise difference maps and decide, over what of each image is no background.

@@ -32,7 +32,7 @@ from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.targets import Raters, Targets, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import Window, blend, windows
 from diffmedseg.noise_input import NoiseInput
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 #: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
 #: (experiments/benchmarks/rare_mode.py).
@@ -201,7 +201,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             losses["prior_loss"] = self.prior_loss(prior, mask, levels, *_weights(targets))
         return condition, losses
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
         num_samples, images = len(generators[0]), self._encode(image, self._parts(image))
         # One image's samples may not fit in a pass; several images come here only if they do.
@@ -211,7 +211,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             for first in range(0, num_samples, per_pass)
         ]
         samples = torch.cat([rows.reshape(len(image), -1, *rows.shape[1:]) for rows in passes], 1)
-        return Drawn(samples, images.probability)
+        return SampleSet(samples, images.probability)
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
         """Return how chains follow from noise; see the base class.
@@ -230,7 +230,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     def _draw_given(
         self, parts: Sequence[Window], reverse: UnrolledReverse, image: Tensor, noise: Mapping[str, Tensor]
-    ) -> Drawn:
+    ) -> SampleSet:
         """Run S chains per image, all at once."""
         images, first = self._encode(image, parts), noise["noise"].flatten(0, 1)
         sampled = images
@@ -239,7 +239,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         rows = x_to_mask(reverse(self._predictor(sampled), first, self._guess(sampled, first.shape[0])))
         if images.chance is not None:
             rows = rows * decide_presence(images.chance, noise["presence"].flatten(0, 1))
-        return Drawn(rows.reshape(noise["noise"].shape), images.probability)
+        return SampleSet(rows.reshape(noise["noise"].shape), images.probability)
 
     def _encode(self, image: Tensor, parts: Sequence[Window]) -> EncodedImages:
         conditions = [self.denoiser.encode(self._memory_format(image[part])) for part in parts]

@@ -21,7 +21,7 @@ from diffmedseg.models.low_rank_normal import (
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.targets import Raters, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import Window, blend
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 
 class SSNSegmenter(DiffusionSegmenter):
@@ -82,7 +82,7 @@ class SSNSegmenter(DiffusionSegmenter):
         self.log_training("train/energy_loss", energy, batch)
         return loss + energy
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Draw S masks per image; see the base class. Windows share the noise."""
         normal = self._whole_normal(image, self.tiling.parts())
         return self._drawn(normal, NormalNoise.draw(generators, normal))
@@ -91,7 +91,7 @@ class SSNSegmenter(DiffusionSegmenter):
         """Return how masks follow from latents and pixels' noise; see the base class."""
         parts = self.tiling.parts()
 
-        def draw(image: Tensor, noise: Mapping[str, Tensor]) -> Drawn:
+        def draw(image: Tensor, noise: Mapping[str, Tensor]) -> SampleSet:
             return self._drawn(self._whole_normal(image, parts), NormalNoise(noise["latents"], noise["pixels"]))
 
         normal = self._empty_condition(parts[0]).normal
@@ -101,8 +101,8 @@ class SSNSegmenter(DiffusionSegmenter):
         normals = [self._normal(self._memory_format(image[part])) for part in parts]
         return LowRankNormal.merge(normals, lambda maps: blend(parts, maps, self.image_size))
 
-    def _drawn(self, normal: LowRankNormal, noise: NormalNoise) -> Drawn:
-        return Drawn(normal.sample(noise).sigmoid(), normal.mean.sigmoid())
+    def _drawn(self, normal: LowRankNormal, noise: NormalNoise) -> SampleSet:
+        return SampleSet(normal.sample(noise).sigmoid(), normal.mean.sigmoid())
 
     def _normal(self, image: Tensor) -> LowRankNormal:
         normal = self.denoiser.encode(image).normal

@@ -15,7 +15,7 @@ from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
 from diffmedseg.models.targets import training_targets
 from diffmedseg.models.tiling import Window, blend
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 
 class SupervisedSegmenter(DiffusionSegmenter):
@@ -51,18 +51,18 @@ class SupervisedSegmenter(DiffusionSegmenter):
             dice = row_dice_loss(logits.sigmoid(), mask, self.dice_over, pixels=pixels)
             return weigh_pixels(cross_entropy, pixels).mean() + dice.mean()
 
-    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> Drawn:
+    def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Repeat the network's mask; see the base class."""
         drawn = self._draw_one(self._parts(image), image, {}).samples
-        return Drawn(drawn.expand(-1, len(generators[0]), *drawn.shape[2:]))
+        return SampleSet(drawn.expand(-1, len(generators[0]), *drawn.shape[2:]))
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
         """Return how the network's mask follows from an image; there is no noise."""
         return GraphSampler((), partial(self._draw_one, self.tiling.parts()))
 
-    def _draw_one(self, parts: Sequence[Window], image: Tensor, noise: Mapping[str, Tensor]) -> Drawn:
+    def _draw_one(self, parts: Sequence[Window], image: Tensor, noise: Mapping[str, Tensor]) -> SampleSet:
         found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
-        return Drawn(blend(parts, found, image.shape[2:])[:, None])
+        return SampleSet(blend(parts, found, image.shape[2:])[:, None])
 
     def _logits(self, image: Tensor) -> Tensor:
         prior = self.denoiser.encode(image).prior

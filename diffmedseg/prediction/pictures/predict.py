@@ -30,7 +30,7 @@ from diffmedseg.prediction.watching import PictureResult, Watcher
 from diffmedseg.reading.names import check_name, composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
 from diffmedseg.reading.windows import CropWindow
-from diffmedseg.segmentation import Drawn, Segmentation, sample_areas
+from diffmedseg.segmentation import SampleSet, Segmentation, sample_areas
 
 _PANEL_PIXELS = 800  # longest side of the picture in a panel
 _CHANNELS = {("red", "green", "blue"), ("grey",)}
@@ -193,7 +193,7 @@ class _Pictures:
         picture = read_picture(file.path, len(model.channels), model.image_size, self.settings.value_range, window)
         return _Read(picture, window, files_digest([file.path]), time.perf_counter() - start)
 
-    def _draw(self, read: Mapping[PictureFile, _Read]) -> Iterator[tuple[PictureFile, Drawn, float]]:
+    def _draw(self, read: Mapping[PictureFile, _Read]) -> Iterator[tuple[PictureFile, SampleSet, float]]:
         """Yield the samples of each picture of a batch, and its share of the seconds."""
         if not read:
             return
@@ -202,18 +202,18 @@ class _Pictures:
         drawn = self.watcher.draw(images, [file.path.stem for file in read], self.model, self.settings)
         share = (time.perf_counter() - start) / len(read)
         for number, file in enumerate(read):
-            yield file, drawn.only(number), share
+            yield file, drawn[number], share
 
     def _finish(
-        self, file: PictureFile, read: _Read, own: Drawn
+        self, file: PictureFile, read: _Read, own: SampleSet
     ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
         """Fuse the samples of a picture, write samples and panel, and return its rows, maps and notes."""
         model, folder, picture, window = self.model, self.folder, read.picture, read.window
         keys, image, orientation = [file.path.stem], picture.image[None], picture.orientation
-        turned = own.each(partial(turn_back, orientation=orientation))
+        turned = own.map(partial(turn_back, orientation=orientation))
         size = picture.size if window is None else (window.height, window.width)
         result = self.settings.decide(model.fuse(turned, size, turn_back(image, orientation), keys))
-        maps = folder.draw_maps(file.name, result if window is None else result.placed(window, picture.size))
+        maps = folder.draw_maps(file.name, result if window is None else result.paste_into(window, picture.size))
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
         if folder.outputs.panel:
@@ -228,7 +228,7 @@ class _Pictures:
         return rows, maps, note
 
     def _look_at(
-        self, file: PictureFile, own: Drawn, image: Tensor, window: CropWindow | None, longest: int
+        self, file: PictureFile, own: SampleSet, image: Tensor, window: CropWindow | None, longest: int
     ) -> tuple[Image.Image, Segmentation]:
         """Return the upright picture of at most ``longest`` pixels, and its segmentation at that size."""
         shown = read_upright(file.path, longest, self.settings.value_range, window)

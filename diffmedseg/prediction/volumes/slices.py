@@ -94,7 +94,7 @@ class SliceRun:
             if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
                 self._features.append(drawn.features)
             for part in (slice(at, at + self._batch_size) for at in range(0, len(some), self._batch_size)):
-                own = drawn.each(itemgetter(part)).each(plane.cut)
+                own = drawn.map(itemgetter(part)).map(plane.cut)
                 fused = self.model.fuse(own, plane.shape[1:], plane.cut(batch[part]), keys[part])
                 yield some[part], self.settings.decide(fused)
 

@@ -349,7 +349,7 @@ def test_another_threshold_is_another_setting(tmp_path):
 def test_a_model_that_gives_nan(tmp_path):
     model = dark_segmenter()
     draw = model.draw_samples
-    model.draw_samples = lambda *arguments: draw(*arguments).each(lambda maps: maps * float("nan"))
+    model.draw_samples = lambda *arguments: draw(*arguments).map(lambda maps: maps * float("nan"))
     with pytest.raises(DataError, match="gives NaN: its training diverged"):
         predict_pictures(model, photos(tmp_path / "in", 1), tmp_path / "out")
 

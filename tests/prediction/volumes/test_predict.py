@@ -28,7 +28,7 @@ from diffmedseg.postprocessing.calibration import TemperatureScaling
 from diffmedseg.postprocessing.conformal import Conformal
 from diffmedseg.prediction import Naming, Settings, find_cases, predict_volumes
 from diffmedseg.prediction.volumes.reading import read_case
-from diffmedseg.segmentation import Drawn
+from diffmedseg.segmentation import SampleSet
 
 CHANNELS = ("flair", "t1ce")
 CASE = "BraTS2021_00001"
@@ -170,7 +170,9 @@ def test_a_prediction_is_the_one_that_is_scored(tmp_path):
         for case, index, samples, reference in zip(
             batch["case"], batch["index"], found.samples, batch["reference"], strict=True
         ):
-            tested[case, index] = model.fuse_by(model.fusion, Drawn(samples[None]), tuple(reference.shape[-2:])).mask[0]
+            tested[case, index] = model.fuse_by(
+                model.fusion, SampleSet(samples[None]), tuple(reference.shape[-2:])
+            ).mask[0]
     predict_volumes(model, find_cases([tmp_path / "in"], Naming(CHANNELS, {})), tmp_path / "out", batch_size=4)
     assert len(tested) > 4
     for (case, index), mask in tested.items():
