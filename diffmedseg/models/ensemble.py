@@ -1,4 +1,4 @@
-"""Several models that segment together."""
+"""Ensembles of models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.fusion import MeanFusion
 from diffmedseg.segmentation import SampleSet, Segmentation, resize_soft
 
-#: What members have to share, in words, and the attribute that says it.
+#: What members have to share, in words, and the attribute that holds it.
 _SHARED = {
     "their channels": "channels",
     "their regions": "regions",
@@ -32,20 +32,20 @@ _SHARED = {
 class Ensemble(Segmenter):
     """Pools the samples of several models, and averages their probabilities with equal weight.
 
-    Sample s is drawn by member s modulo M, of M members, with the noise that the member has for its sample s. Each
-    member fuses and refines its own samples, with the vote of its own prior. The probability is the mean over the
-    members, and the threshold the mean of their thresholds.
+    With M members, member s modulo M draws sample s, with the noise of the member's own sample s. Each member fuses and
+    refines its own samples, with the vote of its own prior. The probability is the mean over the members, and the
+    threshold is the mean of their thresholds.
 
-    An ensemble has no calibration, contours and intervals of area: those of a member hold for its own probability
-    alone, and the probability before a member's calibration is averaged. Familiarity is that of
-    :class:`~diffmedseg.familiarity.JointFamiliarity`, of the members that have one.
+    An ensemble has no calibration, contours and intervals of area: they hold for the probability of a single member.
+    The ensemble averages the probabilities before calibration. The familiarity is a
+    :class:`~diffmedseg.familiarity.JointFamiliarity` of the members with a familiarity.
 
     Args:
-        members: By name. They have to agree in channels, regions and the kind of images. Architecture, grid, number of
-            steps and seed may differ: an ensemble works on the largest grid, and each member on its own.
+        members: The members, by name. Channels, regions and the kind of images have to be equal. Architecture, grid,
+            number of steps and seed may differ: the ensemble works on the largest grid, and each member on its own.
 
     Raises:
-        ValueError: If members do not agree; the message names two of them, and what differs.
+        ValueError: If members differ; the message names two of them, and the difference.
     """
 
     name = "ensemble"
@@ -83,16 +83,16 @@ class Ensemble(Segmenter):
 
     @property
     def title(self) -> str:
-        """Name the members' networks."""
+        """The names of the members' networks."""
         return f"Ensemble of {', '.join(model.title for model in self._models)}"
 
     @property
     def papers(self) -> tuple[str, ...]:
-        """What describes the members' methods."""
+        """Papers that describe the members' methods."""
         return tuple(dict.fromkeys(chain.from_iterable(model.papers for model in self._models)))
 
     def fewest_samples(self, tta: TTA | None = None) -> int:
-        """Return the number of members times that of views; see the base class."""
+        """Return the number of members times the number of views; see the base class."""
         tta = self.tta if tta is None else tta
         return len(self._models) * max(model.fewest_samples(tta) for model in self._models)
 
@@ -107,58 +107,60 @@ class Ensemble(Segmenter):
         tta: TTA | None = None,
     ) -> SampleSet:
         """Draw samples, dealt to the members in turn; see the base class."""
-        every, drawn = len(self._models), []
+        members = []
         for i, model in enumerate(self._models):
-            own = image if model.image_size == self.image_size else to_grid(image, model.image_size)
-            drawn.append(model.draw(own, keys, samples[i::every], num_steps, seed, tta))
-        pooled = SampleSet.pool([part.map(self._enlarge) for part in drawn])
-        return SampleSet(pooled.samples, pooled.prior, pooled.features, pooled.weights, tuple(drawn))
+            resized = image if model.image_size == self.image_size else to_grid(image, model.image_size)
+            members.append(model.draw(resized, keys, samples[i :: len(self._models)], num_steps, seed, tta))
+        pooled = SampleSet.pool([sample_set.map(self._enlarge) for sample_set in members])
+        return SampleSet(pooled.samples, pooled.prior, pooled.features, pooled.weights, tuple(members))
 
     def _enlarge(self, maps: Tensor) -> Tensor:
-        """Resize what a member drew, (B, S, K, h, w) or (B, K, h, w), to the ensemble's grid."""
+        """Resize the maps of a member, (B, S, K, h, w) or (B, K, h, w), to the ensemble's grid."""
         resized = resize_soft(maps.reshape(-1, *maps.shape[-3:]), self.image_size)
         return resized.reshape(*maps.shape[:-2], *self.image_size)
 
-    def fuse_plainly(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
-        """Let each member fuse what it drew, and average the probabilities; see the base class."""
+    def fuse_plainly(
+        self, sample_set: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]
+    ) -> Segmentation:
+        """Have each member fuse its own samples, and average the probabilities; see the base class."""
         parts = [
-            model.fuse_plainly(own, size, _at_grid(image, own.samples), keys)
-            for model, own in zip(self._models, drawn.members, strict=True)
+            model.fuse_plainly(member_set, size, _at_grid(image, member_set.samples), keys)
+            for model, member_set in zip(self._models, sample_set.members, strict=True)
         ]
         probability = torch.stack([part.probability for part in parts]).mean(0)
         unrefined = None
         if any(part.unrefined is not None for part in parts):
             before = [part.probability if part.unrefined is None else part.unrefined for part in parts]
             unrefined = torch.stack(before).mean(0)
-        pooled = self.fuse_by(self.fusion, drawn, size)
+        pooled = self.fuse_by(self.fusion, sample_set, size)
         mask = probability > self.threshold
         return replace(pooled, probability=probability, mask=mask, unrefined=unrefined)
 
 
 def _at_grid(image: Tensor, samples: Tensor) -> Tensor:
-    """Bring images to the grid of a member's samples."""
+    """Resize images to the grid of a member's samples."""
     grid = (int(samples.shape[-2]), int(samples.shape[-1]))
     return image if image.shape[-2:] == grid else to_grid(image, grid)
 
 
 def _check_agreement(members: Mapping[str, DiffusionSegmenter]) -> None:
-    """Refuse members that find or take different things.
+    """Check that members have the same kind of images and regions.
 
     Raises:
-        ValueError: Naming two members, and what differs.
+        ValueError: If two members differ; the message names them and the difference.
     """
     if not members:
         raise ValueError("An ensemble needs at least one member.")
-    (first, model), *others = members.items()
-    for name, other in others:
+    (first_name, first), *rest = members.items()
+    for name, model in rest:
         for what, attribute in _SHARED.items():
-            one, another = getattr(model, attribute), getattr(other, attribute)
-            if one != another:
+            expected, value = getattr(first, attribute), getattr(model, attribute)
+            if value != expected:
                 raise ValueError(
-                    f"{first} and {name} cannot form an ensemble: {what} are {_shown(one)} and {_shown(another)}. "
-                    f"Leave one of them out, or predict with each by itself."
+                    f"{first_name} and {name} cannot form an ensemble: {what} are {_as_text(expected)} and "
+                    f"{_as_text(value)}. Leave one of them out, or predict with each by itself."
                 )
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""What segments images, whether it is one model or several: sampling, fusion, test steps and logged names."""
+"""The base of all models that segment, single models and ensembles: sampling, fusion and test steps."""
 
 import time
 import warnings
@@ -20,6 +20,7 @@ from diffmedseg.keyed_random import slice_keys
 from diffmedseg.measuring import check_spacing
 from diffmedseg.metrics import Dice
 from diffmedseg.models.batches import BatchedModule, to_grid
+from diffmedseg.models.fusing import calibrate, masks_to_score, reference_size, segmentation_of
 from diffmedseg.models.views import TTA
 from diffmedseg.postprocessing.calibration import Calibration
 from diffmedseg.postprocessing.conformal import Conformal
@@ -29,15 +30,15 @@ from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.reading.slice_input import SliceInput
-from diffmedseg.segmentation import Origin, SampleSet, Segmentation, majority, nest, resize_soft
+from diffmedseg.segmentation import Origin, SampleSet, Segmentation, nest
 
 
 class Segmenter(BatchedModule, ABC):
-    """Gives, for an image, a set of plausible masks, one fused mask, and a map of where the set disagrees.
+    """A model that gives a set of plausible masks of an image, a fused mask, and a map of their disagreement.
 
-    A subclass draws samples of images on its grid, and fuses them. Its attributes are those of the arguments of
-    :class:`~diffmedseg.models.DiffusionSegmenter`; ``num_steps``, ``seed`` and ``tta`` are None where the members of an
-    ensemble have their own.
+    A subclass draws samples on its grid, and fuses them. Its attributes are the arguments of
+    :class:`~diffmedseg.models.DiffusionSegmenter`. In an ensemble, ``num_steps``, ``seed`` and ``tta`` are None if each
+    member uses its own.
     """
 
     name: str
@@ -55,35 +56,35 @@ class Segmenter(BatchedModule, ABC):
     value_range: tuple[float, float] | None
     slice_input: SliceInput | None
     tta: TTA | None
-    #: Test-time augmentation with which calibration and contours were fitted.
+    #: Test-time augmentation that calibration and contours were fitted with.
     fitted_tta: TTA = "none"
-    #: What supervision the weights took, in words.
+    #: Supervision of the weights, in words.
     learned_from: str = "masks"
-    #: Whether its samples are maps that were cut at a level found in each: a data set's rule may then cut them anew.
+    #: Whether samples are maps cut at a level of their own; the rule of a data set may then cut the maps again.
     cuts_maps: bool = False
-    #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
+    #: Source of the initial weights of a fine-tuned model: Initialisation.as_dict().
     initialisation: dict[str, Any] | None = None
-    #: Whether a test logs Dice by itself; a callback that scores more sets it to False for its time.
+    #: Whether a test logs Dice. A callback that logs more scores sets it to False during its test.
     scores_its_tests: bool = True
-    #: By region, the voxels of the smallest part of a mask that a test scores; None drops nothing.
+    #: By region, the voxels of the smallest component that a test keeps; None keeps all components.
     smallest: Mapping[str, int] | None = None
     test_dice: nn.ModuleList
 
-    # What a subclass has to say.
+    # Methods of a subclass.
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """What people call it."""
+        """Name of the model for people."""
 
     @property
     @abstractmethod
     def papers(self) -> tuple[str, ...]:
-        """What describes its method, for whoever cites it."""
+        """Papers that describe the method, for citations."""
 
     @abstractmethod
     def fewest_samples(self, tta: TTA | None = None) -> int:
-        """Return the least number of samples that it can draw, one for each member and view; see :meth:`segment`."""
+        """Return the minimum number of samples: one for each member and view; see :meth:`segment`."""
 
     @abstractmethod
     def draw(
@@ -95,30 +96,32 @@ class Segmenter(BatchedModule, ABC):
         seed: int | None,
         tta: TTA | None,
     ) -> SampleSet:
-        """Draw samples for images, in evaluation mode, whatever the mode is.
+        """Draw samples for images, always in evaluation mode.
 
         Args:
-            image: (B, C, h, w), in [-1, 1], on the grid and the device.
+            image: (B, C, h, w), in [-1, 1], on the model's grid and device.
             keys: One key per image for its noise.
-            samples: Numbers of the samples. The noise of a sample is keyed by its number.
-            num_steps: Here and in the next two None takes the model's own; see :meth:`segment`.
+            samples: Numbers of the samples. The number of a sample keys its noise.
+            num_steps: See :meth:`segment`; for this and the next two arguments, None takes the model's own.
             seed: See :meth:`segment`.
             tta: See :meth:`segment`.
         """
 
     @abstractmethod
-    def fuse_plainly(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
-        """Fuse and refine what was drawn, without calibration and contours; see :meth:`fuse`."""
+    def fuse_plainly(
+        self, sample_set: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]
+    ) -> Segmentation:
+        """Fuse and refine samples, without calibration and contours; see :meth:`fuse`."""
 
     @property
     def members(self) -> "Mapping[str, Segmenter]":
-        """The members of an ensemble by name; none of a single model."""
+        """The members of an ensemble, by name; empty for a single model."""
         return {}
 
     # Segmenting.
 
     def forward(self, image: Tensor | np.ndarray | Image, **options: Any) -> Segmentation:
-        """Segment; see :meth:`segment`, which takes the same."""
+        """Segment images; see :meth:`segment`, which takes the same arguments."""
         return self.segment(image, **options)
 
     @torch.inference_mode()
@@ -134,36 +137,36 @@ class Segmenter(BatchedModule, ABC):
     ) -> Segmentation:
         """Segment images, with or without a Trainer.
 
-        The result is a function of image, settings, seed and key: it does not depend on batch size or order, and
-        the first of 16 samples is the one of 1.
+        The result depends on image, settings, seed and key alone. It does not depend on the size or order of the batch,
+        and the first of 16 samples equals the only sample of ``num_samples=1``.
 
         Args:
-            image: A PIL image, or an array or tensor; see :func:`~diffmedseg.reading.model_range.to_model_range`.
-                Float is taken as [-1, 1]. Images are resized to the model's grid, results back. A PIL image is
-                segmented upright, by its EXIF orientation, and results are turned back to lie over it.
-            num_samples: S; None for the model's own, or one for each member and view where that is more.
+            image: A PIL image, an array or a tensor; see :func:`~diffmedseg.reading.model_range.to_model_range`. Float
+                values have to be in [-1, 1]. Images are resized to the model's grid, and results are resized back. A
+                PIL image is turned upright by its EXIF orientation, and results are turned back to fit the image.
+            num_samples: S; None for the model's own, or for one sample per member and view if these are more.
             num_steps: Network evaluations per sample; None for the model's own.
             seed: Seed of the noise; None for the model's own.
-            keys: One key per image for its noise; None for a key made from the image's content. A network of volumes
-                takes images next to each other that have one key for the slices of one volume.
-            tta: Test-time augmentation. ``flips`` deals the S samples in turn to four views of the image: as it is, and
-                flipped left-right, up-down and both. They are flipped back. This costs as many samples as before, and
-                four encodings of the image in place of one. None for the model's own.
-            spacing: Distance of slices, rows and columns in mm, where the images are all slices of one volume, in their
-                order. Then all have one key, so that a sample is one volume, and :meth:`Segmentation.volume_ml` knows
-                the size of a voxel. The model's ``slice_correlation`` says how alike their noise is. A network of
-                volumes always takes images without keys for one volume.
+            keys: One key per image for its noise; None for keys from the images' content. For a network of volumes, the
+                slices of a volume have one key and stand together.
+            tta: Test-time augmentation; None for the model's own. ``flips`` deals the S samples in turn to four views
+                of the image: as it is, flipped left-right, flipped up-down, and flipped both ways. The samples are
+                flipped back. The cost is the same number of samples, and four encodings of the image instead of one.
+            spacing: Distance of slices, rows and columns in mm, if the images are all slices of a volume, in order. All
+                slices then have one key, so that a sample is a volume, and :meth:`Segmentation.volume_ml` knows the
+                size of a voxel. The model's ``slice_correlation`` correlates the noise of the slices. A network of
+                volumes always takes images without keys as one volume.
 
         Raises:
-            ValueError: If the image does not fit the model, there are fewer samples than members and views, or
-                ``spacing`` or the keys are not those of a volume; the message says why.
+            ValueError: If the image does not fit the model, ``num_samples`` is smaller than the number of members and
+                views, or ``spacing`` or the keys do not fit a volume.
         """
-        start, size_of_voxels = time.perf_counter(), None if spacing is None else check_spacing(spacing, keys)
+        start, voxel_size = time.perf_counter(), None if spacing is None else check_spacing(spacing, keys)
         self._warn_of_misfits(num_samples, num_steps, tta)
-        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, size_of_voxels)
-        result = self.fuse(drawn, size, grid, keys)
+        sample_set, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, voxel_size)
+        result = self.fuse(sample_set, size, grid, keys)
         if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
-            # Always the same words: Python then says them once.
+            # The text is constant, so that Python prints the warning once.
             warnings.warn(
                 "Some images look unlike the images this model was validated on: check that they are the right kind of "
                 "image. The result's familiarity says which.",
@@ -171,7 +174,7 @@ class Segmenter(BatchedModule, ABC):
             )
         settings = {"num_samples": num_samples, "num_steps": num_steps, "seed": seed, "tta": tta}
         turn = exif_orientation(image)[1] if isinstance(image, Image) else 1
-        return replace(result, origin=Origin(self, settings, turn, size_of_voxels, time.perf_counter() - start))
+        return replace(result, origin=Origin(self, settings, turn, voxel_size, time.perf_counter() - start))
 
     @torch.inference_mode()
     def sample(
@@ -183,23 +186,26 @@ class Segmenter(BatchedModule, ABC):
         keys: Sequence[str] | None = None,
         tta: TTA | None = None,
     ) -> SampleSet:
-        """Draw alone; see :meth:`segment`, which fuses what was drawn."""
+        """Draw samples without fusing them; see :meth:`segment`."""
         self._warn_of_misfits(num_samples, num_steps, tta)
         return self._sample(image, num_samples, num_steps, seed, keys, tta)[0]
 
     def count_samples(self, num_samples: int | None = None, tta: TTA | None = None) -> int:
-        """Return S as :meth:`segment` takes it: at least one sample for each member and view.
+        """Return the number of samples of :meth:`segment`: at least one for each member and view.
 
         Raises:
-            ValueError: If ``num_samples`` is given, and below that.
+            ValueError: If ``num_samples`` is smaller than the number of members and views.
         """
         fewest = self.fewest_samples(tta)
         if num_samples is None:
             return max(self.num_samples, fewest)
         if num_samples < fewest:
-            what = f"there are {fewest} members and views" if fewest > 1 else "it has to be at least 1"
-            remedy = f": take at least {fewest} samples, or fewer members or views" if fewest > 1 else ""
-            raise ValueError(f"num_samples is {num_samples}, and {what}{remedy}.")
+            if fewest == 1:
+                raise ValueError(f"num_samples is {num_samples}; it has to be at least 1.")
+            raise ValueError(
+                f"num_samples is {num_samples}, and there are {fewest} members and views: take at least {fewest} "
+                "samples, or fewer members or views."
+            )
         return num_samples
 
     def _sample(
@@ -212,7 +218,7 @@ class Segmenter(BatchedModule, ABC):
         tta: TTA | None,
         spacing: tuple[float, float, float] | None = None,
     ) -> tuple[SampleSet, Tensor, tuple[int, int], Sequence[str]]:
-        """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
+        """Return the samples, the images on the model's grid, the size of the given images, and their keys."""
         num_samples = self.count_samples(num_samples, tta)
         num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
         if num_steps is not None and num_steps < 1:
@@ -221,21 +227,19 @@ class Segmenter(BatchedModule, ABC):
         image = to_model_range(image, len(self.image_channels), self.value_range)
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if keys is None:
-            keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
-            if spacing or self.depth:
-                keys = [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys)
+            keys = _content_keys(image, one_volume=bool(spacing or self.depth))
         if spacing is not None:
             keys = slice_keys(keys[0], range(len(keys)), spacing[0], self.slice_correlation)
         if len(keys) != len(image):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
         image = image.to(self.device)
         grid = image if size == self.image_size else to_grid(image, self.image_size)
-        drawn = self.draw(grid, keys, range(num_samples), num_steps, self.seed if seed is None else seed, tta)
-        drawn = drawn.map(partial(turn_back, orientation=turn))
-        return drawn, turn_back(grid, turn), size if turn < 5 else size[::-1], keys
+        sample_set = self.draw(grid, keys, range(num_samples), num_steps, self.seed if seed is None else seed, tta)
+        sample_set = sample_set.map(partial(turn_back, orientation=turn))
+        return sample_set, turn_back(grid, turn), size if turn < 5 else size[::-1], keys
 
     def _warn_of_misfits(self, num_samples: int | None, num_steps: int | None, tta: TTA | None) -> None:
-        """Warn of what was fitted to validation cases with other settings than these."""
+        """Warn if calibration or contours were fitted with other settings."""
         num_samples, fitted = self.count_samples(num_samples, tta), self.conformal
         num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
         if fitted is not None and (num_samples, num_steps) != (fitted.num_samples, fitted.num_steps):
@@ -253,78 +257,62 @@ class Segmenter(BatchedModule, ABC):
 
     # Fusing.
 
-    def fuse(self, drawn: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
-        """Fuse what was drawn into a segmentation, by the model's own rule, refinement and calibration.
+    def fuse(self, sample_set: SampleSet, size: tuple[int, int], image: Tensor, keys: Sequence[str]) -> Segmentation:
+        """Fuse samples into a segmentation, with the model's fusion, refinement and calibration.
 
         Args:
-            drawn: Samples, and the prior where there is one.
+            sample_set: The samples, and the prior if there is one.
             size: Height and width of the result.
-            image: (B, C, h, w), in [-1, 1], on the model's grid: what the refinement sees.
-            keys: One key per image, of the refinement's randomness.
+            image: (B, C, h, w), in [-1, 1], on the model's grid; for the refinement.
+            keys: One key per image for the randomness of the refinement.
         """
-        fused, familiarity = self.fuse_plainly(drawn, size, image, keys), None
-        if self.familiarity is not None and drawn.features is not None and not self.familiarity.by_slices:
-            familiarity = self.familiarity(drawn.features)
-        return self._finish(replace(fused, familiarity=familiarity))
+        fused, familiarity = self.fuse_plainly(sample_set, size, image, keys), None
+        if self.familiarity is not None and sample_set.features is not None and not self.familiarity.by_slices:
+            familiarity = self.familiarity(sample_set.features)
+        return self._calibrate(replace(fused, familiarity=familiarity))
+
+    def fuse_by(self, fusion: Fusion, sample_set: SampleSet, size: tuple[int, int]) -> Segmentation:
+        """Fuse samples by any fusion into a segmentation of a size, without refinement, calibration and contours."""
+        sample_set = sample_set.map(nest) if self.nested else sample_set
+        probability = fusion(*self._voters(sample_set))
+        probability = nest(probability) if self.nested else probability
+        return segmentation_of(sample_set.samples, probability, size, self.threshold, prior=sample_set.prior)
 
     def at_size(self, segmentation: Segmentation, size: tuple[int, int]) -> Segmentation:
-        """Resize the maps of a segmentation, which may be that of another rule than the model's own.
+        """Resize the maps of a segmentation, of the model's own or any other fusion.
 
-        A probability is resized before it is calibrated, as in :meth:`fuse`: resizing a calibrated one is another.
+        As in :meth:`fuse`, the probability is resized before calibration: the order changes the result.
         """
         plain = segmentation.uncalibrated or segmentation
-        probability, mean = (resize_soft(one.float(), size) for one in (plain.probability, plain.samples.mean(1)))
-        unrefined = None if plain.unrefined is None else resize_soft(plain.unrefined.float(), size)
-        uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
-        return self._finish(Segmentation(plain.samples, probability, uncertainty, mask, unrefined, prior=plain.prior))
-
-    def at_reference(self, segmentation: Segmentation, batch: Batch, i: int) -> Segmentation:
-        """Resize image i of a test to its reference, or to the window that it shows of the reference.
-
-        The samples were fused once, on the model's grid: this is where a test case gets its one native result.
-        """
-        reference, window = batch["reference"][i], batch["window"][i]
-        size = (int(reference.shape[-2]), int(reference.shape[-1])) if window is None else window.size
-        return self.at_size(segmentation[i], size)
-
-    def _finish(self, plain: Segmentation) -> Segmentation:
-        """Draw contours and calibrate."""
-        inner, outer = (None, None) if self.conformal is None else self.conformal.contours(plain.probability)
-        if self.calibration is None:
-            return replace(plain, inner=inner, outer=outer)
-        probability, unrefined = self.calibration(plain.probability), plain.unrefined
-        return replace(
-            plain,
-            probability=probability,
-            mask=probability > self.threshold,
-            unrefined=None if unrefined is None else self.calibration(unrefined),
-            uncalibrated=plain,
-            inner=inner,
-            outer=outer,
+        samples, probability = plain.samples, plain.probability
+        return self._calibrate(
+            segmentation_of(samples, probability, size, self.threshold, plain.unrefined, plain.prior)
         )
 
-    def fuse_by(self, fusion: Fusion, drawn: SampleSet, size: tuple[int, int]) -> Segmentation:
-        """Fuse what was drawn into a segmentation at ``size`` by a rule, and do no more."""
-        drawn = drawn.map(nest) if self.nested else drawn
-        samples, prior = drawn.samples, drawn.prior
-        probability, mean = fusion(*self._voters(drawn)), samples.mean(1)
-        if self.nested:
-            probability = nest(probability)
-        probability, mean = resize_soft(probability, size), resize_soft(mean, size)
-        uncertainty, mask = (mean * (1 - mean)).sqrt(), probability > self.threshold
-        return Segmentation(samples, probability, uncertainty, mask, prior=prior)
+    def at_reference(self, segmentation: Segmentation, batch: Batch, i: int) -> Segmentation:
+        """Resize the segmentation of image i of a test to the part of its reference that the image shows.
 
-    def _voters(self, drawn: SampleSet) -> tuple[Tensor, Tensor | None]:
-        """Return what is fused, and its weights."""
-        return drawn.samples, drawn.weights
+        The samples were fused once, on the model's grid; this gives a test case its only result at native resolution.
+        """
+        return self.at_size(segmentation[i], reference_size(batch, i))
+
+    def _calibrate(self, plain: Segmentation) -> Segmentation:
+        return calibrate(plain, self.calibration, self.conformal, self.threshold)
+
+    def _voters(self, sample_set: SampleSet) -> tuple[Tensor, Tensor | None]:
+        """Return the masks to fuse, and their weights."""
+        return sample_set.samples, sample_set.weights
 
     # Lightning.
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Segment; callbacks take ``segmentation`` from the result and may replace it. ``seconds`` is per image.
+        """Segment a batch. Callbacks take ``segmentation`` from the result, and may replace it.
 
-        Without a callback that scores them, the Dice of cases at native resolution is logged: ``test/dice``, or one for
-        each region.
+        Unless a callback scores the test, this logs the Dice of cases at native resolution: ``test/dice``, or
+        ``test/<region>/dice`` for several regions.
+
+        Returns:
+            ``segmentation``, and ``seconds`` per image.
         """
         start = time.perf_counter()
         segmentation = self.segment(batch["image"], keys=self.noise_keys(batch))
@@ -336,25 +324,25 @@ class Segmenter(BatchedModule, ABC):
         return {"segmentation": segmentation, "seconds": seconds}
 
     def _score(self, segmentation: Segmentation, batch: Batch) -> None:
-        """Log the Dice of a test, of cases of which each may have a size of its own."""
+        """Log the Dice of each test case at its native resolution."""
         scores = cast(Sequence[Dice], self.test_dice)
         for i, case in enumerate(batch["case"]):
-            reference, window, seen = batch["reference"][i], batch["window"][i], batch["field_of_view"][i]
-            size = (int(reference.shape[-2]), int(reference.shape[-1]))
-            mask = self.at_reference(segmentation, batch, i).mask
-            mask = mask if window is None else window.place(mask, size)
-            truth = majority(reference).bool()
-            if seen is not None:
-                mask, truth = mask & seen, truth & seen
+            mask, truth = masks_to_score(self.at_reference(segmentation, batch, i).mask, batch, i)
             for k, score in zip(range(len(self.regions)), scores, strict=False):
                 score.update(mask[:, k : k + 1], truth[None, k : k + 1], [case])
-        for region, score in zip(self.regions, scores, strict=False):  # DiffSeg finds the first alone
+        for region, score in zip(self.regions, scores, strict=False):  # DiffSeg has the first region alone
             name = f"test/{region}/dice" if len(self.regions) > 1 else "test/dice"
             self.log(name, score, on_epoch=True, batch_size=len(batch["image"]))
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Segmentation:
-        """Segment the images of a batch; a batch of images alone will do."""
+        """Segment the images of a batch; the batch may be a tensor of images."""
         if isinstance(batch, Tensor):
             return self.segment(batch)
         check_batch(batch, ("image",), len(self.image_channels), len(self.regions), False)
         return self.segment(batch["image"], keys=batch.get("case"))
+
+
+def _content_keys(image: Tensor, one_volume: bool) -> list[str]:
+    """Return keys from the content of images (B, C, H, W): one key each, or one key of all slices of a volume."""
+    keys = [blake2b(row.cpu().numpy().tobytes(), digest_size=8).hexdigest() for row in image]
+    return [blake2b("".join(keys).encode(), digest_size=8).hexdigest()] * len(keys) if one_volume else keys

@@ -31,7 +31,7 @@ from diffmedseg.metrics.table import read_cases
 from diffmedseg.models.diffseg.decision import Decision, FixedLevel, MultipleOfMean, Otsu
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference, PartialDenoisingDifference
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
-from diffmedseg.models.segmenter import sample_generators
+from diffmedseg.models.drawing import sample_generators
 from diffmedseg.postprocessing.otsu import otsu_level
 
 _RECIPE = "--data.label_recipe=diffmedseg.data.labels."

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch
 from diffmedseg.keyed_random import keyed_normal
 from diffmedseg.models import Condition, Denoiser, DiffusionSegmenter
-from diffmedseg.models.segmenter import Generators
+from diffmedseg.models.drawing import Generators
 from diffmedseg.segmentation import SampleSet
 
 

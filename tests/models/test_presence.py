@@ -7,9 +7,9 @@ import torch
 from helpers.small_networks import small
 
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
+from diffmedseg.models.drawing import sample_generators
 from diffmedseg.models.finetuning import initialise
 from diffmedseg.models.presence import draw_presence
-from diffmedseg.models.segmenter import sample_generators
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 KEYS = list("abcd")

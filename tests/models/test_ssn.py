@@ -13,6 +13,7 @@ from diffmedseg.models import (
     SSNSegmenter,
     StochasticUNet,
 )
+from diffmedseg.models.drawing import sample_generators
 from diffmedseg.models.finetuning import initialise
 from diffmedseg.models.low_rank_normal import (
     LowRankNormal,
@@ -21,7 +22,6 @@ from diffmedseg.models.low_rank_normal import (
     log_likelihoods,
     monte_carlo_loss,
 )
-from diffmedseg.models.segmenter import sample_generators
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 SHAPE = (2, 2, 3)  # regions, height, width

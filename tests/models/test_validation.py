@@ -127,7 +127,7 @@ _NOTHING = {"threshold": 1 - 1e-6, "image_size": (16, 16)}  # it finds nothing
 )
 def test_a_validation_logs_the_score_and_warns(tmp_path, caplog, build, dice):
     """The remedy names the Dice term where an empty answer can win it."""
-    caplog.set_level(logging.WARNING, logger="diffmedseg.models.segmenter")
+    caplog.set_level(logging.WARNING, logger="diffmedseg.models.training")
     model = build()
     [logged] = tiny_trainer(tmp_path, callbacks=[]).validate(model, tiny_data(), verbose=False)
     assert logged["val/score"] <= 1

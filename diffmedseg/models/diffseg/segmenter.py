@@ -19,7 +19,8 @@ from diffmedseg.models.denoiser import Condition, Denoiser
 from diffmedseg.models.diffseg.decision import Decision, Otsu, percentile_range, to_evidence, to_soft_mask
 from diffmedseg.models.diffseg.denoiser import HEALTHY, NO_LABEL
 from diffmedseg.models.diffseg.difference import Difference, NoisePredictionDifference
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators, sample_generators
+from diffmedseg.models.drawing import Generators, sample_generators
+from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.tiling import Window, blend, windows
 from diffmedseg.segmentation import SampleSet
 

@@ -15,6 +15,7 @@ from diffmedseg.diffusion.loss import DiceOver
 from diffmedseg.diffusion.unrolled import UnrolledReverse
 from diffmedseg.keyed_random import Generator, keyed_generator, keyed_integers, keyed_normal
 from diffmedseg.models.denoiser import Condition, Denoiser, repeat_for_samples
+from diffmedseg.models.drawing import Generators
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.low_rank_normal import (
@@ -28,7 +29,7 @@ from diffmedseg.models.low_rank_normal import (
 from diffmedseg.models.medsegdiff.encoded import EncodedImages
 from diffmedseg.models.presence import decide_presence, draw_presence, presence_numbers
 from diffmedseg.models.recommended import Recommend
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.targets import Raters, Targets, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import Window, blend, windows
 from diffmedseg.noise_input import NoiseInput

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffmedseg.data.batch import Batch
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.drawing import Generators
 from diffmedseg.models.energy import energy_distance, energy_generators
 from diffmedseg.models.graph_sampler import GraphSampler
 from diffmedseg.models.low_rank_normal import (
@@ -18,7 +19,7 @@ from diffmedseg.models.low_rank_normal import (
     normal_inputs,
     training_samples,
 )
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.targets import Raters, hide_unsure, masks_needed, training_targets
 from diffmedseg.models.tiling import Window, blend
 from diffmedseg.segmentation import SampleSet

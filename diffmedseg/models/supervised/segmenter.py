@@ -11,8 +11,9 @@ from torch import Tensor
 from diffmedseg.data.batch import Batch
 from diffmedseg.diffusion.loss import DiceOver, row_dice_loss, weigh_pixels
 from diffmedseg.models.denoiser import Denoiser
+from diffmedseg.models.drawing import Generators
 from diffmedseg.models.graph_sampler import GraphSampler
-from diffmedseg.models.segmenter import DiffusionSegmenter, Generators
+from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.targets import training_targets
 from diffmedseg.models.tiling import Window, blend
 from diffmedseg.segmentation import SampleSet
