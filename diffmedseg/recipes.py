@@ -39,6 +39,7 @@ from diffmedseg.experiments import (
     own_file,
     read_settings,
 )
+from diffmedseg.recipe_networks import pretrained_network, puts_on_encoders, takes_encoder, with_encoder
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -50,21 +51,6 @@ if TYPE_CHECKING:
 RENAMED = {"medsegdiff-v1": "medsegdiff"}
 #: The tag of data with masks of several raters.
 SEVERAL_RATERS = "several_raters"
-#: Class of the network with an encoder, by the class of the network without.
-_ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork", "StochasticUNet")}
-_ON_ENCODER |= {"ResidualUNet": "SMPNetwork"}
-#: Supervised baselines that can become a condition network, and the settings that are kept.
-_CONDITIONS = {
-    "SMPNetwork": (
-        "encoder",
-        "encoder_mean",
-        "encoder_std",
-        "encoder_frozen_norm",
-        "decoder_channels",
-        "encoder_depth",
-    ),
-    "ResidualUNet": ("size", "dropout", "spatial_dims"),
-}
 
 
 @dataclass(frozen=True)
@@ -163,13 +149,13 @@ def recipe(
     files = [parts / "base.yaml", data_path, family, *(path for path in combined if path.is_file()), *model_files[1:]]
     if pretrained is not None and encoder is not None:
         raise RecipeError(f"{pretrained} has its own encoder. Give pretrained or encoder, not both.")
-    network = None if pretrained is None else _network(pretrained, model_name, files)
-    if encoder is None and pretrained is None and _takes_encoder(files) and _puts_on_encoders(preset):
+    network = None if pretrained is None else pretrained_network(pretrained, model_name, files)
+    if encoder is None and pretrained is None and takes_encoder(files) and puts_on_encoders(preset):
         encoder = content.get("recommended_encoder")
     given = [] if folder is None else [f"--data.root={folder}"]
     given += [] if preset is None else _grid_of_patches(content)
     if encoder is not None:
-        network, chosen = _on_encoder(encoder, encoder_weights or "imagenet", model_name, files)
+        network, chosen = with_encoder(encoder, encoder_weights or "imagenet", model_name, files)
         given += chosen
     elif encoder_weights is not None:
         raise RecipeError("encoder_weights needs an encoder. Name an encoder, such as lite0.")
@@ -226,87 +212,11 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
     return [SEVERAL_RATERS] if several_raters({**config, "init_args": arguments}) else []
 
 
-def _class_of_network(files: Sequence[Path]) -> str | None:
-    """Return the class path of the network: the last one in the files."""
-    denoisers = [read_settings(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
-    return next((denoiser["class_path"] for denoiser in reversed(denoisers) if "class_path" in denoiser), None)
-
-
-def _takes_encoder(files: Sequence[Path]) -> bool:
-    """Return whether the network of the files is one of this project's that can have an encoder."""
-    package, _, name = (_class_of_network(files) or "").rpartition(".")
-    return package == "diffmedseg.models" and name in _ON_ENCODER
-
-
 def _grid_of_patches(content: Mapping[str, Any]) -> list[str]:
     """Return the image size setting of data that is trained in patches; empty for other data."""
     arguments = content.get("data", {}).get("init_args", {})
     kept = arguments.get("patch") is not None and "image_size" in arguments
     return [f"--data.image_size={json.dumps(arguments['image_size'])}"] if kept else []
-
-
-def _puts_on_encoders(preset: str | None) -> bool:
-    return preset is not None and (experiments_folder() / "preset" / f"{preset}+encoder.yaml").is_file()
-
-
-def _on_encoder(
-    encoder: str, weights: str | Path, model: str, files: Sequence[Path]
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Give a model's network an encoder.
-
-    Returns:
-        The network (None for the network of the files), and the settings that choose the encoder.
-
-    Raises:
-        RecipeError: If the model takes no encoder.
-    """
-    path = _class_of_network(files) or ""
-    package, _, name = path.rpartition(".")
-    foreign = package != "diffmedseg.models"  # a user's own network may take an encoder
-    on_encoder = name if foreign else _ON_ENCODER.get(name)
-    settings = [f"--model.denoiser.encoder={encoder}", f"--model.denoiser.encoder_weights={weights}"]
-    if encoder.lower() == "none":
-        return None, settings[:1] if on_encoder == name else []
-    if on_encoder is None:
-        raise RecipeError(
-            f"The model {model} takes no encoder. Choose medsegdiff-lite, medsegdiff-v2, ssn or supervised, or leave "
-            "the encoder out."
-        )
-    if on_encoder == name:
-        return None, settings
-    return {"class_path": f"{package}.{on_encoder}", "init_args": {}}, settings
-
-
-def _network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
-    """Return the network of ``pretrained``. Its size and encoder replace the recipe's.
-
-    Raises:
-        RecipeError: If the model has another network, which cannot use it as a condition network.
-    """
-    from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
-
-    network = pretrained_denoiser(pretrained_config(pretrained))
-    path = _class_of_network(files)
-    if path == "diffmedseg.models.MedSegDiffLite" and (arguments := _condition_arguments(network)) is not None:
-        return {"class_path": path, "init_args": arguments}
-    if path and path != network["class_path"]:
-        theirs, ours = (name.rpartition(".")[2] for name in (network["class_path"], path))
-        raise RecipeError(
-            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train a model with the network "
-            f"{theirs}."
-        )
-    return network
-
-
-def _condition_arguments(network: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the settings of MedSegDiff-Lite with a supervised baseline as condition network; None for others."""
-    package, _, name = network["class_path"].rpartition(".")
-    if package != "diffmedseg.models" or name not in _CONDITIONS:
-        return None
-    arguments = network["init_args"]
-    if arguments.get("architecture", "unet") != "unet":
-        return None  # condition networks with an encoder are U-Nets
-    return {key: arguments[key] for key in _CONDITIONS[name] if key in arguments}
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:

@@ -21,7 +21,7 @@ from diffmedseg.data import ISIC2017DataModule, PseudoMaskDataModule, SyntheticD
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels import CentralComponent, FieldOfView, LargestComponent, MaskRule, Plausible
 from diffmedseg.data.pseudo import read_table
-from diffmedseg.data.store import EvaluationView, TrainingView
+from diffmedseg.data.views import EvaluationView, TrainingView
 from diffmedseg.errors import DataError
 from diffmedseg.experiments import data_config
 from diffmedseg.pseudo import writing

@@ -16,7 +16,8 @@ from diffmedseg.wording import count
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffmedseg.evaluation.ambiguity import Ambiguity, AmbiguityBenchmark
+    from diffmedseg.evaluation.ambiguity import AmbiguityBenchmark
+    from diffmedseg.evaluation.ambiguity_result import Ambiguity
 
 _COLUMNS = {"samples": "Samples", "raters": "Raters"}
 _WIDTH = 112  # characters: rich cuts numbers in a narrower terminal

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffmedseg.cli.lightning_cli import Tested
 from diffmedseg.cli.parsing import open_share, positive_integer
-from diffmedseg.cli.training import Tested, run
+from diffmedseg.cli.training import run
 from diffmedseg.cli.trusting import check_run
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.files import expand_home

@@ -94,7 +94,8 @@ def evaluate(args: list[str]) -> None:
 
 def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[str]) -> None:
     """Test a run, or a checkpoint in it."""
-    from diffmedseg.cli.training import Tested, run as run_lightning
+    from diffmedseg.cli.lightning_cli import Tested
+    from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.cli.trusting import check_run
     from diffmedseg.models.loading import best_checkpoint, read_settings
 

@@ -22,7 +22,8 @@ from diffmedseg.data.labels.recipe import LabelRecipe
 from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
 from diffmedseg.data.sampler import CaseSampler, StackSampler, TrainingSampler
-from diffmedseg.data.store import CaseView, EvaluationView, ImageStore, Item, TrainingView, collate, spread, to_unit
+from diffmedseg.data.store import ImageStore, Item, spread, to_unit
+from diffmedseg.data.views import CaseView, EvaluationView, TrainingView, collate
 from diffmedseg.errors import DataError
 from diffmedseg.files import cache_folder as cache_folder
 from diffmedseg.keyed_random import keyed_generator

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule, Split, cache_folder
-from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import ISIC_2016, ISIC_2017, ISIC_2018
 from diffmedseg.data.files import Item, find_folders, index_files, pair
 from diffmedseg.data.native import Native
 from diffmedseg.data.problem import Problem
+from diffmedseg.data.shrinking import ShrunkImages, shrink_images
 from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home

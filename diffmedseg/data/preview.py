@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import ImageStore, TrainingView, collate, to_signed
+from diffmedseg.data.store import ImageStore, to_signed
+from diffmedseg.data.views import TrainingView, collate
 from diffmedseg.figures import MASK, REFERENCE, draw_legend, label_row, legend_of, outline, set_title, show
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.segmentation import majority

@@ -10,7 +10,8 @@ from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.deciding import MaskRule
 from diffmedseg.data.labels.whitening import border_of, whiten
 from diffmedseg.errors import DataError
-from diffmedseg.models.encoders import IMAGENET, encoder_name, find_weights, load_encoder
+from diffmedseg.models.encoder_loading import load_encoder
+from diffmedseg.models.encoders import IMAGENET, encoder_name, find_weights
 from diffmedseg.pseudo.proposers import Proposer
 
 _ENCODER = "lite0"

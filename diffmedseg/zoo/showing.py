@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import collate
+from diffmedseg.data.views import collate
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.evaluation.figures import Example, choose_examples, draw_examples, example_of
 from diffmedseg.metrics.scores import CaseScore

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import collate
+from diffmedseg.data.views import collate
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.metrics.functional import dice
 from diffmedseg.models.building import whole

@@ -11,8 +11,9 @@ from PIL import Image
 
 from diffmedseg.cli import main
 from diffmedseg.data import cache
-from diffmedseg.data.cache import ShrunkImages, files_key, shrink_images
+from diffmedseg.data.cache import files_key
 from diffmedseg.data.files import Item
+from diffmedseg.data.shrinking import ShrunkImages, shrink_images
 from diffmedseg.errors import DataError
 from diffmedseg.reading.masks import MaskReader
 

@@ -117,5 +117,5 @@ def test_the_command_writes_a_configuration_that_says_why(tmp_path, capsys):
 
 
 def test_generated_images_cannot_be_measured():
-    with pytest.raises(DataError, match="come from no files"):
+    with pytest.raises(DataError, match="not read from files"):
         measure(tiny_data())

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from diffmedseg.data import Augmentation, SyntheticDataModule
-from diffmedseg.data.store import EvaluationView, ImageStore, TrainingView, collate
+from diffmedseg.data.store import ImageStore
 from diffmedseg.data.synthetic import HEALTHY, MODE_PROBABILITIES, SyntheticStore
+from diffmedseg.data.views import EvaluationView, TrainingView, collate
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.segmentation import majority
 

@@ -20,7 +20,8 @@ from diffmedseg.callbacks import CaseMetrics, SampleFiles
 from diffmedseg.cli import main
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation import worst_sets
-from diffmedseg.evaluation.ambiguity import SCORES, AmbiguityBenchmark
+from diffmedseg.evaluation.ambiguity import AmbiguityBenchmark
+from diffmedseg.evaluation.ambiguity_result import SCORES
 from diffmedseg.metrics import generalized_energy_distance, iou
 from diffmedseg.metrics.functional import dice
 from diffmedseg.metrics.table import read_cases

@@ -10,11 +10,12 @@ import torch
 from lightning import Trainer
 
 from diffmedseg.cli import training
+from diffmedseg.cli.lightning_cli import DiffMedSegCLI
 from diffmedseg.models.encoders import weights_follow
 from diffmedseg.recipes import recipe
 
 
-class Quiet(training.DiffMedSegCLI):
+class Quiet(DiffMedSegCLI):
     """Build everything a configuration describes, without a run's folder."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -22,7 +23,7 @@ class Quiet(training.DiffMedSegCLI):
         return Trainer(logger=False, enable_checkpointing=False)
 
 
-def instantiate(files: Iterable[str | Path], *options: str) -> training.DiffMedSegCLI:
+def instantiate(files: Iterable[str | Path], *options: str) -> DiffMedSegCLI:
     """Build what files and options describe; networks of the papers' sizes on the meta device."""
     files = list(files)
     arguments = [part for file in files for part in ("-c", str(file))]
@@ -33,7 +34,7 @@ def instantiate(files: Iterable[str | Path], *options: str) -> training.DiffMedS
 
 
 @cache
-def compose(model: str, data: str, *options: str) -> training.DiffMedSegCLI:
+def compose(model: str, data: str, *options: str) -> DiffMedSegCLI:
     """Build the run of ``diffmedseg train`` with these arguments, but those that only the command knows."""
     of_command = ("--preset=", "--name=", "--encoder=")
     own: Any = dict(option[2:].split("=", 1) for option in options if option.startswith(of_command))

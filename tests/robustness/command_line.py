@@ -13,7 +13,7 @@ from robustness.worker import Files, WorkBeginsError
 _BEGINNINGS = (
     "diffmedseg.cli.training.run",
     "diffmedseg.cli.predicting.load_model",
-    "diffmedseg.cli.zoo.current_source",
+    "diffmedseg.cli.zoo_commands.current_source",
     "diffmedseg.cli.dashboard.build_workspace",
     "diffmedseg.cli.info.collect",
     "diffmedseg.data.catalogue.configured",
@@ -152,5 +152,5 @@ def read_settings(path: Path) -> object:
     from diffmedseg.cli import main
 
     arguments = [argument.replace("\0", "") for argument in json.loads(path.read_bytes())]
-    with mock.patch("diffmedseg.cli.training.DiffMedSegCLI.instantiate_classes", side_effect=WorkBeginsError):
+    with mock.patch("diffmedseg.cli.lightning_cli.DiffMedSegCLI.instantiate_classes", side_effect=WorkBeginsError):
         return main(arguments)

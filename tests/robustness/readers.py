@@ -151,10 +151,10 @@ def _of_text() -> list[Reader]:
 def _of_runs() -> list[Reader]:
     from diffmedseg.checkpoints import TO_RESUME, read_checkpoint
     from diffmedseg.cli.trusting import check_run
-    from diffmedseg.data.cache import ShrunkImages
     from diffmedseg.data.configured import build_data
     from diffmedseg.data.lidc_pickle import convert_lidc
     from diffmedseg.data.mri.store import DecodedCase
+    from diffmedseg.data.shrinking import ShrunkImages
     from diffmedseg.models.loading import best_checkpoint, read_run
     from diffmedseg.prediction.pictures.folder import PictureFolder
     from diffmedseg.run_log import RunLogger

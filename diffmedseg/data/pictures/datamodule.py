@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffmedseg.data.base import Split, cache_folder
-from diffmedseg.data.cache import ShrunkImages, shrink_images
 from diffmedseg.data.facts import picture_info
 from diffmedseg.data.files import Item
 from diffmedseg.data.folds import FoldsDataModule
@@ -18,6 +17,7 @@ from diffmedseg.data.pictures.cases import MISSING, CaseMasks, Found, PictureCas
 from diffmedseg.data.pictures.store import PictureStore
 from diffmedseg.data.pictures.windows import read_windows
 from diffmedseg.data.problem import Problem
+from diffmedseg.data.shrinking import ShrunkImages, shrink_images
 from diffmedseg.data.source import Source
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home

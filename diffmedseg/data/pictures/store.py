@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffmedseg.data.cache import ShrunkImages
 from diffmedseg.data.native import Native
 from diffmedseg.data.pictures.cases import MISSING, UNSURE, CaseMasks, PictureCase, PictureLayout
+from diffmedseg.data.shrinking import ShrunkImages
 from diffmedseg.data.store import ImageStore
 from diffmedseg.reading.pictures import to_grey
 from diffmedseg.reading.windows import CropWindow

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
-from diffmedseg.models.encoders import Normalise, batch_norms, encoder_name, find_weights, first_convolution, is_none
+from diffmedseg.models.encoder_loading import batch_norms, first_convolution
+from diffmedseg.models.encoders import Normalise, encoder_name, find_weights, is_none
 from diffmedseg.models.layers import SpatialDims, conv
 from diffmedseg.models.recommended import DIRECT
 from diffmedseg.models.sizes import SIZES, Size, TrunkSize

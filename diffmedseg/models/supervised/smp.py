@@ -5,14 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from diffmedseg.errors import unknown
-from diffmedseg.models.encoders import (
-    EncoderWeights,
-    Normalisation,
-    expected_normalisation,
-    leave_out_unused,
-    load_encoder,
-    prepare_for_cpu,
-)
+from diffmedseg.models.encoder_loading import leave_out_unused, load_encoder, prepare_for_cpu
+from diffmedseg.models.encoders import EncoderWeights, Normalisation, expected_normalisation
 
 if TYPE_CHECKING:
     import segmentation_models_pytorch as smp

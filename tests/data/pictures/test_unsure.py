@@ -6,7 +6,7 @@ import torch
 from helpers.picture_files import SIZE, lesion, photo, save, save_mask, yaml_module
 
 from diffmedseg.data import DermoscopyAugmentation
-from diffmedseg.data.store import TrainingView, collate
+from diffmedseg.data.views import TrainingView, collate
 from diffmedseg.errors import DataError
 
 

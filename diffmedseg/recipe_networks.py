@@ -1,0 +1,102 @@
+"""The network of a recipe: its encoder, or the network of pretrained weights."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffmedseg.errors import RecipeError
+from diffmedseg.experiments import experiments_folder, read_settings
+
+#: Class of the network with an encoder, by the class of the network without.
+_ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork", "StochasticUNet")}
+_ON_ENCODER |= {"ResidualUNet": "SMPNetwork"}
+
+#: Supervised baselines that can become a condition network, and the settings that are kept.
+_CONDITIONS = {
+    "SMPNetwork": (
+        "encoder",
+        "encoder_mean",
+        "encoder_std",
+        "encoder_frozen_norm",
+        "decoder_channels",
+        "encoder_depth",
+    ),
+    "ResidualUNet": ("size", "dropout", "spatial_dims"),
+}
+
+
+def class_of_network(files: Sequence[Path]) -> str | None:
+    """Return the class path of the network: the last one in the files."""
+    denoisers = [read_settings(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
+    return next((denoiser["class_path"] for denoiser in reversed(denoisers) if "class_path" in denoiser), None)
+
+
+def takes_encoder(files: Sequence[Path]) -> bool:
+    """Return whether the network of the files is one of this project's that can have an encoder."""
+    package, _, name = (class_of_network(files) or "").rpartition(".")
+    return package == "diffmedseg.models" and name in _ON_ENCODER
+
+
+def puts_on_encoders(preset: str | None) -> bool:
+    """Return whether a preset gives networks the recommended encoder of the data set."""
+    return preset is not None and (experiments_folder() / "preset" / f"{preset}+encoder.yaml").is_file()
+
+
+def with_encoder(
+    encoder: str, weights: str | Path, model: str, files: Sequence[Path]
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Give a model's network an encoder.
+
+    Returns:
+        The network (None for the network of the files), and the settings that choose the encoder.
+
+    Raises:
+        RecipeError: If the model takes no encoder.
+    """
+    path = class_of_network(files) or ""
+    package, _, name = path.rpartition(".")
+    foreign = package != "diffmedseg.models"  # a user's own network may take an encoder
+    on_encoder = name if foreign else _ON_ENCODER.get(name)
+    settings = [f"--model.denoiser.encoder={encoder}", f"--model.denoiser.encoder_weights={weights}"]
+    if encoder.lower() == "none":
+        return None, settings[:1] if on_encoder == name else []
+    if on_encoder is None:
+        raise RecipeError(
+            f"The model {model} takes no encoder. Choose medsegdiff-lite, medsegdiff-v2, ssn or supervised, or leave "
+            "the encoder out."
+        )
+    if on_encoder == name:
+        return None, settings
+    return {"class_path": f"{package}.{on_encoder}", "init_args": {}}, settings
+
+
+def pretrained_network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
+    """Return the network of ``pretrained``. Its size and encoder replace the recipe's.
+
+    Raises:
+        RecipeError: If the model has another network, which cannot use it as a condition network.
+    """
+    from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
+
+    network = pretrained_denoiser(pretrained_config(pretrained))
+    path = class_of_network(files)
+    if path == "diffmedseg.models.MedSegDiffLite" and (arguments := _condition_arguments(network)) is not None:
+        return {"class_path": path, "init_args": arguments}
+    if path and path != network["class_path"]:
+        theirs, ours = (name.rpartition(".")[2] for name in (network["class_path"], path))
+        raise RecipeError(
+            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train a model with the network "
+            f"{theirs}."
+        )
+    return network
+
+
+def _condition_arguments(network: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of MedSegDiff-Lite with a supervised baseline as condition network; None for others."""
+    package, _, name = network["class_path"].rpartition(".")
+    if package != "diffmedseg.models" or name not in _CONDITIONS:
+        return None
+    arguments = network["init_args"]
+    if arguments.get("architecture", "unet") != "unet":
+        return None  # condition networks with an encoder are U-Nets
+    return {key: arguments[key] for key in _CONDITIONS[name] if key in arguments}
