@@ -1,4 +1,4 @@
-"""Batches of anybody's data module, checked and completed before a step sees them."""
+"""Batches of any data module, checked and completed before a step takes them."""
 
 import logging
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from diffmedseg.keyed_random import slice_keys
 from diffmedseg.models.denoiser import Denoiser
 from diffmedseg.reading.slice_input import SliceInput
 
-_DRAW_BITS = 20  # images in a step of all processes, at most
-_BATCHES_BETWEEN_LOOKS = 50
+_DRAW_BITS = 20  # log2 of the maximum number of images in a step of all processes
+_BATCHES_BETWEEN_CHECKS = 50
 _NOTHING = torch.empty(0)
 
 _log = logging.getLogger(__name__)
 
 
 class BatchedModule(LightningModule):
-    """A module that takes batches of which only image and mask are there; see :class:`~diffmedseg.data.batch.Batch`.
+    """A module that takes batches with only image and mask; see :class:`~diffmedseg.data.batch.Batch`.
 
-    Callbacks are given the same object in these hooks, where a step may be given a copy.
+    The hooks complete the batch in place: callbacks get the same object, while a step may get a copy.
     """
 
-    #: What training batches have to hold.
+    #: Required entries of training batches, besides the image.
     needs: tuple[str, ...] = ("mask",)
     denoiser: Denoiser
     image_size: tuple[int, int]
@@ -36,27 +36,27 @@ class BatchedModule(LightningModule):
     slice_input: SliceInput | None = None
     regions: tuple[str, ...]
     _images_before = 0
-    _said_size = False
+    _warned_of_size = False
     _named = True
 
     @property
     def image_channels(self) -> tuple[str, ...]:
-        """Names of all channels of an image, those of neighbouring slices included."""
+        """Names of all channels of an image, including the channels of neighbouring slices."""
         return self.channels if self.slice_input is None else self.slice_input.image_channels(self.channels)
 
-    #: How noise is alike in the slices of a volume; see :class:`~diffmedseg.models.DiffusionSegmenter`.
+    #: Correlation length of the noise over slices, in mm; see :class:`~diffmedseg.models.DiffusionSegmenter`.
     slice_correlation: float | None = None
 
     @property
     def depth(self) -> int:
-        """Number of slices that a network of volumes sees at once; 0 where it sees single images."""
+        """Number of slices in a training volume; 0 for networks of images."""
         return 0 if self.slice_input is None else self.slice_input.depth
 
     def noise_keys(self, batch: Batch) -> list[str] | None:
-        """Return the keys of the noise: the cases, or None for the content of images that came without names.
+        """Return the keys of the noise: the cases, or None (keys from the content) for images without names.
 
         Raises:
-            ValueError: If noise is to be correlated over slices, and the batch does not say how far they lie apart.
+            ValueError: If noise is correlated over slices, and the batch lacks the distance of slices.
         """
         if not self._named or self.slice_correlation is None:
             return batch["case"] if self._named else None
@@ -74,26 +74,26 @@ class BatchedModule(LightningModule):
         return keys
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Check a batch, and complete it."""
-        # On a GPU to look at values waits for it: now and then is enough to find a data module's fault.
-        look = batch_idx % _BATCHES_BETWEEN_LOOKS == 0 or batch.get("image", _NOTHING).device.type == "cpu"
-        check_batch(batch, ("image", *self.needs), len(self.image_channels), self.denoiser.mask_channels, look)
+        """Check and complete a batch."""
+        # Reading values waits for the GPU; checking some batches is enough to find faults of a data module.
+        check_values = batch_idx % _BATCHES_BETWEEN_CHECKS == 0 or batch.get("image", _NOTHING).device.type == "cpu"
+        check_batch(batch, ("image", *self.needs), len(self.image_channels), self.denoiser.mask_channels, check_values)
         trainer, size = self.trainer, len(batch["image"])
         batches = trainer.global_step * trainer.accumulate_grad_batches + batch_idx % trainer.accumulate_grad_batches
         complete_draws(batch, batches << _DRAW_BITS, [self.global_rank * size + i for i in range(size)])
 
     def on_validation_epoch_start(self) -> None:
-        """Count images anew."""
+        """Reset the count of images."""
         self._images_before = 0
 
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check a batch, and complete it."""
+        """Check and complete a batch."""
         self._complete(batch, ("image", "mask"), batch_idx)
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Check a batch, and complete it."""
+        """Check and complete a batch."""
         self._complete(batch, ("image",) if "reference" in batch else ("image", "mask"), batch_idx)
         complete_reference(batch)
 
@@ -106,10 +106,10 @@ class BatchedModule(LightningModule):
         self._images_before += len(batch["image"])
 
     def _fit_to_grid(self, batch: Batch) -> None:
-        """Bring training images in [-1, 1] and their masks to the model's grid, as :meth:`segment` brings images.
+        """Map training images to [-1, 1], and resize images and masks to the model's grid, as :meth:`segment` does.
 
-        Our data modules deal what belongs on the grid, and so do others that have a ``patch``: the size of the parts of
-        images that they deal.
+        Images of the project's data modules, and of data modules with a ``patch`` (the size of cropped images), are
+        already on the grid.
         """
         batch["image"] = to_signed(batch["image"])
         masks: tuple[Literal["mask", "raters", "unsure"], ...] = ("mask", "raters", "unsure")
@@ -121,8 +121,8 @@ class BatchedModule(LightningModule):
         fits = size == self.image_size or hasattr(data, "configure_targets") or getattr(data, "patch", None)
         if self._trainer is None or fits:
             return
-        if not self._said_size:
-            self._said_size = True
+        if not self._warned_of_size:
+            self._warned_of_size = True
             _log.warning(
                 "Training images of %d x %d are resized to the model's grid, %d x %d: image_size sets the grid.",
                 *size, *self.image_size,

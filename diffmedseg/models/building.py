@@ -1,4 +1,4 @@
-"""From a config to a model: only classes that are allowed or trusted are built, and nothing is ever unpickled."""
+"""Build a model from a config. Only allowed and trusted classes are built, and nothing is unpickled."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ from diffmedseg.models.encoders import weights_follow
 from diffmedseg.moved import MOVED
 from diffmedseg.plugins import PluginError, check_trusted, load_class
 
-#: Schedulers of diffusers that sample by a schedule of ours; see ReverseProcess.
+#: Schedulers of diffusers that sample with the project's noise schedules; see ReverseProcess.
 _SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 _OPTIMIZER = "optimizer"
 
@@ -27,13 +27,13 @@ _OPTIMIZER = "optimizer"
 def allowed_classes() -> Mapping[str, type]:
     """Return the classes that every config may name, by their public path.
 
-    These are all parts of models in diffmedseg, how images are whitened, the schedulers that sample, and the
-    optimisers of torch.optim.
+    These are all parts of diffmedseg's models, the whitening of images, the schedulers of diffusers for sampling, and
+    the optimisers of torch.optim.
     """
     from diffmedseg import models, postprocessing
     from diffmedseg.data.labels import BorderWhitening, FieldOfView
 
-    for package in (models, postprocessing):  # which import all parts
+    for package in (models, postprocessing):  # the names of these packages include all parts
         import_names(package)
 
     def below(cls: type) -> Iterable[type]:
@@ -42,20 +42,20 @@ def allowed_classes() -> Mapping[str, type]:
             yield sub
             yield from below(sub)
 
-    found = {public_path(cls): cls for cls in below(Configurable)
-             if _is_ours(cls.__module__) and not inspect.isabstract(cls)}  # fmt: skip
-    found |= {f"{old}.{cls.__name__}": cls for old, new in MOVED.items() for cls in found.values()
-              if cls.__module__ == new}  # fmt: skip
-    found |= {public_path(cls): cls for cls in (BorderWhitening, FieldOfView)}  # by which DiffSeg whitens images
-    found["diffmedseg.crf.CRFSettings"] = postprocessing.CRFSettings  # a dataclass, which older configs may name
+    allowed = {public_path(cls): cls for cls in below(Configurable)
+               if _is_ours(cls.__module__) and not inspect.isabstract(cls)}  # fmt: skip
+    allowed |= {f"{old}.{cls.__name__}": cls for old, new in MOVED.items() for cls in allowed.values()
+                if cls.__module__ == new}  # fmt: skip
+    allowed |= {public_path(cls): cls for cls in (BorderWhitening, FieldOfView)}  # the whitening of DiffSeg
+    allowed["diffmedseg.crf.CRFSettings"] = postprocessing.CRFSettings  # a dataclass, which older configs may name
     diffusers = import_module("diffusers")
-    found |= {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
+    allowed |= {f"diffusers.{name}": getattr(diffusers, name) for name in _SCHEDULERS}
     optimizers = {name: cls for name, cls in vars(torch.optim).items() if _is_optimizer(cls)}
-    return found | {f"torch.optim.{name}": cls for name, cls in optimizers.items()}
+    return allowed | {f"torch.optim.{name}": cls for name, cls in optimizers.items()}
 
 
 def _is_ours(path: str) -> bool:
-    """Tell whether a class is of a model in diffmedseg; models hold no data."""
+    """Return whether a class belongs to diffmedseg's models; classes of data are not part of models."""
     return path.startswith("diffmedseg.") and not path.startswith("diffmedseg.data.")
 
 
@@ -64,19 +64,19 @@ def _is_optimizer(thing: object) -> bool:
 
 
 def build(config: Any, trust: Collection[str] = (), **changes: Any) -> Any:  # noqa: ANN401
-    """Build what a config describes.
+    """Build the object that a config describes.
 
-    An optimiser becomes what makes it from parameters; where its class is neither of torch.optim nor trusted, the
-    model is built, and refuses to be trained. Pretrained encoders are not fetched: the weights follow.
+    An optimiser becomes a function that makes it from parameters. If its class is neither of torch.optim nor trusted,
+    the model is built, but cannot be trained. Pretrained encoders are not fetched, because weights follow.
 
     Args:
         config: ``class_path`` and ``init_args``; see :mod:`diffmedseg.configurable`.
         trust: Packages besides diffmedseg whose classes may be built.
-        changes: Arguments of the outermost class that take the place of those in the config.
+        changes: Arguments of the outermost class that replace arguments in the config.
 
     Raises:
-        ZooError: If the config names a class of no trusted package, or one that is no part of a model. Then nothing
-            was imported.
+        ZooError: If the config names a class of a package that is not trusted, or a class that is not part of a model.
+            Nothing is imported in this case.
     """
     if isinstance(config, Mapping) and changes:
         config = {**config, "init_args": {**config.get("init_args", {}), **changes}}
@@ -86,10 +86,10 @@ def build(config: Any, trust: Collection[str] = (), **changes: Any) -> Any:  # n
 
 
 def _check(config: Any, trust: Collection[str]) -> None:  # noqa: ANN401
-    """Refuse a config before anything of it is imported."""
+    """Check a config before any of its classes is imported."""
     if missing := unrecorded(_without_optimizers(config)):
-        place, what = next(iter(missing.items()))
-        raise ZooError(f"The config does not say how {place or 'the model'} was built: it was {what}.")
+        argument, value = next(iter(missing.items()))
+        raise ZooError(f"The config does not say how {argument or 'the model'} was built: it was {value}.")
     try:
         for path in class_paths(config):
             if path not in allowed_classes():
@@ -99,13 +99,13 @@ def _check(config: Any, trust: Collection[str]) -> None:  # noqa: ANN401
 
 
 def class_paths(config: Any) -> list[str]:  # noqa: ANN401
-    """Return the classes that a config names, but for those of optimisers, which no model needs."""
+    """Return the classes that a config names, without optimisers, which no model needs."""
     if isinstance(config, list):
         return [path for item in config for path in class_paths(item)]
     if not isinstance(config, Mapping):
         return []
-    own = [config["class_path"]] if "class_path" in config else []
-    return own + [path for item in _without_optimizers(config).values() for path in class_paths(item)]
+    outermost = [config["class_path"]] if "class_path" in config else []
+    return outermost + [path for item in _without_optimizers(config).values() for path in class_paths(item)]
 
 
 def _without_optimizers(config: Any) -> Any:  # noqa: ANN401
@@ -146,12 +146,12 @@ def find_class(path: str, trust: Collection[str] = ()) -> Any:  # noqa: ANN401  
 
 
 def _make_optimizer(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
-    """Build what makes an optimiser; of an unknown class, what refuses to."""
+    """Build a function that makes an optimiser; for an unknown class, a function that raises an error."""
     if not isinstance(config, dict) or "class_path" not in config:
         return config
     try:
         return _build(config, trust)
-    except Exception as error:  # importing what a user wrote can bring about anything
+    except Exception as error:  # importing a user's code can raise anything
         return functools.partial(_refuse, f"{config['class_path']} ({error})")
 
 
@@ -163,17 +163,18 @@ def _refuse(optimizer: str, parameters: object) -> torch.optim.Optimizer:
 
 
 def _as_declared(cls: type, name: str, value: Any) -> Any:  # noqa: ANN401
-    """Turn a dict into the dataclass that a constructor declares in its place: configs name no class for these."""
+    """Turn a dict into the dataclass of the constructor's annotation, for which configs name no class."""
     if not isinstance(value, dict):
         return value
     declared = init_types(cls).get(name)
-    found = [one for one in (declared, *get_args(declared)) if isinstance(one, type) and is_dataclass(one)]
-    make: Callable[..., Any] = found[0] if found else dict
+    types = (declared, *get_args(declared))
+    dataclasses = [candidate for candidate in types if isinstance(candidate, type) and is_dataclass(candidate)]
+    make: Callable[..., Any] = dataclasses[0] if dataclasses else dict
     return make(**value)
 
 
 def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what rebuilds the model of a checkpoint, for :func:`build`.
+    """Return the config of the model of a checkpoint, for :func:`build`.
 
     Raises:
         ZooError: If the checkpoint does not say how its model was built.
@@ -188,7 +189,7 @@ def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_run(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint knows of its run, as far as config.yaml of the command line's runs says the same.
+    """Return the settings of a run that its checkpoint stores, in the form of config.yaml.
 
     Raises:
         ZooError: If the checkpoint does not say how its data was built.
@@ -210,23 +211,23 @@ def _as_config(hparams: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def whole(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights in float32, whatever they are stored as."""
+    """Return weights in float32, whatever their stored type."""
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def foreign_packages(config: Any) -> list[str]:  # noqa: ANN401
-    """Return the packages, besides diffmedseg, that a config needs, and that have to be trusted."""
+    """Return the packages besides diffmedseg that have to be trusted to build a config."""
     paths = [path for path in class_paths(config) if "." in path and path not in allowed_classes()]
     return sorted({path.partition(".")[0] for path in paths} - {"diffmedseg"})
 
 
 def find_obstacle(config: Any) -> str | None:  # noqa: ANN401
-    """Say why a model that is built by this process could not be built by another; None where it can.
+    """Return why another process could not build a model of this process; None if it could.
 
-    Nothing is imported: the classes are here already.
+    Nothing is imported: this process has already imported the classes.
     """
-    for place, what in unrecorded(_without_optimizers(config)).items():
-        return f"{place} is {what}, which does not record its arguments (diffmedseg.configurable.Configurable does)"
+    for argument, value in unrecorded(_without_optimizers(config)).items():
+        return f"{argument} is {value}, which does not record its arguments (diffmedseg.configurable.Configurable does)"
     for path in class_paths(config):
         module, _, name = path.rpartition(".")
         if module == "__main__":

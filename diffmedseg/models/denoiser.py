@@ -1,4 +1,4 @@
-"""The contract between networks, which know only torch, and segmenters, which know Lightning."""
+"""The interface of networks to segmenters. Networks depend on torch alone, and segmenters on Lightning."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from diffmedseg.models.recommended import Recommended
 
 @dataclass(frozen=True)
 class Condition:
-    """All that depends on the image alone: computed once per image, used by every step of every sample.
+    """The part of a prediction that depends on the image alone. All steps of all samples share it.
 
     Attributes:
         features: Feature maps of the image, each (B, C_i, H_i, W_i).
-        prior: The condition network's own mask as logits (B, K, H, W), where it has one; with ``normal`` it may be
-            (B * S, K, H, W), one for each sample.
-        normal: The distribution of such masks, whose mean is ``prior``, where it has one.
-        presence: Logits (B, K), float32, of whether a rater outlines anything in each region, where it tells. All masks
-            are then those of raters who do.
+        prior: Logits of the condition network's own mask, (B, K, H, W), or (B * S, K, H, W) for a mask per sample with
+            ``normal``. None if the network has no mask of its own.
+        normal: Distribution of the network's own masks, with the mean ``prior``. None if it has no distribution.
+        presence: Logits (B, K), float32, of the probability that a rater outlines each region. ``prior`` and ``normal``
+            then describe the masks of raters who outline the region. None if the network does not predict presence.
     """
 
     features: tuple[Tensor, ...]
@@ -39,15 +39,15 @@ register_dataclass(Condition)  # torch.export takes and returns conditions
 
 @dataclass(frozen=True)
 class ChannelAxis:
-    """Where a convolution has one or more channels for each image channel or each region.
+    """The axis of a convolution that has one or more channels for each image channel or region.
 
-    Fine-tuning reads it to fit the weights to other image channels or regions.
+    Fine-tuning uses it to fit weights to other image channels or regions.
 
     Attributes:
-        of: What the convolution's channels stand for: ``channels`` of the image or ``regions`` of the mask.
-        side: Whether these are its input channels or its output channels.
-        each: Number of channels per image channel or region; those of one image channel or region are adjacent.
-        offset: Number of other channels before them.
+        of: Meaning of the convolution's channels: ``channels`` of the image or ``regions`` of the mask.
+        side: Whether these are the input or the output channels of the convolution.
+        each: Number of adjacent channels per image channel or region.
+        offset: Number of other channels before these.
     """
 
     of: Literal["channels", "regions"]
@@ -59,25 +59,25 @@ class ChannelAxis:
 class Denoiser(Configurable, nn.Module, ABC):
     """A network that predicts x_0, v or epsilon of a noisy mask, given an image.
 
-    Every concrete denoiser takes ``image_channels`` and ``mask_channels``, which the command line fills in from the
-    data set, and works at every height and width divisible by ``divisor``.
+    Each denoiser takes ``image_channels`` and ``mask_channels``; the command line takes both from the data set. Height
+    and width of images may be any multiples of ``divisor``.
 
     Args:
         image_channels: C, channels of the image.
         mask_channels: K, regions of the mask.
     """
 
-    #: What people call it, with its paper.
+    #: Name of the network and its paper, for people.
     title: str = ""
-    #: What describes its method, for whoever cites a model.
+    #: Papers that describe the method, for citations.
     papers: tuple[str, ...] = ()
-    #: What segmenters take for it where they are told nothing.
+    #: Defaults of a segmenter with this network.
     recommended: Recommended = Recommended()
     divisor: int = 1
-    #: 2 for networks of images (B, C, H, W); 3 for networks of volumes (B, C, D, H, W), of which all that is said of
-    #: images holds.
+    #: 2 for networks of images (B, C, H, W); 3 for networks of volumes (B, C, D, H, W). Documentation of images also
+    #: holds for volumes.
     spatial_dims: SpatialDims = 2
-    #: Whether the condition comes with a mask of its own.
+    #: Whether the condition has a prior, the network's own mask.
     has_prior: bool = False
 
     def __init__(self, image_channels: int, mask_channels: int) -> None:
@@ -90,63 +90,63 @@ class Denoiser(Configurable, nn.Module, ABC):
 
     @property
     def x_channels(self) -> int:
-        """Channels of x_t: of the mask, which is what is diffused, unless a network says otherwise."""
+        """Number of channels of x_t: the regions of the mask, unless a subclass diffuses something else."""
         return self.mask_channels
 
     @abstractmethod
     def encode(self, image: Tensor) -> Condition:
-        """Compute what depends on the image alone.
+        """Compute the condition of images.
 
         Args:
             image: (B, C, H, W), in [-1, 1].
         """
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return feature maps of images (B, C, H, W), each (B, C_i, H_i, W_i), to tell unfamiliar images by.
+        """Return feature maps (B, C_i, H_i, W_i) of images (B, C, H, W), for their familiarity.
 
-        The maps depend on each image alone. Without any, images have no familiarity.
+        The maps depend on each image alone. Without maps, images have no familiarity.
         """
         return self.encode(image).features
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
-        """Predict, for S samples of each of B images.
+        """Predict x_0, v or epsilon for S samples of each of B images.
 
         Args:
             x_t: (B * S, x_channels, H, W), image-major: the samples of an image stand together.
             t: (B * S,), int64, in [0, T).
-            condition: What :meth:`encode` returned for the B images.
+            condition: The condition of the B images, from :meth:`encode`.
             label: (B * S,), int64, for denoisers with image-level labels.
 
         Returns:
-            (B * S, x_channels, H, W): what the noise process's ``prediction`` says.
+            (B * S, x_channels, H, W): the quantity that ``prediction`` of the noise process names.
         """
 
     def channel_axes(self) -> Mapping[str, ChannelAxis]:
-        """Return the convolutions, by name, that depend on the number of image channels or regions.
+        """Return the convolutions that depend on the number of image channels or regions, by name.
 
-        Without them fine-tuning leaves such weights as they are initialised where these numbers change.
+        If these numbers change, fine-tuning keeps the new initialisation of all other weights that do not fit.
         """
         return {}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of the encoder that may have pretrained weights; empty where there is none."""
+        """Return the parameters of the encoder that may be pretrained; empty without an encoder."""
         return []
 
     def place_of(self, source: "Denoiser") -> str:
-        """Return the prefix of the names that the weights of another network have in this one, for fine-tuning.
+        """Return the prefix that turns names of another network's weights into names of this network, for fine-tuning.
 
         Args:
-            source: The network whose weights are taken: one of the same kind, or one that is a part of this.
+            source: The network with the weights: of the same class, or of the class of a part of this network.
         """
         return ""
 
     def check_image(self, image: Tensor) -> None:
-        """Refuse an image that the network cannot take, saying what would fit.
+        """Check that the network can take an image.
 
         Raises:
-            ValueError: If the number of channels or the size does not fit, or the weights are of half precision, which
-                cannot tell the lowest noise levels from none.
+            ValueError: If the number of channels or the size does not fit; the message says what fits. Also if the
+                weights have half precision, which rounds the lowest noise levels to zero.
         """
         halves = {p.dtype for p in self.parameters()} & {torch.float16, torch.bfloat16}
         if halves:
@@ -160,20 +160,21 @@ class Denoiser(Configurable, nn.Module, ABC):
         if len(sides) != self.spatial_dims:
             raise ValueError(f"The image has {len(sides)} dimensions; this network was built for {self.spatial_dims}.")
         if any(side % self.divisor for side in sides):
-            found, fit = (
+            actual, fitting = (
                 " x ".join(map(str, shape)) for shape in (sides, [-(-s // self.divisor) * self.divisor for s in sides])
             )
             raise ValueError(
-                f"The image is {found}; all sides have to be divisible by {self.divisor}: resize or pad it to {fit}."
+                f"The image is {actual}; all sides have to be divisible by {self.divisor}: resize or pad it to "
+                f"{fitting}."
             )
 
 
 def nested_axes(prefix: str, axes: Mapping[str, ChannelAxis]) -> dict[str, ChannelAxis]:
-    """Return the axes of a network that is part of another under the name ``prefix``."""
+    """Return the axes of a network that is a submodule named ``prefix`` of another network."""
     return {f"{prefix}.{name}": axis for name, axis in axes.items()}
 
 
 def repeat_for_samples(feature: Tensor, rows: int) -> Tensor:
     """Repeat (B, ...) features image-major to (rows, ...), for ``rows`` = B * S."""
-    # No length and no condition on one: torch.export would take the number of rows for a constant.
+    # No len() and no condition on sizes: torch.export would make the number of rows a constant.
     return feature[:, None].expand(-1, rows // feature.shape[0], *feature.shape[1:]).flatten(0, 1)

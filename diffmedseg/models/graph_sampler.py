@@ -1,4 +1,4 @@
-"""Sampling as a function of an image and of noise, which a graph can be made of."""
+"""Sampling as a function of image and noise, for exported graphs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from diffmedseg.segmentation import SampleSet
 
 @dataclass(frozen=True)
 class GraphSampler:
-    """How samples follow from noise.
+    """A function from images and noise to samples.
 
     Attributes:
-        inputs: What the noise of a sample consists of, in the order in which the sample's generator gives it.
-        draw: Takes images (B, C, H, W) in [-1, 1] on the model's grid, and noise by name, each (B, S, *shape). It
-            returns what was drawn; a method without noise draws one sample.
-        reverse: The steps, of a method that denoises masks step by step; None for other methods.
+        inputs: The noise of a sample, in the order in which the sample's generator draws it.
+        draw: Draws samples from images (B, C, H, W) in [-1, 1] on the model's grid, and noise by name, each
+            (B, S, *shape). A method without noise draws one sample.
+        reverse: The denoising steps; None for methods that do not denoise step by step.
     """
 
     inputs: tuple[NoiseInput, ...]

@@ -1,4 +1,4 @@
-"""Loading what training left: the settings of a run, the checkpoint that it chose, and the model in it."""
+"""Load the results of training: the settings of a run, its best checkpoint, and the model."""
 
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -14,13 +14,13 @@ from diffmedseg.files import FormatError, file_sha256, read_json, read_yaml
 from diffmedseg.models.building import build, checkpoint_config, checkpoint_run
 from diffmedseg.models.segmenter import DiffusionSegmenter
 
-#: Config, weights, what supervision these took, where that is known, and what a fine-tuned model started from.
+#: Config, weights, their supervision (None if unknown), and the source of a fine-tuned model's initial weights.
 Parts = tuple[Any, dict[str, torch.Tensor], str | None, dict[str, Any] | None]
 RUN_CONFIG = "config.yaml"  # of a run of the command line
 
 
 def load_trained(path: Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
-    """Load a checkpoint, or the best one of a run's folder; see :func:`~diffmedseg.zoo.load_checkpoint`.
+    """Load a checkpoint, or the best checkpoint of a run's folder; see :func:`~diffmedseg.zoo.load_checkpoint`.
 
     Raises:
         ZooError: If there is no such file, it is not a checkpoint of a segmenter, or it names a class whose package is
@@ -39,12 +39,15 @@ def _checkpoint_parts(path: Path) -> Parts:
 
 
 def load_parts(path: Path, parts: Callable[[], Parts], trust: Collection[str]) -> DiffusionSegmenter:
-    """Build a model from a config and weights, whatever is wrong with them.
+    """Build a model from a config and weights.
 
     Args:
-        path: The file that is named where something is.
-        parts: Reads them.
+        path: The file; error messages name it.
+        parts: Reads config, weights and their history.
         trust: Packages whose classes may be built.
+
+    Raises:
+        ZooError: If config or weights are damaged, do not fit, or are not of a segmenter.
     """
     try:
         config, weights, learned_from, initialisation = parts()
@@ -62,44 +65,45 @@ def load_parts(path: Path, parts: Callable[[], Parts], trust: Collection[str]) -
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the best checkpoint of a run: the calibrated one, where ``diffmedseg calibrate`` made it of the best."""
+    """Return the best checkpoint of a run: calibrated.ckpt if ``diffmedseg calibrate`` made it of the best."""
     best, calibrated = chosen_checkpoint(run), run / "checkpoints" / "calibrated.ckpt"
-    said = run / "calibration.json"
+    report = run / "calibration.json"
     if not (calibrated.is_file() and best.is_file()):
         return best
-    if said.is_file() and _calibrated_of(said) == file_sha256(best):
+    if report.is_file() and _calibrated_of(report) == file_sha256(best):
         return calibrated
     warnings.warn(f"{calibrated} was not made of {best.name} as it is, and is left out: calibrate again.", stacklevel=3)
     return best
 
 
-def _calibrated_of(said: Path) -> object:
-    """Return the sha256 of the checkpoint that a calibration was made of."""
+def _calibrated_of(report: Path) -> object:
+    """Return the sha256 of the checkpoint that was calibrated."""
     try:
-        return read_json(said)["checkpoint"]
+        return read_json(report)["checkpoint"]
     except (FormatError, KeyError, TypeError) as error:
-        raise ZooError(f"{said} is damaged ({error}): calibrate again.") from error
+        raise ZooError(f"{report} is damaged ({error}): calibrate again.") from error
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """Return the checkpoint that a run chose: best.ckpt, or the only one there is besides last.ckpt, or else last.ckpt.
+    """Return the chosen checkpoint of a run.
 
-    A run without validation has last.ckpt alone.
+    This is best.ckpt, or else the only checkpoint besides last.ckpt, or else last.ckpt. A run without validation has
+    only last.ckpt.
     """
     folder = run / "checkpoints"
     best, last = folder / "best.ckpt", folder / "last.ckpt"
-    others = [path for path in folder.glob("*.ckpt") if path.stem not in {"last", "calibrated"}]
-    if others or not last.is_file():
-        return others[0] if len(others) == 1 and not best.is_file() else best
+    candidates = [path for path in folder.glob("*.ckpt") if path.stem not in {"last", "calibrated"}]
+    if candidates or not last.is_file():
+        return candidates[0] if len(candidates) == 1 and not best.is_file() else best
     warnings.warn(f"{run} has no best checkpoint, since nothing was validated: {last.name} is taken.", stacklevel=3)
     return last
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """Return the settings of a run: its config.yaml, or what its checkpoint says where a script trained it.
+    """Return the settings of a run: its config.yaml, or the settings in its checkpoint if a script trained it.
 
     Raises:
-        ZooError: If there is neither, or the file is damaged.
+        ZooError: If both are missing, or the file is damaged.
     """
     config, checkpoint = run / RUN_CONFIG, chosen_checkpoint(run)
     if config.is_file():
@@ -117,10 +121,10 @@ def read_settings(path: Path, parts: Sequence[str]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        parts: Names of the mappings that it has to hold.
+        parts: Names of the required mappings in it.
 
     Raises:
-        ZooError: If the file is damaged or lacks one of them.
+        ZooError: If the file is damaged, or a part is missing.
     """
     try:
         settings: dict[str, Any] = read_yaml(path)

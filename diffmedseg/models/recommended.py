@@ -1,4 +1,4 @@
-"""The settings that measured best with a network: what segmenters take where they are told nothing."""
+"""Recommended settings of a network: the settings that measured best. They are the defaults of segmenters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from diffmedseg.postprocessing.refinement import Refinement
 _PROCESS = partial(NoiseProcess, schedule="cosine", input_scale=0.1, prediction="x_0")
 _LOSS = partial(DiffusionLoss, bce=1.0, dice=1.0)
 
-#: What stands for a part that the network recommends; None is not free to: in older configs it has a meaning.
+#: Stands for a part that the network recommends. None has another meaning in older configs.
 Recommend = Literal["recommended"]
 
 
@@ -30,16 +30,16 @@ def _no_refinement() -> None:
 class Recommended:
     """Settings of a segmenter, chosen for one network; docs/results has the measurements.
 
-    Parts are made anew for every segmenter. They are for data with one rater: the loss buys Dice with fidelity to
-    what several raters draw.
+    Each segmenter gets new parts. The settings are for data with one rater: the loss raises Dice, but with several
+    raters it makes samples less like the raters' masks.
 
     Attributes:
         num_samples: S when testing and predicting.
         num_steps: Network evaluations per sample when testing and predicting.
         val_num_samples: S when validating.
         val_num_steps: Network evaluations per sample when validating.
-        noise_levels: Noise levels at which each encoded image is trained per step.
-        prior_share: Share of the votes that the condition network's own mask has.
+        noise_levels: Noise levels per encoded image and training step.
+        prior_share: Share of the votes of the condition network's own mask.
         process: Makes the noise process of masks.
         reverse: Makes the sampler of masks.
         loss: Makes the loss of noisy masks.

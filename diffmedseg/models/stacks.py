@@ -1,7 +1,7 @@
-"""Stacks of slices: how networks of volumes are given slices, and give them back.
+"""Conversion between slices and volumes, for networks of volumes.
 
-Data modules, callbacks and scores know slices alone. A network of volumes sees the slices that belong together as one
-volume: in training the slices of a draw, elsewhere the neighbouring slices of one key.
+Data modules, callbacks and scores take slices. A network of volumes takes volumes: in training the slices of a draw,
+elsewhere the neighbouring slices with the same key.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from diffmedseg.data.batch import Batch
 from diffmedseg.models.denoiser import Denoiser
 
 _MAPS = ("image", "mask", "raters", "unsure")
-_EACH = ("id", "case", "draw", "index", "rater_valid")
+_FACTS = ("id", "case", "draw", "index", "rater_valid")
 
 
 def check_depth(denoiser: Denoiser, depth: int) -> None:
-    """Refuse slices for a network of volumes, the reverse, and volumes that the network cannot take.
+    """Check that a network takes volumes of a depth, or single slices for depth 0.
 
     Raises:
-        ValueError: Saying what to set.
+        ValueError: If it does not; the message says what to set.
     """
     name = type(denoiser).__name__
     if depth and denoiser.spatial_dims == 2:
@@ -39,7 +39,7 @@ def check_depth(denoiser: Denoiser, depth: int) -> None:
 
 
 def join_slices(slices: Tensor, depth: int) -> Tensor:
-    """Join each ``depth`` slices, (B * depth, ..., H, W), to a volume, (B, ..., depth, H, W)."""
+    """Join every ``depth`` slices, (B * depth, ..., H, W), to a volume, (B, ..., depth, H, W)."""
     return slices.reshape(-1, depth, *slices.shape[1:]).movedim(1, -3)
 
 
@@ -49,13 +49,13 @@ def cut_slices(volume: Tensor, number: int) -> Tensor:
 
 
 def as_volume(slices: Tensor, depth: int) -> Tensor:
-    """Join slices (D, C, H, W) to a volume (1, C, D, H, W) of at least ``depth`` slices: the last one is repeated."""
+    """Join slices (D, C, H, W) to a volume (1, C, D, H, W) of at least ``depth`` slices; repeat the last slice."""
     last = slices[-1:].expand(max(depth - len(slices), 0), *slices.shape[1:])
     return join_slices(torch.cat([slices, last]), max(len(slices), depth))
 
 
 def volumes_of(keys: Sequence[str]) -> list[slice]:
-    """Return the slices of each volume: those next to each other that have one key."""
+    """Return the range of each volume: neighbouring slices with the same key."""
     ends, first = [], 0
     for _, same in groupby(keys):
         ends.append(slice(first, first + len(list(same))))
@@ -64,7 +64,7 @@ def volumes_of(keys: Sequence[str]) -> list[slice]:
 
 
 def join_batch(batch: Batch, depth: int) -> Batch:
-    """Join the slices of a training batch to volumes, and keep what is said of the first slice of each.
+    """Join the slices of a training batch to volumes; each volume takes names and numbers of its first slice.
 
     Raises:
         ValueError: If the batch does not consist of stacks of ``depth`` slices of one case.
@@ -76,7 +76,7 @@ def join_batch(batch: Batch, depth: int) -> Batch:
             f"A training batch of {number} slices does not consist of stacks of {depth} slices of one case, which a "
             "network of volumes learns from: set depth of the data module to this number."
         )
-    given = dict(batch)
-    maps = {name: join_slices(cast(Tensor, given[name]), depth) for name in _MAPS if name in given}
-    each = {name: given[name][::depth] for name in _EACH if name in given}  # type: ignore[index]  # lists and tensors
-    return cast(Batch, each | maps)
+    entries = dict(batch)
+    maps = {name: join_slices(cast(Tensor, entries[name]), depth) for name in _MAPS if name in entries}
+    facts = {name: entries[name][::depth] for name in _FACTS if name in entries}  # type: ignore[index]  # lists and tensors
+    return cast(Batch, facts | maps)

@@ -1,4 +1,4 @@
-"""What a checkpoint knows of its model, and how it becomes one again."""
+"""Checkpoints that hold the arguments of their model, and loading the model from them."""
 
 import inspect
 import logging
@@ -18,7 +18,7 @@ from diffmedseg.versions import installed_versions
 _log = logging.getLogger(__name__)
 
 
-#: Arguments that users change on a model that is built; checkpoints store them as they are then.
+#: Arguments that users may change on a built model; checkpoints store the changed values.
 _CHANGEABLE = (
     *("threshold", "num_samples", "num_steps", "val_num_samples", "val_num_steps", "seed", "prior_share"),
     *("fusion", "refinement", "calibration", "conformal", "familiarity", "least_contrast", "value_range", "tta"),
@@ -26,32 +26,32 @@ _CHANGEABLE = (
 
 
 class StoredModule(Configurable, LightningModule):
-    """A module whose checkpoints, of any Trainer, hold all that builds it again."""
+    """A module whose checkpoints, of any Trainer, hold the arguments to build it again."""
 
-    #: What supervision its weights took, in words.
+    #: Supervision of the weights, in words.
     learned_from: str = "masks"
-    #: Where the first weights came from, of a fine-tuned model: Initialisation.as_dict().
+    #: Source of the initial weights of a fine-tuned model: Initialisation.as_dict().
     initialisation: dict[str, Any] | None = None
     _stored: dict[str, Any]
 
     def _settle(self, **values: Any) -> None:
-        """Record what arguments came to; checkpoints store all of them, with the path of the class.
+        """Record the values of arguments; checkpoints store all arguments and the path of the class.
 
-        They are plain data, which rebuild the model and which a safe loader takes. An argument that does not record how
-        it was built is stored as the command line has it, where the model comes from there.
+        They are stored as plain data, which a safe loader accepts. If an argument does not record how it was built, and
+        the command line built the model, the configuration of the command line is stored.
         """
         super()._settle(**values)
         config, given = to_config(self), _given_hyperparameters.get() or {}
         stored = {name: given[name] if is_unrecorded(value) and name in given else value
                   for name, value in config["init_args"].items()}  # fmt: skip
-        if is_unrecorded(stored.get("optimizer")):  # such as a lambda; no model needs its optimiser to be loaded
+        if is_unrecorded(stored.get("optimizer")):  # such as a lambda; a model loads without its optimiser
             del stored["optimizer"]
         self._stored = {"_class_path": config["class_path"]} | stored
         self.hparams.clear()
         self.save_hyperparameters(self._stored, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what builds the model, also where a subclass saved hyper-parameters of its own, and its training."""
+        """Store arguments and training of the model, even if a subclass saves its own hyper-parameters."""
         names = [name for name in _CHANGEABLE if name in self._stored and hasattr(self, name)]
         now = {name: describe(getattr(self, name)) for name in names}
         checkpoint["hyper_parameters"] = self._stored | {k: v for k, v in now.items() if not is_unrecorded(v)}
@@ -62,12 +62,12 @@ class StoredModule(Configurable, LightningModule):
             checkpoint["trainer"] = {"precision": str(self.trainer.precision), "max_steps": self.trainer.max_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both back, to stand beside results."""
+        """Restore supervision and initialisation, which results name."""
         self.learned_from = checkpoint.get("learned_from", self.learned_from)
         self.initialisation = checkpoint.get("initialisation", self.initialisation)
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes what it would unpickle
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own also accepts pickles
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,  # noqa: ANN401  as of torch.load
@@ -76,19 +76,20 @@ class StoredModule(Configurable, LightningModule):
         weights_only: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Load a checkpoint as Lightning does: in training mode, with arguments of the constructor to change.
+        """Load a checkpoint as Lightning does: in training mode, and with changed arguments of the constructor.
 
         Args:
             checkpoint_path: The checkpoint, of any Trainer.
-            map_location: Where weights go; None for the device that they were on.
-            strict: Whether the weights have to be exactly those of the model.
+            map_location: Device of the weights; None for their device in training.
+            strict: Whether the names of the weights have to be exactly the model's.
             trust: Packages besides diffmedseg whose classes may be built; see :mod:`diffmedseg.plugins`.
-            weights_only: Nothing is ever unpickled, whatever this says.
-            kwargs: Arguments of the constructor that take the place of those in the checkpoint, as values or objects.
+            weights_only: Ignored: nothing is ever unpickled.
+            kwargs: Arguments of the constructor that replace the arguments in the checkpoint, as values or objects.
 
         Raises:
-            ZooError: If the checkpoint does not say how its model was built, or names a class of no trusted package.
-            TypeError: If it holds a model of another class.
+            ZooError: If the checkpoint does not hold the model's arguments, or names a class of a package that is not
+                trusted.
+            TypeError: If the checkpoint holds a model of another class.
         """
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         stored = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
@@ -100,7 +101,7 @@ class StoredModule(Configurable, LightningModule):
         return model.to(next(iter(checkpoint["state_dict"].values())).device)
 
     def _refused_arguments(self) -> str | None:
-        """Say which stored arguments the constructor of a subclass does not take."""
+        """Return why the constructor of a subclass does not take the stored arguments; None if it does."""
         try:
             inspect.signature(type(self).__init__).bind(
                 self, **{k: v for k, v in self._stored.items() if k != "_class_path"}
@@ -117,7 +118,7 @@ class StoredModule(Configurable, LightningModule):
         return sorted(set(foreign_packages(config)) - trusted_packages())
 
     def on_fit_start(self) -> None:
-        """Say before training, not after it, if checkpoints cannot be loaded again, or what it takes to load them."""
+        """Warn before training if the checkpoints will not load, or need trusted packages to load."""
         config = {"class_path": self._stored["_class_path"], "init_args": self._stored}
         if not self.trainer.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""The masks that a training step learns from, where images have several raters, empty masks or unsure pixels."""
+"""Target masks of a training step, for images with several raters, empty masks or unsure pixels."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
@@ -12,7 +12,7 @@ from diffmedseg.diffusion.loss import weigh_pixels
 from diffmedseg.errors import unknown
 from diffmedseg.segmentation import Segmentation
 
-#: Whose masks of an image a training step learns from: one rater's, drawn anew each time, or those of all.
+#: Target masks of an image: the mask of one rater, who is drawn anew each time, or the masks of all raters.
 Raters = Literal["one", "all"]
 
 
@@ -22,13 +22,13 @@ class Targets:
 
     Attributes:
         mask: (B * R, K, H, W), in {0, 1}, image-major; 0.5 in pixels that are unsure.
-        weight: (B * R, K), at least 0: how much each mask counts; None where all count alike.
-        present: (B, K), in [0, 1]: the share of the raters who outline anything in each region: of all raters of the
-            batch, even where masks are those of one. Unsure pixels do not count.
-        pixels: (B * R, 1, H, W), in {0, 1}: the pixels that losses look at; None for all. No value of a mask elsewhere
-            changes any loss.
-        known: (B, K), in {0, 1}: whether ``present`` is known, which unsure pixels may leave open; None where it always
-            is.
+        weight: (B * R, K), at least 0: weight of each mask; None for equal weights.
+        present: (B, K), in [0, 1]: share of the raters who outline each region, over all raters of the batch even if
+            ``mask`` has one rater. Unsure pixels do not count.
+        pixels: (B * R, 1, H, W), in {0, 1}: the pixels that count in losses; None for all pixels. Values of masks
+            elsewhere change no loss.
+        known: (B, K), in {0, 1}: whether ``present`` is known; unsure pixels may leave it open. None if it is always
+            known.
     """
 
     mask: Tensor
@@ -39,15 +39,15 @@ class Targets:
 
 
 def masks_needed(raters: Raters, energy_weight: float, energy_samples: int) -> tuple[str, ...]:
-    """Return the masks that training batches have to hold.
+    """Return the required masks of training batches.
 
     Args:
-        raters: Whose masks a step learns from.
+        raters: The raters of the target masks.
         energy_weight: Weight of the energy term, which takes the masks of all raters.
-        energy_samples: Its samples of each image.
+        energy_samples: Samples of each image in the energy term.
 
     Raises:
-        ValueError: If one of these cannot be.
+        ValueError: If an argument is invalid.
     """
     if raters not in get_args(Raters):
         raise ValueError(unknown("choice of raters", raters, list(get_args(Raters))))
@@ -59,18 +59,19 @@ def masks_needed(raters: Raters, energy_weight: float, energy_samples: int) -> t
 
 
 def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
-    """Return what a batch teaches.
+    """Return the targets of a batch.
 
     Args:
-        batch: With ``mask``; with ``raters`` and ``rater_valid`` where all are asked for.
-        raters: Whose masks. Of all raters, each image counts alike, however many it has.
-        skip_empty: Whether empty masks have no weight.
+        batch: With ``mask``, and with ``raters`` and ``rater_valid`` for the masks of all raters.
+        raters: The raters of the target masks. With all raters, images have equal weight whatever their number of
+            raters.
+        skip_empty: Whether empty masks have weight 0.
     """
     pixels, dims = sure_pixels(batch), batch["image"].ndim - 2
-    own = _filled(weigh_pixels(batch["mask"], pixels), dims)
-    weight = own if skip_empty else None
+    mask_filled = _filled(weigh_pixels(batch["mask"], pixels), dims)
+    weight = mask_filled if skip_empty else None
     if raters == "one" and "raters" not in batch:
-        return _with_unsure(Targets(batch["mask"], weight, own), pixels)
+        return _with_unsure(Targets(batch["mask"], weight, mask_filled), pixels)
     mask, valid = batch["raters"], batch["rater_valid"].float()[..., None]
     filled = _filled(hide_unsure(mask, batch), dims)
     share = valid / valid.sum(1, keepdim=True)
@@ -82,18 +83,18 @@ def training_targets(batch: Batch, raters: Raters, skip_empty: bool) -> Targets:
 
 
 def sure_pixels(batch: Batch) -> Tensor | None:
-    """Return the pixels that losses look at, (B, 1, H, W) in {0, 1}, float; None for all."""
+    """Return the pixels that count in losses, (B, 1, H, W) in {0, 1}, float; None for all pixels."""
     return 1 - batch["unsure"].float() if "unsure" in batch else None
 
 
 def hide_unsure(masks: Tensor, batch: Batch) -> Tensor:
-    """Return masks or samples of a batch, (B, N, K, H, W), with 0 in pixels that are unsure."""
+    """Return masks or samples of a batch, (B, N, K, H, W), with 0 in unsure pixels."""
     pixels = sure_pixels(batch)
     return masks if pixels is None else masks * pixels[:, None]
 
 
 def sure_part(segmentation: Segmentation, batch: Batch) -> tuple[Segmentation, Batch]:
-    """Return a segmentation and the batch with empty masks in pixels that are unsure, so that no score counts them."""
+    """Return a segmentation and its batch with 0 in unsure pixels, so that scores ignore these pixels."""
     pixels = sure_pixels(batch)
     if pixels is None:
         return segmentation, batch
@@ -104,12 +105,12 @@ def sure_part(segmentation: Segmentation, batch: Batch) -> tuple[Segmentation, B
 
     prior = None if segmentation.prior is None else hide(segmentation.prior)
     hidden = {name: hide(batch[name]) for name in ("mask", "raters")}
-    found = replace(segmentation, samples=hide(segmentation.samples), mask=hide(segmentation.mask), prior=prior)
-    return found, cast(Batch, dict(batch) | hidden)
+    sure = replace(segmentation, samples=hide(segmentation.samples), mask=hide(segmentation.mask), prior=prior)
+    return sure, cast(Batch, dict(batch) | hidden)
 
 
 def _with_unsure(targets: Targets, pixels: Tensor | None) -> Targets:
-    """Hide the masks in pixels that are unsure; whether they are empty is then known only of some."""
+    """Hide unsure pixels of the masks; it is then unknown whether some of the masks are empty."""
     if pixels is None:
         return targets
     all_sure = (pixels > 0).flatten(1).all(1)[:, None]
@@ -120,5 +121,5 @@ def _with_unsure(targets: Targets, pixels: Tensor | None) -> Targets:
 
 
 def _filled(mask: Tensor, dims: int) -> Tensor:
-    """Return whether masks have any foreground in their last dimensions, float."""
+    """Return whether masks have foreground in their last ``dims`` dimensions, float."""
     return mask.flatten(-dims).any(-1).float()

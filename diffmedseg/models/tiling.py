@@ -1,4 +1,4 @@
-"""Windows of an image or a volume, for networks that see no more at once."""
+"""Windows of an image or a volume, for networks that were trained on crops."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -14,15 +14,14 @@ Window = tuple[EllipsisType, *tuple[slice, ...]]
 
 
 def windows(size: Sequence[int], window: int | Sequence[int]) -> list[Window]:
-    """Cover an image or a volume by windows that overlap by half or more.
+    """Cover an image or a volume with windows that overlap by half or more.
 
     Args:
-        size: Its sides.
-        window: The side of the windows, or one for each dimension; where the image is smaller, its own. 0 for the whole
-            side.
+        size: Sides of the image or volume.
+        window: Side of the windows, or a side for each dimension, at most the side of the image; 0 for the whole side.
     """
-    each = [window] * len(size) if isinstance(window, int) else window
-    sides = [min(wanted or side, side) for wanted, side in zip(each, size, strict=True)]
+    limits = [window] * len(size) if isinstance(window, int) else window
+    sides = [min(limit or side, side) for limit, side in zip(limits, size, strict=True)]
     starts = (_starts(length, side) for length, side in zip(size, sides, strict=True))
     return [
         (..., *(slice(start, start + side) for start, side in zip(corner, sides, strict=True)))
@@ -38,12 +37,12 @@ def _starts(length: int, window: int) -> list[int]:
 
 
 def blend(parts: Sequence[Window], results: Iterable[Tensor], size: Sequence[int]) -> Tensor:
-    """Put together what was found in windows, each weighing most in its middle.
+    """Blend the results of windows. The weight of a window is highest in its middle.
 
     Args:
         parts: The windows, of :func:`windows`.
-        results: What was found in each, (..., h, w) or (..., d, h, w).
-        size: The sides of the image or volume.
+        results: The result of each window, (..., h, w) or (..., d, h, w).
+        size: Sides of the image or volume.
 
     Returns:
         (..., *size).
@@ -57,8 +56,8 @@ def blend(parts: Sequence[Window], results: Iterable[Tensor], size: Sequence[int
             dims = len(size)
             total = result.new_zeros(*result.shape[:-dims], *size)
             weight = result.new_zeros(*size)
-            places = [(torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[-dims:]]
-            slopes = [1 - (2 * place - 1).abs() for place in places]
+            positions = [(torch.arange(n, device=result.device) + 0.5) / n for n in result.shape[-dims:]]
+            slopes = [1 - (2 * position - 1).abs() for position in positions]
             hat = reduce(lambda hat, slope: hat[..., None] * slope, slopes).to(result.dtype)
         total[part] += result * hat
         weight[part] += hat
@@ -66,15 +65,15 @@ def blend(parts: Sequence[Window], results: Iterable[Tensor], size: Sequence[int
 
 
 class Tiling(nn.Module):
-    """Remembers how much of an image a network saw at once in training, to show it as much when it segments.
+    """Stores the size of training crops, and covers images with windows of this size for segmentation.
 
     Args:
         image_size: Height and width of the model's grid.
-        divisor: Of sides that the network takes.
-        depth: Slices of the volumes that a network of volumes sees at once; 0 for networks of images.
+        divisor: Sides of images have to be divisible by this number.
+        depth: Number of slices in a training volume; 0 for networks of images.
     """
 
-    crop: Tensor  # height and width of training's crops, in pixels; 0 for whole images
+    crop: Tensor  # side of training crops in pixels; 0 for whole images
 
     def __init__(self, image_size: tuple[int, int], divisor: int, depth: int = 0) -> None:
         super().__init__()
@@ -83,7 +82,7 @@ class Tiling(nn.Module):
         self.register_load_state_dict_pre_hook(_saw_whole_images)  # type: ignore[no-untyped-call]  # of torch
 
     def remember(self, size: tuple[int, int]) -> None:
-        """Note the size of training images.
+        """Store the size of training images.
 
         Raises:
             ValueError: If they are neither whole images on the grid nor square crops of it, or do not fit the network.
@@ -101,7 +100,7 @@ class Tiling(nn.Module):
         self.crop.fill_(0 if size == self.image_size else size[-1])
 
     def parts(self, slices: int | None = None) -> list[Window]:
-        """Return what the network sees at once of an image on the model's grid, part by part.
+        """Return the windows of an image on the model's grid.
 
         Args:
             slices: Number of slices of a volume on the model's grid; None for an image.
@@ -113,5 +112,5 @@ class Tiling(nn.Module):
 
 
 def _saw_whole_images(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:
-    """Complete the state of a model that was saved before there were crops."""
+    """Complete the weights of an older checkpoint, which lack the size of crops."""
     state_dict.setdefault(f"{prefix}crop", torch.tensor(0))

@@ -1,4 +1,4 @@
-"""What a validation says of a model: the score that chooses checkpoints, and whether it finds anything at all."""
+"""The score of a validation, which selects checkpoints, and a check for models that find nothing."""
 
 import warnings
 
@@ -15,15 +15,15 @@ _NAMES = {_MASK: "fused mask", _PRIOR: "condition network's own mask"}
 
 
 class ValidationScore(nn.Module):
-    """The score by which checkpoints are chosen, ``val/score``. Higher is better, and an empty answer does not win it.
+    """The score that selects checkpoints, ``val/score``. Higher is better, and empty masks get no high score.
 
-    Where images have several raters: 1 - the unbiased GED over these images. A set of empty masks pays for each rater
-    who outlined something. A model that gives one sample has the GED of a set of equal samples.
+    If images have several raters, the score is 1 - unbiased GED over these images. Empty masks then have a large
+    distance to each rater who outlined something. A model with a single sample has the GED of a set of equal samples.
 
-    Else: the mean Dice of cases and regions where the fused mask or the reference has foreground. Plain Dice counts two
-    empty masks as 1: where most references are empty, a model that finds nothing would win.
+    Otherwise the score is the mean Dice of cases and regions whose fused mask or reference has foreground. Plain Dice
+    counts two empty masks as 1, so that a model that finds nothing would win if most references are empty.
 
-    Both are taken on the images as they are dealt, on the model's grid with our data modules.
+    The images have the size of the data module's batches: the model's grid with the project's data modules.
     """
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class ValidationScore(nn.Module):
         self.dice, self.distance, self.foreground = ForegroundDice(), GeneralizedEnergyDistance(), ForegroundCount(3)
 
     def reset(self) -> None:
-        """Forget the last validation."""
+        """Reset the score."""
         for metric in (self.dice, self.distance, self.foreground):
             metric.reset()
 
     def update(self, segmentation: Segmentation, batch: Batch) -> None:
-        """Add the images of a batch, whose slices of a case follow each other."""
+        """Add the images of a batch; the slices of a case stand together."""
         raters, valid = batch["raters"].bool(), batch["rater_valid"]
         self.dice.update(segmentation.mask, batch["mask"].bool(), batch["case"])
         self.foreground.update(_RATERS, raters & valid[:, :, None, None, None])
@@ -51,14 +51,17 @@ class ValidationScore(nn.Module):
             self.distance.update(soft > 0.5, raters[several], valid[several])
 
     def compute(self) -> Tensor:
-        """Return the score over all images of all processes, each of which has to ask."""
+        """Return the score over all images of all processes; all processes have to call this method."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*called before the ``update``")  # as where there is one rater
+            warnings.filterwarnings("ignore", ".*called before the ``update``")  # as with one rater
             distance, dice = self.distance.compute(), self.dice.compute()
         return torch.where(distance.isnan(), dice, 1 - distance)
 
     def find_empty_answers(self) -> list[str]:
-        """Say which masks are empty in every image, though a rater outlined something; every process has to ask."""
+        """Describe the kinds of mask that are empty in all images although raters outlined something.
+
+        All processes have to call this method.
+        """
         images, filled = self.foreground.compute().tolist()
         if not filled[_RATERS]:
             return []
