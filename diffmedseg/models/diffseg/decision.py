@@ -1,4 +1,4 @@
-"""From a difference map to a soft mask whose decision level is 0.5."""
+"""Turn a difference map into a soft mask with the decision level 0.5."""
 
 from abc import ABC, abstractmethod
 
@@ -10,11 +10,11 @@ from diffmedseg.postprocessing.otsu import otsu_level
 
 
 class Decision(Configurable, ABC):
-    """Finds the level of each map above which it is foreground."""
+    """Computes the level of each map; foreground is above it."""
 
     @abstractmethod
     def __call__(self, evidence: Tensor) -> Tensor:
-        """Find the levels.
+        """Compute the levels.
 
         Args:
             evidence: (N, H, W), in [0, 1].
@@ -37,7 +37,7 @@ class FixedLevel(Decision):
         self.level = level
 
     def __call__(self, evidence: Tensor) -> Tensor:
-        """Find the levels; see the base class."""
+        """Compute the levels; see the base class."""
         return evidence.new_full((len(evidence),), self.level)
 
 
@@ -45,32 +45,33 @@ class MultipleOfMean(Decision):
     """A multiple of the map's mean, as in DiffEdit (Couairon et al. 2022, arXiv 2210.11427).
 
     Args:
-        factor: 1.5 in diffusers' pipeline: maps are capped at three times the mean, and cut at half of that.
+        factor: Multiple of the mean. diffusers' pipeline has 1.5: it clips maps at three times the mean, and cuts at
+            half of this.
     """
 
     def __init__(self, factor: float = 1.5) -> None:
         self.factor = factor
 
     def __call__(self, evidence: Tensor) -> Tensor:
-        """Find the levels; see the base class."""
+        """Compute the levels; see the base class."""
         return (self.factor * evidence.mean((-2, -1))).clamp(0, 1)
 
 
 class Otsu(Decision):
-    """The level between two classes that differ most (Otsu 1979), as in Hu et al. 2023 (arXiv 2306.03878)."""
+    """The level that separates two classes best (Otsu 1979), as in Hu et al. 2023 (arXiv 2306.03878)."""
 
     def __call__(self, evidence: Tensor) -> Tensor:
-        """Find the levels; see the base class."""
+        """Compute the levels; see the base class."""
         return otsu_level(evidence)
 
 
 def to_evidence(difference: Tensor, least_contrast: float, percentiles: tuple[float, float]) -> Tensor:
-    """Normalise maps one by one, robustly.
+    """Normalise each map robustly, by percentiles.
 
     Args:
         difference: (N, H, W), higher where the image looks more diseased.
-        least_contrast: A map whose percentiles lie no further apart shows nothing, and becomes 0 everywhere.
-        percentiles: What becomes 0 and 1.
+        least_contrast: A map becomes 0 everywhere if the difference of its percentiles is at most this number.
+        percentiles: Percentiles that become 0 and 1.
 
     Returns:
         (N, H, W), in [0, 1].
@@ -78,7 +79,7 @@ def to_evidence(difference: Tensor, least_contrast: float, percentiles: tuple[fl
     low, high = percentile_range(difference, percentiles)
     contrast = (high - low)[:, None, None]
     normal = ((difference - low[:, None, None]) / contrast.clamp(min=1e-12)).clamp(0, 1)
-    return torch.where(contrast <= least_contrast, 0.0, normal)  # NaN stays, so that a broken network is seen
+    return torch.where(contrast <= least_contrast, 0.0, normal)  # NaN stays, so that a broken network is noticed
 
 
 def percentile_range(difference: Tensor, percentiles: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -26,39 +26,39 @@ from diffmedseg.segmentation import SampleSet
 
 Polarity = Literal["darker", "brighter", "either"]
 
-_NO_CONDITION = Condition(())  # the image is what is denoised
-_CPU_PIXELS = 2**16  # in a pass: a third faster than four times as many, which leave the cache
+_NO_CONDITION = Condition(())  # the image is denoised, and is no condition
+_CPU_PIXELS = 2**16  # in a pass: a third faster than four times as many pixels, which do not fit the cache
 
 
 class DiffSegSegmenter(DiffusionSegmenter):
     """Denoises images under the labels healthy and diseased (Shuai et al. 2024, arXiv 2404.16474).
 
-    Not to be confused with Diffuse, Attend and Segment (arXiv 2308.12469), which bears the same name. It learns from
-    images and their labels, no masks. One sample is one difference map: the same noise, two labels. ``num_steps`` is
-    the number of comparisons that make up one sample, each of two network evaluations. Of the data's regions only the
-    first is found: labels tell nothing of regions that lie within it.
+    Diffuse, Attend and Segment (arXiv 2308.12469) is another method with the same name. DiffSeg learns from images with
+    image-level labels, without masks. A sample is a difference map: the difference of two reconstructions with the same
+    noise and two labels. ``num_steps`` is the number of comparisons per sample; a comparison takes two network
+    evaluations. DiffSeg segments only the first region of the data: labels say nothing about regions within it.
 
     Args:
         denoiser: A network that denoises images given a label.
         process: The noise process; None for a linear schedule without shift, and a prediction of x_0.
         difference: How the two reconstructions are compared; None for the paper's way.
-        decision: The level above which a map is foreground; None for Otsu's.
-        polarity: How what is looked for differs from healthy tissue.
-        channel_weights: By channel's name, what its difference counts; channels not named count nothing. None weighs
-            all alike.
-        blur: Deviation of a Gaussian over the map, in pixels; 0 for none.
-        percentiles: Of a map, what becomes 0 and 1 before the decision. What fills a smaller share of the image than
-            lies above the second is lost.
-        least_contrast: A map whose percentiles lie no further apart, in units of the image's range [-1, 1], shows
-            nothing: its sample is empty. ``diffmedseg calibrate --nothing`` fits it.
-        ignore_background: Leave pixels of which all channels are at their least, -1, as the air around a head, out of
-            normalisation and decision: nothing is found in them.
-        supervision: ``labels``; or ``pairs``, where each diseased image comes with its healthy counterpart.
-        label_dropout: How often training hides the label.
-        noise_range: The levels that are trained, from and below, of T; None for all.
-        whitening: Rewrites the colours of images before they are denoised; None leaves them. The label recipe of the
-            data needs the same.
-        whole_images: Show the network whole images even where it learned from crops. It is convolutional, and this
+        decision: Level above which a map is foreground; None for Otsu's level.
+        polarity: Brightness of diseased tissue compared with healthy tissue.
+        channel_weights: Weight of the difference of each channel, by name; other channels have weight 0. None for equal
+            weights.
+        blur: Standard deviation of a Gaussian blur of the map, in pixels; 0 for no blur.
+        percentiles: Percentiles of a map that become 0 and 1 before the decision. A lesion is lost if its share of the
+            image is smaller than the share above the second percentile.
+        least_contrast: Minimum difference of the two percentiles, in units of the image's range [-1, 1]. At or below
+            it, the sample is empty. ``diffmedseg calibrate --nothing`` fits this number.
+        ignore_background: Exclude background from normalisation and decision, and find nothing in it. In background,
+            such as the air around a head, all channels have their minimum, -1.
+        supervision: ``labels``, or ``pairs`` of each diseased image and its healthy counterpart.
+        label_dropout: Share of training images with a hidden label.
+        noise_range: First trained noise level, and the level after the last, in [0, T]; None for all levels.
+        whitening: Normalises the colours of images before denoising; None for no change. The label recipe of the data
+            needs the same whitening.
+        whole_images: Show whole images to a network that was trained on crops. The network is convolutional, and this
             takes a ninth of the time of windows.
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
@@ -88,8 +88,8 @@ class DiffSegSegmenter(DiffusionSegmenter):
         super().__init__(denoiser, **kwargs)
         if len(self.regions) > 1 and not self.nested:
             raise ValueError(
-                f"DiffSeg finds one region, what tells diseased from healthy; the data has {len(self.regions)} that do "
-                f"not lie within each other: {', '.join(self.regions)}."
+                f"DiffSeg finds one region, the diseased tissue; the data has {len(self.regions)} regions that do not "
+                f"lie within each other: {', '.join(self.regions)}. Choose data with one region, or with nested regions."
             )
         self.regions, self.nested = self.regions[:1], False
         unknown = set(channel_weights or ()) - set(self.channels)
@@ -119,24 +119,24 @@ class DiffSegSegmenter(DiffusionSegmenter):
             raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")
 
     def setup(self, stage: str) -> None:
-        """Have the data module deal what this learns from; refuse crops whose colours are not what it will be shown.
+        """Have the data module select the training targets, and check that it whitens images as the model does.
 
         Raises:
             DataError: If the label recipe whitens images in another way.
         """
         recipe = getattr(getattr(self.trainer, "datamodule", None), "label_recipe", None)
-        learned, shown = (describe(getattr(one, "whitening", None)) for one in (recipe, self))
-        if stage == "fit" and learned != shown:
+        trained, own = (describe(getattr(part, "whitening", None)) for part in (recipe, self))
+        if stage == "fit" and trained != own:
             raise DataError(
-                f"The label recipe's whitening is {learned}; the model's is {shown}. Give the same to "
+                f"The label recipe's whitening is {trained}; the model's is {own}. Give the same to "
                 "--data.label_recipe.whitening and --model.whitening."
             )
         super().setup(stage)
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Noise each image to a random level and denoise it given its label, which is hidden at times.
+        """Add noise of a random level to each image, and denoise it given its label, which is sometimes hidden.
 
-        With pairs, half of the images are to be turned into their healthy counterparts.
+        With pairs, the target of half of the images is their healthy counterpart.
         """
         image, label, target = batch["image"], batch["label"], batch["image"]
         generators = [keyed_generator(self.seed, "train", draw) for draw in batch["draw"]]
@@ -159,7 +159,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         return SampleSet(self.soft_masks(self.difference_maps(image, generators, num_steps), image)[:, :, None])
 
     def soft_masks(self, maps: Tensor, image: Tensor) -> Tensor:
-        """Normalise difference maps and decide, over what of each image is no background.
+        """Normalise difference maps and apply the decision, outside of the background of each image.
 
         Args:
             maps: (B, S, H, W).
@@ -169,38 +169,38 @@ class DiffSegSegmenter(DiffusionSegmenter):
             (B, S, H, W), in [0, 1]; 0 in the background.
         """
         soft = torch.zeros_like(maps)
-        for found, one, shown in zip(soft, maps, self._shown(image), strict=True):
-            if shown.any():
-                evidence = to_evidence(one[:, shown][:, None], self.least_contrast, self.percentiles)
-                found[:, shown] = to_soft_mask(evidence, self.decision(evidence))[:, 0]
+        for image_soft, image_maps, tissue in zip(soft, maps, self._tissue(image), strict=True):
+            if tissue.any():
+                evidence = to_evidence(image_maps[:, tissue][:, None], self.least_contrast, self.percentiles)
+                image_soft[:, tissue] = to_soft_mask(evidence, self.decision(evidence))[:, 0]
         return soft
 
     def contrast(self, maps: Tensor, image: Tensor) -> Tensor:
-        """Return how far the percentiles of each map lie apart, over what is no background: (B, S)."""
-        found = maps.new_zeros(maps.shape[:2])
-        for contrast, one, shown in zip(found, maps, self._shown(image), strict=True):
-            if shown.any():
-                low, high = percentile_range(one[:, shown], self.percentiles)
-                contrast += high - low
-        return found
+        """Return the difference of the percentiles of each map outside of the background, (B, S)."""
+        contrast = maps.new_zeros(maps.shape[:2])
+        for image_contrast, image_maps, tissue in zip(contrast, maps, self._tissue(image), strict=True):
+            if tissue.any():
+                low, high = percentile_range(image_maps[:, tissue], self.percentiles)
+                image_contrast += high - low
+        return contrast
 
-    def _shown(self, image: Tensor) -> Tensor:
-        """Return what is no background, (B, H, W), bool."""
+    def _tissue(self, image: Tensor) -> Tensor:
+        """Return the pixels outside of the background, (B, H, W), bool."""
         return is_tissue(image) if self.ignore_background else torch.ones_like(image[:, 0], dtype=torch.bool)
 
     def difference_maps(self, image: Tensor, generators: Generators, num_steps: int) -> Tensor:
-        """Draw raw difference maps: higher where the image looks more diseased.
+        """Draw raw difference maps; a higher value means that the pixel looks more diseased.
 
         Args:
             image: (B, C, H, W), in [-1, 1], on the model's grid.
             generators: B lists of S generators.
-            num_steps: Comparisons that make up a map.
+            num_steps: Comparisons per map.
 
         Returns:
             (B, S, H, W), float32, in units of the image's range [-1, 1].
         """
         if self.whitening is not None:
-            image = torch.stack([self.whitening(one) for one in image])
+            image = torch.stack([self.whitening(values) for values in image])
         flat = [generator for row in generators for generator in row]
         rows = image.repeat_interleave(len(generators[0]), 0)
         together = max(self._rows_per_pass() // (2 * num_steps), 1)
@@ -217,18 +217,18 @@ class DiffSegSegmenter(DiffusionSegmenter):
 
     @torch.inference_mode()
     def presence(self, image: Tensor, keys: Sequence[str]) -> Tensor:
-        """Score images by the contrast that half of their samples exceed; see the base class."""
+        """Return the median contrast of the samples of each image; see the base class."""
         generators = sample_generators(self.seed, keys, range(self.num_samples))
         image = image.to(self.device)
         return self.contrast(self.difference_maps(image, generators, self.num_steps), image).median(1).values.cpu()
 
     def _predict(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """Predict x_0 of as many rows at once as the memory budget allows, and are fastest."""
+        """Predict x_0 in passes of as many rows as the memory budget allows and are fast."""
         rows = self._rows_per_pass()
         if x_t.device.type == "cpu":
             rows = min(rows, max(_CPU_PIXELS // math.prod(self.image_size), 1))
-        some = (torch.split(one, rows) for one in (x_t, t, label))
-        return torch.cat([self._one_pass(parts, *rows) for rows in zip(*some, strict=True)])
+        chunks = (torch.split(values, rows) for values in (x_t, t, label))
+        return torch.cat([self._one_pass(parts, *chunk) for chunk in zip(*chunks, strict=True)])
 
     def _one_pass(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         def network(window: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         return self.process.to_x_0(output, x_t, t)
 
     def _reduce(self, difference: Tensor) -> Tensor:
-        """Take the channels of a difference (rows, C, H, W) together, (rows, H, W)."""
+        """Reduce the channels of a difference (rows, C, H, W) to a map (rows, H, W)."""
         if self.channel_weights and difference.shape[1] == len(self.channels):
             weights = difference.new_tensor([self.channel_weights.get(name, 0.0) for name in self.channels])
         else:

@@ -1,4 +1,4 @@
-"""Encoded images, as the chains that sample their masks need them."""
+"""Encoded images, for the chains that sample their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from diffmedseg.models.tiling import Window, blend
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """B images: the conditions of their windows, and the maps of the whole images that are merged from these.
+    """The conditions of the windows of B images, and maps of the whole images.
 
     Attributes:
-        parts: The windows; one for all of an image.
+        parts: The windows; a single window for whole images.
         size: Height and width of the images, or depth, height and width of volumes.
         conditions: The condition of each window.
-        prior: (B, K, H, W), in [0, 1]: the condition network's own mask. With ``normal`` and S samples of each image it
-            may be (B * S, K, H, W). None where there is none.
-        normal: The distribution of such masks; None where there is none.
-        chance: (B, K, H, W), in [0, 1]: how probable it is that a rater outlines anything. ``prior`` is then the mask
-            of raters who do. None where the network does not tell.
+        prior: (B, K, H, W), in [0, 1]: the condition network's own mask, or (B * S, K, H, W) for samples of it. None
+            if the network has no mask of its own.
+        normal: Distribution of the network's own masks; None if it has none.
+        chance: (B, K, H, W), in [0, 1]: probability that a rater outlines the region. ``prior`` is then the mask of
+            raters who outline it. None if the network does not predict presence.
     """
 
     parts: Sequence[Window]
@@ -36,7 +36,7 @@ class EncodedImages:
 
     @staticmethod
     def merge(parts: Sequence[Window], conditions: Sequence[Condition], size: Sequence[int]) -> "EncodedImages":
-        """Merge the maps of windows into those of whole images."""
+        """Merge the maps of windows into maps of whole images."""
         merge = partial(blend, parts, size=size)
         priors = [condition.prior.float().sigmoid() for condition in conditions if condition.prior is not None]
         normals = [condition.normal for condition in conditions if condition.normal is not None]
@@ -56,11 +56,11 @@ class EncodedImages:
 
     @property
     def probability(self) -> Tensor | None:
-        """The condition network's own mask as the probability that a rater calls a pixel foreground."""
+        """Probability that a pixel is foreground for a rater, by the condition network alone."""
         return self.prior if self.prior is None or self.chance is None else self.prior * self.chance
 
     def with_samples(self, generators: Sequence[Generator]) -> "EncodedImages":
-        """Put a sample of the prior, one for each of B * S generators, in its place where it has a distribution."""
+        """Replace a prior with a distribution by its samples, one for each of B * S generators."""
         if self.normal is None:
             return self
         samples = len(generators) // len(self.normal.mean)
@@ -68,12 +68,12 @@ class EncodedImages:
         return self.with_noise(NormalNoise.draw(rows, self.normal))
 
     def with_noise(self, noise: NormalNoise) -> "EncodedImages":
-        """Put the samples of the prior that follow from noise in its place where it has a distribution."""
+        """Replace a prior with a distribution by its samples for given noise."""
         if self.normal is None:
             return self
-        base = self.normal.sample(noise).flatten(0, 1)
-        conditions = [replace(c, prior=base[part]) for c, part in zip(self.conditions, self.parts, strict=True)]
-        return replace(self, conditions=conditions, prior=base.sigmoid())
+        logits = self.normal.sample(noise).flatten(0, 1)
+        conditions = [replace(c, prior=logits[part]) for c, part in zip(self.conditions, self.parts, strict=True)]
+        return replace(self, conditions=conditions, prior=logits.sigmoid())
 
 
 def _size(part: Window) -> tuple[int, ...]:

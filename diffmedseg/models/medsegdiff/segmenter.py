@@ -35,39 +35,39 @@ from diffmedseg.models.tiling import Window, blend, windows
 from diffmedseg.noise_input import NoiseInput
 from diffmedseg.segmentation import SampleSet
 
-#: Samples by which a prior that is sampled learns. With the 20 of SSN's paper, rare masks are drawn more often
-#: (experiments/benchmarks/rare_mode.py).
+#: Samples per image in the training of a sampled prior. With 20 samples, as in SSN's paper, rare masks are drawn too
+#: often (experiments/benchmarks/rare_mode.py).
 PRIOR_SAMPLES = 100
 
 
 class MedSegDiffSegmenter(DiffusionSegmenter):
     """Denoises masks given the image (Wu et al., arXiv 2211.00611 and 2301.11798).
 
-    One sample is one chain from its own noise.
+    A sample is a chain of denoising steps from its own noise.
 
     Args:
         denoiser: The network.
-        process: The noise process. Here and in the next three ``recommended`` takes what the network recommends, and
-            None the defaults of the class.
+        process: The noise process. For this and the next three arguments, ``recommended`` takes the network's
+            recommendation, and None the defaults of the class.
         reverse: The sampler.
-        loss: The training loss. On data with several raters, its Dice term costs fidelity to what they draw.
-        prior_loss: The loss of the condition network's own mask, for networks that have one. A prior that is sampled
-            learns by its Monte-Carlo likelihood instead.
-        noise_levels: Noise levels at which each encoded image is trained per step. Here and for ``prior_share`` None
-            takes what the network recommends.
-        dice_over: What the Dice terms of both losses are taken over, unless they say it themselves: ``image``, or
-            ``batch`` where many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
-        raters: Whose masks of an image a training step learns from: ``one`` rater's, drawn anew each time, or those of
-            ``all`` raters, each with noise of its own. The condition network runs once per image either way, the step
-            network once for each rater and noise level.
-        energy_weight: Weight of the energy term in training: the unbiased GED between a few samples and all raters of
-            an image, with gradients through all steps of sampling. 0 leaves it out. See
+        loss: The training loss. With several raters, its Dice term makes samples less like the raters' masks.
+        prior_loss: The loss of the condition network's own mask, if it has one. A sampled prior learns by its
+            Monte-Carlo likelihood instead.
+        noise_levels: Noise levels per encoded image and training step. For this argument and ``prior_share``, None
+            takes the network's recommendation.
+        dice_over: Pixels of each Dice in both losses, unless a loss has its own setting: ``image``, or ``batch`` if
+            many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
+        raters: Target masks of an image: the mask of ``one`` rater, who is drawn anew each time, or the masks of
+            ``all`` raters, each with its own noise. The condition network runs once per image in both cases; the step network
+            runs once for each target mask and noise level.
+        energy_weight: Weight of the energy term of the loss: the unbiased GED between a few samples and all raters of
+            an image, with gradients through all sampling steps. 0 for no energy term. See
             :func:`~diffmedseg.models.energy.energy_distance`.
         energy_samples: Samples of each image in the energy term, at least 2.
         energy_steps: Network evaluations per sample in the energy term; None takes ``num_steps``.
-        stratified: Draw those of an image from as many equal parts of [0, T), one from each.
-        prior_share: Share of the votes that the condition network's own mask has when samples are fused, in [0, 1); at
-            0.5 it counts as much as all samples together.
+        stratified: Divide [0, T) into ``noise_levels`` equal parts, and draw a noise level from each.
+        prior_share: Share of the votes of the condition network's own mask in the fusion, in [0, 1). At 0.5 it has the
+            weight of all samples together.
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
 
@@ -107,8 +107,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self.reverse = advice.reverse() if reverse == "recommended" else reverse or ReverseProcess()
         if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
-                f"{type(denoiser).__name__} has no mask of its own to begin with or to vote: set start to 1 and "
-                "prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
+                f"{type(denoiser).__name__} has no mask of its own, which start below 1 and prior_share need: set start "
+                "to 1 and prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
             )
         if getattr(denoiser, "residual", False) and self.process.prediction != "x_0":
             raise ValueError(
@@ -126,20 +126,20 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
 
     @property
     def rewards_empty_masks(self) -> bool:
-        """Whether a Dice term is taken over images. With a presence head it never sees an empty mask."""
+        """Whether a Dice term is per image and sees empty masks; with a presence head it sees none."""
         per_image = any(getattr(part, "dice_over", None) == "image" for part in (self.loss, self.prior_loss))
         return per_image and getattr(self.denoiser, "presence", None) is None
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Noise each mask to random levels and denoise it (Ho et al. 2020, algorithm 1).
+        """Add noise of random levels to each mask, and denoise it (Ho et al. 2020, algorithm 1).
 
-        Where the network tells whether a rater outlines anything, it learns that from all masks, and all else from the
-        masks that are not empty.
+        If the network predicts presence, the presence is learned from all masks, and all else from masks that are not
+        empty.
         """
         encoded, draws = self.denoiser.encode(batch["image"]), batch["draw"]
         targets = training_targets(batch, self.raters, encoded.presence is not None)
-        each = self.noise_levels * len(targets.mask) // len(draws)
-        generators = [keyed_generator(self.seed, "train", draw, row) for draw in draws for row in range(each)]
+        rows = range(self.noise_levels * len(targets.mask) // len(draws))  # of each image
+        generators = [keyed_generator(self.seed, "train", draw, row) for draw in draws for row in rows]
         x_0 = mask_to_x(targets.mask).repeat_interleave(self.noise_levels, 0)
         t = self._draw_levels(generators).to(x_0.device)
         eps = keyed_normal(x_0.shape[1:], generators, x_0.device)
@@ -155,7 +155,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         return loss
 
     def _energy(self, batch: Batch, encoded: Condition) -> Tensor:
-        """Return the unbiased GED of a few samples of each image; whether they are empty counts in expectation."""
+        """Return the unbiased GED of a few samples of each image, in expectation over their presence."""
         size = batch["image"].shape[2:]
         images = EncodedImages.merge(windows(size, 0), [encoded], size)
         generators = energy_generators(self.seed, batch["draw"], self.energy_samples)
@@ -181,10 +181,10 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         t: Tensor,
         generators: Sequence[torch.Generator],
     ) -> tuple[Condition, dict[str, Tensor]]:
-        """Return the condition of every row, and the losses of what the condition network says by itself.
+        """Return the condition of each row, and the losses of the condition network.
 
-        A prior that is sampled learns by its likelihood. Each row gets a sample that is likely given the row's mask:
-        one that is drawn without looking at the mask would tell nothing of it, and the step network would unlearn it.
+        A sampled prior learns by its likelihood. Each row gets a sample that is likely given the row's mask. A sample
+        independent of the mask would have no information about it, and the step network would learn to ignore it.
         """
         losses, mask, raters = {}, targets.mask, len(targets.mask) // len(draws)
         if condition.presence is not None:
@@ -203,9 +203,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         return condition, losses
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
-        """Run S chains per image; see the base class. The image is encoded once, or each window of it."""
+        """Run S chains per image; see the base class. Each image, or each of its windows, is encoded once."""
         num_samples, images = len(generators[0]), self._encode(image, self._parts(image))
-        # One image's samples may not fit in a pass; several images come here only if they do.
+        # The samples of one image may exceed a pass; several images never do.
         per_pass = num_samples if len(image) > 1 else min(num_samples, self._rows_per_pass(image.shape[2:]))
         passes = [
             self._draw_rows(images, [g for row in generators for g in row[first : first + per_pass]], num_steps)
@@ -215,9 +215,9 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         return SampleSet(samples, images.probability)
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
-        """Return how chains follow from noise; see the base class.
+        """Return a function from noise to the results of chains; see the base class.
 
-        A sample's noise is, in the order of the draws: whether there is a mask, the prior's noise, the first x_t.
+        The noise of a sample is, in the order of drawing: its presence, the noise of the prior, and the first x_t.
         """
         parts, regions, size = self.tiling.parts(), self.denoiser.mask_channels, self.image_size
         condition, numbers = self._empty_condition(parts[0]), presence_numbers(regions, self.nested)
@@ -232,7 +232,7 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
     def _draw_given(
         self, parts: Sequence[Window], reverse: UnrolledReverse, image: Tensor, noise: Mapping[str, Tensor]
     ) -> SampleSet:
-        """Run S chains per image, all at once."""
+        """Run S chains per image in a single pass, with given noise."""
         images, first = self._encode(image, parts), noise["noise"].flatten(0, 1)
         sampled = images
         if images.normal is not None:
@@ -247,42 +247,42 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         return EncodedImages.merge(parts, conditions, image.shape[2:])
 
     def _draw_rows(self, images: EncodedImages, generators: Sequence[Generator], num_steps: int) -> Tensor:
-        """Draw one mask per generator: whether it is empty, and then its shape."""
+        """Draw a mask per generator: first its presence, then its shape."""
         if images.chance is None:
             return self._run_chains(images, generators, num_steps)
         present = draw_presence(images.chance, generators, self.nested)
         return self._run_chains(images, generators, num_steps) * present
 
     def _run_chains(self, images: EncodedImages, generators: Sequence[Generator], num_steps: int) -> Tensor:
-        images = images.with_samples(generators)  # which windows share
+        images = images.with_samples(generators)  # windows share a sample of the prior
         predict_x_0, guess = self._predictor(images), self._guess(images, len(generators))
         shape = (self.denoiser.mask_channels, *images.size)
         return x_to_mask(self.reverse(predict_x_0, self.process, shape, generators, num_steps, guess))
 
     def _guess(self, images: EncodedImages, rows: int) -> Tensor | None:
-        """Return the prior of each row as x_0, where there is one."""
+        """Return the prior of each row as x_0; None without a prior."""
         return None if images.prior is None else repeat_for_samples(mask_to_x(images.prior.detach()), rows)
 
     def _predictor(self, images: EncodedImages) -> Callable[[Tensor, int], Tensor]:
-        """Return what predicts x_0 of noisy masks (B * S, K, H, W) of images."""
+        """Return a function that predicts x_0 from noisy masks (B * S, K, H, W) of images."""
 
         def predict_x_0(x_t: Tensor, step: int) -> Tensor:
             t = torch.full((x_t.shape[0],), step, device=x_t.device)
-            found = (
+            window_results = (
                 self.process.to_x_0(self.denoiser(x_t[part], t, condition).float(), x_t[part], step)
                 for part, condition in zip(images.parts, images.conditions, strict=True)
             )
-            return blend(images.parts, found, images.size)
+            return blend(images.parts, window_results, images.size)
 
         return predict_x_0
 
 
 def _weights(targets: Targets, rows: int = 1) -> tuple[Tensor | None, ...]:
-    """Return the weights of masks and pixels that are repeated, as arguments; none where all count alike.
+    """Return the weights of masks and pixels of each row as arguments, without trailing None.
 
-    So a loss of the user's own need not take weights.
+    A loss of the user then needs no arguments for weights if all weights are equal.
     """
     weights = [targets.weight, targets.pixels]
     while weights and weights[-1] is None:
         weights.pop()
-    return tuple(one if one is None else one.repeat_interleave(rows, 0) for one in weights)
+    return tuple(None if weight is None else weight.repeat_interleave(rows, 0) for weight in weights)

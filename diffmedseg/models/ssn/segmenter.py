@@ -28,20 +28,20 @@ from diffmedseg.segmentation import SampleSet
 class SSNSegmenter(DiffusionSegmenter):
     """Learns a low-rank normal distribution over the logits of masks (Monteiro et al. 2020, arXiv 2006.06015).
 
-    One sample is one draw of all logits at once. A pass gives the distribution, and with it all samples of an image:
-    ``num_steps`` changes nothing. The probability is the mean of the samples, because the expectation of a sigmoid has
-    no closed form. The sigmoid of the mean is another number, the median of each pixel: results hold it as the prior.
+    A sample is a joint draw of all logits. One pass of the network gives the distribution and all samples of an image;
+    ``num_steps`` has no effect. The probability is the mean of the samples, because the expectation of a sigmoid has no
+    closed form. The prior of results is the sigmoid of the mean, which is the median of each pixel.
 
     Args:
         denoiser: A network whose condition is a distribution, such as :class:`~diffmedseg.models.StochasticUNet`.
-        mc_samples: Samples of each image by which the likelihood of a mask is estimated in training. They come in
-            antithetic pairs, as in the released code. 20 is the number of the paper and of the released configurations.
-            So few draw rare masks too often, since a mask that no sample resembles costs much; 100 draw them less
-            often (experiments/benchmarks/rare_mode.py).
-        raters: Whose masks of an image a training step learns from: ``one`` rater's, drawn anew each time, or those of
+        mc_samples: Samples per image in the Monte-Carlo estimate of the training likelihood, in antithetic pairs as in
+            the released code. The paper and the released configurations have 20. A mask that resembles no sample costs
+            much, so that with 20 samples rare masks are drawn too often; with 100 they are drawn less often
+            (experiments/benchmarks/rare_mode.py).
+        raters: Target masks of an image: the mask of ``one`` rater, who is drawn anew each time, or the masks of
             ``all`` raters.
-        energy_weight: Weight of the energy term in training: the unbiased GED between a few samples and all raters of
-            an image. 0 leaves it out. See :func:`~diffmedseg.models.energy.energy_distance`.
+        energy_weight: Weight of the energy term of the loss: the unbiased GED between a few samples and all raters of
+            an image. 0 for no energy term. See :func:`~diffmedseg.models.energy.energy_distance`.
         energy_samples: Samples of each image in the energy term, at least 2.
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
 
@@ -68,7 +68,7 @@ class SSNSegmenter(DiffusionSegmenter):
         self.mc_samples = mc_samples
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return the Monte-Carlo likelihood of the raters' masks, and the energy term where it has a weight."""
+        """Return the Monte-Carlo likelihood of the raters' masks, plus the weighted energy term."""
         normal, targets = self._normal(batch["image"]), training_targets(batch, self.raters, skip_empty=False)
         mask, draws = targets.mask, batch["draw"]
         logits = training_samples(normal, self.seed, draws, self.mc_samples)
@@ -86,14 +86,14 @@ class SSNSegmenter(DiffusionSegmenter):
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Draw S masks per image; see the base class. Windows share the noise."""
         normal = self._whole_normal(image, self.tiling.parts())
-        return self._drawn(normal, NormalNoise.draw(generators, normal))
+        return self._sample_set(normal, NormalNoise.draw(generators, normal))
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
-        """Return how masks follow from latents and pixels' noise; see the base class."""
+        """Return a function from latents and noise of pixels to masks; see the base class."""
         parts = self.tiling.parts()
 
         def draw(image: Tensor, noise: Mapping[str, Tensor]) -> SampleSet:
-            return self._drawn(self._whole_normal(image, parts), NormalNoise(noise["latents"], noise["pixels"]))
+            return self._sample_set(self._whole_normal(image, parts), NormalNoise(noise["latents"], noise["pixels"]))
 
         normal = self._empty_condition(parts[0]).normal
         return GraphSampler(() if normal is None else normal_inputs(normal, self.image_size), draw)
@@ -102,7 +102,7 @@ class SSNSegmenter(DiffusionSegmenter):
         normals = [self._normal(self._memory_format(image[part])) for part in parts]
         return LowRankNormal.merge(normals, lambda maps: blend(parts, maps, self.image_size))
 
-    def _drawn(self, normal: LowRankNormal, noise: NormalNoise) -> SampleSet:
+    def _sample_set(self, normal: LowRankNormal, noise: NormalNoise) -> SampleSet:
         return SampleSet(normal.sample(noise).sigmoid(), normal.mean.sigmoid())
 
     def _normal(self, image: Tensor) -> LowRankNormal:

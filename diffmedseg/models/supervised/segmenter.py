@@ -1,4 +1,4 @@
-"""The supervised baseline of every comparison: a network trained directly, behind the same base."""
+"""The supervised baseline: a network that is trained to predict the mask directly."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,14 +20,14 @@ from diffmedseg.segmentation import SampleSet
 
 
 class SupervisedSegmenter(DiffusionSegmenter):
-    """Learns the mask directly, by cross-entropy and soft Dice: one sample, no noise.
+    """Predicts the mask directly, trained with cross-entropy and soft Dice. There is no noise.
 
-    Asked for S samples it repeats the one it has.
+    There is one sample, which is repeated for ``num_samples`` above 1.
 
     Args:
-        denoiser: Any network whose condition has a prior, such as those in
+        denoiser: Any network whose condition has a prior, such as the networks of
             :mod:`diffmedseg.models.supervised.networks`.
-        dice_over: What the soft Dice is taken over: ``image``, or ``batch`` where many masks are empty; see
+        dice_over: Pixels of each soft Dice: ``image``, or ``batch`` if many masks are empty; see
             :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
         kwargs: The arguments of :class:`~diffmedseg.models.DiffusionSegmenter`, by name.
     """
@@ -40,11 +40,11 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     @property
     def rewards_empty_masks(self) -> bool:
-        """Whether the Dice term is taken over images."""
+        """Whether the Dice term is per image."""
         return self.dice_over == "image"
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy plus soft Dice loss of the prior."""
+        """Return cross-entropy plus soft Dice loss of the prior."""
         targets = training_targets(batch, "one", skip_empty=False)
         logits, mask, pixels = self._logits(batch["image"]), targets.mask, targets.pixels
         with torch.autocast(logits.device.type, enabled=False):
@@ -54,16 +54,16 @@ class SupervisedSegmenter(DiffusionSegmenter):
 
     def draw_samples(self, image: Tensor, generators: Generators, num_steps: int) -> SampleSet:
         """Repeat the network's mask; see the base class."""
-        drawn = self._draw_one(self._parts(image), image, {}).samples
-        return SampleSet(drawn.expand(-1, len(generators[0]), *drawn.shape[2:]))
+        sample = self._draw_one(self._parts(image), image, {}).samples
+        return SampleSet(sample.expand(-1, len(generators[0]), *sample.shape[2:]))
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
-        """Return how the network's mask follows from an image; there is no noise."""
+        """Return a function from images to the network's mask, without noise."""
         return GraphSampler((), partial(self._draw_one, self.tiling.parts()))
 
     def _draw_one(self, parts: Sequence[Window], image: Tensor, noise: Mapping[str, Tensor]) -> SampleSet:
-        found = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
-        return SampleSet(blend(parts, found, image.shape[2:])[:, None])
+        masks = (self._logits(self._memory_format(image[part])).sigmoid() for part in parts)
+        return SampleSet(blend(parts, masks, image.shape[2:])[:, None])
 
     def _logits(self, image: Tensor) -> Tensor:
         prior = self.denoiser.encode(image).prior
