@@ -77,8 +77,8 @@ class DiffusionSegmenter(StoredModule, TrainedSegmenter, ABC):
             then needs such windows.
         value_range: Values of black and white in pictures of more than 8 bits, as in the training data. None takes 0 to
             65,535 for 16 bits, and refuses higher values.
-        slice_input: Turns slices of volumes into images, as in the training data; None if each slice is z-scored and
-            is an image alone.
+        slice_input: Turns slices of volumes into images, as in the training data; None if each slice is z-scored,
+            is an image alone, and fills the grid.
         encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
         tta: Test-time augmentation in testing and prediction; ``flips`` has four views, see :meth:`segment`.
         fitted_tta: Test-time augmentation that calibration and contours were fitted with.

@@ -30,6 +30,7 @@ from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.reading.slice_input import SliceInput
+from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Origin, SampleSet, Segmentation, nest
 
 
@@ -154,7 +155,8 @@ class Segmenter(BatchedModule, ABC):
                 flipped back. The cost is the same number of samples, and four encodings of the image instead of one.
             spacing: Distance of slices, rows and columns in mm, if the images are all slices of a volume, in order. All
                 slices then have one key, so that a sample is a volume, and :meth:`Segmentation.volume_ml` knows the
-                size of a voxel. The model's ``slice_correlation`` correlates the noise of the slices. A network of
+                size of a voxel. A model with square pixels resizes slices by their spacing; without spacing, it assumes
+                square pixels. The model's ``slice_correlation`` correlates the noise of the slices. A network of
                 volumes always takes images without keys as one volume.
 
         Raises:
@@ -163,8 +165,9 @@ class Segmenter(BatchedModule, ABC):
         """
         start, voxel_size = time.perf_counter(), None if spacing is None else check_spacing(spacing, keys)
         self._warn_of_misfits(num_samples, num_steps, tta)
-        sample_set, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, voxel_size)
-        result = self.fuse(sample_set, size, grid, keys)
+        sample_set, grid, window, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, voxel_size)
+        result = self.fuse(sample_set, size if window is None else window.size, grid, keys)
+        result = result if window is None else result.paste_into(window, size)
         if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
             # The text is constant, so that Python prints the warning once.
             warnings.warn(
@@ -217,8 +220,8 @@ class Segmenter(BatchedModule, ABC):
         keys: Sequence[str] | None,
         tta: TTA | None,
         spacing: tuple[float, float, float] | None = None,
-    ) -> tuple[SampleSet, Tensor, tuple[int, int], Sequence[str]]:
-        """Return the samples, the images on the model's grid, the size of the given images, and their keys."""
+    ) -> tuple[SampleSet, Tensor, CropWindow | None, tuple[int, int], Sequence[str]]:
+        """Return the samples, the images on the model's grid, the window that fills it, their size and their keys."""
         num_samples = self.count_samples(num_samples, tta)
         num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
         if num_steps is not None and num_steps < 1:
@@ -232,11 +235,18 @@ class Segmenter(BatchedModule, ABC):
             keys = slice_keys(keys[0], range(len(keys)), spacing[0], self.slice_correlation)
         if len(keys) != len(image):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
-        image = image.to(self.device)
-        grid = image if size == self.image_size else to_grid(image, self.image_size)
+        window = None
+        if self.slice_input is not None:
+            window = self.slice_input.window(size, (1.0, 1.0) if spacing is None else spacing[1:], self.image_size)
+        if window is not None and turn != 1:
+            raise ValueError(
+                "The image is turned by its EXIF orientation, and this model takes slices: save it upright."
+            )
+        windowed = (image if window is None else window.cut(image, -1.0)).to(self.device)
+        grid = windowed if tuple(windowed.shape[-2:]) == self.image_size else to_grid(windowed, self.image_size)
         sample_set = self.draw(grid, keys, range(num_samples), num_steps, self.seed if seed is None else seed, tta)
         sample_set = sample_set.map(partial(turn_back, orientation=turn))
-        return sample_set, turn_back(grid, turn), size if turn < 5 else size[::-1], keys
+        return sample_set, turn_back(grid, turn), window, size if turn < 5 else size[::-1], keys
 
     def _warn_of_misfits(self, num_samples: int | None, num_steps: int | None, tta: TTA | None) -> None:
         """Warn if calibration or contours were fitted with other settings."""

@@ -116,7 +116,7 @@ class TrainedSegmenter(NetworkSegmenter, ABC):
         At the end of the epoch, ``val/score`` is logged; see :class:`~diffmedseg.models.validation.ValidationScore`.
         """
         counts = self.val_num_samples, self.val_num_steps
-        sample_set, grid, size, keys = self._sample(batch["image"], *counts, None, self.noise_keys(batch), "none")
+        sample_set, grid, _, size, keys = self._sample(batch["image"], *counts, None, self.noise_keys(batch), "none")
         segmentation = self.fuse(sample_set, size, grid, keys)
         sure_segmentation, sure_batch = sure_part(segmentation, batch)
         self.val_dice.update(sure_segmentation.mask, sure_batch["mask"].bool(), batch["case"])

@@ -89,7 +89,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         if len(self.regions) > 1 and not self.nested:
             raise ValueError(
                 f"DiffSeg finds one region, the diseased tissue; the data has {len(self.regions)} regions that do not "
-                f"lie within each other: {', '.join(self.regions)}. Choose data with one region, or with nested regions."
+                f"lie within each other: {', '.join(self.regions)}. Choose data with one region or nested regions."
             )
         self.regions, self.nested = self.regions[:1], False
         unknown = set(channel_weights or ()) - set(self.channels)

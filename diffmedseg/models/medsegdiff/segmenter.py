@@ -58,8 +58,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         dice_over: Pixels of each Dice in both losses, unless a loss has its own setting: ``image``, or ``batch`` if
             many masks are empty; see :func:`~diffmedseg.diffusion.loss.row_dice_loss`.
         raters: Target masks of an image: the mask of ``one`` rater, who is drawn anew each time, or the masks of
-            ``all`` raters, each with its own noise. The condition network runs once per image in both cases; the step network
-            runs once for each target mask and noise level.
+            ``all`` raters, each with its own noise. The condition network runs once per image in both cases; the step
+            network runs once for each target mask and noise level.
         energy_weight: Weight of the energy term of the loss: the unbiased GED between a few samples and all raters of
             an image, with gradients through all sampling steps. 0 for no energy term. See
             :func:`~diffmedseg.models.energy.energy_distance`.
@@ -107,8 +107,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self.reverse = advice.reverse() if reverse == "recommended" else reverse or ReverseProcess()
         if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
-                f"{type(denoiser).__name__} has no mask of its own, which start below 1 and prior_share need: set start "
-                "to 1 and prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
+                f"{type(denoiser).__name__} has no mask of its own, which start below 1 and prior_share need: set "
+                "start to 1 and prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
             )
         if getattr(denoiser, "residual", False) and self.process.prediction != "x_0":
             raise ValueError(
