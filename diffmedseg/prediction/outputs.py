@@ -1,4 +1,4 @@
-"""Which files ``predict`` writes for an image."""
+"""The files that ``predict`` writes for an image."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ class Outputs:
     """Select the files that are written for each image.
 
     Attributes:
-        maps: Maps out of :data:`MAPS` and :data:`CONTOURS`; None for all that the model has.
+        maps: Maps out of :data:`MAPS` and :data:`CONTOURS`; None for all maps of the model.
         samples: Form of the samples: ``image`` for multi-page TIFF or four-dimensional NIfTI, ``npz`` for a NumPy
             archive, None for no samples.
         labels: Values of the label map: ``order`` for 1 to K from the outermost region in, ``brats``, ``brats2023``,
             or ``REGION=VALUE,...``; None for no label map.
         panel: Draw each result over its input.
-        pixel_size: Height and width of a pixel in mm, for areas in mm2; None where they are not known.
+        pixel_size: Height and width of a pixel in mm, for areas in mm2; None if unknown.
         dicom_seg: Write the results of a DICOM series as DICOM, too.
     """
 
@@ -40,12 +40,12 @@ class Outputs:
         Raises:
             DataError: If there is no such map.
         """
-        there = MAPS + (CONTOURS if contours else ())
+        available = MAPS + (CONTOURS if contours else ())
         for kind in self.maps or ():
             if kind in CONTOURS and not contours:
                 raise DataError(
                     f"--maps {kind}: this model has no contours. `diffmedseg calibrate` fits them to a run."
                 )
-            if kind not in there:
-                raise DataError(f"--maps: {unknown('map', kind, there)}")
-        return there if self.maps is None else tuple(kind for kind in there if kind in self.maps)
+            if kind not in available:
+                raise DataError(f"--maps: {unknown('map', kind, available)}")
+        return available if self.maps is None else tuple(kind for kind in available if kind in self.maps)

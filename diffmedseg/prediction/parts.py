@@ -1,4 +1,4 @@
-"""Dividing a folder over processes: who segments what, and where each keeps its table."""
+"""Division of inputs into parts, one for each process, and the folder of each part's table."""
 
 import os
 import shutil
@@ -10,20 +10,20 @@ from typing import Any
 
 from diffmedseg.errors import DataError
 
-#: The folder, in that of the predictions, that holds a table for each part until one process has all of them.
+#: Folder of the tables of the parts, in the folder of predictions, until a process merges the tables.
 PARTS = ".parts"
 TABLE = "predictions.csv"
-#: The key of predictions.yaml that says over how many processes which inputs are divided.
+#: The key of the division into parts in predictions.yaml.
 OF_PARTS = "parts"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several processes that divide the inputs of a folder.
+    """The part of the inputs that one of several processes segments.
 
     Attributes:
-        number: Which one, from 1.
-        of: How many there are.
+        number: Number of the part, from 1.
+        of: Number of parts.
 
     Raises:
         ValueError: If there is no such part.
@@ -38,10 +38,10 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Read such as ``2/8``.
+        """Parse a text such as ``2/8``.
 
         Raises:
-            ValueError: If it is not of this form.
+            ValueError: If the text has another form.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal()):
@@ -51,35 +51,35 @@ class Part:
     def owner(self, position: int, batch_size: int) -> int:
         """Return the number of the part that an input belongs to.
 
-        Whole batches are dealt in turn. So each image is segmented beside the same others as by one process, and the
-        results are equal to the last digit.
+        Whole batches are dealt in turn, so that the batches are the same as in a single process, and the results are
+        equal to the last digit.
 
         Args:
-            position: Position of the input among all, from 0.
+            position: Position of the input in the list of all inputs, from 0.
             batch_size: Inputs that are segmented together.
         """
         return position // batch_size % self.of + 1
 
     def folder(self, predictions: Path) -> Path:
-        """Return where this part keeps its table."""
+        """Return the folder of this part's table."""
         return predictions / PARTS / f"{self.number}-of-{self.of}"
 
     def describe(self, names: Sequence[str], batch_size: int) -> dict[str, Any]:
-        """Return what all parts have to agree on, for ``predictions.yaml``."""
+        """Return the facts of the division that all parts have to share, for ``predictions.yaml``."""
         digest = blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
         return {"of": self.of, "batch_size": batch_size, "inputs": len(names), "names": digest}
 
 
 def part_tables(predictions: Path) -> list[Path]:
-    """Return the tables of all parts that began."""
+    """Return the tables of all parts that have begun."""
     return sorted(predictions.glob(f"{PARTS}/*-of-*/{TABLE}"))
 
 
 def remove_parts(predictions: Path) -> None:
-    """Remove the tables of the parts. Call it only where no part writes to the folder.
+    """Remove the tables of the parts. Call this function only if no part writes to the folder.
 
     Raises:
-        DataError: If they cannot be removed.
+        DataError: If the tables cannot be removed.
     """
     folder = predictions / PARTS
     if not folder.exists():

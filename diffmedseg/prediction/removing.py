@@ -1,4 +1,4 @@
-"""Files of earlier predictions: how they are called, and removing them."""
+"""Names of the files of predictions, and their removal."""
 
 import csv
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ _EXTRAS = ("labels", "samples", "panel", *DICOM)
 
 
 def file_name(name: str, kind: str, suffix: str, region: str | None) -> str:
-    """Return the name of the file of an image's result."""
+    """Return the name of a file of an image's results."""
     return "_".join(part for part in (name, region, kind) if part) + suffix
 
 
 def remove_predictions(folder: Path) -> None:
-    """Remove the results that a folder of predictions holds, and no other files; nothing where there is no folder.
+    """Remove the results in a folder of predictions, and no other files; do nothing without a folder.
 
     Raises:
-        DataError: If another process writes to the folder, or it holds no predictions but other files.
+        DataError: If another process writes to the folder, or the folder holds files that are not predictions.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
@@ -41,7 +41,7 @@ def remove_predictions(folder: Path) -> None:
 
 
 def close_parts(folder: Path) -> None:
-    """Make the predictions of parts that all ended look like those of one process.
+    """Turn the predictions of parts, after all parts have ended, into predictions of a single process.
 
     Raises:
         DataError: If a part still writes to the folder.
@@ -50,8 +50,8 @@ def close_parts(folder: Path) -> None:
     try:
         with lock_folder(folder):
             remove_temporaries(folder)
-            said = {name: value for name, value in read_yaml(written).items() if name != OF_PARTS}
-            text = yaml.safe_dump(said, sort_keys=False)
+            settings = {name: value for name, value in read_yaml(written).items() if name != OF_PARTS}
+            text = yaml.safe_dump(settings, sort_keys=False)
             write_whole(written, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             remove_parts(folder)
     except BlockingIOError as error:
@@ -59,7 +59,7 @@ def close_parts(folder: Path) -> None:
 
 
 def remove_earlier(folder: Path) -> None:
-    """Remove the results that the tables of earlier calls name, whatever model they are of."""
+    """Remove the results that the tables of earlier calls name, of any model."""
     regions: dict[str, list[str]] = {}
     for table in (folder / TABLE, *part_tables(folder)):
         try:
@@ -74,15 +74,15 @@ def remove_earlier(folder: Path) -> None:
                 "new folder."
             ) from error
     inside = folder.resolve()
-    for name, found in regions.items():
+    for name, image_regions in regions.items():
         if name and "\0" not in name and (inside / name).resolve().is_relative_to(inside):
-            remove_results(folder, name, list(dict.fromkeys(found)))
+            remove_results(folder, name, list(dict.fromkeys(image_regions)))
     (folder / TABLE).unlink(missing_ok=True)
     remove_parts(folder)
 
 
 def remove_results(folder: Path, name: str, regions: Sequence[str]) -> None:
-    """Remove the results of an image, whichever outputs they were written with."""
+    """Remove the results of an image, of all kinds of outputs."""
     for kind in (*MAPS, *CONTOURS, *_EXTRAS):
         for region in (None, *(regions if len(regions) > 1 else ())):
             for suffix in _SUFFIXES:

@@ -1,4 +1,4 @@
-"""The table of predictions: what a row says, which columns a table has, and how it is read and written."""
+"""The table of predictions: its rows, its columns, reading and writing."""
 
 import csv
 import io
@@ -14,20 +14,21 @@ from diffmedseg.prediction.outputs import Outputs
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What is said of one region of one image: a row of ``predictions.csv``.
+    """A row of ``predictions.csv``: the results of a region of an image.
 
-    A column whose metadata names a fact, such as ``calibrated``, is in the table of models of which it holds.
+    The metadata of a column may name a fact, such as ``calibrated``. Tables have the column if the fact is true of the
+    model.
 
     Attributes:
         image: The image's name.
         region: The region.
-        uncertainty: 1 - soft Dice confidence, in [0, 1]: high where the model expects a low Dice. It compares the mask
-            with the mean of the samples before calibration. Of an empty mask it is the share of samples that are not
-            empty.
+        uncertainty: 1 - soft Dice confidence, in [0, 1]: high if the model expects a low Dice. It compares the mask
+            with the mean of the samples before calibration. For an empty mask, it is the share of samples with
+            foreground.
         seconds: Time to read and segment the image and to write its maps.
-        digest: Digest of the files that it was read from.
-        familiarity: Of the image, in (0, 1]; see :class:`~diffmedseg.familiarity.Familiarity`. NaN where the model has
-            none.
+        digest: Digest of the image's files.
+        familiarity: Familiarity of the image, in (0, 1]; see :class:`~diffmedseg.familiarity.Familiarity`. NaN if the
+            model has none.
     """
 
     image: str
@@ -44,7 +45,7 @@ class Row:
 
     @classmethod
     def more_columns(cls, columns: Sequence[str], outputs: Outputs) -> list[str]:
-        """Name the columns that follow from others, out of ``columns``, and from the outputs."""
+        """Return the names of columns that are computed from ``columns`` and the outputs."""
         return []
 
     def more(self, outputs: Outputs) -> dict[str, float]:
@@ -56,7 +57,7 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """Digest the content of files, in their order."""
+    """Return a digest of the content of files, in order."""
     digest = blake2b(digest_size=8)
     for path in files:
         with path.open("rb") as file:
@@ -70,22 +71,22 @@ class RowTable(Generic[AnyRow]):
 
     Args:
         row: The class of rows.
-        facts: Whether each fact that columns depend on holds of the model; see :class:`Row`.
-        outputs: Which files are written.
+        facts: Whether each fact is true of the model; see :class:`Row`.
+        outputs: The written files.
 
     Attributes:
-        columns: Names of the columns: image and region, what the class of rows adds, and what all rows have.
+        columns: Names of the columns: image and region, columns of the class of rows, and other columns of all rows.
     """
 
     def __init__(self, row: type[AnyRow], facts: Mapping[str, bool], outputs: Outputs) -> None:
         self._row, self._outputs = row, outputs
-        names = [one.name for one in fields(row) if facts.get(one.metadata.get("of", ""), True)]
-        common = [one.name for one in fields(Row) if one.name in names]
-        own = [name for name in names if name not in common]
-        self.columns = [*common[:2], *own, *row.more_columns(own, outputs), *common[2:]]
+        names = [column.name for column in fields(row) if facts.get(column.metadata.get("of", ""), True)]
+        common = [column.name for column in fields(Row) if column.name in names]
+        special = [name for name in names if name not in common]
+        self.columns = [*common[:2], *special, *row.more_columns(special, outputs), *common[2:]]
 
     def read(self, table: Path) -> dict[str, list[AnyRow]]:
-        """Read a table, by image; none where the file is missing.
+        """Read the rows of a table, by image; empty if the file is missing.
 
         Raises:
             DataError: If the table is damaged.
@@ -97,8 +98,8 @@ class RowTable(Generic[AnyRow]):
             with table.open(newline="", encoding="utf-8") as file:
                 for line in csv.DictReader(file):
                     # A column with a default is not in every table.
-                    told = [one for one in fields(self._row) if one.name in line or "of" not in one.metadata]
-                    row = self._row(**{one.name: one.type(line[one.name]) for one in told})  # type: ignore[operator]
+                    columns = [col for col in fields(self._row) if col.name in line or "of" not in col.metadata]
+                    row = self._row(**{col.name: col.type(line[col.name]) for col in columns})  # type: ignore[operator]
                     rows.setdefault(row.image, []).append(row)
         except KeyError as error:
             raise DataError(

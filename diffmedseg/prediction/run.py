@@ -1,4 +1,4 @@
-"""What predicting pictures and predicting volumes share: settings, the report, drawing samples, going through all."""
+"""Common parts of the prediction of pictures and volumes: settings, report, samples, and the loop over inputs."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -28,34 +28,34 @@ from diffmedseg.wording import count
 if TYPE_CHECKING:
     from diffmedseg.prediction.watching import Watcher
 
-#: The fingerprint of each model, and the versions that it is of.
+#: Fingerprint of each model, and the versions of its weights.
 _digested: WeakKeyDictionary[Segmenter, tuple[object, str]] = WeakKeyDictionary()
-_SECONDS_BETWEEN_TABLES = 0.5  # a kill loses the rows of so long, and their inputs are done again
+_SECONDS_BETWEEN_TABLES = 0.5  # a kill loses at most the rows of this time, and their inputs are segmented again
 _SHARE_OF_TABLES = 0.02  # of the time; the table of a large folder takes longer to write
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What predictions depend on, besides model and input.
+    """Settings that predictions depend on, besides model and input.
 
     Attributes:
         num_samples: S; None for the model's own.
         num_steps: Network evaluations per sample; None for the model's own.
         seed: Seed of the noise; None for the model's own.
         bf16: Run the network in bfloat16.
-        value_range: What becomes black and white in pictures of more than 8 bits; None for the model's own.
-        threshold: Where the probability exceeds it, after calibration where there is one, is the mask; None for the
-            model's own. It changes no sample.
+        value_range: Values of black and white in pictures of more than 8 bits; None for the model's own.
+        threshold: The mask is where the probability, calibrated if the model has a calibration, is higher; None for the
+            model's own. Samples do not change.
         tta: Test-time augmentation; None for the model's own.
-        smallest: By region, the voxels that a part of a volume's mask needs; smaller parts are dropped. See
-            :func:`~diffmedseg.postprocessing.components.drop_small`. It changes no sample and no probability.
-        axes: Volumes: the axes along which slices are cut, out of ``axial``, ``coronal`` and ``sagittal``; None for
-            ``axial``, which models learn.
-        slice_correlation: Volumes: the distance in mm from which slices have independent noise; 0 for noise of its own
+        smallest: By region, the minimum number of voxels of a component of a volume's mask. Smaller components are
+            removed; see :func:`~diffmedseg.postprocessing.components.drop_small`. Samples and probability stay.
+        axes: Axes along which volumes are cut into slices, out of ``axial``, ``coronal`` and ``sagittal``; None for
+            ``axial``, the axis of training.
+        slice_correlation: Distance in mm from which slices of a volume have independent noise; 0 for independent noise
             in each slice, None for the model's own. See :class:`~diffmedseg.models.DiffusionSegmenter`.
 
     Raises:
-        ValueError: If ``slice_correlation`` is no distance.
+        ValueError: If ``slice_correlation`` is not a distance.
     """
 
     num_samples: int | None = None
@@ -73,7 +73,7 @@ class Settings:
         check_slice_correlation(self.slice_correlation)
 
     def filled_from(self, model: Segmenter) -> "Settings":
-        """Fill in the model's own; an ensemble leaves to its members what they have of their own.
+        """Replace None by the model's own settings. Settings stay None if each member of an ensemble has its own.
 
         Raises:
             ValueError: If there are fewer samples than members and views.
@@ -89,16 +89,16 @@ class Settings:
         )
 
     def stored(self) -> dict[str, Any]:
-        """Return what ``predictions.yaml`` says; some settings only where they are not the usual ones."""
-        usual: dict[str, tuple[object, ...]] = dict.fromkeys(
+        """Return the settings for ``predictions.yaml``, without some settings that have their default."""
+        defaults: dict[str, tuple[object, ...]] = dict.fromkeys(
             ("threshold", "smallest", "axes", "slice_correlation"), (None,)
         )
-        usual["tta"] = (None, "none")
-        stored = {name: value for name, value in asdict(self).items() if value not in usual.get(name, ())}
+        defaults["tta"] = (None, "none")
+        stored = {name: value for name, value in asdict(self).items() if value not in defaults.get(name, ())}
         return stored | ({"axes": list(self.axes)} if self.axes else {})
 
     def decide(self, result: Segmentation) -> Segmentation:
-        """Apply the threshold to a segmentation; contours are kept inside and outside of the mask."""
+        """Apply the threshold to a segmentation, and keep the contours inside and outside of the mask."""
         if self.threshold is None:
             return result
         mask = result.probability > self.threshold
@@ -108,13 +108,13 @@ class Settings:
 
 @dataclass
 class Report:
-    """What became of the inputs.
+    """The outcome of each input.
 
     Attributes:
-        done: Names of those segmented now.
-        kept: Names of those whose results were whole already.
-        failed: What went wrong, by file.
-        notes: What the user should know, by file.
+        done: Names of the inputs that were segmented.
+        kept: Names of the inputs with complete earlier results.
+        failed: Reason of each failure, by file.
+        notes: Notes for the user, by file.
     """
 
     done: list[str] = field(default_factory=list)
@@ -124,17 +124,17 @@ class Report:
 
     @contextmanager
     def attempt(self, file: Path) -> Iterator[None]:
-        """Go on, whatever an input brings about, and remember why it failed."""
+        """Record the failure of an input, so that the prediction goes on."""
         try:
             yield
         except (DataError, OSError) as error:
             self.failed[file] = str(error).removeprefix(f"{file}: ")
-        except Exception as error:  # one input must not cost the others
+        except Exception as error:  # a failing input must not stop the prediction
             self.failed[file] = f"{type(error).__name__}: {error}"
 
 
 class Input(Protocol):
-    """A picture or a case: what its results are called, where it is, and the files that it is read from."""
+    """A picture or a case: the name of its results, its path, and its files."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -157,34 +157,34 @@ def predict_all(
     overwrite: bool,
     watcher: "Watcher | None" = None,
 ) -> Report:
-    """Go through inputs in batches, and write the table every now and then and at the end.
+    """Segment inputs in batches, and write the table regularly and at the end.
 
     Args:
-        inputs: All inputs; those inside of the folder are earlier results, and left out.
-        folder: Where results go.
-        segment: Segments batches and writes their maps and rows; yields as each input is done with.
-        batch_size: Inputs segmented together.
-        resume: Keep results that are whole.
+        inputs: All inputs. Inputs inside of the folder are earlier results, and are skipped.
+        folder: The folder of the results.
+        segment: Segments batches, and writes their maps and rows; yields after each input.
+        batch_size: Inputs that are segmented together.
+        resume: Keep complete results.
         overwrite: Replace earlier results.
         watcher: Follows the prediction.
     """
     inside = folder.folder.resolve()
-    inputs = [one for one in inputs if inside not in {one.path.resolve(), *one.path.resolve().parents}]
-    names = folder.deal([one.name for one in inputs], batch_size)
-    own = [one for one in inputs if one.name in names]
+    inputs = [entry for entry in inputs if inside not in {entry.path.resolve(), *entry.path.resolve().parents}]
+    names = folder.deal([entry.name for entry in inputs], batch_size)
+    dealt = [entry for entry in inputs if entry.name in names]
     with folder.opened(resume, overwrite):
-        report = Report(kept=[one.name for one in own if resume and folder.is_whole(one.name, one.files)])
+        report = Report(kept=[entry.name for entry in dealt if resume and folder.is_whole(entry.name, entry.files)])
         kept = set(report.kept)
-        waiting = [one for one in own if one.name not in kept]
-        folder.check_names([one.name for one in inputs])
+        waiting = [entry for entry in dealt if entry.name not in kept]
+        folder.check_names([entry.name for entry in inputs])
         folder.begin()
-        order, due = [one.name for one in inputs], time.monotonic() + _SECONDS_BETWEEN_TABLES
+        order, due = [entry.name for entry in inputs], time.monotonic() + _SECONDS_BETWEEN_TABLES
         batches = [waiting[first : first + batch_size] for first in range(0, len(waiting), batch_size)]
         steps = segment(batches, report)
         try:
             # The bars of several parts would overwrite each other in one terminal.
-            unseen = not waiting or folder.part is not None or watcher is not None
-            with Progress(console=Console(stderr=True), disable=unseen) as progress:
+            hidden = not waiting or folder.part is not None or watcher is not None
+            with Progress(console=Console(stderr=True), disable=hidden) as progress:
                 task = progress.add_task("Segmenting", total=len(waiting))
                 if watcher is not None:
                     watcher.begin(len(waiting))
@@ -197,7 +197,7 @@ def predict_all(
                         took = time.monotonic() - now
                         due = now + max(_SECONDS_BETWEEN_TABLES, took / _SHARE_OF_TABLES)
         finally:
-            steps.close()  # after an interruption: what is being written becomes whole
+            steps.close()  # after an interruption, files that are being written are completed
             folder.write_table(order)
             folder.publish()
     _note_areas(folder, report)
@@ -205,7 +205,7 @@ def predict_all(
 
 
 def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
-    """Note how many masks are smaller or larger than all of their samples; of a single sample most are."""
+    """Note how many masks are smaller or larger than all of their samples, if there are several samples."""
     if folder.num_samples == 1:
         return
     rows = [row for name in report.done for row in folder.rows[name]]
@@ -221,7 +221,7 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings
     """Draw the samples of a batch, on the CPU.
 
     Args:
-        images: (B, C, H, W), as the model takes them.
+        images: (B, C, H, W), for the model.
         keys: Keys of the noise.
         model: The model, on its device.
         settings: Samples, steps, seed and precision.
@@ -231,35 +231,38 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings
     """
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
-            drawn = model.sample(images, settings.num_samples, settings.num_steps, settings.seed, keys, settings.tta)
+            sample_set = model.sample(
+                images, settings.num_samples, settings.num_steps, settings.seed, keys, settings.tta
+            )
     except torch.OutOfMemoryError as error:
         raise DataError(f"{model.device} has too little memory: lower --batch_size, or use --device cpu.") from error
-    if not torch.isfinite(drawn.samples).all():
+    if not torch.isfinite(sample_set.samples).all():
         raise DataError(
             "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
         )
-    features = None if drawn.features is None else drawn.features.cpu()
-    return replace(drawn.map(Tensor.cpu), features=features)  # waits for the device
+    features = None if sample_set.features is None else sample_set.features.cpu()
+    return replace(sample_set.map(Tensor.cpu), features=features)  # waits for the device
 
 
 def note_unfamiliar(model: Segmenter, familiarity: Tensor | None) -> str:
-    """Return the note on an image whose familiarity (1,) is low; empty where it is not, or there is none."""
+    """Return a note if the familiarity of an image, (1,), is low; else an empty text."""
     if model.familiarity is None or familiarity is None or float(familiarity) > model.familiarity.level:
         return ""
     return describe_unfamiliar(float(familiarity))
 
 
 def describe_model(model: Segmenter) -> dict[str, Any]:
-    """Return what ``predictions.yaml`` says of a model: its fingerprint, and of an ensemble that of each member."""
+    """Return the fingerprint of a model, and of each member of an ensemble, for ``predictions.yaml``."""
     members = {name: fingerprint(member) for name, member in model.members.items()}
     return {"model": fingerprint(model)} | ({"members": members} if members else {})
 
 
 def fingerprint(model: Segmenter) -> str:
-    """Return a digest of the weights, and of what turns samples into masks.
+    """Return a digest of the weights, and of the settings that turn samples into masks.
 
-    Of a model that no Trainer holds the weights are digested once, and again when they are other tensors or were
-    changed in place, but not through ``.data``, of which PyTorch keeps no count. Callbacks of a Trainer change them so.
+    Without a Trainer, the digest is computed again only if weights were replaced or changed in place. PyTorch does not
+    count changes through ``.data``. Callbacks of a Trainer make such changes, so that with a Trainer the digest is
+    always computed again.
     """
     shape = model.threshold, model.nested, model.image_size, model.channels, model.regions
     calibration = None if model.calibration is None else (type(model.calibration).__name__, vars(model.calibration))
@@ -274,11 +277,11 @@ def fingerprint(model: Segmenter) -> str:
         sorted(model.hparams.items(), key=str),
     )
     members = [fingerprint(member) for member in model.members.values()]
-    said, state = repr(rule) + "".join(members), sorted(model.state_dict().items())
-    now = said, _versions(model, state)
+    settings, state = repr(rule) + "".join(members), sorted(model.state_dict().items())
+    now = settings, _versions(model, state)
     if now[1] is not None and _digested.get(model, (None, ""))[0] == now:
         return _digested[model][1]
-    digest = blake2b(said.encode(), digest_size=8)
+    digest = blake2b(settings.encode(), digest_size=8)
     for name, value in state:
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
@@ -287,7 +290,7 @@ def fingerprint(model: Segmenter) -> str:
 
 
 def _versions(model: Segmenter, state: Sequence[tuple[str, Tensor]]) -> list[tuple[str, int, int]] | None:
-    """Return what changes when the weights do, without reading them; None where nothing tells."""
+    """Return values that change with the weights, without reading the weights; None if there are none."""
     if getattr(model, "_trainer", None) is not None or any(value.is_inference() for _, value in state):
         return None
     return [(name, value.data_ptr(), value._version) for name, value in state]
