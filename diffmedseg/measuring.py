@@ -62,7 +62,7 @@ def volumes_ml(result: Segmentation) -> dict[str, VolumeEstimate]:
         pairs = zip(origin.model.regions, volumes, strict=True)
         return {region: VolumeEstimate(volume) for region, volume in pairs}
     height, width = (int(length) for length in result.mask.shape[-2:])
-    samples = sample_areas(result.samples, (height, width)).sum(0)
+    samples = sample_areas(result.samples, (height, width), result.window).sum(0)
     low, high = (conformal.areas(samples, result.mask[:, 0].numel()) * voxel).tolist()
     estimates = zip(origin.model.regions, volumes, low, high, strict=True)
     return {region: VolumeEstimate(volume, least, most) for region, volume, least, most in estimates}

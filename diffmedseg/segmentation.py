@@ -137,6 +137,7 @@ class Segmentation:
         familiarity: (B,), in (0, 1]: the share of cases at least as unusual as the image, among the validation cases
             and the image itself; see :class:`~diffmedseg.familiarity.Familiarity`. None if the model has none.
         origin: Model and settings of :meth:`Segmenter.segment`; None for other segmentations. It is not pickled.
+        window: Window of the image that samples and prior cover; None for the whole image.
     """
 
     samples: Tensor
@@ -150,6 +151,7 @@ class Segmentation:
     prior: Tensor | None = None
     familiarity: Tensor | None = None
     origin: Origin | None = None
+    window: CropWindow | None = None
 
     def __len__(self) -> int:
         """Return the number of images, B."""
@@ -165,6 +167,8 @@ class Segmentation:
         def take(value: Any) -> Any:  # noqa: ANN401
             if isinstance(value, Segmentation):
                 return value[i]
+            if isinstance(value, CropWindow):
+                return value
             return value[i : i + 1].cpu() if isinstance(value, Tensor) else None
 
         return Segmentation(**{field.name: take(getattr(self, field.name)) for field in fields(self)})
@@ -186,13 +190,13 @@ class Segmentation:
             None if maps is None else window.place(maps, size) for maps in (self.unrefined, self.inner, self.outer)
         )
         placed = Segmentation(self.samples, probability, uncertainty, mask, unrefined, None, inner, outer, self.prior)
-        return replace(placed, familiarity=self.familiarity)
+        return replace(placed, familiarity=self.familiarity, window=window)
 
     @property
     def mean(self) -> Tensor:
         """The mean of the soft samples at the input's size, (B, K, H, W), independent of the fusion."""
         height, width = self.probability.shape[-2:]
-        return resize_soft(self.samples.mean(1), (int(height), int(width)))
+        return resize_soft(self.samples.mean(1), (int(height), int(width)), self.window)
 
     @property
     def binary_samples(self) -> Tensor:
@@ -256,25 +260,32 @@ class Segmentation:
         return volumes_ml(self)
 
 
-def resize_soft(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize soft masks (B, K, h, w) bilinearly to (B, K, *size), with antialiasing for smaller sizes."""
-    if mask.shape[-2:] == size:
-        return mask
-    return F.interpolate(mask, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+def resize_soft(mask: Tensor, size: tuple[int, int], window: CropWindow | None = None) -> Tensor:
+    """Resize soft masks (B, K, h, w) bilinearly to (B, K, *size), with antialiasing for smaller sizes.
+
+    Args:
+        mask: The masks.
+        size: Height and width of the result.
+        window: Window of the result that the masks cover; the result is 0 elsewhere. None for the whole result.
+    """
+    covered = size if window is None else window.size
+    if mask.shape[-2:] != covered:
+        mask = F.interpolate(mask, covered, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return mask if window is None else window.place(mask, size)
 
 
-def full_size_samples(samples: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Yield the samples (B, S, K, h, w) one at a time, as masks (B, K, H, W), bool, of a size."""
+def full_size_samples(samples: Tensor, size: tuple[int, int], window: CropWindow | None = None) -> Iterator[Tensor]:
+    """Yield the samples (B, S, K, h, w) one at a time, as masks (B, K, H, W), bool; see :func:`resize_soft`."""
     for sample in samples.unbind(1):
-        yield resize_soft(sample.float(), size) > 0.5
+        yield resize_soft(sample.float(), size, window) > 0.5
 
 
-def sample_areas(samples: Tensor, size: tuple[int, int]) -> Tensor:
+def sample_areas(samples: Tensor, size: tuple[int, int], window: CropWindow | None = None) -> Tensor:
     """Count the pixels of the masks of :func:`full_size_samples`, (B, S, K), int64."""
     together = max(_AREA_PIXELS // max(len(samples) * samples.shape[2] * size[0] * size[1], 1), 1)
     areas = []
     for chunk in torch.split(samples, together, 1):  # fewer calls for many small maps
-        masks = resize_soft(chunk.flatten(1, 2).float(), size) > 0.5
+        masks = resize_soft(chunk.flatten(1, 2).float(), size, window) > 0.5
         areas.append(torch.count_nonzero(masks, (-2, -1)).reshape(chunk.shape[:3]))
     return torch.cat(areas, 1)
 

@@ -135,6 +135,7 @@ def brain_info(
     context_distance: float | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     depth: int = 0,
+    square_pixels: bool = False,
     **_: object,
 ) -> DatasetInfo:
     """Return the facts of volumes. Takes the arguments of ``BrainMRIDataModule``; ignores others.
@@ -147,7 +148,7 @@ def brain_info(
     if unknown := set(ranges or {}) - set(layout.modalities):
         known = ", ".join(layout.modalities)
         raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {known}.")
-    slice_input = SliceInput(context, context_distance, ranges or {}, depth)
+    slice_input = SliceInput(context, context_distance, ranges or {}, depth, square_pixels)
     scored = [NORMALISATION] if len(slice_input.ranges) < len(layout.modalities) else []
     ranged = [RANGE_NORMALISATION.format(channel=name, low=low, high=high)
               for name, (low, high) in slice_input.ranges.items()]  # fmt: skip

@@ -26,6 +26,7 @@ _FEWEST, _MOST = 8, 32  # images in a batch; smaller batches are too noisy, so p
 _SMALLEST_PATCH = 64
 _THICK = 3  # slices: a lesion of at least this thickness is visible in neighbouring slices; ours
 _ALIKE = 0.1  # slice distances within this relative difference count as equal; ours
+_STRETCH = 0.2  # from which a grid that stretches slices is mentioned; ours
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def plan(measured: Measured, machine: Machine | None = None) -> Plan:
     batch = min(max(machine.pixels // (pixels if patch is None else patch**2), 2), _MOST)
     settings["batch_size"] = batch, f"As many as fit, from 2 to {_MOST}."
     if measured.depths:
-        settings |= _context(measured)
+        settings |= _context(measured) | _square_pixels(measured, grid)
     return Plan(
         f"Plan for {measured.title} on {machine.name}: `diffmedseg data plan`", settings, tuple(_facts(measured))
     )
@@ -242,6 +243,20 @@ def _context(measured: Measured) -> dict[str, tuple[object, str]]:
         why = f"Slice distances differ, from {distances.min():g} to {distances.max():g} mm: this is their median."
         settings["context_distance"] = middle, why
     return settings
+
+
+def _square_pixels(measured: Measured, grid: tuple[int, int]) -> dict[str, tuple[object, str]]:
+    """Return the setting that keeps the shape of slices, if the grid would stretch them."""
+    ratios = [
+        (height * down / grid[0]) / (width * across / grid[1])
+        for (height, width), (_, down, across) in zip(measured.sizes, measured.spacings, strict=True)
+    ]
+    stretch = max(max(ratio, 1 / ratio) for ratio in ratios)
+    if stretch <= 1 + _STRETCH:
+        return {}
+    return {
+        "square_pixels": (True, f"This grid would stretch slices by up to {stretch - 1:.0%}: a margin avoids that.")
+    }
 
 
 def _facts(measured: Measured) -> list[str]:

@@ -94,6 +94,11 @@ def _check_model(model: DiffusionSegmenter, refine: bool) -> None:
     """Refuse what no graph and no OnnxSegmenter would do."""
     if model.depth:
         raise ExportError("The model is a network of volumes, and ONNX graphs take images: export one of slices.")
+    if model.slice_input is not None and model.slice_input.square_pixels:
+        raise ExportError(
+            "The model pads slices to square pixels, which is no part of a graph: export a model that was trained with "
+            "square_pixels=false."
+        )
     if refine and model.refinement is not None:
         raise ExportError(
             f"The model refines its masks by {type(model.refinement).__name__}, which is no part of a graph: export "

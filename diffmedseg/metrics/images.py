@@ -82,8 +82,7 @@ def at_native_size(soft: Tensor, size: tuple[int, int], window: CropWindow | Non
         size: Height and width of the reference.
         window: Window of the reference that the masks cover; None for the whole reference.
     """
-    resized = resize_soft(soft[None].float(), size if window is None else window.size)[0]
-    return resized if window is None else window.place(resized, size)
+    return resize_soft(soft[None].float(), size, window)[0]
 
 
 def score_image(

@@ -85,7 +85,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         value_range: What becomes black and white in pictures of more than 8 bits, as in the data it was trained on;
             None takes 0 to 65,535 for 16 bits, and refuses more.
         slice_input: How slices of volumes become images, as in the data it was trained on; None where each is z-scored
-            and shown alone.
+            and shown alone, and fills the grid.
         encoder_lr: Factor on the learning rate of the network's encoder, such as 0.3 for a pretrained encoder.
         tta: Test-time augmentation when testing and predicting; ``flips`` is four views, see :meth:`segment`.
         fitted_tta: Test-time augmentation with which calibration and contours were fitted.
@@ -415,7 +415,7 @@ class DiffusionSegmenter(StoredModule, Segmenter, ABC):
         At the end ``val/score`` is logged, too: see :class:`~diffmedseg.models.validation.ValidationScore`.
         """
         few = self.val_num_samples, self.val_num_steps
-        drawn, grid, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
+        drawn, grid, _, size, keys = self._sample(batch["image"], *few, None, self.noise_keys(batch), "none")
         segmentation = self.fuse(drawn, size, grid, keys)
         found, known = sure_part(segmentation, batch)
         self.val_dice.update(found.mask, known["mask"].bool(), batch["case"])

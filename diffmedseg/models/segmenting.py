@@ -29,6 +29,7 @@ from diffmedseg.reading.model_range import to_model_range
 from diffmedseg.reading.opening import exif_orientation
 from diffmedseg.reading.pictures import turn_back
 from diffmedseg.reading.slice_input import SliceInput
+from diffmedseg.reading.windows import CropWindow
 from diffmedseg.segmentation import Origin, SampleSet, Segmentation, majority, nest, resize_soft
 
 
@@ -151,7 +152,8 @@ class Segmenter(BatchedModule, ABC):
                 four encodings of the image in place of one. None for the model's own.
             spacing: Distance of slices, rows and columns in mm, where the images are all slices of one volume, in their
                 order. Then all have one key, so that a sample is one volume, and :meth:`Segmentation.volume_ml` knows
-                the size of a voxel. The model's ``slice_correlation`` says how alike their noise is. A network of
+                the size of a voxel. A model of square pixels shows slices by it, and takes images without spacing for
+                such of square pixels. The model's ``slice_correlation`` says how alike their noise is. A network of
                 volumes always takes images without keys for one volume.
 
         Raises:
@@ -160,8 +162,9 @@ class Segmenter(BatchedModule, ABC):
         """
         start, size_of_voxels = time.perf_counter(), None if spacing is None else check_spacing(spacing, keys)
         self._warn_of_misfits(num_samples, num_steps, tta)
-        drawn, grid, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, size_of_voxels)
-        result = self.fuse(drawn, size, grid, keys)
+        drawn, grid, window, size, keys = self._sample(image, num_samples, num_steps, seed, keys, tta, size_of_voxels)
+        result = self.fuse(drawn, size if window is None else window.size, grid, keys)
+        result = result if window is None else result.paste_into(window, size)
         if result.familiarity is not None and self.familiarity and (result.familiarity <= self.familiarity.level).any():
             # Always the same words: Python then says them once.
             warnings.warn(
@@ -211,8 +214,8 @@ class Segmenter(BatchedModule, ABC):
         keys: Sequence[str] | None,
         tta: TTA | None,
         spacing: tuple[float, float, float] | None = None,
-    ) -> tuple[SampleSet, Tensor, tuple[int, int], Sequence[str]]:
-        """Return what was drawn, the images on the model's grid, their size as they came, and their keys."""
+    ) -> tuple[SampleSet, Tensor, CropWindow | None, tuple[int, int], Sequence[str]]:
+        """Return the samples, the images on the model's grid, the window that fills it, their size and their keys."""
         num_samples = self.count_samples(num_samples, tta)
         num_steps, tta = self.num_steps if num_steps is None else num_steps, self.tta if tta is None else tta
         if num_steps is not None and num_steps < 1:
@@ -228,11 +231,18 @@ class Segmenter(BatchedModule, ABC):
             keys = slice_keys(keys[0], range(len(keys)), spacing[0], self.slice_correlation)
         if len(keys) != len(image):
             raise ValueError(f"There are {len(image)} images and {len(keys)} keys; each image needs one.")
-        image = image.to(self.device)
-        grid = image if size == self.image_size else to_grid(image, self.image_size)
+        window = None
+        if self.slice_input is not None:
+            window = self.slice_input.window(size, (1.0, 1.0) if spacing is None else spacing[1:], self.image_size)
+        if window is not None and turn != 1:
+            raise ValueError(
+                "The image is turned by its EXIF orientation, and this model takes slices: save it upright."
+            )
+        shown = (image if window is None else window.cut(image, -1.0)).to(self.device)
+        grid = shown if tuple(shown.shape[-2:]) == self.image_size else to_grid(shown, self.image_size)
         drawn = self.draw(grid, keys, range(num_samples), num_steps, self.seed if seed is None else seed, tta)
         drawn = drawn.map(partial(turn_back, orientation=turn))
-        return drawn, turn_back(grid, turn), size if turn < 5 else size[::-1], keys
+        return drawn, turn_back(grid, turn), window, size if turn < 5 else size[::-1], keys
 
     def _warn_of_misfits(self, num_samples: int | None, num_steps: int | None, tta: TTA | None) -> None:
         """Warn of what was fitted to validation cases with other settings than these."""

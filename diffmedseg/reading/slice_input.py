@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from diffmedseg.reading.windows import CropWindow, square_window
+
 
 @dataclass(frozen=True)
 class SliceInput:
@@ -14,12 +16,15 @@ class SliceInput:
         ranges: By channel, the stored values that become -1 and 1, such as Hounsfield units. Other channels are
             z-scored over the brain.
         depth: Number of slices that a network of volumes sees at once; 0 for networks of slices.
+        square_pixels: Whether slices get a margin of background so that a pixel of the model's grid is square in mm.
+            Otherwise each slice fills the grid, whatever its shape.
     """
 
     context: int = 0
     distance: float | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     depth: int = 0
+    square_pixels: bool = False
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
@@ -43,8 +48,8 @@ class SliceInput:
 
     @property
     def is_plain(self) -> bool:
-        """Whether slices are shown one by one, and every channel is z-scored."""
-        return not self.context and not self.ranges and not self.depth
+        """Whether slices are shown one by one and fill the grid, and every channel is z-scored."""
+        return not self.context and not self.ranges and not self.depth and not self.square_pixels
 
     def ranges_of(self, channels: Sequence[str]) -> dict[int, tuple[float, float]]:
         """Return the ranges by the number of their channel."""
@@ -53,6 +58,16 @@ class SliceInput:
     def image_channels(self, channels: Sequence[str]) -> tuple[str, ...]:
         """Return the names of all channels of an image: those of the slice itself, then of slices ever further away."""
         return tuple(f"{name}{offset:+d}" if offset else name for offset in self._offsets() for name in channels)
+
+    def window(self, size: tuple[int, int], spacing: tuple[float, float], grid: tuple[int, int]) -> CropWindow | None:
+        """Return the window of a slice that fills the model's grid; None for the slice itself.
+
+        Args:
+            size: Height and width of the slice.
+            spacing: Distance of its rows and columns, in mm.
+            grid: Height and width of the grid.
+        """
+        return square_window(size, spacing, grid) if self.square_pixels else None
 
     def neighbours(self, index: int, depth: int, spacing: float) -> list[int]:
         """Return the numbers of the slices that are shown with a slice, in the order of :meth:`image_channels`.

@@ -51,6 +51,8 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
         depth: Number of neighbouring slices that a 3-D network learns together, and sees at once of a volume that it
             segments, such as 32; 0 for networks of slices.
+        square_pixels: Whether slices get a margin of background so that a pixel of the model's grid is square in mm.
+            Otherwise each slice is stretched to fill the grid.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -68,12 +70,13 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         ranges: Mapping[str, tuple[float, float]] | None = None,
         ignore: int | None = None,
         depth: int = 0,
+        square_pixels: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         if empty_weight < 0:
             raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
-        self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges, depth)
+        self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges, depth, square_pixels)
         self.slice_input, self.ignore = self.info.slice_input or SliceInput(), ignore
         self.allowed = {value for values in labels.values() for value in values}
         if ignore in self.allowed:
@@ -180,15 +183,14 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         def one(case: Case) -> Path | DataError:
             try:
                 return decode(
-                    cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed, ranges,
-                    self.ignore,
+                    cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed,
+                    self.slice_input, self.ignore,
                 )  # fmt: skip
             except DataError as error:
                 return error
             except Exception as error:  # a damaged header can bring about anything
                 return DataError(f"{case.id} cannot be read ({error!r}): download it again")
 
-        ranges = self.slice_input.ranges_of(self.info.channels)
         before = set(cache_folder().glob(f"{self.info.name}-*"))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
             results = pool.map(one, cases)

@@ -19,6 +19,7 @@ from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json
 from diffmedseg.reading.slice_input import SliceInput
+from diffmedseg.reading.windows import CropWindow
 
 _FORMAT = 6  # to be raised with any change to what is written for the same files
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
@@ -56,6 +57,7 @@ def to_slices(
     names: Sequence[str],
     size: tuple[int, int],
     ranges: Mapping[int, tuple[float, float]] | None = None,
+    window: CropWindow | None = None,
 ) -> Tensor:
     """Normalise a volume over its brain and shrink its slices, for training and for prediction alike.
 
@@ -63,8 +65,9 @@ def to_slices(
         channels: The channels, as stored.
         brain: (D, H, W).
         names: What each channel is, for messages.
-        size: (H, W) of the model's grid. The aspect is not kept.
+        size: (H, W) of the model's grid.
         ranges: By number of a channel, the values that become -1 and 1 instead.
+        window: As of :func:`shrink_slices`.
 
     Returns:
         (D, C, *size), float32 in [-1, 1].
@@ -72,22 +75,26 @@ def to_slices(
     Raises:
         DataError: If there is no brain, or a channel is constant within it.
     """
-    return shrink_slices(NormalVolume.of(channels, brain, names, ranges), size)
+    return shrink_slices(NormalVolume.of(channels, brain, names, ranges), size, window)
 
 
-def shrink_slices(volume: NormalVolume, size: tuple[int, int]) -> Tensor:
+def shrink_slices(volume: NormalVolume, size: tuple[int, int], window: CropWindow | None = None) -> Tensor:
     """Shrink the slices of a volume to a grid.
 
     Args:
         volume: The volume.
         size: (H, W) of the grid.
+        window: Window of each slice that fills the grid, with background beyond the slice. None for the slice itself,
+            whose aspect is not kept.
 
     Returns:
         (D, C, *size), float32 in [-1, 1].
     """
     shrunk = torch.empty(len(volume.brain), len(volume.channels), *size)
     for out, normal in zip(shrunk, volume.slices(), strict=True):
-        out[:] = F.interpolate(torch.from_numpy(normal)[None], size, mode="bilinear", antialias=True)[0]
+        image = torch.from_numpy(normal)[None]
+        image = image if window is None else window.cut(image, -1.0)
+        out[:] = F.interpolate(image, size, mode="bilinear", antialias=True)[0]
     return shrunk.clamp_(-1, 1)
 
 
@@ -101,7 +108,7 @@ def decode(
     layout: Layout,
     size: tuple[int, int],
     allowed: set[int],
-    ranges: Mapping[int, tuple[float, float]] | None = None,
+    slice_input: SliceInput | None = None,
     ignore: int | None = None,
 ) -> Path:
     """Decode a case into the cache, or find what an earlier call with the same files and settings left there.
@@ -111,9 +118,9 @@ def decode(
         name: Name of the data set.
         case: The case.
         layout: Reads it.
-        size: (H, W) of the model's grid. The aspect is not kept.
+        size: (H, W) of the model's grid.
         allowed: Values of the label scheme.
-        ranges: As of :func:`to_slices`.
+        slice_input: How slices become images; None for the default.
         ignore: The value of voxels whose label is not known, which is one of ``allowed``; None where all are known.
 
     Returns:
@@ -123,8 +130,10 @@ def decode(
         DataError: If the case cannot be read, or the cache not be written.
     """
     files = ((case.id, path) for path in case.files)
-    ranges = ranges or {}
-    also = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
+    slice_input = slice_input or SliceInput()
+    ranges = slice_input.ranges_of(layout.modalities)
+    also: list[object] = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
+    also += ["square pixels"] if slice_input.square_pixels else []  # other keys stay: a cache lasts over versions
     key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items())), *also))
     target = cache / f"{name}-{case.id}-{key}"
 
@@ -132,7 +141,8 @@ def decode(
         raw = layout.read(case, allowed)
         names = [f"{case.images[0].parent}: {modality}" for modality in layout.modalities]
         brain = shown_part(raw.channels, raw.brain, ranges)
-        image = to_slices(raw.channels, brain, names, size, ranges)
+        window = slice_input.window(_size_of(raw.labels), raw.spacing[1:], size)
+        image = to_slices(raw.channels, brain, names, size, ranges, window)
         folder.mkdir()
         np.save(folder / "image.npy", ((image + 1) / 2 * _LEVELS).round().numpy().astype(np.uint16))
         np.save(folder / "labels.npy", raw.labels)
@@ -212,7 +222,9 @@ class SliceStore(ImageStore):
     def _small_labels(self, index: int) -> NDArray[np.uint8]:
         """Return the labels on the model's grid."""
         case, number = self._at(index)
-        labels = case.labels[number]
+        window, labels = self.window(index), case.labels[number]
+        if window is not None:
+            labels = window.cut(torch.from_numpy(labels.copy()), 0).numpy()
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(np.intp)
             for new, old in zip(self._size, labels.shape, strict=True)
@@ -224,6 +236,11 @@ class SliceStore(ImageStore):
         """Return (1, K, h, w), uint8 in {0, 1}."""
         case, number = self._at(index)
         return torch.from_numpy(self._table[:, case.labels[number]])[None]
+
+    def window(self, index: int) -> CropWindow | None:
+        """Return the window of the slice that fills the grid; None for the slice itself."""
+        case, _ = self._at(index)
+        return self._slice_input.window(_size_of(case.labels), case.spacing[1:], self._size)
 
     def spacing(self, index: int) -> tuple[float, ...]:
         """Return the distance of slices, rows and columns, in mm."""
@@ -237,3 +254,8 @@ class SliceStore(ImageStore):
         """Return 1 where the slice has any of the regions."""
         case, number = self._at(index)
         return int(bool(case.tumour[number]) and bool(self._table[:, case.labels[number]].any()))
+
+
+def _size_of(labels: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return height and width of slices (D, h, w)."""
+    return int(labels.shape[1]), int(labels.shape[2])

@@ -53,6 +53,7 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         context_distance: Distance of these slices in mm; None for the next ones.
         depth: Number of neighbouring slices that a 3-D network learns together, and sees at once; 0 for networks of
             slices.
+        square_pixels: Whether slices get a margin of background so that a pixel of the model's grid is square in mm.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -71,13 +72,24 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         context: int = 0,
         context_distance: float | None = None,
         depth: int = 0,
+        square_pixels: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, source, **kwargs)
         self.splits_final = self.root / SPLITS_FINAL if splits_final is None else expand_home(splits_final)
         self._named_splits = splits_final is not None
         self.info = nnunet_info(
-            root, source, modalities, regions, case, context, context_distance, ranges, range, depth
+            root,
+            source,
+            modalities,
+            regions,
+            case,
+            context,
+            context_distance,
+            ranges,
+            range,
+            depth,
+            square_pixels,
         )
         self._reader: BrainMRIDataModule | PictureDataModule | None = None
         description = find_description(self.root)
@@ -87,9 +99,12 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         shared = {**kwargs, "splits": None, "regions": regions}
         source = source_of(description, source)
         if isinstance(self._layout, NnUNetPictures):
-            for name, slices in (("context", context), ("depth", depth)):
-                if slices:
-                    raise ValueError(f"{name} is {slices}, and {description.root} holds 2-D pictures: set it to 0.")
+            for name, value in (("context", context), ("depth", depth), ("square_pixels", square_pixels)):
+                if value:
+                    raise ValueError(
+                        f"{name} is {value}, which is for volumes, and {description.root} holds 2-D pictures: leave it "
+                        "out."
+                    )
             self._reader = PictureDataModule(
                 root, source, self._layout, nested=description.nested, grey=len(description.channels) == 1, range=range,
                 **shared,
@@ -98,6 +113,7 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
             self._reader = BrainMRIDataModule(
                 root, source, self._layout, description.labels, train_slices=train_slices, empty_weight=empty_weight,
                 context=context, context_distance=context_distance, ignore=description.ignore, depth=depth,
+                square_pixels=square_pixels,
                 ranges=self._measure(description, self._layout, ranges or {}), **shared,
             )  # fmt: skip
         self.info = self._reader.info

@@ -60,6 +60,7 @@ def nnunet_info(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     range: tuple[float, float] | None = None,
     depth: int = 0,
+    square_pixels: bool = False,
     **_: object,
 ) -> DatasetInfo:
     """Return the facts of a raw data set; arguments as of ``NnUNetDataModule``, others are ignored.
@@ -75,9 +76,11 @@ def nnunet_info(
     description = find_description(expand_home(root))
     if description is None:
         volumes = NnUNetVolumes(["image"], case)
-        return brain_info(source, volumes, {"foreground": [1]}, None, context, context_distance, depth=depth)
+        labels = {"foreground": [1]}
+        return brain_info(source, volumes, labels, None, context, context_distance, None, depth, square_pixels)
     layout, source = nnunet_layout(description, case, modalities), source_of(description, source)
     if isinstance(layout, NnUNetPictures):
         grey = len(description.channels) == 1
         return picture_info(source, layout, root, description.nested, grey=grey, range=range, regions=regions)
-    return brain_info(source, layout, description.labels, regions, context, context_distance, ranges, depth)
+    slices = context, context_distance, ranges, depth, square_pixels
+    return brain_info(source, layout, description.labels, regions, *slices)

@@ -13,7 +13,7 @@ from diffmedseg.postprocessing.components import drop_small, smallest_sizes
 from diffmedseg.prediction.volumes.compact import PackedMasks, SteppedMap
 from diffmedseg.prediction.volumes.planes import LEARNED
 from diffmedseg.prediction.volumes.slices import SliceRun
-from diffmedseg.segmentation import full_size_samples, resize_soft, sample_areas
+from diffmedseg.segmentation import Segmentation, full_size_samples, resize_soft, sample_areas
 
 STEPS = 256
 """Per unit of probability, as finely as pictures have it; 0.5 is a step. More digits say nothing of a few samples, and
@@ -28,7 +28,7 @@ class VolumeSegmentation:
     """A set of masks of a volume, and what follows from it; nothing is found where a slice shows no brain.
 
     Attributes:
-        samples: (S, K, D, h, w), bool, on the model's grid.
+        samples: (S, K, D, h, w), bool, at the size of the model's grid; they cover whole slices.
         sample_voxels: (S, K): voxels of each sample at the volume's own size.
         probability: (K, D, H, W), in [0, 1], in steps of 1 / STEPS.
         uncertainty: (K, D, H, W), in [0, 0.5], likewise: the samples' standard deviation; see Segmentation.
@@ -107,11 +107,11 @@ def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
         ):  # fmt: skip
             if target is not None and found is not None:
                 target[:, some] = found.transpose(0, 1).numpy()
-        samples[:, :, some] = result.samples.permute(1, 2, 0, 3, 4) > 0.5
+        samples[:, :, some] = _whole_slices(result, model.image_size).permute(1, 2, 0, 3, 4)
         if full is not None:
-            for s, sample in enumerate(full_size_samples(result.samples, size)):
+            for s, sample in enumerate(full_size_samples(result.samples, size, result.window)):
                 full[s, :, some] = sample.numpy()  # an index of a number and a list puts the list first
-        voxels += sample_areas(result.samples, size).sum(0)
+        voxels += sample_areas(result.samples, size, result.window).sum(0)
         mean = result.mean
         overlap += torch.stack(soft_overlap(mean, result.mask)).sum(1)
         if within is not None:
@@ -122,6 +122,15 @@ def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
         overlap -= within.dropped(before, mask)
     maps = samples, voxels, probability, uncertainty, mask, _doubt(mask, overlap, voxels), inner, outer, full, fractions
     return VolumeSegmentation(*maps, run.familiarity())
+
+
+def _whole_slices(result: Segmentation, grid: tuple[int, int]) -> Tensor:
+    """Return the samples as masks of whole slices, (B, S, K, *grid), bool."""
+    if result.window is None:
+        return result.binary_samples
+    size = int(result.mask.shape[-2]), int(result.mask.shape[-1])
+    native = full_size_samples(result.samples, size, result.window)
+    return torch.stack([resize_soft(sample.float(), grid) > 0.5 for sample in native], 1)
 
 
 class _WithinMask:
@@ -158,8 +167,7 @@ def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
     probability, mean = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     soft = []  # by axis, of all samples: (S, K, slices, h, w)
     for position, plane in enumerate(run.planes):
-        shown = [one.stop - one.start for one in plane.shown]
-        waiting = torch.zeros(run.num_samples, shape[0], plane.shape[0], *shown, dtype=torch.uint8)
+        waiting = torch.zeros(run.num_samples, shape[0], plane.shape[0], *plane.grid, dtype=torch.uint8)
         for some, result in run.segment(position):
             plane.turn(probability)[:, some] += result.probability.transpose(0, 1).numpy() / number
             plane.turn(mean)[:, some] += result.mean.transpose(0, 1).numpy() / number
@@ -205,7 +213,7 @@ def _mean_sample(run: SliceRun, soft: Sequence[Tensor]) -> NDArray[np.bool_]:
         turned = plane.turn(total)
         for number, one in enumerate(slices):
             if one.any():
-                turned[number] += resize_soft(one[None, None].float() / _SOFT, plane.shape[1:])[0, 0].numpy()
+                turned[number] += resize_soft(one[None, None].float() / _SOFT, plane.size, plane.window)[0, 0].numpy()
     return total > len(soft) / 2
 
 

@@ -64,9 +64,9 @@ class SliceRun:
             )
         self.model, self.settings, self.shape = model, settings, volume.brain.shape
         self.num_samples = model.count_samples(settings.num_samples, settings.tta)
-        self.planes = [Plane.of(axis, self.shape, volume.spacing, model.image_size) for axis in axes]
-        self._key, self._batch_size, self._watcher = key, batch_size, watcher or Watcher()
         self._shown = model.slice_input or SliceInput()
+        self.planes = [Plane.of(axis, self.shape, volume.spacing, model.image_size, self._shown) for axis in axes]
+        self._key, self._batch_size, self._watcher = key, batch_size, watcher or Watcher()
         ranges = self._shown.ranges_of(model.channels)
         normal = NormalVolume.of(volume.channels, volume.brain, volume.names, ranges)
         self._images = [plane.images(normal) for plane in self.planes]
@@ -94,9 +94,9 @@ class SliceRun:
             if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
                 self._features.append(drawn.features)
             for part in (slice(at, at + self._batch_size) for at in range(0, len(some), self._batch_size)):
-                own = drawn.map(itemgetter(part)).map(plane.cut)
-                fused = self.model.fuse(own, plane.shape[1:], plane.cut(batch[part]), keys[part])
-                yield some[part], self.settings.decide(fused)
+                fused = self.model.fuse(drawn.map(itemgetter(part)), plane.size_seen, batch[part], keys[part])
+                decided = self.settings.decide(fused)
+                yield some[part], decided if plane.window is None else decided.paste_into(plane.window, plane.size)
 
     def familiarity(self) -> Tensor | None:
         """Return the familiarity of the whole case, (1,), from its axial slices; None where there is none."""

@@ -106,10 +106,10 @@ def test_racing_processes_agree(root, monkeypatch):
     context, to_slices = multiprocessing.get_context("fork"), mri_store.to_slices
     barrier, seen = context.Barrier(2, timeout=300), context.Queue()
 
-    def slow(channels, brain, names, size, ranges=None):
+    def slow(channels, brain, names, *others):
         if CASES[0] in names[0]:
             barrier.wait()
-        return to_slices(channels, brain, names, size, ranges)
+        return to_slices(channels, brain, names, *others)
 
     def run():
         data = data_module("brats", root)

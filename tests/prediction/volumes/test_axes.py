@@ -154,18 +154,17 @@ def test_neighbouring_slices_are_those_of_the_axis(tmp_path):
 
 
 def test_slices_along_other_axes_have_square_pixels():
-    plane = Plane.of("coronal", SHAPE, SPACING, (64, 64))
+    plane = Plane.of("coronal", SHAPE, SPACING, (64, 64), SliceInput())
     assert (plane.shape, plane.spacing) == ((44, 16, 30), (1.0, 2.5, 1.5))
-    rows, columns = plane.shown  # 40 and 45 mm
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (round(64 * 40 / 45), 64)
-    whole = Plane.of("axial", SHAPE, SPACING, (64, 64))
-    assert whole.shown == (slice(0, 64), slice(0, 64))
+    assert plane.window == (0, -1, 30, 18)  # 45 x 45 mm around 40 x 45 mm
+    assert Plane.of("axial", SHAPE, SPACING, (64, 64), SliceInput()).window is None
     marked = np.zeros((1, *SHAPE), np.float32)
     marked[0, -1, 20, 3] = 1  # at the top of the head
     assert np.argwhere(plane.turn(marked)[0]).tolist() == [[20, 0, 3]]
     images = plane.images(NormalVolume.of(marked, np.ones(SHAPE, bool), ["flair"], {0: (0, 1)}))
     assert images.shape == (44, 1, 64, 64)
-    assert images[20, 0, rows.start].max() > images[20, 0, rows.stop - 1].max() == -1
+    assert (images[20, 0, :2] == -1).all()  # the margin is background
+    assert images[20, 0, 2:8].max() > images[20, 0, 12:].max() == -1
 
 
 def test_axes_that_cannot_be_are_refused(tmp_path):
@@ -221,6 +220,6 @@ def test_a_small_enhancing_tumour_becomes_core(tmp_path):
 def test_all_ways_to_turn_a_volume_are_views():
     values = np.arange(np.prod(SHAPE)).reshape(SHAPE)
     for axis, flip in itertools.product(AXES, (False, True)):
-        turned = Plane.of(axis, SHAPE, SPACING, (8, 8)).turn(values[::-1] if flip else values)
+        turned = Plane.of(axis, SHAPE, SPACING, (8, 8), SliceInput()).turn(values[::-1] if flip else values)
         assert np.shares_memory(turned, values)
-        assert turned.shape == Plane.of(axis, SHAPE, SPACING, (8, 8)).shape
+        assert turned.shape == Plane.of(axis, SHAPE, SPACING, (8, 8), SliceInput()).shape
