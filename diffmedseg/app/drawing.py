@@ -1,4 +1,4 @@
-"""The strokes that a user draws over a mask: one colour adds, another removes."""
+"""Apply the strokes that a user draws over a mask: orange adds, blue removes."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from diffmedseg.figures import BLUE, ORANGE
 
 #: Colours of the brush.
 ADD, REMOVE = ORANGE, BLUE
-_SURE = 127  # of 255: a pixel that is less opaque was not drawn
+_OPAQUE = 127  # of 255: less opaque pixels are the faint edge of a stroke
 
 
 def correct(mask: NDArray[np.bool_], layers: Sequence[NDArray[np.uint8]]) -> None:
-    """Add and remove in place what was drawn over a mask.
+    """Apply strokes to a mask, in place.
 
     Args:
         mask: (H, W).
-        layers: The strokes, each (h, w, 4) in RGBA; later ones lie above.
+        layers: The strokes, each (h, w, 4) in RGBA; later strokes lie above earlier ones.
     """
     for layer in layers:
-        drawn = layer[..., 3] > _SURE
+        drawn = layer[..., 3] > _OPAQUE
         colours = [np.array(to_rgb(colour)) * 255 for colour in (ADD, REMOVE)]
         to_add, to_remove = (np.abs(layer[..., :3] - colour).sum(-1) for colour in colours)
         adds = _fit(drawn & (to_add <= to_remove), mask.shape)
@@ -33,4 +33,4 @@ def correct(mask: NDArray[np.bool_], layers: Sequence[NDArray[np.uint8]]) -> Non
 
 def _fit(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     image = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST)) > _SURE
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST)) > 127

@@ -1,4 +1,4 @@
-"""What the page's buttons and sliders do. Each handler takes the session of the user who pressed them."""
+"""Handlers of the page's buttons and sliders. Each handler takes the session of its user."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from diffmedseg.zoo.shelf import Shelf
 
 NO_SECOND = "no other model"
 ALL_REGIONS = "all"
-_ON_ITS_WAY = 900  # seconds: the longest upload, of another user
+_LONGEST_UPLOAD = 900  # seconds: younger files may belong to another user's upload
 
 
 class Handlers:
@@ -34,20 +34,20 @@ class Handlers:
     Args:
         shelf: The models.
         root: Folder of uploads and sessions.
-        example: A picture that may be offered; None for none.
+        example: The example picture; None if there is no example.
     """
 
     def __init__(self, shelf: Shelf, root: Path, example: Path | None) -> None:
         self.shelf, self.root, self._example = shelf, root, example
         self._lock = Lock()
-        self._sessions: dict[str, Session] = {}  # by the browser's session, to be closed with it
+        self._sessions: dict[str, Session] = {}  # by the id of the browser's tab, and closed with it
 
     # Sessions.
 
     def _open(self, session: Session | None, request: gr.Request) -> Session:
-        """Return the session of a browser's tab; a new one where there is none, or it is closed.
+        """Return the session of a browser's tab. Open a new session if there is none, or if it is closed.
 
-        A tab has one session, even where two of its events come at the same time.
+        A tab has one session, even if two of its events arrive at the same time.
         """
         name = str(request.session_hash)
         with self._lock:
@@ -68,16 +68,16 @@ class Handlers:
         return self._open(session, request)
 
     def unload(self, request: gr.Request) -> None:
-        """Remove the session of a browser's tab that was closed, and what nobody took or needs any more."""
+        """Remove the session of a closed tab, and files that no session needs."""
         self.end(self._sessions.pop(str(request.session_hash), None))
-        sweep(self.root, _ON_ITS_WAY if self._sessions else 0)
+        sweep(self.root, _LONGEST_UPLOAD if self._sessions else 0)
 
     # Files and models.
 
     def upload(self, session: Session | None, files: Sequence[str] | None, request: gr.Request) -> tuple[Session, str]:
-        """Move uploaded files into the session, in place of those that the page names no more."""
+        """Move uploaded files into the session, and remove files that are no longer in the page's list."""
         session = self._open(session, request)
-        if not files:  # the last was taken out of the list
+        if not files:  # the user removed the last file from the list
             return session, self.forget(session)
         try:
             session.take(files)
@@ -107,7 +107,7 @@ class Handlers:
         return page.banner(self.shelf.intended_use(name)), self.shelf.card(name, pictures=True)
 
     def wait(self, session: Session | None, request: gr.Request) -> tuple[Session, str, gr.Button]:
-        """Say that the session waits for its turn; from now on it can be stopped."""
+        """Show that the session waits for its turn. From now on it can be stopped."""
         session = self._open(session, request)
         session.stop.clear()
         session.waiting = True
@@ -115,13 +115,13 @@ class Handlers:
 
     @staticmethod
     def free() -> gr.Button:
-        """Let the next run be started."""
+        """Enable the button that starts a run."""
         return gr.Button(interactive=True)
 
     def segment(
         self, session: Session | None, name: str, second: str, request: gr.Request
     ) -> Iterator[tuple[Session, str]]:
-        """Segment the session's files with one model or two, and say how far it is."""
+        """Segment the session's files with one or two models, and report progress."""
         session = self._open(session, request)
         names = [name] if second in (NO_SECOND, name, None) else [name, second]
         for progress in run(session, self.shelf, names):
@@ -131,23 +131,23 @@ class Handlers:
 
     @staticmethod
     def stop(session: Session | None) -> str:
-        """Stop what the session segments, or waits for."""
+        """Stop the session's prediction, whether it runs or waits."""
         if session is None or not session.waiting:
             return page.status("Nothing is running.")
         session.stop.set()
         return page.status("Stopping …")
 
-    # Looking.
+    # Viewing.
 
     def prepare(self, session: Session | None) -> list[Any]:
-        """Fit the controls to the first result, and offer the files for download."""
+        """Adjust the controls to the first result, and offer the files for download."""
         names = [] if session is None else session.image_names()
         archive = None if session is None else session.zip_outputs()
         download = gr.DownloadButton(value=None if archive is None else str(archive), interactive=archive is not None)
         return [*self.change_image(session, names[0] if names else None, names), download]
 
     def change_image(self, session: Session | None, image: str | None, names: Sequence[str] | None = None) -> list[Any]:
-        """Fit the controls to an image, in the order of the layout."""
+        """Adjust the controls to an image, in the order of the layout."""
         scene = self._first(session, image)
         if scene is None or session is None:
             return [gr.Dropdown(choices=[], value=None), *[gr.skip()] * 11, gr.Column(visible=False)]
@@ -170,7 +170,7 @@ class Handlers:
         ]
 
     def look(self, session: Session | None, image: str | None, *controls: Any) -> tuple[str, str]:
-        """Return the views and the facts of an image, of two models one below the other."""
+        """Return the views and the sizes of an image, for each model."""
         scenes = self._scenes(session, image)
         if not scenes:
             return page.status("There is no result to show."), ""
@@ -207,7 +207,7 @@ class Handlers:
         )
 
     def keep_mask(self, session: Session | None, value: dict[str, Any] | None) -> tuple[Any, str, Any]:
-        """Save the image and its corrected mask, show them, and offer the data set for download."""
+        """Save the image with its corrected mask, show both, and offer the data set for download."""
         editing = None if session is None else session.editing
         scene = None if editing is None else self._first(session, editing.image)
         if session is None or editing is None or scene is None or not value:
@@ -228,7 +228,7 @@ class Handlers:
 
 
 def _paper(session: Session, scene: Scene) -> dict[str, Any]:
-    """Return what the editor draws on: the image with the mask of a region, in the session's folder."""
+    """Return the editor's background: the image with the mask of a region, as a file in the session's folder."""
     editing = session.editing
     assert editing is not None
     masks = session.edited(editing.image, scene)
@@ -251,7 +251,7 @@ def _look(
     contours: bool,
     *_: Any,
 ) -> Look:
-    """Read the controls. At the first model's own threshold each model keeps its own."""
+    """Read the controls. While the slider is at the first model's threshold, each model uses its own threshold."""
     own = abs(threshold - first.threshold) <= 0.0051
     number = scene.regions.index(region) if region in scene.regions else None
     level = scene.threshold if own else float(threshold)
@@ -264,6 +264,6 @@ def _positions(*controls: Any) -> dict[str, int]:
 
 
 def _command_name(name: str) -> str:
-    """Return a zoo entry's model, as the command line calls it; MODEL of a run, whose folder may be called anything."""
+    """Return the command line's name of a zoo entry's model; MODEL for a run, because its folder can have any name."""
     found = re.fullmatch(r"([a-z0-9-]+)_[\w.]+", name)
     return found[1] if found else "MODEL"

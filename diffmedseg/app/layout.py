@@ -1,4 +1,4 @@
-"""The blocks of the page and what connects them; :mod:`diffmedseg.app.handlers` does the work."""
+"""Layout of the page, and the events that call :mod:`diffmedseg.app.handlers`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from diffmedseg.app.drawing import ADD, REMOVE
 from diffmedseg.app.handlers import NO_SECOND, Handlers
 from diffmedseg.app.views import LAYERS, MASK
 
-_MODEL = "model"  # events that run a network wait for each other
-_CONTAINERS = ("row", "panel")  # are shown or hidden, and have no value
+_MODEL = "model"  # events that run a network run one after the other
+_CONTAINERS = ("row", "panel")  # can be hidden, and have no value
 _SECONDS_BETWEEN_SWEEPS, _SECONDS_KEPT = 60, 900
-_FONTS = ("system-ui", "sans-serif")  # nothing is fetched from the network
+_FONTS = ("system-ui", "sans-serif")  # of the system: the page loads nothing from the network
 
 
 def theme() -> gr.themes.Base:
-    """Return the look of the page: the system's fonts, so that it works without a network."""
+    """Return the page's theme. It uses the system's fonts, so that the page works without a network."""
     return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "monospace"))
 
 
@@ -25,7 +25,7 @@ def build(handlers: Handlers) -> gr.Blocks:
     """Build the page.
 
     Args:
-        handlers: What its buttons and sliders do.
+        handlers: Handlers of its buttons and sliders.
     """
     cache = _SECONDS_BETWEEN_SWEEPS, _SECONDS_KEPT
     with gr.Blocks(title="diffmedseg", analytics_enabled=False, delete_cache=cache, fill_width=True) as blocks:
@@ -54,7 +54,7 @@ def build(handlers: Handlers) -> gr.Blocks:
 
 def _inputs(handlers: Handlers) -> dict[str, Any]:
     names = handlers.shelf.names
-    files = gr.File(label="Pictures, NIfTI or DICOM", file_count="multiple", height=150)
+    files = gr.File(label="Pictures, NIfTI, DICOM or ZIP", file_count="multiple", height=150)
     with gr.Row():
         folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", min_width=120)
         example = gr.Button("Take the example", size="sm", min_width=120)
@@ -71,7 +71,7 @@ def _inputs(handlers: Handlers) -> dict[str, Any]:
 
 
 def _look_controls() -> dict[str, Any]:
-    """Make the controls of the view, in the order in which the handlers take them."""
+    """Make the controls of the view, in the order of the handlers' arguments."""
     with gr.Row():
         image = gr.Dropdown([], label="Image", min_width=160, filterable=False)
         layer = gr.Radio(LAYERS, value=MASK, label="Show", min_width=320)
@@ -95,8 +95,9 @@ def _look_controls() -> dict[str, Any]:
 
 def _correction() -> dict[str, Any]:
     gr.Markdown(
-        "Load the mask that is shown above (of a volume the axial plane), paint orange to add and blue to remove (the "
-        "palette of the brush), erase wrong strokes, and keep it. Kept masks are a data set to fine-tune on."
+        "Load the mask that is shown above. Of a volume, this is the axial plane. Paint orange to add and blue to "
+        "remove: the brush's palette has both. Erase wrong strokes, and keep the mask. The kept masks are a data set "
+        "to fine-tune on."
     )
     with gr.Row():
         load = gr.Button("Load the mask", size="sm", min_width=120)
@@ -127,7 +128,7 @@ def _connect(
     correction: dict[str, Any],
     results: dict[str, Any],
 ) -> None:
-    """Connect events; of the positions of a slider that moves, the newest is drawn."""
+    """Connect events. While a slider moves, only its newest position is drawn."""
     controls = [looks[name] for name in looks if name not in _CONTAINERS]
     seen = [results["views"], results["facts"]]
     status, models = inputs["status"], [inputs["model"], inputs["second"]]
@@ -140,7 +141,7 @@ def _connect(
         folder.upload(handlers.upload, [session, folder], [session, status], api_visibility="private"),
         example.click(handlers.example, [session], [session, status], **quick),
     ):
-        taken.then(lambda: None, None, [inputs["files"]], **quick)  # the files that were dropped before
+        taken.then(lambda: None, None, [inputs["files"]], **quick)  # forget files that were dropped before
     waits = inputs["run"].click(
         handlers.wait, [session], [session, status, inputs["run"]], queue=False, trigger_mode="once", **quick
     )
@@ -181,11 +182,11 @@ def launch(blocks: gr.Blocks, root: Path, host: str, port: int, most_bytes: int,
 
     Args:
         blocks: The page.
-        root: The folder of uploads and sessions, which alone is served; ``GRADIO_TEMP_DIR`` has to name it.
+        root: Folder of uploads and sessions. Only this folder is served. ``GRADIO_TEMP_DIR`` has to name it.
         host: Address to listen at.
-        port: Port; 0 for any that is free.
-        most_bytes: Largest file that may be uploaded.
-        wait: Return only when the server ends.
+        port: Port; 0 for a free port.
+        most_bytes: Size of the largest file that can be uploaded, in bytes.
+        wait: Whether to wait until the server ends.
     """
     blocks.queue(default_concurrency_limit=4, max_size=64)
     _, address, _ = blocks.launch(

@@ -1,4 +1,4 @@
-"""The HTML of the app: pictures as data in the page, so that no file is left behind, and facts as a table."""
+"""HTML of the app: images as data inside the page, so that no file stays, and sizes as a table."""
 
 import base64
 import io
@@ -56,13 +56,13 @@ CSS = """
 
 
 def banner(intended_use: str) -> str:
-    """Return the line that always stands on top: what the model is for, and that it is not for diagnosis."""
+    """Return the banner at the top: the model's intended use, and that it is not for diagnosis."""
     text = intended_use if "not for diagnosis" in intended_use.lower() else f"{intended_use} Not for diagnosis."
     return f'<div class="dms-banner" role="note"><b>Intended use:</b> {escape(text)}</div>'
 
 
 def status(text: str, share: float | None = None, failed: bool = False, command: str = "") -> str:
-    """Return a sentence, with a bar where something is going on, and a command where one is to be copied."""
+    """Return a message, with a progress bar if there is a share, and with a command to copy if there is one."""
     kind = "dms-error" if failed else "dms-status"
     bar = "" if share is None else f'<div class="dms-progress"><div style="width:{share:.0%}"></div></div>'
     copied = f'<pre class="dms-command">{escape(command)}</pre>' if command else ""
@@ -70,11 +70,11 @@ def status(text: str, share: float | None = None, failed: bool = False, command:
 
 
 def views(looks: Mapping[str, tuple[Scene, Look]], positions: Mapping[str, int]) -> str:
-    """Return the pictures of an image: three planes of a volume, or a picture without and with a layer.
+    """Return the views of an image: three planes of a volume, or a picture without and with a layer.
 
     Args:
-        looks: By model, its scene of the image, and how it is looked at.
-        positions: By plane, its number from 0; of volumes.
+        looks: For each model, its scene of the image and the view's settings.
+        positions: For each plane of a volume, its number from 0.
     """
     several = len(looks) > 1
     (first, look), *_ = looks.values()
@@ -94,7 +94,7 @@ def views(looks: Mapping[str, tuple[Scene, Look]], positions: Mapping[str, int])
 
 
 def _planes(scene: Scene, look: Look, positions: Mapping[str, int]) -> str:
-    """Return three planes of a volume and what their colours mean."""
+    """Return three planes of a volume and their legend."""
     figures = []
     for plane, axis in PLANES.items():
         position = min(max(positions[plane], 0), scene.shape[axis] - 1)
@@ -116,7 +116,7 @@ def _layer_caption(scene: Scene, look: Look) -> str:
 
 
 def legend(scene: Scene, look: Look) -> str:
-    """Return what the colours mean."""
+    """Return the legend of the colours."""
     if look.layer == IMAGE:
         return ""
     shown = range(len(scene.regions)) if look.region is None else [look.region]
@@ -137,7 +137,7 @@ def _chip(colour: str, text: str) -> str:
 
 
 def facts(scene: Scene, threshold: float) -> str:
-    """Return the size of each region with its interval, and what the user should know."""
+    """Return the size of each region with its interval, and the warning about the image if there is one."""
     samples = count(len(scene.samples), "sample")
     labels = [
         f"{'Volume' if scene.is_volume else 'Area'} above {threshold:.2f}",
@@ -162,7 +162,7 @@ def heading(title: str) -> str:
 
 
 def compare(scenes: Sequence[Scene], thresholds: Sequence[float]) -> str:
-    """Return how far two masks of the same image agree, by region of the same name."""
+    """Return the Dice between two masks of the same image, for each region that both models have."""
     first, second = (scene.mask_at(threshold) for scene, threshold in zip(scenes, thresholds, strict=True))
     lines = []
     for k, region in enumerate(scenes[0].regions):
@@ -176,12 +176,13 @@ def compare(scenes: Sequence[Scene], thresholds: Sequence[float]) -> str:
 
 
 def _number(value: float, scene: Scene) -> str:
-    return f"{value:,.0f} px" if scene.unit == "px" else f"{value:,.2f} ml"
+    """Return a size with its unit; the space between them does not break at the end of a line."""
+    return f"{value:,.0f}\xa0px" if scene.unit == "px" else f"{value:,.2f}\xa0ml"
 
 
 def _range(ends: tuple[float, float], scene: Scene) -> str:
     low, high = (_number(end, scene) for end in ends)
-    return f"{low.rpartition(' ')[0]} to {high}"
+    return f"{low.split()[0]} to {high}"
 
 
 def _capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Segmenting in the background, so that the page stays alive: progress, stopping, errors in a sentence."""
+"""Segment in the background, with progress, a way to stop, and each error in a sentence."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -11,17 +11,17 @@ from diffmedseg.wording import count, first_names
 from diffmedseg.zoo.shelf import Shelf
 
 _BETWEEN = 0.3  # seconds between two reports of progress
-_TOLD = 3  # failures that are told
-_NAMED = 6  # files that were left out and are named
+_TOLD = 3  # failures that are reported in full
+_NAMED = 6  # unused files that are named
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a prediction is.
+    """Progress of a prediction.
 
     Attributes:
-        text: What there is to say, in a sentence or a few.
-        share: Of all that is to be done, in [0, 1].
+        text: Message for the user, in a sentence or a few.
+        share: Finished share, in [0, 1].
         failed: Whether something went wrong.
         finished: Whether this is the last report.
     """
@@ -33,13 +33,13 @@ class Progress:
 
 
 def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progress]:
-    """Segment a session's files with each model; yields as it goes on, and at the end.
+    """Segment a session's files with each model. Yield progress several times a second, and at the end.
 
-    Results of an earlier run are dropped. When the iterator is closed early, as a browser's tab is, the prediction is
-    stopped.
+    Results of an earlier run are dropped. If the iterator is closed early, because the browser's tab was closed, the
+    prediction is stopped.
 
     Args:
-        session: The session, which holds files.
+        session: The session with the files.
         shelf: The models.
         names: Names of the models.
     """

@@ -1,4 +1,4 @@
-"""Corrected masks, saved as a data set that ``diffmedseg train ... folder`` or ``... volumes`` reads."""
+"""Save corrected masks as a data set for ``diffmedseg train ... folder`` or ``... volumes``."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from diffmedseg.reading.opening import open_image, stored_orientation
 from diffmedseg.reading.pictures import read_upright, turn_back
 from diffmedseg.segmentation import nest
 
-_AS_IT_IS = 2**20  # px: no picture is longer, so that none is shrunk
-_OWN = "mine.yaml"  # what the data set needs beside the names of its files
+_UNSHRUNK = 2**20  # px: no picture is longer
+_OWN = "mine.yaml"  # describes regions and channels
 Names = dict[str, str]
 
 
@@ -37,7 +37,7 @@ class CorrectedSet:
     are ``images/ID.nii.gz`` and ``masks/ID.nii.gz``.
 
     Attributes:
-        folder: Where they are saved.
+        folder: Folder of the data set.
         regions: The model's regions.
         nested: Whether each region lies in the region before it.
     """
@@ -56,7 +56,7 @@ class CorrectedSet:
         return "volumes" if any(self.folder.glob("images/*.nii.gz")) else "folder"
 
     def command(self, model: str, pretrained: str) -> str:
-        """Return the command that fine-tunes a model on the set, once it is unpacked into ``corrected``.
+        """Return the command that fine-tunes a model on the data set, after it is unpacked into ``corrected``.
 
         Args:
             model: The model's name on the command line, such as ``medsegdiff-lite``.
@@ -66,7 +66,7 @@ class CorrectedSet:
         return f"diffmedseg train {model} {self.data} --data.root corrected{extra} --pretrained {pretrained}"
 
     def _identify(self, name: str, image: Path) -> str:
-        """Return the image's id: the same for the same image, and another one for another image of the same name."""
+        """Return the image's id. The same image keeps its id; other images of the same name get another id."""
         digest = file_sha256(image)
         if digest in self._ids:
             return self._ids[digest]
@@ -79,15 +79,15 @@ class CorrectedSet:
         return found
 
     def add_picture(self, scene: Scene, image: Path, predicted: dict[str, Path], edited: NDArray[np.bool_]) -> str:
-        """Save a picture with its corrected mask at the picture's own size, laid out as its file.
+        """Save a picture with its corrected mask, at the size and orientation of the picture's file.
 
-        What was not edited keeps the mask that was predicted at the picture's own size.
+        Pixels that were not edited keep the mask that was predicted at this size.
 
         Args:
             scene: The picture's scene.
             image: Its file.
-            predicted: By region, the mask that ``predict`` wrote.
-            edited: (K, H, W): the masks after editing, upright, at the scene's size.
+            predicted: The mask file of each region that ``predict`` wrote.
+            edited: (K, H, W): the edited masks, upright, at the scene's size.
 
         Returns:
             The picture's id.
@@ -123,14 +123,14 @@ class CorrectedSet:
         return self.folder / "masks" / region if len(self.regions) > 1 else self.folder / "masks"
 
     def _save_image(self, image: Path, name: str) -> None:
-        """Copy a picture as it is; one whose ending data sets do not know becomes an upright PNG."""
+        """Copy a picture unchanged. If data sets do not know its ending, save it as an upright PNG."""
         if image.suffix.lower() in PICTURES:
             target = self.folder / "images" / f"{name}{image.suffix.lower()}"
             write_whole(target, lambda temporary: shutil.copyfile(image, temporary))
             return
         if stored_orientation(image) != 1:
             raise DataError(f"{image.name} is turned, and its ending is not known: save it as .png or .jpg first.")
-        picture = read_upright(image, _AS_IT_IS, None)
+        picture = read_upright(image, _UNSHRUNK, None)
         write_whole(self.folder / "images" / f"{name}.png", lambda temporary: picture.save(temporary, "PNG"))
 
     def add_volume(
@@ -140,15 +140,15 @@ class CorrectedSet:
 
         Args:
             scene: The volume's scene.
-            sources: Files and folders, among them its own.
+            sources: Files and folders that include the volume.
             channels: The model's channels.
-            edited: (K, D, H, W): the masks after editing.
+            edited: (K, D, H, W): the edited masks.
 
         Returns:
             The volume's id.
 
         Raises:
-            DataError: If the volume cannot be read, or regions overlap that do not nest.
+            DataError: If the volume cannot be read, or if regions overlap that do not nest.
         """
         import SimpleITK as sitk
 
@@ -184,6 +184,6 @@ class CorrectedSet:
 
 
 def _enlarged(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Resize a mask to (H, W), each pixel taken from where it lies."""
+    """Resize a mask to (H, W) by its nearest pixels."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST)) > 127

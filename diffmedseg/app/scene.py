@@ -1,4 +1,4 @@
-"""What is shown of one image: a picture, which is a volume of one slice, or a volume."""
+"""One image as it is shown: a volume, or a picture as a volume of one slice."""
 
 import math
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ class Size:
     """The area or volume of a region.
 
     Attributes:
-        value: Of the mask.
-        samples: Of the smallest and the largest sample.
-        interval: Of a calibrated model, the interval that holds the true size as often as its calibration says; else
-            None.
+        value: Size of the mask.
+        samples: Sizes of the smallest and the largest sample.
+        interval: Interval that contains the true size as often as the calibration states; None if the model is not
+            calibrated.
     """
 
     value: float
@@ -35,7 +35,7 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """An image and its segmentation, in 8 bits: sessions hold scenes in memory.
+    """An image and its segmentation, in 8 bits to save memory.
 
     Attributes:
         name: The image's name.
@@ -44,15 +44,15 @@ class Scene:
         samples: (S, K, D, h, w), bool, on the model's grid.
         probability: (K, D, H, W), uint8: 255 is 1.
         disagreement: (K, D, H, W), uint8: 255 is an even split of the samples.
-        mask: (K, D, H, W), bool: the model's own.
-        inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
-        outer: The outer contour, likewise.
-        threshold: The model's own, above which the probability makes the mask.
-        sizes: By region.
-        unit: Of the sizes: ``px`` or ``ml``.
-        unit_size: Size of one pixel or voxel of the scene, in the unit.
+        mask: (K, D, H, W), bool: the model's mask.
+        inner: (K, D, H, W), bool: the filled inner contour; None if the model is not calibrated.
+        outer: (K, D, H, W), bool: the filled outer contour, likewise.
+        threshold: The model's threshold: the mask is where the probability exceeds it.
+        sizes: Area or volume of each region.
+        unit: Unit of the sizes, ``px`` or ``ml``.
+        unit_size: Size of a pixel or voxel of the scene, in the unit.
         spacing: Distance of slices, rows and columns in mm; None for pictures.
-        note: What the user should know; often empty.
+        note: Warning for the user; often empty.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Scene:
 
     @property
     def is_volume(self) -> bool:
-        """Whether it has more planes than one."""
+        """Whether it is a volume."""
         return self.spacing is not None
 
     def mask_at(self, threshold: float) -> NDArray[np.bool_]:
-        """Return the mask (K, D, H, W) above a threshold; at the model's own exactly the model's mask."""
+        """Return the mask (K, D, H, W) above a threshold. At the model's threshold it is exactly the model's mask."""
         if math.isclose(threshold, self.threshold, abs_tol=0.005):
             return self.mask
         return self.probability > threshold * 255

@@ -1,4 +1,4 @@
-"""What one user of the app holds: a folder of their own, the uploaded files, results and corrections."""
+"""Session of one user: a private folder, the uploaded files, results and corrections."""
 
 import shutil
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ from diffmedseg.prediction.removing import file_name
 from diffmedseg.prediction.volumes.files import VolumeCase
 from diffmedseg.reading.names import clean_name
 
-_LONGEST = 1024  # px, of the picture that is shown
+_LONGEST = 1024  # px: longer side of the shown picture
 
 
 class Editing(NamedTuple):
-    """What is in the editor: an image's name, the number of the region, that of the axial plane, and the channel."""
+    """Content of the editor: name of the image, numbers of the region and of the axial plane, and the channel."""
 
     image: str
     region: int
@@ -46,11 +46,11 @@ class Editing(NamedTuple):
 
 
 class SessionWatcher(Watcher):
-    """Keeps the scenes of a prediction, tells its progress, and stops it when the session says so.
+    """Keep the scenes of a prediction, note its progress, and stop it if the session is stopped.
 
     Args:
         session: The session.
-        model: The model that predicts.
+        model: The model.
     """
 
     longest = _LONGEST
@@ -60,7 +60,7 @@ class SessionWatcher(Watcher):
         self.scenes: dict[str, Scene] = {}
 
     def report(self, share: float) -> None:
-        """Take the share that is done, or stop."""
+        """Note the finished share. Raise :class:`Stopped` if the session is stopped."""
         if self.session.stop.is_set() or self.session.closed:
             raise Stopped
         self.share = share
@@ -75,20 +75,20 @@ class SessionWatcher(Watcher):
 
 
 class Session:
-    """One user's folder and results; :meth:`close` removes all of it.
+    """Files and results of one user. :meth:`close` removes them.
 
     Args:
-        root: Folder below which every session has a folder of its own, with a name that nobody can guess.
+        root: Folder of all sessions. Each session makes its own folder in it, with a name that cannot be guessed.
 
     Attributes:
         folder: The session's folder.
-        stop: Set to stop the prediction that runs.
-        scenes: By model, in the order of prediction, and then by image.
-        inputs: The folder of the uploaded files; a volume of several files is called by it.
-        series: The folders of DICOM series, where there are several.
-        editing: What is in the editor; None where it is empty.
+        stop: Set to stop the running prediction.
+        scenes: Scenes by model, in the order of prediction, and then by image.
+        inputs: Folder of the uploaded files. A volume of several files has the folder's name.
+        series: Folders of the DICOM series, if there are several.
+        editing: Content of the editor; None if it is empty.
         waiting: Whether the page waits for a prediction, or for its turn.
-        unused: Names of the files that the last prediction left out.
+        unused: Names of files that the last prediction did not use.
     """
 
     def __init__(self, root: Path) -> None:
@@ -105,32 +105,33 @@ class Session:
         self.closed = False
         self._uploads = Uploads(self._root, self.folder / "uploads")
         self._busy, self._changing = Lock(), Lock()  # while a prediction writes; while files come or go
+        self._refusal = ""  # why the last upload was refused
         self._edited: dict[str, NDArray[np.bool_]] = {}
         self._corrected: dict[object, CorrectedSet] = {}
 
     def close(self) -> None:
-        """Stop what runs, and remove the folder and all results."""
+        """Stop the prediction, and remove the folder and all results."""
         self.closed = True
         self.stop.set()
         self.scenes = {}
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def outputs(self, model: str) -> Path:
-        """Return the folder of the files that ``predict`` wrote for a model."""
+        """Return the folder of a model's result files."""
         return self.folder / "out" / clean_name(model)
 
     def take(self, uploads: Sequence[str | Path], copy: bool = False) -> None:
-        """Move uploaded files into the session, in place of those that were there.
+        """Move uploaded files into the session, and remove earlier files.
 
         ZIP files are unpacked, and DICOM files sorted by their series.
 
         Args:
-            uploads: Files below the root, where uploads arrive, or files that were taken before from there.
-            copy: Copy files that lie elsewhere and stay there, such as an example of ours.
+            uploads: Files below the root, where uploads arrive. Files that were moved from there before count, too.
+            copy: Copy files from elsewhere, such as the example, and leave them there.
 
         Raises:
             DataError: If there is no file, there are too many, one lies outside the root, or a ZIP or DICOM file is
-                damaged. Then no file is there.
+                damaged. The session then has no files.
         """
         with self._changing:
             self._begin()
@@ -138,8 +139,9 @@ class Session:
                 files = self._uploads.take(uploads, copy)
                 self.inputs = lay_out(files, self.folder / "in", self.folder / "unpacked")
                 self.series = sort_series(self.inputs)
-            except DataError:
-                self._begin()  # half an upload is none
+            except DataError as error:
+                self._begin()  # keep no part of an upload
+                self._refusal = str(error)
                 raise
 
     def forget(self) -> None:
@@ -149,16 +151,16 @@ class Session:
             self._uploads.forget()
 
     def _begin(self) -> None:
-        """Remove files and results; what runs is stopped first."""
+        """Stop the prediction, and remove files and results."""
         self.stop.set()
         self.drop_results()
-        self.series = []
+        self.series, self._refusal = [], ""
         shutil.rmtree(self.folder / "in", ignore_errors=True)
         (self.folder / "in").mkdir(parents=True)
         self.stop.clear()
 
     def drop_results(self) -> None:
-        """Remove what was predicted before, and edits of it that were not kept."""
+        """Remove results, and edits that were not kept."""
         with self._busy:
             self.scenes, self._edited, self.editing, self.unused = {}, {}, None, []
             shutil.rmtree(self.folder / "out", ignore_errors=True)
@@ -167,13 +169,13 @@ class Session:
         """Segment the files as ``diffmedseg predict`` does, and keep the scenes.
 
         Args:
-            name: The model's name, of which the results are.
+            name: The model's name.
             model: The model.
             watcher: Follows the prediction.
 
         Raises:
-            DataError: If the files are nothing that the model takes.
-            Stopped: If the session said so.
+            DataError: If the model does not take such files.
+            Stopped: If the session was stopped.
         """
         with self._busy:
             return self._predict(name, model, watcher)
@@ -190,27 +192,27 @@ class Session:
                 self.unused = self._find_unused([part for case in cases for part in _parts(case)])
                 report = predict_volumes(model, cases, out, overwrite=True, watcher=watcher)
         finally:
-            if self.closed:  # what was written last came after the folder was removed
+            if self.closed:  # the prediction wrote after the folder was removed
                 self.close()
         if not self.closed:
             self.scenes[name] = watcher.scenes
         return report
 
     def _sources(self, model: Segmenter) -> list[Path]:
-        """Return what ``predict`` is given: series are cases of their own where the model has one channel.
+        """Return the inputs of the prediction. If the model has one channel, each series is a case.
 
         Raises:
             DataError: If there is no file.
         """
         files = sorted(self.inputs.iterdir()) if self.inputs.is_dir() else []
         if not files:
-            raise DataError(NO_FILE)
+            raise DataError(self._refusal or NO_FILE)
         if self.series and len(model.channels) == 1:
             return self.series
         return files if len(files) == 1 else [self.inputs]
 
     def _find_unused(self, used: Sequence[Path]) -> list[str]:
-        """Name the files that are not used, and do not lie in a folder that is."""
+        """Return the names of files that are not used, and are in no folder that is used."""
         files = [path for path in sorted(self.inputs.rglob("*")) if path.is_file()]
         return [file.name for file in files if not {file, file.parent} & set(used)]
 
@@ -219,18 +221,18 @@ class Session:
         return list(dict.fromkeys(name for scenes in self.scenes.values() for name in scenes))
 
     def edited(self, image: str, scene: Scene) -> NDArray[np.bool_]:
-        """Return the masks (K, D, H, W) of an image with all corrections, to be changed in place."""
+        """Return the masks (K, D, H, W) of an image with all corrections. The caller edits them in place."""
         return self._edited.setdefault(image, scene.mask.copy())
 
     def corrected(self, model: Segmenter, scene: Scene) -> CorrectedSet:
-        """Return the data set of the corrected images of a model's kind: what differs in regions is no one data set."""
+        """Return the data set of corrected images. Models with different regions have different data sets."""
         regions = tuple(model.regions)
         kind = regions, model.nested, tuple(model.channels) if scene.is_volume else None
         folder = self.folder / f"corrected-{len(self._corrected) + 1}"
         return self._corrected.setdefault(kind, CorrectedSet(folder, regions, model.nested))
 
     def save_correction(self, name: str, model: Segmenter, scene: Scene, edited: NDArray[np.bool_]) -> str:
-        """Save an image with its corrected mask into the data set of :meth:`corrected`; return its id.
+        """Save an image with its corrected mask into the data set of :meth:`corrected`, and return its id.
 
         Raises:
             DataError: If a file cannot be read, or overlapping regions cannot be saved.
@@ -248,16 +250,16 @@ class Session:
         return pairs.add_picture(scene, picture, masks, edited[:, 0])
 
     def plain(self, message: str) -> str:
-        """Return a message without the path of the session's folder, which is nobody's business."""
+        """Return a message without the path of the session's folder."""
         return message.replace(f"{self.inputs}/", "").replace(str(self.inputs), "the upload")
 
     def zip_outputs(self) -> Path | None:
-        """Pack all files that were predicted, a folder for each model; None where there are none."""
+        """Pack all results, a folder for each model. Return None if there are none."""
         return zip_folder(self.folder / "out", self.folder / "predictions.zip")
 
 
 def _parts(case: VolumeCase) -> list[Path]:
-    """Return the files, and folders of series, of a case; all of one that is not whole, which says so itself."""
+    """Return the files and the folders of series of a case; the case itself if it is not complete."""
     try:
         mask = case.brain_mask()
         return [*case.channels(), *([] if mask is None else [mask])]

@@ -1,4 +1,4 @@
-"""What users upload: ZIP files are unpacked, and DICOM files are sorted by their series."""
+"""Uploaded files: unpack ZIP files, and sort DICOM files by their series."""
 
 import os
 import shutil
@@ -13,35 +13,37 @@ from diffmedseg.reading.dicom import list_series
 from diffmedseg.reading.names import clean_name
 
 NO_FILE = "There is no file: drop a picture, a NIfTI file, or the files of a DICOM series first."
-MOST_FILES = 2000  # of one upload
-_MOST_BYTES = 4 * 2**30  # that a ZIP file holds: a few whole CDs
+MOST_FILES = 2000  # in an upload
+_MOST_BYTES = 4 * 2**30  # in an unpacked ZIP file
 
 
 class Uploads:
-    """The uploaded files of a session, as they came.
+    """The uploaded files of a session, unchanged.
 
     Args:
-        root: The folder in which uploads arrive; sessions have folders of their own there.
-        folder: Where the files of this session are kept; it need not exist.
+        root: Folder in which uploads arrive. It also has the folders of sessions.
+        folder: Folder for the files of this session. It need not exist.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root, self._folder = root, folder
-        self._kept: dict[Path, Path] = {}  # by where they arrived
+        self._kept: dict[Path, Path] = {}  # by the path of their arrival
         self._number = 0
 
     def take(self, arrived: Sequence[str | Path], copy: bool = False) -> list[Path]:
-        """Move files here, and remove those that are named no more: a page names files again that it sent before.
+        """Move files into the folder, and remove files that are not named any more.
+
+        A page names all files of its list, including those that it sent before.
 
         Args:
-            arrived: Where the files arrived, below the root.
-            copy: Copy files that lie elsewhere and stay there, such as an example of ours.
+            arrived: Paths of the arrived files, below the root.
+            copy: Copy files from elsewhere, such as the example, and leave them there.
 
         Returns:
-            Where each file is kept.
+            Path of each file in the folder.
 
         Raises:
-            DataError: If there is no file, there are too many, or one did not arrive here.
+            DataError: If there is no file, there are too many files, or a file did not arrive below the root.
         """
         if not arrived:
             raise DataError(NO_FILE)
@@ -72,15 +74,15 @@ class Uploads:
 
 
 def lay_out(files: Sequence[Path], folder: Path, unpacked: Path) -> Path:
-    """Lay out kept files as ``predict`` takes them, ZIP files unpacked.
+    """Arrange files for ``predict``, and unpack ZIP files.
 
     Args:
-        files: The files, which stay where they are.
-        folder: Gets a folder of the files; it has to exist.
-        unpacked: A folder for what ZIP files hold, which is removed again.
+        files: The files. They stay unchanged.
+        folder: Existing folder that gets a folder of the files.
+        unpacked: Temporary folder for the content of ZIP files.
 
     Returns:
-        The folder of the files. A volume of several files is called by it.
+        The folder of the files. A volume of several files has the folder's name.
 
     Raises:
         DataError: If a ZIP file cannot be unpacked.
@@ -102,7 +104,7 @@ def lay_out(files: Sequence[Path], folder: Path, unpacked: Path) -> Path:
 
 
 def _contents(file: Path, folder: Path) -> list[Path]:
-    """Return what a ZIP file holds, unpacked into a folder; of any other file itself."""
+    """Return the files of a ZIP file, unpacked into a folder; for another file, the file itself."""
     if file.suffix.lower() != ".zip":
         return [file]
     folder.mkdir(parents=True)
@@ -110,26 +112,26 @@ def _contents(file: Path, folder: Path) -> list[Path]:
 
 
 def _put(file: Path, target: Path) -> None:
-    with suppress(OSError):  # a disk may have no links
+    with suppress(OSError):  # the file system may have no links
         os.link(file, target)
         return
     shutil.copyfile(file, target)
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """Return what the names of a case's files begin with, such as a patient's; they differ in the modality."""
+    """Return the common start of the names of a case's files, such as the patient's name."""
     return os.path.commonprefix(list(names)).rstrip("._-") or "volume"  # noqa: RUF071  names, not paths
 
 
 def unpack(archive: Path, folder: Path) -> Iterator[Path]:
-    """Unpack a ZIP file, whatever folders it has, and yield its files: each in a folder of its own, under its own name.
+    """Unpack a ZIP file, and yield its files. Each file gets a folder of its own and keeps its name.
 
     Args:
         archive: The ZIP file.
-        folder: Gets the files; it has to exist.
+        folder: Existing folder for the files.
 
     Raises:
-        DataError: If it is damaged, encrypted, or holds no file, too many or too large ones.
+        DataError: If it is damaged or encrypted, or has no files, too many files or too large files.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -145,23 +147,26 @@ def unpack(archive: Path, folder: Path) -> Iterator[Path]:
                 target = folder / str(number) / clean_name(Path(member.filename).name)
                 target.parent.mkdir()
                 with opened.open(member) as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file)  # no more than file_size, and its checksum is checked
+                    shutil.copyfileobj(source, file)  # zipfile reads at most file_size bytes, and checks the checksum
                 yield target
     except DataError:
         raise
-    except Exception as error:  # each method of compression raises kinds of its own
+    except Exception as error:  # each compression method raises its own errors
         raise DataError(f"{archive.name} cannot be unpacked ({error}): pack it again, without a password.") from error
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or one of those that macOS adds to archives."""
+    """Whether a file is hidden, or was added by macOS to the archive."""
     return Path(name).name.startswith(".") or "__MACOSX" in Path(name).parts
 
 
 def sort_series(folder: Path) -> list[Path]:
-    """Move DICOM files of several series into a folder for each, called by its description; return these folders.
+    """Move DICOM files of several series into a folder for each series, and return these folders.
 
-    Browsers upload the files of subfolders without their folders. Files of one series stay where they are.
+    A folder has the name of its series' description.
+
+    Browsers upload the files of subfolders without the folders. If there is only one series, its files stay where they
+    are.
 
     Raises:
         DataError: If a file is damaged.

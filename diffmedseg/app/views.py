@@ -1,4 +1,4 @@
-"""Drawing a scene: pure functions from a scene and the positions of the sliders to RGB arrays."""
+"""Draw a scene: pure functions from a scene and the positions of the controls to RGB arrays."""
 
 from dataclasses import dataclass
 
@@ -16,22 +16,22 @@ MASK, SAMPLE, PROBABILITY, DISAGREEMENT, IMAGE = "Mask", "Sample", "Probability"
 LAYERS = (MASK, SAMPLE, PROBABILITY, DISAGREEMENT, IMAGE)
 #: Colour maps of the soft layers, from matplotlib.
 COLOUR_MAPS = {PROBABILITY: "viridis", DISAGREEMENT: "inferno"}
-_SHORTEST, _LONGEST = 480, 1024  # px, of the longer side of what is drawn
+_SHORTEST, _LONGEST = 480, 1024  # px: limits of the longer side of a view
 _DASH = 5  # px
 _LINE = 2  # px
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a scene is looked at.
+    """Settings of a view.
 
     Attributes:
         layer: One of :data:`LAYERS`.
-        channel: The channel that is shown; one that the scene does not have stands for its first.
-        region: The region; None for all. Of soft layers, None is the first.
-        opacity: Of the layer, in [0, 1].
-        sample: Number of the sample, from 0; held within what there is.
-        threshold: Above it the probability makes the mask.
+        channel: The shown channel; the first channel if the scene does not have it.
+        region: Number of the region; None for all. A soft layer shows one region: None is the first.
+        opacity: Opacity of the layer, in [0, 1].
+        sample: Number of the sample, from 0, limited to the existing samples.
+        threshold: The mask is where the probability exceeds it.
         contours: Whether inner and outer contour are drawn.
     """
 
@@ -49,12 +49,12 @@ def draw_plane(scene: Scene, look: Look, plane: str = "axial", position: int = 0
 
     Args:
         scene: The scene.
-        look: How it is looked at.
+        look: Settings of the view.
         plane: ``axial``, ``coronal`` or ``sagittal``.
-        position: Number of the plane along its axis; held within what there is.
+        position: Number of the plane along its axis, limited to the existing planes.
 
     Returns:
-        (H, W, 3), with square pixels: rows and columns are as far apart as they are in mm.
+        (H, W, 3), with square pixels: distances of rows and columns are proportional to mm.
     """
     axis = PLANES[plane]
     position = min(max(position, 0), scene.shape[axis] - 1)
@@ -79,7 +79,7 @@ def draw_plane(scene: Scene, look: Look, plane: str = "axial", position: int = 0
 
 
 def largest_planes(scene: Scene) -> dict[str, int]:
-    """Return, of each plane, where the mask of the first region is largest; the middle where it is empty."""
+    """Return the position of each plane where the first region's mask is largest; the middle if the mask is empty."""
     mask = scene.mask[0]
     if not mask.any():
         return {plane: scene.shape[axis] // 2 for plane, axis in PLANES.items()}
@@ -88,7 +88,7 @@ def largest_planes(scene: Scene) -> dict[str, int]:
 
 
 def _base(scene: Scene, channel: str, axis: int, position: int) -> NDArray[np.uint8]:
-    """Cut the image, (H, W, 3)."""
+    """Return a plane of the image, (H, W, 3)."""
     values = scene.images.get(channel, next(iter(scene.images.values())))
     if values.ndim == 4:  # a picture has one plane
         return np.ascontiguousarray(values[0])
@@ -96,7 +96,7 @@ def _base(scene: Scene, channel: str, axis: int, position: int) -> NDArray[np.ui
 
 
 def _drawn_size(scene: Scene, axis: int, rows: int, columns: int) -> tuple[int, int]:
-    """Return width and height in pixels: square ones, and not too few of them."""
+    """Return width and height in square pixels."""
     down, across = 1.0, 1.0
     if scene.spacing is not None:
         down, across = (scene.spacing[i] for i in range(3) if i != axis)
@@ -107,7 +107,7 @@ def _drawn_size(scene: Scene, axis: int, rows: int, columns: int) -> tuple[int, 
 
 
 def _masks(scene: Scene, look: Look, axis: int, position: int) -> NDArray[np.bool_]:
-    """Cut the masks of the layer, (K, rows, columns); those of a sample are on the model's grid."""
+    """Return a plane of the layer's masks, (K, rows, columns). Masks of a sample are on the model's grid."""
     if look.layer != SAMPLE:
         return cut_plane(scene.mask_at(look.threshold), axis, position)
     sample = scene.samples[min(max(look.sample, 0), len(scene.samples) - 1)]
@@ -124,14 +124,14 @@ def _colour(region: int) -> NDArray[np.float32]:
 
 
 def _blend_map(drawn: NDArray[np.float32], levels: NDArray[np.uint8], look: Look) -> None:
-    """Lay a soft map over what is drawn; where it is 0 the image stays as it is."""
+    """Lay a soft map over the image. Where the map is 0, the image stays unchanged."""
     colours = matplotlib.colormaps[COLOUR_MAPS[look.layer]](levels)[..., :3].astype(np.float32) * 255
     weight = np.float32(look.opacity) * np.clip(levels.astype(np.float32) / 13, 0, 1)[..., None]  # 13: 5 %
     drawn += weight * (colours - drawn)
 
 
 def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask at most :data:`_LINE` pixels from what is outside; the border is no edge."""
+    """Return the pixels of a mask within :data:`_LINE` pixels of its edge. The image's border is no edge."""
     inside = np.pad(mask, 1, mode="edge")
     for _ in range(_LINE):
         smaller = inside.copy()
@@ -143,9 +143,9 @@ def _edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _draw_contours(
     drawn: NDArray[np.float32], scene: Scene, region: int, axis: int, position: int, size: tuple[int, int]
 ) -> None:
-    """Draw inner and outer contour: dashed, white the inner and in the region's colour the outer."""
+    """Draw the inner contour in white and the outer contour in the region's colour, both dashed."""
     y, x = np.arange(drawn.shape[0])[:, None], np.arange(drawn.shape[1])
-    dashes = (x // _DASH + y // _DASH) % 2 == 0  # in whichever direction a contour runs
+    dashes = (x // _DASH + y // _DASH) % 2 == 0  # dashed in every direction
     for contour, colour in ((scene.inner, np.float32(255)), (scene.outer, _colour(region))):
         if contour is not None:
             filled = _resized(cut_plane(contour[region], axis, position).astype(np.uint8) * 255, size) > 127

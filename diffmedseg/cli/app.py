@@ -6,7 +6,6 @@ import signal
 import sys
 from pathlib import Path
 
-from diffmedseg.app.storage import upload_root
 from diffmedseg.cli.parsing import (
     Parser,
     add_device,
@@ -17,6 +16,7 @@ from diffmedseg.cli.parsing import (
     positive_integer,
     report_errors,
 )
+from diffmedseg.scratch import scratch_folder
 
 DEFAULT = "medsegdiff-lite_isic2017.cpu64"
 
@@ -46,7 +46,7 @@ def main(args: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # both end the app and remove its files
         signal.signal(number, signal.default_int_handler)
     try:
-        with report_errors(), upload_root() as root:
+        with report_errors(), scratch_folder("diffmedseg-app-") as root:
             os.environ["GRADIO_TEMP_DIR"] = str(root)  # read when Gradio is imported
             os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
             _serve(options.models, options.host, options.port, options.max_size, options.device, options.trust, root)

@@ -26,10 +26,16 @@ def main(args: list[str]) -> None:
     add_host(parser, "There is no password: behind any other address, use a proxy that authenticates users.")
     limits = {
         "max_size": (256, "MB", "Largest body of a request"),
-        "timeout": (120, "SECONDS", "Longest time for an answer; slower requests are stopped"),
+        "max_pixels": (100, "MILLIONS", "Largest number of pixels or voxels in a request, in millions"),
+        "timeout": (120, "SECONDS", "Longest time for the upload, and for the answer; slower requests are stopped"),
         "concurrency": (8, "N", "Requests that are processed at the same time"),
         "waiting": (32, "N", "Further requests that may wait; any more get 503"),
-        "batch_size": (8, "N", "Pictures of different requests in a batch"),
+        "batch_size": (
+            1,
+            "N",
+            "Pictures of different requests that are segmented together. More than 1 is faster on a GPU, but answers "
+            "then depend on other requests by rounding",
+        ),
     }
     for name, (default, unit, text) in limits.items():
         parser.add_argument(
@@ -58,8 +64,22 @@ def main(args: list[str]) -> None:
             name,
             shelf.card(name),
             shelf.intended_use(name),
-            Limits(options.max_size, options.timeout, options.concurrency, options.waiting, options.batch_size),
+            Limits(
+                options.max_size,
+                options.max_pixels,
+                options.timeout,
+                options.concurrency,
+                options.waiting,
+                options.batch_size,
+            ),
         )
     print(f"Serving {name} at http://{options.host}:{options.port}. Research software: not for diagnosis.", flush=True)
     keep_inputs_private()
-    uvicorn.run(create_app(service), host=options.host, port=options.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        create_app(service),
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=options.timeout,
+    )

@@ -1,5 +1,6 @@
 """Read a folder of DICOM slices as a volume."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,6 +143,16 @@ def list_series(folder: Path) -> list[tuple[str, list[Path]]]:
     return [(_text(_information(files[0]), _DESCRIPTION), files) for files in _files_by_series(folder)]
 
 
+def count_pixels(path: Path) -> int:
+    """Count the pixels of all frames in a file, by its header.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    check_elements(path)
+    return math.prod(_information(path).GetSize())
+
+
 def _files_by_series(folder: Path) -> list[list[Path]]:
     """Return the files of each series in a folder, in the order of their positions."""
     import SimpleITK as sitk
@@ -181,6 +192,7 @@ def _information(path: Path) -> "sitk.ImageFileReader":
     """Read the header of a file."""
     import SimpleITK as sitk
 
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -59,6 +59,17 @@ def count_itk(path: Path) -> int:
     return math.prod(size[3:]) * values
 
 
+def count_voxels(path: Path) -> int:
+    """Count the voxels of all volumes in a file, by its header.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    check_header(path)
+    size, values, _ = _read_size(path)
+    return math.prod(size) * values
+
+
 def _reader(path: Path) -> str:
     """Return the name of ITK's reader: ITK would not find it from a suffix in capitals."""
     return "NrrdImageIO" if is_nrrd(path) else "MetaImageIO"

@@ -1,4 +1,4 @@
-"""From the files of a request to its answer, by the same calls as ``diffmedseg predict``."""
+"""Answer a request by the same functions as ``diffmedseg predict``."""
 
 import base64
 import csv
@@ -30,6 +30,7 @@ from diffmedseg.prediction import (
     takes_pictures,
 )
 from diffmedseg.prediction.rows import Row
+from diffmedseg.reading.extent import announced_size
 from diffmedseg.reading.names import PREDICTIONS
 from diffmedseg.segmentation import SampleSet
 from diffmedseg.service.batching import Batcher
@@ -37,17 +38,18 @@ from diffmedseg.service.limits import Refusal
 from diffmedseg.wording import first_names
 
 TABLE = "predictions.csv"
-_TEXTS = {column.name for column in fields(Row) if column.type is str}
+_TEXT_COLUMNS = {column.name for column in fields(Row) if column.type is str}
+_MILLION = 10**6
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a request asks for.
+class RequestOptions:
+    """Options of a request.
 
     Attributes:
         settings: Samples, steps, seed and threshold.
-        samples: Whether the samples are sent, too.
-        as_json: Whether the answer is JSON with files in base64, in place of a zip.
+        samples: Whether the answer includes the samples.
+        as_json: Whether the answer is JSON with files in base64, instead of a zip.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -56,28 +58,31 @@ class Wish:
 
 
 class RequestWatcher(Watcher):
-    """Draws in the batches of all requests, and ends when the time is up.
+    """Samples through the batcher, and ends the prediction when the request has ended.
 
     Args:
         batcher: Draws the samples.
-        stop: Set when the time is up.
+        stop: Set when the request has ended.
+
+    Attributes:
+        failure: The refusal, if the model failed; the client's files are not to blame.
     """
 
     def __init__(self, batcher: Batcher, stop: Event) -> None:
         self._batcher, self._stop = batcher, stop
-        self.failure: Refusal | None = None  # of the model, which is not the client's fault
+        self.failure: Refusal | None = None
 
     def report(self, share: float) -> None:
-        """Go on, unless the time is up."""
+        """Raise :class:`Stopped` if the request has ended."""
         if self._stop.is_set():
             raise Stopped
 
     def describe(self, model: Segmenter) -> dict[str, Any]:
-        """Describe the model, which does not change."""
+        """Return the batcher's description: the model never changes."""
         return self._batcher.description
 
     def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> SampleSet:
-        """Draw together with the pictures of other requests."""
+        """Sample through the batcher."""
         self.report(0)
         try:
             return self._batcher.draw(images, keys, settings, self._stop)
@@ -86,31 +91,46 @@ class RequestWatcher(Watcher):
             raise self.failure from error
 
 
-def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher) -> Path:
-    """Segment the files in ``folder/in``, and return the folder of what ``predict`` wrote.
+def check_extent(folder: Path, megapixels: int) -> None:
+    """Refuse files whose headers announce too many pixels or voxels, before they are decoded.
+
+    Raises:
+        Refusal: With 413.
+    """
+    found = sum(map(announced_size, folder.iterdir()))
+    if found > megapixels * _MILLION:
+        raise Refusal(
+            413,
+            f"The files have {found / _MILLION:,.1f} million pixels or voxels; at most {megapixels:,} million are "
+            "taken. Shrink or crop the image, or send fewer files.",
+        )
+
+
+def segment(model: Segmenter, folder: Path, options: RequestOptions, watcher: RequestWatcher) -> Path:
+    """Segment the files in ``folder/in``, and return the folder of results.
 
     Args:
         model: The model.
-        folder: The request's own folder.
-        wish: What the request asks for.
+        folder: Folder of the request.
+        options: Options of the request.
         watcher: Draws the samples.
 
     Raises:
-        DataError: If the files are nothing that the model takes.
+        DataError: If the model does not take such files.
         Refusal: With 422, if a file cannot be read or segmented; with 500, if the model fails.
-        Stopped: If the time is up.
+        Stopped: If the request has ended.
     """
     inputs, out = folder / "in", folder / "out"
     files = sorted(inputs.iterdir())
     sources = files if len(files) == 1 else [inputs]
-    outputs = Outputs(samples="npz" if wish.samples else None)
+    outputs = Outputs(samples="npz" if options.samples else None)
     if takes_pictures(model):
         pictures = find_pictures(sources)
         _check_all_used(files, [picture.path for picture in pictures])
-        report = predict_pictures(model, pictures, out, wish.settings, outputs=outputs, watcher=watcher)
+        report = predict_pictures(model, pictures, out, options.settings, outputs=outputs, watcher=watcher)
     else:
         cases = find_cases(sources, Naming(model.channels, {}))
-        report = predict_volumes(model, cases, out, wish.settings, outputs=outputs, watcher=watcher)
+        report = predict_volumes(model, cases, out, options.settings, outputs=outputs, watcher=watcher)
     if watcher.failure is not None:
         raise watcher.failure
     _check(report, folder)
@@ -118,7 +138,7 @@ def segment(model: Segmenter, folder: Path, wish: Wish, watcher: RequestWatcher)
 
 
 def _check_all_used(files: Sequence[Path], used: Sequence[Path]) -> None:
-    """Refuse files that were left out: an answer without them would be taken for a whole one.
+    """Refuse files that would be left out: the client would take the answer for complete.
 
     Raises:
         DataError: Names the files.
@@ -131,7 +151,7 @@ def _check_all_used(files: Sequence[Path], used: Sequence[Path]) -> None:
 
 
 def _check(report: Report, folder: Path) -> None:
-    failed = [f"{path.name}: {why}" for path, why in report.failed.items()]
+    failed = [f"{path.name}: {reason}" for path, reason in report.failed.items()]
     if failed or not report.done:
         raise Refusal(422, without_folder(folder, "; ".join(failed) or "There is nothing to segment."))
 
@@ -142,7 +162,7 @@ def without_folder(folder: Path, message: str) -> str:
 
 
 def as_zip(out: Path) -> bytes:
-    """Pack the files that were predicted."""
+    """Pack the results."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:  # maps are compressed already
         for path in _files(out):
@@ -154,7 +174,7 @@ def as_json(out: Path) -> bytes:
     """Return the rows of ``predictions.csv``, and the maps in base64."""
     with (out / TABLE).open(newline="", encoding="utf-8") as table:
         rows = [
-            {name: text if name in _TEXTS else _number(text) for name, text in row.items()}
+            {name: text if name in _TEXT_COLUMNS else _number(text) for name, text in row.items()}
             for row in csv.DictReader(table)
         ]
     maps = [path for path in _files(out) if path.name not in {TABLE, PREDICTIONS}]
@@ -167,7 +187,7 @@ def _files(out: Path) -> list[Path]:
 
 
 def _number(text: str) -> int | float | None:
-    """Return what a cell says; None where that is no number, which JSON cannot hold."""
+    """Return the number in a cell; None for NaN and infinity, which JSON does not have."""
     number = float(text)
     if not math.isfinite(number):
         return None

@@ -1,4 +1,4 @@
-"""Segmenting the pictures of several requests together."""
+"""Sampling for the requests, in one thread; pictures of several requests can be sampled together."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,7 +15,7 @@ from diffmedseg.prediction import Stopped
 from diffmedseg.prediction.run import Settings, describe_model, draw_samples
 from diffmedseg.segmentation import SampleSet
 
-_BETWEEN_LOOKS = 0.1  # seconds, at whether a request is over
+_POLLING = 0.1  # seconds between checks whether a request has ended
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,30 +23,30 @@ class _Job:
     images: Tensor
     keys: list[str]
     settings: Settings
-    drawn: "Future[SampleSet]"
+    samples: "Future[SampleSet]"
 
 
 class Batcher:
-    """Draws samples for requests, one batch after the other, in a thread of its own.
+    """Samples batches one after the other, in a thread of its own.
 
-    Pictures that wait at the same time and have the same settings are drawn together. The noise of a picture is keyed,
-    so that its samples do not depend on the others.
+    Pictures that wait at the same time and have the same settings are sampled together. The noise of a picture is
+    keyed, so its samples do not depend on other pictures, apart from rounding.
 
     Args:
         model: The model.
-        most: Pictures that are drawn together.
+        most: Largest number of pictures in a batch; 1 samples each request alone.
         wait: Seconds that the first picture of a batch waits for others.
 
     Attributes:
-        batches: How many were drawn.
-        description: What ``predictions.yaml`` says of the model.
+        batches: Number of sampled batches.
+        description: The model's description in ``predictions.yaml``.
     """
 
     def __init__(self, model: Segmenter, most: int, wait: float) -> None:
         self._model, self._most, self._wait = model, most, wait
         self._jobs: Queue[_Job | None] = Queue()
         self.batches: int = 0
-        self.description = describe_model(model)  # once: it digests all weights
+        self.description = describe_model(model)  # only once: it hashes all weights
         self._thread = Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
@@ -57,25 +57,25 @@ class Batcher:
             images: (B, C, H, W).
             keys: A key for each image.
             settings: Samples, steps and so on.
-            stop: Ends the waiting when it is set; images whose turn has not come are then not drawn.
+            stop: When it is set, this call ends; images that still wait are not sampled.
 
         Raises:
-            Stopped: If it was set.
+            Stopped: If ``stop`` was set.
         """
         job = _Job(images, list(keys), settings, Future())
         self._jobs.put(job)
         while True:
             try:
-                return job.drawn.result(timeout=_BETWEEN_LOOKS)
-            except TimeoutError:  # of the wait, or of the model
-                if job.drawn.done():
+                return job.samples.result(timeout=_POLLING)
+            except TimeoutError:  # of this wait, or of the model
+                if job.samples.done():
                     raise
                 if stop is not None and stop.is_set():
-                    job.drawn.cancel()
+                    job.samples.cancel()
                     raise Stopped from None
 
     def close(self) -> None:
-        """End the thread when what waits is done."""
+        """End the thread after the jobs that wait."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -85,45 +85,45 @@ class Batcher:
             job = waiting.pop(0) if waiting else self._jobs.get()
             if job is None:
                 return
-            batch, waiting, ended = self._gather(job, waiting)
+            batch, waiting, closing = self._gather(job, waiting)
             self._draw(batch)
-            if ended:
+            if closing:
                 self._jobs.put(None)
 
     def _gather(self, first: _Job, waiting: list[_Job]) -> tuple[list[_Job], list[_Job], bool]:
-        """Return what is drawn together with a job, what has to wait, and whether the end was announced."""
-        batch, left, ended, due = [first], list(waiting), False, monotonic() + self._wait
+        """Return the jobs to sample together with the first, the jobs that still wait, and whether to close."""
+        batch, left, closing, due = [first], list(waiting), False, monotonic() + self._wait
         if len(first.images) > 1 or self._model.depth:  # the slices of a volume are a batch already
-            return batch, left, ended
+            return batch, left, closing
         for job in waiting:
             if len(batch) < self._most and _fits(job, first):
                 batch.append(job)
                 left.remove(job)
-        while len(batch) < self._most and not ended:
+        while len(batch) < self._most and not closing:
             try:
                 new = self._jobs.get(timeout=max(due - monotonic(), 0))
             except Empty:
                 break
             if new is None:
-                ended = True
+                closing = True
             else:
                 (batch if _fits(new, first) else left).append(new)
-        return batch, left, ended
+        return batch, left, closing
 
     def _draw(self, batch: list[_Job]) -> None:
-        batch = [job for job in batch if job.drawn.set_running_or_notify_cancel()]  # whose request is not over
+        batch = [job for job in batch if job.samples.set_running_or_notify_cancel()]  # without stopped requests
         if not batch:
             return
         self.batches += 1
         try:
             images, keys = torch.cat([job.images for job in batch]), [key for job in batch for key in job.keys]
-            drawn = draw_samples(images, keys, self._model, batch[0].settings)
-        except Exception as error:  # each request says so
+            samples = draw_samples(images, keys, self._model, batch[0].settings)
+        except Exception as error:  # every request of the batch reports it
             for job in batch:
-                job.drawn.set_exception(error)
+                job.samples.set_exception(error)
             return
         for number, job in enumerate(batch):
-            job.drawn.set_result(drawn if len(batch) == 1 else drawn[number])
+            job.samples.set_result(samples if len(batch) == 1 else samples[number])
 
 
 def _fits(job: _Job, first: _Job) -> bool:

@@ -1,6 +1,7 @@
-"""What a request may ask for: how large it is, how long it takes, and how many there are at a time."""
+"""Limits of a service: size of a request, time for an answer, number of requests."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,24 +17,27 @@ class Limits:
     """Limits of a service.
 
     Attributes:
-        megabytes: Of a request's body.
-        seconds: From the arrival of a request to its answer; what is not done then is stopped.
-        requests: Requests that are worked on at the same time.
-        waiting: Requests that may wait beyond these; more are refused.
-        batch: Pictures of different requests that are segmented together.
-        batch_wait: Seconds that a picture waits for others.
+        megabytes: Largest body of a request.
+        megapixels: Largest number of pixels or voxels in a request, in millions. A small file can announce gigabytes.
+        seconds: Longest time for the upload, and again for the answer.
+        requests: Requests that are processed at the same time.
+        waiting: Further requests that may wait. Any more are refused.
+        batch: Pictures of different requests that are segmented together. With 1, an answer does not depend on other
+            requests, to the bit. With more, rounding differs: a convolution's result depends on the size of its batch.
+        batch_wait: Seconds that a picture waits for other pictures, if ``batch`` is more than 1.
     """
 
     megabytes: int = 256
+    megapixels: int = 100
     seconds: float = 120
     requests: int = 8
     waiting: int = 32
-    batch: int = 8
+    batch: int = 1
     batch_wait: float = 0.01
 
 
 class Refusal(Exception):
-    """A request that is not answered as it wished.
+    """A request that cannot be answered.
 
     Args:
         status: HTTP status, 4xx or 5xx.
@@ -46,23 +50,23 @@ class Refusal(Exception):
 
 
 class Slots:
-    """Lets a number of requests in at a time, and a number wait.
+    """Counts requests: some are processed, some wait, and any more are refused.
 
     Args:
         limits: The limits.
 
     Attributes:
-        inside: Requests that are worked on, or wait.
+        inside: Requests that are processed or wait.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._free, self.inside = limits, asyncio.Semaphore(limits.requests), 0
 
     async def take(self) -> None:
-        """Wait for a slot, which the caller has to give back.
+        """Wait for a slot. The caller has to give it back.
 
         Raises:
-            Refusal: With 503, if too many wait already.
+            Refusal: With 503, if too many requests wait already.
         """
         if self.inside >= self._limits.requests + self._limits.waiting:
             raise Refusal(503, f"{self.inside} requests are being answered. Try again in a moment.")
@@ -74,59 +78,72 @@ class Slots:
             raise
 
     def give_back(self) -> None:
-        """Let the next request in."""
+        """Free a slot for the next request."""
         self.inside -= 1
         self._free.release()
 
 
 class BodyLimit:
-    """Refuses bodies that are too large, with 413, as soon as they are: before they fill memory or disk.
+    """Middleware that refuses large bodies with 413 and slow bodies with 408, before they fill memory or disk.
 
     Args:
-        app: The application behind it.
-        megabytes: Largest body.
+        app: The application.
+        limits: The limits.
     """
 
-    def __init__(self, app: Application, megabytes: int) -> None:
-        self._app, self._megabytes = app, megabytes
+    def __init__(self, app: Application, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+        self._too_large = _BodyRefusal(413, f"The body is larger than {limits.megabytes} MB: send a smaller file.")
+        self._too_slow = _BodyRefusal(408, f"The body did not arrive within {limits.seconds:g} seconds: send it again.")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request of ASGI."""
+        """Answer an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        left = self._megabytes * 2**20
-        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if said.isdigit() and int(said) > left:
-            await self._refuse(send)
+        left, complete, started = self._limits.megabytes * 2**20, False, False
+        due = asyncio.get_running_loop().time() + self._limits.seconds
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > left:
+            await self._too_large.send(send)
             return
-        started = False
 
-        async def counted() -> Message:
-            nonlocal left
-            message = await receive()
+        async def receive_within_limits() -> Message:
+            nonlocal left, complete
+            if complete:  # the next message is that the client has gone
+                return await receive()
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow from None
             left -= len(message.get("body", b""))
             if left < 0:
-                raise _TooLarge
+                raise self._too_large
+            complete = not message.get("more_body", False)
             return message
 
-        async def watched(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, counted, watched)
-        except _TooLarge:
+            await self._app(scope, receive_within_limits, send_and_note)
+        except _BodyRefusal as refusal:
             if not started:
-                await self._refuse(send)
+                await refusal.send(send)
 
-    async def _refuse(self, send: Send) -> None:
-        text = f'{{"detail": "The body is larger than {self._megabytes} MB: send a smaller file."}}'
+
+class _BodyRefusal(BaseException):
+    """Raised inside the application. It is no Exception, so that the application does not answer it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+    async def send(self, send: Send) -> None:
+        """Send the answer, and close the connection."""
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": text.encode()})
-
-
-class _TooLarge(BaseException):
-    """Raised inside of the application, which must not answer it by itself."""
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps({"detail": self.message}).encode()})

@@ -5,9 +5,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from inspect import signature
 from pathlib import Path
 from threading import Event
@@ -23,7 +23,16 @@ from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.prediction import Settings, Stopped
 from diffmedseg.reading.names import clean_name
-from diffmedseg.service.answers import RequestWatcher, Wish, as_json, as_zip, segment, without_folder
+from diffmedseg.scratch import scratch_folder
+from diffmedseg.service.answers import (
+    RequestOptions,
+    RequestWatcher,
+    as_json,
+    as_zip,
+    check_extent,
+    segment,
+    without_folder,
+)
 from diffmedseg.service.batching import Batcher
 from diffmedseg.service.limits import BodyLimit, Limits, Refusal, Slots
 
@@ -36,10 +45,15 @@ class Service:
 
     Args:
         model: The model, on its device.
-        name: What it is called.
+        name: Name of the model.
         card: Its card, as Markdown.
-        intended_use: What it is for, and what it is not for.
+        intended_use: Its intended use, and its limits.
         limits: The limits.
+
+    Attributes:
+        folder: Temporary folder of the requests that are being answered. :meth:`close` removes it; if the process is
+            killed, the next service does.
+        answered: Number of answers with results.
     """
 
     def __init__(self, model: Segmenter, name: str, card: str, intended_use: str, limits: Limits) -> None:
@@ -48,14 +62,17 @@ class Service:
         self.workers = ThreadPoolExecutor(limits.requests, "request")
         self.slots = Slots(limits)
         self.answered, self.start = 0, time.monotonic()
+        self._at_end = ExitStack()
+        self.folder = self._at_end.enter_context(scratch_folder("diffmedseg-serve-"))
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and remove the temporary folder."""
         self.workers.shutdown(wait=True, cancel_futures=True)
         self.batcher.close()
+        self._at_end.close()
 
     def describe(self) -> dict[str, Any]:
-        """Return what there is to know of the model."""
+        """Describe the model: what it takes, what it finds, and its card."""
         model = self.model
         return {
             "name": self.name,
@@ -72,44 +89,46 @@ class Service:
             "card": self.card,
         }
 
-    async def answer(self, files: list[UploadFile], wish: Wish) -> bytes:
-        """Segment files.
+    async def answer(self, files: list[UploadFile], options: RequestOptions) -> bytes:
+        """Segment files. When this is cancelled, the work is stopped.
 
         Raises:
-            Refusal: With 4xx where the files or the wish are wrong, 503 where there is too much to do, 504 where the
-                time is up.
+            Refusal: With 4xx if the files or the options are wrong, 503 if too many requests wait, 504 if the time is
+                up.
         """
         stop = Event()
         try:
             async with asyncio.timeout(self.limits.seconds):
                 await self.slots.take()
-                work = asyncio.get_running_loop().run_in_executor(self.workers, self._work, files, wish, stop)
+                work = asyncio.get_running_loop().run_in_executor(self.workers, self._work, files, options, stop)
                 work.add_done_callback(self._end)
-                return await asyncio.shield(work)
+                content = await asyncio.shield(work)
         except TimeoutError as error:
             raise self._too_late() from error
         finally:
             stop.set()
+        self.answered += 1
+        return content
 
     def _end(self, work: "asyncio.Future[bytes]") -> None:
         """Give a request's slot back when its thread is done, which may be later than its answer."""
         self.slots.give_back()
         if not work.cancelled():
-            work.exception()  # was answered
+            work.exception()  # the client has its answer: nobody else reads the error
 
     def _too_late(self) -> Refusal:
         return Refusal(
-            504, f"It was not done within {self.limits.seconds:g} seconds: ask for fewer samples or slices, or later."
+            504,
+            f"It was not done within {self.limits.seconds:g} seconds: ask for fewer samples or slices, or try later.",
         )
 
-    def _work(self, files: list[UploadFile], wish: Wish, stop: Event) -> bytes:
-        folder = Path(tempfile.mkdtemp(prefix="diffmedseg-request-"))
+    def _work(self, files: list[UploadFile], options: RequestOptions, stop: Event) -> bytes:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             _store(files, folder / "in")
-            out = segment(self.model, folder, wish, RequestWatcher(self.batcher, stop))
-            content = as_json(out) if wish.as_json else as_zip(out)
-            self.answered += 1
-            return content
+            check_extent(folder / "in", self.limits.megapixels)
+            out = segment(self.model, folder, options, RequestWatcher(self.batcher, stop))
+            return as_json(out) if options.as_json else as_zip(out)
         except Stopped as error:
             raise self._too_late() from error
         except (DataError, ValueError) as error:
@@ -119,7 +138,7 @@ class Service:
 
 
 def _store(files: list[UploadFile], folder: Path) -> None:
-    """Write uploaded files into a folder of the server's choice, under cleaned names."""
+    """Write uploaded files into a folder, under cleaned names: a client cannot choose another place."""
     folder.mkdir()
     for file in files:
         target, number = folder / clean_name(file.filename or "image"), 1
@@ -130,11 +149,38 @@ def _store(files: list[UploadFile], folder: Path) -> None:
             shutil.copyfileobj(file.file, written)
 
 
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes:
+    """Wait for an answer, and cancel it when the client closes the connection.
+
+    Raises:
+        Refusal: With 499, which nobody receives, if the client has gone.
+    """
+
+    async def disconnection() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = work, gone = asyncio.create_task(answer), asyncio.create_task(disconnection())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise Refusal(499, "The client closed the connection.")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        if not work.cancelled():
+            work.exception()
+        if not gone.cancelled():
+            gone.exception()
+
+
 def create_app(service: Service) -> FastAPI:
-    """Make the application; it takes the service over, and closes it at its end.
+    """Make the application. It closes the service at its end.
 
     Args:
-        service: Answers its requests.
+        service: Answers the requests.
     """
 
     @asynccontextmanager
@@ -147,15 +193,15 @@ def create_app(service: Service) -> FastAPI:
         version=__version__,
         description="Research software. Not for diagnosis.",
         lifespan=lifespan,
-        docs_url=None,  # its page fetches scripts from elsewhere; /openapi.json stays
+        docs_url=None,  # this page loads scripts from the network; /openapi.json stays
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, megabytes=service.limits.megabytes)
+    app.add_middleware(BodyLimit, limits=service.limits)
     _handle_errors(app)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Say that the service is alive."""
+        """Report that the service is running."""
         up = round(time.monotonic() - service.start, 1)
         return {
             "status": "ok",
@@ -167,7 +213,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/model")
     async def model() -> dict[str, Any]:
-        """Return the model's card, and what it takes and gives."""
+        """Describe the model, with its card."""
         return service.describe()
 
     @app.post("/segment", response_class=Response)
@@ -186,14 +232,15 @@ def create_app(service: Service) -> FastAPI:
         if unknown := [name for name in await request.form() if name not in fields]:
             raise Refusal(422, f"There is no field {printable(unknown[0])}; expected {', '.join(fields)}.")
         settings = Settings(num_samples, num_steps, seed, threshold=threshold)
-        content = await service.answer(files, Wish(settings, samples, answer == "json"))
+        options = RequestOptions(settings, samples, answer == "json")
+        content = await _while_connected(request, service.answer(files, options))
         return Response(content, media_type=f"application/{answer}")
 
     return app
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Answer every error that a client can bring about with a status and a sentence."""
+    """Answer every error that a client can cause with a status and a sentence."""
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, error: Refusal) -> JSONResponse:
@@ -218,5 +265,5 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text in which what cannot be encoded is escaped."""
+    """Replace characters that cannot be encoded."""
     return re.sub(r"[\ud800-\udfff]", "?", text)

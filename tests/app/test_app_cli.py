@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from diffmedseg.app.storage import upload_root
 from diffmedseg.cli import app, main
 from diffmedseg.errors import ZooError
 from diffmedseg.zoo.shelf import Shelf
@@ -45,25 +44,6 @@ def test_the_files_go_when_the_app_is_ended(number, tmp_path, monkeypatch, capsy
     assert "Stopped." in capsys.readouterr().err
     assert len(roots) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_app_left_is_removed_and_what_others_use_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    killed, young, foreign = (tmp_path / name for name in ("diffmedseg-app-a", "diffmedseg-app-b", "other"))
-    for folder in (killed, young, foreign):
-        folder.mkdir()
-        (folder / "upload.png").write_bytes(b"picture")
-    link = tmp_path / "diffmedseg-app-link"
-    link.symlink_to(foreign)
-    for folder in (killed, foreign):
-        os.utime(folder, (0, 0))
-    with upload_root() as used:
-        os.utime(used, (0, 0))
-        with upload_root():
-            assert used.exists()
-    assert not killed.exists()
-    assert (foreign / "upload.png").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, link.name, foreign.name]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import zipfile
 from threading import Thread
 
@@ -344,6 +345,10 @@ def test_one_series_in_a_zip_is_the_one_volume(session, tmp_path):
 def test_a_zip_that_holds_nothing_is_refused(content, message, session):
     with pytest.raises(DataError, match=message):
         session.take([upload(session, "study.zip", content)])
+    said = finish(session, Shelf(dark=dark_segmenter()), "dark").text
+    assert re.match(message, said)  # the page still lists the file: to say that there is none would mislead
+    session.take([upload(session, "a.png", picture())])
+    assert finish(session, Shelf(dark=dark_segmenter()), "dark").text == "Segmented 1 image."
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -112,7 +112,7 @@ def test_the_page_escapes_names_and_says_sizes_with_their_intervals():
     assert "scan&lt;1&gt;" in html
     assert "Looks unlike &lt;others&gt;." in html
     assert "<1>" not in html
-    assert re.search(r"70 px</td><td [^>]*>40 to 120 px</td><td [^>]*>50 to 90 px", html)
+    assert re.search(r"70\xa0px</td><td [^>]*>40 to 120\xa0px</td><td [^>]*>50 to 90\xa0px", html)
     assert "not calibrated" in page.facts(scene(contours=False), 0.43)
     assert "Volume above 0.43" in page.facts(scene(), 0.43)
     for use in ("Research. Not for diagnosis.", "Teaching."):

@@ -6,6 +6,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,11 +122,15 @@ def test_what_is_wrong_is_said_with_4xx(files, fields, status, said, client):
     assert "Traceback" not in answer.text
 
 
-def test_no_file_is_written_where_the_client_says_and_none_stays(client, tmp_path, monkeypatch):
+def test_no_file_is_written_where_the_client_says_and_none_stays(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("../../../evil.png", "/evil.png", "..\\evil.png", ".hidden.png", "a\x00b.png"):
-        assert post(client, (name, png())).status_code in {200, 400, 422}
-        assert list(tmp_path.iterdir()) == []
+    service = Service(dark_segmenter(), "dark", "", "", Limits())
+    with TestClient(create_app(service), raise_server_exceptions=False) as client:
+        for name in ("../../../evil.png", "/evil.png", "..\\evil.png", ".hidden.png", "a\x00b.png"):
+            assert post(client, (name, png())).status_code in {200, 400, 422}
+            assert list(tmp_path.iterdir()) == [service.folder]
+            assert list(service.folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_body_that_is_too_large_gets_413_with_and_without_its_length():
@@ -146,6 +151,21 @@ def test_a_body_that_is_too_large_gets_413_with_and_without_its_length():
         assert post(client, ("a.png", png())).status_code == 200
 
 
+def test_files_that_announce_too_much_get_413_before_they_are_decoded(tmp_path):
+    blank = png(Image.new("L", (1100, 1000)))
+    assert len(blank) < 10_000
+    with serving(dark_segmenter(), megapixels=1) as client:
+        assert post(client, ("a.png", png())).status_code == 200
+        answer = post(client, ("a.png", blank))
+        assert answer.status_code == 413
+        assert answer.json()["detail"].startswith("The files have 1.1 million pixels or voxels; at most 1 million")
+        several = [(f"{number}.png", png(Image.new("L", (600, 600)))) for number in range(3)]
+        assert post(client, *several).status_code == 413
+    write_nifti(tmp_path / "brain.nii.gz", np.zeros((60, 140, 140)), np.uint8)
+    with serving(bright_segmenter(("flair",)), megapixels=1) as client:
+        assert post(client, ("brain.nii.gz", (tmp_path / "brain.nii.gz").read_bytes())).status_code == 413
+
+
 class SlowSegmenter(DarkSegmenter):
     """Waits before it draws."""
 
@@ -157,8 +177,8 @@ class SlowSegmenter(DarkSegmenter):
         return super().draw_samples(image, generators, num_steps)
 
 
-def slow(**options):
-    model = dark_segmenter(cls=SlowSegmenter, **options)
+def slow(cls=SlowSegmenter, **options):
+    model = dark_segmenter(cls=cls, **options)
     model.gate = threading.Event()
     return model
 
@@ -215,6 +235,32 @@ def test_pictures_that_wait_together_are_drawn_together_and_each_gets_its_own():
     for n, (one, other) in enumerate(zip(together, alone, strict=True)):
         assert one.shape[1] == 2 + n % 2
         assert torch.allclose(one, other, atol=1e-6)
+
+
+class CrowdSegmenter(SlowSegmenter):
+    """Its samples depend on the size of the batch, as a convolution's rounding does."""
+
+    name = "crowd"
+
+    def draw_samples(self, image, generators, num_steps):
+        samples = super().draw_samples(image, generators, num_steps)
+        return replace(samples, samples=(samples.samples + 0.02 * len(image)).clamp(0, 1))
+
+
+def test_an_answer_does_not_depend_on_other_requests():
+    model = slow(cls=CrowdSegmenter)
+    files = [(f"{number}.png", png(picture(60 + number, 50))) for number in range(5)]
+
+    def maps(answer):
+        assert answer.status_code == 200, answer.text
+        return answer.json()["files"]
+
+    with serving(model) as client, ThreadPoolExecutor(5) as pool:
+        jobs = [pool.submit(post, client, file, answer="json") for file in files]
+        time.sleep(0.3)  # all wait for the model
+        model.gate.set()
+        together = [maps(job.result()) for job in jobs]
+        assert together == [maps(post(client, file, answer="json")) for file in files]
 
 
 class FailingSegmenter(BrightSegmenter):

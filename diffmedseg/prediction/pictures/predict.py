@@ -213,6 +213,7 @@ class _Pictures:
         turned = own.map(partial(turn_back, orientation=orientation))
         size = picture.size if window is None else (window.height, window.width)
         result = self.settings.decide(model.fuse(turned, size, turn_back(image, orientation), keys))
+        self.watcher.within(0.5)  # a large picture takes long: let it be stopped
         maps = folder.draw_maps(file.name, result if window is None else result.paste_into(window, picture.size))
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
@@ -221,7 +222,9 @@ class _Pictures:
             what = "picture" if window is None else "window"
             save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
         note = "; ".join(filter(None, (picture.note, note_unfamiliar(model, result.familiarity))))
+        self.watcher.within(0.7)
         rows = describe_result(file.name, model, result, picture.size, orientation, read.digest)
+        self.watcher.within(0.9)
         if self.watcher.longest is not None:
             shown, upright = self._look_at(file, own, image, window, self.watcher.longest)
             self.watcher.keep_picture(PictureResult(file.name, shown, upright, rows, note))
