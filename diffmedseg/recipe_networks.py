@@ -70,25 +70,39 @@ def with_encoder(
     return {"class_path": f"{package}.{on_encoder}", "init_args": {}}, settings
 
 
-def pretrained_network(pretrained: str | Path, model: str, files: Sequence[Path]) -> dict[str, Any]:
-    """Return the network of ``pretrained``. Its size and encoder replace the recipe's.
+def is_on_encoder(network: Mapping[str, Any] | None) -> bool:
+    """Return whether a network ``{class_path, init_args}`` of this project has an encoder."""
+    if network is None:
+        return False
+    package, _, name = network["class_path"].rpartition(".")
+    return package == "diffmedseg.models" and name in _ON_ENCODER and bool(network["init_args"].get("encoder"))
+
+
+def pretrained_network(
+    pretrained: str | Path, model: str, files: Sequence[Path]
+) -> tuple[dict[str, Any], Sequence[int] | None]:
+    """Return the network of ``pretrained``, whose size and encoder replace the recipe's.
+
+    Returns:
+        The network, and the height and width of the grid on which it learned; None if they are not stored.
 
     Raises:
         RecipeError: If the model has another network, which cannot use it as a condition network.
     """
     from diffmedseg.zoo.pretrained import pretrained_config, pretrained_denoiser
 
-    network = pretrained_denoiser(pretrained_config(pretrained))
+    config = pretrained_config(pretrained)
+    network, grid = pretrained_denoiser(config), config["init_args"].get("image_size")
     path = class_of_network(files)
     if path == "diffmedseg.models.MedSegDiffLite" and (arguments := _condition_arguments(network)) is not None:
-        return {"class_path": path, "init_args": arguments}
+        return {"class_path": path, "init_args": arguments}, grid
     if path and path != network["class_path"]:
         theirs, ours = (name.rpartition(".")[2] for name in (network["class_path"], path))
         raise RecipeError(
             f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train a model with the network "
             f"{theirs}."
         )
-    return network
+    return network, grid
 
 
 def _condition_arguments(network: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ from diffmedseg.experiments import (
     own_file,
     read_settings,
 )
-from diffmedseg.recipe_networks import pretrained_network, puts_on_encoders, takes_encoder, with_encoder
+from diffmedseg.recipe_networks import is_on_encoder, pretrained_network, puts_on_encoders, takes_encoder, with_encoder
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -124,7 +124,8 @@ def recipe(
         preset: Name of a preset (:func:`list_presets`); None for a short training.
         name: Name of the experiment; None for ``<model>-<data>``.
         pretrained: A zoo entry, the folder of a run, or a checkpoint with the initial weights. MedSegDiff-Lite can also
-            start from a supervised baseline, which becomes its condition network.
+            start from a supervised baseline, which becomes its condition network. The run takes its image size, and
+            the learning rates for encoders if it has one. Data that is trained in patches keeps its own image size.
         trust: Your own packages whose classes ``pretrained`` may load.
         settings: Settings that override all others, as on the command line: ``["--trainer.max_steps=100"]``.
         encoder: Name of an encoder, such as ``lite0`` or ``resnet34``. The condition network of MedSegDiff-Lite and
@@ -149,19 +150,22 @@ def recipe(
     files = [parts / "base.yaml", data_path, family, *(path for path in combined if path.is_file()), *model_files[1:]]
     if pretrained is not None and encoder is not None:
         raise RecipeError(f"{pretrained} has its own encoder. Give pretrained or encoder, not both.")
-    network = None if pretrained is None else pretrained_network(pretrained, model_name, files)
+    network, grid = (None, None) if pretrained is None else pretrained_network(pretrained, model_name, files)
     if encoder is None and pretrained is None and takes_encoder(files) and puts_on_encoders(preset):
         encoder = content.get("recommended_encoder")
     given = [] if folder is None else [f"--data.root={folder}"]
-    given += [] if preset is None else _grid_of_patches(content)
+    if preset is not None or grid is not None:
+        patches = _grid_of_patches(content)
+        given += patches or ([] if grid is None else [f"--data.image_size={json.dumps(grid)}"])
     if encoder is not None:
         network, chosen = with_encoder(encoder, encoder_weights or "imagenet", model_name, files)
         given += chosen
     elif encoder_weights is not None:
         raise RecipeError("encoder_weights needs an encoder. Name an encoder, such as lite0.")
     encoder = None if encoder is None or encoder.lower() == "none" else encoder
-    files += [] if encoder is None else [parts / "encoder.yaml"]
-    files += [] if preset is None else _preset_files(preset, model_name, encoder is not None)
+    on_encoder = encoder is not None or (pretrained is not None and is_on_encoder(network))
+    files += [parts / "encoder.yaml"] if on_encoder else []
+    files += [] if preset is None else _preset_files(preset, model_name, on_encoder)
     start = None if pretrained is None else str(pretrained)
     settings = [settings] if isinstance(settings, str) else settings
     name = name or f"{model_name}-{data_name}"

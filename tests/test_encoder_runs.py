@@ -186,3 +186,23 @@ def test_the_recipe_of_lite_takes_the_network_of_the_baseline_that_it_starts_fro
     ]
     with pytest.raises(RecipeError, match="has the network SMPNetwork"):
         recipe("medsegdiff", "synthetic", pretrained=file)
+
+
+def test_fine_tuning_goes_on_at_the_grid_and_the_rates_of_an_encoder():
+    started = recipe("medsegdiff-lite", "isic2018", preset="cpu", pretrained="supervised_isic2017.lite0")
+    assert [file.name for file in started.files][-3:] == ["encoder.yaml", "cpu.yaml", "cpu+encoder.yaml"]
+    assert "--data.image_size=[192, 192]" in started.settings
+    chosen = recipe("supervised", "isic2018", pretrained="supervised_isic2017.lite0", settings=["--data.image_size=64"])
+    assert [one for one in chosen.settings if "image_size" in one][-1] == "--data.image_size=64"  # who says so decides
+    assert chosen.files[-1].name == "encoder.yaml"
+
+
+def test_fine_tuning_a_network_of_its_own_takes_its_grid_alone():
+    started = recipe("medsegdiff-lite", "folder", preset="gpu", pretrained="medsegdiff-lite_isic2017.cpu64")
+    assert not [file for file in started.files if "encoder" in file.name]
+    assert "--data.image_size=[64, 64]" in started.settings
+    patches = recipe("medsegdiff-lite", "chase", preset="cpu", pretrained="medsegdiff-lite_isic2017.cpu64")
+    plain = recipe("medsegdiff-lite", "chase", preset="cpu")
+    assert [one for one in patches.settings if "image_size" in one] == [
+        one for one in plain.settings if "image_size" in one
+    ]
