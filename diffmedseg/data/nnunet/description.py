@@ -22,8 +22,9 @@ BACKGROUND, IGNORE = "background", "ignore"
 _SAME_IN_ALL_CASES = ("ct", "nonorm")
 _LARGEST_LABEL = 255
 _V1 = (
-    "it has the form of nnU-Net v1 or of the Medical Segmentation Decathlon. Convert it with nnUNetv2_convert_MSD_dataset "
-    "or nnUNetv2_convert_old_nnUNet_dataset; the data set msd_brain reads Task01_BrainTumour without conversion"
+    "it has the form of nnU-Net v1 or of the Medical Segmentation Decathlon. Convert it with "
+    "nnUNetv2_convert_MSD_dataset or nnUNetv2_convert_old_nnUNet_dataset; the data set msd_brain reads "
+    "Task01_BrainTumour without conversion"
 )
 
 
