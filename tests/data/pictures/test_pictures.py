@@ -224,7 +224,7 @@ def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, t
          r"Not read: \.gz \(10\)\. .* For NIfTI volumes use the data set volumes"),
         (lambda root: [path.rename(path.with_suffix(".npy")) for path in (root / "masks").iterdir()],
          r"None of the 10 pictures .* Not read: \.npy \(10\)\. These are read: .*\.png"),
-        (lambda root: (root / "images").rename(root / "pictures"), r"No picture.*expected images/<name>; there is masks"),
+        (lambda root: (root / "images").rename(root / "pictures"), r"No picture.*expected images/<name>; there is"),
         (lambda root: (root / "masks").rename(root / "truth"), r"None of the 10 pictures in .* has a mask; expected"),
         (lambda root: save_mask(root / "masks" / "p1.png", lesion(0)[:5]), r"needs masks of .*p1\.png has"),
         (lambda root: (root / "images" / "p1.jpg").write_bytes(b"x"), r"p1\.jpg: it cannot be decoded"),

@@ -230,7 +230,7 @@ def test_png_files_of_qubiq_are_read_alike(tmp_path):
         (lambda case: write_slice(case / "task01_seg02.nii.gz", np.zeros((9, 9))), r"masks of .*image\.nii\.gz have d"),
         (lambda case: write_slice(case / "task01_seg02.nii.gz", np.full(SIZE, 3.0)), r"seg02\.nii\.gz has values 3 to"),
         (lambda case: write_slice(case / "task01_seg08.nii.gz", np.zeros(SIZE)), r"image\.nii\.gz has 8 masks; exp"),
-        (lambda case: save_mask(case / "task01_seg02.png", lesion(0)), r"Two files are the mask .* rater: .*seg02\.nii"),
+        (lambda case: save_mask(case / "task01_seg02.png", lesion(0)), r"Two files are the mask.*rater: .*seg02\.nii"),
         (lambda case: save(case / "image.png", texture(0)), r"Two pictures have the name Training_case02"),
     ],
 )  # fmt: skip
