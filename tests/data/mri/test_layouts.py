@@ -454,7 +454,7 @@ def test_unreadable_folders_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("labels", [{"x": [0, 1]}, {"x": [256]}])
 def test_labels_have_to_be_labels(labels, tmp_path):
-    with pytest.raises(DataError, match="between 1 and 255"):
+    with pytest.raises(DataError, match="from 1 to 255, because 0 is background"):
         data_module("brats", tmp_path, labels=labels)
 
 

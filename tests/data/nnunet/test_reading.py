@@ -187,7 +187,7 @@ def test_regions_that_nest_in_another_order_are_not_taken_for_nested(tmp_path):
         ({"labels": REGIONS, "regions_class_order": [1, 2]}, "expected one value for each of whole_tumour, core, enh"),
         ({"labels": {"background": 0, "a": 2, "ignore": 1}}, "label ignore is 1; expected one value above 2"),
         ({"labels": {"background": 0, "a": "1"}}, "label a is 1; expected whole numbers"),
-        ({"labels": {"background": 0}}, "nothing but background"),
+        ({"labels": {"background": 0}}, "labels name only background"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "numbered 0, 2; expected 0 to 1"),
         ({"channel_names": {}}, "it has no channel_names"),
         ({"file_ending": ".b2nd"}, r"file_ending is \.b2nd; expected \.nii\.gz"),
@@ -215,7 +215,7 @@ def test_a_missing_channel_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("imagesTr/b_3_0002.nii.gz", "is of channel 2; .* names channels 0 to 1"),
+    [("imagesTr/b_3_0002.nii.gz", "has the channel number 2; .* names channels 0 to 1"),
      ("imagesTr/b.nii.gz", "has no number of a channel"),
      ("imagesTr/z_0000.nii.gz", r"There is no .*labelsTr/z\.nii\.gz")],
 )  # fmt: skip

@@ -244,9 +244,9 @@ def test_files_of_qubiq_that_do_not_fit_are_named(harm, message, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_set": "pancreas"}, "image_set is 'pancreas'; it may be brain-growth"),
-        ({"image_set": "prostate", "task": 3}, "task is 3; prostate has 1 to 2"),
-        ({"image_set": "kidney", "modality": 2}, "modality is 2; kidney has 1 to 1"),
+        ({"image_set": "pancreas"}, "image_set is 'pancreas'; expected brain-growth"),
+        ({"image_set": "prostate", "task": 3}, "task is 3; expected 1 to 2 for prostate"),
+        ({"image_set": "kidney", "modality": 2}, "modality is 2; expected 1 to 1 for kidney"),
     ],
 )
 def test_tasks_that_qubiq_does_not_have(settings, message, tmp_path):
