@@ -93,7 +93,7 @@ def test_a_new_entry_says_its_version_packages_and_storage(own_zoo, run):
         "Version 1.0.0.",
         f"| torch | {entry.trained_with['torch']} |",
         "- 1.0.0: First version.",
-        f"{entry.steps} optimiser step",
+        f"optimiser step {entry.steps}",
     ):
         assert fact in text
     assert "Parameters are stored as float16." in text

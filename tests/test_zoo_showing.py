@@ -60,7 +60,7 @@ def test_images_that_may_not_be_handed_on_are_not_shown_and_the_card_says_so(run
     folder = zoo.export(run, NAME, tmp_path / "zoo")
     assert not (folder / PICTURE).exists()
     card = (folder / "README.md").read_text()
-    assert "(CC BY-NC-SA 4.0) does not let everybody hand its images on" in card
+    assert "(CC BY-NC-SA 4.0) does not allow redistribution of its images" in card
     assert PICTURE not in card
     assert "The lowest Dice: test-000" in card
 

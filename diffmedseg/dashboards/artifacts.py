@@ -1,4 +1,4 @@
-"""W&B artifacts, from the data to the zoo. W&B draws their lineage, and versions them by content."""
+"""W&B artifacts of data, models, evaluations and zoo entries. W&B draws their lineage and versions them by content."""
 
 import json
 from collections.abc import Mapping
@@ -56,15 +56,15 @@ def evaluation_artifact(folder: Path, run_id: str, metadata: Mapping[str, Any]) 
 
 
 def use(run: "wandb.Run", artifact: "wandb.Artifact") -> None:
-    """Say that a run takes an artifact."""
+    """Record that a run uses an artifact."""
     try:
         run.use_artifact(artifact)
-    except TypeError:  # Offline W&B refuses, though what it does online for a new artifact works there, too.
+    except TypeError:  # Offline W&B refuses, but the call that it makes online for a new artifact works.
         run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
 
 def log_zoo_entry(run: Path, entry: Path) -> None:
-    """Log a zoo entry to the W&B run of the run that it was made of; where that was not logged nothing happens."""
+    """Log a zoo entry to the W&B run of its training run. If that run was not logged, do nothing."""
     config = read_settings(run / "config.yaml", []).get("logger") or {}
     if wandb_id(run) is None or config.get("class_path") != "diffmedseg.dashboards.WandbRunLogger":
         return

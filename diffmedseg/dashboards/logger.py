@@ -1,4 +1,4 @@
-"""Where a run is logged besides its CSV, and a logger that keeps a W&B run in the run's folder."""
+"""Choose the logger of a run, and log a run to Weights & Biases from the run's folder."""
 
 import importlib.util
 import logging
@@ -17,15 +17,15 @@ from diffmedseg.atomic import write_whole
 
 _log = logging.getLogger(__name__)
 
-# Where W&B keeps copies of artifacts and logs of its own, unless the user said another place.
-_PLACES = [name for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name not in os.environ]
-_ID_FILE = "run_id.txt"  # beside them in the run's folder
+# Environment variables for W&B's own copies and logs; those that the user has set are left alone.
+_FOLDER_VARIABLES = [name for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name not in os.environ]
+_ID_FILE = "run_id.txt"  # in the folder wandb of the run
 
 
 def default_logger() -> dict[str, Any] | None:
-    """Return the config of the logger of a run that says nothing: W&B where the user has set it up, else none.
+    """Return the config of the default logger: W&B if the user has set it up, otherwise None.
 
-    That is, where ``WANDB_MODE`` is set or an API key is configured. Nobody is asked, and no server.
+    W&B is set up if ``WANDB_MODE`` is set or an API key is configured. This asks neither the user nor a server.
     """
     mode = os.environ.get("WANDB_MODE")
     if importlib.util.find_spec("wandb") is None or mode == "disabled" or not (mode or logged_in()):
@@ -34,49 +34,49 @@ def default_logger() -> dict[str, Any] | None:
 
 
 def logged_in() -> bool:
-    """Tell whether W&B has credentials: in the environment, or in the netrc file for its server."""
+    """Return whether W&B has credentials, in the environment or in the netrc file for its server."""
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
     try:
-        known = netrc.netrc(os.environ.get("NETRC")).hosts
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
     import wandb
 
     file = Path(os.path.expanduser(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb"))) / "settings"
     settings = wandb.Settings(settings_system=str(file), silent=True)
-    settings.update_from_system_settings()  # may name a server of one's own
+    settings.update_from_system_settings()  # may name the user's own server
     settings.update_from_env_vars(dict(os.environ))
-    return not known.keys().isdisjoint({urlsplit(settings.base_url).netloc, "api.wandb.ai"})
+    return not hosts.keys().isdisjoint({urlsplit(settings.base_url).netloc, "api.wandb.ai"})
 
 
 def wandb_id(folder: Path) -> str | None:
-    """Return the id of the W&B run that a run's folder is logged to; None where there is none yet."""
+    """Return the id of the W&B run of a run's folder; None without a W&B run."""
     stored = folder / "wandb" / _ID_FILE
     if stored.is_file():
         return stored.read_text(encoding="utf-8").strip()
-    # Runs from before the id was stored. W&B appends numbers to names of folders, not to those of the files in them.
+    # Older runs did not store the id. W&B appends numbers to the names of folders, but not to the names of the files.
     files = (folder / "wandb").glob("*run-*/run-*.wandb")
     first = min(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
     return None if first is None else first.stem.removeprefix("run-")
 
 
 class WandbRunLogger(WandbLogger):
-    """Logs to Weights & Biases from a run's folder, to the same W&B run where the run goes on.
+    """Log to Weights & Biases from a run's folder. A resumed run continues the same W&B run.
 
-    Without an API key the run is kept offline, in the folder, to be sent by ``wandb sync``; nobody is asked for one.
-    What W&B would tell of the machine by itself (paths, the host's name, the console) is left out.
+    Without an API key the W&B run stays offline in the folder, and ``wandb sync`` can send it later. The user is never
+    asked for a key. Facts of the machine that W&B would send (paths, the host's name, the console) are left out.
 
     Args:
         folder: The run's folder.
         project: The project; None for ``$WANDB_PROJECT``, else diffmedseg.
         entity: The user or team; None for ``$WANDB_ENTITY``, else the user's default.
-        name: Name of the W&B run; None for ``$WANDB_NAME``, else that of the experiment and the folder.
-        group: Shows runs together, such as the seeds of one setting.
-        tags: To find it by.
+        name: Name of the W&B run; None for ``$WANDB_NAME``, else the names of the experiment and the folder.
+        group: Group of runs that W&B shows together, such as the seeds of one setting.
+        tags: Tags of the W&B run.
 
     Raises:
-        ModuleNotFoundError: If wandb is not installed; the message says what to do.
+        ModuleNotFoundError: If wandb is not installed.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class WandbRunLogger(WandbLogger):
         tags: Sequence[str] | None = None,
     ) -> None:
         if importlib.util.find_spec("wandb") is None:
-            raise ModuleNotFoundError("W&B is not installed: pip install 'diffmedseg[wandb]', or say --logger csv.")
+            raise ModuleNotFoundError("W&B is not installed. Run pip install 'diffmedseg[wandb]', or use --logger csv.")
         self.folder = Path(folder)
         mode = os.environ.get("WANDB_MODE")
         self.is_kept = mode in {None, "online"} and not logged_in()
@@ -104,17 +104,17 @@ class WandbRunLogger(WandbLogger):
             mode="offline" if self.is_kept else mode,
             settings={"console": "off", "host": "", "x_disable_meta": True, "disable_code": True},
         )
-        self._wandb_init.pop("anonymous", None)  # W&B warns of it, and Lightning gives it always
+        self._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns of it
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> Any:  # noqa: ANN401  wandb's Run, which is imported where there is one
-        """The W&B run, begun when first asked for; all that W&B writes is in the run's folder."""
+    def experiment(self) -> Any:  # noqa: ANN401  wandb's Run; wandb may not be installed
+        """The W&B run, started at the first access. W&B writes all its files to the run's folder."""
         if self._experiment is None:
-            for name in _PLACES:
+            for name in _FOLDER_VARIABLES:
                 os.environ[name] = str((self.folder / "wandb").absolute())
             if self.is_kept:
-                _log.info("No W&B API key: the run is kept in %s. Send it by: wandb sync <folder>", self.folder)
+                _log.info("No W&B API key: the W&B run stays in %s. To send it: wandb sync <folder>", self.folder)
             started = super().experiment
             if not started.disabled:
                 path, run_id = self.folder / "wandb" / _ID_FILE, str(started.id)
@@ -123,7 +123,7 @@ class WandbRunLogger(WandbLogger):
 
     @rank_zero_only
     def finish(self) -> None:
-        """End the W&B run: what comes after it in this process is another."""
+        """End the W&B run. Later logs of this process go to another W&B run."""
         if self._experiment is not None:
             self._experiment.finish()
             self._experiment = None

@@ -1,6 +1,6 @@
 """The cards of entries, and the table of all entries.
 
-A card is made from the files of its entry and from the registry. It can be written again at any time.
+A card is generated from the files of its entry and from the registry, so it can be written again at any time.
 """
 
 import math
@@ -16,7 +16,7 @@ from diffmedseg.zoo.front_matter import front_matter
 from diffmedseg.zoo.registry import CARD, CASES, CONFIG, PICTURE, RUN, Entry
 from diffmedseg.zoo.robustness import robustness_section
 
-_LOWEST = 5  # cases that are named
+_LOWEST = 5  # number of cases that the card names
 
 
 def write_card(folder: Path, name: str, entry: Entry) -> None:
@@ -67,8 +67,8 @@ def _recipe_parts(name: str, entry: Entry, run: dict[str, Any]) -> list[str]:
     trainer = run["trainer"]
     return [
         f"# {name}",
-        f"A recipe: {_network(entry, run['model']['init_args'])}, for {entry.data}. `run.yaml` beside this card has "
-        "all settings. **Nobody has trained it yet**: it has no weights and no scores.",
+        f"A recipe: {_network(entry, run['model']['init_args'])}, for {entry.data}. `run.yaml` in this folder has all "
+        "settings. **Nobody has trained it yet**: it has no weights and no scores.",
         entry.notes,
         "## Use",
         f"""    diffmedseg fit -c run.yaml --data.root /path/to/the/data
@@ -110,7 +110,7 @@ def _cropped(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     if not init.get("cropped"):
         return ""
     return (
-        "The model was trained on windows of pictures: show it such windows. `predict --windows FILE` takes them. "
+        "The model was trained on windows of pictures, so give it such windows: `predict --windows FILE`. "
         f"The windows of its training are in {run['data']['init_args']['windows']}."
     )
 
@@ -125,26 +125,26 @@ def _scores(folder: Path, entry: Entry) -> str:
     over = f"{patients} patients" if patients < len({row.case for row in cases}) else "cases"
     rows = [
         f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
-        for region, found in entry.metrics.scores.items()
-        for score, (mean, low, high) in found.items()
+        for region, scores in entry.metrics.scores.items()
+        for score, (mean, low, high) in scores.items()
     ]
     table = "\n".join(["| region | score | mean | 95 % interval |", "|---|---|---|---|", *rows])
     return f"""## Scores
 
 {table}
 
-Means over {count(entry.metrics.cases, "case")} of the split: {entry.metrics.split}. Scores are computed at native
-resolution, with the weights before they were rounded. Intervals are bootstrap intervals over {over}. Two empty
-masks count 1. `cases.csv` has the scores of every case."""
+Means over {count(entry.metrics.cases, "case")} of the split {entry.metrics.split}. Scores were computed at native
+resolution, with the weights before rounding. Intervals are bootstrap intervals over {over}. Two empty masks
+score 1. `cases.csv` has the scores of every case."""
 
 
 def _failures(folder: Path, name: str, entry: Entry) -> str:
-    from diffmedseg.metrics.table import read_cases  # needs torch, which the table below does without
+    from diffmedseg.metrics.table import read_cases  # needs torch; the table below does not
 
     rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:_LOWEST]
     lowest = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
     shown = _picture(entry) if PICTURE in entry.sha256 else (
-        f"There is no picture of these cases: {entry.unpictured or 'the author left it out'}. With the data at hand, "
+        f"There is no picture of these cases: {entry.unpictured or 'the author left it out'}. If you have the data, "
         "this command draws the worst, median and best cases:\n\n"
         f"    diffmedseg zoo cases {name} --root /path/to/the/data"
     )  # fmt: skip
@@ -156,11 +156,12 @@ def _picture(entry: Entry) -> str:
     return f"""![the worst, median and best cases]({PICTURE})
 
 Blue: the masks of the raters. Orange: the mask of the model. Cases are chosen by the Dice of {entry.regions[0]}.
-Cases without reference and without a found region are left out. Dice is that of the run, at native resolution: of two
-raters against the first, of more raters against their majority. The maps are those of the stored weights.
+Cases in which both masks are empty are left out. Dice was computed in the test of the run, at native resolution. With
+two raters the reference is the first rater; with more raters it is their majority. The maps come from the stored
+weights.
 
-Images: {entry.data} ({entry.citation}{where}), licence {entry.licences["data"]}. They were resized, and outlines were
-drawn on them."""
+Images: {entry.data} ({entry.citation}{where}), licence {entry.licences["data"]}. The images were resized, and outlines
+were drawn on them."""
 
 
 def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -174,13 +175,13 @@ def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         fit = init["conformal"]["init_args"]
         lines.append(
             f"- **Conformal contours**, fitted to {count(fit['cases'], 'case')}: in {100 * fit['coverage']:.0f} % of "
-            f"new cases, the outer contour holds at least {100 * fit['share']:.0f} % of the region."
+            f"new cases, the outer contour contains at least {100 * fit['share']:.0f} % of the region."
         )
     if init.get("familiarity"):
         cases = init["familiarity"]["init_args"]["cases"]
         lines.append(
-            f"- **Unfamiliar images**: `result.familiarity` says how usual an image is among the {cases} validation "
-            "cases. `predict` warns of images that look unlike these."
+            f"- **Unfamiliar images**: `result.familiarity` is low if an image looks unlike the {cases} validation "
+            "cases. `predict` warns of such images."
         )
     return "## Fitted to validation cases\n\n" + "\n".join(lines) if lines else ""
 
@@ -192,11 +193,11 @@ def _weights(entry: Entry) -> str:
 
 def _training(entry: Entry, run: Mapping[str, Any]) -> str:
     batch, trainer = run["data"]["init_args"]["batch_size"], run["trainer"]
-    steps = f"{count(entry.steps, 'optimiser step')} (" if entry.steps else "("
-    how = "A script of its author trained it. `run.yaml` has the settings of model and data."
+    steps = f"The weights are from optimiser step {entry.steps}. " if entry.steps else ""
+    how = "A script of the author trained it. `run.yaml` has the settings of model and data."
     if entry.metrics and entry.metrics.command:
-        how = f"`{entry.metrics.command}` trains and scores it again. `run.yaml` lies beside this card."
-    text = f"{steps}batch {batch}, precision {trainer['precision']}, seed {run['seed_everything']})."
+        how = f"`{entry.metrics.command}` trains and scores it again. `run.yaml` is in this folder."
+    text = f"{steps}Batch {batch}, precision {trainer['precision']}, seed {run['seed_everything']}."
     return f"## Training\n\n{text} {how}\n\n{_versions(entry)}"
 
 
@@ -238,6 +239,6 @@ def markdown_table(entries: Mapping[str, Entry]) -> str:
             mean, low, high = scores["dice"]
             dice, cases = f"{mean:.3f} ({_interval(low, high, 3)})", str(entry.metrics.cases)
             ged = f"{scores['ged_unbiased'][0]:.3f}" if "ged_unbiased" in scores else ""
-        drawn = f"{entry.num_samples} x {entry.num_steps}"
-        lines.append(f"| `{name}` | {entry.data} | {dice or 'recipe: not trained'} | {ged} | {cases} | {drawn} |")
+        sampling = f"{entry.num_samples} x {entry.num_steps}"
+        lines.append(f"| `{name}` | {entry.data} | {dice or 'recipe: not trained'} | {ged} | {cases} | {sampling} |")
     return "\n".join(lines)

@@ -95,7 +95,7 @@ def export(
         model, data = (
             build(config, trust),
             build_data(settings["data"], trust),
-        )  # refuses a model that could not be loaded
+        )  # raises if the model could not be loaded later
         settings = _portable(settings, data)
         weights, storage = store_weights(model, checkpoint["state_dict"], dtype, data, example_image(model))
         (folder / WEIGHTS).write_bytes(save(weights))
@@ -125,7 +125,7 @@ def export(
 def _draw_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: list[CaseScore], path: Path) -> str:
     """Draw the worst cases. Return why they could not be drawn, such as the licence of the data; empty if drawn."""
     if not data.info.redistributable:
-        return f"the licence of {data.info.title} ({data.info.licence}) does not let everybody hand its images on"
+        return f"the licence of {data.info.title} ({data.info.licence}) does not allow redistribution of its images"
     return show_cases(model, data, rows, path)
 
 
@@ -145,12 +145,12 @@ def _check_scores(run: Path) -> None:
     metrics, best = read_settings(run / METRICS, ["policy"]), chosen_checkpoint(run)
     if metrics.get("checkpoint") not in {None, file_sha256(best)}:
         raise ZooError(
-            f"{run / METRICS} has scores of another checkpoint than {best}, since the run was resumed after its test. "
-            "Finish the run, which tests it again: train with --ckpt_path last."
+            f"{run / METRICS} has scores of another checkpoint than {best}, because the run was resumed after its "
+            "test. Finish the run by `train ... --ckpt_path last`; this tests it again."
         )
     if changing := metrics["policy"].get("changed_by"):
         raise ZooError(
-            f"{run / METRICS} has scores of masks that {', '.join(changing)} changed; an entry has no callbacks. Train "
+            f"{run / METRICS} has scores of masks that {', '.join(changing)} changed. An entry has no callbacks. Train "
             "with the fusion or refinement in the model (--model.fusion, --model.refinement)."
         )
 
@@ -282,10 +282,10 @@ def _hide_place_of_start(metrics: Path) -> None:
     """Remove the path of one machine from the origin of a fine-tuned run in its ``metrics.json``."""
     if not metrics.is_file():
         return  # an older run
-    found = json.loads(metrics.read_text(encoding="utf-8"))
-    if start := found["policy"].get("pretrained"):
+    content = json.loads(metrics.read_text(encoding="utf-8"))
+    if start := content["policy"].get("pretrained"):
         start["source"] = _without_place(start["source"])
-        metrics.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        metrics.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _without_place(source: str) -> str:

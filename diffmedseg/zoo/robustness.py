@@ -78,8 +78,8 @@ def robustness_section(folder: Path) -> str:
     ]
     return (
         "## Robustness\n\n"
-        "Mean Dice on corrupted copies of images, and its change from the images themselves with a 95 % bootstrap\n"
-        "interval over images. Augmentation may have shown the model corruptions of these kinds in training.\n\n"
+        "Mean Dice on corrupted copies of images, and its difference from the Dice on the original images, with a\n"
+        "95 % bootstrap interval over images. Training augmentation may contain corruptions of these kinds.\n\n"
         "| images | corruption | cases | Dice | change |\n|---|---|---|---|---|\n" + "\n".join(lines) + "\n\n"
     )
 

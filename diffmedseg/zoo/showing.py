@@ -45,11 +45,11 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
         data.setup("test")
         data.configure_targets((), model.regions)
     except (DataError, OSError) as error:
-        return f"the data is not there ({str(error).splitlines()[0][:200]})"
+        return f"the data was not found ({str(error).splitlines()[0][:200]})"
     known = set(data.stores["test"].cases)
-    gone = [row.case for group in chosen.values() for row in group if row.case not in known]
-    if gone:
-        return f"the data that is there has no case {', '.join(gone)}"
+    missing = [row.case for group in chosen.values() for row in group if row.case not in known]
+    if missing:
+        return f"the data has no case {', '.join(missing)}"
     drawn = [
         (f"{name}: {row.case}\nDice {row.dice:.2f}", _segmented(model, data, row.case))
         for name, group in chosen.items()

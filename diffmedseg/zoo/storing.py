@@ -101,7 +101,7 @@ def store_weights(
         images = validation_images(model, data)
         checked_on = f"{len(images)} validation image{'s' * (len(images) != 1)}"
     except (DataError, OSError):
-        images, checked_on = [CheckImage(example, "example")], "one made-up image, because the data was not there"
+        images, checked_on = [CheckImage(example, "example")], "one made-up image, because the data was not found"
     model.load_state_dict(weights)
     before = _segment_all(model, images)
     model.load_state_dict(whole(stored))

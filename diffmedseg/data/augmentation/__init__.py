@@ -1,4 +1,4 @@
-"""Augmentation of training batches on the device; each image's random numbers come from its own generator."""
+"""Augmentation of training batches on the device. Each image has its own generator of random numbers."""
 
 from diffmedseg.data.augmentation.dermoscopy import DermoscopyAugmentation
 from diffmedseg.data.augmentation.standard import Augmentation

@@ -1,4 +1,4 @@
-"""Augmentation of dermoscopic photographs: what differs between cameras, dermatoscopes and clinics."""
+"""Augment dermoscopic photographs as cameras, dermatoscopes and clinics differ."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ _CORNER = math.sqrt(2)  # distance of a corner from the middle, in half sides
 class DermoscopyAugmentation(Augmentation):
     """Vary geometry and brightness as :class:`Augmentation` does, then colour, optics, skin hair and compression.
 
-    At 0 an amount switches its variation off. Hue, saturation, white balance and gamma change together, with
-    ``probability``. Each other variation happens with probability ``rare``, independently, and costs nothing in the
-    other images. Masks are changed by geometry alone.
+    An amount of 0 switches its variation off. Hue, saturation, white balance and gamma change together, with
+    ``probability``. Each other variation happens with probability ``rare``, independently, and costs nothing for the
+    other images. Only geometry changes masks.
 
     Args:
-        scale: Largest zoom, in or out, as a fraction: wider than in :class:`Augmentation`, since the magnification of
-            dermatoscopes differs.
+        scale: Largest zoom, in or out, as a fraction. It is larger than in :class:`Augmentation`, because the
+            magnification of dermatoscopes differs.
         hue: Largest rotation of the hue, in degrees.
         saturation: Largest relative change of saturation.
-        white_balance: Largest relative change of gain of a channel, drawn for each channel apart.
+        white_balance: Largest relative change of the gain of a channel, drawn separately for each channel.
         gamma: Largest absolute value of the logarithm of gamma.
         blur: Largest standard deviation of a Gaussian blur, as a fraction of the shorter side.
         sharpen: Largest share of detail that an unsharp mask adds.
@@ -109,7 +109,7 @@ class DermoscopyAugmentation(Augmentation):
             number = int(torch.randint(1, self.hair + 1, (), generator=generators[row]))
             hair = random_hair(number, min(photographs.shape[-2:]), generators[row])
             curves, width, colour = (value.to(photographs.device) for value in hair)
-            photographs[row] = torch.stack([draw_hair(one, curves, width, colour) for one in photographs[row]])
+            photographs[row] = torch.stack([draw_hair(image, curves, width, colour) for image in photographs[row]])
 
     def _darken(self, photographs: Tensor, chosen: Tensor, amount: Tensor, mask: Tensor) -> None:
         """Darken the border; amounts (B, 5) in [0, 1). The circle leaves the mask's foreground free."""
@@ -118,7 +118,7 @@ class DermoscopyAugmentation(Augmentation):
         height, width = mask.shape[-2:]
         distance = variations.radii((height, width), 0.2 * amount[:, :2] - 0.1)
         foreground = mask.any(1).to(distance.device) if mask.shape[1] else torch.zeros_like(distance)
-        # From circles a little smaller than the image to circles that touch the corners alone.
+        # From circles a little smaller than the image to circles that touch only the corners.
         radius = torch.maximum(0.9 + 0.4 * amount[:, 2], (distance * foreground).amax((-1, -2)))
         softness = 0.02 + 0.5 * amount[:, 3] ** 2  # mostly sharp
         darkness = self.vignette * (1 - amount[:, 4] ** 2)  # mostly dark
@@ -128,7 +128,7 @@ class DermoscopyAugmentation(Augmentation):
         """Blur or sharpen what is chosen, and lower the resolution of what is coarse; amounts (B, 3) in [0, 1)."""
         largest = self.blur * min(photographs.shape[-2:])
         if self.blur or self.sharpen:
-            # The choice falls on one of both, whichever are switched on.
+            # Either blur or sharpen, among those that are switched on.
             blurred = amount[:, 0] < (0.5 if self.blur and self.sharpen else float(self.blur > 0))
             sigma = torch.where(blurred, largest * amount[:, 1], 1.0).clamp(min=0.05)
             sharpness = torch.where(blurred, -1.0, self.sharpen * amount[:, 1])

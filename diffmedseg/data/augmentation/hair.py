@@ -1,4 +1,4 @@
-"""Hair that is drawn over photographs of skin."""
+"""Draw hair over photographs of skin."""
 
 import math
 
@@ -11,9 +11,9 @@ def random_hair(number: int, side: int, generator: torch.Generator) -> tuple[Ten
     """Draw the shapes of hairs that lie roughly in one direction, as they do on skin.
 
     Args:
-        number: N.
+        number: N, the number of hairs.
         side: Shorter side of the image in pixels.
-        generator: On the CPU.
+        generator: Generator on the CPU.
 
     Returns:
         Control points (N, 3, 2), width (N,) in pixels and colour (3,): the arguments of :func:`draw_hair`.
@@ -61,9 +61,9 @@ def _splat(points: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
     canvas = points.new_zeros(height * width)
     corner = points.floor()
     for offset in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        place = corner + torch.tensor(offset, device=points.device)
-        share = (1 - (points - place).abs()).prod(-1) * weight
-        column, row = place.long().unbind(-1)
+        pixel = corner + torch.tensor(offset, device=points.device)
+        share = (1 - (points - pixel).abs()).prod(-1) * weight
+        column, row = pixel.long().unbind(-1)
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         canvas.index_add_(0, (row * width + column)[inside], share[inside])
     return canvas.view(size)

@@ -1,4 +1,4 @@
-"""Augmentation of images and masks together, by kornia, on the device."""
+"""Augment images and masks together with kornia, on the device."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from diffmedseg.configurable import Configurable
 
 
 class Augmentation(Configurable, nn.Module):
-    """Flips, a similarity transform and a change of colour; an image's parameters come from its own generator.
+    """Flip, transform and recolour images. The parameters of an image come from its own generator.
 
-    So augmentation depends neither on the batch an image is in nor on the number of processes.
+    So augmentation does not depend on the batch or on the number of processes.
 
     Args:
         flip: Probability of a horizontal and, independently, of a vertical flip.
@@ -46,7 +46,7 @@ class Augmentation(Configurable, nn.Module):
             generators: B generators on the CPU.
 
         Returns:
-            Image in [0, 1] and mask in {0, 1}, of the same shapes. What comes in from outside repeats the border.
+            Image in [0, 1] and mask in {0, 1}, with the same shapes. Pixels from outside the image repeat its border.
         """
         from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 

@@ -1,4 +1,4 @@
-"""Augmentation of ultrasound images: what differs between machines, their settings and probes."""
+"""Augment ultrasound images as machines, settings and probes differ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from diffmedseg.data.augmentation.standard import Augmentation
 class UltrasoundAugmentation(Augmentation):
     """Vary geometry mildly, then gain, contrast, gain over depth and speckle.
 
-    Images are never flipped upside down and are hardly rotated: depth runs down the image, and shadows with it. At 0 an
-    amount switches its variation off. Masks are changed by geometry alone.
+    Images are never flipped upside down and hardly rotated, because depth and shadows run down the image. An amount of
+    0 switches its variation off. Only geometry changes masks.
 
     Args:
         degrees: Largest rotation.
@@ -21,10 +21,11 @@ class UltrasoundAugmentation(Augmentation):
         scale: Largest zoom, in or out, as a fraction.
         brightness: Largest offset, of the range [0, 1], as the gain changes it after log compression.
         contrast: Largest relative change of contrast, as the dynamic range changes it.
-        depth_gain: Largest offset at the lower border, of the range [0, 1]; it grows from none at the upper border.
+        depth_gain: Largest offset at the lower border, of the range [0, 1]; it grows from 0 at the upper border.
         speckle: Largest standard deviation of multiplicative noise, as a fraction of the value.
         grain: Size of the speckle, in pixels of the grid.
-        kwargs: The other arguments of :class:`Augmentation`, by name. ``flip`` is of horizontal flips alone.
+        kwargs: The other arguments of :class:`Augmentation`, by name. ``flip`` is the probability of a
+            horizontal flip.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class UltrasoundAugmentation(Augmentation):
         """Augment a batch; see the base class. All channels of an image get the same change."""
         image, mask = super().forward(image, mask, generators)
         height, width = image.shape[-2:]
-        chance, amount = (torch.stack([torch.rand(2, generator=one) for one in generators]) for _ in range(2))
+        chance, amount = (
+            torch.stack([torch.rand(2, generator=generator) for generator in generators]) for _ in range(2)
+        )
         ramp = self.depth_gain * (2 * amount[:, :1] - 1) * (chance[:, :1] < self.probability)  # (B, 1)
         strength = self.speckle * amount[:, 1] * (chance[:, 1] < self.probability)  # (B,)
-        noise = torch.stack([torch.randn(1, height, width, generator=one) for one in generators])
+        noise = torch.stack([torch.randn(1, height, width, generator=generator) for generator in generators])
         depth = torch.linspace(0, 1, height)[:, None] * ramp[..., None]  # (B, H, 1)
         change = 1 + strength[:, None, None, None] * _smooth(noise, self.grain)
         lifted = (image + depth[:, None].to(image.device)).clamp(0, 1)
@@ -66,7 +69,7 @@ class UltrasoundAugmentation(Augmentation):
 
 
 def _smooth(noise: Tensor, size: float) -> Tensor:
-    """Blur noise (B, 1, H, W) by a Gaussian and bring it back to a deviation of 1."""
+    """Blur noise (B, 1, H, W) with a Gaussian, and scale it to a deviation of 1."""
     from kornia.filters import gaussian_blur2d
 
     if size == 0:

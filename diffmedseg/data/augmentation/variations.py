@@ -1,7 +1,7 @@
-"""How photographs of the same skin differ: colour, focus, resolution, noise, dark corners, hair and compression.
+"""Vary photographs of skin: colour, focus, resolution, noise, dark corners, hair and compression.
 
 Every function takes images (B, 3, H, W) in [0, 1] and returns the same shape and range. Amounts are tensors with one
-value per image. No function draws random numbers of its own. Training augmentation and the corruptions of the
+value per image. No function draws random numbers. Training augmentation and the corruptions of the
 robustness test share these functions.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 def change_colour(image: Tensor, hue: Tensor, saturation: Tensor, gains: Tensor) -> Tensor:
     """Rotate the hue, scale the saturation, then multiply each channel by its gain (white balance).
 
-    Hue and saturation are changed in YUV, so that the luminance stays.
+    Hue and saturation are changed in YUV, so that the luminance does not change.
 
     Args:
         image: (B, 3, H, W), in [0, 1].
@@ -61,12 +61,14 @@ def lower_resolution(image: Tensor, scale: Tensor) -> Tensor:
     """Shrink images by a factor (B,) in (0, 1] and enlarge them to their size again."""
     size = image.shape[-2:]
 
-    def lower(one: Tensor, factor: float) -> Tensor:
+    def lower(photograph: Tensor, factor: float) -> Tensor:
         small = [max(round(side * factor), 1) for side in size]
-        shrunk = F.interpolate(one[None], small, mode="bilinear", antialias=True)
+        shrunk = F.interpolate(photograph[None], small, mode="bilinear", antialias=True)
         return F.interpolate(shrunk, size, mode="bilinear")[0]
 
-    return torch.stack([lower(one, factor) for one, factor in zip(image, scale.tolist(), strict=True)]).clamp(0, 1)
+    return torch.stack(
+        [lower(photograph, factor) for photograph, factor in zip(image, scale.tolist(), strict=True)]
+    ).clamp(0, 1)
 
 
 def radii(size: tuple[int, int], centre: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ def radii(size: tuple[int, int], centre: Tensor) -> Tensor:
 
 
 def darken_border(image: Tensor, distance: Tensor, radius: Tensor, softness: Tensor, darkness: Tensor) -> Tensor:
-    """Darken what lies outside a circle, as the tube of a dermatoscope does.
+    """Darken the image outside a circle, as the tube of a dermatoscope does.
 
     Args:
         image: (B, 3, H, W), in [0, 1].

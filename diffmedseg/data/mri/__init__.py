@@ -1,4 +1,4 @@
-"""Brain MRI in the layouts that people have on disk."""
+"""Brain MRI in the layouts of common downloads."""
 
 from typing import TYPE_CHECKING
 

@@ -29,28 +29,28 @@ _log = logging.getLogger(__name__)
 
 
 class BrainMRIDataModule(FoldsDataModule[Case]):
-    """Axial slices of brain volumes; which data set it is, is configuration.
+    """Axial slices of brain volumes. The configuration selects the data set.
 
     Volumes are decoded once, normalised over the brain, and kept on the model's grid in a memory-mapped cache.
-    Evaluation takes every slice that shows brain, and pools those of a case: scores are of volumes.
+    Evaluation uses every slice that shows brain, and pools the slices of a case: scores are computed by volume.
 
     Args:
-        root: Folder that holds the cases, at any level below it.
-        source: Where the data comes from.
-        layout: How cases lie on disk, and the modalities.
-        labels: The label scheme: by region the values that belong to it, from the outermost region in.
-        regions: The regions that are learned, in order; None for all.
-        train_slices: Train on all slices, those with brain, or those with a tumour.
-        empty_weight: How often a slice without tumour is drawn for each draw of one with.
-        context: Number of neighbouring slices on each side of a slice that a model is shown with it, as further
-            channels (2.5-D). The first and the last slice stand for what would lie beyond them.
-        context_distance: Distance of these slices in mm; None for the next ones. Set it where the distance of slices
+        root: Folder with the cases, at any level below it.
+        source: Origin of the data.
+        layout: Files of the cases, and the modalities.
+        labels: The label scheme: the values of each region, from the outermost region inwards.
+        regions: The regions to learn, in order; None for all.
+        train_slices: Train on all slices, on slices with brain, or on slices with a tumour.
+        empty_weight: How often a slice without a tumour is drawn for each draw of a slice with a tumour.
+        context: Number of neighbouring slices on each side that a model is shown with a slice, as further channels
+            (2.5-D). At the ends of a volume the first and the last slice are repeated.
+        context_distance: Distance of these slices in mm; None for the next slices. Set it if the distance of slices
             differs between cases.
-        ranges: By modality, the stored values that become -1 and 1, such as the Hounsfield units of CT. None z-scores
+        ranges: For each modality the stored values that become -1 and 1, such as Hounsfield units of CT. None z-scores
             all modalities over the brain.
-        ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
-        depth: Number of neighbouring slices that a 3-D network learns together, and sees at once of a volume that it
-            segments, such as 32; 0 for networks of slices.
+        ignore: The label of voxels with an unknown label. No training loss and no score counts them.
+        depth: Number of neighbouring slices in the stacks of a 3-D network, in training and in segmenting, such as 32;
+            0 for networks of slices.
         square_pixels: Whether slices get a margin of background so that a pixel of the model's grid is square in mm.
             Otherwise each slice is stretched to fill the grid.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
@@ -75,67 +75,69 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
     ) -> None:
         super().__init__(root, source, **kwargs)
         if empty_weight < 0:
-            raise ValueError(f"empty_weight is {empty_weight}; it has to be at least 0.")
+            raise ValueError(f"empty_weight is {empty_weight}; expected at least 0.")
         self.info = brain_info(source, layout, labels, regions, context, context_distance, ranges, depth, square_pixels)
         self.slice_input, self.ignore = self.info.slice_input or SliceInput(), ignore
         self.allowed = {value for values in labels.values() for value in values}
         if ignore in self.allowed:
-            raise ValueError(f"ignore is {ignore}, which labels name as one of a region: give it a value of its own.")
+            raise ValueError(
+                f"ignore is {ignore}, but labels give this value to a region. Give ignore a value of its own."
+            )
         self.allowed |= set() if ignore is None else {ignore}
         if not all(0 < value < 256 for value in self.allowed):
-            raise ValueError(f"labels are {dict(labels)}; they have to lie between 1 and 255: 0 is background.")
+            raise ValueError(f"labels are {dict(labels)}; expected values from 1 to 255, because 0 is background.")
         self.labels = [sorted(set(labels[name])) for name in self.info.regions]
         self.layout = layout
         self.train_slices, self.empty_weight = train_slices, empty_weight
 
     def prepare_data(self) -> None:
-        """Decode all cases once, in one process per machine; then write the splits where a file for them is named."""
+        """Decode all cases once, in one process per machine. Then write the splits, if a file for them is named."""
         self._decode(self._used())
         self.write_splits()
 
     def find_warnings(self) -> list[Problem]:
-        """Name masks without an image, and cases with two channels alike or headers that contradict themselves."""
+        """Find masks without an image, cases with two equal channels, and contradictory headers; see the base class."""
         folders = self._decode(self._used())
-        return self._alone() + self._copies(folders) + self._notes(folders)
+        return self._masks_without_image() + self._copies(folders) + self._notes(folders)
 
-    def _alone(self) -> list[Problem]:
-        alone = self.layout.masks_alone(self.root)
-        if not alone:
+    def _masks_without_image(self) -> list[Problem]:
+        masks = self.layout.masks_alone(self.root)
+        if not masks:
             return []
-        text = f"{count(len(alone), 'mask')} without an image: add images or remove masks."
-        return [Problem("mask without image", text, [str(path.relative_to(self.root)) for path in alone])]
+        text = f"{count(len(masks), 'mask')} without an image: add images or remove masks."
+        return [Problem("mask without image", text, [str(path.relative_to(self.root)) for path in masks])]
 
     def _used(self) -> list[Case]:
         used = {case for cases in self.split_ids.values() for case in cases}
         return [case for case in self.cases.values() if case.id in used]
 
     def _copies(self, folders: Mapping[str, Path]) -> list[Problem]:
-        found: dict[str, list[str]] = defaultdict(list)
+        by_pair: dict[str, list[str]] = defaultdict(list)
         for case, folder in folders.items():
             for a, b in open_case(folder).copies:
-                found[f"{self.info.channels[a]} and {self.info.channels[b]}"].append(case)
+                by_pair[f"{self.info.channels[a]} and {self.info.channels[b]}"].append(case)
         return [
             Problem(
                 "same channels",
-                f"{pair} are the same in {len(cases)} of {len(folders)} cases. Most likely one was missing and the "
-                "other put in its place (FLAIR in Kaggle's lgg): there it is not what its name says.",
+                f"{pair} are the same in {len(cases)} of {len(folders)} cases. Most likely one of them was missing and "
+                "the other replaced it (FLAIR in Kaggle's lgg). In these cases the name of the channel is wrong.",
                 sorted(cases),
                 serious=False,
             )
-            for pair, cases in found.items()
+            for pair, cases in by_pair.items()
         ]
 
     @staticmethod
     def _notes(folders: Mapping[str, Path]) -> list[Problem]:
-        notes = {case: found for case, folder in folders.items() if (found := open_case(folder).notes)}
+        notes = {case: texts for case, folder in folders.items() if (texts := open_case(folder).notes)}
         if not notes:
             return []
         first = next(iter(notes.values()))[0]
-        text = f"Headers of {len(notes)} of {len(folders)} cases do not say in one way where they lie. {first}."
+        text = f"Headers of {len(notes)} of {len(folders)} cases give several positions. {first}."
         return [Problem("geometry", text, sorted(notes), serious=False)]
 
     def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
-        """Yield the cases of a split as their files have them, with axes nearest to LPS; see the base class."""
+        """Yield the cases of a split at native size, with the axes nearest to LPS; see the base class."""
         names = self.split_ids[split]
         for name in (names[index] for index in spread(len(names), most)):
             case = self.cases[name]
@@ -146,7 +148,7 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
             yield Native(name, raw.channels, masks, unsure, grid, None if case.brain is None else ~raw.brain)
 
     def mask_patterns(self) -> set[tuple[bool, ...]]:
-        """Return which regions a voxel may lie in together: its label says so; see the base class."""
+        """Return the sets of regions that can share a voxel, from the labels; see the base class."""
         return {tuple(value in values for values in self.labels) for value in self.allowed} - {
             (False,) * len(self.labels)
         }
@@ -165,9 +167,9 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         slices: dict[str, list[int]] = {}
         for name, folder in folders.items():
             case = open_case(folder)
-            wanted = {"all": np.ones_like(case.brain), "brain": case.brain, "tumour": case.tumour}
-            found = np.flatnonzero(wanted[self.train_slices if split == "train" else "brain"]).tolist()
-            slices[name] = without_gaps(found) if self.depth else found
+            selections = {"all": np.ones_like(case.brain), "brain": case.brain, "tumour": case.tumour}
+            numbers = np.flatnonzero(selections[self.train_slices if split == "train" else "brain"]).tolist()
+            slices[name] = without_gaps(numbers) if self.depth else numbers
         if not any(slices.values()):
             raise DataError(
                 f"{self.info.title}: no slice of the {split} cases has a tumour. Set train_slices to brain."
@@ -178,9 +180,9 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         return store
 
     def _decode(self, cases: Sequence[Case]) -> dict[str, Path]:
-        """Decode cases that are not in the cache yet, and name every failure."""
+        """Decode the cases that are not in the cache yet. The error names every failure."""
 
-        def one(case: Case) -> Path | DataError:
+        def decode_one(case: Case) -> Path | DataError:
             try:
                 return decode(
                     cache_folder(), self.info.name, case, self.layout, self.image_size, self.allowed,
@@ -188,12 +190,12 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
                 )  # fmt: skip
             except DataError as error:
                 return error
-            except Exception as error:  # a damaged header can bring about anything
+            except Exception as error:  # a damaged header can raise anything
                 return DataError(f"{case.id} cannot be read ({error!r}): download it again")
 
         before = set(cache_folder().glob(f"{self.info.name}-*"))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
-            results = pool.map(one, cases)
+            results = pool.map(decode_one, cases)
             done = list(track(results, f"Decoding {self.info.name}", len(cases), disable=len(cases) < 50))
         failures = [result for result in done if isinstance(result, DataError)]
         for failure in failures[3:]:
@@ -208,9 +210,9 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         if new:
             megabytes = sum(file.stat().st_size for path in new for file in path.iterdir()) / 1e6
             _log.info("%s: decoded %d cases into %s, %.0f MB.", self.info.title, len(new), cache_folder(), megabytes)
-            for doubt in self._notes({case: folder for case, folder in folders.items() if folder in new}):
-                _log.warning("%s: %s In: %s.", self.info.title, doubt.text, first_names(doubt.names))
-            copies = "\n  ".join(f"{one.text} {first_names(one.names)}" for one in self._copies(folders))
+            for problem in self._notes({case: folder for case, folder in folders.items() if folder in new}):
+                _log.warning("%s: %s In: %s.", self.info.title, problem.text, first_names(problem.names))
+            copies = "\n  ".join(f"{problem.text} {first_names(problem.names)}" for problem in self._copies(folders))
             if copies:
                 _log.warning(
                     "%s: %s\n  Leave such cases out by a file of splits, or a modality by --data.layout.modalities.",

@@ -1,4 +1,4 @@
-"""What a case is: its files, and what they hold."""
+"""The files of a case, and their content."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,10 +24,10 @@ class Case:
 
     Attributes:
         id: Name of the case.
-        patient: The patient; cases of one patient are never split.
+        patient: The patient. All cases of a patient are in the same split.
         images: Files of the image, in the order of the modalities.
         segmentation: File or, for slices, files of the segmentation.
-        brain: File of a brain mask, where there is one.
+        brain: File of a brain mask; None without one.
     """
 
     id: str
@@ -44,15 +44,15 @@ class Case:
 
 @dataclass(frozen=True)
 class RawCase:
-    """What a case's files hold.
+    """The content of a case's files.
 
     Attributes:
         channels: (C, D, H, W), float32, as stored.
-        brain: (D, H, W): where the brain is.
+        brain: (D, H, W), mask of the brain.
         labels: (D, H, W), uint8, values of the label scheme.
         spacing: Distance of slices, rows and columns, in mm.
-        notes: What is ambiguous about where its files lie, for people; often nothing.
-        grid: Where its voxels lie; None where its files do not say so.
+        notes: Ambiguities in the position of its files, for people; often empty.
+        grid: Position of its voxels; None if the files do not state it.
     """
 
     channels: NDArray[np.float32]
@@ -64,24 +64,25 @@ class RawCase:
 
 
 class Layout(Configurable, ABC):
-    """Finds and reads the cases of a data set.
+    """Find and read the cases of a data set.
 
     Attributes:
-        modalities: Names of the channels that it reads, in order.
+        modalities: Names of the channels, in order.
     """
 
     modalities: tuple[str, ...]
 
     @abstractmethod
     def find(self, root: Path) -> list[Case]:
-        """Find the cases that have a segmentation, in the order of their ids.
+        """Find the cases with a segmentation, in the order of their ids.
 
         Raises:
-            DataError: If there is none, or files of a case are missing; says what was found and which yaml fits.
+            DataError: If there is none, or files of a case are missing. The message says what was found, and which data
+                set fits.
         """
 
     def masks_alone(self, root: Path) -> list[Path]:
-        """Return the masks whose image is not there; a layout of one folder per case has none."""
+        """Return the masks without an image. A layout of one folder per case has none."""
         return []
 
     @abstractmethod
@@ -89,7 +90,8 @@ class Layout(Configurable, ABC):
         """Read a case.
 
         Raises:
-            DataError: If a file is damaged, or does not fit the others or the label scheme; names the file.
+            DataError: If a file is damaged, or does not fit the other files or the label scheme; the message names the
+                file.
         """
 
 
@@ -99,16 +101,16 @@ def assemble(
     allowed: set[int],
     labels_of: Callable[["sitk.Image", set[int], Path], NDArray[np.uint8]] = to_labels,
 ) -> RawCase:
-    """Put the volumes of a case, one per modality, together with its segmentation and brain.
+    """Combine the volumes of a case, one per modality, with its segmentation and brain.
 
     Args:
         volumes: The volumes, with axes nearest to LPS.
-        case: Its files.
+        case: Files of the case.
         allowed: The values of the label scheme.
-        labels_of: Takes the labels from a segmentation, given ``allowed`` and its file.
+        labels_of: Function that returns the labels of a segmentation, from the segmentation, ``allowed`` and its file.
 
     Raises:
-        DataError: If they do not lie on the same voxels, or a label is not of the scheme.
+        DataError: If the volumes have different voxels, or a label is not in the scheme.
     """
     import SimpleITK as sitk
 

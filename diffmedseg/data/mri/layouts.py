@@ -1,4 +1,4 @@
-"""How the cases of a data set lie on disk."""
+"""Layouts of the cases of a data set on disk."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ from diffmedseg.reading.masks import MaskReader
 from diffmedseg.reading.names import comparable, listing, mask_key, stem, volume_files
 from diffmedseg.reading.opening import open_image
 from diffmedseg.reading.volumes import read_volume, read_volumes
-from diffmedseg.wording import count, first_names
+from diffmedseg.wording import count, first_names, plain_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,12 @@ class CaseFolders(Layout):
     """A folder per case, with a NIfTI file per modality: the layout of BraTS.
 
     Args:
-        case: Regular expression of a case folder's whole name; its group ``patient``, if there is one, is the patient.
-        images: By modality, the name of its file without suffix; ``{case}`` stands for the case.
-        segmentation: The same for the segmentation.
-        brain_mask: The same for a mask of the brain; None finds the brain in the image.
-        modalities: The modalities that are read, in order; None for all of ``images``.
+        case: Regular expression of the whole name of a case's folder. Group ``patient``, if there is one, is the
+            patient.
+        images: For each modality, the name of its file without suffix. ``{case}`` is replaced by the name of the case.
+        segmentation: Name of the segmentation, in the same form.
+        brain_mask: Name of the brain mask, in the same form. None finds the brain in the image.
+        modalities: The modalities to read, in order; None for all of ``images``.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CaseFolders(Layout):
         """Find the cases; see the base class."""
         folders = unique([path for path in folders_below(root) if self.case.fullmatch(path.name)])
         if not folders:
-            raise no_case(root, self.case, f"folders called {self.case.pattern}")
+            raise no_case(root, self.case, f"folders with names such as {plain_pattern(self.case.pattern)}")
         cases, without = [], []
         for folder in folders:
             segmentation = self._segmentation(folder)
@@ -72,34 +73,34 @@ class CaseFolders(Layout):
         if not cases:
             expected = self.segmentation.format(case=without[0]) + ".nii.gz"
             raise DataError(
-                f"None of the {len(without)} cases in {root} has a segmentation, as {without[0]}/{expected}; there "
-                f"is {listing(folders[0])}. Use the training set: validation sets have none."
+                f"None of the {len(without)} cases in {root} has a segmentation, such as {without[0]}/{expected}; "
+                f"there is {listing(folders[0])}. Use the training set: validation sets have no segmentations."
             )
         return cases
 
     def _segmentation(self, folder: Path) -> Path | None:
-        found = with_suffix(folder, self.segmentation)
-        if found is not None:
-            return found
-        # BraTS20_Training_355 of Kaggle's copy has W39_1998.09.19_Segm.nii. Nothing else may stand for the truth: a
-        # lone file could be somebody's prediction.
+        segmentation = with_suffix(folder, self.segmentation)
+        if segmentation is not None:
+            return segmentation
+        # BraTS20_Training_355 of Kaggle's copy has W39_1998.09.19_Segm.nii. No other name is accepted as the
+        # reference: a lone file could be somebody's prediction.
         others = [path for path in volume_files(folder) if stem(path).lower().endswith(("_seg", "_segm", "-seg"))]
         if len(others) != 1:
             return None
         name = self.segmentation.format(case=folder.name)
-        _log.warning("%s has no %s; %s is taken for it.", folder, name, others[0].name)
+        _log.warning("%s has no %s; %s is used instead.", folder, name, others[0].name)
         return others[0]
 
     @staticmethod
     def _file(folder: Path, pattern: str, what: str) -> Path:
-        found = with_suffix(folder, pattern)
-        if found is None:
+        path = with_suffix(folder, pattern)
+        if path is None:
             name = pattern.format(case=folder.name)
             raise DataError(
                 f"{folder} has no {name}.nii.gz ({what}); there is {listing(folder)}. Download the case again, or "
                 "leave the modality out by layout.modalities."
             )
-        return found
+        return path
 
     def read(self, case: Case, allowed: set[int]) -> RawCase:
         """Read a case; see the base class."""
@@ -109,14 +110,14 @@ class CaseFolders(Layout):
 class FourDimensional(Layout):
     """A NIfTI file per case with all its modalities, beside a folder of segmentations.
 
-    The layout of the Medical Segmentation Decathlon, and of volumes of one's own.
+    The layout of the Medical Segmentation Decathlon, and of the user's own volumes.
 
     Args:
         case: Regular expression of a file's name without suffix.
         images: Folder of the images.
-        segmentations: Folder of the segmentations, of the same names.
-        channels: The modality of each volume along the fourth axis; one for three-dimensional files.
-        modalities: The modalities that are read, in order; None for all.
+        segmentations: Folder of the segmentations, with the same names.
+        channels: The modality of each volume along the fourth axis; one modality for three-dimensional files.
+        modalities: The modalities to read, in order; None for all.
     """
 
     def __init__(
@@ -136,19 +137,19 @@ class FourDimensional(Layout):
         images, segmentations = self.folders
         cases = []
         for folder, paths in self._folders(root):
-            masks, alone = self._pair(folder, paths)
+            masks, unpaired = self._pair(folder, paths)
             for path in paths:
                 if path not in masks:
-                    there = listing(folder) if folder.is_dir() else "no such folder"
+                    content = listing(folder) if folder.is_dir() else "no such folder"
                     raise DataError(
-                        f"{path} has no segmentation in {folder}; there is {there}. Each image needs one of its name."
-                        f"{_number_advice(stem(path))}"
+                        f"{path} has no segmentation in {folder}; there is {content}. Each image needs a segmentation "
+                        f"of the same name.{_number_advice(stem(path))}"
                     )
                 cases.append(Case(stem(path), patient_of(self.case, stem(path)), (path,), (masks[path],)))
-            if alone:
-                _log.warning("%s without an image in %s: %s.", count(len(alone), "mask"), folder, _names(alone))
+            if unpaired:
+                _log.warning("%s without an image in %s: %s.", count(len(unpaired), "mask"), folder, _names(unpaired))
         if not cases:
-            called = "" if self.case.fullmatch("\0") else f" called {self.case.pattern}.nii.gz"
+            called = "" if self.case.fullmatch("\0") else f" such as {plain_pattern(self.case.pattern)}.nii.gz"
             expected = f"volumes{called} in a folder {images}, and their masks in {segmentations} beside it"
             raise no_case(root, self.case, expected, {"images": images, "segmentations": segmentations})
         return cases
@@ -167,8 +168,8 @@ class FourDimensional(Layout):
 
     def _pair(self, folder: Path, images: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
         masks = volume_files(folder) if folder.is_dir() else []
-        pairs, alone = pair_volumes(images, masks)
-        return pairs, [path for path in alone if self.case.fullmatch(mask_key(path))]
+        pairs, unpaired = pair_volumes(images, masks)
+        return pairs, [path for path in unpaired if self.case.fullmatch(mask_key(path))]
 
     def read(self, case: Case, allowed: set[int]) -> RawCase:
         """Read a case; see the base class."""
@@ -186,12 +187,12 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def _number_advice(name: str) -> str:
-    """Say what to do about a number at the end of a name, by which nnU-Net tells modalities apart."""
+    """Advise on a number at the end of a name: nnU-Net numbers modalities in this way."""
     if not re.search(r"_\d{4}$", name):
         return ""
     return (
-        f" If {name[-5:]} is the number of a modality (nnU-Net): drop it where there is one modality, and join several "
-        "into a four-dimensional file."
+        f" If {name[-5:]} is the number of a modality (nnU-Net): remove it if there is one modality, or join several "
+        "modalities into a four-dimensional file."
     )
 
 
@@ -199,10 +200,10 @@ class SliceFolders(Layout):
     """A folder per case, with a colour picture and a mask per slice: Kaggle's lgg-mri-segmentation.
 
     Args:
-        case: Regular expression of a case folder's whole name.
+        case: Regular expression of the whole name of a case's folder.
         channels: The modality of each colour.
-        spacing: Distance of slices, rows and columns in mm, which pictures do not hold.
-        modalities: The modalities that are read, in order; None for all.
+        spacing: Distance of slices, rows and columns in mm; pictures do not state it.
+        modalities: The modalities to read, in order; None for all.
     """
 
     def __init__(
@@ -217,10 +218,10 @@ class SliceFolders(Layout):
         self.order = [self.channels.index(name) for name in self.modalities]
 
     def find(self, root: Path) -> list[Case]:
-        """Find the cases; slices are ordered by number, which is not padded."""
+        """Find the cases. Slices are sorted by number, because the numbers are not padded; see the base class."""
         folders = unique([path for path in folders_below(root) if self.case.fullmatch(path.name)])
         if not folders:
-            raise no_case(root, self.case, f"folders called {self.case.pattern}")
+            raise no_case(root, self.case, f"folders with names such as {plain_pattern(self.case.pattern)}")
         cases = []
         for folder in folders:
             named = re.compile(rf"{re.escape(folder.name)}_(\d+)(_mask)?\.tif", re.IGNORECASE)
@@ -229,10 +230,12 @@ class SliceFolders(Layout):
                 if match := named.fullmatch(path.name):
                     kinds["masks" if match[2] else "images"][int(match[1])] = path
             images, masks = kinds["images"], kinds["masks"]
-            alone = [f"slice {number}" for number in images.keys() ^ masks.keys()]
-            if alone or not images:
-                found = first_names(alone) or "no slices at all"
-                raise DataError(f"{folder}: {found} without a picture or without a mask: download it again.")
+            unpaired = [f"slice {number}" for number in images.keys() ^ masks.keys()]
+            if unpaired:
+                some = first_names(unpaired)
+                raise DataError(f"{folder}: {some} without a picture or without a mask: download it again.")
+            if not images:
+                raise DataError(f"{folder} has no slices: download it again.")
             numbers = sorted(images)
             image_files, mask_files = (tuple(kind[number] for number in numbers) for kind in (images, masks))
             cases.append(Case(folder.name, patient_of(self.case, folder.name), image_files, mask_files))
@@ -247,9 +250,11 @@ class SliceFolders(Layout):
             mask = reader.read(mask_path)
             with open_image(path) as image:
                 if image.size != mask.shape[::-1] or (slices and np.asarray(image).shape != slices[0].shape):
-                    raise DataError(f"{path} is {image.size}, unlike {mask_path} or other slices: download it again")
+                    raise DataError(
+                        f"{path} has size {image.size}; {mask_path} or other slices differ: download it again"
+                    )
                 if image.mode != "RGB":
-                    raise DataError(f"{path} has mode {image.mode}; expected RGB, a colour per modality")
+                    raise DataError(f"{path} has mode {image.mode}; expected RGB, with one colour per modality")
                 slices.append(np.asarray(image))
                 masks.append(mask)
         channels = np.stack(slices).transpose(3, 0, 1, 2)[self.order].astype(np.float32)

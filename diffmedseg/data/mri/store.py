@@ -1,4 +1,4 @@
-"""Cases decoded once into memory maps, and the slices that are taken from them."""
+"""Cases decoded once into memory maps, and their slices."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from diffmedseg.files import read_json
 from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.reading.windows import CropWindow
 
-_FORMAT = 6  # to be raised with any change to what is written for the same files
+_FORMAT = 6  # raise it with any change of the files that are written
 _LEVELS = 65535  # of uint16, over [-1, 1]: steps of 3e-5, or 1.5e-4 standard deviations
 _OPEN_CASES = 64  # each takes two file handles
 
@@ -32,10 +32,11 @@ class DecodedCase:
     Attributes:
         image: (D, C, H, W), uint16 for [-1, 1], read-only.
         labels: (D, h, w), uint8, at native size, read-only.
-        brain: (D,): whether a slice shows any brain or has a label.
-        copies: Pairs of channels that are the same, by number.
+        brain: (D,): whether a slice shows brain or has a label.
+        tumour: (D,): whether a slice has a label.
+        copies: Numbers of pairs of equal channels.
         spacing: Distance of slices, rows and columns, in mm.
-        notes: What is ambiguous about where its files lie, for people; often nothing.
+        notes: Ambiguities in the position of its files, for people; often empty.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +49,9 @@ class DecodedCase:
             self.copies: list[tuple[int, int]] = [(a, b) for a, b in facts["copies"]]
             self.notes: list[str] = facts["notes"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"The cache {folder} is damaged ({error}): delete this folder; it is made anew.") from error
+            raise DataError(
+                f"The cache {folder} is damaged ({error}). Delete this folder; it will be made again."
+            ) from error
 
 
 def to_slices(
@@ -59,15 +62,15 @@ def to_slices(
     ranges: Mapping[int, tuple[float, float]] | None = None,
     window: CropWindow | None = None,
 ) -> Tensor:
-    """Normalise a volume over its brain and shrink its slices, for training and for prediction alike.
+    """Normalise a volume over its brain and shrink its slices. Training and prediction both use this function.
 
     Args:
         channels: The channels, as stored.
         brain: (D, H, W).
-        names: What each channel is, for messages.
+        names: Names of the channels, for messages.
         size: (H, W) of the model's grid.
-        ranges: By number of a channel, the values that become -1 and 1 instead.
-        window: As of :func:`shrink_slices`.
+        ranges: Values that become -1 and 1, by number of the channel. Other channels are z-scored.
+        window: See :func:`shrink_slices`.
 
     Returns:
         (D, C, *size), float32 in [-1, 1].
@@ -111,23 +114,23 @@ def decode(
     slice_input: SliceInput | None = None,
     ignore: int | None = None,
 ) -> Path:
-    """Decode a case into the cache, or find what an earlier call with the same files and settings left there.
+    """Decode a case into the cache, unless an earlier call with the same files and settings did.
 
     Args:
         cache: Folder of the cache.
         name: Name of the data set.
         case: The case.
-        layout: Reads it.
+        layout: Reads the case.
         size: (H, W) of the model's grid.
         allowed: Values of the label scheme.
         slice_input: How slices become images; None for the default.
-        ignore: The value of voxels whose label is not known, which is one of ``allowed``; None where all are known.
+        ignore: The value of voxels with an unknown label; it is in ``allowed``. None if all labels are known.
 
     Returns:
         The case's folder, for :class:`DecodedCase`.
 
     Raises:
-        DataError: If the case cannot be read, or the cache not be written.
+        DataError: If the case cannot be read, or the cache cannot be written.
     """
     files = ((case.id, path) for path in case.files)
     slice_input = slice_input or SliceInput()
@@ -167,10 +170,10 @@ class SliceStore(ImageStore):
     Args:
         cases: Id and folder of each case.
         regions: The labels of each region, in order.
-        slices: Which slices of each case, by id.
+        slices: Numbers of the slices to use, by id of the case.
         size: (H, W) of the model's grid.
-        slice_input: Which slices are shown together; None for each alone.
-        ignore: The label of voxels whose label is not known: no training loss and no score looks at them.
+        slice_input: Which slices are shown together; None for single slices.
+        ignore: The label of voxels with an unknown label. No training loss and no score counts them.
     """
 
     def __init__(
@@ -196,24 +199,24 @@ class SliceStore(ImageStore):
         return open_case(self._folders[case]), number
 
     def image(self, index: int) -> Tensor:
-        """Return (C, H, W), float32 in [-1, 1]: the slice, and then the slices that are shown with it."""
+        """Return (C, H, W), float32 in [-1, 1]: the slice, then the slices that are shown with it."""
         case, number = self._at(index)
         together = self._slice_input.neighbours(number, len(case.image), case.spacing[0])
-        shown = np.concatenate([case.image[one] for one in together])
+        shown = np.concatenate([case.image[neighbour] for neighbour in together])
         return torch.from_numpy(shown.astype(np.float32)) * (2 / _LEVELS) - 1
 
     def masks(self, index: int) -> Tensor:
-        """Return (1, K, H, W), uint8 in {0, 1}: the pixel that holds each centre."""
+        """Return (1, K, H, W), uint8 in {0, 1}, by nearest neighbour: the value at the centre of each pixel."""
         return torch.from_numpy(self._table[:, self._small_labels(index)])[None]
 
     def unsure(self, index: int) -> Tensor | None:
-        """Return (1, H, W), uint8 in {0, 1}: the pixels whose label is not known; None where all are."""
+        """Return (1, H, W), uint8 in {0, 1}: the pixels with an unknown label; None if all labels are known."""
         if self._ignore is None:
             return None
         return torch.from_numpy((self._small_labels(index) == self._ignore).astype(np.uint8))[None]
 
     def field_of_view(self, index: int) -> Tensor | None:
-        """Return (h, w), bool: the pixels whose label is known; None where all are."""
+        """Return (h, w), bool: the pixels with a known label; None if all labels are known."""
         if self._ignore is None:
             return None
         case, number = self._at(index)
@@ -251,7 +254,7 @@ class SliceStore(ImageStore):
         return self._items[index][1]
 
     def label(self, index: int) -> int:
-        """Return 1 where the slice has any of the regions."""
+        """Return 1 if the slice has any of the regions, else 0."""
         case, number = self._at(index)
         return int(bool(case.tumour[number]) and bool(self._table[:, case.labels[number]].any()))
 

@@ -1,4 +1,4 @@
-"""Reading volumes, by SimpleITK, and bringing their values into the model's range."""
+"""Find the brain in volumes, and scale their values to the model's range."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 
-# Values beyond five standard deviations are clipped, and these five fill [0, 1] and [-1, 0] (design.md, section 3).
+# Values beyond five standard deviations are clipped. Then -5 to 5 becomes -1 to 1.
 _CLIP = 5.0
-_AIR = 0.1  # of a bright voxel; ours
-# What is dark takes up to .06 of brains of BraTS 2015 (.12 where their background is set to the mean), and .36 and more
-# of what differs from a blank rim in cases of LGG: measured for each channel and all of them.
+_AIR = 0.1  # of the value of a bright voxel; our choice
+# Share of dark voxels, measured for each channel and for all channels: up to .06 of the brain in BraTS 2015 (.12 if the
+# background is set to the mean); .36 or more of the voxels that differ from a blank rim in LGG.
 _NOISE = 0.2
 _PART = 2**20  # values that are summed in float64 at once
 
@@ -22,15 +22,17 @@ Channels = Sequence[NDArray[Any]] | NDArray[np.float32]
 
 
 def find_brain(channels: Channels) -> NDArray[np.bool_]:
-    """Find the brain, or the head where there is a skull: in training and in prediction alike.
+    """Find the brain, or the head if there is a skull. Training and prediction both use this function.
 
-    Where the skull was stripped that is where any channel differs from its own constant background: the commonest value
-    on the faces of the volume, which need not be 0 (data that was z-scored before has a negative one). A channel with
-    noise there, where no value fills half of them, has none and is left to the others.
+    Scans without a skull have a constant background: the commonest value on the faces of the volume. It need not be 0;
+    data that was z-scored before has a negative background. The brain is where any channel differs from its own
+    background. A channel without a value that fills half of the faces has noise there. It has no background, and the
+    other channels decide.
 
-    Where it was not there is noise around the head, though perhaps behind a blank rim. So where no channel has such a
-    background, or much of what differs from it is dark in every channel, all that is dark in every channel is air. (Not
-    where the background lies well within the range of a channel, as 0 in z-scored data: there dark is no air.)
+    Scans with a skull have noise around the head, possibly behind a blank rim. This is assumed if no channel has a
+    constant background, or if many of the voxels that differ from it are dark in every channel. Then all voxels that
+    are dark in every channel are air. The exception is a background well within the range of a channel, such as 0 in
+    z-scored data: there, dark voxels are no air.
 
     Args:
         channels: The channels.
@@ -41,16 +43,16 @@ def find_brain(channels: Channels) -> NDArray[np.bool_]:
     brain, dark = np.zeros(channels[0].shape, dtype=bool), np.ones(channels[0].shape, dtype=bool)
     for channel in channels:
         faces = np.concatenate([channel[:, [0, -1]].ravel(), channel[:, :, [0, -1]].ravel()])
-        found, counts = np.unique(faces, return_counts=True)
+        face_values, counts = np.unique(faces, return_counts=True)
         values = channel.astype(np.float32)  # one channel at a time: a volume may be large
         if 2 * counts.max() >= len(faces):
-            background, least, most = np.float32(found[counts.argmax()]), values.min(), values.max()
+            background, least, most = np.float32(face_values[counts.argmax()]), values.min(), values.max()
             brain |= values != background
             if _AIR * (most - least) < background - least < most - least:
                 dark[:] = False
         low, bright = np.percentile(values, (1, 99), overwrite_input=True)
         del values
-        black = min(low, 0)  # where it may be negative
+        black = min(low, 0)  # values may be negative
         dark &= channel <= black + _AIR * (bright - black)
     noise = np.count_nonzero(brain & dark)
     return brain if noise < _NOISE * np.count_nonzero(brain) else ~dark
@@ -59,23 +61,23 @@ def find_brain(channels: Channels) -> NDArray[np.bool_]:
 def shown_part(
     channels: Channels, brain: NDArray[np.bool_], ranges: Mapping[int, tuple[float, float]]
 ) -> NDArray[np.bool_]:
-    """Return what a model is shown of a volume: its brain, or all of it where every channel has a range, as CT has.
+    """Return the voxels that a model is shown: the brain, or all voxels if every channel has a range, as in CT.
 
     Args:
         channels: The channels.
         brain: (D, H, W).
-        ranges: As of :class:`NormalVolume`.
+        ranges: Values that become -1 and 1, by number of the channel.
     """
     return np.ones_like(brain) if len(ranges) == len(channels) else brain
 
 
-#: What :class:`NormalVolume` does, for people.
+#: Normalisation by :class:`NormalVolume`, for people.
 NORMALISATION = (
     "by volume: zero mean and unit deviation over the brain, clipped to +-5, divided by 5; -1 outside of the brain"
 )
 
 
-#: What :class:`NormalVolume` does with a channel that has a range, for people.
+#: Normalisation of a channel with a range, for people.
 RANGE_NORMALISATION = "{channel} by its range: {low:g} becomes -1 and {high:g} becomes 1"
 
 
@@ -108,12 +110,12 @@ class _Range:
 
 @dataclass(frozen=True)
 class NormalVolume:
-    """A volume whose slices are normalised when they are taken: at full size it exists as stored alone.
+    """A volume that normalises its slices one at a time, to save memory.
 
     Attributes:
         channels: The channels, or views of them.
         brain: (D, H, W).
-        scales: How the values of each channel come to [-1, 1].
+        scales: Scaling of each channel to [-1, 1].
     """
 
     channels: Channels
@@ -131,10 +133,10 @@ class NormalVolume:
         """Find the mean and the deviation of each channel over the brain.
 
         Args:
-            channels: As of the class.
-            brain: As of the class.
-            names: What each channel is, for the message.
-            ranges: By number of a channel, the values that become -1 and 1 instead, everywhere.
+            channels: See the class.
+            brain: See the class.
+            names: Names of the channels, for messages.
+            ranges: Values that become -1 and 1, by number of the channel. Other channels are z-scored.
 
         Raises:
             DataError: If there is no brain, or a channel is constant within it.
@@ -152,12 +154,12 @@ class NormalVolume:
         """Return the volume along other axes.
 
         Args:
-            turn: Gives a view of an array (D, H, W).
+            turn: Function that returns a view of an array (D, H, W).
         """
         return NormalVolume([turn(channel) for channel in self.channels], turn(self.brain), self.scales)
 
     def slices(self) -> Iterator[NDArray[np.float32]]:
-        """Yield each slice, (C, H, W), in [-1, 1]; -1 outside of the brain, but for channels with a range."""
+        """Yield each slice, (C, H, W), in [-1, 1]. Outside the brain it is -1, except in channels with a range."""
         for number, brain in enumerate(self.brain):
             result = np.empty((len(self.channels), *brain.shape), np.float32)
             for scale, channel, out in zip(self.scales, self.channels, result, strict=True):
@@ -166,7 +168,7 @@ class NormalVolume:
 
 
 def _fit_score(values: NDArray[Any], name: str) -> _Score:
-    """Find mean and deviation of the values of a brain, a part of them at a time: a volume may be large."""
+    """Find mean and deviation of the values of a brain, in parts, because a volume may be large."""
     mean = float(values.mean(dtype=np.float64))
     parts = (values[first : first + _PART] for first in range(0, len(values), _PART))
     deviation = float(np.sqrt(sum(np.square(part - np.float64(mean)).sum() for part in parts) / len(values)))

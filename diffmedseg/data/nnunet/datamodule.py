@@ -1,4 +1,4 @@
-"""Raw data sets of nnU-Net v2 as they are."""
+"""Data module of raw data sets of nnU-Net v2."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -29,31 +29,33 @@ AnyCase = Case | PictureCase
 
 
 class NnUNetDataModule(FoldsDataModule[AnyCase]):
-    """A raw data set of nnU-Net v2: channels, regions, kind of files and splits are those of its own files.
+    """A raw data set of nnU-Net v2. Its files define channels, regions, kind of files and splits.
 
-    Volumes are read as :class:`~diffmedseg.data.BrainMRIDataModule` reads them, slice by slice, and pictures as
-    :class:`~diffmedseg.data.PictureDataModule` does. Channels called ``CT`` or ``noNorm`` are clipped to percentiles of
-    the foreground, measured on the cases that are not tested. All other channels of volumes are z-scored.
+    Volumes are read slice by slice, as by :class:`~diffmedseg.data.BrainMRIDataModule`. Pictures are read as by
+    :class:`~diffmedseg.data.PictureDataModule`. Channels called ``CT`` or ``noNorm`` are clipped to percentiles of the
+    foreground, measured on the cases that are not tested. All other channels of volumes are z-scored.
 
-    ``test`` is imagesTs where there are labelsTs, else the ``val`` of a fold of splits_final.json, else a drawn fold.
-    Where ``test`` is imagesTs, ``train`` and ``val`` are those of the fold; else ``val`` is drawn from its ``train``.
+    ``test`` is imagesTs if there are labelsTs. Otherwise it is the ``val`` of a fold of splits_final.json; without that
+    file it is a drawn fold. If ``test`` is imagesTs, ``train`` and ``val`` are the lists of the fold. Otherwise ``val``
+    is drawn from the fold's ``train``.
 
     Args:
         root: Folder of the data set, ``Dataset<number>_<name>``, with dataset.json, imagesTr and labelsTr.
-        source: Where the data comes from, where dataset.json does not say so.
-        modalities: The channels that are read, in order; None for all.
-        regions: The regions that are learned, in order; None for all.
-        case: Regular expression of a case's name; its group ``patient`` is the patient, whose cases are never split.
-        splits_final: File of the folds; None for splits_final.json in ``root``, where it is there.
-        ranges: By channel, the values of volumes that become -1 and 1; of channels that are not named, as above.
-        range: What becomes black and white in grey pictures of more than 8 bits.
-        train_slices: Train on all slices of volumes, those with brain, or those with a label.
-        empty_weight: How often a slice without a label is drawn for each draw of one with.
+        source: Origin of the data, if dataset.json does not state it.
+        modalities: The channels to read, in order; None for all.
+        regions: The regions to learn, in order; None for all.
+        case: Regular expression of the name of a case. Group ``patient`` is the patient. All cases of a patient are in
+            the same split.
+        splits_final: File of the folds. None for splits_final.json in ``root``, if there is one.
+        ranges: Values that become -1 and 1, by channel of volumes. Other channels are normalised as above.
+        range: Values that become black and white in grey pictures of more than 8 bits.
+        train_slices: Train on all slices of volumes, on slices with brain, or on slices with a label.
+        empty_weight: How often a slice without a label is drawn for each draw of a slice with a label.
         context: Number of neighbouring slices on each side that are shown with a slice (2.5-D).
-        context_distance: Distance of these slices in mm; None for the next ones.
-        depth: Number of neighbouring slices that a 3-D network learns together, and sees at once; 0 for networks of
-            slices.
+        context_distance: Distance of these slices in mm; None for the next slices.
+        depth: Number of neighbouring slices in the stacks of a 3-D network; 0 for networks of slices.
         square_pixels: Whether slices get a margin of background so that a pixel of the model's grid is square in mm.
+            Otherwise each slice is stretched to fill the grid.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -94,17 +96,14 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         self._reader: BrainMRIDataModule | PictureDataModule | None = None
         description = find_description(self.root)
         if description is None:
-            return  # whoever reads cases says so
+            return  # reading cases raises the error
         self._layout = nnunet_layout(description, case, modalities)
         shared = {**kwargs, "splits": None, "regions": regions}
         source = source_of(description, source)
         if isinstance(self._layout, NnUNetPictures):
             for name, value in (("context", context), ("depth", depth), ("square_pixels", square_pixels)):
                 if value:
-                    raise ValueError(
-                        f"{name} is {value}, which is for volumes, and {description.root} holds 2-D pictures: leave it "
-                        "out."
-                    )
+                    raise ValueError(f"{name} is {value}, but {description.root} holds 2-D pictures. Leave {name} out.")
             self._reader = PictureDataModule(
                 root, source, self._layout, nested=description.nested, grey=len(description.channels) == 1, range=range,
                 **shared,
@@ -121,21 +120,21 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
     def _measure(
         self, description: Description, layout: NnUNetVolumes, ranges: Mapping[str, tuple[float, float]]
     ) -> dict[str, tuple[float, float]]:
-        """Return the ranges of channels: those given, and for the rest of the fixed ones those of the foreground."""
-        unknown = [name for name in description.fixed if name in layout.modalities and name not in ranges]
-        if not unknown:
+        """Return the ranges of channels: the given ranges, and measured ranges of the other fixed channels."""
+        missing = [name for name in description.fixed if name in layout.modalities and name not in ranges]
+        if not missing:
             return dict(ranges)
         tested = set(self.split_ids["test"])
-        cases = [one for one in self.cases.values() if isinstance(one, Case) and one.id not in tested]
-        found = foreground_ranges(
-            cache_folder(), self.info.name, layout, cases, unknown, description.allowed, description.ignore
+        cases = [case for case in self.cases.values() if isinstance(case, Case) and case.id not in tested]
+        measured = foreground_ranges(
+            cache_folder(), self.info.name, layout, cases, missing, description.allowed, description.ignore
         )
-        return {**found, **ranges}
+        return {**measured, **ranges}
 
     @cached_property
     def _tests(self) -> set[str]:
-        """Ids of the cases of imagesTs that have a label map."""
-        return {one.id for one in find_files(read_description(self.root)).cases if one.part == TEST}
+        """Ids of the cases in imagesTs with a label map."""
+        return {case.id for case in find_files(read_description(self.root)).cases if case.part == TEST}
 
     def find_cases(self) -> Sequence[AnyCase]:
         """Find the cases; see the base class."""
@@ -143,7 +142,7 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         return self._layout.find(self.root)
 
     def deal(self, cases: Sequence[AnyCase]) -> dict[str, list[str]]:
-        """Deal the cases as the data set's own files do; see the class."""
+        """Split the cases by the data set's own files; see the class."""
         if self._named_splits or self.splits_final.is_file():
             return splits_of_fold(self.splits_final, cases, self._tests, self.fold, self.val_fraction, self.split_seed)
         if not self._tests:
@@ -152,7 +151,7 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         return {**hold_out(others, self.val_fraction, self.split_seed), "test": sorted(self._tests)}
 
     def prepare_data(self) -> None:
-        """Decode all cases once, in one process per machine; then write the splits where a file is named."""
+        """Decode all cases once, in one process per machine. Then write the splits, if a file for them is named."""
         self._ready().prepare_data()
         self.write_splits()
 
@@ -160,26 +159,28 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
         """Read one split.
 
         Raises:
-            DataError: If files are missing, damaged or do not fit together; names the file.
+            DataError: If files are missing, damaged or do not fit together; the message names the file.
         """
         return self._ready().load(split)
 
     def native_cases(self, split: Split, most: int | None = None) -> Iterator[Native]:
-        """Yield the cases of a split as their files have them; see the base class."""
+        """Yield the cases of a split at native size; see the base class."""
         return self._ready().native_cases(split, most)
 
     def mask_patterns(self) -> set[tuple[bool, ...]] | None:
-        """Return which regions a pixel may lie in together; see the base class."""
+        """Return the sets of regions that can share a pixel; see the base class."""
         return self._ready().mask_patterns()
 
     def find_warnings(self) -> list[Problem]:
-        """Look for what may be wrong with the files; see the base class."""
+        """Find possible faults of the files; see the base class."""
         return self._ready().find_warnings()
 
     def _ready(self) -> BrainMRIDataModule | PictureDataModule:
-        """Return what reads the cases, of the splits of this data set."""
+        """Return the data module that reads the cases, with the splits of this data set."""
         splits = self.split_ids
         if self._reader is None:
-            raise DataError(f"{self.root} got its dataset.json after this data module was made: make it again.")
+            raise DataError(
+                f"{self.root} got its dataset.json after this data module was made. Make the data module again."
+            )
         self._reader.split_ids = splits
         return self._reader

@@ -1,4 +1,4 @@
-"""The facts of a raw data set of nnU-Net; without torch."""
+"""The facts of a raw data set of nnU-Net. Needs no torch."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,39 +13,39 @@ from diffmedseg.data.source import Source
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 
-#: Regular expression of cases whose name tells no patient.
+#: Regular expression of names of cases without a patient: each case is its own patient.
 ANY_CASE = "(?P<patient>.+)"
 
 
 def nnunet_layout(
     description: Description, case: str = ANY_CASE, modalities: Sequence[str] | None = None
 ) -> NnUNetVolumes | NnUNetPictures:
-    """Return what reads a data set: as volumes, or as pictures.
+    """Return the layout of a data set of volumes or pictures.
 
     Raises:
-        DataError: If its pictures have neither one nor three channels.
-        ValueError: If some of ``modalities`` are not there.
+        DataError: If pictures have neither one nor three channels.
+        ValueError: If a modality is not in the data set.
     """
     if not holds_pictures(description):
         return NnUNetVolumes(description.channels, case, modalities)
     if len(description.channels) not in (1, 3) or modalities is not None:
         raise DataError(
-            f"{description.path} names {len(description.channels)} channels; pictures of 1 or 3 channels are read, all "
-            "of them. Leave data.modalities out, and save other pictures as grey or RGB."
+            f"{description.path} names {len(description.channels)} channels; pictures need 1 or 3 channels, and all "
+            "are read. Leave data.modalities out, and save other pictures as grey or RGB."
         )
     return NnUNetPictures(description.labels, description.ignore, case)
 
 
 def source_of(description: Description, source: Source) -> Source:
-    """Return where a data set comes from, as far as dataset.json says so."""
-    said = {key: description.facts.get(key) for key in ("licence", "license", "reference", "citation")}
+    """Return the origin of a data set, as far as dataset.json states it."""
+    stated = {key: description.facts.get(key) for key in ("licence", "license", "reference", "citation")}
     folder = description.root.resolve().name
     return replace(
         source,
         name=re.sub(r"[^\w.]+", "_", folder) or source.name,
         title=folder or source.title,
-        licence=str(said["licence"] or said["license"] or source.licence),
-        citation=str(said["citation"] or said["reference"] or source.citation),
+        licence=str(stated["licence"] or stated["license"] or source.licence),
+        citation=str(stated["citation"] or stated["reference"] or source.citation),
     )
 
 
@@ -63,13 +63,13 @@ def nnunet_info(
     square_pixels: bool = False,
     **_: object,
 ) -> DatasetInfo:
-    """Return the facts of a raw data set; arguments as of ``NnUNetDataModule``, others are ignored.
+    """Return the facts of a raw data set. The arguments are those of ``NnUNetDataModule``; others are ignored.
 
     Without a dataset.json the channel is ``image`` and the region ``foreground``.
 
     Raises:
         DataError: If dataset.json is damaged.
-        ValueError: If some of ``regions`` or ``modalities`` are not there.
+        ValueError: If a region or a modality is not in the data set.
     """
     from diffmedseg.data.facts import brain_info, picture_info
 

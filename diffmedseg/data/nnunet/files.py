@@ -1,4 +1,4 @@
-"""Finding the files of the cases of a raw data set of nnU-Net; without torch."""
+"""Find the files of the cases of a raw data set of nnU-Net. Needs no torch."""
 
 import logging
 import re
@@ -22,10 +22,10 @@ class CaseFiles:
     """The files of a case.
 
     Attributes:
-        id: Its name.
-        part: ``Tr`` for cases of imagesTr, ``Ts`` for those of imagesTs.
-        images: A file for each channel; of pictures one file with all channels.
-        label: The file of its label map.
+        id: Name of the case.
+        part: ``Tr`` for cases in imagesTr, ``Ts`` for cases in imagesTs.
+        images: A file for each channel. A picture is one file with all channels.
+        label: File of the label map.
     """
 
     id: str
@@ -36,10 +36,10 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """What lies in a raw data set.
+    """The files of a raw data set.
 
     Attributes:
-        cases: The cases that have a label map, in the order of their names.
+        cases: Cases with a label map, in the order of their names.
         labels_alone: Label maps without an image.
     """
 
@@ -48,29 +48,29 @@ class FoundFiles:
 
 
 def find_files(description: Description) -> FoundFiles:
-    """Find the cases in imagesTr and, where they have label maps, in imagesTs.
+    """Find the cases in imagesTr and, if they have label maps, in imagesTs.
 
     Raises:
-        DataError: If there is none, or a file of a case is missing; names the file.
+        DataError: If there is none, or a file of a case is missing; the message names the file.
     """
     if description.files is not None:
         return FoundFiles(_listed(description), [])
-    cases, alone = [], []
+    cases, unpaired = [], []
     for part in (TRAINING, TEST):
         images, labels = (description.root / f"{kind}{part}" for kind in ("images", "labels"))
-        if part == TEST and not (images.is_dir() and labels.is_dir() and _ending_so(labels, description.ending)):
+        if part == TEST and not (images.is_dir() and labels.is_dir() and _with_ending(labels, description.ending)):
             continue  # test cases without label maps: nothing to learn from, and nothing to score
         for folder in (images, labels):
             if not folder.is_dir():
-                raise DataError(f"There is no folder {folder}: name the raw data set, not the preprocessed one.")
+                raise DataError(f"There is no folder {folder}. Name the raw data set, not the preprocessed data set.")
         channels = _channel_files(images, description)
-        maps = {_bare(path, description.ending): path for path in _ending_so(labels, description.ending)}
-        alone += [path for case, path in maps.items() if case not in channels]
+        maps = {_without_ending(path, description.ending): path for path in _with_ending(labels, description.ending)}
+        unpaired += [path for case, path in maps.items() if case not in channels]
         without = sorted(channels.keys() - maps.keys())
         if without and part == TRAINING:
             expected = labels / (without[0] + description.ending)
             number = count(len(without), "case")
-            raise DataError(f"{number} in {images} without a label map: there is no {expected}.", without)
+            raise DataError(f"{number} in {images} without a label map. There is no {expected}.", without)
         if without:
             _log.warning("%s in %s without a label map: left out.", count(len(without), "case"), images)
         cases += [CaseFiles(case, part, _complete(case, files, images, description), maps[case])
@@ -78,41 +78,43 @@ def find_files(description: Description) -> FoundFiles:
     if not cases:
         raise DataError(
             f"No case in {description.root}: expected imagesTr/CASE_0000{description.ending} and "
-            f"labelsTr/CASE{description.ending}, as file_ending in {description.path.name} says."
+            f"labelsTr/CASE{description.ending}, by file_ending in {description.path.name}."
         )
     refuse_clashes([(case.id, case.label) for case in cases], "cases", "Rename one.")
-    return FoundFiles(cases, alone)
+    return FoundFiles(cases, unpaired)
 
 
 def holds_pictures(description: Description) -> bool:
-    """Whether a data set holds 2-D pictures: its files are pictures, and no stacks of slices (TIFF)."""
+    """Return whether a data set holds 2-D pictures, and not stacks of slices (TIFF)."""
     if description.ending.lower() not in PICTURES:
         return False
-    found = find_files(description).cases
-    return not is_stack(found[0].images[0])
+    cases = find_files(description).cases
+    return not is_stack(cases[0].images[0])
 
 
-def _ending_so(folder: Path, ending: str) -> list[Path]:
+def _with_ending(folder: Path, ending: str) -> list[Path]:
     return [path for path in data_files(folder) if path.name.endswith(ending)]
 
 
-def _bare(path: Path, ending: str) -> str:
+def _without_ending(path: Path, ending: str) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
 def _channel_files(folder: Path, description: Description) -> dict[str, dict[int, Path]]:
-    """Return the files of each case in a folder, by the number of the channel."""
-    found: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in _ending_so(folder, description.ending):
-        match = re.fullmatch(r"(.+)_(\d{4})", _bare(path, description.ending))
+    """Return the files in a folder by case, then by number of the channel."""
+    by_case: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in _with_ending(folder, description.ending):
+        match = re.fullmatch(r"(.+)_(\d{4})", _without_ending(path, description.ending))
         if match is None:
-            raise DataError(f"{path} has no number of a channel: expected a name as CASE_0000{description.ending}.")
+            raise DataError(
+                f"{path} has no number of a channel; expected a name such as CASE_0000{description.ending}."
+            )
         number = int(match[2])
         if number >= len(description.channels):
             last = len(description.channels) - 1
-            raise DataError(f"{path} is of channel {number}; {description.path} names channels 0 to {last}.")
-        found[match[1]][number] = path
-    return dict(found)
+            raise DataError(f"{path} has the channel number {number}; {description.path} names channels 0 to {last}.")
+        by_case[match[1]][number] = path
+    return dict(by_case)
 
 
 def _complete(case: str, files: dict[int, Path], folder: Path, description: Description) -> tuple[Path, ...]:
@@ -120,26 +122,26 @@ def _complete(case: str, files: dict[int, Path], folder: Path, description: Desc
     channels = description.channels
     if description.ending.lower() in PICTURES and set(files) == {0}:
         return (files[0],)  # a picture holds all its channels
-    number = next((one for one in range(len(channels)) if one not in files), None)
+    number = next((number for number in range(len(channels)) if number not in files), None)
     if number is not None:
         missing = folder / f"{case}_{number:04d}{description.ending}"
         raise DataError(
-            f"{missing} is missing: {description.path} names {count(len(channels), 'channel')}, and this is that of "
-            f"{channels[number]}.", [case],
+            f"{missing} is missing. It is the channel {channels[number]} of {count(len(channels), 'channel')} in "
+            f"{description.path}.", [case],
         )  # fmt: skip
     return tuple(files[number] for number in range(len(channels)))
 
 
 def _listed(description: Description) -> list[CaseFiles]:
-    """Return the cases whose files dataset.json names itself."""
+    """Return the cases with their files from dataset.json."""
     cases = []
     for case, files in sorted((description.files or {}).items()):
         try:
             paths = [description.root / str(path) for path in (*files["images"], files["label"])]
         except (KeyError, TypeError) as error:
-            raise DataError(f"{description.path}: the files of {case} are not named by images and label.") from error
+            raise DataError(f"{description.path}: {case} has no images and label.") from error
         if missing := [str(path) for path in paths if not path.is_file()]:
-            raise DataError(f"{first_names(missing)} is missing, which {description.path} names.", [case])
+            raise DataError(f"{first_names(missing)} is missing. {description.path} names it.", [case])
         images = _in_order(case, paths[:-1], description)
         cases.append(CaseFiles(case, TRAINING, images, paths[-1]))
     return cases
@@ -149,7 +151,7 @@ def _in_order(case: str, images: Sequence[Path], description: Description) -> tu
     one_picture = description.ending.lower() in PICTURES and len(images) == 1
     if len(images) != len(description.channels) and not one_picture:
         raise DataError(
-            f"{description.path} names {count(len(images), 'image')} of {case}, and "
-            f"{count(len(description.channels), 'channel')}: give each channel a file, in their order.", [case],
+            f"{description.path} names {count(len(images), 'image')} of {case}, but "
+            f"{count(len(description.channels), 'channel')}. Name a file for each channel, in their order.", [case],
         )  # fmt: skip
     return tuple(images)

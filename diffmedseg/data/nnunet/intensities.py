@@ -1,4 +1,4 @@
-"""Ranges of channels whose values mean the same in every case, such as CT: as nnU-Net clips them."""
+"""Ranges of channels with values that mean the same in every case, such as CT. nnU-Net clips to the same ranges."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ from diffmedseg.data.mri.layout import Case, Layout
 from diffmedseg.errors import DataError
 from diffmedseg.files import read_json
 
-#: Percentiles of the foreground that become -1 and 1: those that nnU-Net clips CT to.
+#: Percentiles of the foreground that become -1 and 1. nnU-Net clips CT to the same percentiles.
 PERCENTILES = (0.5, 99.5)
-_VOXELS = 10_000  # of each case, drawn from its foreground; as nnU-Net
+_VOXELS = 10_000  # drawn from the foreground of each case, as in nnU-Net
 _log = logging.getLogger(__name__)
 
 
@@ -35,10 +35,10 @@ def foreground_ranges(
         cache: Folder of the cache.
         name: Name of the data set.
         layout: Reads the cases.
-        cases: The cases, none of which is tested on.
-        channels: The channels that are measured, of those of the layout.
+        cases: The cases; no test cases.
+        channels: The channels to measure.
         allowed: The values of the label scheme.
-        ignore: The value of voxels whose label is not known; these are left out.
+        ignore: The value of voxels with an unknown label; these voxels are left out.
 
     Raises:
         DataError: If a case cannot be read, there is no foreground, or a channel is constant in it.
@@ -50,11 +50,11 @@ def foreground_ranges(
 
     def write(folder: Path) -> None:
         numbers = [layout.modalities.index(channel) for channel in channels]
-        found = [_sample(layout, case, numbers, allowed, ignore)
-                 for case in track(cases, f"Measuring {name}", disable=len(cases) < 20)]  # fmt: skip
-        values = np.concatenate(found, 1)
+        samples = [_sample(layout, case, numbers, allowed, ignore)
+                   for case in track(cases, f"Measuring {name}", disable=len(cases) < 20)]  # fmt: skip
+        values = np.concatenate(samples, 1)
         if not values.size:
-            raise DataError(f"No case of {name} has foreground: say the ranges of {', '.join(channels)} by data.ranges")
+            raise DataError(f"No case of {name} has foreground. Set the ranges of {', '.join(channels)} by data.ranges")
         ends = np.percentile(values, PERCENTILES, axis=1).T
         folder.mkdir()
         (folder / "ranges.json").write_text(json.dumps(dict(zip(channels, ends.tolist(), strict=True))))
@@ -64,10 +64,12 @@ def foreground_ranges(
         stored = read_json(target / "ranges.json").items()
         ranges = {channel: (float(low), float(high)) for channel, (low, high) in stored}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"The cache {target} is damaged ({error}): delete this folder; it is made anew.") from error
+        raise DataError(
+            f"The cache {target} is damaged ({error}). Delete this folder; it will be made again."
+        ) from error
     for channel, (low, high) in ranges.items():
         if not low < high:
-            raise DataError(f"{channel} of {name} is {low:g} in all of the foreground: say its range by data.ranges.")
+            raise DataError(f"{channel} of {name} is {low:g} in all of the foreground. Set its range by data.ranges.")
         _log.info("%s: %s from %g to %g becomes -1 to 1.", name, channel, low, high)
     return ranges
 

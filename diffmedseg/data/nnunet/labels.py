@@ -1,4 +1,4 @@
-"""The label maps of nnU-Net for regions that may lie within each other, or overlap."""
+"""Label maps of nnU-Net for regions that may nest or overlap."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ Pattern = tuple[bool, ...]
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """Which value of a label map stands for which regions: each pattern of regions has a value of its own.
+    """The values of a label map. Each pattern of regions has its own value.
 
     Attributes:
         regions: Names of the regions, in the order of the masks.
-        values: By pattern of regions, its value.
-        order: Numbers of the regions, in the order in which nnU-Net draws them: larger ones first.
-        codes: By region, the value that nnU-Net draws it with, in the order of ``regions``.
-        ignore: The value of what is not sure; None where all is.
+        values: The value of each pattern of regions.
+        order: Numbers of the regions in the order in which nnU-Net draws them, larger regions first.
+        codes: The value with which nnU-Net draws each region, in the order of ``regions``.
+        ignore: The value of unsure pixels; None if all pixels are sure.
     """
 
     regions: tuple[str, ...]
@@ -33,11 +33,11 @@ class LabelScheme:
 
     @property
     def exclusive(self) -> bool:
-        """Whether no two regions share a pixel."""
+        """Whether regions never share a pixel."""
         return all(sum(pattern) == 1 for pattern in self.values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return ``labels`` and, where regions share pixels, ``regions_class_order`` of a dataset.json."""
+        """Return ``labels`` and, if regions share pixels, ``regions_class_order`` for a dataset.json."""
         labels: dict[str, int | list[int]] = {BACKGROUND: 0}
         for number in self.order:
             values = sorted(value for pattern, value in self.values.items() if pattern[number])
@@ -48,15 +48,15 @@ class LabelScheme:
         return {"labels": labels, **order}
 
     def draw(self, masks: NDArray[np.uint8], unsure: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-        """Return the label map (...) of masks (K, ...) in {0, 1}."""
+        """Return the label map (...) of masks (K, ...) in {0, 1}. Unsure pixels get the value ``ignore``."""
         bits = pattern_bits(masks)
         table = np.zeros(2 ** len(self.regions), np.uint8)
         for pattern, value in self.values.items():
             table[_bits(pattern)] = value
-        drawn: NDArray[np.uint8] = table[bits]
+        label_map: NDArray[np.uint8] = table[bits]
         if unsure is not None and self.ignore is not None:
-            drawn[unsure] = self.ignore
-        return drawn
+            label_map[unsure] = self.ignore
+        return label_map
 
 
 def label_scheme(regions: Sequence[str], counts: Mapping[Pattern, int], ignored: bool) -> LabelScheme:
@@ -64,15 +64,17 @@ def label_scheme(regions: Sequence[str], counts: Mapping[Pattern, int], ignored:
 
     Args:
         regions: Names of the regions.
-        counts: How often each pattern is there; background does not count.
-        ignored: Whether some pixels are not sure.
+        counts: Number of pixels of each pattern, without background.
+        ignored: Whether there are unsure pixels.
     """
     sizes = [sum(number for pattern, number in counts.items() if pattern[k]) for k in range(len(regions))]
-    alone = all(sum(pattern) == 1 for pattern in counts)
-    order = sorted(range(len(regions)), key=lambda k: (0 if alone else -sizes[k], k))
+    exclusive = all(sum(pattern) == 1 for pattern in counts)
+    order = sorted(range(len(regions)), key=lambda k: (0 if exclusive else -sizes[k], k))
     ranked = sorted(counts, key=lambda pattern: [pattern[k] for k in reversed(order)])
     missing = [k for k in range(len(regions)) if not any(pattern[k] for pattern in ranked)]
-    ranked += [tuple(k == other for other in range(len(regions))) for k in missing]  # nnU-Net wants each region named
+    ranked += [
+        tuple(k == other for other in range(len(regions))) for k in missing
+    ]  # nnU-Net needs a value for each region
     values = {pattern: number for number, pattern in enumerate(ranked, 1)}
     codes = tuple(values[_drawn_last(k, order, counts, values)] for k in range(len(regions)))
     return LabelScheme(tuple(regions), values, tuple(order), codes, len(values) + 1 if ignored else None)
@@ -81,7 +83,7 @@ def label_scheme(regions: Sequence[str], counts: Mapping[Pattern, int], ignored:
 def _drawn_last(
     region: int, order: Sequence[int], counts: Mapping[Pattern, int], values: Mapping[Pattern, int]
 ) -> Pattern:
-    """Return the commonest pattern whose last region, in the order of drawing, is this one; else any that has it."""
+    """Return the commonest pattern in which this region is drawn last; if there is none, the commonest with it."""
     later = order[order.index(region) + 1 :]
     having = [pattern for pattern in values if pattern[region]]
     last = [pattern for pattern in having if not any(pattern[other] for other in later)]
@@ -89,17 +91,17 @@ def _drawn_last(
 
 
 def count_patterns(masks: Iterable[NDArray[np.uint8]]) -> Counter[Pattern]:
-    """Count the patterns of regions in masks (K, ...) of many cases; background does not count."""
-    found: Counter[Pattern] = Counter()
-    for one in masks:
-        bits, numbers = np.unique(pattern_bits(one), return_counts=True)
+    """Count the pixels of each pattern of regions in masks (K, ...) of many cases, without background."""
+    counts: Counter[Pattern] = Counter()
+    for mask in masks:
+        bits, numbers = np.unique(pattern_bits(mask), return_counts=True)
         for value, number in zip(bits.tolist(), numbers.tolist(), strict=True):
-            found[tuple(bool(value >> k & 1) for k in range(len(one)))] += number
-    return Counter({pattern: number for pattern, number in found.items() if any(pattern)})
+            counts[tuple(bool(value >> k & 1) for k in range(len(mask)))] += number
+    return Counter({pattern: number for pattern, number in counts.items() if any(pattern)})
 
 
 def pattern_bits(masks: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Return masks (K, ...) in {0, 1} as one number (...), a bit for each region."""
+    """Return masks (K, ...) in {0, 1} as one number (...) with a bit for each region."""
     bits = np.zeros(masks.shape[1:], np.uint16)
     for k, mask in enumerate(masks):
         bits |= mask.astype(np.uint16) << k

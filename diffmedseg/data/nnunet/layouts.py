@@ -1,4 +1,4 @@
-"""Raw data sets of nnU-Net as the data modules of volumes and of pictures read them."""
+"""Layouts of raw data sets of nnU-Net, for the data modules of volumes and of pictures."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ class NnUNetVolumes(Layout):
     """A file per case and channel in imagesTr, and a label map per case in labelsTr.
 
     Args:
-        channels: Names of the channels, by their numbers.
-        case: Regular expression of a case's whole name; its group ``patient``, if there is one, is the patient.
-        modalities: The channels that are read, in order; None for all.
+        channels: Names of the channels, in the order of their numbers.
+        case: Regular expression of the whole name of a case. Group ``patient``, if there is one, is the patient.
+        modalities: The channels to read, in order; None for all.
     """
 
     def __init__(self, channels: Sequence[str], case: str, modalities: Sequence[str] | None = None) -> None:
@@ -39,8 +39,8 @@ class NnUNetVolumes(Layout):
     def find(self, root: Path) -> list[Case]:
         """Find the cases; see the base class."""
         return [
-            Case(one.id, patient_of(self.case, one.id), tuple(one.images[n] for n in self.order), (one.label,))
-            for one in find_files(read_description(root)).cases
+            Case(case.id, patient_of(self.case, case.id), tuple(case.images[n] for n in self.order), (case.label,))
+            for case in find_files(read_description(root)).cases
         ]
 
     def masks_alone(self, root: Path) -> list[Path]:
@@ -56,7 +56,7 @@ def _exact_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArra
     """Return the values of a label map, (D, H, W).
 
     Raises:
-        DataError: If there is a value that dataset.json does not name.
+        DataError: If a value is not in dataset.json; the message names the file.
     """
     import SimpleITK as sitk
 
@@ -65,7 +65,7 @@ def _exact_labels(volume: "sitk.Image", allowed: set[int], path: Path) -> NDArra
     if unknown:
         raise DataError(
             f"{path} has labels {first_names([f'{value:g}' for value in unknown], 5)}; dataset.json names "
-            f"{', '.join(map(str, sorted(allowed | {0})))}: name all labels there, or write the file again"
+            f"{', '.join(map(str, sorted(allowed | {0})))}. Name all labels there, or correct the file"
         )
     labels: NDArray[np.uint8] = values.astype(np.uint8)
     return labels
@@ -75,9 +75,9 @@ class NnUNetPictures(PictureLayout):
     """A picture per case in imagesTr, CASE_0000, with all its channels, and a label map per case in labelsTr.
 
     Args:
-        labels: By region the values that belong to it.
-        ignore: The value of pixels whose label is not known; None where all are known.
-        case: As of :class:`NnUNetVolumes`.
+        labels: The values of each region.
+        ignore: The value of pixels with an unknown label; None if all labels are known.
+        case: See :class:`NnUNetVolumes`.
     """
 
     def __init__(self, labels: Mapping[str, Sequence[int]], ignore: int | None, case: str) -> None:
@@ -91,7 +91,7 @@ class NnUNetPictures(PictureLayout):
 
     @property
     def settings(self) -> object:
-        """What the masks depend on beside their files; see the base class."""
+        """Settings besides the files that change the masks; see the base class."""
         return self.labels, self.ignore
 
     def raters(self, root: Path) -> int:
@@ -101,36 +101,36 @@ class NnUNetPictures(PictureLayout):
     def search(self, root: Path) -> Found:
         """Find pictures and label maps; see the base class."""
         description = read_description(root)
-        found, cases = find_files(description), []
-        for one in found.cases:
-            if len(one.images) > 1:
+        files, cases = find_files(description), []
+        for case in files.cases:
+            if len(case.images) > 1:
                 raise DataError(
-                    f"{one.id} has a picture for each of {len(one.images)} channels. One picture of 1 or 3 channels is "
-                    f"read: join them into {one.images[0].name}.", [one.id],
+                    f"{case.id} has {len(case.images)} pictures, one for each channel; expected one picture of 1 or 3 "
+                    f"channels. Join them into {case.images[0].name}.", [case.id],
                 )  # fmt: skip
-            masks = ((one.label,) * len(self.labels),)
-            doubted = None if self.ignore is None else one.label
-            cases.append(PictureCase(one.id, patient_of(self.case, one.id), one.images[0], masks, doubted, doubted))
-        return Found(cases, [], [path.relative_to(root).as_posix() for path in found.labels_alone])
+            masks = ((case.label,) * len(self.labels),)
+            unsure = None if self.ignore is None else case.label
+            cases.append(PictureCase(case.id, patient_of(self.case, case.id), case.images[0], masks, unsure, unsure))
+        return Found(cases, [], [path.relative_to(root).as_posix() for path in files.labels_alone])
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return _LabelMaps(cases, self.labels, self.ignore)
 
 
 class _LabelMaps(FileMasks):
-    """Reads the regions of label maps, and where the ignore label lies."""
+    """Read the regions and the ignore label of label maps."""
 
     def __init__(self, cases: Sequence[PictureCase], labels: Mapping[str, Sequence[int]], ignore: int | None) -> None:
         super().__init__(cases, labels, [0] if ignore is None else [0, ignore])
         self._ignore = ignore
 
     def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read where labels are known, (h, w): nothing else is scored."""
+        """Read the pixels with a known label, (h, w). No other pixel is scored."""
         return None if case.field_of_view is None else self._values_of(case.field_of_view) != self._ignore
 
     def unsure(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read where labels are not known, (h, w): no training loss looks at it."""
+        """Read the pixels with an unknown label, (h, w). No training loss counts them."""
         return None if case.unsure is None else self._values_of(case.unsure) == self._ignore
 
     @staticmethod

@@ -14,30 +14,35 @@ def splits_of_fold(
 ) -> dict[str, list[str]]:
     """Return the splits of a fold of splits_final.json.
 
-    Where there are test cases they are ``test``, and the fold's lists are ``train`` and ``val``. Where there are none
-    the fold's own ``val`` is ``test``, as nnU-Net reports it, and ``val`` is drawn from the patients trained on.
+    If there are test cases, they are ``test``, and the lists of the fold are ``train`` and ``val``. If there are none,
+    the fold's ``val`` is ``test``, as nnU-Net reports it, and ``val`` is drawn from the training patients of the fold.
 
     Args:
         path: The file.
         cases: All cases.
         tests: Ids of the test cases.
-        fold: Which fold, from 0.
-        val_fraction: Fraction of the patients that are ``val``, where they are drawn.
-        seed: Seed of their choice.
+        fold: Number of the fold, from 0.
+        val_fraction: Fraction of the patients in ``val``, if ``val`` is drawn.
+        seed: Seed of the draw.
 
     Raises:
         DataError: If the file is damaged, or does not fit the cases.
     """
     try:
-        folds = [{name: [str(case) for case in one[name]] for name in ("train", "val")} for one in read_json(path)]
+        folds = [
+            {name: [str(case) for case in stored[name]] for name in ("train", "val")} for stored in read_json(path)
+        ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error!r}): expected a list of folds with train and val.") from error
     if not 0 <= fold < len(folds):
-        raise DataError(f"{path} has folds 0 to {len(folds) - 1}; there is no fold {fold}: set data.fold.")
+        raise DataError(f"{path} has folds 0 to {len(folds) - 1}, but no fold {fold}. Set data.fold.")
     splits: dict[str, list[str]] = folds[fold]
     known = {case.id for case in cases}
     if missing := [case for ids in splits.values() for case in ids if case not in known]:
-        raise DataError(f"{path} names {count(len(missing), 'case')} not there: {first_names(missing)}.", missing)
+        raise DataError(
+            f"{path} names {count(len(missing), 'case')} that the data set does not have: {first_names(missing)}.",
+            missing,
+        )
     if tests:
         return check_splits(path, {**splits, "test": sorted(tests)}, cases)
     trained = [case for case in cases if case.id in splits["train"]]

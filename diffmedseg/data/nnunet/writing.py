@@ -1,4 +1,4 @@
-"""Writing any data set as a raw data set of nnU-Net v2, with the same splits."""
+"""Write any data set as a raw data set of nnU-Net v2, with the same splits."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.names import refuse_clashes
 from diffmedseg.segmentation import majority
 
-#: What nnU-Net calls the channels of colour pictures.
+#: nnU-Net's names of the channels of colour pictures.
 _COLOURS: Mapping[tuple[str, ...], Sequence[str]] = {("red", "green", "blue"): ("R", "G", "B")}
 _log = logging.getLogger(__name__)
 
@@ -39,38 +39,38 @@ def write_nnunet(data: SegmentationDataModule, out: Path, raters: Literal["major
 
     Args:
         data: The data set.
-        out: A folder that is not there yet, called as nnU-Net wants it.
-        raters: How several raters become one label map: ``majority`` takes what most of them outlined, of two raters
-            the first. None refuses several raters.
+        out: A new folder with a name of nnU-Net's form, ``Dataset<3 digits>_<name>``.
+        raters: How several raters become one label map. ``majority`` is the majority of the raters; with two raters it
+            is the first rater. None refuses several raters.
 
     Returns:
-        What dataset.json says.
+        The content of dataset.json.
 
     Raises:
-        DataError: If the name of the folder is none of nnU-Net's, the folder is there, there are several raters and
-            nothing is said of them, or a case cannot be read.
+        DataError: If the name of the folder has another form, the folder exists, there are several raters and
+            ``raters`` is None, or a case cannot be read.
     """
     if not re.fullmatch(r"Dataset\d{3}_[\w-]+", out.name):
         raise DataError(
-            f"{out.name} is no name of nnU-Net: call the folder Dataset<3 digits>_<name>, as Dataset501_Eyes."
+            f"{out.name} is no name of nnU-Net. Name the folder Dataset<3 digits>_<name>, such as Dataset501_Eyes."
         )
     if out.exists():
-        raise DataError(f"{out} is there already: name a folder that is not.")
+        raise DataError(f"{out} exists already. Name a new folder.")
     if data.info.raters > 1 and raters is None:
         raise DataError(
-            f"{data.info.title} has {data.info.raters} raters, and nnU-Net takes one label map per case. Fuse them by "
-            "--raters majority; of two raters that takes the first."
+            f"{data.info.title} has {data.info.raters} raters; nnU-Net takes one label map per case. Fuse the raters "
+            "by --raters majority. With two raters it takes the first."
         )
     if data.info.cropped:
         raise DataError(
-            f"{data.info.title} shows windows of its pictures: leave data.windows out to convert whole ones."
+            f"{data.info.title} shows windows of its pictures. Leave data.windows out, to convert whole pictures."
         )
     data.prepare_data()
     ids = {split: sorted(data.split_cases(split)) for split in ("train", "val", "test")}
     scheme = _scheme(data)
-    tested = data.dataset("test")
-    if scheme.ignore is None and tested.field_of_view(0) is not None:
-        _log.warning("nnU-Net knows no field of view: its scores count what is outside of it as background.")
+    test_store = data.dataset("test")
+    if scheme.ignore is None and test_store.field_of_view(0) is not None:
+        _log.warning("nnU-Net has no field of view: its scores count pixels outside it as background.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out) as folder:
         folder.mkdir()
@@ -84,24 +84,24 @@ def write_nnunet(data: SegmentationDataModule, out: Path, raters: Literal["major
 
 
 def _splits(skip_val: bool) -> tuple[tuple[Split, str], ...]:
-    """Return each split with the part of the raw data set that it goes to."""
-    trained: tuple[tuple[Split, str], ...] = (
+    """Return each split with its part of the raw data set."""
+    training: tuple[tuple[Split, str], ...] = (
         (("train", TRAINING),) if skip_val else (("train", TRAINING), ("val", TRAINING))
     )
-    return (*trained, ("test", TEST))
+    return (*training, ("test", TEST))
 
 
 def _fused(masks: Tensor) -> NDArray[np.uint8]:
-    """Return the masks (K, ...) of (R, K, ...), fused where there are several raters."""
+    """Fuse masks (R, K, ...) to (K, ...), by the majority if there are several raters."""
     fused: NDArray[np.uint8] = (masks[0] if len(masks) == 1 else majority(masks)).numpy()
     return fused
 
 
 def _scheme(data: SegmentationDataModule) -> LabelScheme:
-    """Find which regions share pixels; where labels of voxels say so, no case is read for it."""
+    """Find which regions share pixels. If the labels state it, no case is read."""
     patterns = data.mask_patterns()
     if patterns is not None:
-        # Regions that hold more labels are the larger ones: they are drawn first.
+        # Regions with more labels are larger, and are drawn first.
         ignored = data.dataset("train").unsure(0) is not None
         return label_scheme(data.info.regions, Counter(dict.fromkeys(patterns, 1)), ignored)
     unsure: list[bool] = []
@@ -133,8 +133,8 @@ def _write_case(case: Native, folder: Path, part: str, scheme: LabelScheme) -> s
     """Write a case, and return the ending of its files."""
     labels = scheme.draw(_fused(torch.from_numpy(case.masks)), case.unsure)
     images, maps = folder / f"images{part}", folder / f"labels{part}"
-    for one in (images, maps):
-        one.mkdir(exist_ok=True)
+    for subfolder in (images, maps):
+        subfolder.mkdir(exist_ok=True)
     if case.grid is None:
         colours = case.image[0] if len(case.image) == 1 else case.image.transpose(1, 2, 0)
         Image.fromarray(np.ascontiguousarray(colours)).save(images / f"{case.id}_0000.png")
@@ -147,13 +147,13 @@ def _write_case(case: Native, folder: Path, part: str, scheme: LabelScheme) -> s
 
 
 def _without_air(case: Native) -> NDArray[np.float32]:
-    """Return the channels of a volume with 0 where its brain mask says that nothing is: nnU-Net has no such masks."""
+    """Return the channels of a volume with 0 outside its brain mask, because nnU-Net has no brain masks."""
     if case.outside is None:
         return case.image
     channels = np.where(case.outside, np.float32(0), case.image)
     differs = int((find_brain(channels) == case.outside).sum())
     if differs:
-        _log.warning("%s: %d voxels of its brain mask cannot be told from the image.", case.id, differs)
+        _log.warning("%s: %d voxels of its brain mask cannot be found from the image.", case.id, differs)
     return channels
 
 
@@ -167,10 +167,10 @@ def _write_volume(case: Native, values: NDArray[Any], path: Path) -> None:
 
 
 def _facts(data: SegmentationDataModule, scheme: LabelScheme, ending: str, training: int) -> dict[str, Any]:
-    """Return what dataset.json says."""
+    """Return the content of dataset.json."""
     info = data.info
     ranges = {} if info.slice_input is None else info.slice_input.ranges
-    # nnU-Net takes its normalisation from the names of channels: those with a range are clipped as CT is.
+    # nnU-Net chooses its normalisation by the names of channels. Channels with a range are clipped, as CT is.
     names = _COLOURS.get(info.channels) or ["CT" if name in ranges else name for name in info.channels]
     return {
         "channel_names": {str(number): name for number, name in enumerate(names)},

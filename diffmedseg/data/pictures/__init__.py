@@ -1,4 +1,4 @@
-"""Pictures with masks, of one rater or several, in any layout that file names can tell."""
+"""Pictures with masks of one or several raters, found by their file names."""
 
 from typing import TYPE_CHECKING
 

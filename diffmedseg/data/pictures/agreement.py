@@ -1,4 +1,4 @@
-"""Masks of several experts that are published as one map of how many of them agree."""
+"""Masks of several experts, published as one map of how many experts agree."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
@@ -14,40 +14,40 @@ from diffmedseg.wording import first_names
 
 
 class AgreementMaps(FileNames):
-    """Finds pictures, and for each region a map of agreement: 0 where no expert outlined it, 255 where all did.
+    """Find pictures and, for each region, a map of agreement: 0 where no expert outlined the region, 255 where all did.
 
-    Rater 1 is what at least one expert outlined, rater 2 what at least two did, and so on. These masks nest. They are
-    not the outlines of single experts, which a map does not tell.
+    Rater 1 is the area that at least one expert outlined, rater 2 the area of at least two experts, and so on. These
+    masks nest. They are not the outlines of single experts, because a map does not contain those.
 
     Args:
-        image: As of :class:`~diffmedseg.data.FileNames`.
-        masks: By region, from the outermost in, the path of its map, as the paths of
+        image: See :class:`~diffmedseg.data.FileNames`.
+        masks: Path of the map of each region, from the outermost inwards, as for
             :class:`~diffmedseg.data.FileNames`.
-        experts: How many experts a map counts.
-        name: As of :class:`~diffmedseg.data.FileNames`.
+        experts: Number of experts that a map counts.
+        name: See :class:`~diffmedseg.data.FileNames`.
     """
 
     def __init__(self, image: str, masks: Mapping[str, str], experts: int = 4, name: str = "{id}") -> None:
         if experts < 2:
-            raise ValueError(f"experts is {experts}; a map of agreement counts at least 2.")
+            raise ValueError(f"experts is {experts}; expected at least 2.")
         super().__init__(image, {region: [path] * experts for region, path in masks.items()}, name=name)
         self.experts = experts
 
     @property
     def settings(self) -> object:
-        """What the masks depend on beside their files; see the base class."""
+        """Settings besides the files that change the masks; see the base class."""
         return "agreement", self.experts
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return AgreementMasks(self.experts)
 
 
 class AgreementMasks(CaseMasks):
-    """Reads what at least so many experts outlined.
+    """Read maps of agreement as nested masks.
 
     Args:
-        experts: How many experts a map counts.
+        experts: Number of experts that a map counts.
     """
 
     def __init__(self, experts: int) -> None:
@@ -56,18 +56,18 @@ class AgreementMasks(CaseMasks):
         self._agreeing = {whole(level): n for n, level in enumerate(levels) for whole in (floor, ceil)}
 
     def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
-        """Read where more than ``rater`` experts agree, for each region; see the base class."""
-        found = []
+        """Read the area of more than ``rater`` experts, for each region; see the base class."""
+        masks = []
         for path in case.masks[rater] or ():
             values = read_values(path)
             unknown = sorted(set(np.unique(values).tolist()) - set(self._agreeing))
             if unknown:
                 some = first_names([str(value) for value in unknown], 5)
                 raise DataError(
-                    f"{path} has values {some}; expected those of a map of agreement, "
-                    f"{', '.join(map(str, sorted(self._agreeing)))}: it was resized or changed, so download it again",
+                    f"{path} has values {some}; a map of agreement has the values "
+                    f"{', '.join(map(str, sorted(self._agreeing)))}. It was resized or changed: download it again",
                     [path.name],
                 )
             enough = [value for value, number in self._agreeing.items() if number > rater]
-            found.append(np.isin(values, enough).astype(np.uint8))
-        return found
+            masks.append(np.isin(values, enough).astype(np.uint8))
+        return masks

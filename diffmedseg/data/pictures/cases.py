@@ -1,4 +1,4 @@
-"""The base of all layouts of pictures: the files of each picture, and a reader of its masks; without torch."""
+"""Base classes of all layouts of pictures: the files of each picture, and readers of masks. Needs no torch."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from diffmedseg.reading.pictures import Picture
     from diffmedseg.reading.windows import CropWindow
 
-#: Is added in a stored mask where nobody is sure of it: 2 over background, 3 over foreground.
+#: Added to a stored mask at unsure pixels: background becomes 2, foreground 3.
 UNSURE = 2
-#: Stands in a stored mask where a rater did not outline the picture.
+#: Value of all pixels in the stored mask of a rater who did not outline the picture.
 MISSING = 255
 
 _log = logging.getLogger(__name__)
@@ -33,12 +33,12 @@ class PictureCase:
     """The files of one picture.
 
     Attributes:
-        id: Its name.
-        patient: The patient; pictures of one patient are never split.
-        image: Its file.
-        masks: Files by rater, and by region within; None for a rater who did not outline it.
-        field_of_view: File of what is seen of the subject, where there is one.
-        unsure: File of the pixels whose masks nobody is sure of, where there is one.
+        id: Name of the picture.
+        patient: The patient. All pictures of a patient are in the same split.
+        image: File of the picture.
+        masks: For each rater, a file for each region; None for a rater who did not outline the picture.
+        field_of_view: File with the mask of the field of view; None without one.
+        unsure: File with the mask of the unsure pixels; None without one.
     """
 
     id: str
@@ -51,12 +51,12 @@ class PictureCase:
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in a folder.
+    """The pictures and masks in a folder.
 
     Attributes:
-        cases: The pictures that have masks, in the order of their names.
-        without_mask: Names of the pictures that have none.
-        without_picture: Paths below the folder of the masks whose picture is not there.
+        cases: Pictures with masks, in the order of their names.
+        without_mask: Names of pictures without a mask.
+        without_picture: Paths, relative to the folder, of masks without a picture.
     """
 
     cases: list[PictureCase]
@@ -64,16 +64,18 @@ class Found:
     without_picture: list[str]
 
     def warn(self, root: Path) -> None:
-        """Name in a warning what has no partner below a folder."""
-        for names, what in ((self.without_mask, "picture"), (self.without_picture, "mask")):
-            other = "mask" if what == "picture" else "picture"
+        """Warn of pictures without a mask and masks without a picture."""
+        for names, kind, partner in (
+            (self.without_mask, "picture", "mask"),
+            (self.without_picture, "mask", "picture"),
+        ):
             if names:
-                number = count(len(names), what)
-                _log.warning("%s without a %s in %s: left out: %s.", number, other, root, first_names(names))
+                number = count(len(names), kind)
+                _log.warning("%s without a %s in %s: left out: %s.", number, partner, root, first_names(names))
 
 
 class CaseMasks(ABC):
-    """Reads the masks of pictures."""
+    """Base class of readers of masks."""
 
     @abstractmethod
     def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
@@ -83,17 +85,17 @@ class CaseMasks(ABC):
             A mask (h, w), uint8 in {0, 1}, for each region.
 
         Raises:
-            DataError: If a file is unreadable, or its content is not that of a mask; names the file.
+            DataError: If a file is unreadable, or is no mask; the message names the file.
         """
 
     def read(self, case: PictureCase) -> NDArray[np.uint8]:
         """Read the masks of a picture.
 
         Returns:
-            (R, K, h, w), uint8 in {0, 1}; 255 all over for a rater who did not outline it.
+            (R, K, h, w), uint8 in {0, 1}. All pixels are 255 for a rater who did not outline the picture.
 
         Raises:
-            DataError: As :meth:`read_rater`, or if sizes differ.
+            DataError: See :meth:`read_rater`; also if the masks have different sizes.
         """
         masks = [None if files is None else self.read_rater(case, rater) for rater, files in enumerate(case.masks)]
         outlined = [rater for rater in masks if rater is not None]
@@ -104,18 +106,18 @@ class CaseMasks(ABC):
         return np.stack([empty if rater is None else np.stack(rater) for rater in masks])
 
     def unsure(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read the pixels whose masks nobody is sure of, (h, w); None where all are sure.
+        """Read the unsure pixels, (h, w); None if all pixels are sure.
 
         Raises:
-            DataError: If the file is unreadable, or its values are not those of a mask.
+            DataError: If the file is unreadable, or is no mask.
         """
         return None
 
     def read_coded(self, case: PictureCase) -> NDArray[np.uint8]:
-        """Read the masks of a picture as they are stored: as :meth:`read`, with ``UNSURE`` added where it holds.
+        """Read the masks of a picture as the cache stores them: see :meth:`read`; ``UNSURE`` is added at unsure pixels.
 
         Raises:
-            DataError: As :meth:`read`, or if the unsure pixels have another size than the masks.
+            DataError: See :meth:`read`; also if the mask of unsure pixels has another size than the masks.
         """
         masks, unsure = self.read(case), self.unsure(case)
         if unsure is None:
@@ -123,24 +125,24 @@ class CaseMasks(ABC):
         if unsure.shape != masks.shape[-2:]:
             sizes = "{1} x {0}".format(*unsure.shape), "{3} x {2}".format(*masks.shape)
             raise DataError(
-                f"{case.unsure} has {sizes[0]} pixels; the masks of {case.image} have {sizes[1]}: save it anew"
+                f"{case.unsure} has {sizes[0]} pixels; the masks of {case.image} have {sizes[1]}. Save it in that size"
             )
         return np.where((masks != MISSING) & unsure, masks + UNSURE, masks).astype(np.uint8)
 
     def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read what is seen of the subject, (h, w); None where the data set does not say.
+        """Read the field of view, (h, w); None if the data set has none.
 
         Raises:
-            DataError: If the file is unreadable, or its values are not those of a mask.
+            DataError: If the file is unreadable, or is no mask.
         """
         return None
 
 
 class PictureLayout(Configurable, ABC):
-    """Which files belong to a picture, and how they are read.
+    """Base class of layouts: which files belong to a picture, and how they are read.
 
     Attributes:
-        normalisation: How values come to the model's [-1, 1].
+        normalisation: How pixel values are scaled to the model's [-1, 1].
     """
 
     normalisation: str = NORMALISATION
@@ -148,34 +150,34 @@ class PictureLayout(Configurable, ABC):
     @property
     @abstractmethod
     def regions(self) -> tuple[str, ...]:
-        """Names of the regions, from the outermost in."""
+        """Names of the regions, from the outermost inwards."""
 
     @property
     def settings(self) -> object:
-        """What the masks depend on beside their files; its ``repr`` is part of the cache's key."""
+        """Settings besides the files that change the masks; the ``repr`` is part of the cache's key."""
         return None
 
     @abstractmethod
     def raters(self, root: Path) -> int:
-        """Return the most raters that a picture has."""
+        """Return the largest number of raters of a picture."""
 
     @abstractmethod
     def search(self, root: Path) -> Found:
         """Find pictures and masks.
 
         Raises:
-            DataError: If there is none, or files do not fit together; names the files.
+            DataError: If there is none, or files do not fit together; the message names the files.
         """
 
     @abstractmethod
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
 
     def find(self, root: Path) -> list[PictureCase]:
-        """Find the pictures that have masks, in the order of their names; name what has no partner in a warning.
+        """Find the pictures with masks, in the order of their names. Warn of pictures and masks without a partner.
 
         Raises:
-            DataError: As :meth:`search`.
+            DataError: See :meth:`search`.
         """
         found = self.search(root)
         found.warn(root)
@@ -185,7 +187,7 @@ class PictureLayout(Configurable, ABC):
         """Return height and width of a picture, upright.
 
         Raises:
-            DataError: If its header cannot be read; names the file.
+            DataError: If its header cannot be read; the message names the file.
         """
         return image_size(path)
 
@@ -199,7 +201,7 @@ class PictureLayout(Configurable, ABC):
         """Read a picture as three channels; see :func:`~diffmedseg.reading.pictures.read_picture`.
 
         Raises:
-            DataError: If it cannot be read; names the file.
+            DataError: If it cannot be read; the message names the file.
         """
         from diffmedseg.reading.pictures import read_picture
 

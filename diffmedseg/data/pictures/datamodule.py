@@ -26,23 +26,23 @@ from diffmedseg.wording import count
 
 
 class PictureDataModule(FoldsDataModule[PictureCase]):
-    """Pictures with the masks of one rater or several; which data set it is, is configuration.
+    """Pictures with masks of one or several raters. The configuration selects the data set.
 
     Args:
-        root: Folder that holds the files.
-        source: Where the data comes from.
+        root: Folder with the files.
+        source: Origin of the data.
         layout: Which files belong together, and how they are read.
-        nested: Whether each region lies within the one before it.
-        tubular: Whether regions are thin and long, as vessels are, so that their centrelines are scored, too.
-        grey: Whether pictures are taken as grey, one channel instead of three.
-        range: What becomes black and white in grey pictures of more than 8 bits, such as ``[0, 4095]``; stored with the
-            model, which predicts with it. None takes 0 to 65,535 for 16 bits, and refuses more.
-        windows: CSV file with the window of each picture that models are shown in place of the whole, such as one
-            around the optic disc; see :func:`~diffmedseg.data.pictures.windows.read_windows`. Scores stay those of
-            whole pictures, outside of whose windows nothing is found. None for whole pictures.
-        min_nonempty: Keep only pictures with at least so many raters whose mask is not empty. Splits are drawn before,
-            so that they are the same for every number.
-        regions: The regions that are learned and scored, in order, such as ``[cup]``; None for all.
+        nested: Whether each region lies within the region before it.
+        tubular: Whether regions are thin and long, such as vessels. Their centrelines are then scored, too.
+        grey: Read pictures as grey, with one channel instead of three.
+        range: Values that become black and white in grey pictures of more than 8 bits, such as ``[0, 4095]``. The model
+            stores the range and predicts with it. None means 0 to 65,535 for 16 bits, and refuses more bits.
+        windows: CSV file with a window of each picture, such as a square around the optic disc. The model is shown the
+            window in place of the picture; see :func:`~diffmedseg.data.pictures.windows.read_windows`. Whole pictures
+            are scored; outside its window a mask is empty. None for whole pictures.
+        min_nonempty: Keep only pictures with at least this number of raters with a non-empty mask. Splits are drawn
+            before, so they are the same for every number.
+        regions: Regions to learn and to score, in order, such as ``[cup]``; None for all.
         kwargs: The arguments of :class:`~diffmedseg.data.folds.FoldsDataModule`, by name.
     """
 
@@ -62,9 +62,9 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
     ) -> None:
         super().__init__(root, source, **kwargs)
         if range is not None and not range[0] < range[1]:
-            raise ValueError(f"range is {range[0]:g}, {range[1]:g}; the first has to be below the second.")
+            raise ValueError(f"range is {range[0]:g}, {range[1]:g}; the first value must be below the second.")
         if min_nonempty < 0:
-            raise ValueError(f"min_nonempty is {min_nonempty}; it has to be at least 0.")
+            raise ValueError(f"min_nonempty is {min_nonempty}; expected at least 0.")
         self.layout, self.min_nonempty = layout, min_nonempty
         self.info = picture_info(source, layout, root, nested, tubular, grey, range, windows, regions)
         self._regions_read = [layout.regions.index(region) for region in self.info.regions]
@@ -72,10 +72,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
 
     @cached_property
     def windows(self) -> Mapping[str, CropWindow]:
-        """The window of each picture, by id; empty where models are shown whole pictures.
+        """The window of each picture, by id; empty if models are shown whole pictures.
 
         Raises:
-            DataError: As :func:`~diffmedseg.data.pictures.windows.read_windows`.
+            DataError: See :func:`~diffmedseg.data.pictures.windows.read_windows`.
         """
         if self._windows_file is None:
             return {}
@@ -88,7 +88,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         return self.layout.reader(list(self.cases.values()))
 
     def prepare_data(self) -> None:
-        """Shrink all pictures once, in one process per machine; then write the splits where a file is named."""
+        """Shrink all pictures once, in one process per machine. Then write the splits, if a file for them is named."""
         _ = self._shrunk
         self.write_splits()
 
@@ -98,7 +98,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         return self._found.cases
 
     def find_warnings(self) -> list[Problem]:
-        """Name pictures without masks, which are left out, and masks without a picture; see the base class."""
+        """Find pictures without masks, which are left out, and masks without a picture; see the base class."""
         found, problems = self._found, []
         if found.without_mask:
             text = f"{count(len(found.without_mask), 'picture')} without a mask: left out."
@@ -127,11 +127,11 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
             if not names:
                 raise DataError(
                     f"{self.info.title}: no picture of the {split} split has {self.min_nonempty} masks that are not "
-                    "empty: set min_nonempty to a lower number."
+                    "empty. Set min_nonempty to a lower number."
                 )
-        wanted, cases = [rows[name] for name in names], [self.cases[name] for name in names]
+        split_rows, cases = [rows[name] for name in names], [self.cases[name] for name in names]
         return PictureStore(
-            cases, self.layout, self._reader, self._shrunk, wanted, self._regions_read, len(self.info.channels),
+            cases, self.layout, self._reader, self._shrunk, split_rows, self._regions_read, len(self.info.channels),
             self.windows, self.info.value_range,
         )  # fmt: skip
 
@@ -140,7 +140,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         return self.layout.search(self.root)
 
     def _nonempty_raters(self) -> NDArray[np.int64]:
-        """Count the raters of each picture who have foreground in any region read, (N,), as the files have it."""
+        """Count the raters of each picture with foreground in a selected region, (N,), at native size."""
         outlined = np.asarray(self._shrunk.masks[:, :, 0, 0, 0]) != MISSING
         number: NDArray[np.int64] = (self._shrunk.filled[..., self._regions_read].any(-1) & outlined).sum(1)
         return number
@@ -148,7 +148,7 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
     @cached_property
     def _shrunk(self) -> ShrunkImages:
         items = [Item(name, case.image, _mask_files(case), self.windows.get(name)) for name, case in self.cases.items()]
-        # All regions are kept, so that every choice of them shares the cache.
+        # The cache holds all regions, so that every selection of regions shares it.
         shape = len(next(iter(self.cases.values())).masks), len(self.layout.regions)
         return shrink_images(
             cache_folder(), self.info.name, items, self.image_size, shape,

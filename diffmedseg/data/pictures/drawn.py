@@ -1,4 +1,4 @@
-"""Pictures whose masks are outlines that each rater drew into a copy of the picture."""
+"""Masks as outlines that each rater drew into a copy of the picture."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from diffmedseg.reading.drawn import read_nested_outlines
 
 
 class DrawnOutlines(FileNames):
-    """Finds pictures, and for each rater a copy with two outlines in it, one within the other, as of RIGA.
+    """Find pictures and, for each rater, a copy with two outlines, one within the other, as in RIGA.
 
     Args:
-        image: As of :class:`~diffmedseg.data.FileNames`.
-        copies: The path of each rater's copy, as the paths of masks of :class:`~diffmedseg.data.FileNames`.
+        image: See :class:`~diffmedseg.data.FileNames`.
+        copies: Path of each rater's copy, as the paths of masks in :class:`~diffmedseg.data.FileNames`.
         outer: Name of the region within the outer outline.
         inner: Name of the region within the inner outline.
-        name: As of :class:`~diffmedseg.data.FileNames`.
+        name: See :class:`~diffmedseg.data.FileNames`.
     """
 
     def __init__(self, image: str, copies: Sequence[str], outer: str, inner: str, name: str = "{id}") -> None:
@@ -27,16 +27,16 @@ class DrawnOutlines(FileNames):
 
     @property
     def settings(self) -> object:
-        """What the masks depend on beside their files; see the base class."""
+        """Settings besides the files that change the masks; see the base class."""
         return "drawn outlines"
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return DrawnMasks()
 
 
 class DrawnMasks(CaseMasks):
-    """Reads the masks of a picture from the copies that raters drew into."""
+    """Read the masks of a picture from the copies with outlines."""
 
     def read_rater(self, case: PictureCase, rater: int) -> list[NDArray[np.uint8]]:
         """Find both outlines in a rater's copy; see the base class."""

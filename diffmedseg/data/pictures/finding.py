@@ -1,4 +1,4 @@
-"""What all layouts of pictures need to find files below a folder."""
+"""Helpers of all layouts of pictures: find files below a folder."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import PICTURES, comparable, composed, listing
-from diffmedseg.wording import first_names
+from diffmedseg.wording import first_names, plain_pattern
 
 
 def named_files(root: Path, paths: Sequence[Path], suffixes: tuple[str, ...] = PICTURES) -> list[tuple[str, Path]]:
-    """Return the files of these suffixes, each with its path below the root, without suffix and with ``/``."""
-    found = []
+    """Return the files with these suffixes. Each has its path relative to the root, without suffix and with ``/``."""
+    named = []
     for path in paths:
         name = path.relative_to(root).as_posix()
-        if suffix := next((one for one in suffixes if name.lower().endswith(one)), None):
-            found.append((composed(name[: -len(suffix)]), path))
-    return found
+        if suffix := next((end for end in suffixes if name.lower().endswith(end)), None):
+            named.append((composed(name[: -len(suffix)]), path))
+    return named
 
 
 class Names:
@@ -30,39 +30,39 @@ class Names:
         return len(self._seen)
 
     def add(self, name: str, path: Path) -> None:
-        """Take a picture.
+        """Add a picture.
 
         Raises:
-            DataError: If another one has its name; names both files.
+            DataError: If another picture has the same name; the message names both files.
         """
         if other := self._seen.get(comparable(name)):
-            raise DataError(f"Two pictures are called {name}: {other} and {path}. Keep one.")
+            raise DataError(f"Two pictures have the name {name}: {other} and {path}. Keep one of them.")
         self._seen[comparable(name)] = path
 
 
 def nothing_found(
     root: Path, pictures: int, image: str, masks: Sequence[str], paths: Sequence[Path], suffixes: Sequence[str]
 ) -> DataError:
-    """Return the error of a folder that has no picture with a mask.
+    """Return the error for a folder without a picture that has a mask.
 
     Args:
         root: The folder.
-        pictures: How many pictures it has.
-        image: What the paths of pictures should be like.
-        masks: What the paths of masks should be like.
+        pictures: Number of pictures in it.
+        image: Regular expression of the path of a picture.
+        masks: The expected paths of masks.
         paths: All files below the folder.
-        suffixes: Those of the files that are read.
+        suffixes: Suffixes of the files that are read.
     """
-    there = listing(root) if root.is_dir() else "no such folder"
+    content = listing(root) if root.is_dir() else "no such folder"
     endings = Counter(path.suffix.lower() for path in paths if path.suffix)
     unread = [
         f"{ending} ({count})"
         for ending, count in endings.most_common()
         if not any(s.endswith(ending) for s in suffixes)
     ]
-    hint = f" Files in {', '.join(unread[:4])} are not read; {', '.join(suffixes)} are." if unread else ""
+    hint = f" Not read: {', '.join(unread[:4])}. These are read: {', '.join(suffixes)}." if unread else ""
     if ".nii" not in suffixes and any(path.name.endswith((".nii", ".nii.gz")) for path in paths):
-        hint += " NIfTI volumes are: the data set volumes takes them."
+        hint += " For NIfTI volumes use the data set volumes."
     if pictures:
         return DataError(f"None of the {pictures} pictures in {root} has a mask; expected {first_names(masks)}.{hint}")
-    return DataError(f"No picture in {root}: expected {image}; there is {there}.{hint}")
+    return DataError(f"No picture in {root}: expected {plain_pattern(image)}; there is {content}.{hint}")

@@ -1,4 +1,4 @@
-"""Which files belong to a picture, told by their names, and what the values of its masks mean."""
+"""Find the files of a picture by their names, and read the values of its masks."""
 
 import re
 from collections import defaultdict
@@ -14,10 +14,10 @@ from diffmedseg.wording import count, first_names
 
 
 class _MaskIndex:
-    """Finds the masks of pictures among files, whatever the case of their names.
+    """Find the masks of pictures among files. Upper and lower case do not matter.
 
     Args:
-        files: Name, relative to the folder and without suffix, and path of each file.
+        files: Name and path of each file. The name is relative to the folder, without suffix.
     """
 
     def __init__(self, files: Iterable[tuple[str, Path]]) -> None:
@@ -32,51 +32,51 @@ class _MaskIndex:
             self._by_key.setdefault(comparable(f"{name.rpartition('/')[0]}/{mask_key(path)}"), []).append(path)
 
     def find(self, template: str, groups: Mapping[str, str], image: Path) -> Path | None:
-        """Find the mask of a picture; None where there is none.
+        """Find the mask of a picture; None without a mask.
 
         Args:
             template: Name of the mask, with the names of groups in braces.
-            groups: What the groups are in the picture's name.
-            image: The picture, which is not its own mask.
+            groups: Values of the groups in the picture's name.
+            image: The picture. It is never its own mask.
 
         Raises:
-            DataError: If several files fit.
+            DataError: If several files match.
         """
         name = comparable(template.format(**groups))
         folder, _, last = name.rpartition("/")
         if "**" in folder:
-            there = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
-            named = [path for other in self._by_last[last] if there.fullmatch(other) for path in self._exact[other]]
+            pattern = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
+            named = [path for other in self._by_last[last] if pattern.fullmatch(other) for path in self._exact[other]]
         else:
             named = list(dict.fromkeys([*self._exact.get(name, []), *self._by_key.get(f"{folder}/{last}", [])]))
-        found = [path for path in named if path != image]
-        if len(found) > 1:
+        masks = [path for path in named if path != image]
+        if len(masks) > 1:
             raise DataError(
-                f"{image} has several masks for {template}: {first_names(list(map(str, found)))}. Keep one."
+                f"{image} has several masks for {template}: {first_names(list(map(str, masks)))}. Keep one."
             )
-        return found[0] if found else None
+        return masks[0] if masks else None
 
 
 class FileNames(PictureLayout):
-    """Finds pictures and masks by their paths below the root.
+    """Find pictures and masks by their paths below the root.
 
     Args:
-        image: Regular expression of a picture's path, with ``/`` between folders and without suffix. Its group ``id``
-            is the picture's name (with ``_`` for ``/``); a group ``patient`` tells the patient.
-        masks: By region, from the outermost in, the path of each rater's mask without suffix. Groups of ``image``
-            stand in braces, as ``{id}``; in folders ``*`` stands for anything, and each folder that fits is a rater;
-            ``**`` stands for any folders, of the same rater. Endings such as ``_segmentation`` or ``_mask`` may be left
-            out.
-        values: By region, the grey values that belong to it, where one file holds several; other values than those
-            named, and ``background``, are refused. None: foreground is above half of the range.
-        background: Grey values of what is in no region, where ``values`` is given.
-        field_of_view: The path of the picture's field of view, outside of which nothing is scored; None where there is
-            none. Pictures without it are refused.
-        unsure: The path of a mask of the pixels whose masks nobody is sure of, as ``diffmedseg pseudo`` writes it: no
-            training loss looks at them. Pictures without it are sure everywhere.
-        name: A picture's name, where its group ``id`` does not serve: groups of ``image`` stand in braces.
-        complete: Whether every rater has a mask of every picture, which may be empty. A picture without one of these
-            masks is then refused.
+        image: Regular expression of a picture's path, with ``/`` between folders and without suffix. Group ``id`` is
+            the picture's name (with ``_`` for ``/``). Group ``patient``, if there is one, is the patient.
+        masks: For each region, from the outermost inwards, the path of each rater's mask without suffix. Groups of
+            ``image`` are written in braces, such as ``{id}``. In folders ``*`` matches anything, and each matching
+            folder is a rater. ``**`` matches any folders of the same rater. You may leave out endings such as
+            ``_segmentation`` or ``_mask``.
+        values: For each region its grey values, if one file holds several regions. Values that are neither named nor
+            ``background`` are refused. None: foreground is above half of the range.
+        background: Grey values outside all regions; used with ``values``.
+        field_of_view: Path of the mask of the field of view. Nothing outside it is scored. Pictures without this file
+            are refused. None for data without a field of view.
+        name: Name of a picture with groups of ``image`` in braces, if group ``id`` is not suitable.
+        complete: Whether every rater has a mask of every picture, possibly empty. A picture that lacks a mask is then
+            refused.
+        unsure: Path of a mask of unsure pixels, as ``diffmedseg pseudo`` writes it. No training loss uses these pixels.
+            A picture without this file has no unsure pixels.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class FileNames(PictureLayout):
         self.background, self.field_of_view = sorted(set(background)), field_of_view
         self.name, self.complete, self.unsure = name, complete, unsure
         if "id" not in self.image.groupindex:
-            raise ValueError(f"{image!r} has no group (?P<id>...), which names a picture.")
+            raise ValueError(f"{image!r} has no group (?P<id>...). This group is the name of a picture.")
         if not self.masks or len({len(paths) for paths in self.masks.values()}) > 1:
-            raise ValueError("Every region needs the same number of paths: one for each rater.")
+            raise ValueError("masks needs the same number of paths for each region: one path per rater.")
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -106,32 +106,33 @@ class FileNames(PictureLayout):
 
     @property
     def settings(self) -> object:
-        """What the masks depend on beside their files; see the base class."""
+        """Settings besides the files that change the masks; see the base class."""
         return self.values if self.unsure is None else (self.values, "unsure")
 
     def raters(self, root: Path) -> int:
-        """Count the raters: the folders that fit each path."""
+        """Count the raters: the folders that match each path."""
         return len(self._templates(root))
 
     def _templates(self, root: Path) -> list[tuple[str, ...]]:
-        """Return the paths of masks by rater, and by region within, with folders in place of ``*``."""
+        """Return for each rater the paths of the masks of all regions, with folders in place of ``*``."""
         raters: list[tuple[str, ...]] = []
         for paths in zip(*self.masks.values(), strict=True):
             folder = paths[0].rpartition("/")[0]
             if "*" not in folder.replace("**", ""):
                 raters.append(paths)
                 continue
-            fits = sorted(one for one in root.glob(_any_case(folder)) if one.is_dir() and not is_hidden(one.name))
-            for found in fits:
-                taken = _wildcards(folder, found.relative_to(root).as_posix())
-                raters.append(tuple(_fill(path, taken) for path in paths))
+            matches = root.glob(_any_case(folder))
+            for match in sorted(path for path in matches if path.is_dir() and not is_hidden(path.name)):
+                values = _wildcards(folder, match.relative_to(root).as_posix())
+                raters.append(tuple(_fill(path, values) for path in paths))
         return raters
 
     def search(self, root: Path) -> Found:
         """Find pictures and masks.
 
         Raises:
-            DataError: If there is none, names occur twice, or a rater outlined only some of the regions of a picture.
+            DataError: If there is none, two pictures have the same name, or a rater outlined only some regions of a
+                picture.
         """
         paths = files_below(root)
         files = named_files(root, paths)
@@ -146,16 +147,20 @@ class FileNames(PictureLayout):
             groups = {group: value or "" for group, value in match.groupdict().items()}
             case = self.name.format(**groups).replace("/", "_")
             names.add(case, path)
-            masks = [self._of_rater([mask(one, groups, path) for one in rater], path, rater) for rater in templates]
+            masks = [
+                self._of_rater([mask(template, groups, path) for template in rater], path, rater) for rater in templates
+            ]
             if self.complete and not all(masks):
-                lacks = [rater[0].format(**groups) for rater, files in zip(templates, masks, strict=True) if not files]
-                incomplete[case] = f"{path} has no mask {', '.join(lacks)}"
+                missing = [
+                    rater[0].format(**groups) for rater, files in zip(templates, masks, strict=True) if not files
+                ]
+                incomplete[case] = f"{path} has no mask {', '.join(missing)}"
             elif any(masks):
-                seen_part = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
-                if self.field_of_view is not None and seen_part is None:
+                visible = None if self.field_of_view is None else mask(self.field_of_view, groups, path)
+                if self.field_of_view is not None and visible is None:
                     raise DataError(f"{path} has no field of view, {self.field_of_view}: download it again.")
                 unsure = None if self.unsure is None else mask(self.unsure, groups, path)
-                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), seen_part, unsure))
+                cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), visible, unsure))
             else:
                 without.append(case)
         if incomplete:
@@ -163,15 +168,16 @@ class FileNames(PictureLayout):
         if not cases:
             masks_of_all = [path for paths_of_region in self.masks.values() for path in paths_of_region]
             raise nothing_found(root, len(names), self.image.pattern, masks_of_all, paths, PICTURES)
-        alone = self._alone(files, {path for case in cases for rater in case.masks for path in rater or ()}, templates)
+        used = {path for case in cases for rater in case.masks for path in rater or ()}
+        unpaired = self._masks_without_picture(files, used, templates)
         return Found(
-            sorted(cases, key=lambda case: case.id), without, [path.relative_to(root).as_posix() for path in alone]
+            sorted(cases, key=lambda case: case.id), without, [path.relative_to(root).as_posix() for path in unpaired]
         )
 
-    def _alone(
+    def _masks_without_picture(
         self, files: Sequence[tuple[str, Path]], used: set[Path], templates: Sequence[tuple[str, ...]]
     ) -> list[Path]:
-        """Return the masks whose picture is not there, not even as one that this layout does not read."""
+        """Return the masks without a picture. Pictures that this layout does not read count, too."""
         patterns = [self._of_any_picture(path) for path in dict.fromkeys(path for rater in templates for path in rater)]
         masks: dict[Path, str] = {}
         others = set()
@@ -184,36 +190,37 @@ class FileNames(PictureLayout):
         return [path for path, name in masks.items() if not {name, mask_key(Path(name))} & others]
 
     def _of_any_picture(self, template: str) -> re.Pattern[str]:
-        """Return the regular expression of masks' paths, whichever the picture; its group ``id`` names that."""
+        """Return the regular expression of the paths of masks of any picture. Group ``id`` is the picture's name."""
         groups = dict.fromkeys(self.image.groupindex, "\0") | {"id": "\1"}
         folder, slash, last = template.format(**groups).rpartition("/")
         pattern = _any_folders(folder) + slash + re.escape(last)
         pattern = pattern.replace("\0", ".*?").replace("\1", "(?P<id>.+)", 1).replace("\1", "(?P=id)")
         return re.compile(pattern, re.IGNORECASE)
 
-    def _of_rater(self, found: Sequence[Path | None], image: Path, rater: Sequence[str]) -> tuple[Path, ...] | None:
-        there = [path for path in found if path is not None]
-        if there and len(there) < len(found):
-            missing = first_names([one for one, path in zip(rater, found, strict=True) if path is None])
+    def _of_rater(self, files: Sequence[Path | None], image: Path, rater: Sequence[str]) -> tuple[Path, ...] | None:
+        """Return the masks of one rater; None if the rater did not outline the picture."""
+        present = [path for path in files if path is not None]
+        if present and len(present) < len(files):
+            missing = first_names([name for name, path in zip(rater, files, strict=True) if path is None])
             raise DataError(f"{image} has no {missing}, but other regions of the same rater: download it again.")
-        return tuple(there) or None
+        return tuple(present) or None
 
     @staticmethod
-    def _incomplete(found: Mapping[str, str], raters: int) -> DataError:
+    def _incomplete(lacking: Mapping[str, str], raters: int) -> DataError:
         return DataError(
-            f"{count(len(found), 'picture')} without all of the {raters} masks that this data set has of each: "
-            f"{first_names(found.values())}. Download these files again. A rater who outlined nothing has an empty "
+            f"{count(len(lacking), 'picture')} without all of the {raters} masks that each picture here has: "
+            f"{first_names(lacking.values())}. Download these files again. A rater who outlined nothing has an empty "
             "mask.",
-            found,
+            lacking,
         )
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return FileMasks(cases, self.values, self.background)
 
 
 def _any_folders(pattern: str) -> str:
-    """Return the regular expression of folders where ``**`` stands for any number of them, none included."""
+    """Return the regular expression of folders in which ``**`` matches any number of folders, also none."""
     return "".join(
         "(?:.*/)?" if part == "**/" else "(?:/.*)?" if part == "/**" else re.escape(part)
         for part in re.split(r"(\*\*/|/\*\*)", pattern)
@@ -221,12 +228,12 @@ def _any_folders(pattern: str) -> str:
 
 
 def _any_case(pattern: str) -> str:
-    """Return a pattern of folders that minds no case."""
+    """Return a pattern of folders that matches upper and lower case."""
     return re.sub("[A-Za-z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", pattern)
 
 
 def _wildcards(pattern: str, path: str) -> list[str]:
-    """Return what the ``*`` of a pattern stand for in a path."""
+    """Return the parts of a path that the ``*`` of a pattern match."""
     match = re.fullmatch("(.*)".join(re.escape(part) for part in pattern.split("*")), path, re.IGNORECASE)
     return list(match.groups()) if match else []
 

@@ -1,4 +1,4 @@
-"""Reading masks that lie in files of their own."""
+"""Read masks from one file for each rater and region."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from diffmedseg.wording import first_names
 
 
 class FileMasks(CaseMasks):
-    """Reads masks with a file for each rater and region.
+    """Read masks from one file for each rater and region.
 
     Args:
-        cases: All pictures of the data set: their masks say together what is foreground.
-        values: By region, the grey values that belong to it; None for what is above half of the range.
-        background: Grey values of what is in no region.
-        read: Reads the values of a file.
+        cases: All pictures of the data set. Their masks together show the range of values.
+        values: For each region its grey values; None for values above half of the range.
+        background: Grey values outside all regions.
+        read: Function that reads the values of a file.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class FileMasks(CaseMasks):
         return [self._read(path, region) for region, path in enumerate(case.masks[rater] or ())]
 
     def field_of_view(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read what is seen of the subject, (h, w); see the base class."""
+        """Read the field of view, (h, w); see the base class."""
         return None if case.field_of_view is None else self._field_of_view.read(case.field_of_view)
 
     def unsure(self, case: PictureCase) -> NDArray[np.bool_] | None:
-        """Read the pixels that nobody is sure of, (h, w); see the base class."""
+        """Read the unsure pixels, (h, w); see the base class."""
         return None if case.unsure is None else self._unsure.read(case.unsure)
 
     def _read(self, path: Path, region: int) -> NDArray[np.uint8]:
@@ -57,7 +57,7 @@ class FileMasks(CaseMasks):
         if unknown:
             raise DataError(
                 f"{path} has values {first_names([str(value) for value in unknown], 5)}; this data set has "
-                f"{', '.join(map(str, sorted(known)))}: it was resized or saved as JPEG, or is coded otherwise"
+                f"{', '.join(map(str, sorted(known)))}. The file was resized, saved as JPEG, or has other codes"
             )
-        found: NDArray[np.uint8] = np.isin(grey, list(self._values.values())[region]).astype(np.uint8)
-        return found
+        mask: NDArray[np.uint8] = np.isin(grey, list(self._values.values())[region]).astype(np.uint8)
+        return mask

@@ -1,4 +1,4 @@
-"""Pictures whose masks are outlines in XML files."""
+"""Masks as outlines in XML files."""
 
 import re
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from diffmedseg.wording import count
 
 
 class XMLOutlines(PictureLayout):
-    """Finds pictures, and beside them an XML file for each patient with the outlines in each picture, as of DDTI.
+    """Find pictures and, beside them, an XML file for each patient with the outlines in each picture, as in DDTI.
 
-    All outlines of a picture make one mask. A picture without an outline is left out: whether it shows nothing, or
-    nobody outlined it, its file does not say.
+    All outlines of a picture make one mask. A picture without an outline is left out, because its file does not say
+    whether the picture shows nothing or was not outlined.
 
     Args:
-        image: Regular expression of a picture's file name without suffix. Its group ``id`` is the picture's name,
+        image: Regular expression of a picture's file name without suffix. Group ``id`` is the picture's name,
             ``patient`` the patient, and ``number`` the picture's number in the XML file.
-        outlines: The name of the XML file without suffix. Groups of ``image`` stand in braces.
-        region: Name of what is outlined.
+        outlines: Name of the XML file without suffix, with groups of ``image`` in braces.
+        region: Name of the outlined region.
     """
 
     def __init__(self, image: str, outlines: str, region: str) -> None:
@@ -61,43 +61,43 @@ class XMLOutlines(PictureLayout):
                     without.append(groups["id"])
         if not cases:
             raise nothing_found(root, len(names), self.image.pattern, [f"{self.outlines}.xml"], paths, PICTURES)
-        alone = [
+        unpaired = [
             f"{file.relative_to(root).as_posix()} (picture {number})"
             for file, left in outlined.items()
             for number, outlines in left.items()
             if outlines
         ]
-        return Found(sorted(cases, key=lambda case: case.id), without, alone)
+        return Found(sorted(cases, key=lambda case: case.id), without, unpaired)
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return OutlineMasks(self.image)
 
 
 def _read_all(files: Sequence[Path]) -> dict[Path, dict[int, list[Outline]]]:
-    """Read all files; name all that are damaged."""
-    found, damaged = {}, {}
+    """Read all files. The error names all damaged files."""
+    outlines, damaged = {}, {}
     for file in files:
         try:
-            found[file] = read_outlines(file)
+            outlines[file] = read_outlines(file)
         except DataError as error:
             damaged[file.name] = str(error)
     if damaged:
         some = "; ".join(list(damaged.values())[:3])
         more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise DataError(
-            f"{count(len(damaged), 'file')} of outlines cannot be used: {some}{more}. Correct each file, or take it "
-            "out of the folder: its pictures are then left out.",
+            f"{count(len(damaged), 'file')} of outlines cannot be used: {some}{more}. Correct each file, or remove it "
+            "from the folder. Its pictures are then left out.",
             damaged,
         )
-    return found
+    return outlines
 
 
 class OutlineMasks(CaseMasks):
-    """Reads the masks of pictures from their outlines.
+    """Read the masks of pictures from their outlines.
 
     Args:
-        image: As of :class:`XMLOutlines`.
+        image: See :class:`XMLOutlines`.
     """
 
     def __init__(self, image: re.Pattern[str]) -> None:
@@ -107,5 +107,5 @@ class OutlineMasks(CaseMasks):
         """Fill the outlines of a picture; see the base class."""
         [file] = case.masks[rater] or ()
         match = self._image.fullmatch(composed(case.image.stem))
-        assert match is not None  # it was found by it
+        assert match is not None  # the pattern found this picture
         return [fill_outlines(read_outlines(file)[int(match["number"])], image_size(case.image), file)]

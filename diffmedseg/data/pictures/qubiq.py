@@ -1,4 +1,4 @@
-"""The tasks of QUBIQ: single slices in NIfTI files or PNG, with the masks of up to seven raters."""
+"""The tasks of QUBIQ: single slices as NIfTI or PNG files, with masks of up to seven raters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ class _Facts(NamedTuple):
     modalities: int
 
 
-#: Of the challenge's page, https://qubiq.grand-challenge.org/participation/
+#: From https://qubiq.grand-challenge.org/participation/
 _IMAGE_SETS = {
     "brain-growth": _Facts(1, 7, 1),
     "brain-tumor": _Facts(3, 3, 4),
@@ -34,14 +34,14 @@ _IMAGE_SETS = {
 
 
 class QUBIQSlices(RaterFiles):
-    """Finds ``<image set>/<Training or Validation>/<case>/``, with ``image`` and ``task01_seg01``, ``task01_seg02``...
+    """Find ``<image set>/<Training or Validation>/<case>/`` with ``image``, ``task01_seg01``, ``task01_seg02``...
 
-    Cases may have fewer raters than others.
+    Cases may differ in their number of raters.
 
     Args:
         image_set: ``brain-growth``, ``brain-tumor``, ``kidney`` or ``prostate``.
-        task: Which task of the image set, from 1.
-        modality: Which modality of the slices, from 1.
+        task: Number of the task of the image set, from 1.
+        modality: Number of the modality of the slices, from 1.
     """
 
     normalisation = (
@@ -53,13 +53,13 @@ class QUBIQSlices(RaterFiles):
     def __init__(self, image_set: str = "brain-growth", task: int = 1, modality: int = 1) -> None:
         if image_set not in _IMAGE_SETS:
             raise ValueError(
-                f"image_set is {image_set!r}; it may be {', '.join(_IMAGE_SETS)}. The pancreas is in volumes, which "
-                "are not read."
+                f"image_set is {image_set!r}; expected {', '.join(_IMAGE_SETS)}. The pancreas sets are volumes and are "
+                "not read."
             )
         facts = _IMAGE_SETS[image_set]
         for name, value, most in (("task", task, facts.tasks), ("modality", modality, facts.modalities)):
             if not 1 <= value <= most:
-                raise ValueError(f"{name} is {value}; {image_set} has 1 to {most}.")
+                raise ValueError(f"{name} is {value}; expected 1 to {most} for {image_set}.")
         case = rf"(?:.*/)?(?P<id>{image_set}/(?P<part>Training|Validation)/(?P<case>case[^/]+))/"
         super().__init__(
             image=case + "image",
@@ -72,11 +72,11 @@ class QUBIQSlices(RaterFiles):
 
     @property
     def settings(self) -> object:
-        """What is read beside the files; see the base class."""
+        """Settings besides the files that change the masks; see the base class."""
         return "slices", self.modality
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return FileMasks(cases, read=_read_mask)
 
     def image_size(self, path: Path) -> tuple[int, int]:

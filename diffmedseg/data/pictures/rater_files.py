@@ -1,4 +1,4 @@
-"""Pictures with as many masks as there are files of them: the number of raters may differ from picture to picture."""
+"""Pictures with any number of mask files. The number of raters may differ between pictures."""
 
 import csv
 import logging
@@ -12,27 +12,28 @@ from diffmedseg.data.pictures.finding import Names, named_files, nothing_found
 from diffmedseg.data.pictures.masks import FileMasks
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import PICTURES, comparable, files_below
-from diffmedseg.wording import count, first_names
+from diffmedseg.wording import count, first_names, plain_pattern
 
 _log = logging.getLogger(__name__)
 
 
 class RaterFiles(PictureLayout):
-    """Finds pictures, and for each all files of masks that bear its name; each file is a rater.
+    """Find pictures and, for each picture, all files of masks with its name. Each file is a rater.
 
-    Raters have no identity: the first mask of one picture and that of another need not be of the same person.
+    Raters have no identity: the first masks of two pictures may be of different persons.
 
     Args:
-        image: Regular expression of a picture's path, with ``/`` between folders and without suffix. Its group ``id``
-            is what masks are found by.
-        masks: Regular expression of a mask's path, likewise; ``id`` is that of its picture, and ``rater`` tells the
-            masks of a picture apart.
-        region: Name of what is outlined.
-        most: The most raters a picture has. More are refused.
-        name: A picture's name; groups of ``image`` stand in braces.
-        patients: Name of a CSV file that tells the patients; its columns are ``patient_columns``. Pictures that it does
-            not name are patients of their own. None where nothing tells the patients.
-        patient_columns: The column of a picture's name, and those of its patient: the first that is not empty counts.
+        image: Regular expression of a picture's path, with ``/`` between folders and without suffix. Group ``id``
+            finds the masks.
+        masks: Regular expression of a mask's path, in the same form. Group ``id`` is the id of its picture. Group
+            ``rater`` distinguishes the masks of a picture.
+        region: Name of the outlined region.
+        most: Largest number of raters of a picture. More raters are refused.
+        name: Name of a picture, with groups of ``image`` in braces.
+        patients: Name of a CSV file of patients with the columns ``patient_columns``. A picture that it does not name
+            is its own patient. None without such a file.
+        patient_columns: The column with the picture's name, then the columns with its patient. The first patient
+            column that is not empty counts.
     """
 
     suffixes: tuple[str, ...] = PICTURES
@@ -62,7 +63,7 @@ class RaterFiles(PictureLayout):
         return (self.region,)
 
     def raters(self, root: Path) -> int:
-        """Return the most raters that a picture has."""
+        """Return the largest number of raters of a picture."""
         return self.most
 
     def search(self, root: Path) -> Found:
@@ -77,53 +78,57 @@ class RaterFiles(PictureLayout):
             groups = {group: value or "" for group, value in match.groupdict().items()}
             case = self.name.format(**groups).replace("/", "_")
             names.add(case, path)
-            found = masks.pop(comparable(groups["id"]), {})
-            if len(found) > self.most:
-                some = first_names([mask.name for mask in found.values()])
+            by_rater = masks.pop(comparable(groups["id"]), {})
+            if len(by_rater) > self.most:
+                some = first_names([mask.name for mask in by_rater.values()])
                 raise DataError(
-                    f"{path} has {len(found)} masks; expected at most {self.most}: {some}. Remove those of no rater, "
-                    "or set layout.most",
+                    f"{path} has {len(by_rater)} masks; expected at most {self.most}: {some}. Remove files that "
+                    "belong to no rater, or set layout.most",
                     [case],
                 )
-            if found:
-                files_of = tuple((mask,) for _, mask in sorted(found.items()))
-                cases.append(PictureCase(case, patients.get(case, groups.get("patient") or case), path, files_of))
+            if by_rater:
+                mask_files = tuple((mask,) for _, mask in sorted(by_rater.items()))
+                cases.append(PictureCase(case, patients.get(case, groups.get("patient") or case), path, mask_files))
             else:
                 without.append(case)
         if not cases:
-            raise nothing_found(root, len(names), self.image.pattern, [self.masks.pattern], paths, self.suffixes)
-        alone = [mask.relative_to(root).as_posix() for found in masks.values() for mask in found.values()]
-        return Found(_of_equal_length(sorted(cases, key=lambda case: case.id)), without, sorted(alone))
+            raise nothing_found(
+                root, len(names), self.image.pattern, [plain_pattern(self.masks.pattern)], paths, self.suffixes
+            )
+        unpaired = [mask.relative_to(root).as_posix() for by_rater in masks.values() for mask in by_rater.values()]
+        return Found(_of_equal_length(sorted(cases, key=lambda case: case.id)), without, sorted(unpaired))
 
     def _find_masks(self, files: Sequence[tuple[str, Path]]) -> dict[str, dict[str, Path]]:
-        """Return the masks of each picture, by its id and the rater."""
+        """Return the masks by id of the picture, then by rater."""
         masks: dict[str, dict[str, Path]] = defaultdict(dict)
         for name, path in files:
             if match := self.masks.fullmatch(name):
                 of_picture, rater = masks[comparable(match["id"])], comparable(match["rater"])
                 if rater in of_picture:
-                    raise DataError(f"Two files are the same mask: {of_picture[rater]} and {path}. Keep one.")
+                    raise DataError(
+                        f"Two files are the mask of the same rater: {of_picture[rater]} and {path}. Keep one."
+                    )
                 of_picture[rater] = path
         return masks
 
     def _find_patients(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Return the patient of each picture that the table of patients names."""
+        """Return the patients by picture, from the table of patients."""
         tables = [path for path in paths if path.name == self.patients]
         if self.patients is None:
             return {}
         if len(tables) != 1:
-            found = "is not there" if not tables else f"is there {len(tables)} times"
-            _log.warning("%s %s: pictures of one patient may be in several splits.", self.patients, found)
+            fault = "is missing" if not tables else f"occurs {len(tables)} times"
+            _log.warning("%s %s. Pictures of one patient may be in several splits.", self.patients, fault)
             return {}
         return read_patients(tables[0], self.patient_columns)
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
-        """Return what reads the masks of these pictures."""
+        """Return a reader of the masks of these pictures."""
         return FileMasks(cases)
 
 
 def _of_equal_length(cases: Sequence[PictureCase]) -> list[PictureCase]:
-    """Fill up the raters of each case with such as did not outline it."""
+    """Give all cases the same number of raters; the added raters did not outline the picture."""
     most = max(len(case.masks) for case in cases)
     return [
         PictureCase(case.id, case.patient, case.image, case.masks + (None,) * (most - len(case.masks)))
@@ -132,14 +137,15 @@ def _of_equal_length(cases: Sequence[PictureCase]) -> list[PictureCase]:
 
 
 def read_patients(path: Path, columns: Sequence[str]) -> dict[str, str]:
-    """Read who the patient of each picture is.
+    """Read the patient of each picture.
 
     Args:
         path: A CSV file.
-        columns: The column of a picture's name, and those of its patient: the first that is not empty counts.
+        columns: The column with the picture's name, then the columns with its patient. The first patient column that is
+            not empty counts.
 
     Raises:
-        DataError: If the file is damaged, or has no such columns; names it.
+        DataError: If the file is damaged or lacks a column; the message names the file.
     """
     key, *others = columns
     try:
@@ -148,12 +154,12 @@ def read_patients(path: Path, columns: Sequence[str]) -> dict[str, str]:
             missing = set(columns) - set(rows.fieldnames or ())
             if missing:
                 raise DataError(f"{path} has no column {first_names(missing)}: download it again", [path.name])
-            found = {}
+            patients = {}
             for row in rows:
-                known = next((f"{column}:{row[column]}" for column in others if row[column]), None)
-                if known is not None:
-                    found[row[key]] = known
+                patient = next((f"{column}:{row[column]}" for column in others if row[column]), None)
+                if patient is not None:
+                    patients[row[key]] = patient
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table of patients ({error})", [path.name]) from error
-    _log.info("%s tells the patient of %s.", path.name, count(len(found), "picture"))
-    return found
+    _log.info("%s names the patient of %s.", path.name, count(len(patients), "picture"))
+    return patients

@@ -16,18 +16,18 @@ from diffmedseg.reading.windows import CropWindow
 
 
 class PictureStore(ImageStore):
-    """Some of the pictures of a data set; each is a case of its own.
+    """Some pictures of a data set. Each picture is a case.
 
     Args:
-        cases: These pictures.
+        cases: The pictures.
         layout: Reads the pictures.
         reader: Reads their masks.
-        shrunk: All pictures on the model's grid.
-        rows: Where each of ``cases`` stands in ``shrunk``.
-        regions: The regions of the masks that are shown, by number.
+        shrunk: All pictures of the data set on the model's grid.
+        rows: Row in ``shrunk`` of each picture.
+        regions: Numbers of the regions that masks show.
         channels: 1 for grey, 3 for colours.
-        windows: By id, the windows that ``shrunk`` holds; empty where it holds whole pictures.
-        value_range: What becomes black and white in pictures of more than 8 bits.
+        windows: The windows in ``shrunk``, by id; empty if it holds whole pictures.
+        value_range: Values that become black and white in pictures of more than 8 bits.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PictureStore(ImageStore):
     ) -> None:
         self._range = value_range
         self.ids = self.cases = [case.id for case in cases]
-        self._doubted = any(case.unsure is not None for case in cases)
+        self._has_unsure = any(case.unsure is not None for case in cases)
         self._windows, self._layout, self._regions = windows, layout, list(regions)
         self._files, self._reader, self._shrunk, self._rows, self._channels = cases, reader, shrunk, rows, channels
 
@@ -59,19 +59,19 @@ class PictureStore(ImageStore):
 
     def unsure(self, index: int) -> Tensor | None:
         """Return (1, H, W), uint8 in {0, 1}; see the base class."""
-        if not self._doubted:
+        if not self._has_unsure:
             return None
         return _present(np.array(self._shrunk.masks[self._rows[index]]))[0, :1] // UNSURE
 
     def native(self, index: int) -> Native:
-        """Return the picture upright, as models see it but for its size; see the base class."""
+        """Return the picture upright and at native size, otherwise as models see it; see the base class."""
         case = self._files[index]
         image = self._layout.read_image(case.image, self._layout.image_size(case.image), self._range).image
         grey = to_grey(image) if self._channels == 1 else image
         return Native(case.id, grey.numpy(), self.reference(index).numpy(), self._reader.unsure(case))
 
     def filled(self, index: int) -> Tensor:
-        """Return (R, K), bool, of the raters of :meth:`masks`; see the base class."""
+        """Return (R, K), bool, for the raters of :meth:`masks`; see the base class."""
         row = self._rows[index]
         outlined = np.asarray(self._shrunk.masks[row, :, 0, 0, 0]) != MISSING
         return torch.from_numpy(np.array(self._shrunk.filled[row])[outlined])[:, self._regions]
@@ -81,20 +81,20 @@ class PictureStore(ImageStore):
         return _present(self._reader.read(self._files[index]))[:, self._regions]
 
     def field_of_view(self, index: int) -> Tensor | None:
-        """Return (h, w), bool, decoded from the file; None where there is none."""
-        found = self._reader.field_of_view(self._files[index])
-        return None if found is None else torch.from_numpy(found)
+        """Return (h, w), bool, decoded from the file; None without a field of view."""
+        visible = self._reader.field_of_view(self._files[index])
+        return None if visible is None else torch.from_numpy(visible)
 
     def window(self, index: int) -> CropWindow | None:
-        """Return the part of the file's picture that :meth:`image` and :meth:`masks` show; None for all of it."""
+        """Return the window that :meth:`image` and :meth:`masks` show; None for the whole picture."""
         return self._windows.get(self.ids[index])
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Return the upright size that the file's header tells."""
+        """Return the upright size, from the header of the file."""
         return self._layout.image_size(self._files[index].image)
 
     def label(self, index: int) -> int:
-        """Return 1 where any rater outlined anything."""
+        """Return 1 if any rater outlined anything, else 0."""
         return int(self.masks(index).any())
 
 

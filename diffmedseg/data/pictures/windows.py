@@ -1,4 +1,4 @@
-"""Windows of pictures in a CSV file, whether a person or a model made them."""
+"""Read and write windows of pictures as CSV files."""
 
 import csv
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ def read_windows(path: Path, sizes: Mapping[str, tuple[int, int]] | None = None)
 
     Args:
         path: The file.
-        sizes: By id, height and width of the pictures, each of which needs just one window. None takes any.
+        sizes: Height and width of the pictures by id. Each picture needs exactly one window. None accepts any picture.
 
     Raises:
-        DataError: If the file is damaged, names a picture twice, or does not fit the pictures; names file and line.
+        DataError: If the file is damaged, names a picture twice, or does not fit the pictures. The message names the
+            file and the line.
     """
     windows: dict[str, CropWindow] = {}
     try:
@@ -33,14 +34,14 @@ def read_windows(path: Path, sizes: Mapping[str, tuple[int, int]] | None = None)
                 place = f"{path}, line {reader.line_num}"
                 window, row[0] = _window(row, place), composed(row[0])
                 if row[0] in windows:
-                    raise DataError(f"{place}: {row[0]} has a window already: keep one line of it.")
+                    raise DataError(f"{place}: {row[0]} has two windows. Keep one of the lines.")
                 if sizes is not None:
                     _check(row[0], window, sizes, place)
                 windows[row[0]] = window
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a CSV of windows ({error}).") from error
     if missing := [name for name in sizes or () if name not in windows]:
-        raise DataError(f"{path} has no window of {len(missing)} pictures: {first_names(missing)}. Add them.", missing)
+        raise DataError(f"{path} has no window for {len(missing)} pictures: {first_names(missing)}. Add them.", missing)
     return windows
 
 
@@ -49,20 +50,20 @@ def _window(row: list[str], place: str) -> CropWindow:
         name, *numbers = row
         window = CropWindow(*map(int, numbers))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: {','.join(row)!r} is not {','.join(COLUMNS)} in whole pixels.") from error
+        raise DataError(f"{place}: found {','.join(row)!r}; expected {','.join(COLUMNS)} in whole pixels.") from error
     if not name or min(window.left, window.top) < 0 or min(window.size) < 1:
-        raise DataError(f"{place}: {','.join(row)!r} has no id, or a window that begins or ends outside of pictures.")
+        raise DataError(f"{place}: {','.join(row)!r} has no id, or its window lies outside the picture.")
     return window
 
 
 def _check(name: str, window: CropWindow, sizes: Mapping[str, tuple[int, int]], place: str) -> None:
     if name not in sizes:
-        raise DataError(f"{place}: there is no picture {name}; there are {first_names(sizes.keys())}.", [name])
+        raise DataError(f"{place}: there is no picture {name}. There are {first_names(sizes.keys())}.", [name])
     check_inside(window, sizes[name], f"{place}: the window of {name}")
 
 
 def write_windows(path: Path, windows: Mapping[str, CropWindow]) -> None:
-    """Write windows, to be read by :func:`read_windows`."""
+    """Write windows in the format of :func:`read_windows`."""
 
     def save(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:

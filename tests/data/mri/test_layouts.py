@@ -76,7 +76,7 @@ def test_channels_are_the_modalities_that_were_asked_for(tmp_path):
     some = chosen.load("train")
     for index in range(len(some)):
         assert torch.equal(some.image(index), everything.image(index)[[3, 0]])
-    with pytest.raises(DataError, match="there are t1, t1ce, t2, flair"):
+    with pytest.raises(DataError, match="expected some of t1, t1ce, t2, flair"):
         data_module("brats", tmp_path, modalities=["adc"])
 
 
@@ -109,14 +109,14 @@ def test_a_duplicate_tree_is_not_counted_twice(tmp_path, caplog):
     write_lgg(tmp_path, LAYOUTS["lgg"][1])
     shutil.copytree(tmp_path / "kaggle_3m", tmp_path / "lgg-mri-segmentation" / "kaggle_3m")
     assert len(data_module("lgg", tmp_path).cases) == 3
-    assert "3 cases are there more than once" in caplog.text
+    assert "3 cases occur more than once" in caplog.text
     (tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0] / ".DS_Store").touch()
     assert len(data_module("lgg", tmp_path).cases) == 3
     mask = next((tmp_path / "kaggle_3m" / LAYOUTS["lgg"][1][0]).glob("*_mask.tif"))
     content = bytearray(mask.read_bytes())
     content[-200] ^= 255
     mask.write_bytes(content)  # another content of the same size
-    with pytest.raises(DataError, match="different cases called TCGA_CS_4941_19960909"):
+    with pytest.raises(DataError, match="Different cases have the name TCGA_CS_4941_19960909"):
         data_module("lgg", tmp_path).cases  # noqa: B018
 
 
@@ -135,7 +135,7 @@ def test_a_copy_in_place_of_a_missing_sequence_is_named(tmp_path, caplog):
     data.prepare_data()
     assert len([record for record in caplog.records if "are the same" in record.message]) == 1
     assert "t1 and flair are the same in 1 of 3 cases. " in caplog.text
-    assert f"there it is not what its name says. {cases[1]}, {cases[2]}\n" in caplog.text
+    assert f"In these cases the name of the channel is wrong. {cases[1]}, {cases[2]}\n" in caplog.text
     caplog.clear()
     found = check_data(data_module("lgg", tmp_path))
     assert "are the same" not in caplog.text  # it was said when the cases were decoded
@@ -210,18 +210,18 @@ def write_hollow(root):
 
 @pytest.mark.parametrize(
     ("writer", "asked", "message"),
-    [(write_vsd, "brats2015", r"pat0001_1 holds no files, only VSD.* as published.*OTMultiClass\.mha.*brain_mask null"),
+    [(write_vsd, "brats2015", r"pat0001_1 has no files, only VSD.* as published.*OTMultiClass\.mha.*brain_mask null"),
      (write_vsd, "brats", r"there is HGG \(HGG/.*\.mha\)\. .* as published.*data set brats2015 reads"),
      (write_slices, "brats", r"there is training \(training/0000/brats.*_w\.nii\.gz\)\. These are 2-D slices"),
      (write_validation, "brats2020", r"BraTS20_Validation_<number> has no segmentation: use the training set"),
-     (write_hollow, "brats", r"BraTS2021_00000 holds no files, only BraTS2021_00000_t1\. .* directly into its folder")],
+     (write_hollow, "brats", r"BraTS2021_00000 has no files, only BraTS2021_00000_t1\. .* directly into its folder")],
 )  # fmt: skip
 def test_layouts_that_no_yaml_reads_are_told_apart(writer, asked, message, tmp_path):
     writer(tmp_path)
     with pytest.raises(DataError, match=rf"(?s)No case in .*{message}") as error:
         data_module(asked, tmp_path).prepare_data()
     assert "This looks like" not in str(error.value)
-    assert "elsewhere" not in str(error.value)
+    assert "at another level" not in str(error.value)
 
 
 def test_brats_2015_as_published_can_be_converted_as_the_error_says(tmp_path):
@@ -244,7 +244,7 @@ def test_folders_without_files_are_named(tmp_path, caplog):
     write_nifti(tmp_path / "BraTS2021_00009" / "t1" / "BraTS2021_00009_t1.nii.gz", modality(0))
     write_brats(tmp_path / "BraTS2021_00002", ["BraTS2021_00002"])  # unpacked into a folder of its own name
     assert list(data_module("brats", tmp_path).cases) == [*CASES, "BraTS2021_00002"]
-    assert "1 folders of cases hold no files, and are left out: BraTS2021_00009." in caplog.text
+    assert "1 folders of cases have no files: left out: BraTS2021_00009." in caplog.text
 
 
 def test_no_folder(tmp_path):
@@ -422,7 +422,7 @@ def test_letter_case_of_suffixes_does_not_matter(suffix, tmp_path):
 
 def test_the_root_is_a_case(tmp_path):
     write_brats(tmp_path, CASES)
-    with pytest.raises(DataError, match="is a case itself: name the folder that holds it"):
+    with pytest.raises(DataError, match="is itself a case: name the folder above it"):
         data_module("brats", tmp_path / CASES[0]).prepare_data()
 
 
@@ -454,7 +454,7 @@ def test_unreadable_folders_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("labels", [{"x": [0, 1]}, {"x": [256]}])
 def test_labels_have_to_be_labels(labels, tmp_path):
-    with pytest.raises(DataError, match="between 1 and 255"):
+    with pytest.raises(DataError, match="from 1 to 255, because 0 is background"):
         data_module("brats", tmp_path, labels=labels)
 
 
@@ -464,7 +464,7 @@ def test_labels_have_to_be_labels(labels, tmp_path):
      (("image", "masks"), "c0", r"There is no folder images: .* by layout\.images and layout\.segmentations"),
      (("images", "mask"), "c0", r"c0\.nii\.gz has no segmentation in .*masks; there is no such folder"),
      (("images", "masks"), "c0.hdr", r"c0\.hdr is half of a volume in two files"),
-     (("images", "labels"), "c0_0000", r"If _0000 is the number of a modality \(nnU-Net\): drop it")],
+     (("images", "labels"), "c0_0000", r"If _0000 is the number of a modality \(nnU-Net\): remove it")],
 )  # fmt: skip
 def test_own_volumes_in_other_folders(folders, name, message, tmp_path):
     for folder in folders:
@@ -474,12 +474,12 @@ def test_own_volumes_in_other_folders(folders, name, message, tmp_path):
             path.rename(path.with_name(name))
     with pytest.raises(DataError, match=message) as error:
         data_module("volumes", tmp_path / "own").prepare_data()
-    assert "a case itself" not in str(error.value)
+    assert "itself a case" not in str(error.value)
 
 
 def test_the_folder_of_images_is_not_the_data_set(tmp_path):
     write_layout("volumes", tmp_path)
-    with pytest.raises(DataError, match=r"It is the folder images itself: name the one that holds images and masks"):
+    with pytest.raises(DataError, match=r"The folder is itself images: name the folder with images and masks"):
         data_module("volumes", tmp_path / "images").prepare_data()
 
 

@@ -127,11 +127,11 @@ def test_splits_final_is_used_and_its_val_is_the_test_without_test_cases(tmp_pat
     assert len(data.split_cases("train")) == 3
     assert len(data.split_cases("val")) == 1
     assert data.split_cases("train") | data.split_cases("val") == set(CASES[:4])
-    with pytest.raises(DataError, match=r"folds 0 to 1; there is no fold 2: set data\.fold"):
+    with pytest.raises(DataError, match=r"folds 0 to 1, but no fold 2\. Set data\.fold"):
         module(root, folds=3, fold=2).split_cases("test")
     folds[0]["train"][0] = "gone"
     (root / "splits_final.json").write_text(json.dumps(folds))
-    with pytest.raises(DataError, match=r"splits_final\.json names 1 case not there: gone"):
+    with pytest.raises(DataError, match=r"splits_final\.json names 1 case that the data set does not have: gone"):
         module(root).split_cases("test")
     (root / "splits_final.json").write_text("{")
     with pytest.raises(DataError, match=r"splits_final\.json is damaged"):
@@ -183,14 +183,14 @@ def test_regions_that_nest_in_another_order_are_not_taken_for_nested(tmp_path):
     ("changes", "said"),
     [
         ({"labels": {"0": "background", "1": "liver"}}, "nnU-Net v1 or of the Medical Segmentation Decathlon"),
-        ({"labels": {"liver": 1}}, "labels have no background of value 0"),
+        ({"labels": {"liver": 1}}, "labels have no background with the value 0"),
         ({"labels": REGIONS, "regions_class_order": [1, 2]}, "expected one value for each of whole_tumour, core, enh"),
         ({"labels": {"background": 0, "a": 2, "ignore": 1}}, "label ignore is 1; expected one value above 2"),
         ({"labels": {"background": 0, "a": "1"}}, "label a is 1; expected whole numbers"),
-        ({"labels": {"background": 0}}, "nothing but background"),
+        ({"labels": {"background": 0}}, "labels name only background"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "numbered 0, 2; expected 0 to 1"),
         ({"channel_names": {}}, "it has no channel_names"),
-        ({"file_ending": ".b2nd"}, r"file_ending is \.b2nd; \.nii\.gz"),
+        ({"file_ending": ".b2nd"}, r"file_ending is \.b2nd; expected \.nii\.gz"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_refused(changes, said, tmp_path):
@@ -209,17 +209,15 @@ def test_a_missing_description_names_what_may_be_meant(tmp_path):
 def test_a_missing_channel_is_named(tmp_path):
     root = write_volumes(tmp_path)
     (root / "imagesTr" / "d_0000_e_0001.nii.gz").unlink()
-    with pytest.raises(
-        DataError, match=r"d_0000_e_0001\.nii\.gz is missing: .* names 2 channels, and this is that of T1"
-    ):
+    with pytest.raises(DataError, match=r"d_0000_e_0001\.nii\.gz is missing\. It is the channel T1 of 2 channels in"):
         module(root).split_cases("test")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("imagesTr/b_3_0002.nii.gz", "is of channel 2; .* names channels 0 to 1"),
+    [("imagesTr/b_3_0002.nii.gz", "has the channel number 2; .* names channels 0 to 1"),
      ("imagesTr/b.nii.gz", "has no number of a channel"),
-     ("imagesTr/z_0000.nii.gz", r"there is no .*labelsTr/z\.nii\.gz")],
+     ("imagesTr/z_0000.nii.gz", r"There is no .*labelsTr/z\.nii\.gz")],
 )  # fmt: skip
 def test_files_too_many_are_named(name, said, tmp_path):
     root = write_volumes(tmp_path)
@@ -242,7 +240,7 @@ def test_an_antialiased_label_map_is_refused_with_its_file(tmp_path):
     root = write_pictures(tmp_path)
     small = Image.fromarray(picture_labels(1) * 100).resize((20, 20)).resize(PICTURE[::-1], Image.Resampling.BILINEAR)
     small.save(root / "labelsTr" / "case_0002.png")
-    with pytest.raises(DataError, match=r"case_0002\.png has values .*; this data set has 0, 1, 2: it was resized"):
+    with pytest.raises(DataError, match=r"case_0002\.png has values .*; this data set has 0, 1, 2\. The file was"):
         module(root).prepare_data()
 
 
@@ -259,7 +257,7 @@ def test_pictures_of_several_files_are_refused(tmp_path):
     for case in CASES:
         for number in (1, 2):
             save(root / "imagesTr" / f"{case}_{number:04d}.png", photo(0)[..., 0])
-    with pytest.raises(DataError, match=r"a picture for each of 3 channels\. .* join them into .*_0000\.png"):
+    with pytest.raises(DataError, match=r"has 3 pictures, one for each channel; .* Join them into .*_0000\.png"):
         module(root).split_cases("test")
 
 

@@ -99,7 +99,7 @@ def write_two_raters(root):
 def test_several_raters_are_refused_or_fused_as_said(tmp_path, capsys):
     write_two_raters(tmp_path / "data")
     data, out = yaml_module("folder", tmp_path / "data", folds=3, image_size=list(PICTURE)), tmp_path / "Dataset005_F"
-    with pytest.raises(DataError, match=r"has 2 raters, and nnU-Net takes one label map .* --raters majority"):
+    with pytest.raises(DataError, match=r"has 2 raters; nnU-Net takes one label map .* --raters majority"):
         write_nnunet(data, out)
     assert not out.exists()
     options = ["--set", "folds=3", "--out", str(out), "--raters", "majority"]
@@ -119,7 +119,7 @@ def test_a_folder_that_nnunet_does_not_take_is_refused(tmp_path):
     with pytest.raises(DataError, match="eyes is no name of nnU-Net"):
         write_nnunet(data, tmp_path / "eyes")
     (tmp_path / "Dataset001_A").mkdir()
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         write_nnunet(data, tmp_path / "Dataset001_A")
 
 

@@ -53,7 +53,7 @@ def test_a_track_keeps_slices_with_enough_masks_in_the_same_splits(root):
     for least in range(5):
         for split, store in stores(yaml_module("lidc_slices", root, min_nonempty=least)).items():
             assert store.ids == [name for name in everything[split].ids if int(name[-1]) >= least]
-    with pytest.raises(DataError, match=r"no picture of the train split has 5 masks that are not empty: set min_none"):
+    with pytest.raises(DataError, match=r"no picture of the train split has 5 masks that are not empty\. Set min_none"):
         yaml_module("lidc_slices", root, min_nonempty=5).load("train")
 
 

@@ -45,8 +45,8 @@ def test_tracks_count_the_masks_of_the_regions_that_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("regions", "message"),
     [
-        (["rim"], r"regions are \['rim'\]; there are disc, cup"),
-        ([], r"regions are \[\]; there are disc, cup"),
+        (["rim"], r"regions are \['rim'\]; expected some of disc, cup"),
+        ([], r"regions are \[\]; expected some of disc, cup"),
         (["cup", "disc"], r"they nest, so name them from the outermost to the innermost"),
     ],
 )

@@ -76,9 +76,9 @@ def test_a_map_of_four_experts_gives_four_nested_masks(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (agreement(1) // 2, r"ODsegSoftmap\.png has values 32, 95; expected those of a map of agreement, 0, 63"),
-        (lesion(1).astype(np.uint8), r"ODsegSoftmap\.png has values 1; expected those of a map of agreement"),
-        (lesion(1), r"ODsegSoftmap\.png has values True; expected"),
+        (agreement(1) // 2, r"ODsegSoftmap\.png has values 32, 95; a map of agreement has the values 0, 63"),
+        (lesion(1).astype(np.uint8), r"ODsegSoftmap\.png has values 1; a map of agreement has the values"),
+        (lesion(1), r"ODsegSoftmap\.png has values True; a map of agreement has"),
         (agreement(1)[:9], r"The masks of .*drishtiGS_002\.png have different sizes"),
     ],
 )  # fmt: skip
@@ -230,8 +230,8 @@ def test_png_files_of_qubiq_are_read_alike(tmp_path):
         (lambda case: write_slice(case / "task01_seg02.nii.gz", np.zeros((9, 9))), r"masks of .*image\.nii\.gz have d"),
         (lambda case: write_slice(case / "task01_seg02.nii.gz", np.full(SIZE, 3.0)), r"seg02\.nii\.gz has values 3 to"),
         (lambda case: write_slice(case / "task01_seg08.nii.gz", np.zeros(SIZE)), r"image\.nii\.gz has 8 masks; exp"),
-        (lambda case: save_mask(case / "task01_seg02.png", lesion(0)), r"Two files are the same mask: .*seg02\.nii"),
-        (lambda case: save(case / "image.png", texture(0)), r"Two pictures are called Training_case02"),
+        (lambda case: save_mask(case / "task01_seg02.png", lesion(0)), r"Two files are the mask.*rater: .*seg02\.nii"),
+        (lambda case: save(case / "image.png", texture(0)), r"Two pictures have the name Training_case02"),
     ],
 )  # fmt: skip
 def test_files_of_qubiq_that_do_not_fit_are_named(harm, message, tmp_path):
@@ -244,9 +244,9 @@ def test_files_of_qubiq_that_do_not_fit_are_named(harm, message, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_set": "pancreas"}, "image_set is 'pancreas'; it may be brain-growth"),
-        ({"image_set": "prostate", "task": 3}, "task is 3; prostate has 1 to 2"),
-        ({"image_set": "kidney", "modality": 2}, "modality is 2; kidney has 1 to 1"),
+        ({"image_set": "pancreas"}, "image_set is 'pancreas'; expected brain-growth"),
+        ({"image_set": "prostate", "task": 3}, "task is 3; expected 1 to 2 for prostate"),
+        ({"image_set": "kidney", "modality": 2}, "modality is 2; expected 1 to 1 for kidney"),
     ],
 )
 def test_tasks_that_qubiq_does_not_have(settings, message, tmp_path):
@@ -282,7 +282,7 @@ def test_patients_of_the_table_stay_together(tmp_path, caplog):
         yaml_module("imapp", tmp_path).load("train")
     table.unlink()
     yaml_module("imapp", tmp_path).load("train")
-    assert "IMAplusplus_img_metadata.csv is not there: pictures of one patient may be in several splits" in caplog.text
+    assert "IMAplusplus_img_metadata.csv is missing. Pictures of one patient may be in several splits" in caplog.text
 
 
 def test_images_with_several_masks_can_be_chosen(tmp_path):

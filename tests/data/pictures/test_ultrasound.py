@@ -88,7 +88,7 @@ def test_all_damaged_files_are_named_at_once(tmp_path):
     for number in (1, 4):
         (tmp_path / f"{number}.xml").write_text("<case>")
     with pytest.raises(
-        DataError, match=r"2 files of outlines cannot be used: .*1\.xml.*4\.xml.*take it out of the folder"
+        DataError, match=r"2 files of outlines cannot be used: .*1\.xml.*4\.xml.*remove it from the folder"
     ):
         yaml_module("ddti", tmp_path).load("train")
 

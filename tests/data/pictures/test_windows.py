@@ -78,17 +78,17 @@ def test_a_window_of_a_large_jpeg_is_decoded_as_sharply_as_it_is_seen(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("n0003,0,0,9,9", r"line 8: there is no picture n0003; there are T0001, T0002, V0001 and 3 more"),
-        ("g0001,0,0,9,9", r"line 8: g0001 has a window already"),
-        ("T0002,0,0,9", r"line 7: 'T0002,0,0,9' is not id,left,top,width,height in whole pixels"),
-        ("T0002,0,0,9,9,9", r"line 7: 'T0002,0,0,9,9,9' is not"),
-        ("T0002,0,zero,9,9", r"line 7: 'T0002,0,zero,9,9' is not"),
-        ("T0002,0,0.5,9,9", r"line 7: 'T0002,0,0.5,9,9' is not"),
-        ("T0002,-1,0,9,9", r"line 7: 'T0002,-1,0,9,9' has no id, or a window that begins or ends outside"),
+        ("n0003,0,0,9,9", r"line 8: there is no picture n0003\. There are T0001, T0002, V0001 and 3 more"),
+        ("g0001,0,0,9,9", r"line 8: g0001 has two windows"),
+        ("T0002,0,0,9", r"line 7: found 'T0002,0,0,9'; expected id,left,top,width,height in whole pixels"),
+        ("T0002,0,0,9,9,9", r"line 7: found 'T0002,0,0,9,9,9'; expected"),
+        ("T0002,0,zero,9,9", r"line 7: found 'T0002,0,zero,9,9'; expected"),
+        ("T0002,0,0.5,9,9", r"line 7: found 'T0002,0,0.5,9,9'; expected"),
+        ("T0002,-1,0,9,9", r"line 7: 'T0002,-1,0,9,9' has no id, or its window lies outside the picture"),
         ("T0002,0,0,0,9", r"line 7: 'T0002,0,0,0,9' has no id, or"),
         ("T0002,22,0,9,9", r"line 7: the window of T0002 ends at column 31, row 9; the picture is 30 x 24 pixels"),
         ("T0002,0,16,9,9", r"line 7: the window of T0002 ends at column 9, row 25; the picture is 30 x 24 pixels"),
-        (None, r"windows\.csv has no window of 1 pictures: T0002"),
+        (None, r"windows\.csv has no window for 1 pictures: T0002"),
     ],
 )
 def test_bad_lines_are_refused(line, message, tmp_path):
