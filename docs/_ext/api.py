@@ -40,7 +40,7 @@ def page(name: str) -> str:
     for public in package.__all__:
         value = getattr(package, public)
         if inspect.isclass(value):
-            directive, options = "autoclass", ["   :members:"]
+            directive, options = "autoclass", ["   :members:", *_inherited(value)]
         elif callable(value):
             directive, options = "autofunction", []
         else:
@@ -49,3 +49,19 @@ def page(name: str) -> str:
             continue
         parts += [public, "-" * len(public), "", f".. {directive}:: {name}.{public}", *options, ""]
     return "\n".join(parts)
+
+
+def _inherited(value: type) -> list[str]:
+    """Return the option that documents the members of bases which have no entry of their own."""
+    names = {getattr(import_module(name), public) for name in PACKAGES.values() for public in _classes(name)}
+    own = [base for base in value.__mro__[1:] if base.__module__.startswith("diffmedseg.")]
+    if all(base in names for base in own):
+        return []
+    left_out = [base.__name__ for base in value.__mro__[1:] if base in names or base not in own]
+    return [f"   :inherited-members: {', '.join(left_out)}"]
+
+
+def _classes(package: str) -> list[str]:
+    """Return the public classes of a package."""
+    module = import_module(package)
+    return [public for public in module.__all__ if inspect.isclass(getattr(module, public))]
