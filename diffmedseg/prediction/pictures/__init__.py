@@ -1,1 +1,1 @@
-"""Segmenting pictures."""
+"""Prediction of pictures."""

@@ -14,7 +14,7 @@ from diffmedseg.reading.names import PREDICTIONS, is_hidden, listing, refuse_cla
 from diffmedseg.reading.opening import is_volume, picture_suffixes
 from diffmedseg.wording import first_names
 
-# What systems leave in folders, and what is written beside maps: nobody expects these to be segmented.
+# Files of operating systems, and files that are written beside maps. They are never segmented.
 _NOT_MEANT = {"thumbs.db", "desktop.ini", "predictions.csv", PREDICTIONS}
 _NO_VOLUMES = " This model takes pictures, not volumes."
 
@@ -23,31 +23,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture to be segmented.
+    """A picture to segment.
 
     Attributes:
         path: The file.
-        name: Its path below the folder that was searched, without suffix: what its results are called.
+        name: Name of the results: the file's path below the searched folder, without suffix.
     """
 
     path: Path
     name: str
 
     def files(self) -> list[Path]:
-        """Name the files that it is read from."""
+        """Return the file of the picture, as a list."""
         return [self.path]
 
 
 def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
-    """Find pictures, in the order of their paths; a warning names the files that are left out.
+    """Find pictures, in the order of their paths. A warning names files of other types, which are left out.
 
     Args:
-        sources: Files, folders (the pictures directly in them) and patterns (``*``, ``?``, ``[...]``, and ``**`` for
-            any folders between).
+        sources: Files, folders (without the folders below them) and patterns (``*``, ``?``, ``[...]``, and ``**`` for
+            any number of folders).
 
     Raises:
-        DataError: If a source holds no picture, or two pictures have the same name but for the suffix or the folder
-            that was searched, so that their results would overwrite each other.
+        DataError: If a source cannot be read or holds no picture, or the results of two pictures would have the same
+            name, for example because only the suffix or the searched folder differs.
     """
     found: dict[str, PictureFile] = {}
     left: dict[str, str] = {}
@@ -76,7 +76,7 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
 
 
 def _search(source: str) -> tuple[list[Path], list[Path], Path]:
-    """Return pictures, what else is there, and the folder that their names are relative to."""
+    """Return the pictures, the other files, and the folder that their names are relative to."""
     path = Path(source)
     if path.is_file():
         return [path], [], path.parent
@@ -110,13 +110,13 @@ def _no_picture(folder: Path, source: str) -> DataError:
 
 
 def _glob(pattern: str) -> Iterator[Path]:
-    """Yield what fits a pattern. The standard library's glob follows links that lead round, again and again."""
+    """Yield the paths that match a pattern. The standard library's glob would follow circular links repeatedly."""
     fixed = _fixed_part(pattern)
     return _expand(fixed, Path(pattern).parts[len(fixed.parts) :])
 
 
 def _expand(place: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield what fits the parts of a pattern below a place; ``**`` stands for any folders, hidden ones left out."""
+    """Yield the paths below a folder that match the parts of a pattern; ``**`` matches folders that are not hidden."""
     if not parts:
         if place.exists() or place.is_symlink():
             yield place
@@ -139,7 +139,7 @@ def _expand(place: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether a folder is a link to one that it lies in."""
+    """Return whether a folder is a link to a folder that contains it."""
     return folder.is_symlink() and os.path.realpath(folder) in {os.path.realpath(above) for above in folder.parents}
 
 
@@ -152,11 +152,11 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _sort_out(paths: Iterator[Path]) -> tuple[list[Path], list[Path]]:
-    """Tell pictures by their suffix from other files; links that lead nowhere are kept, to be reported."""
+    """Separate pictures from other files, by suffix. Broken links are kept, so that they are reported."""
     pictures: list[Path] = []
     others: list[Path] = []
     for path in paths:
-        hidden = is_hidden(path.name) or path.parent.name == "__MACOSX"  # patterns leave other hidden folders out
+        hidden = is_hidden(path.name) or path.parent.name == "__MACOSX"  # _expand skips other hidden folders
         if hidden or path.name.lower() in _NOT_MEANT or path.is_dir():
             continue
         (pictures if path.suffix.lower() in picture_suffixes() else others).append(path)

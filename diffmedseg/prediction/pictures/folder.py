@@ -25,24 +25,25 @@ _AREAS = ("area", "samples_area_min", "samples_area_max", "area_low", "area_high
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRow(Row):
-    """What is said of one region of one picture.
+    """The results of a region of a picture.
 
     Attributes:
         width: Width of the maps, in pixels.
         height: Height of the maps, in pixels.
-        area: Pixels of the mask.
-        area_fraction: The same as a fraction of the whole picture, dark borders around the field of view included: of
-            vessels not the density that tests report inside the field of view.
-        samples_area_min: Pixels of the smallest sample. The mask is no sample: fusing, calibration and the threshold
-            decide pixel by pixel, so that its area may lie outside of this range.
-        samples_area_max: Pixels of the largest sample.
-        area_low: Of a calibrated model, the lower end of an interval that holds the true area as often as its
-            calibration says.
-        area_high: The upper end.
-        vertical_ratio: Where regions nest, the height of this one as a share of that of the one around it, in the
-            upright picture: of cup and disc the vertical cup-to-disc ratio. NaN for the outermost.
-        vertical_ratio_low: The 5th percentile of the same over the samples.
-        vertical_ratio_high: The 95th.
+        area: Area of the mask, in pixels.
+        area_fraction: Area of the mask as a fraction of the whole picture, with dark borders around the field of view.
+            Tests report vessel density inside the field of view, which is another number.
+        samples_area_min: Area of the smallest sample, in pixels. The mask is not a sample: fusing, calibration and the
+            threshold decide pixel by pixel. Its area may be outside of the range of the samples.
+        samples_area_max: Area of the largest sample, in pixels.
+        area_low: Lower end of the interval of the area, in pixels. The interval contains the true area as often as the
+            calibration states. NaN if the model is not calibrated.
+        area_high: Upper end of this interval, in pixels.
+        vertical_ratio: Height of the region divided by the height of the region around it, in the upright picture. For
+            cup and disc, this is the vertical cup-to-disc ratio. NaN for the outermost region, if the region around is
+            empty, and if the model's regions are not nested.
+        vertical_ratio_low: 5th percentile of the vertical ratio over the samples.
+        vertical_ratio_high: 95th percentile of the vertical ratio over the samples.
     """
 
     width: int
@@ -64,11 +65,11 @@ class PictureRow(Row):
 
     @classmethod
     def more_columns(cls, columns: Sequence[str], outputs: Outputs) -> list[str]:
-        """Name the areas in mm2, where the size of a pixel is known."""
+        """Return the names of the areas in mm2; none if the size of a pixel is unknown."""
         return [f"{name}_mm2" for name in _AREAS if name in columns and outputs.pixel_size is not None]
 
     def more(self, outputs: Outputs) -> dict[str, float]:
-        """Return the areas in mm2, of six digits."""
+        """Return the areas in mm2, with six significant digits."""
         if outputs.pixel_size is None:
             return {}
         pixel = math.prod(outputs.pixel_size)
@@ -76,42 +77,43 @@ class PictureRow(Row):
 
 
 class PictureFolder(PredictionFolder[PictureRow]):
-    """Writes maps in the size and orientation of each picture's file."""
+    """Writes maps with the size and orientation of the picture's file."""
 
     row, suffix, samples_suffix = PictureRow, ".png", ".tif"
 
     def check_map(self, path: Path, row: PictureRow) -> bool:
-        """Whether a map is readable and of the row's size."""
+        """Return whether a map is readable and has the row's size."""
         with open_image(path) as image:
             fits = image.size == (row.width, row.height)
             image.verify()
         return fits
 
     def check_samples(self, path: Path, row: PictureRow) -> bool:
-        """Whether there is a readable page of the right size for each sample."""
+        """Return whether a TIFF has a readable page of the row's size for each sample."""
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) != self.num_samples:
                 return False
             for page in range(self.num_samples):
                 image.seek(page)
                 image.load()
-                # Pillow turns TIFF upright as it loads.
+                # Pillow turns a TIFF upright when it loads it.
                 if image.size not in {(row.width, row.height), (row.height, row.width)}:
                     return False
         return True
 
     def shape(self, row: PictureRow) -> tuple[int, ...]:
-        """Return height and width."""
+        """Return height and width of a map."""
         return row.height, row.width
 
     def draw_maps(self, name: str, result: Segmentation) -> dict[Path, NDArray[np.uint8]]:
-        """Draw what is written of each region: the maps that were chosen, and the label map.
+        """Return the chosen maps of each region, and the label map, by file.
 
-        Mask and contours (filled) are 0 or 255, probability 0 to 255, disagreement 255 at an even split.
+        Mask and filled contours are 0 or 255. The probability is scaled from [0, 1] to 0 to 255. The disagreement is
+        255 where half of the samples have foreground.
 
         Args:
             name: The picture's name.
-            result: Its segmentation, laid out as its file.
+            result: Segmentation of the picture, with the orientation of the file.
         """
         sources = {"mask": result.mask, "probability": result.probability, "disagreement": result.uncertainty}
         sources |= {kind: one for kind, one in (("inner", result.inner), ("outer", result.outer)) if one is not None}
@@ -129,8 +131,9 @@ class PictureFolder(PredictionFolder[PictureRow]):
         """Write maps as PNG.
 
         Args:
-            maps: By file, (h, w).
-            orientation: EXIF orientation of the picture's file, handed on, so that viewers turn both alike.
+            maps: Maps (h, w), by file.
+            orientation: EXIF orientation of the picture's file. The maps get the same orientation, so that viewers turn
+                picture and maps in the same way.
         """
         exif = Image.Exif()
         if orientation != 1:
@@ -141,15 +144,16 @@ class PictureFolder(PredictionFolder[PictureRow]):
     def write_samples(
         self, name: str, result: Segmentation, orientation: int, window: CropWindow | None, size: tuple[int, int]
     ) -> None:
-        """Write the samples, thresholded at the size of the picture's file, one at a time.
+        """Write the thresholded samples at the size of the picture's file, one at a time.
 
-        As images: of each region a TIFF with a page per sample, 0 or 255. As ``npz``: see :meth:`write_archive`.
+        The form ``image`` is a TIFF for each region, with a page of 0 and 255 for each sample. For ``npz``, see
+        :meth:`write_archive`.
 
         Args:
             name: The picture's name.
-            result: Its segmentation, or that of its window, laid out as its file.
+            result: Segmentation of the picture or of its window, with the orientation of the file.
             orientation: EXIF orientation of the picture's file.
-            window: The part of the picture that was segmented; None for all.
+            window: The window that was segmented; None for the whole picture.
             size: Height and width of the picture.
         """
         seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])

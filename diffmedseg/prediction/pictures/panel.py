@@ -1,4 +1,4 @@
-"""A picture of a prediction, to be looked at."""
+"""The panel of a picture: its outlines, probability and disagreement."""
 
 from collections.abc import Sequence
 
@@ -24,19 +24,19 @@ from diffmedseg.figures import (
 from diffmedseg.segmentation import Segmentation, resize_soft
 from diffmedseg.wording import count
 
-_HEIGHT = 3  # inches of a picture
+_HEIGHT = 3  # of a picture, in inches
 
 
 def draw_overlay(
     picture: Image.Image, segmentation: Segmentation, regions: Sequence[str], what: str = "picture"
 ) -> Drawing:
-    """Draw the picture with the outlines of mask and samples; the probability with contours; and the disagreement.
+    """Draw the picture with outlines of mask and samples, the probability with contours, and the disagreement.
 
     Args:
-        picture: RGB, upright.
-        segmentation: Of this picture alone, upright, its maps of the picture's size.
-        regions: Names of the regions; probability, contours and disagreement are those of the first.
-        what: What is drawn: the picture, or a window of it.
+        picture: The picture: RGB, upright.
+        segmentation: Segmentation of this picture only, upright. Its maps have the size of the picture.
+        regions: Names of the regions. Samples, probability, contours and disagreement are drawn for the first region.
+        what: Name of the drawn image in the legend: ``picture`` or ``window``.
     """
     width, height = picture.size
     inches = _HEIGHT * min(max(width / height, 0.5), 2.5)

@@ -1,4 +1,4 @@
-"""Segmenting pictures one after another, whatever becomes of any of them."""
+"""Batch prediction of pictures. A picture that cannot be read does not stop the prediction of the others."""
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _CHANNELS = {("red", "green", "blue"), ("grey",)}
 
 
 def takes_pictures(model: Segmenter) -> bool:
-    """Whether a model was trained on pictures: its channels are colours, or grey."""
+    """Return whether a model was trained on pictures: its channels are colours, or grey."""
     return model.channels in _CHANNELS
 
 
@@ -55,36 +55,37 @@ def predict_pictures(
     part: Part | None = None,
     watcher: Watcher | None = None,
 ) -> Report:
-    """Segment pictures, and write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
+    """Segment pictures. Write mask, probability and disagreement of each as PNG, and ``predictions.csv``.
 
-    Of a calibrated model its inner and outer contour, too.
+    A calibrated model also gives inner and outer contours. Maps have the size and orientation of the picture's file.
 
-    Maps have the size and orientation of the picture's file. The noise of a picture is keyed by its file's name: the
-    prediction does not depend on which others are predicted, and that of a test image named by its id is the one that
-    was scored. Pictures in ``output`` are left out.
+    The name of a picture's file is the key of its noise. The prediction of a picture is therefore independent of the
+    other pictures. If the file of a test image is named by the image's id, its prediction is the one that the test
+    scored. Pictures in ``output`` are left out.
 
     Args:
         model: The model, on its device.
         pictures: See :func:`~diffmedseg.prediction.pictures.files.find_pictures`.
         output: Folder to write to.
-        settings: What the predictions depend on; None for the model's own.
-        batch_size: Pictures segmented together.
-        panels: Draw an overlay of each picture, too.
-        resume: Keep results that are whole.
-        windows: For models that were trained on windows of pictures, and for them alone: the window of each picture, by
-            its name or its file's. Maps are those of whole pictures, outside of whose windows nothing is found.
-        overwrite: Replace the results that ``output`` holds.
-        outputs: Which files are written; None for all maps.
-        part: The part that this process segments, where several divide the inputs; None for all.
-        watcher: Follows the prediction, may stop it, and takes results in memory.
+        settings: Settings that the predictions depend on; None for the model's own.
+        batch_size: Number of pictures that are segmented together.
+        panels: Also draw a panel of each picture.
+        resume: Keep complete results.
+        windows: The window of each picture, by the name of the picture or of its file. Models that were trained on
+            windows need them; other models do not accept them. Maps cover the whole picture, and have no foreground
+            outside of the window.
+        overwrite: Replace the results in ``output``.
+        outputs: The files to write; None for all maps.
+        part: The part of the pictures that this process segments; None for all pictures.
+        watcher: Follows the prediction, can stop it, and gets results in memory.
 
     Returns:
-        What was done, kept and failed. A picture that fails does not keep others from being segmented.
+        The pictures that were segmented, kept or failed. A picture that cannot be read does not stop the others.
 
     Raises:
-        DataError: If the model does not take pictures or gives NaN, windows are missing or not meant, or ``output``
-            cannot be written or holds what may not be mixed with these results.
-        ValueError: If the model cannot take so many steps.
+        DataError: If the model does not take pictures or gives NaN, the device has too little memory, windows are
+            missing or not accepted, or ``output`` cannot be written or holds files or results that do not fit.
+        ValueError: If the model cannot draw so few samples, or take so many steps.
     """
     if not takes_pictures(model):
         raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
@@ -100,7 +101,11 @@ def predict_pictures(
 
 
 def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -> None:
-    """Refuse windows for a model of whole pictures, and whole pictures for one of windows."""
+    """Refuse windows for a model of whole pictures, and missing windows for a model of windows.
+
+    Raises:
+        DataError: If the model and the windows do not match.
+    """
     if model.cropped and windows is None:
         raise DataError(
             "This model was trained on windows of pictures, such as those around an optic disc: name a file of windows "
@@ -112,7 +117,7 @@ def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -
 
 @dataclass(frozen=True)
 class _Read:
-    """A picture that was read."""
+    """A picture in memory, its window, the digest of its file, and the seconds that reading took."""
 
     picture: Picture
     window: CropWindow | None
@@ -122,7 +127,7 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Segments pictures: the next batch is read, and the last picture's maps are written, beside the network."""
+    """Segments pictures. While the network runs, other threads read the next batch and write the last maps."""
 
     model: Segmenter
     folder: PictureFolder
@@ -131,11 +136,11 @@ class _Pictures:
     watcher: Watcher
 
     def segment(self, batches: Sequence[Sequence[PictureFile]], report: Report) -> Generator[None, None, None]:
-        """Segment batches; yields as each picture is done with."""
+        """Segment batches; yield after each picture, also after a picture that failed."""
         waiting: list[tuple[PictureFile, list[PictureRow], str, float, Future[None]]] = []
 
         def settle() -> int:
-            """Wait for the maps that are being written; only then a row stands for them."""
+            """Wait until the maps are written, and add the rows of their pictures. Return the number of pictures."""
             settled = len(waiting)
             for file, rows, note, start, written in waiting:
                 with report.attempt(file.path):
@@ -167,7 +172,7 @@ class _Pictures:
                             rows, maps, note = self._finish(file, read[file], own)
                             rows = [replace(row, seconds=read[file].seconds + share) for row in rows]
                             picture = read[file].picture
-                            for _ in range(settle()):  # one picture's maps at a time: they may be large
+                            for _ in range(settle()):  # only one picture's maps in memory, because they may be large
                                 yield
                             written = writer.submit(self.folder.write_maps, maps, picture.orientation)
                             waiting.append((file, rows, note, start, written))
@@ -194,7 +199,7 @@ class _Pictures:
         return _Read(picture, window, files_digest([file.path]), time.perf_counter() - start)
 
     def _draw(self, read: Mapping[PictureFile, _Read]) -> Iterator[tuple[PictureFile, SampleSet, float]]:
-        """Yield the samples of each picture of a batch, and its share of the seconds."""
+        """Yield each picture of a batch, its samples, and its share of the seconds."""
         if not read:
             return
         start = time.perf_counter()
@@ -207,13 +212,13 @@ class _Pictures:
     def _finish(
         self, file: PictureFile, read: _Read, own: SampleSet
     ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
-        """Fuse the samples of a picture, write samples and panel, and return its rows, maps and notes."""
+        """Fuse the samples of a picture, write samples and panel, and return the rows, maps and notes."""
         model, folder, picture, window = self.model, self.folder, read.picture, read.window
         keys, image, orientation = [file.path.stem], picture.image[None], picture.orientation
         turned = own.map(partial(turn_back, orientation=orientation))
         size = picture.size if window is None else (window.height, window.width)
         result = self.settings.decide(model.fuse(turned, size, turn_back(image, orientation), keys))
-        self.watcher.within(0.5)  # a large picture takes long: let it be stopped
+        self.watcher.within(0.5)  # so that the user can stop the prediction of a large picture
         maps = folder.draw_maps(file.name, result if window is None else result.paste_into(window, picture.size))
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
@@ -233,7 +238,7 @@ class _Pictures:
     def _look_at(
         self, file: PictureFile, own: SampleSet, image: Tensor, window: CropWindow | None, longest: int
     ) -> tuple[Image.Image, Segmentation]:
-        """Return the upright picture of at most ``longest`` pixels, and its segmentation at that size."""
+        """Return the upright picture, at most ``longest`` pixels wide and high, and its segmentation at that size."""
         shown = read_upright(file.path, longest, self.settings.value_range, window)
         fused = self.model.fuse(own, (shown.height, shown.width), image, [file.path.stem])
         return shown, self.settings.decide(fused)
@@ -242,15 +247,15 @@ class _Pictures:
 def describe_result(
     name: str, model: Segmenter, result: Segmentation, size: tuple[int, int], orientation: int, digest: str
 ) -> list[PictureRow]:
-    """Describe a result, which may be that of a window, as one of the picture; 0 seconds.
+    """Return the rows of a picture, one for each region. Their ``seconds`` are 0.
 
     Args:
         name: The picture's name.
         model: The model.
-        result: Its segmentation, laid out as its file.
-        size: Height and width of the picture.
-        orientation: EXIF orientation of its file.
-        digest: Digest of its file.
+        result: Segmentation of the picture or of its window, with the orientation of the file.
+        size: Height and width of the whole picture.
+        orientation: EXIF orientation of the picture's file.
+        digest: Digest of the picture's file.
     """
     height, width = size
     seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])

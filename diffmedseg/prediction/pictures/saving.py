@@ -1,4 +1,4 @@
-"""Writing what ``segment`` returned as ``predict`` would."""
+"""Writing the result of ``segment`` in the form of ``predict``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from diffmedseg.wording import count, first_names
 
 
 def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]:
-    """Write maps and table of each image; see :meth:`Segmentation.save`."""
+    """Write the maps of each image, and the table; see :meth:`Segmentation.save`."""
     origin, number = result.origin, len(result.mask)
     if origin is None:
         raise ValueError("It is not known what made this segmentation: save what model.segment returned.")
@@ -47,7 +47,11 @@ def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]
 
 
 def _check_names(names: Sequence[str], number: int) -> None:
-    """Refuse names that do not fit the images, or lead out of the folder."""
+    """Refuse a wrong number of names, equal names, and names that are not file names.
+
+    Raises:
+        ValueError: The message names the wrong names.
+    """
     if len(names) != number or len(set(names)) < number:
         raise ValueError(f"There are {count(number, 'image')} and the names {', '.join(names)}: give each its own.")
     if wrong := [name for name in names if not name or name != Path(name).name or "\0" in name]:

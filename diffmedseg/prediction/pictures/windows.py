@@ -1,4 +1,4 @@
-"""Windows around what a first model finds in whole pictures, for a second model to look at closely."""
+"""Windows from the masks of a first model, which sees whole pictures. A second model segments the windows."""
 
 import logging
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ _log = logging.getLogger(__name__)
 def find_windows(
     model: Segmenter, pictures: Sequence[PictureFile], margin: float = 2.0, batch_size: int = 8
 ) -> tuple[dict[str, CropWindow], Report]:
-    """Find the window of each picture: a square around the largest part of the fused mask, of all regions together.
+    """Find the window of each picture: a square around the largest component of the fused mask of all regions.
 
-    Where nothing is found it is the whole picture, and a warning names it. The noise of a picture is keyed by its
-    file's name, as when predicting.
+    If the mask is empty, the window is the whole picture, and a warning names the picture. The name of a picture's file
+    is the key of its noise, as in :func:`~diffmedseg.prediction.pictures.predict.predict_pictures`.
 
     Args:
-        model: Trained on whole pictures, on its device.
+        model: A model of whole pictures, on its device.
         pictures: The pictures.
-        margin: Side of the square as a multiple of the mask's larger side, at least 1; the square is moved, and where
-            it has to be, shrunk, to lie in the picture.
-        batch_size: Pictures segmented together.
+        margin: Side of the square as a multiple of the larger side of the component's bounding box, at least 1. The
+            square is moved to lie in the picture, and made smaller if it does not fit.
+        batch_size: Number of pictures that are segmented together.
 
     Returns:
-        The windows, by the pictures' names; and what became of the pictures, some of which may have failed.
+        The windows, by the pictures' names, and the outcome of each picture.
 
     Raises:
         DataError: If the model does not take whole pictures.
@@ -75,15 +75,15 @@ def find_windows(
 
 
 def window_around(mask: NDArray[np.bool_], size: tuple[int, int], margin: float) -> CropWindow:
-    """Return the square window around the largest part of a mask.
+    """Return the square window around the largest component of a mask.
 
     Args:
-        mask: (h, w), on any grid over the picture.
+        mask: The mask (h, w). Its grid covers the picture, and may have another size.
         size: Height and width of the picture.
         margin: See :func:`find_windows`.
 
     Returns:
-        The window, in pixels of the picture; the whole picture where the mask is empty.
+        The window, in pixels of the picture; the whole picture if the mask is empty.
     """
     from scipy.ndimage import find_objects, label
 
