@@ -1,1 +1,1 @@
-"""Segmenting volumes."""
+"""Prediction of volumes."""

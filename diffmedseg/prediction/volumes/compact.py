@@ -1,4 +1,4 @@
-"""Arrays of the size of a volume that take few bytes per voxel."""
+"""Arrays of the size of a volume, with few bytes per voxel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 def compact(values: NDArray[np.float32]) -> NDArray[Any]:
-    """Return values as int16 where all are whole and fit, as most scanners store them; else a float32 copy.
+    """Return values as int16 if all of them are integers in its range, else a float32 copy. Most scanners store int16.
 
     Args:
         values: (D, ...).
     """
     small = np.empty(values.shape, np.int16)
     for source, target in zip(values, small, strict=True):  # slice by slice: a volume may be large
-        with np.errstate(invalid="ignore"):  # what does not fit is another number then
+        with np.errstate(invalid="ignore"):  # a value that does not fit becomes another number
             target[:] = source
         if not np.array_equal(source, target):
             return values.copy()
@@ -23,9 +23,9 @@ def compact(values: NDArray[np.float32]) -> NDArray[Any]:
 
 
 class SteppedMap:
-    """A map of values in [0, 1] in whole steps, which are all that is written of it.
+    """A map of values in [0, 1], rounded to whole steps. Files also store whole steps only.
 
-    An index gives and takes the values of a part as float32. Half steps are rounded to even ones.
+    Indexing reads and writes values as float32. Half steps are rounded to the even step.
 
     Args:
         shape: Shape of the map, such as (K, D, H, W).
@@ -33,7 +33,7 @@ class SteppedMap:
         highest: The highest value.
 
     Attributes:
-        levels: The steps, in one byte per value where they fit, else in two.
+        levels: The number of steps of each value: uint8 if all numbers fit, else uint16.
     """
 
     def __init__(self, shape: Sequence[int], steps: int, highest: float = 1.0) -> None:
@@ -47,13 +47,13 @@ class SteppedMap:
         return self.values_of(self.levels[index])
 
     def values_of(self, levels: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the values that levels stand for."""
+        """Convert levels to values."""
         values: NDArray[np.float32] = np.divide(levels, np.float32(self.steps), dtype=np.float32)
         return values
 
 
 class PackedMasks:
-    """Masks (..., W) of a bit per voxel; an index of all axes but the last gives and takes a part as bool.
+    """Masks (..., W) with one bit per voxel. Indexing along all axes except the last reads and writes bool.
 
     Args:
         shape: (..., W).

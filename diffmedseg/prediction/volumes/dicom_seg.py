@@ -1,7 +1,7 @@
-"""Predictions of a DICOM series as DICOM: segmentations that lie over it, and a report of the volumes.
+"""DICOM output for a DICOM series: segmentations on the grid of the series, and a report of the volumes.
 
-highdicom writes them. It and pydicom may log or warn of values that they find in a header, such as a patient's name:
-both are silenced, and an error says which kind of header was refused, never what it holds.
+The library highdicom writes the objects. highdicom and pydicom may log values of a header, such as a patient's name.
+Both are therefore silenced, and errors never quote the values of a header.
 """
 
 import logging
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import highdicom as hd
     import pydicom
 
-_LEVELS = 255  # of a fractional segmentation, whose pixels have 8 bits
+_LEVELS = 255  # highest value of a fractional segmentation, which has 8 bits per pixel
 _MAKER, _SERIAL = "diffmedseg", "none"
-# Elements that the standard allows to be empty (type 2), and highdicom wants to find.
+# Elements that highdicom needs, and that the standard allows to be empty (type 2).
 _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "Modality",
@@ -38,14 +38,14 @@ _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassU
 _ALIKE = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _LOGGERS = ("highdicom", "pydicom")
 _UTF_8 = "ISO_IR 192"
-_MOST_NUMBER = 2**31 - 1  # of a series: DICOM PS3.5, VR IS
+_MOST_NUMBER = 2**31 - 1  # highest number of a series: DICOM PS3.5, VR IS
 
 
 def check_highdicom() -> None:
-    """Refuse to write DICOM where highdicom is not installed.
+    """Refuse to write DICOM if highdicom is not installed.
 
     Raises:
-        DataError: With the command that installs it.
+        DataError: The message has the command that installs highdicom.
     """
     try:
         import highdicom  # noqa: F401
@@ -55,11 +55,11 @@ def check_highdicom() -> None:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made a segmentation.
+    """The model that made a segmentation, and its parameters.
 
     Attributes:
-        name: What people call the model.
-        parameters: What the result depends on: the digest of the weights, samples, steps, seed and so on.
+        name: Title of the model, for people.
+        parameters: Parameters of the result, such as digest of the weights, samples, steps and seed.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Algorithm:
         return {key: str(value) for key, value in self.parameters.items() if value is not None}
 
     def of_segment(self) -> "hd.AlgorithmIdentificationSequence":
-        """Return it as segments name it."""
+        """Return the identification of the algorithm for a segment."""
         import highdicom as hd
         from pydicom.sr.codedict import codes
 
@@ -77,7 +77,7 @@ class Algorithm:
         return hd.AlgorithmIdentificationSequence(self.name[:64], family, __version__, _MAKER, self._text())
 
     def of_measurement(self) -> "hd.sr.AlgorithmIdentification":
-        """Return it as measurements name it."""
+        """Return the identification of the algorithm for a measurement."""
         import highdicom as hd
 
         parameters = [f"{key} = {value}" for key, value in self._text().items()]
@@ -86,11 +86,11 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class DicomWriter:
-    """Writes what was found in a series.
+    """Writes the results of a series.
 
     Attributes:
-        series: The series that the segmentation lies over.
-        algorithm: What found it.
+        series: The series that was segmented.
+        algorithm: The model that segmented the series.
         regions: Names of the regions.
     """
 
@@ -108,13 +108,13 @@ class DicomWriter:
         """Write a binary segmentation, a fractional one, and a report of the volumes.
 
         Args:
-            paths: Where ``mask``, ``probability`` and ``report`` go.
-            masks: (K, D, H, W), in the order of the series' files.
-            probability: (K, D, H, W), in [0, 1], likewise.
-            rows: What the table says of each region.
+            paths: The files of ``mask``, ``probability`` and ``report``.
+            masks: (K, D, H, W), slices in the order of the series' files.
+            probability: (K, D, H, W), in [0, 1], slices in the same order.
+            rows: The row of each region in the table.
 
         Raises:
-            DataError: If the series lacks what a segmentation has to name, or its header is damaged.
+            DataError: If the series lacks identifiers that a segmentation has to name, or its header is damaged.
         """
         with silenced(*_LOGGERS, below=logging.CRITICAL + 1):
             try:
@@ -124,7 +124,7 @@ class DicomWriter:
                 report = self._report([mask, *sources], rows)
             except DataError:
                 raise
-            except Exception as error:  # its words may be the patient's
+            except Exception as error:  # its message may quote the patient's data
                 raise DataError(
                     f"its header holds something that DICOM does not allow ({type(error).__name__}), and cannot become "
                     "that of a segmentation: leave --dicom_seg out, or export the series again"
@@ -133,7 +133,7 @@ class DicomWriter:
                 write_whole(paths[kind], dataset.save_as)
 
     def _sources(self) -> "list[pydicom.Dataset]":
-        """Read the headers of the series, without their pixels."""
+        """Read the headers of the series, without the pixels."""
         import pydicom
         from pydicom.valuerep import DSfloat
 
@@ -150,14 +150,14 @@ class DicomWriter:
                 if name not in header:
                     setattr(header, name, "")
             if not header.get("SliceThickness"):
-                header.SliceThickness = step  # which slices without gaps have
-            if header.PatientSex not in _SEXES:  # highdicom knows no others
+                header.SliceThickness = step  # true of slices without gaps
+            if header.PatientSex not in _SEXES:  # highdicom accepts no other values
                 header.PatientSex = ""
         _check_identities(self.series.files[0].parent.name, headers)
         return headers
 
     def _series(self, sources: "Sequence[pydicom.Dataset]", what: str, number: int) -> dict[str, Any]:
-        """Return what each of the new series says of itself; each object has a series of its own."""
+        """Return the description of a new series. Each object has its own series."""
         import highdicom as hd
 
         return {
@@ -170,13 +170,13 @@ class DicomWriter:
             "software_versions": __version__,
             "device_serial_number": _SERIAL,
             "series_description": f"{_MAKER} {what}",
-            "specific_character_set": _UTF_8,  # holds every patient's name, and every region's
+            "specific_character_set": _UTF_8,  # can store the name of any patient and any region
         }
 
     def _segmentation(
         self, sources: "list[pydicom.Dataset]", values: NDArray[Any], what: str, number: int
     ) -> "hd.seg.Segmentation":
-        """Make a segmentation of (K, D, H, W): binary of bool, else fractional."""
+        """Make a segmentation from values (K, D, H, W): binary if they are bool, else fractional."""
         import highdicom as hd
 
         binary = values.dtype == np.bool_
@@ -208,7 +208,7 @@ class DicomWriter:
         )
 
     def _report(self, evidence: "list[pydicom.Dataset]", rows: Sequence[VolumeRow]) -> "hd.sr.Comprehensive3DSR":
-        """Make a report of the volume of each region, with its interval where there is one."""
+        """Make a report of the volume of each region, with an interval if the row has one."""
         import highdicom as hd
         from pydicom.sr.codedict import codes
 
@@ -247,21 +247,21 @@ class DicomWriter:
 
 
 def _find_character_set(header: "pydicom.Dataset") -> None:
-    """Read the texts of a header that names no character set as UTF-8, where its patient's name is that."""
+    """Read the texts of a header as UTF-8 if it names no character set, and the patient's name is valid UTF-8."""
     from pydicom.dataelem import RawDataElement
 
     raw = None if header.get("SpecificCharacterSet") else header.get_item("PatientName")
     if isinstance(raw, RawDataElement) and raw.value:
-        with suppress(UnicodeDecodeError):  # pydicom takes it for Latin-1
+        with suppress(UnicodeDecodeError):  # pydicom would read Latin-1
             raw.value.decode()
             header.set_original_encoding(*header.original_encoding, "utf8")
 
 
 def _check_identities(folder: str, headers: "Sequence[pydicom.Dataset]") -> None:
-    """Refuse slices that no segmentation can name one by one, or that are not of one series.
+    """Refuse slices with equal identifiers, and slices of different studies, series or frames of reference.
 
     Raises:
-        DataError: Names the folder, and what differs or is the same.
+        DataError: The message names the folder and the identifiers.
     """
     mixed = [name for name in _ALIKE if len({header.get(name) for header in headers}) > 1]
     if mixed:
@@ -283,14 +283,15 @@ def _concept(code: Code) -> "hd.sr.CodedConcept":
 
 
 def _interval(row: VolumeRow) -> "hd.sr.MeasurementProperties | None":
-    """Return how far the interval of a volume reaches below and above it; None where it does not surround it.
+    """Return the distances from a volume to both ends of its interval; None if the volume is outside of the interval.
 
-    A mask may be smaller or larger than all samples, whose interval it is: then only the table has the interval.
+    The interval comes from the samples, and a mask may be smaller or larger than all of them. In this case, only the
+    table has the interval.
     """
     import highdicom as hd
 
     below, above = row.volume_ml - row.volume_ml_low, row.volume_ml_high - row.volume_ml
-    if not (below >= 0 and above >= 0):  # also NaN, where there is none
+    if not (below >= 0 and above >= 0):  # also if there is no interval: both are NaN
         return None
     return hd.sr.MeasurementProperties(
         upper_measurement_uncertainty=round(above, 4), lower_measurement_uncertainty=round(below, 4)

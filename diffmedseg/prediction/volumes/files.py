@@ -1,4 +1,4 @@
-"""Finding the cases that are to be segmented, and their files."""
+"""Finding the cases to segment, and their files."""
 
 import glob
 import logging
@@ -27,20 +27,20 @@ from diffmedseg.reading.names import (
 from diffmedseg.reading.volumes import count_volumes
 from diffmedseg.wording import first_names
 
-_DEPTH = 8  # folders between the one that is named and a case
-_SHOWN = 6  # files that are named in a message
+_DEPTH = 8  # levels of folders that are searched below a named folder
+_SHOWN = 6  # highest number of files in a message
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class VolumeCase:
-    """A case to be segmented.
+    """A case to segment.
 
     Attributes:
         path: A folder with a file or series for each modality, or a file.
-        name: What its results are called; the last part keys its noise, as the name of a test case does.
-        naming: Tells its files apart.
+        name: Name of the results. Its last part is the key of the noise, as the name of a test case is.
+        naming: Assigns the files of the case to channels.
     """
 
     path: Path
@@ -48,10 +48,10 @@ class VolumeCase:
     naming: Naming
 
     def channels(self) -> list[Path]:
-        """Name the file, or the folder of a series, of each channel; one file where it is four-dimensional.
+        """Return the file or the series' folder of each channel; the only file if the case is a single file.
 
         Raises:
-            DataError: If there is none, or more than one.
+            DataError: If a channel has no file, or more than one, or two channels have the same file.
         """
         channels = self.naming.channels
         if self.path.is_file():
@@ -69,9 +69,13 @@ class VolumeCase:
         return found
 
     def brain_mask(self) -> Path | None:
-        """Name the brain mask; None where there is none, and none is asked for.
+        """Return the file of the brain mask; None if there is none and the user did not name one.
 
-        That of a file begins as the file does before it says its modality: masks of several patients may lie beside it.
+        The folder of a single file may hold masks of several patients. The name of the file's mask begins with the part
+        of the file's name before the modality.
+
+        Raises:
+            DataError: If several files may be the mask, or there is no file of the name that the user gave.
         """
         folder, wanted = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
         masks = volume_files(folder)
@@ -95,13 +99,13 @@ class VolumeCase:
         raise DataError(f"{there}. Say which by {option} (a case has a folder of its own)")
 
     def files(self) -> list[Path]:
-        """Name all files that it is read from."""
+        """Return all files of the case: of its channels, and of its brain mask."""
         parts = [*self.channels(), *([mask] if (mask := self.brain_mask()) else [])]
         return [file for part in parts for file in (find_series(part).files if part.is_dir() else [part])]
 
 
 def _before_modality(name: str) -> str:
-    """Return what stands before the word that says the modality; all where none does."""
+    """Return the part of a name before the modality; the whole name if it has no modality."""
     for word in re.finditer("[A-Za-z0-9]+", name):
         if modality(word[0]):
             return name[: word.start()]
@@ -109,14 +113,14 @@ def _before_modality(name: str) -> str:
 
 
 def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase]:
-    """Find cases, in the order of their paths; a warning names what is left out.
+    """Find cases, in the order of their paths. A warning names files and folders that are left out.
 
     Args:
-        sources: Files, folders (cases, or folders with cases below them) and patterns of these.
-        naming: Tells the files of a case apart.
+        sources: Files, folders (cases, or folders with cases below them) and patterns of files and folders.
+        naming: Assigns the files of a case to channels.
 
     Raises:
-        DataError: If a source holds no case, or two cases would have results of the same name.
+        DataError: If a source holds no case, or the results of two cases would have the same name.
     """
     found: dict[str, VolumeCase] = {}
     left: dict[Path, str] = {}
@@ -157,7 +161,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
 
 
 def _fitting(pattern: Path) -> list[Path]:
-    """List what fits a pattern, but for what is hidden and not named by it."""
+    """Return the paths that match a pattern, without hidden paths that the pattern does not name."""
     found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
     return [path for path in found if not any(map(is_hidden, set(path.parts) - set(pattern.parts)))]
 
@@ -165,7 +169,7 @@ def _fitting(pattern: Path) -> list[Path]:
 def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[Path]) -> DataError:
     for place in places:
         if place.is_dir() and is_dicom(place):
-            find_series(place)  # says so where it is no volume
+            find_series(place)  # raises an error of its own if the series is no volume
             return DataError(
                 f"This model takes {', '.join(naming.channels)}, and {place} is one DICOM series: name the folder "
                 "above it, with a folder for each."
@@ -179,7 +183,7 @@ def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[
 
 
 def _advice(left: Sequence[Path], naming: Naming) -> str:
-    """Say what may be done about files and folders that hold no case."""
+    """Return advice about files and folders that hold no case."""
     files = [file for one in left for file in ([one] if one.is_file() else one.glob("*"))]
     volumes = [file for file in files if file.name.lower().endswith(VOLUMES)]
     advice = []
@@ -206,15 +210,15 @@ def _advice(left: Sequence[Path], naming: Naming) -> str:
 def _search(
     path: Path, naming: Naming, left: list[Path], named: bool = False, within: bool = False, depth: int = _DEPTH
 ) -> Iterator[Path]:
-    """Yield the cases at or below a path; what the user named need not be called by a modality.
+    """Yield the cases at or below a path. A path that the user named needs no modality in its name.
 
     Args:
         path: File or folder.
-        naming: Tells the files of a case apart.
-        left: Gets what may have been meant, but is not called by a modality.
-        named: Whether the user named it.
-        within: Whether it lies in a case, which may hold anything.
-        depth: Folders to go down.
+        naming: Assigns the files of a case to channels.
+        left: List to which files and folders are added that may be inputs, but have no modality in their names.
+        named: Whether the user named the path.
+        within: Whether the path is in a case. The folders of a case may hold other files.
+        depth: Levels of folders to search below the path.
     """
     if path.is_file():
         if path.name.lower().endswith(VOLUMES):

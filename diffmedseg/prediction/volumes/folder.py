@@ -21,21 +21,21 @@ from diffmedseg.reading.volumes import read_stored
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeRow(Row):
-    """What is said of one region of one case.
+    """The results of a region of a case.
 
     Attributes:
         columns: Size of the maps along the first axis of their file.
-        rows: Along the second.
-        slices: Along the third.
-        volume_ml: Volume of the mask, in millilitres.
-        samples_ml_mean: Mean volume of the samples.
-        samples_ml_std: Its standard deviation over the samples, where there are several.
-        samples_ml_min: Volume of the smallest sample. The mask is no sample: fusing, calibration and the threshold
-            decide voxel by voxel, so that its volume may lie outside of this range.
-        samples_ml_max: Volume of the largest sample.
-        volume_ml_low: Of a calibrated model, the lower end of an interval that holds the true volume as often as its
-            calibration says.
-        volume_ml_high: The upper end.
+        rows: Size of the maps along the second axis.
+        slices: Size of the maps along the third axis.
+        volume_ml: Volume of the mask, in ml.
+        samples_ml_mean: Mean volume of the samples, in ml.
+        samples_ml_std: Standard deviation of the samples' volumes, in ml. NaN if there is a single sample.
+        samples_ml_min: Volume of the smallest sample, in ml. The mask is not a sample: fusing, calibration and the
+            threshold decide voxel by voxel. Its volume may be outside of the range of the samples.
+        samples_ml_max: Volume of the largest sample, in ml.
+        volume_ml_low: Lower end of the interval of the volume, in ml. The interval contains the true volume as often as
+            the calibration states. NaN if the model is not calibrated.
+        volume_ml_high: Upper end of this interval, in ml.
     """
 
     columns: int
@@ -56,22 +56,22 @@ class VolumeRow(Row):
 
 
 class VolumeFolder(PredictionFolder[VolumeRow]):
-    """Writes maps that overlay the case's file exactly: its size, spacing, origin and direction."""
+    """Writes maps with the size, spacing, origin and direction of the case's file."""
 
     row, suffix, samples_suffix = VolumeRow, ".nii.gz", ".nii.gz"
 
     def check_map(self, path: Path, row: VolumeRow) -> bool:
-        """Whether a map is readable and of the row's size."""
+        """Return whether a map is readable and has the row's size."""
         size: tuple[int, ...] = read_stored(path)[0].GetSize()
         return size == (row.columns, row.rows, row.slices)
 
     def check_samples(self, path: Path, row: VolumeRow) -> bool:
-        """Whether there is a readable volume of the row's size for each sample."""
+        """Return whether a file has a readable volume of the row's size for each sample."""
         sizes = [volume.GetSize() for volume in read_stored(path)]
         return sizes == [(row.columns, row.rows, row.slices)] * self.num_samples
 
     def check_dicom(self, path: Path, row: VolumeRow) -> bool:
-        """Whether there is a whole DICOM object; segmentations have the row's columns and rows."""
+        """Return whether a DICOM object is complete. A segmentation also has to have the row's columns and rows."""
         import pydicom
 
         check_elements(path)
@@ -80,19 +80,20 @@ class VolumeFolder(PredictionFolder[VolumeRow]):
         return size == (row.columns, row.rows)
 
     def shape(self, row: VolumeRow) -> tuple[int, ...]:
-        """Return slices, rows and columns, the axes of an array that SimpleITK gives."""
+        """Return slices, rows and columns: the order of the axes in an array of SimpleITK."""
         return row.slices, row.rows, row.columns
 
     def write_maps(self, name: str, volume: Volume, result: VolumeSegmentation) -> None:
-        """Write the maps that were chosen, the label map and the samples.
+        """Write the chosen maps, the label map and the samples.
 
-        Mask and contours (filled) are uint8, 0 or 1. Probability and disagreement are float32, [0, 1] and [0, 0.5], in
-        steps of 1/256. The label map is uint8. Samples are uint8, 0 or 1, along the fourth axis.
+        Mask and filled contours are uint8, 0 or 1. Probability and disagreement are float32 in [0, 1] and [0, 0.5], in
+        steps of 1/256. The label map is uint8. Samples are uint8, 0 or 1, along the fourth axis of a NIfTI file, or
+        bool in an ``npz``.
 
         Args:
             name: The case's name.
             volume: The case.
-            result: Its segmentation.
+            result: Segmentation of the case.
         """
         stored, frame = volume.as_stored, volume.stored
         masks = {"mask": result.mask, "inner": result.inner, "outer": result.outer}

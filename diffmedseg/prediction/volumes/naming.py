@@ -1,4 +1,4 @@
-"""Telling apart the files of a case by their names."""
+"""Assignment of a case's files to channels, by the names of the files."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.reading.dicom import is_dicom
 from diffmedseg.reading.names import is_hidden, stem, volume_files
 
-# What the modalities are called in the names of files: BraTS of all years, MSD and BIDS.
+# Words for the modalities in file names: BraTS of all years, MSD and BIDS.
 _WORDS = {
     "t1": {"t1", "t1n", "t1w"},
     "t1ce": {"t1ce", "t1c", "t1gd", "t1post", "cet1w"},
@@ -18,7 +18,7 @@ _WORDS = {
     "flair": {"flair", "t2f", "t2flair"},
 }
 _CONTRAST = {"ce", "gd", "gad", "gadolinium", "post", "postcontrast", "contrast"}
-# Words of what is no image, though a modality may be in its name.
+# Words in the names of masks and maps. Such a file is no image, even if its name has a modality.
 _NO_IMAGE = {
     "seg", "segm", "segmentation", "mask", "brainmask", "label", "labels", "lesion", "prediction", "pred",
     "probability", "disagreement",
@@ -26,12 +26,12 @@ _NO_IMAGE = {
 
 
 def words(name: str) -> list[str]:
-    """Split a name into its words, in lower case, without what says only which space it was registered to (BIDS)."""
+    """Return the words of a name, in lower case, without the ``space-...`` part of BIDS, which is no modality."""
     return re.findall("[a-z0-9]+", re.sub(r"(?i)space-[a-z0-9]+", "", name.lower()))
 
 
 def modality(name: str) -> str | None:
-    """Return which of the four modalities of BraTS a name says; None where it says none, or more than one."""
+    """Return the modality of BraTS in a name; None if the name has none of the four, or more than one."""
     said = set(words(name))
     found = {known for known, names in _WORDS.items() if said & names}
     if "t1" in found and said & _CONTRAST:
@@ -42,23 +42,24 @@ def modality(name: str) -> str | None:
 
 
 def remainder(name: str) -> str:
-    """Return a name without the words that say a modality: alike in the files of a case."""
+    """Return a name without the words of modalities. The files of a case should have the same remainder."""
     drop = set().union(*_WORDS.values(), _CONTRAST)
     return "_".join(word for word in words(name) if word not in drop)
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How the files of a case are told apart.
+    """Assignment of a case's files to channels, by name.
 
-    A file (or a folder with a DICOM series) is that of a channel if its name says so by a common word, such as
-    ``flair`` in ``sub-01_FLAIR.nii.gz``, and says no other modality.
+    A file, or a folder with a DICOM series, belongs to a channel if its name has a common word for the channel, such as
+    ``flair`` in ``sub-01_FLAIR.nii.gz``, and no other modality.
 
     Attributes:
         channels: The model's channels, in order.
-        names: By channel, what its file (without suffix) or folder is called instead; wildcards are allowed.
-        volumes: What the volumes of four-dimensional files are, in their order.
-        brain_mask: What the brain mask is called; None takes a file with ``brainmask`` in its name where there is one.
+        names: By channel, the name of its file (without suffix) or folder, if it has another name. Wildcards are
+            allowed.
+        volumes: Names of the volumes in four-dimensional files, in order.
+        brain_mask: Name of the brain mask; None for a file with ``brainmask`` in its name, if there is one.
     """
 
     channels: tuple[str, ...]
@@ -67,7 +68,11 @@ class Naming:
     brain_mask: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names that the model knows nothing of."""
+        """Refuse unknown channels, volumes that lack a channel or occur twice, and names together with volumes.
+
+        Raises:
+            DataError: If the names or volumes do not fit the model.
+        """
         takes = f"This model takes {', '.join(self.channels)}"
         unknown = [name for name in self.names if name not in self.channels]
         if unknown:
@@ -81,7 +86,7 @@ class Naming:
             raise DataError("--volumes names each volume of a file once, and goes without --modality.")
 
     def is_channel(self, name: str, channel: str) -> bool:
-        """Whether a name, without suffix, is that of a channel."""
+        """Return whether a name, without suffix, belongs to a channel."""
         wanted = self.names.get(channel)
         if wanted is not None:
             return name == wanted or fnmatch(name, wanted)
@@ -91,23 +96,23 @@ class Naming:
         return modality(name) == channel if channel in _WORDS else channel.lower() in said
 
     def entries(self, folder: Path, channel: str) -> list[Path]:
-        """List what may be a channel's file or series, in a folder."""
+        """Return the files and series in a folder that may belong to a channel."""
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
         found = [path for path in [*volume_files(folder), *below] if self.is_channel(stem(path), channel)]
         return [path for path in found if path.is_file() or is_dicom(path)]
 
     def is_case(self, folder: Path) -> bool:
-        """Whether a folder holds something of a case."""
+        """Return whether a folder has a file or series of any channel."""
         return any(self.entries(folder, channel) for channel in self.channels)
 
     def cases_among(self, folder: Path) -> list[Path]:
-        """List the files (or series) in a folder that are each a case: all their channels lie in them."""
+        """Return the files and series in a folder that are a whole case each, because they have all channels."""
         if self.volumes is not None:
             return volume_files(folder)
         found = self.entries(folder, self.channels[0]) if len(self.channels) == 1 else []
         return found if len(found) > 1 else []
 
     def says_nothing(self, name: str) -> bool:
-        """Whether a name, without suffix, neither says a modality nor that it is no image."""
+        """Return whether a name, without suffix, has no modality, and is no name of a mask or map."""
         masks = self.brain_mask is not None and fnmatch(name, self.brain_mask)
         return modality(name) is None and not _NO_IMAGE & set(words(name)) and not masks

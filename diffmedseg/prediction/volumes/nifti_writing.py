@@ -13,22 +13,25 @@ from diffmedseg.atomic import write_whole
 from diffmedseg.reading.grid import Frame
 
 _HEADER = 352  # bytes of a NIfTI-1 header and the flags of its extensions
-_DIM = 40  # byte of the sizes: their number, then seven of 16 bits each
-_MOST = 2**15 - 1  # voxels along an axis
-_LEVEL = 6  # of compression, as ITK has it
+_DIM = 40  # offset in bytes of the number of axes and seven sizes, with 16 bits each
+_MOST = 2**15 - 1  # highest number of voxels along an axis
+_LEVEL = 6  # of compression, as in ITK
 
 
 def write_nifti(
     path: Path, frame: Frame, dtype: type[np.generic], slabs: Iterable[NDArray[Any]], volumes: int | None = None
 ) -> None:
-    """Write a compressed file from a stream of values: it is never in memory as a whole.
+    """Write a compressed file from a stream of values. The whole file is never in memory.
 
     Args:
         path: The file, ``.nii.gz``.
-        frame: Where the voxels lie.
+        frame: Number and positions of the voxels.
         dtype: Type of the voxels.
         slabs: The voxels in the order of the file, in parts of any shape.
-        volumes: How many volumes follow one another; None for a file of three dimensions.
+        volumes: Number of volumes in a four-dimensional file; None for a three-dimensional file.
+
+    Raises:
+        ValueError: If an axis has more voxels than NIfTI allows.
     """
     header = _header(frame, dtype, volumes)
 
@@ -42,7 +45,7 @@ def write_nifti(
 
 
 def _header(frame: Frame, dtype: type[np.generic], volumes: int | None) -> bytes:
-    """Return the header that ITK writes for a single voxel there, with the sizes put in."""
+    """Return the header that ITK writes for a single voxel of the frame's grid, with the sizes of the frame."""
     import SimpleITK as sitk
 
     sizes = (*frame.size, *(() if volumes is None else (volumes,)))

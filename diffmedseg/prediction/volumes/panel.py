@@ -1,4 +1,4 @@
-"""A picture of a volume's prediction, to be looked at."""
+"""The panel of a volume: three planes with outlines, probability and disagreement."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -29,8 +29,8 @@ from diffmedseg.segmentation import resize_soft
 from diffmedseg.wording import count
 
 AnyType = TypeVar("AnyType", bound=np.generic)
-PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # the axis of (D, H, W) that each cuts
-_WIDTH = 2.6  # inches of a column
+PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}  # axis of (D, H, W) that each plane is perpendicular to
+_WIDTH = 2.6  # of a column, in inches
 
 
 def draw_planes(
@@ -40,14 +40,16 @@ def draw_planes(
     regions: Sequence[str],
     millilitres: NDArray[np.float64],
 ) -> Figure:
-    """Draw three planes, each where the mask is largest: every channel with outlines, probability and disagreement.
+    """Draw three planes, each at the position where the first region's mask is largest.
+
+    Each plane is a row: every channel with outlines, then probability and disagreement.
 
     Args:
         volume: The volume.
-        result: Its segmentation.
+        result: Segmentation of the volume.
         channels: Names of the channels.
-        regions: Names of the regions; the samples' outlines, probability and disagreement are those of the first.
-        millilitres: (K,): volume of the mask.
+        regions: Names of the regions. Samples, probability and disagreement are drawn for the first region.
+        millilitres: (K,): volume of each region's mask, in ml.
     """
     of = of_first(regions)
     columns = [*channels, f"probability{of}", f"disagreement{of}"]
@@ -96,24 +98,30 @@ def _outline_samples(axis: Axes, result: VolumeSegmentation, number: int, size: 
 
 
 def cut_plane(values: NDArray[AnyType], axis: int, number: int) -> NDArray[AnyType]:
-    """Take a plane of (..., D, H, W) as radiologists look: the top of the head up, the patient's right at the left."""
+    """Return a plane of (..., D, H, W) in the radiological view: head up, and the patient's right on the left."""
     plane: NDArray[AnyType] = np.take(values, number, axis=axis - 3)
     return plane if axis == 0 else plane[..., ::-1, :]
 
 
 def grey_window(channel: NDArray[Any], brain: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the 1st and the 99th percentile of the brain, which become black and white."""
+    """Return the values of black and white: the 1st and the 99th percentile of the brain."""
     low, high = np.percentile(channel[brain], (1, 99))
     return float(low), float(high)
 
 
 def grey_levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    """Scale what lies between two values to [0, 1]."""
+    """Scale values from [low, high] to [0, 1], float32, and clip other values."""
     scaled: NDArray[np.float32] = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     return scaled
 
 
 def largest_plane(mask: NDArray[np.bool_], brain: NDArray[np.bool_], axis: int) -> int:
-    """Return where the mask is largest along an axis; of an empty one, the brain."""
+    """Return the number of the plane with the largest mask along an axis, or with the most brain if the mask is empty.
+
+    Args:
+        mask: (D, H, W).
+        brain: (D, H, W).
+        axis: Axis of (D, H, W) that the planes are perpendicular to.
+    """
     others = tuple(i for i in range(3) if i != axis)
     return int((mask if mask.any() else brain).sum(others).argmax())

@@ -1,4 +1,4 @@
-"""Cutting a volume into slices along an axis, and laying maps of slices back."""
+"""Slices of a volume along an axis, as images of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,25 +16,25 @@ from diffmedseg.reading.windows import CropWindow
 
 AnyType = TypeVar("AnyType", bound=np.generic)
 
-#: The axis of (D, H, W), which run from foot to head, front to back and right to left, that each kind of slices cuts.
+#: Number of the axis along which each kind of slices is cut. The axes (D, H, W) run from foot to head, front to back
+#: and right to left.
 AXES = {"axial": 0, "coronal": 1, "sagittal": 2}
-#: That of the slices which models of volumes learn.
+#: Kind of the slices that models of volumes learn.
 LEARNED = "axial"
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Slices of a volume along one axis, and how they become images of the model.
+    """Slices of a volume along one axis, and their conversion to images of the model.
 
-    Axial slices become images as they did in training. All other slices are shown upright with square pixels and a
-    margin of background.
+    Axial slices are converted as in training. Other slices are upright, with square pixels and a margin of background.
 
     Attributes:
-        axis: Out of :data:`AXES`.
+        axis: Name of the axis, out of :data:`AXES`.
         shape: Number of slices, rows and columns.
         spacing: Distance of slices, rows and columns, in mm.
         grid: Height and width of the model's grid.
-        window: Window of a slice that fills the grid; None for the slice itself.
+        window: Window around a slice that fills the grid; None if the slice itself fills the grid.
     """
 
     axis: str
@@ -50,11 +50,11 @@ class Plane:
         """Return the slices of a volume.
 
         Args:
-            axis: Out of :data:`AXES`.
+            axis: Name of the axis, out of :data:`AXES`.
             shape: (D, H, W) of the volume.
-            spacing: Distance of neighbours along these, in mm.
+            spacing: Distance of neighbouring voxels along D, H and W, in mm.
             grid: Height and width of the model's grid.
-            slice_input: How axial slices became images in training.
+            slice_input: Conversion of axial slices to images in training.
         """
         number = AXES[axis]
         order = [number, *(other for other in range(3) if other != number)]
@@ -71,11 +71,11 @@ class Plane:
 
     @property
     def size_seen(self) -> tuple[int, int]:
-        """Rows and columns of what fills the grid."""
+        """Rows and columns of the window, or of the slice without a window."""
         return self.size if self.window is None else self.window.size
 
     def turn(self, values: NDArray[AnyType]) -> NDArray[AnyType]:
-        """Return a view of (..., D, H, W) as slices, rows and columns, with the head up."""
+        """Return a view of (..., D, H, W) as (..., slices, rows, columns). Other slices than axial have the head up."""
         number = AXES[self.axis]
         turned = np.moveaxis(values, number - 3, -3)
         return turned if self.axis == LEARNED else turned[..., ::-1, :]
@@ -89,7 +89,7 @@ def check_axes(axes: Sequence[str]) -> tuple[str, ...]:
     """Return axes in the order of :data:`AXES`.
 
     Raises:
-        DataError: If there are none, one is unknown, or one occurs twice.
+        DataError: If there is no axis, an axis is unknown, or an axis occurs twice.
     """
     for axis in axes:
         if axis not in AXES:

@@ -1,4 +1,4 @@
-"""Segmenting volumes one after another, whatever becomes of any of them."""
+"""Batch prediction of volumes. A case that fails does not stop the prediction of the others."""
 
 import math
 import time
@@ -44,30 +44,31 @@ def predict_volumes(
     part: Part | None = None,
     watcher: Watcher | None = None,
 ) -> Report:
-    """Segment volumes, and write mask, probability and disagreement of each as NIfTI, and ``predictions.csv``.
+    """Segment volumes. Write mask, probability and disagreement of each as NIfTI, and ``predictions.csv``.
 
-    Maps have the grid of the case's file (of the first channel's). The noise of a case is keyed by its name, in every
-    slice alike: that of a test case is the one that was scored. Cases in ``output`` are left out.
+    Maps have the grid of the first channel's file. The name of a case is the key of its noise, in all slices. The noise
+    of a test case is therefore the same as in the test. Cases in ``output`` are left out.
 
     Args:
         model: The model, on its device.
         cases: See :func:`~diffmedseg.prediction.volumes.files.find_cases`.
         output: Folder to write to.
-        settings: What the predictions depend on; None for the model's own.
-        batch_size: Slices segmented together.
-        panels: Draw three planes of each case, too.
-        resume: Keep results that are whole.
-        overwrite: Replace the results that ``output`` holds.
-        outputs: Which files are written; None for all maps.
-        part: The part that this process segments, where several divide the inputs; None for all.
-        watcher: Follows the prediction, may stop it, and takes results in memory.
+        settings: Settings that the predictions depend on; None for the model's own.
+        batch_size: Number of slices that are segmented together.
+        panels: Also draw three planes of each case.
+        resume: Keep complete results.
+        overwrite: Replace the results in ``output``.
+        outputs: The files to write; None for all maps.
+        part: The part of the cases that this process segments; None for all cases.
+        watcher: Follows the prediction, can stop it, and gets results in memory.
 
     Returns:
-        What was done, kept and failed. A case that fails does not keep others from being segmented.
+        The cases that were segmented, kept or failed. A case that fails does not stop the others.
 
     Raises:
-        DataError: If ``output`` cannot be written or holds what may not be mixed with these results.
-        ValueError: If the model cannot take so many steps.
+        DataError: If settings or outputs do not fit the model or the cases, or ``output`` cannot be written or holds
+            files or results that do not fit.
+        ValueError: If the model cannot draw so few samples.
     """
     settings = (settings or Settings()).filled_from(model)
     settings = _check_settings(settings, model)
@@ -97,10 +98,10 @@ def predict_volumes(
 
 
 def _check_settings(settings: Settings, model: Segmenter) -> Settings:
-    """Return settings in their usual form: the learned axis alone is no setting.
+    """Check axes and smallest parts. Return the settings with None for the axes if they are the learned axis only.
 
     Raises:
-        DataError: If an axis, or a region of the smallest parts, is not known.
+        DataError: If an axis or a region of the smallest parts is unknown, or a smallest size is below 1.
     """
     smallest_sizes(settings.smallest or {}, model.regions)
     axes = check_axes(settings.axes or (LEARNED,))
@@ -120,7 +121,7 @@ def _predict_case(
     volume = read_case(case, model.slice_input)
     run = SliceRun(model, volume, Path(case.name).name, settings, batch_size, watcher)
     if watcher is None and not folder.outputs.panel:
-        volume = replace(volume, channels=[])  # which nobody looks at, and may be large
+        volume = replace(volume, channels=[])  # nothing shows them, and they may be large
     kept = Kept(samples=folder.outputs.samples is not None, fractions=folder.outputs.dicom_seg)
     result = segment_volume(run, kept)
     folder.write_maps(case.name, volume, result)
@@ -147,14 +148,14 @@ def _predict_case(
 
 
 def _check_series(cases: Sequence[VolumeCase]) -> None:
-    """Refuse cases over which no DICOM segmentation can lie: their first channel is a file.
+    """Refuse cases that cannot have a DICOM segmentation, because their first channel is a file and not a series.
 
     Raises:
-        DataError: Naming some.
+        DataError: The message names some of the files.
     """
     files = []
     for case in cases:
-        with suppress(DataError):  # a case that cannot be read says so in its turn
+        with suppress(DataError):  # a case that cannot be read fails later, with its own message
             files += [one for one in case.channels()[:1] if one.is_file()]
     if files:
         raise DataError(
@@ -194,7 +195,7 @@ def _describe(
 
 
 def _spread(millilitres: NDArray[np.float64]) -> dict[str, float]:
-    """Summarise the volumes of samples."""
+    """Return mean, standard deviation, minimum and maximum of the samples' volumes, as columns of the table."""
     values = {
         "mean": millilitres.mean(),
         "std": millilitres.std(ddof=1) if len(millilitres) > 1 else math.nan,

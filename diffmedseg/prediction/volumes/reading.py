@@ -1,4 +1,4 @@
-"""Reading a case: its channels on one grid, its brain, and what is needed to lay results over it."""
+"""Reading a case: its channels on one grid, its brain, and the positions of its voxels."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
 
 AnyType = TypeVar("AnyType", bound=np.generic)
 
-_ORIENTED = "LPS"  # axes of volumes in memory
-_AXES = {"R": 2, "L": 2, "A": 1, "P": 1, "I": 0, "S": 0}  # of (D, H, W), by where an axis of a file points
-_LARGEST_BRAIN = 2.2  # litres, with its fluid: ours, above what adults have
+_ORIENTED = "LPS"  # directions of the axes in memory
+_AXES = {"R": 2, "L": 2, "A": 1, "P": 1, "I": 0, "S": 0}  # axis of (D, H, W), by the direction of a file's axis
+_LARGEST_BRAIN = 2.2  # litres, with fluid: our choice, above the brains of adults
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A case as the model's training data is read: axial slices, axes nearest to LPS.
+    """A case in the form of the model's training data: axial slices, axes nearest to LPS.
 
     Attributes:
-        channels: C of (D, H, W), as stored: int16 where all values of a channel are whole and fit, else float32.
-        brain: (D, H, W): where the brain is.
-        names: What each channel is, for messages.
-        stored: Where the first channel's voxels lie as stored: results are laid over them.
-        oriented: The same with axes nearest to LPS.
-        note: What the user should know of how it was read; often empty.
-        series: The DICOM series that the first channel is; None where it is a file.
+        channels: C arrays (D, H, W) with the stored values: int16 if all values of a channel are integers in its range,
+            else float32.
+        brain: (D, H, W), bool: the voxels of the brain; all voxels if every channel has a range.
+        names: File and channel of each array, for messages.
+        stored: Number and positions of the first channel's voxels in its file. Results are written on this grid.
+        oriented: Number and positions of these voxels with axes nearest to LPS.
+        note: Note for the user about possible errors in the case; often empty.
+        series: The DICOM series of the first channel; None if the channel is a file.
     """
 
     channels: Sequence[NDArray[Any]]
@@ -59,7 +60,7 @@ class Volume:
         return depth, row, column
 
     def as_stored(self, values: NDArray[AnyType]) -> NDArray[AnyType]:
-        """Return a view of (D, H, W) along the axes of the stored file, the last axis of the file first."""
+        """Return a view of (D, H, W) along the axes of the stored file. The last axis of the file comes first."""
         import SimpleITK as sitk
 
         direction = self.stored.grid.direction.ravel().tolist()
@@ -74,8 +75,8 @@ class _Scan:
 
     Attributes:
         values: (D, H, W), axes nearest to LPS; see :attr:`Volume.channels`.
-        stored: Where its voxels lie as stored.
-        oriented: The same with axes nearest to LPS.
+        stored: Number and positions of the voxels in the file.
+        oriented: Number and positions of the voxels with axes nearest to LPS.
     """
 
     values: NDArray[Any]
@@ -95,10 +96,12 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
 
     Args:
         case: The case.
-        slice_input: How the model takes slices: where every channel has a range, the whole volume is segmented.
+        slice_input: Conversion of slices to images of the model. If every channel has a range, the whole volume is
+            segmented.
 
     Raises:
-        DataError: If files are missing, damaged or do not lie on one grid, or the slices are lines.
+        DataError: If files are missing, damaged or on different grids, series are of different patients, volumes do not
+            fit the model's channels, or axial slices are lines.
     """
     paths = case.channels()
     series = {path: find_series(path) for path in paths if path.is_dir()}
@@ -118,8 +121,8 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
 
 
 def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list[_Scan]:
-    """Read one file or series after the other: each takes several times as much as what is kept of it."""
-    patients = {one.patient: path.name for path, one in series.items()}  # whose ids are nobody's business
+    """Read files and series one by one, because reading takes several times the memory of the result."""
+    patients = {one.patient: path.name for path, one in series.items()}  # messages name folders: ids are private
     if len(patients) > 1:
         raise DataError(f"its series are of {len(patients)} patients, such as {first_names(list(patients.values()))}")
     stored: list[_Scan] = []
@@ -136,7 +139,7 @@ def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Se
 
 
 def _notes(paths: Sequence[Path], brain: NDArray[np.bool_] | None, frame: Frame) -> Iterator[str]:
-    """Say what may be wrong, but need not; ``brain`` is None where the model looks for none."""
+    """Yield notes about findings that may be harmless. ``brain`` is None if the model uses no brain mask."""
     litres = 0.0 if brain is None else float(brain.sum() * np.prod(frame.grid.spacing) / 1e6)
     if brain is not None and (brain.all() or litres > _LARGEST_BRAIN):
         yield (

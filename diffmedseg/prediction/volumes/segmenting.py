@@ -1,4 +1,4 @@
-"""Segmenting a volume slice by slice, as in a test."""
+"""Segmentation of a volume slice by slice, as in a test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,30 +16,31 @@ from diffmedseg.prediction.volumes.slices import SliceRun
 from diffmedseg.segmentation import Segmentation, full_size_samples, resize_soft, sample_areas
 
 STEPS = 256
-"""Per unit of probability, as finely as pictures have it; 0.5 is a step. More digits say nothing of a few samples, and
-make files several times larger."""
+"""Steps per unit of probability, about as many as in the PNG of a picture; 0.5 is a whole step. A few samples do not
+justify finer steps, which would make files several times larger."""
 FRACTIONS = 255
-"""The same of DICOM segmentations."""
-_SOFT = 255  # of soft samples that wait for those of other axes
+"""Steps per unit of probability in DICOM segmentations."""
+_SOFT = 255  # steps per unit of the soft samples of an axis, until all axes are segmented
 
 
 @dataclass(frozen=True)
 class VolumeSegmentation:
-    """A set of masks of a volume, and what follows from it; nothing is found where a slice shows no brain.
+    """The samples of a volume, and its maps. Slices without brain have no foreground.
 
     Attributes:
-        samples: (S, K, D, h, w), bool, at the size of the model's grid; they cover whole slices.
-        sample_voxels: (S, K): voxels of each sample at the volume's own size.
+        samples: (S, K, D, h, w), bool: masks of whole slices, at the size of the model's grid.
+        sample_voxels: (S, K): number of voxels of each sample at the volume's own size.
         probability: (K, D, H, W), in [0, 1], in steps of 1 / STEPS.
-        uncertainty: (K, D, H, W), in [0, 0.5], likewise: the samples' standard deviation; see Segmentation.
+        uncertainty: (K, D, H, W), in [0, 0.5], in steps of 1 / STEPS: the standard deviation over the samples; see
+            :class:`~diffmedseg.segmentation.Segmentation`.
         mask: (K, D, H, W), bool.
-        doubt: (K,): 1 - confidence of the whole mask; see mask_confidence.
-        inner: (K, D, H, W), bool: the inner contour, filled; None where the model has none.
-        outer: (K, D, H, W), bool: the outer contour, likewise.
-        full_samples: (S, K, D, H, W): the samples at the volume's own size; None where they are not wanted.
-        fractions: The probability in steps of 1 / FRACTIONS; None where it is not wanted.
-        familiarity: (1,), of the whole case; see :class:`~diffmedseg.familiarity.Familiarity`. None where the model has
-            none.
+        doubt: (K,): 1 - confidence of the whole mask; see :func:`~diffmedseg.metrics.functional.mask_confidence`.
+        inner: (K, D, H, W), bool: the filled inner contour; None if the model has none.
+        outer: (K, D, H, W), bool: the filled outer contour; None if the model has none.
+        full_samples: (S, K, D, H, W): the samples at the volume's own size; None if they are not kept.
+        fractions: The probability in steps of 1 / FRACTIONS; None if it is not kept.
+        familiarity: (1,): familiarity of the whole case; see :class:`~diffmedseg.familiarity.Familiarity`. None if the
+            model has none.
     """
 
     samples: Tensor
@@ -57,11 +58,11 @@ class VolumeSegmentation:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a volume's segmentation at the volume's own size, besides the maps.
+    """Additional results to keep at the volume's own size.
 
     Attributes:
-        samples: The samples, a bit per voxel, region and sample.
-        fractions: The probability as DICOM segmentations have it, a byte per voxel and region.
+        samples: Keep the samples, with one bit per voxel, region and sample.
+        fractions: Keep the probability in the steps of DICOM segmentations, with one byte per voxel and region.
     """
 
     samples: bool = False
@@ -69,14 +70,14 @@ class Kept:
 
 
 def segment_volume(run: SliceRun, kept: Kept | None = None) -> VolumeSegmentation:
-    """Segment every slice that shows brain, along one axis or along several.
+    """Segment every slice with brain, along one or several axes.
 
-    The noise of a sample is that of the key in every slice, so that a sample is one volume. It is that along each axis,
-    too: sample s is the mean of the samples s along all axes.
+    The noise of a sample comes from the case's key in all slices and along all axes; see :class:`SliceRun`. A sample is
+    therefore one volume. Along several axes, sample s is the mean of sample s of each axis, thresholded at 0.5.
 
     Args:
         run: The slices of a volume.
-        kept: What is kept besides the maps; None for nothing.
+        kept: The additional results to keep; None for the maps only.
 
     Raises:
         DataError: If the model fails.
@@ -134,13 +135,13 @@ def _whole_slices(result: Segmentation, grid: tuple[int, int]) -> Tensor:
 
 
 class _WithinMask:
-    """The mean of the samples within the masks of slices, which decides how much a smaller mask overlaps it."""
+    """The mean of the samples inside of the masks of slices. It gives the overlap after a mask lost small parts."""
 
     def __init__(self) -> None:
         self._slices: dict[int, list[NDArray[np.float32]]] = {}
 
     def add(self, numbers: Sequence[int], mean: Tensor, mask: Tensor) -> None:
-        """Note slices.
+        """Store the values of slices.
 
         Args:
             numbers: Numbers of the slices.
@@ -151,7 +152,12 @@ class _WithinMask:
             self._slices[number] = [one[where] for one, where in zip(values, inside, strict=True)]
 
     def dropped(self, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Tensor:
-        """Return by how much the sums of soft_overlap shrink, (2, K), as a mask (K, D, H, W) does."""
+        """Return the decrease of the sums of soft_overlap, (2, K), if a mask (K, D, H, W) loses voxels.
+
+        Args:
+            before: The mask before voxels were dropped.
+            after: The mask without these voxels.
+        """
         lost = torch.zeros(2, len(before), dtype=torch.float64)
         for number, regions in self._slices.items():
             for k, values in enumerate(regions):
@@ -161,11 +167,11 @@ class _WithinMask:
 
 
 def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
-    """Segment slices along several axes, or along another axis than the learned one, and take the mean."""
+    """Segment slices along several axes, or along a single axis that is not axial, and take the mean over the axes."""
     model, number = run.model, len(run.planes)
     shape = (len(model.regions), *run.shape)
     probability, mean = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    soft = []  # by axis, of all samples: (S, K, slices, h, w)
+    soft = []  # for each axis, the soft samples (S, K, slices, h, w)
     for position, plane in enumerate(run.planes):
         waiting = torch.zeros(run.num_samples, shape[0], plane.shape[0], *plane.grid, dtype=torch.uint8)
         for some, result in run.segment(position):
@@ -177,7 +183,7 @@ def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
     mask = probability > np.float32(threshold)
     fractions = _in_steps(probability, FRACTIONS) if kept.fractions else None
     levels = _in_steps(probability, STEPS)
-    del probability  # as soon as may be: the float maps of a volume are large
+    del probability  # as early as possible, because the float maps of a volume are large
     mask = drop_small(mask, sizes, model.nested) if max(sizes) > 1 else mask
     overlap = _overlap(mean, mask)
     for one in mean.reshape(-1, *shape[2:]):
@@ -199,7 +205,7 @@ def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
 
 
 def _in_steps(values: NDArray[np.float32], steps: int, highest: float = 1.0) -> SteppedMap:
-    """Round (K, D, H, W) to whole steps."""
+    """Round values (K, D, H, W) to whole steps."""
     rounded = SteppedMap(values.shape, steps, highest)
     for index in np.ndindex(values.shape[:2]):  # a copy of a volume may be large
         rounded[index] = values[index]
@@ -207,7 +213,7 @@ def _in_steps(values: NDArray[np.float32], steps: int, highest: float = 1.0) -> 
 
 
 def _mean_sample(run: SliceRun, soft: Sequence[Tensor]) -> NDArray[np.bool_]:
-    """Return the mask (D, H, W) of one sample of one region: the mean of soft slices (slices, h, w) along each axis."""
+    """Return the mask (D, H, W) of a sample of a region: the mean over the axes of soft slices (slices, h, w)."""
     total = np.zeros(run.shape, np.float32)
     for plane, slices in zip(run.planes, soft, strict=True):
         turned = plane.turn(total)
@@ -227,7 +233,7 @@ def _overlap(mean: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tensor:
 
 
 def _doubt(mask: NDArray[np.bool_], overlap: Tensor, voxels: Tensor) -> list[float]:
-    """Return 1 - the confidence of each region's mask."""
+    """Return 1 - confidence of each region's mask."""
     empty = torch.from_numpy(~mask.any((1, 2, 3)))
     confidence = mask_confidence(overlap[0], overlap[1], empty, (voxels == 0).double().mean(0))
     doubt: list[float] = (1 - confidence).tolist()

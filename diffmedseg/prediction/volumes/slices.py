@@ -1,4 +1,4 @@
-"""Drawing and fusing the samples of a volume's slices, some at a time."""
+"""Samples of a volume's slices, drawn and fused in batches."""
 
 from collections.abc import Iterator
 from operator import itemgetter
@@ -20,21 +20,21 @@ from diffmedseg.segmentation import Segmentation
 
 
 class SliceRun:
-    """Segments the slices of a volume that show brain, along one axis after the other.
+    """Segments the slices with brain of a volume, axis by axis.
 
-    It holds the slices on the model's grid, and does not need the volume any more.
+    A run keeps the slices on the model's grid. It does not keep the volume.
 
     Args:
         model: The model, on its device.
         volume: The volume.
-        key: Key of the noise, of all slices along all axes.
-        settings: Samples, steps, seed, precision, axes and the smallest parts, filled in.
-        batch_size: Slices segmented together; a network of volumes sees all of them.
+        key: Key of the noise of all slices along all axes.
+        settings: Settings of the prediction, filled in by ``Settings.filled_from``.
+        batch_size: Number of slices that are segmented together. A network of volumes sees all slices at once.
         watcher: Follows the slices.
 
     Raises:
-        DataError: If there is no brain, a channel is constant within it, or the model's contours and intervals do not
-            hold with the settings.
+        DataError: If there is no brain, a channel is constant in the brain, the settings do not fit a network of
+            volumes, or the model's calibration is not valid for the settings.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class SliceRun:
         self._features: list[Tensor] = []
 
     def segment(self, position: int = 0) -> Iterator[tuple[list[int], Segmentation]]:
-        """Yield the numbers of some slices along an axis, and their segmentation; all slices in turn.
+        """Yield the segmentation of batches of slices along an axis, with the numbers of the slices.
 
         Args:
-            position: Of the axis among those of the run.
+            position: Position of the axis in ``planes``.
         """
         plane, images, numbers = self.planes[position], self._images[position], self._numbers[position]
         before, total = sum(map(len, self._numbers[:position])), sum(map(len, self._numbers))
@@ -91,7 +91,7 @@ class SliceRun:
             batch, length = images[torch.tensor(shown)].flatten(1, 2), self.settings.slice_correlation
             keys = slice_keys(self._key, some, plane.spacing[0], length)
             drawn = self._watcher.draw(batch, keys, self.model, self.settings)
-            if drawn.features is not None and plane.axis == LEARNED:  # familiar is what looks like training
+            if drawn.features is not None and plane.axis == LEARNED:  # familiarity compares with training
                 self._features.append(drawn.features)
             for part in (slice(at, at + self._batch_size) for at in range(0, len(some), self._batch_size)):
                 fused = self.model.fuse(drawn.map(itemgetter(part)), plane.size_seen, batch[part], keys[part])
@@ -99,7 +99,7 @@ class SliceRun:
                 yield some[part], decided if plane.window is None else decided.paste_into(plane.window, plane.size)
 
     def familiarity(self) -> Tensor | None:
-        """Return the familiarity of the whole case, (1,), from its axial slices; None where there is none."""
+        """Return the familiarity of the whole case, (1,), from its axial slices; None without them or in the model."""
         if self.model.familiarity is None or not self._features:
             return None
         found: Tensor = self.model.familiarity(torch.cat(self._features).mean(0, keepdim=True))
