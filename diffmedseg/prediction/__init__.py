@@ -1,4 +1,4 @@
-"""Segmenting a user's own pictures and volumes: finding and reading them, and writing what was found."""
+"""Prediction of a user's pictures and volumes: finding inputs, segmenting them, and writing the results."""
 
 from diffmedseg.prediction.outputs import Outputs
 from diffmedseg.prediction.parts import Part

@@ -1,4 +1,4 @@
-"""The samples of an image in one ``.npz``, written and checked without having all of them in memory."""
+"""Archives (``.npz``) with the samples of an image. Writing keeps one sample in memory at a time."""
 
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,13 @@ from diffmedseg.atomic import write_whole
 
 
 def write_archive(path: Path, regions: Sequence[str], shape: tuple[int, ...], samples: Iterable[np.ndarray]) -> None:
-    """Write ``samples`` (S, K, ...), bool, and ``regions``; one sample in memory at a time.
+    """Write an archive with the arrays ``samples``, (S, K, ...), bool, and ``regions``, the names of the regions.
 
     Args:
         path: The file.
         regions: Names of the K regions.
-        shape: (S, K, ...).
-        samples: S arrays (K, ...), bool.
+        shape: Shape of ``samples``: (S, K, ...).
+        samples: Arrays, bool, in order. Together they have the values of ``samples``, such as S arrays (K, ...).
     """
 
     def save(temporary: Path) -> None:
@@ -33,7 +33,7 @@ def write_archive(path: Path, regions: Sequence[str], shape: tuple[int, ...], sa
 
 
 def archive_is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Tell whether an archive is whole and holds samples of a shape (S, K, ...); raises what zipfile raises."""
+    """Return whether an archive is complete and its samples have a shape (S, K, ...). Errors of zipfile are raised."""
     with zipfile.ZipFile(path) as archive:
         with archive.open("samples.npy") as file:
             np.lib.format.read_magic(file)

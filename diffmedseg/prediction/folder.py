@@ -220,7 +220,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         Args:
             name: The image's name.
             shape: Shape of a map.
-            samples: S arrays (K, ...), bool.
+            samples: Arrays, bool, in the order of the samples and their regions.
         """
         write_archive(self.archive(name), self.regions, (self.num_samples, len(self.regions), *shape), samples)
 

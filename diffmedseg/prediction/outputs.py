@@ -11,7 +11,7 @@ DICOM = ("mask", "probability", "report")  # objects of --dicom_seg, of all regi
 
 @dataclass(frozen=True)
 class Outputs:
-    """Select the files that are written for each image.
+    """The files to write for each image.
 
     Attributes:
         maps: Maps out of :data:`MAPS` and :data:`CONTOURS`; None for all maps of the model.
@@ -21,7 +21,7 @@ class Outputs:
             or ``REGION=VALUE,...``; None for no label map.
         panel: Draw each result over its input.
         pixel_size: Height and width of a pixel in mm, for areas in mm2; None if unknown.
-        dicom_seg: Write the results of a DICOM series as DICOM, too.
+        dicom_seg: Also write the results of a DICOM series as DICOM.
     """
 
     maps: tuple[str, ...] | None = None
@@ -38,7 +38,7 @@ class Outputs:
             contours: Whether the model has contours.
 
         Raises:
-            DataError: If there is no such map.
+            DataError: If a map is unknown, or is a contour and the model has none.
         """
         available = MAPS + (CONTOURS if contours else ())
         for kind in self.maps or ():

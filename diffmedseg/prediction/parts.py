@@ -51,7 +51,7 @@ class Part:
     def owner(self, position: int, batch_size: int) -> int:
         """Return the number of the part that an input belongs to.
 
-        Whole batches are dealt in turn, so that the batches are the same as in a single process, and the results are
+        Parts get whole batches in turn. The batches are therefore the same as in a single process, and the results are
         equal to the last digit.
 
         Args:

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 class Stopped(BaseException):
     """A watcher stopped the prediction.
 
-    It is no Exception: an Exception fails one input and the rest goes on, and this ends everything.
+    This class is not an Exception: after an Exception in an input, the prediction goes on with the next input.
     """
 
 
 @dataclass(frozen=True)
 class PictureResult:
-    """A picture and its segmentation, to be looked at.
+    """A picture and its segmentation, for display.
 
     Attributes:
         name: The picture's name.
-        picture: RGB, upright, at most :attr:`Watcher.longest` pixels wide and high.
-        segmentation: Upright; its maps have the size of ``picture``.
-        rows: What ``predictions.csv`` says of each region.
-        note: What the user should know; often empty.
+        picture: The picture, or its window: RGB, upright, at most :attr:`Watcher.longest` pixels wide and high.
+        segmentation: The segmentation, upright. Its maps have the size of ``picture``.
+        rows: The rows of ``predictions.csv``, one for each region.
+        note: Note for the user; often empty.
     """
 
     name: str
@@ -50,10 +50,10 @@ class VolumeResult:
 
     Attributes:
         name: The case's name.
-        volume: The case as it was read.
-        segmentation: Its maps have the size of ``volume``.
-        rows: What ``predictions.csv`` says of each region.
-        note: What the user should know; often empty.
+        volume: The case in memory.
+        segmentation: The segmentation. Its maps have the size of ``volume``.
+        rows: The rows of ``predictions.csv``, one for each region.
+        note: Note for the user; often empty.
     """
 
     name: str
@@ -64,44 +64,47 @@ class VolumeResult:
 
 
 class Watcher:
-    """Follows a prediction; a subclass overrides what it needs. Any method may raise :class:`Stopped`.
+    """Follows a prediction. A subclass overrides the methods that it needs; any method may raise :class:`Stopped`.
 
-    Progress bars are not drawn while somebody watches.
+    A prediction with a watcher draws no progress bar.
 
     Attributes:
-        longest: Pixels of the longer side of pictures for :meth:`keep_picture`; None where nobody keeps them.
+        longest: Highest width and height of pictures for :meth:`keep_picture`, in pixels; None to keep no pictures.
     """
 
     longest: int | None = None
     _total, _done = 0, 0
 
     def report(self, share: float) -> None:
-        """Take the share of all inputs that is done, in [0, 1]."""
+        """Receive the finished share of all inputs, in [0, 1]."""
 
     def keep_picture(self, result: PictureResult) -> None:
-        """Take a picture's result; called after its maps were drawn, and only where ``longest`` is set."""
+        """Receive the result of a picture, after its maps were computed; called only if ``longest`` is set."""
 
     def keep_volume(self, result: VolumeResult) -> None:
-        """Take a volume's result; called after its files were written."""
+        """Receive the result of a volume, after its files were written."""
 
     def describe(self, model: Segmenter) -> dict[str, Any]:
-        """Describe the model; see :func:`~diffmedseg.prediction.run.describe_model`, which digests all weights."""
+        """Return a description of the model, with a digest of all weights.
+
+        See :func:`~diffmedseg.prediction.run.describe_model`.
+        """
         return describe_model(model)
 
     def draw(self, images: Tensor, keys: Sequence[str], model: Segmenter, settings: Settings) -> SampleSet:
-        """Draw the samples of a batch; see :func:`~diffmedseg.prediction.run.draw_samples`."""
+        """Return the samples of a batch; see :func:`~diffmedseg.prediction.run.draw_samples`."""
         return draw_samples(images, keys, model, settings)
 
     def begin(self, total: int) -> None:
-        """Note how many inputs there are."""
+        """Set the number of inputs, and report that none of them is done."""
         self._total, self._done = total, 0
         self.within(0)
 
     def end_input(self) -> None:
-        """Note that one more input is done."""
+        """Count a finished input, and report the share."""
         self._done += 1
         self.within(0)
 
     def within(self, share: float) -> None:
-        """Note the share of the current input that is done, in [0, 1]."""
+        """Report the progress, with the finished share of the current input, in [0, 1]."""
         self.report(min((self._done + share) / max(self._total, 1), 1.0))
