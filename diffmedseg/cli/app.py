@@ -1,4 +1,4 @@
-"""``diffmedseg app``: segment, look, compare and correct in a browser."""
+"""``diffmedseg app``: segment, view, compare and correct in a browser."""
 
 import ipaddress
 import os

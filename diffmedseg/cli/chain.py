@@ -140,12 +140,12 @@ def _hold_to(chain: Chain) -> None:
     Raises:
         DataError: If the folder holds a chain with other settings.
     """
-    ignored = {"ckpt_path", "runs", "cycles"}  # another cycle may follow
+    ignored = {"ckpt_path", "runs", "cycles"}  # a resumed chain may have more cycles
     if not chain.options.agreement:
         ignored.add("agreement")  # older chains have no such option
     options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
     used = {"stages": chain.stages, "settings": chain.settings}
-    if not chain.options.true_masks:  # nothing is fine-tuned; older chains have no such stage
+    if not chain.options.true_masks:  # without true masks, nothing is fine-tuned, and older chains have no such stage
         used = {key: {k: v for k, v in one.items() if k != "fine_tuning"} for key, one in used.items()}
     record = {"data": chain.data, "options": options, **used}
     path = chain.folder / _ORDER

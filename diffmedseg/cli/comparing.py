@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffmedseg.evaluation.comparison import Comparison
     from diffmedseg.metrics.scores import CaseScore
 
-#: Characters that LaTeX takes for commands, and their escapes.
+#: Special characters of LaTeX, and their escapes.
 _LATEX = str.maketrans(
     {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {sign: f"\\{sign}" for sign in "&%$#_{}"}
@@ -50,7 +50,7 @@ def compare(args: list[str]) -> None:
     from diffmedseg.evaluation.comparison import compare_tests
     from diffmedseg.metrics.scores import TITLES
 
-    known = [score for score in TITLES if score != "seconds"]  # machines differ
+    known = [score for score in TITLES if score != "seconds"]  # runs may be timed on different machines
     for score in options.scores or ():
         if score not in TITLES:
             parser.error(unknown("score", score, list(TITLES)))
@@ -126,7 +126,7 @@ def _table(rows: "Sequence[Comparison]") -> str:
     texts = 1 + heads.index("Test")  # columns of words
     previous: list[str] = []
     shown = [heads]
-    for line in lines:  # words that repeat the line above are left out
+    for line in lines:  # leave out words that repeat the line above
         same = previous[: texts - 1] == line[: texts - 1]
         shown += [[], line] if previous and not same else [([""] * (texts - 1) + line[texts - 1 :]) if same else line]
         previous = line
@@ -162,7 +162,7 @@ def _latex(rows: "Sequence[Comparison]") -> str:
 
 
 def _csv(rows: "Sequence[Comparison]") -> str:
-    """Write full precision; what a row does not have is left empty."""
+    """Return CSV with full precision. Missing values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in fields(rows[0])]
@@ -173,7 +173,7 @@ def _csv(rows: "Sequence[Comparison]") -> str:
 
 
 def _json(rows: "Sequence[Comparison]") -> str:
-    """Write full precision; what a row does not have is null."""
+    """Return JSON with full precision. Missing values are null."""
     plain = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
     return json.dumps(plain, indent=1) + "\n"
 

@@ -1,4 +1,4 @@
-"""What the console shows of a run: our own messages, and not what says nothing to a user of this project."""
+"""Console output of a run: messages of this project, without irrelevant messages and warnings of libraries."""
 
 import logging
 import os
@@ -8,24 +8,24 @@ import warnings
 from rich.console import Console
 from rich.logging import RichHandler
 
-#: Lightning's messages that say nothing to a user of this project.
+#: Messages of Lightning that are irrelevant to users of this project.
 _NOISE = re.compile(r"Tip: |TPU available|GPU available: False|Restoring states from|Loaded model weights from")
-#: Warnings of things that are meant.
+#: Warnings about behaviour that is intended.
 _EXPECTED = (
     ".*LightningCLI's args parameter.*",  # every command passes its arguments on
-    ".*does not have many workers.*",  # training images lie in memory or a memory map
+    ".*does not have many workers.*",  # training images are in memory or a memory map
     ".*smaller than the logging interval.*",
-    ".*dirpath has changed.*",  # an evaluation has a folder of its own, and chooses no checkpoint
+    ".*dirpath has changed.*",  # an evaluation has its own folder, and chooses no checkpoint
     ".*It is recommended to use.*sync_dist.*",  # scores are gathered before they are logged
-    ".*`weights_only` was not set.*",  # nothing here is ever unpickled
+    ".*`weights_only` was not set.*",  # this project never unpickles a file
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*exists and is not empty.*",  # RunLogger deletes nothing
-    ".*checkpoint that ended before the epoch ended.*",  # ExactResume and the sampler go on where it ended
+    ".*checkpoint that ended before the epoch ended.*",  # ExactResume and the sampler resume within an epoch
 )
 
 
 def quieten() -> None:
-    """Send our log to the console, and leave noise out of it."""
+    """Send this project's log to the console, and hide irrelevant messages and warnings."""
     log = logging.getLogger("diffmedseg")
     if not log.handlers and "LOCAL_RANK" not in os.environ:  # once, by the first process
         log.addHandler(RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False))

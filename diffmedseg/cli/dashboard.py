@@ -1,4 +1,4 @@
-"""``diffmedseg dashboard``: arrange what runs log to W&B."""
+"""``diffmedseg dashboard``: build the W&B workspace for logged runs."""
 
 import os
 import sys

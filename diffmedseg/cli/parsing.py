@@ -124,7 +124,7 @@ def add_host(parser: argparse.ArgumentParser, warning: str) -> None:
 
 
 def keep_inputs_private() -> None:
-    """Log no names of inputs: those of other people's files are not for this console."""
+    """Log no names of inputs, because files of other people are private."""
     logging.getLogger("diffmedseg.prediction").setLevel(logging.CRITICAL)
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _DISTANCES = ("hd95", "nsd", "hd95_pixels", "nsd_pixels")
 _OVERLAP = ("dice", "iou", "thresholded_jaccard", "sensitivity", "precision", *_DISTANCES)
-#: With fewer validation cases a calibration is unreliable; a round number, not a measured one.
+#: Number of validation cases below which a calibration is unreliable. The number is our choice, and was not measured.
 _FEW_CASES = 20
-#: Names of ``evaluation.protocols.PROTOCOLS``; that module loads torch.
+#: Names of ``evaluation.protocols.PROTOCOLS``. They are repeated here because that module loads torch.
 _PROTOCOLS = ("brats", "medsegdiff", "pooled")
 _POLICIES = ("aggregation", "interval", "both_empty", "one_empty", "thresholded_jaccard", "surfaces")
 
@@ -77,7 +77,7 @@ def score(args: list[str]) -> None:
 
 
 class _Region(NamedTuple):
-    """The scores of one region. Masks, unlike label maps, have only one."""
+    """The scores of a region. Masks have one region; label maps may have several."""
 
     pairs: "Pairs"
     scored: "Scored"

@@ -27,7 +27,12 @@ from diffmedseg.runs import (
 
 
 def run(args: list[str], test: Tested | None = None) -> None:
-    """Run a command of LightningCLI, such as ``["fit", "-c", "config.yaml"]``; ``test`` has further facts of a test."""
+    """Run a command of LightningCLI.
+
+    Args:
+        args: The command line, such as ``["fit", "-c", "config.yaml"]``.
+        test: Facts of a test that are not in its configuration.
+    """
     keep_freed_memory()
     quieten()
     stop = StopSafely()
@@ -68,7 +73,7 @@ def _cli(args: list[str], run: bool, stop: StopSafely | None = None, test: Teste
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        # If another model than the configuration's is tested, metrics.json names it.
+        # A test of another model has no stored configuration; metrics.json names the model.
         save_config_callback=LoggedConfig if test is None or test.model is None else None,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [ExactResume(), stop or StopSafely()]},

@@ -24,7 +24,7 @@ from diffmedseg.zoo.registry import StorageType
 
 _EXPORT = "Make a zoo entry of a finished run, and a W&B artifact if the run was logged to W&B."
 
-#: Adds a command: its name, its function and its summary.
+#: Function that adds a command. It takes the command's name, function and summary.
 AddCommand = Callable[[str, object, str], argparse.ArgumentParser]
 
 

@@ -120,7 +120,7 @@ def draw_cases(options: argparse.Namespace) -> None:
 
 
 def familiarise(options: argparse.Namespace) -> None:
-    """Fit the warning of unfamiliar images of an entry."""
+    """Fit the warning about unfamiliar images, and add it to an entry."""
     from diffmedseg.errors import ZooError
     from diffmedseg.evaluation.calibrating import fit_familiarity
     from diffmedseg.zoo.familiarising import add_familiarity
