@@ -26,7 +26,7 @@ def check_spacing(spacing: Sequence[float], keys: Sequence[str] | None) -> tuple
     """Check the size of a voxel and return it.
 
     Args:
-        spacing: Distance of slices, rows and columns in mm.
+        spacing: Distances between slices, rows and columns in mm.
         keys: Keys of the slices' noise; None for the segmenter's own keys.
 
     Raises:

@@ -186,10 +186,10 @@ def _model_files(model: str | Path) -> tuple[str, list[Path]]:
 
 
 def _check_volumes(model: str, files: Sequence[Path], data: str, config: Mapping[str, Any]) -> None:
-    """Refuse pictures for a model that learns volumes, which sets the data's ``depth``.
+    """Refuse pictures for a model that learns volumes. Files of such a model set the data's ``depth``.
 
     Raises:
-        RecipeError: Saying what to choose.
+        RecipeError: If the data set has pictures; the message says what to choose.
     """
     from diffmedseg.data.catalogue import may_be_volumes
 
@@ -201,9 +201,9 @@ def _check_volumes(model: str, files: Sequence[Path], data: str, config: Mapping
 
 
 def _depth(path: Path) -> object:
-    """Return the ``depth`` of the data that a file sets, if it sets one."""
+    """Return the data's ``depth`` in a file; None if the file does not set it."""
     settings: object = read_settings(path)
-    for key in ("data", "init_args", "depth"):  # a file of the user's own may hold anything
+    for key in ("data", "init_args", "depth"):  # a user's file may contain anything
         settings = settings.get(key) if isinstance(settings, Mapping) else None
     return settings
 

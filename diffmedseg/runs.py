@@ -220,5 +220,5 @@ def release_runs() -> None:
 
 @rank_zero_only
 def remove_leftovers(run: Path) -> None:
-    """Remove temporary files of killed processes."""
+    """Remove the temporary files of killed processes from a run's folder."""
     remove_temporaries(run)

@@ -1,7 +1,7 @@
 """Time of S samples of an image, relative to a pass of the supervised baseline, for each MedSegDiff model.
 
-The baseline is the condition network. A pass of V1 costs at least as much as a pass of the baseline. V2 and Lite run the
-condition network only once. Run ``python experiments/benchmarks/samples_time.py``.
+The baseline is the condition network. A pass of V1 costs at least as much as a pass of the baseline. V2 and Lite run
+the condition network only once. Run ``python experiments/benchmarks/samples_time.py``.
 """
 
 from collections.abc import Callable, Iterator
