@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def keyed_generator(*key: object) -> torch.Generator:
-    """Make a CPU generator whose stream depends only on ``key``.
+    """Make a CPU generator. Its stream depends only on ``key``.
 
     The generator is always on the CPU, where streams are the same on every machine. PyTorch's Mersenne twister uses
     the lower 32 bits of a seed, so two of 10,000 keys coincide with a probability of about 1 %. This is harmless: two

@@ -12,7 +12,7 @@ class VolumeEstimate(NamedTuple):
 
     Attributes:
         ml: Volume of the mask in ml.
-        low: Lower end in ml of the interval of a calibrated model; None without calibration. The interval holds the
+        low: Lower end in ml of the interval of a calibrated model; None without calibration. The interval contains the
             true volume with the coverage of the calibration.
         high: Upper end in ml.
     """

@@ -172,7 +172,7 @@ def check_strategy(trainer: Trainer) -> None:
     Sharded weights have no average, and exact resuming needs checkpoints with complete weights.
 
     Raises:
-        NoRunError: If the strategy is not supported; the message names one that is.
+        NoRunError: If the strategy is not supported; the message names a supported strategy.
     """
     method = getattr(trainer.strategy.launcher, "_start_method", None)
     if method is not None:

@@ -125,8 +125,8 @@ def log_likelihoods(logits: Tensor, mask: Tensor, weight: Tensor | None = None, 
 def monte_carlo_loss(likelihoods: Tensor, pixels: int) -> Tensor:
     """Return the negative Monte-Carlo log-likelihood of masks (Monteiro et al. 2020), a scalar.
 
-    The likelihood of a whole mask is averaged over samples, before the logarithm. This likelihood is a product over
-    pixels, which would underflow. So the mean is a logsumexp of the samples' log-likelihoods.
+    The likelihood of a whole mask is averaged over samples, and then the logarithm is taken. This likelihood is a
+    product over pixels, which would underflow. So the logarithm of the mean is a logsumexp of log-likelihoods.
 
     Args:
         likelihoods: (B, S), float32, from :func:`log_likelihoods`.

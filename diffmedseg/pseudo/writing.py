@@ -132,7 +132,7 @@ def _begin(order: Order, folder: Path) -> list[PseudoMask]:
 
 
 def _choose_true(store: ImageStore, number: int, seed: int) -> set[str]:
-    """Choose the training images that keep their true masks, among those whose label is not healthy."""
+    """Choose the training images that keep their true masks, from the images without the label healthy."""
     diseased = [index for index in range(len(store)) if store.label(index) != 0] if number else []
     if number > len(diseased):
         raise DataError(

@@ -20,7 +20,7 @@ filter                Three layers on the coordinates of the spectrum, scaled an
 end of SS-Former      The result is added to the deepest map of the diffusion network.
 one part switched     The map of the missing part is added through a 1 x 1 convolution, so that the image always
 off                   conditions the network.
-anchor loss           beta 10 and alpha 5 (``recommended`` of :class:`MedSegDiffV2`).
+anchor loss           beta 10 and alpha 5 (``MedSegDiffV2.recommended``).
 ====================  ========================================================================================
 """
 
