@@ -13,7 +13,7 @@ from torch import nn
 from diffmedseg.atomic import write_alone
 from diffmedseg.errors import CheckpointError as CheckpointError
 
-#: Keys that a checkpoint needs, for a test and for a resumed run.
+#: Required keys of a checkpoint, for a test and for a resumed run.
 TO_TEST = ("state_dict", "pytorch-lightning_version")
 TO_RESUME = (*TO_TEST, "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 

@@ -25,7 +25,7 @@ def list_parts(part: str) -> list[str]:
     """Return the names of the files of a part, without combinations (``a+b``).
 
     Args:
-        part: ``model``, ``member``, ``data``, ``preset``, ``logger``, ``callbacks`` or ``chain``.
+        part: The folder: ``model``, ``member``, ``data``, ``preset``, ``logger``, ``callbacks`` or ``chain``.
     """
     return sorted(path.stem for path in (experiments_folder() / part).glob("*.yaml") if "+" not in path.stem)
 
@@ -117,7 +117,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
     Raises:
-        RecipeError: If it cannot be read, or holds no mapping.
+        RecipeError: If the file cannot be read, or does not contain a mapping.
     """
     try:
         content = read_yaml(path)

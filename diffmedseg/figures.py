@@ -67,7 +67,7 @@ _HANDLE = 0.5  # inches: maximum width of a legend entry beside its text
 
 
 class Drawing(Figure):
-    """A figure that notebooks show as a picture, also without pyplot."""
+    """A figure that notebooks show as a picture, even without pyplot."""
 
     def _repr_png_(self) -> bytes:
         written = io.BytesIO()

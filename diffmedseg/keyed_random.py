@@ -15,21 +15,21 @@ from torch import Tensor
 
 
 def keyed_generator(*key: object) -> torch.Generator:
-    """Make a CPU generator whose stream depends only on ``key``.
+    """Make a CPU generator. Its stream depends only on ``key``.
 
     The generator is always on the CPU, where streams are the same on every machine. PyTorch's Mersenne twister uses
     the lower 32 bits of a seed, so two of 10,000 keys coincide with a probability of about 1 %. This is harmless: two
     images would get the same noise.
 
     Args:
-        key: Anything with an unambiguous ``str``: integers, names.
+        key: Values with an unambiguous ``str``, such as integers and names.
     """
     digest = blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class NoiseGenerator(ABC):
-    """A source of noise that takes the place of a generator of PyTorch in the functions below."""
+    """A source of noise that replaces a generator of PyTorch in the functions of this module."""
 
     @abstractmethod
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -42,7 +42,7 @@ class NoiseGenerator(ABC):
 
 @dataclass(frozen=True)
 class BlendedGenerator(NoiseGenerator):
-    """Noise between that of two generators, as of a slice that lies between two others.
+    """A blend of the noise of two generators, for example for a slice between two other slices.
 
     The noise a cos(angle) + b sin(angle) is standard normal, too. The correlation of two such noises is the cosine of
     the difference of their angles.
@@ -73,8 +73,8 @@ class SplitGenerator(NoiseGenerator):
     """Normal noise of one generator and uniform numbers of another.
 
     Attributes:
-        normals: Gives the normal noise.
-        uniforms: Gives the uniform numbers.
+        normals: Generator of the normal noise.
+        uniforms: Generator of the uniform numbers.
     """
 
     normals: "Generator"
@@ -149,19 +149,19 @@ def check_slice_correlation(length: float | None) -> float | None:
 
 
 def slice_keys(volume: str, numbers: Iterable[int], spacing: float, length: float | None) -> list[str]:
-    """Return the keys of the noise of slices of a volume.
+    """Return the noise keys of the slices of a volume.
 
     Args:
         volume: The key of the volume.
         numbers: The numbers of the slices.
-        spacing: Distance of neighbouring slices, in mm.
-        length: As of :class:`SliceKey`; None for noise that all slices share.
+        spacing: Distance between neighbouring slices, in mm.
+        length: Distance for independent noise, as in :class:`SliceKey`; None for noise that all slices share.
     """
     return [volume if length is None else SliceKey(volume, number, spacing, length) for number in numbers]
 
 
 def sample_generator(seed: int, key: str, sample: int) -> Generator:
-    """Return the generator of a sample of an image, or of a slice where the key says so."""
+    """Return the generator of a sample of an image, or of a slice if the key is a :class:`SliceKey`."""
     return key.generator(seed, sample) if isinstance(key, SliceKey) else keyed_generator(seed, key, sample)
 
 

@@ -12,7 +12,7 @@ class VolumeEstimate(NamedTuple):
 
     Attributes:
         ml: Volume of the mask in ml.
-        low: Lower end in ml of the interval of a calibrated model; None without calibration. The interval holds the
+        low: Lower end in ml of the interval of a calibrated model; None without calibration. The interval contains the
             true volume with the coverage of the calibration.
         high: Upper end in ml.
     """
@@ -26,7 +26,7 @@ def check_spacing(spacing: Sequence[float], keys: Sequence[str] | None) -> tuple
     """Check the size of a voxel and return it.
 
     Args:
-        spacing: Distance of slices, rows and columns in mm.
+        spacing: Distances between slices, rows and columns in mm.
         keys: Keys of the slices' noise; None for the segmenter's own keys.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Old names since 0.1.0: they still work, and warn. Stored configs may name classes of moved modules."""
+"""Old names since version 0.1.0 still work, with a warning. Stored configs may name classes of moved modules."""
 
 import sys
 import warnings

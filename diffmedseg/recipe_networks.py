@@ -26,7 +26,7 @@ _CONDITIONS = {
 
 
 def class_of_network(files: Sequence[Path]) -> str | None:
-    """Return the class path of the network: the last one in the files."""
+    """Return the class path of the network. The last file that sets it counts."""
     denoisers = [read_settings(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
     return next((denoiser["class_path"] for denoiser in reversed(denoisers) if "class_path" in denoiser), None)
 
@@ -81,7 +81,7 @@ def is_on_encoder(network: Mapping[str, Any] | None) -> bool:
 def pretrained_network(
     pretrained: str | Path, model: str, files: Sequence[Path]
 ) -> tuple[dict[str, Any], Sequence[int] | None]:
-    """Return the network of ``pretrained``, whose size and encoder replace the recipe's.
+    """Return the network of ``pretrained``. Its size and encoder replace the recipe's.
 
     Returns:
         The network, and the height and width of the grid on which it learned; None if they are not stored.

@@ -65,7 +65,7 @@ class Recipe:
         network: Network that replaces the recipe's: the network of ``pretrained``, or a network with an encoder. None
             for the recipe's own network.
         pretrained: Zoo entry, run or file with the initial weights; None for new weights.
-        trust: Your own packages whose classes may be loaded for ``pretrained``.
+        trust: Your own packages from which ``pretrained`` may load classes.
     """
 
     name: str
@@ -126,7 +126,7 @@ def recipe(
         pretrained: A zoo entry, the folder of a run, or a checkpoint with the initial weights. MedSegDiff-Lite can also
             start from a supervised baseline, which becomes its condition network. The run takes its image size, and
             the learning rates for encoders if it has one. Data that is trained in patches keeps its own image size.
-        trust: Your own packages whose classes ``pretrained`` may load.
+        trust: Your own packages from which ``pretrained`` may load classes.
         settings: Settings that override all others, as on the command line: ``["--trainer.max_steps=100"]``.
         encoder: Name of an encoder, such as ``lite0`` or ``resnet34``. The condition network of MedSegDiff-Lite and
             -V2, SSN and the supervised baseline become a U-Net with this encoder. ``none`` for the model's own network.
@@ -186,10 +186,10 @@ def _model_files(model: str | Path) -> tuple[str, list[Path]]:
 
 
 def _check_volumes(model: str, files: Sequence[Path], data: str, config: Mapping[str, Any]) -> None:
-    """Refuse pictures for a model that learns volumes, which sets the data's ``depth``.
+    """Refuse pictures for a model that learns volumes. Files of such a model set the data's ``depth``.
 
     Raises:
-        RecipeError: Saying what to choose.
+        RecipeError: If the data set has pictures; the message says what to choose.
     """
     from diffmedseg.data.catalogue import may_be_volumes
 
@@ -201,9 +201,9 @@ def _check_volumes(model: str, files: Sequence[Path], data: str, config: Mapping
 
 
 def _depth(path: Path) -> object:
-    """Return the ``depth`` of the data that a file sets, if it sets one."""
+    """Return the data's ``depth`` in a file; None if the file does not set it."""
     settings: object = read_settings(path)
-    for key in ("data", "init_args", "depth"):  # a file of the user's own may hold anything
+    for key in ("data", "init_args", "depth"):  # a user's file may contain anything
         settings = settings.get(key) if isinstance(settings, Mapping) else None
     return settings
 

@@ -172,7 +172,7 @@ def check_strategy(trainer: Trainer) -> None:
     Sharded weights have no average, and exact resuming needs checkpoints with complete weights.
 
     Raises:
-        NoRunError: If the strategy is not supported; the message names one that is.
+        NoRunError: If the strategy is not supported; the message names a supported strategy.
     """
     method = getattr(trainer.strategy.launcher, "_start_method", None)
     if method is not None:
@@ -220,5 +220,5 @@ def release_runs() -> None:
 
 @rank_zero_only
 def remove_leftovers(run: Path) -> None:
-    """Remove temporary files of killed processes."""
+    """Remove the temporary files of killed processes from a run's folder."""
     remove_temporaries(run)

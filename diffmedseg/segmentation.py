@@ -106,7 +106,7 @@ class Origin:
         model: The model.
         settings: ``num_samples``, ``num_steps``, ``seed`` and ``tta`` of :meth:`Segmenter.segment`.
         orientation: EXIF orientation of the segmented picture; 1 for arrays and tensors.
-        spacing: Distance of slices, rows and columns in mm, if the images are the slices of one volume.
+        spacing: Distances between slices, rows and columns in mm, if the images are the slices of one volume.
         seconds: Time for all images.
     """
 
@@ -228,7 +228,7 @@ class Segmentation:
 
         Raises:
             IndexError: If there is no such image.
-            ValueError: If the image is of another size than the segmentation.
+            ValueError: If the image and the segmentation have different sizes.
         """
         from diffmedseg.notebook import plot
 
@@ -302,5 +302,5 @@ def majority(masks: Tensor) -> Tensor:
 
 
 def nest(mask: Tensor) -> Tensor:
-    """Make regions (..., K, H, W), soft or bool, nest: each is at most the previous region."""
+    """Limit each region of a mask (..., K, H, W), soft or bool, to the previous region, so that regions are nested."""
     return torch.stack(list(accumulate(mask.unbind(-3), torch.minimum)), -3)  # ONNX has no cummin

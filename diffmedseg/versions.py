@@ -9,7 +9,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str | None]:
-    """Return the installed version of each of ``PACKAGES``; None where a package is not installed."""
+    """Return the installed version of each of ``PACKAGES``; None if a package is not installed."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:

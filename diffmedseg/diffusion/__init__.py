@@ -1,4 +1,4 @@
-"""Noise processes, their reversal and their training loss."""
+"""Noise processes, reverse processes and training losses."""
 
 from diffmedseg.diffusion.encoding import mask_to_x, x_to_mask
 from diffmedseg.diffusion.loss import DiffusionLoss, PriorLoss

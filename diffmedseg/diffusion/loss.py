@@ -1,4 +1,4 @@
-"""The training loss of a denoiser."""
+"""Training losses of denoisers and condition networks."""
 
 from typing import Literal
 
@@ -11,15 +11,15 @@ from diffmedseg.diffusion.encoding import x_to_mask
 from diffmedseg.diffusion.process import NoiseProcess
 
 Weighting = Literal["uniform", "snr_plus_one"]
-#: What a soft Dice is taken over: each image of a batch, or all of them as one.
+#: Pixels of a soft Dice: the pixels of each image, or of the whole batch together.
 DiceOver = Literal["image", "batch"]
 
 
 def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
-    """One minus the soft Dice of each mask, smoothed by one pixel so that empty masks have a gradient.
+    """Return 1 - soft Dice of each mask. One pixel is added for smoothing, so that empty masks have a gradient.
 
     Args:
-        probability: (B, K, H, W), in [0, 1]; here and below volumes are (B, K, D, H, W).
+        probability: (B, K, H, W), in [0, 1]. In this module, volumes are (B, K, D, H, W).
         mask: (B, K, H, W), in {0, 1}.
 
     Returns:
@@ -31,7 +31,7 @@ def soft_dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
 
 
 def weigh_pixels(values: Tensor, pixels: Tensor | None) -> Tensor:
-    """Multiply (B, K, H, W) by the weights of pixels, (B, 1, H, W); None for all alike."""
+    """Multiply values (B, K, H, W) by the weights of pixels, (B, 1, H, W); None for equal weights."""
     return values if pixels is None else values * pixels
 
 
@@ -42,24 +42,24 @@ def row_dice_loss(
     weight: Tensor | None = None,
     pixels: Tensor | None = None,
 ) -> Tensor:
-    """One minus the soft Dice, for each row and region of a batch.
+    """Return 1 - soft Dice, for each row and region of a batch.
 
-    Over each image, an empty answer to an empty mask has Dice 1, and any answer has nearly 0. Where many masks are
-    empty, a network that answers nothing everywhere then collects a whole Dice for each of them, and a small network
-    never leaves that answer. Over the batch, an empty answer has Dice 0 as soon as one mask of the batch is not empty,
-    and foreground in an image with an empty mask costs no more than the same pixels elsewhere. nnU-Net's 2-D
+    With a Dice per image, an empty prediction for an empty mask has Dice 1, and any other prediction nearly 0. If many
+    masks are empty, a network that always predicts nothing gets Dice 1 for each of them, and a small network never
+    leaves this solution. With a Dice over the batch, predicting nothing has Dice 0 if any mask of the batch is not
+    empty. And foreground in an image with an empty mask costs no more than the same pixels elsewhere. nnU-Net's 2-D
     configuration does the same (Isensee et al. 2021, "batch Dice").
 
     Args:
         probability: (B, K, H, W), in [0, 1].
         mask: (B, K, H, W), in {0, 1}.
         over: ``image`` or None for a Dice of each image, ``batch`` for the Dice of all pixels of the batch.
-        weight: (B, 1) or (B, K), at least 0: how much each mask counts in the sums of a batch; None for all alike.
-        pixels: (B, 1, H, W), at least 0: how much each pixel counts in all sums; None for all alike.
+        weight: (B, 1) or (B, K), at least 0: weight of each mask in the sums of a batch; None for equal weights.
+        pixels: (B, 1, H, W), at least 0: weight of each pixel in all sums; None for equal weights.
 
     Returns:
-        Shape (B, K), in [0, 1]; over the batch all values of a region are equal. The caller multiplies by its weights
-        either way.
+        Shape (B, K), in [0, 1]. Over the batch, all values of a region are equal. In both cases, the caller still has
+        to multiply by its weights.
     """
     probability, mask = weigh_pixels(probability, pixels), weigh_pixels(mask, pixels)
     if over != "batch":
@@ -72,15 +72,15 @@ def row_dice_loss(
 
 
 class DiffusionLoss(Configurable, nn.Module):
-    """A weighted sum of losses on a denoiser's prediction, in float32 whatever the autocast.
+    """A weighted sum of losses on a denoiser's prediction, in float32 under any autocast.
 
     Args:
         mse: Weight of the squared error of the predicted quantity (x_0, v or epsilon).
-        bce: Weight of the binary cross-entropy of x_0; needs an ``x_0`` prediction, whose output is a logit.
-        dice: Weight of the soft Dice loss of x_0. It seeks modes, so it costs diversity.
-        weighting: How noise levels are weighted: alike, or by SNR + 1 clamped to [1, 5].
-        dice_over: What the soft Dice is taken over; ``batch`` where many masks are empty, see :func:`row_dice_loss`.
-            None takes what the segmenter says, and without one each image.
+        bce: Weight of the binary cross-entropy of x_0. It needs an ``x_0`` prediction, with a logit as output.
+        dice: Weight of the soft Dice loss of x_0. This loss is mode-seeking, so samples are less diverse.
+        weighting: Weights of noise levels: equal, or SNR + 1 clamped to [1, 5].
+        dice_over: Pixels of each soft Dice: ``image``, or ``batch`` if many masks are empty; see
+            :func:`row_dice_loss`. None for the segmenter's setting; without a segmenter, ``image``.
     """
 
     def __init__(
@@ -107,19 +107,19 @@ class DiffusionLoss(Configurable, nn.Module):
         weight: Tensor | None = None,
         pixels: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss, a scalar: the mean over the rows and regions.
+        """Compute the loss, a scalar: the mean over rows and regions.
 
         Args:
-            process: The noise process; its ``prediction`` says what ``output`` means.
+            process: The noise process. Its ``prediction`` defines the meaning of ``output``.
             output: (B, K, H, W), the network's raw output.
-            x_t: (B, K, H, W), what it was given.
-            t: (B,), its time steps.
+            x_t: (B, K, H, W), the network's input.
+            t: (B,), the network's time steps.
             x_0: (B, K, H, W), the clean masks in {-1, 1}.
             eps: (B, K, H, W), the noise in x_t.
-            weight: (B, K), at least 0: how much each mask counts; None for all alike. Masks of weight 0 still count in
-                the number that the sum is divided by, so that the loss of a batch is the mean of its parts' losses.
-            pixels: (B, 1, H, W), at least 0: how much each pixel counts; None for all alike. As with masks, pixels of
-                weight 0 still count in the number that a sum is divided by.
+            weight: (B, K), at least 0: weight of each mask; None for equal weights. The sum is divided by the number of
+                all masks, including those with weight 0, so that the loss of a batch is the mean of its parts' losses.
+            pixels: (B, 1, H, W), at least 0: weight of each pixel; None for equal weights. As with masks, a sum is
+                divided by the number of all pixels, including those with weight 0.
 
         Raises:
             ValueError: If ``bce`` is set and the process does not predict x_0.
@@ -151,17 +151,17 @@ class DiffusionLoss(Configurable, nn.Module):
 
 
 class PriorLoss(Configurable, nn.Module):
-    """The loss of the condition network's own mask, cross-entropy and soft Dice, in float32 whatever the autocast.
+    """The loss of the condition network's own mask: cross-entropy and soft Dice, in float32 under any autocast.
 
-    The anchor loss of MedSegDiff-V2 (arXiv 2301.11798, section 3.4): Dice + beta CE where t = 0 mod alpha; by
-    second-hand accounts beta is 10 and alpha 5.
+    It can be the anchor loss of MedSegDiff-V2 (arXiv 2301.11798, section 3.4): Dice + beta CE where t = 0 mod alpha. By
+    second-hand accounts, beta is 10 and alpha 5.
 
     Args:
         bce: Weight of the binary cross-entropy.
         dice: Weight of the soft Dice loss.
-        every: It counts at every such time step; 1 for all.
-        dice_over: What the soft Dice is taken over; ``batch`` where many masks are empty, see :func:`row_dice_loss`.
-            None takes what the segmenter says, and without one each image.
+        every: The loss counts only at time steps that are multiples of this number; 1 for all time steps.
+        dice_over: Pixels of each soft Dice: ``image``, or ``batch`` if many masks are empty; see
+            :func:`row_dice_loss`. None for the segmenter's setting; without a segmenter, ``image``.
     """
 
     def __init__(self, bce: float = 1.0, dice: float = 1.0, every: int = 1, dice_over: DiceOver | None = None) -> None:
@@ -175,14 +175,15 @@ class PriorLoss(Configurable, nn.Module):
     ) -> Tensor:
         """Compute the loss, a scalar.
 
-        What does not count is multiplied by 0 and never left out, so that every process of many has all gradients.
+        Terms that do not count are multiplied by 0 instead of left out. So with several processes, every process has
+        all gradients.
 
         Args:
             logits: (B, K, H, W), the condition network's own mask.
             mask: (B, K, H, W), in {0, 1}.
-            t: (B, L), the time steps that each image was trained at.
-            weight: (B, K), at least 0: how much each mask counts; None for all alike.
-            pixels: (B, 1, H, W), at least 0: how much each pixel counts; None for all alike.
+            t: (B, L), the training time steps of each image.
+            weight: (B, K), at least 0: weight of each mask; None for equal weights.
+            pixels: (B, 1, H, W), at least 0: weight of each pixel; None for equal weights.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()

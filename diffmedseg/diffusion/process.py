@@ -38,7 +38,7 @@ def schedule_alpha_bar(schedule: Schedule, num_train_steps: int) -> Tensor:
         num_train_steps: T.
 
     Returns:
-        alpha_bar, shape (T,), float64, strictly decreasing; on the CPU, whatever the default device.
+        alpha_bar, shape (T,), float64, strictly decreasing, on the CPU for any default device.
     """
     if schedule == "linear":
         low, high = (beta * 1000 / num_train_steps for beta in _LINEAR_BETAS)
@@ -53,27 +53,27 @@ def schedule_alpha_bar(schedule: Schedule, num_train_steps: int) -> Tensor:
 def shift_log_snr(alpha_bar: Tensor, input_scale: float) -> Tensor:
     """Shift a schedule's log-SNR by 2 log(input_scale).
 
-    Scaling x_0 by s and rescaling x_t to unit variance is the same as this shift (Chen 2023, arXiv 2301.10972,
-    section 2.3, there called input scaling). Masks stay +-1, so every scheduler's clipping stays right.
+    The shift has the same effect as scaling x_0 by s and rescaling x_t to unit variance (Chen 2023, arXiv 2301.10972,
+    section 2.3, there called input scaling). Masks stay +-1, so every scheduler still clips correctly.
 
     Args:
         alpha_bar: Shape (T,).
-        input_scale: s > 0; below 1 makes every step noisier.
+        input_scale: s > 0. A value below 1 makes every step noisier.
     """
     signal = input_scale**2 * alpha_bar
     return signal / (1 - alpha_bar + signal)
 
 
 class NoiseProcess(Configurable, nn.Module):
-    """A discrete Gaussian noise process, with its schedule as buffers.
+    """A discrete Gaussian noise process, with its schedule as a buffer.
 
-    Masks are so redundant that with ordinary noise a network reads the mask from x_t and ignores the image. So the
-    defaults are an ``input_scale`` below 1 and a prediction of x_0.
+    Masks are redundant: with ordinary noise, a network reads the mask from x_t and ignores the image. So the defaults
+    are an ``input_scale`` below 1 and a prediction of x_0.
 
     Args:
         num_train_steps: T.
         schedule: The published schedule to start from.
-        input_scale: Shift of its log-SNR, see :func:`shift_log_snr`.
+        input_scale: Shift of the schedule's log-SNR; see :func:`shift_log_snr`.
         prediction: Quantity that the network predicts. For ``x_0`` the output is a logit: x_0 = tanh(output / 2), so
             that (x_0 + 1) / 2 is the sigmoid of the logit.
     """
@@ -96,7 +96,7 @@ class NoiseProcess(Configurable, nn.Module):
         self.prediction: Prediction = prediction
         alpha_bar = shift_log_snr(schedule_alpha_bar(schedule, num_train_steps), input_scale)
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-        #: beta_t of the shifted schedule, the form in which diffusers' schedulers take a schedule.
+        #: beta_t of the shifted schedule, for diffusers' schedulers.
         self.betas: list[float] = (1 - alpha_bar / previous).tolist()
         self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
 

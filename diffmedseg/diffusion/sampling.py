@@ -14,8 +14,8 @@ from diffmedseg.configurable import Configurable
 from diffmedseg.diffusion.process import NoiseProcess
 from diffmedseg.keyed_random import Generator, keyed_normal
 
-_MAX_BETA = 1 - 2**-20  # in float32 a larger beta is 1, and a signal of 0 has no logarithm
-#: Options that would move x_t to other noise levels than the network is told.
+_MAX_BETA = 1 - 2**-20  # a larger beta could be 1 in float32, and a signal of 0 has no logarithm
+#: Options that would give x_t other noise levels than the network expects.
 _OTHER_LEVELS: dict[str, object] = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
@@ -95,7 +95,7 @@ class ReverseProcess(Configurable):
             num_train_timesteps=len(levels),
             trained_betas=betas.clip(max=_MAX_BETA).tolist(),
             prediction_type="sample",
-            timestep_spacing="trailing",  # all of them, to the last
+            timestep_spacing="trailing",  # all levels, including the last
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # numpy's, of diffusers

@@ -1,4 +1,4 @@
-"""The reverse process as a fixed sum at each step, for exported graphs.
+"""The reverse process as a weighted sum at each step, for exported graphs.
 
 A deterministic scheduler on predictions of x_0 is linear: each x_t is a weighted sum of the first x_t and all earlier
 predictions of x_0. The weights depend only on the noise levels.

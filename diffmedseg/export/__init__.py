@@ -1,6 +1,6 @@
-"""Models as ONNX graphs: writing them, and segmenting by them with onnxruntime and NumPy alone.
+"""Models as ONNX graphs: write graphs, and segment with onnxruntime and NumPy alone.
 
-Importing this package does not import torch; writing graphs does.
+Importing this package does not import torch. Writing graphs needs torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Images and maps as NumPy arrays, brought to a model's form and grid as PyTorch models bring tensors."""
+"""Convert images and maps in NumPy to a model's range and grid, with the same results as the PyTorch code."""
 
 import warnings
 from collections.abc import Callable
@@ -13,15 +13,15 @@ _TOLERANCE = 1e-3  # beyond [-1, 1]
 
 
 def to_model_range(image: object, channels: int) -> Floats:
-    """Bring an image into the model's form, (B, C, H, W) float32 in [-1, 1].
+    """Convert an image to the model's form, (B, C, H, W) float32 in [-1, 1].
 
     Args:
-        image: Array of shape (H, W), (H, W, C) if uint8, (C, H, W) or (B, C, H, W). uint8 is taken as [0, 255], float
-            as [-1, 1].
-        channels: C, the model's channels.
+        image: Array of shape (H, W), (H, W, C) if uint8, (C, H, W) or (B, C, H, W). The range is [0, 255] for uint8,
+            and [-1, 1] for float.
+        channels: C, number of the model's channels.
 
     Raises:
-        ValueError: If type, shape, number of channels or range does not fit.
+        ValueError: If the type, shape, number of channels or range does not fit.
     """
     if not isinstance(image, np.ndarray):
         raise ValueError(
@@ -65,7 +65,7 @@ def _check_values(values: Floats, shape: tuple[int, ...], eight_bit: bool) -> No
 
 
 def resize(maps: Floats, size: tuple[int, int]) -> Floats:
-    """Resize maps (..., h, w) bilinearly to (..., *size), antialiased where they shrink, as PyTorch does."""
+    """Resize maps (..., h, w) bilinearly to (..., *size), with antialiasing for smaller sizes, as in PyTorch."""
     height, width = maps.shape[-2:]
     if (height, width) == size:
         return maps
@@ -85,9 +85,10 @@ def resize_soft(maps: Floats, size: tuple[int, int]) -> Floats:
 
 
 def _weights(before: int, after: int) -> Floats:
-    """Return the matrix (after, before) that resizes a line: triangles, as wide as a pixel of the coarser line.
+    """Return the matrix (after, before) that resizes a line.
 
-    Positions are float32, as in PyTorch: on long lines their rounding moves weights by more than that of the sums.
+    Its rows are triangles. Their half-width is a pixel of the coarser line. Positions are float32, as in PyTorch: on
+    long lines, their rounding changes the weights more than the rounding of sums.
     """
     scale = np.float32(before) / np.float32(after)
     wide = np.float32(max(float(scale), 1.0))
@@ -104,10 +105,10 @@ def _weights(before: int, after: int) -> Floats:
 
 
 def calibrate(probability: Floats, calibration: Any) -> Floats:  # noqa: ANN401  plain data
-    """Map probabilities by the config of a :class:`~diffmedseg.postprocessing.Calibration`, or None.
+    """Calibrate probabilities by the config of a :class:`~diffmedseg.postprocessing.Calibration`; None keeps them.
 
     Raises:
-        KeyError: If it is of no known class.
+        KeyError: If the class of the calibration is not known.
     """
     if calibration is None:
         return probability
@@ -128,7 +129,7 @@ def _isotonic(p: Floats, probability: list[float], frequency: list[float]) -> Fl
     return np.interp(p, probability, frequency).astype(np.float32)
 
 
-#: The calibrations that have a form in NumPy, by the path of their class; those of 0.1 are in graphs of then.
+#: Calibrations in NumPy, by the path of their class. Graphs of version 0.1 have the paths of this version.
 CALIBRATIONS: dict[str, Callable[..., Floats]] = {
     "diffmedseg.postprocessing.TemperatureScaling": _scale_temperature,
     "diffmedseg.postprocessing.IsotonicCalibration": _isotonic,
@@ -136,11 +137,11 @@ CALIBRATIONS: dict[str, Callable[..., Floats]] = {
     "diffmedseg.calibration.IsotonicCalibration": _isotonic,
 }
 
-_FINE_BINS = 1000  # of diffmedseg.metrics.calibration
+_FINE_BINS = 1000  # as in diffmedseg.metrics.calibration
 
 
 def contour(probability: Floats, levels: list[float | None]) -> NDArray[np.bool_]:
-    """Return a contour, filled, of a probability (B, K, H, W) that is not calibrated; see ``Conformal.contours``."""
+    """Return the filled contour of an uncalibrated probability (B, K, H, W); see ``Conformal.contours``."""
     bins = (probability.astype(np.float64) * _FINE_BINS).astype(np.int64).clip(0, _FINE_BINS - 1)
     edges = [np.inf if level is None else np.round(level * _FINE_BINS) for level in levels]
     inside: NDArray[np.bool_] = bins >= np.array(edges)[:, None, None]

@@ -1,4 +1,4 @@
-"""What a graph has to be told to segment as its model does: stored as JSON in the graph's metadata."""
+"""The contract of a graph: the settings that it needs to segment like its model, as JSON in the graph's metadata."""
 
 import json
 from collections.abc import Mapping
@@ -18,27 +18,27 @@ class Contract:
     """The contract of a graph.
 
     Attributes:
-        model: What the model was loaded by, such as the name of a zoo entry.
-        title: What people call the network.
-        graph: What the graph computes: ``sampler``, ``encode`` or ``step``.
+        model: Name by which the model was loaded, such as the name of a zoo entry.
+        title: Name of the network for people.
+        graph: Kind of the graph: ``sampler``, ``encode`` or ``step``.
         channels: Names of the image's channels, in order.
         regions: Names of the mask's regions, in order.
-        nested: Whether each region lies within the one before it.
+        nested: Whether each region lies within the previous region.
         image_size: Height and width of the model's grid, in pixels.
-        input: How an image becomes the graph's input.
-        noise: Inputs of noise of the sampler, in the order in which a sample's stream gives them.
-        num_samples: S that the model takes by default.
+        input: Description of the conversion of an image to the graph's input.
+        noise: Noise inputs of the sampler, in the order in which the generator of a sample draws them.
+        num_samples: The model's default number of samples, S.
         num_steps: Network evaluations per sample, unrolled in the graph.
         seed: Seed of the noise.
-        threshold: Foreground is where the calibrated probability exceeds it.
-        calibration: ``{class_path, init_args}`` of what maps the probability; None for nothing.
-        contours: Levels of the ``inner`` and the ``outer`` contour, by region; a level of None is that of an empty
-            contour. None where the model has none.
-        cropped: Whether images have to be windows of pictures, as those around an optic disc.
-        steps: Of ``step``: ``levels`` t of the sampler's steps, and the ``weights`` of the first x_t and of the x_0
-            before, for the x_t of each step but the first.
-        intended_use: What the model is for.
-        version: Version of diffmedseg that wrote it.
+        threshold: A pixel is foreground if its calibrated probability exceeds this number.
+        calibration: ``{class_path, init_args}`` of the calibration; None for no calibration.
+        contours: Levels of the ``inner`` and the ``outer`` contour, by region; a level of None gives an empty contour.
+            None if the model has no contours.
+        cropped: Whether images have to be windows of pictures, such as windows around an optic disc.
+        steps: For a ``step`` graph: the ``levels`` t of the sampler's steps, and the ``weights`` of the first x_t and
+            all earlier x_0 in the x_t of each step but the first.
+        intended_use: Intended use of the model.
+        version: Version of diffmedseg that wrote the graph.
     """
 
     model: str
@@ -63,15 +63,15 @@ class Contract:
     format: int = field(default=FORMAT)
 
     def to_json(self) -> str:
-        """Return the contract as JSON; floats keep every bit."""
+        """Return the contract as JSON. Floats keep every bit."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """Read the contract back.
+        """Read a contract from JSON.
 
         Raises:
-            ExportError: If it is no contract, or that of a later version.
+            ExportError: If the text is no contract, or has another format.
         """
         try:
             stored = json.loads(text)

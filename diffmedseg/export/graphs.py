@@ -1,4 +1,4 @@
-"""The parts of a model as modules of tensors alone, of which graphs can be made."""
+"""The parts of a model as modules with tensors as inputs and outputs, which can be exported as graphs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from diffmedseg.models.denoiser import Condition
 
 
 class Graph(nn.Module, ABC):
-    """A module of tensors alone.
+    """A module with tensors as inputs and outputs.
 
     Attributes:
-        inputs: By name, the names of the axes, from the first one, that may have any length.
+        inputs: By name of each input, the names of its first axes, which may have any length.
         outputs: Names of the outputs.
     """
 
@@ -25,23 +25,23 @@ class Graph(nn.Module, ABC):
 
     @abstractmethod
     def example(self, images: int, samples: int) -> tuple[Tensor, ...]:
-        """Return inputs of random numbers for a number of images, and of samples of each."""
+        """Return random inputs for a number of images, and a number of samples per image."""
 
 
 class SamplerGraph(Graph):
-    """Images and noise in, samples and what follows from them out; all chains run together.
+    """Maps images and noise to samples, probability and prior. All chains run together.
 
     Args:
         model: The model.
         num_steps: Network evaluations per sample, unrolled.
 
     Attributes:
-        noise: What the noise of a sample consists of, in the order of the inputs.
-        reverse: The steps, of a method that denoises masks step by step; None for other methods.
+        noise: The parts of the noise of a sample, in the order of the inputs.
+        reverse: The steps of a method that denoises masks step by step; None for other methods.
 
     Raises:
-        ExportError: If the model cannot be a graph.
-        ValueError: If its sampler adds noise at its steps.
+        ExportError: If the model cannot be exported.
+        ValueError: If the model's sampler adds noise at its steps.
     """
 
     def __init__(self, model: DiffusionSegmenter, num_steps: int) -> None:
@@ -64,11 +64,11 @@ class SamplerGraph(Graph):
 
         Args:
             image: (B, C, h, w), in [-1, 1], on the model's grid.
-            noise: Each (B, S, *shape), as the attribute ``noise`` says.
+            noise: The inputs of the attribute ``noise``, each (B, S, *shape).
 
         Returns:
-            ``samples`` (B, S, K, h, w); ``probability`` (B, K, h, w), fused, before calibration; ``prior``
-            (B, K, h, w) where there is one.
+            ``samples`` (B, S, K, h, w); ``probability`` (B, K, h, w): the fused samples, before calibration; ``prior``
+            (B, K, h, w), if the model has a prior.
         """
         named = {part.name: values for part, values in zip(self.noise, noise, strict=True)}
         result = self.model.fuse_by(self.model.fusion, self._draw(image, named), self.model.image_size)
@@ -76,13 +76,13 @@ class SamplerGraph(Graph):
 
 
 class EncodeGraph(Graph):
-    """What depends on the image alone: images (B, C, h, w) in [-1, 1] in, the tensors of their condition out.
+    """Maps images (B, C, h, w) in [-1, 1] to the tensors of their condition, which depends on the image alone.
 
     Args:
         model: The model.
 
     Attributes:
-        structure: How a condition is put together of its tensors.
+        structure: Structure of a condition, to build it from its tensors.
     """
 
     def __init__(self, model: DiffusionSegmenter) -> None:
@@ -104,30 +104,30 @@ class EncodeGraph(Graph):
 
 
 class StepGraph(Graph):
-    """A step of the chains: noisy masks, noise levels and the tensors of a condition in, x_0 out.
+    """Maps noisy masks, noise levels and the tensors of a condition to x_0: a step of the chains.
 
     Args:
         model: The model.
-        process: Its noise process.
-        encode: Of the same model.
+        process: The model's noise process.
+        encode: The graph of the same model that encodes images.
     """
 
     def __init__(self, model: DiffusionSegmenter, process: NoiseProcess, encode: EncodeGraph) -> None:
         super().__init__()
         self.denoiser, self.process, self._structure = model.denoiser, process, encode.structure
-        self._encode = [encode]  # in a list, its weights are no part of this graph
+        self._encode = [encode]  # the list keeps its weights out of this graph
         self.inputs = {"x_t": ("rows",), "t": ("rows",), **dict.fromkeys(encode.outputs, ("images",))}
         self.outputs = ["x_0"]
 
     def example(self, images: int, samples: int) -> tuple[Tensor, ...]:
-        """Return noise, levels and the condition of images; see the base class."""
+        """Return noisy masks, noise levels and the condition of images; see the base class."""
         encode, rows, generator = self._encode[0], images * samples, torch.Generator().manual_seed(images)
         x_t = torch.randn(rows, self.denoiser.x_channels, *encode.size, generator=generator)
         t = torch.randint(self.process.num_train_steps, (rows,), generator=generator)
         return x_t, t, *encode(*encode.example(images, samples))
 
     def forward(self, x_t: Tensor, t: Tensor, *condition: Tensor) -> tuple[Tensor]:
-        """Predict x_0 (B * S, K, h, w), in [-1, 1], of x_t of the same shape and t (B * S,), image-major."""
+        """Predict x_0 (B * S, K, h, w), in [-1, 1], from x_t of the same shape and t (B * S,), image-major."""
         encoded: Condition = pytree.tree_unflatten(condition, self._structure)
         return (self.process.to_x_0(self.denoiser(x_t, t, encoded).float(), x_t, t),)
 

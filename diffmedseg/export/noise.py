@@ -1,8 +1,8 @@
-"""PyTorch's keyed noise in NumPy: the same key gives the same samples in either.
+"""Keyed noise in NumPy, equal to PyTorch's: the same key gives the same noise.
 
-PyTorch's CPU generator is a Mersenne twister of 32-bit numbers (MT19937, Matsumoto & Nishimura 1998) that is seeded by
-the lower 32 bits of the seed. A uniform number has the lower 24 bits of one of them. 16 or more normal numbers are
-drawn together, in groups of 16, by the Box-Muller transform in float32; fewer, one by one in float64.
+PyTorch's CPU generator is a Mersenne twister of 32-bit numbers (MT19937, Matsumoto & Nishimura 1998). The lower 32 bits
+of the seed are its seed. A uniform number has the lower 24 bits of a 32-bit number. The Box-Muller transform gives
+normal numbers: in groups of 16 in float32 if at least 16 are drawn, and else one by one in float64.
 """
 
 import math
@@ -22,7 +22,7 @@ class KeyedNoise:
     """The stream of :func:`~diffmedseg.diffusion.keyed_generator`.
 
     Args:
-        key: Anything with an unambiguous ``str``: integers, names.
+        key: Values with an unambiguous ``str``, such as integers and names.
     """
 
     def __init__(self, *key: object) -> None:
@@ -48,7 +48,7 @@ class KeyedNoise:
         return (self._raw(number) & np.uint64(2**24 - 1)).astype(np.float32) * np.float32(2.0**-24)
 
     def _normal(self, number: int) -> NDArray[np.float32]:
-        """Draw at least 16. Where they do not divide by 16, the last 16 are drawn anew."""
+        """Draw at least 16 normal numbers. If their number is no multiple of 16, the last 16 are drawn again."""
         values = self._uniform(number)
         whole = number // _GROUP * _GROUP
         values[:whole] = _box_muller(values[:whole])
@@ -57,7 +57,7 @@ class KeyedNoise:
         return values
 
     def _few_normal(self, number: int) -> NDArray[np.float32]:
-        """Draw fewer than 16: two at a time, of which the second is kept for the next call."""
+        """Draw fewer than 16 normal numbers. They come in pairs; an unused second number is kept for the next call."""
         values = []
         for _ in range(number):
             if self._kept is not None:
@@ -70,13 +70,13 @@ class KeyedNoise:
         return np.array(values, np.float32)
 
     def _precise(self) -> float:
-        """Draw a uniform number of 53 bits."""
+        """Draw a uniform number with 53 bits."""
         high, low = map(int, self._raw(2))
         return ((high << 32 | low) & (2**53 - 1)) * 2.0**-53
 
 
 def _box_muller(uniform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn groups of 16 uniform numbers into normal ones; the first half of a group gives radii, the second angles."""
+    """Turn groups of 16 uniform numbers into normal numbers. The first half gives radii, the second half angles."""
     first, second = uniform.reshape(-1, 2, _HALF).swapaxes(0, 1)
     radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - first))
     angle = np.float32(2 * math.pi) * second
@@ -86,7 +86,7 @@ def _box_muller(uniform: NDArray[np.float32]) -> NDArray[np.float32]:
 def draw_noise(
     inputs: Sequence[NoiseInput], seed: int, keys: Sequence[str], samples: range
 ) -> dict[str, NDArray[np.float32]]:
-    """Draw the noise of samples of images, by name, each (B, S, *shape)."""
+    """Draw the noise of samples of images. Return it by name, each (B, S, *shape)."""
     parts: dict[str, list[NDArray[np.float32]]] = {part.name: [] for part in inputs}
     for key in keys:
         for sample in samples:

@@ -1,4 +1,4 @@
-"""Segmenting by an exported graph, with onnxruntime and NumPy alone."""
+"""Segment with an exported graph, with onnxruntime and NumPy alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ Masks = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ArraySegmentation:
-    """A set of masks per image, as :class:`~diffmedseg.segmentation.Segmentation` has it, in NumPy arrays.
+    """A set of masks for each image, as NumPy arrays; see :class:`~diffmedseg.segmentation.Segmentation`.
 
     Attributes:
-        samples: (B, S, K, h, w) on the model's grid: soft masks in [0, 1] whose decision level is 0.5.
+        samples: (B, S, K, h, w) on the model's grid: soft masks in [0, 1] with the decision level 0.5.
         probability: (B, K, H, W), in [0, 1], at the input's size: the fused samples, calibrated.
-        uncertainty: (B, K, H, W), in [0, 0.5]: the standard deviation of a pixel drawn from the samples.
+        uncertainty: (B, K, H, W), in [0, 0.5]: the standard deviation of a pixel over the samples.
         mask: (B, K, H, W): where ``probability`` exceeds the model's threshold.
-        inner: (B, K, H, W): the inner contour, filled. None where the model has none.
-        outer: (B, K, H, W): the outer contour, likewise.
-        prior: (B, K, h, w), in [0, 1]: the condition network's own mask. None where there is none.
+        inner: (B, K, H, W): the filled inner contour. None if the model has no contours.
+        outer: (B, K, H, W): the filled outer contour. None if the model has no contours.
+        prior: (B, K, h, w), in [0, 1]: the condition network's own mask. None without such a mask.
     """
 
     samples: Floats
@@ -44,18 +44,18 @@ class ArraySegmentation:
 
 
 class OnnxSegmenter:
-    """Segments images by the sampler that ``diffmedseg export --format onnx`` wrote.
+    """Segments images with a sampler graph of ``diffmedseg export --format onnx``.
 
     Args:
-        path: The sampler's file.
+        path: File of the sampler.
         threads: Threads of onnxruntime; None for its own choice.
-        providers: onnxruntime's execution providers, in order; None for the CPU.
+        providers: onnxruntime's execution providers, in order. The default is the CPU.
 
     Attributes:
-        contract: What the graph says of itself.
+        contract: The contract in the graph's metadata.
 
     Raises:
-        ExportError: If onnxruntime is missing, the file is no graph, or a graph that does not segment.
+        ExportError: If onnxruntime is missing, the file is no graph of diffmedseg, or the graph is no sampler.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class OnnxSegmenter:
         seed: int | None = None,
         keys: Sequence[str] | None = None,
     ) -> ArraySegmentation:
-        """Segment images; the same image, seed and key give the samples that the PyTorch model gives.
+        """Segment images. The same image, seed and key give the same samples as the PyTorch model.
 
         Args:
-            image: Array (H, W), (H, W, C) if uint8, (C, H, W) or (B, C, H, W). uint8 is taken as [0, 255], float as
-                [-1, 1]. Images are resized to the model's grid, results back.
-            num_samples: S; None for the model's own.
-            seed: Seed of the noise; None for the model's own.
-            keys: One key per image for its noise; None for a key made from the image's content.
+            image: Array (H, W), (H, W, C) if uint8, (C, H, W) or (B, C, H, W). The range is [0, 255] for uint8, and
+                [-1, 1] for float. Images are resized to the model's grid, and the results back to the images' size.
+            num_samples: S; None for the model's default.
+            seed: Seed of the noise; None for the model's default.
+            keys: Key of each image's noise; None for keys made from the content of the images.
 
         Raises:
             ValueError: If the image does not fit, ``num_samples`` is below 1, or there is not one key per image.
@@ -104,26 +104,26 @@ class OnnxSegmenter:
             raise ValueError(f"There are {len(values)} images and {len(keys)} keys; each image needs one.")
         noise = draw_noise(contract.noise, contract.seed if seed is None else seed, keys, range(count))
         outputs = self.run(to_grid(values, contract.image_size), noise)
-        if not contract.noise:  # such a method has one sample
+        if not contract.noise:  # a method without noise has one sample
             outputs["samples"] = np.repeat(outputs["samples"], count, 1)
         return self._finish(outputs, (values.shape[-2], values.shape[-1]))
 
     def run(self, image: Floats, noise: dict[str, Floats]) -> dict[str, Floats]:
-        """Run the graph alone.
+        """Run the graph, without conversions before and after it.
 
         Args:
             image: (B, C, h, w), in [-1, 1], on the model's grid.
-            noise: By name, each (B, S, *shape); see ``contract.noise``.
+            noise: The noise inputs by name, each (B, S, *shape); see ``contract.noise``.
 
         Returns:
-            ``samples`` (B, S, K, h, w), ``probability`` (B, K, h, w) before calibration and, where the network has a
-            mask of its own, ``prior`` (B, K, h, w).
+            ``samples`` (B, S, K, h, w), ``probability`` (B, K, h, w) before calibration and, if the network has its own
+            mask, ``prior`` (B, K, h, w).
         """
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {"image": image, **noise}), strict=True))
 
     def _finish(self, outputs: dict[str, Floats], size: tuple[int, int]) -> ArraySegmentation:
-        """Bring what the graph returned to the input's size, then calibrate and decide."""
+        """Resize the graph's outputs to the input's size, calibrate them and apply the threshold."""
         contract = self.contract
         plain, mean = (resize_soft(maps, size) for maps in (outputs["probability"], outputs["samples"].mean(1)))
         probability = calibrate(plain, contract.calibration)
@@ -161,5 +161,5 @@ def _open(path: Path, threads: int | None, providers: Sequence[str]) -> "onnxrun
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # a file can be anything, and onnxruntime raises many kinds
+    except Exception as error:  # a file can be anything, and onnxruntime raises many kinds of errors
         raise ExportError(f"{path} cannot be opened as an ONNX graph: {str(error).splitlines()[0]}") from error

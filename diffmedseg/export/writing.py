@@ -1,4 +1,4 @@
-"""Writing a model as ONNX graphs, and checking that they compute what the model computes."""
+"""Write a model as ONNX graphs, and check that the graphs give the model's results."""
 
 import logging
 import shutil
@@ -23,12 +23,12 @@ from diffmedseg.export.graphs import EncodeGraph, Graph, SamplerGraph, StepGraph
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.silence import silenced
 
-#: Numbers of images and samples with which graphs are made, and others with which they are checked.
+#: Numbers of images and samples with which graphs are made, and other numbers with which they are checked.
 _TRACED, _CHECKED = (2, 3), ((1, 1), (3, 2))
-#: Largest difference of what a graph gives from what the model gives.
+#: Largest allowed difference between the outputs of a graph and its model, relative to values above 1.
 _TOLERANCE = 1e-4
 _OPSET = 20
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # which tell of their own progress
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")  # they log their own progress
 
 
 def export_onnx(
@@ -39,21 +39,22 @@ def export_onnx(
     refine: bool = True,
     normalisation: str = NORMALISATION,
 ) -> list[Path]:
-    """Write a model as ONNX graphs: its sampler and, where it denoises step by step, ``encode`` and ``step``.
+    """Write a model as ONNX graphs: its sampler and, if it denoises step by step, ``encode`` and ``step``.
 
     Args:
-        model: The model; in evaluation mode afterwards.
-        path: File of the sampler, such as ``x.onnx``; the others are ``x.encode.onnx`` and ``x.step.onnx`` beside it.
-        name: What the model was loaded by, for the graphs' metadata.
-        num_steps: Network evaluations per sample, unrolled in the sampler; None for the model's own.
-        refine: False exports a model without its refinement, such as a CRF, which is no part of a graph.
-        normalisation: How values come to the model's [-1, 1], in words, for the graphs' metadata.
+        model: The model. It is in evaluation mode afterwards.
+        path: File of the sampler, such as ``x.onnx``. The other files are ``x.encode.onnx`` and ``x.step.onnx`` beside
+            it.
+        name: Name by which the model was loaded, for the graphs' metadata.
+        num_steps: Network evaluations per sample, unrolled in the sampler; None for the model's default.
+        refine: False exports a model without its refinement, such as a CRF. A graph cannot contain a refinement.
+        normalisation: Description of the conversion of values to the model's range [-1, 1], for the graphs' metadata.
 
     Returns:
         The files.
 
     Raises:
-        ExportError: If the model cannot be a graph, a package is missing, or a graph computes something else.
+        ExportError: If the model cannot be exported, a package is missing, or a graph gives other results.
         OSError: If a file cannot be written.
     """
     path, num_steps = Path(path), model.num_steps if num_steps is None else num_steps
@@ -76,7 +77,7 @@ def export_onnx(
             )
         with TemporaryDirectory() as folder:
             checked = [_write(graph, Path(folder) / path.name, said) for graph, said in graphs]
-            for file in checked:  # all or none
+            for file in checked:  # write all files or none
                 write_whole(path.with_name(file.name), partial(shutil.copyfile, file))
             return [path.with_name(file.name) for file in checked]
 
@@ -91,7 +92,7 @@ def _check_packages() -> None:
 
 
 def _check_model(model: DiffusionSegmenter, refine: bool) -> None:
-    """Refuse what no graph and no OnnxSegmenter would do."""
+    """Refuse models that neither a graph nor OnnxSegmenter can reproduce."""
     if model.depth:
         raise ExportError("The model is a network of volumes, and ONNX graphs take images: export one of slices.")
     if model.slice_input is not None and model.slice_input.square_pixels:
@@ -140,15 +141,15 @@ def _contract(
 
 
 def _levels(levels: Sequence[float]) -> list[float | None]:
-    """Return levels as JSON can hold them."""
+    """Return levels for JSON: None replaces infinite levels."""
     return [level if np.isfinite(level) else None for level in levels]
 
 
 def _write(graph: Graph, path: Path, contract: Contract) -> Path:
-    """Write a graph with its contract, once it was found to compute what its module computes.
+    """Write a graph with its contract, and check that it gives the results of its module.
 
     Raises:
-        ExportError: If the module cannot be a graph, or the graph computes something else.
+        ExportError: If the module cannot be exported, or the graph gives other results.
     """
     if contract.graph != "sampler":
         path = path.with_name(f"{path.stem}.{contract.graph}{path.suffix}")
@@ -162,7 +163,7 @@ def _write(graph: Graph, path: Path, contract: Contract) -> Path:
 def _translate(graph: Graph, contract: Contract) -> torch.onnx.ONNXProgram:
     example = graph.example(*_TRACED)
     shapes = [dict.fromkeys(range(len(axes)), Dim.DYNAMIC) for axes in graph.inputs.values()]
-    first = 1 + ("x_t" in graph.inputs)  # arguments with a name of their own, before those of any number
+    first = 1 + ("x_t" in graph.inputs)  # named arguments, before the variable ones
     dynamic = (*shapes[:first], tuple(shapes[first:])) if shapes[first:] else tuple(shapes)
     try:
         exported = torch.export.export(graph, example, dynamic_shapes=dynamic)
@@ -174,7 +175,7 @@ def _translate(graph: Graph, contract: Contract) -> torch.onnx.ONNXProgram:
             dynamo=True,
             verbose=False,
         )
-    except Exception as error:  # of the many kinds that torch raises
+    except Exception as error:  # torch raises many kinds of errors
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(
             f"The {contract.graph} of {contract.title} cannot be a graph: {reason[0]}. Use the model with PyTorch."
@@ -185,7 +186,7 @@ def _translate(graph: Graph, contract: Contract) -> torch.onnx.ONNXProgram:
 
 
 def _compare(graph: Graph, path: Path, contract: Contract) -> None:
-    """Refuse a graph that computes something else than its module, for other numbers of images and samples."""
+    """Refuse a graph with other results than its module, for other numbers of images and samples than at its export."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -7,25 +7,26 @@ from torch import Tensor
 
 from diffmedseg.keyed_random import keyed_generator
 
-#: Pixels that any two masks are counted to have in common: an empty mask beside a few faint pixels has a gradient.
+#: Pixels that count as common to any two masks, so that the distance of an empty mask and faint pixels has a gradient.
 _COMMON = 1.0
 
 
 def energy_generators(seed: int, draws: Sequence[int], samples: int) -> list[list[torch.Generator]]:
-    """Return the generators of S independent samples of each training image, keyed by its draw."""
+    """Return the generators of S independent samples of each training image. The image's draw is their key."""
     return [[keyed_generator(seed, "train", draw, "energy", s) for s in range(samples)] for draw in draws]
 
 
 def soft_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return 1 - soft IoU of each mask of one set and each mask of another.
+    """Return 1 - soft IoU of each mask of one set and each mask of another set.
 
-    Intersection and union are the sums of the smaller and of the larger probability of each pixel, and one pixel that
-    all masks have in common. So equal masks have distance 0, also if they are soft. This IoU is a positive definite
-    kernel (the min-max kernel). So the expected energy distance is least where samples have the raters' distribution.
+    The intersection is the sum of the smaller probability of each pixel, and the union the sum of the larger. Each
+    gets one more pixel, which all masks have in common. So equal masks have distance 0, even if they are soft. This IoU
+    is a positive definite kernel (the min-max kernel). So the expected energy distance is smallest if the samples have
+    the raters' distribution.
 
     Args:
         a: (B, N, K, H, W) or (B, N, K, D, H, W), in [0, 1].
-        b: As many dimensions, with M in place of N.
+        b: The same shape, with M instead of N.
 
     Returns:
         (B, N, M, K), in [0, 1].
@@ -40,18 +41,19 @@ def energy_distance(samples: Tensor, raters: Tensor, valid: Tensor, presence: Te
     """Return the unbiased GED with the distance of :func:`soft_distances`, as a mean over images and regions.
 
     It is 2 E[d(s, y)] - E[d(s, s')] - E[d(y, y')], where s and s' are two different samples, and the raters y are the
-    whole population. Few samples give noisy values whose mean is that of many samples, so descent is not drawn to any
-    other distribution.
+    whole population. With few samples the values are noisy, but their mean does not depend on the number of samples. So
+    the minimum is at the raters' distribution for any number of samples.
 
     Args:
         samples: (B, S, K, H, W), in [0, 1], independent of each other; S is at least 2.
         raters: (B, R, K, H, W), in {0, 1}.
-        valid: (B, R), bool: which raters an image has.
-        presence: (B, K), in [0, 1]: the probability that a sample is not empty. The expectation over it is exact, so it
-            has a gradient. ``samples`` are then the shapes of samples that are not empty. None for samples as they are.
+        valid: (B, R), bool: whether the image has the rater.
+        presence: (B, K), in [0, 1]: the probability that a sample is not empty. The loss has the exact expectation over
+            presence, so ``presence`` has a gradient. ``samples`` are then the shapes of samples that are not empty.
+            None if ``samples`` are final.
 
     Returns:
-        A scalar, float32 whatever the autocast.
+        A scalar, float32 under any autocast.
     """
     with torch.autocast(samples.device.type, enabled=False):
         samples, raters = samples.float(), raters.float()

@@ -1,4 +1,4 @@
-"""Fine-tuning: start a model from the weights of another, fitted to other image channels, regions or image size."""
+"""Fine-tuning: start a model from another model's weights, fitted to its image channels, regions and image size."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,27 +12,27 @@ from diffmedseg.configurable import to_config
 from diffmedseg.models.denoiser import ChannelAxis, Denoiser
 from diffmedseg.models.segmenter import DiffusionSegmenter
 
-#: Least share of a network's parameters that have to come from the source.
+#: Minimum share of a network's parameters that have to come from the source.
 LEAST_SHARE = 0.5
 
 
 class MisfitError(ValueError):
-    """The source's network is another one; the message says which, and what to do."""
+    """The source has a different network; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class Initialisation:
-    """Where the weights of a network came from.
+    """The origin of a network's weights.
 
     Attributes:
         source: Name of the source.
-        sha256: Hash of the source's file of weights; None where it has no file.
+        sha256: Hash of the source's weight file; None if it has no file.
         network: Class of the network.
         source_channels: Names of the image channels of the source.
         source_regions: Names of the regions of the source.
         channels: Names of the image channels of the model.
         regions: Names of the regions of the model.
-        taken: Names of the weights that were copied as they are.
+        taken: Names of the weights that were copied unchanged.
         adapted: Names of the weights that were fitted to other image channels or regions.
         left: Names of the weights that keep their new initialisation.
         parameters: Number of parameters by ``taken``, ``adapted`` and ``left``.
@@ -89,31 +89,31 @@ def initialise(
 ) -> Initialisation:
     """Copy the weights of a source's network into a model, fitted to the model's image channels and regions.
 
-    - Weights of the same name and shape are taken.
+    - Weights with the same name and shape are copied.
     - Convolutions that depend on the number of image channels or regions are fitted by name. An *input* that the
-      source does not know starts at zero: what was learned for the known inputs still holds. An *output* that the
-      source does not know starts as the mean of the source's outputs.
-    - Where no name is known and the numbers are equal, the source's order is kept. Where the numbers differ, each
-      channel starts as the mean of the source's, and inputs are scaled to keep the response to equal channels.
-    - A supervised baseline gives the condition network of MedSegDiff-Lite its weights.
-    - All else keeps its new initialisation.
+      source does not know starts at zero, so the learned response to the known inputs does not change. An *output*
+      that the source does not know starts as the mean of the source's outputs.
+    - If no name is known and the numbers are equal, the source's order is kept. If the numbers differ, each channel
+      starts as the mean of the source's channels, and inputs are scaled to keep the response to equal channels.
+    - The weights of a supervised baseline go to the condition network of MedSegDiff-Lite.
+    - All other weights keep their new initialisation.
 
-    The image size may differ: the networks are convolutional. The FF-Parser of MedSegDiff-V1 stores its filter over
-    frequencies, which do not depend on the size. Noise process, loss, sampler and optimiser stay the model's own. Call
-    it before training: the average of the weights starts with the first update.
+    The image size may differ, because the networks are convolutional. The FF-Parser of MedSegDiff-V1 stores its filter
+    over frequencies, which do not depend on the size. The model keeps its own noise process, loss, sampler and
+    optimiser. Call this function before training: the average of the weights starts with the first update.
 
     Args:
-        model: The model to train; changed in place, and ``model.initialisation`` is set.
-        source: The model whose weights are taken.
-        name: Name of the source, for people.
+        model: The model to train. It is changed in place, and ``model.initialisation`` is set.
+        source: The model with the weights to copy.
+        name: Name of the source in messages.
         sha256: Hash of the source's file.
 
     Returns:
-        What was taken, adapted and left. Warnings say where none of the source's image channels is the model's, and
-        where the two normalise images differently for an encoder.
+        The names of the copied, adapted and remaining weights. A warning is given if the two models have no image
+        channel in common, or normalise images differently for an encoder.
 
     Raises:
-        MisfitError: If less than half of the parameters can be taken or adapted: the model is then unchanged.
+        MisfitError: If less than half of the parameters can be copied or adapted. The model is then unchanged.
     """
     fitted, adapted = _fit_all(model, source)
     own = model.denoiser.state_dict()
@@ -152,7 +152,7 @@ def initialise(
 
 
 def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dict[str, Tensor], set[str]]:
-    """Return the weights that fit the model's network, by name, and the names of those that had to be changed."""
+    """Return the weights that fit the model's network, by name, and the names of the adapted weights."""
     place = model.denoiser.place_of(source.denoiser)
     axes = {f"{place}{key}": axis for key, axis in _weights_of(source.denoiser.channel_axes()).items()}
     names = {"channels": (source.image_channels, model.image_channels), "regions": (source.regions, model.regions)}
@@ -173,7 +173,7 @@ def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dic
 
 
 def _normalisation(network: Denoiser) -> tuple[Any, Any]:
-    """Return the mean and deviation that an encoder's images are normalised with; None without an encoder."""
+    """Return the mean and standard deviation that normalise an encoder's images; None without an encoder."""
     arguments = to_config(network)["init_args"]
     return arguments.get("encoder_mean"), arguments.get("encoder_std")
 
@@ -187,9 +187,9 @@ def _known(source: Sequence[str], target: Sequence[str]) -> set[str]:
 
 
 def _rows(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
-    """Return, for each name of the target, its place in the source; None where that does not know it.
+    """Return, for each name of the target, its position in the source; None if the source does not know the name.
 
-    As many names of which none is known are taken in their order: a lesion for a nodule.
+    If the source knows none of the names and the numbers are equal, the order is kept: a lesion for a nodule.
     """
     if len(source) == len(target) and not _known(source, target):
         return list(range(len(source)))
@@ -213,8 +213,8 @@ def _fit(value: Tensor, axis: ChannelAxis, rows: Sequence[int | None], source: i
 
     Args:
         value: The source's weight or bias.
-        axis: Where its channels stand.
-        rows: Of :func:`_rows`.
+        axis: Position of its channels.
+        rows: Result of :func:`_rows`.
         source: Number of names of the source.
     """
     inputs = axis.side == "input"
@@ -233,7 +233,7 @@ def _fit(value: Tensor, axis: ChannelAxis, rows: Sequence[int | None], source: i
 
 
 def _misfit(own: Denoiser, theirs: Denoiser, found: Initialisation) -> str:
-    """Say that a source's network is another one."""
+    """Return the message for a source with a different network."""
     sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in (theirs, own)]
     same, name = type(own) is type(theirs), type(theirs).__name__
     remedy = "its size and encoder (--model.denoiser)" if same else f"the MODEL whose network is {name}"

@@ -1,4 +1,4 @@
-"""Blocks that several denoisers share, for images and for volumes."""
+"""Blocks that several denoisers share, for images and volumes."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Dimensions that a network works in: 2 for images (B, C, H, W), 3 for volumes (B, C, D, H, W).
+#: Spatial dimensions of a network: 2 for images (B, C, H, W), 3 for volumes (B, C, D, H, W).
 SpatialDims = Literal[2, 3]
 Conv = nn.Conv2d | nn.Conv3d
 AnyConv = TypeVar("AnyConv", nn.Conv2d, nn.Conv3d, nn.Conv2d | nn.Conv3d)
@@ -20,7 +20,7 @@ _CONV: dict[SpatialDims, type[Conv]] = {2: nn.Conv2d, 3: nn.Conv3d}
 def conv(
     dims: SpatialDims, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0
 ) -> Conv:
-    """Make a convolution of 2 or 3 dimensions, whose kernel is a square or a cube."""
+    """Make a convolution in 2 or 3 dimensions with a square or cubic kernel."""
     return _CONV[dims](in_channels, out_channels, kernel, stride=stride, padding=padding)
 
 
@@ -30,7 +30,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def zero_init(module: AnyConv) -> AnyConv:
-    """Set a convolution to zero, so that what it ends starts as nothing (Ho et al. 2020, released code)."""
+    """Set a convolution to zero, so that its branch outputs zero at first (Ho et al. 2020, released code)."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -48,12 +48,12 @@ def resize(m: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def linear_mode(m: Tensor) -> str:
-    """Return what linear interpolation of a map (B, C, ...) is called."""
+    """Return PyTorch's name of linear interpolation for a map (B, C, ...)."""
     return "bilinear" if m.ndim == 4 else "trilinear"
 
 
 def patches_to_channels(m: Tensor, patch: int) -> Tensor:
-    """Turn each patch of a map (B, C, ...), a square or a cube, into the channels of one position."""
+    """Turn each square or cubic patch of a map (B, C, ...) into the channels of one position."""
     if m.ndim == 4:
         return F.pixel_unshuffle(m, patch)
     split = (part for side in m.shape[2:] for part in (side // patch, patch))
@@ -64,7 +64,7 @@ class TimeEmbedding(nn.Module):
     """Sinusoidal embedding of t, then linear, SiLU, linear (Ho et al. 2020, appendix B).
 
     Args:
-        channels: Length of the embedding that comes out.
+        channels: Length of the embedding.
     """
 
     frequencies: Tensor
@@ -84,15 +84,16 @@ class TimeEmbedding(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Twice (GroupNorm, SiLU, convolution), with a skip; time is added after the first convolution.
+    """A residual block: twice (GroupNorm, SiLU, convolution), with a skip.
 
-    MedSegDiff, section 3.1 ("residual blocks"); pre-activation as in the DDPM network it builds on.
+    The time embedding is added after the first convolution. MedSegDiff, section 3.1 ("residual blocks"), with
+    pre-activation as in the DDPM network that MedSegDiff builds on.
 
     Args:
-        in_channels: Channels that come in.
-        out_channels: Channels that go out.
+        in_channels: Input channels.
+        out_channels: Output channels.
         time_channels: Length of the time embedding; 0 for a block without time.
-        dropout: Probability before the second convolution.
+        dropout: Probability of dropout before the second convolution.
         dims: Dimensions of the maps.
     """
 
@@ -114,7 +115,7 @@ class ResBlock(nn.Module):
         self.skip = conv(dims, in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, ...), and (B, time_channels) where the block has time, to (B, out_channels, ...)."""
+        """Map (B, in_channels, ...), and (B, time_channels) if the block has time, to (B, out_channels, ...)."""
         h = self.conv_1(F.silu(self.norm_1(x)))
         if self.time is not None and time is not None:
             h = h + self.time(F.silu(time)).reshape(*h.shape[:2], *[1] * (h.ndim - 2))
@@ -127,8 +128,8 @@ class Stage(nn.Module):
     """Residual blocks at one resolution.
 
     Args:
-        in_channels: Channels that come in.
-        out_channels: Channels that go out.
+        in_channels: Input channels.
+        out_channels: Output channels.
         blocks: Number of blocks, at least one.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of every block.
@@ -156,10 +157,10 @@ class Stage(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over positions, with a skip (as in the DDPM network's coarse levels).
+    """Self-attention over positions, with a skip, as in the DDPM network's coarse levels.
 
     Args:
-        channels: Channels in and out; heads have 32 each.
+        channels: Input and output channels; each head has 32.
         dims: Dimensions of the maps.
     """
 
@@ -184,7 +185,7 @@ class Bottleneck(nn.Module):
     """The coarsest level of a U-Net: residual block, self-attention, residual block.
 
     Args:
-        channels: Channels in and out.
+        channels: Input and output channels.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
         dims: Dimensions of the maps.
@@ -203,11 +204,11 @@ class Bottleneck(nn.Module):
 
 
 class LastStage(nn.Module):
-    """The last stage of a residual network: half the resolution, then residual blocks.
+    """The last stage of a residual network: it halves the resolution, and has residual blocks.
 
     Args:
-        in_channels: Channels that come in.
-        out_channels: Channels that go out.
+        in_channels: Input channels.
+        out_channels: Output channels.
         blocks: Number of blocks.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
@@ -228,13 +229,13 @@ class LastStage(nn.Module):
         self.stage = Stage(in_channels, out_channels, blocks, time_channels, dropout, dims)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, ...) to (B, out_channels, ...) of half the sides."""
+        """Map (B, in_channels, ...) to (B, out_channels, ...) with half the sides."""
         out: Tensor = self.stage(self.down(x), time)
         return out
 
 
 class UNetDecoder(nn.Module):
-    """The way up of a U-Net: at each level join the encoder's map, then residual blocks.
+    """The decoder of a U-Net: each level concatenates the encoder's map and has residual blocks.
 
     Args:
         widths: Channels of the encoder's levels, from fine to coarse.
@@ -242,7 +243,7 @@ class UNetDecoder(nn.Module):
         blocks: Residual blocks per level.
         time_channels: Length of the time embedding; 0 for none.
         dropout: Dropout of the blocks.
-        deepest: Channels of the map that it starts from; None for those of the coarsest level.
+        deepest: Channels of the decoder's input; None for the channels of the coarsest level.
         dims: Dimensions of the maps.
     """
 
@@ -270,18 +271,19 @@ class UNetDecoder(nn.Module):
         """Decode.
 
         Args:
-            x: The deepest map, (B, deepest, ...), at the coarsest skip's resolution or below.
-            skips: The encoder's maps, (B, widths[i], ...), from fine to coarse: each has half the sides of the last.
-            time: (B, time_channels) where the blocks have time.
+            x: The deepest map, (B, deepest, ...), at the resolution of the coarsest skip or below.
+            skips: The encoder's maps, (B, widths[i], ...), from fine to coarse. Each has half the sides of the map
+                before it.
+            time: (B, time_channels) if the blocks have time.
 
         Returns:
-            (B, out_channels, ...), as large as the finest.
+            (B, out_channels, ...), at the resolution of the finest skip.
         """
         out: Tensor = self.head(self.finest(x, skips, time))
         return out
 
     def finest(self, x: Tensor, skips: Sequence[Tensor], time: Tensor | None = None) -> Tensor:
-        """Decode as far as the last map before the head, (B, widths[0], ...)."""
+        """Return the last map before the head, (B, widths[0], ...)."""
         for stage, skip in zip(reversed(self.stages), reversed(skips), strict=True):
             if x.shape[2:] != skip.shape[2:]:
                 x = F.interpolate(x, size=skip.shape[2:], mode="nearest")
@@ -290,5 +292,5 @@ class UNetDecoder(nn.Module):
 
 
 def downsample(in_channels: int, dims: SpatialDims = 2) -> Conv:
-    """Halve the resolution by a strided convolution."""
+    """Make a strided convolution that halves the resolution."""
     return conv(dims, in_channels, in_channels, 3, stride=2, padding=1)

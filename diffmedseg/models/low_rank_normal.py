@@ -12,7 +12,7 @@ from torch.export import register_dataclass
 from diffmedseg.keyed_random import Generator, keyed_generator, keyed_normal
 from diffmedseg.noise_input import NoiseInput
 
-#: Samples that estimate the likelihood in training: the number of the paper and of the released configurations.
+#: Samples that estimate the likelihood in training, as in the paper and in the released configurations.
 MC_SAMPLES = 20
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -25,8 +25,8 @@ class LowRankNormal:
 
     Attributes:
         mean: (B, K, H, W).
-        factors: (B, rank, K, H, W): what moves together.
-        deviation: (B, K, H, W), positive: standard deviation of what each pixel adds by itself.
+        factors: (B, rank, K, H, W): directions in which all logits change together.
+        deviation: (B, K, H, W), positive: standard deviation of the independent noise of each pixel.
     """
 
     mean: Tensor
@@ -34,9 +34,9 @@ class LowRankNormal:
     deviation: Tensor
 
     def sample(self, noise: "NormalNoise") -> Tensor:
-        """Return logits, (B, S, K, H, W), float32, of standard normal noise.
+        """Return the logits, (B, S, K, H, W), float32, that standard normal noise gives.
 
-        Nothing is inverted or factorised: every covariance has samples.
+        Sampling inverts and factorises no matrix, so it works for every covariance.
         """
         with torch.autocast(self.mean.device.type, enabled=False):
             together = (noise.latents @ self.factors.flatten(2)).reshape(noise.pixels.shape)
@@ -44,15 +44,15 @@ class LowRankNormal:
 
     @staticmethod
     def merge(parts: "Sequence[LowRankNormal]", merge_maps: Callable[[list[Tensor]], Tensor]) -> "LowRankNormal":
-        """Merge the maps of windows into those of the whole image.
+        """Merge the maps of windows into maps of the whole image.
 
-        Logits are linear in the maps. So logits drawn from merged maps are the merged logits of the windows, where all
-        windows share the noise.
+        Logits are linear in the maps. So if all windows share the noise, the logits of the merged maps are the merged
+        logits of the windows.
         """
         return LowRankNormal(*(merge_maps([getattr(part, f.name) for part in parts]) for f in fields(LowRankNormal)))
 
 
-register_dataclass(LowRankNormal)  # it is a part of conditions, which torch.export takes and returns
+register_dataclass(LowRankNormal)  # torch.export takes and returns conditions, which contain it
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NormalNoise:
 
     @staticmethod
     def draw(generators: Sequence[Sequence[Generator]], normal: LowRankNormal) -> "NormalNoise":
-        """Draw noise: B lists of S generators; each gives one sample's latents and then its pixels."""
+        """Draw noise from B lists of S generators. Each generator draws one sample's latents, then its pixels."""
         flat, device = [g for row in generators for g in row], normal.mean.device
         latents = keyed_normal(normal.factors.shape[1:2], flat, device)
         pixels = keyed_normal(normal.mean.shape[1:], flat, device)
@@ -77,24 +77,24 @@ class NormalNoise:
         return NormalNoise(latents.reshape(*size, -1), pixels.reshape(*size, *pixels.shape[1:]))
 
     def with_opposites(self) -> "NormalNoise":
-        """Add the opposite of each sample's noise: antithetic pairs, whose mean is exactly zero."""
+        """Add the negative of each sample's noise. The noise of each such antithetic pair has the mean zero."""
         return NormalNoise(torch.cat([self.latents, -self.latents], 1), torch.cat([self.pixels, -self.pixels], 1))
 
 
 def normal_inputs(normal: LowRankNormal, size: tuple[int, int]) -> tuple[NoiseInput, ...]:
-    """Return the parts of :class:`NormalNoise` of one sample of images of a size, in the order of its draws."""
+    """Return the parts of the :class:`NormalNoise` of one sample, for images of a size, in the order of drawing."""
     rank, regions = normal.factors.shape[1:3]
     return NoiseInput("latents", "normal", (rank,)), NoiseInput("pixels", "normal", (regions, *size))
 
 
 def training_samples(normal: LowRankNormal, seed: int, draws: Sequence[int], number: int) -> Tensor:
-    """Draw the samples that estimate the likelihood of masks in training, in antithetic pairs.
+    """Draw samples in antithetic pairs, to estimate the likelihood of masks in training.
 
     Args:
-        normal: The distribution, of B images.
+        normal: The distributions of B images.
         seed: Seed of the noise.
         draws: B keys of the noise.
-        number: S, even.
+        number: S, an even number.
 
     Returns:
         Logits, (B, S, K, H, W).
@@ -109,8 +109,8 @@ def log_likelihoods(logits: Tensor, mask: Tensor, weight: Tensor | None = None, 
     Args:
         logits: (B, S, K, H, W).
         mask: (B, K, H, W), in {0, 1}.
-        weight: (B, K), at least 0: how much each mask counts; None for all alike.
-        pixels: (B, 1, H, W), at least 0: how much each pixel counts; None for all alike.
+        weight: (B, K), at least 0: weight of each mask; None for equal weights.
+        pixels: (B, 1, H, W), at least 0: weight of each pixel; None for equal weights.
 
     Returns:
         (B, S), in nats.
@@ -125,26 +125,26 @@ def log_likelihoods(logits: Tensor, mask: Tensor, weight: Tensor | None = None, 
 def monte_carlo_loss(likelihoods: Tensor, pixels: int) -> Tensor:
     """Return the negative Monte-Carlo log-likelihood of masks (Monteiro et al. 2020), a scalar.
 
-    The likelihood of a whole mask is averaged over samples before the logarithm is taken. It is a product over pixels
-    that underflows, so the logarithms of the samples meet in a logsumexp.
+    The likelihood of a whole mask is averaged over samples, and then the logarithm is taken. This likelihood is a
+    product over pixels, which would underflow. So the logarithm of the mean is a logsumexp of log-likelihoods.
 
     Args:
-        likelihoods: (B, S), float32, of :func:`log_likelihoods`.
-        pixels: Pixels of a mask, in all regions.
+        likelihoods: (B, S), float32, from :func:`log_likelihoods`.
+        pixels: Number of pixels of a mask, in all regions.
 
     Returns:
-        The mean over images, in nats per pixel and region. The paper's sum would change with the size of images, and
-        every gradient would be clipped.
+        The mean over images, in nats per pixel and region. The paper has the sum over pixels. It depends on the image
+        size, and every gradient would be clipped.
     """
     return -(torch.logsumexp(likelihoods, 1) - math.log(likelihoods.shape[1])).mean() / pixels
 
 
 def choose_likely(logits: Tensor, likelihoods: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw samples from the posterior: those that a rater's mask makes likely (sampling-importance-resampling).
+    """Draw samples from the posterior given a rater's mask (sampling-importance-resampling).
 
     Args:
         logits: (B, S, K, H, W), samples of the prior.
-        likelihoods: (B, S), of :func:`log_likelihoods`.
+        likelihoods: (B, S), from :func:`log_likelihoods`.
         generators: B * L, image-major; each chooses one sample.
 
     Returns:
@@ -152,6 +152,6 @@ def choose_likely(logits: Tensor, likelihoods: Tensor, generators: Sequence[torc
     """
     each, device = len(generators) // len(logits), logits.device
     uniform = torch.stack([torch.rand(logits.shape[1], generator=g) for g in generators]).to(device)
-    gumbel = -(-uniform.clamp(min=_TINY).log()).log()  # the largest of the sums is a draw in proportion
+    gumbel = -(-uniform.clamp(min=_TINY).log()).log()  # the argmax below draws in proportion
     chosen = (likelihoods.repeat_interleave(each, 0) + gumbel).argmax(1)
     return logits[torch.arange(len(generators), device=device) // each, chosen]

@@ -10,17 +10,17 @@ from torch.optim import Optimizer
 
 
 class SharedFactory:
-    """Makes the optimiser; a copy of the model shares it.
+    """Makes the optimiser. Copies of the model share the factory.
 
-    The average of the weights is a deep copy of the model, and from the command line ``make`` refers to the parser and
-    through it to the Trainer and its processes.
+    The average of the weights is a deep copy of the model. On the command line, ``make`` refers to the parser, and
+    through it to the Trainer and its processes. A deep copy of ``make`` would include them.
     """
 
     def __init__(self, make: OptimizerCallable) -> None:
         self.make = make
 
     def __call__(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
-        """Make the optimiser of these parameters, or groups of parameters."""
+        """Make the optimiser for parameters or groups of parameters."""
         return self.make(parameters)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharedFactory":
@@ -28,9 +28,10 @@ class SharedFactory:
 
 
 def warmup_cosine(warmup_steps: int, steps: float) -> Callable[[int], float]:
-    """Make the factor on the learning rate; an infinite number of steps keeps it at 1 after the warm-up.
+    """Make the schedule of the learning rate's factor. With infinitely many steps, it stays 1 after the warm-up.
 
-    A plain function: the state of a callable object would be restored when a longer run goes on from a checkpoint.
+    The schedule is a plain function. A callable object would have state, and a longer run that resumes from a
+    checkpoint would restore the old state.
     """
 
     def factor(step: int) -> float:
@@ -44,12 +45,12 @@ def warmup_cosine(warmup_steps: int, steps: float) -> Callable[[int], float]:
 
 
 def scaled(factor: Callable[[int], float], by: float) -> Callable[[int], float]:
-    """Multiply a schedule's factor by a number."""
+    """Multiply a schedule by a number."""
     return lambda step: by * factor(step)
 
 
 def split_encoder(parameters: Iterable[Tensor], encoder: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Split parameters into two groups of an optimiser: all but the encoder's, and the encoder's."""
+    """Split parameters into two groups for the optimiser: the rest of the network, and the encoder."""
     own = list(encoder)
     ids = {id(parameter) for parameter in own}
     rest = [parameter for parameter in parameters if id(parameter) not in ids]

@@ -1,4 +1,4 @@
-"""Whether a rater outlines anything at all: a question apart from what the rater outlines."""
+"""Presence: the probability that a rater outlines anything at all, apart from the shape of the outline."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _HIDDEN = 64
 
 
 class PresenceHead(nn.Module):
-    """Gives, for each region, the probability that a rater outlines anything.
+    """Predicts, for each region, the probability that a rater outlines anything.
 
     The head reads the mean and the maximum of the deepest maps, the mean of the decoded maps under the condition
     network's own mask, and the size and the largest probability of that mask. At first every probability is 0.5.
@@ -37,15 +37,15 @@ class PresenceHead(nn.Module):
         return {"out": ChannelAxis("regions", "output")}
 
     def forward(self, deepest: Tensor, decoded: Tensor, prior: Tensor) -> Tensor:
-        """Return logits.
+        """Return the logits of presence.
 
         Args:
             deepest: (B, ``deepest_channels``, h, w).
             decoded: (B, ``decoded_channels``, H, W).
-            prior: (B, K, H, W), logits of the condition network's own mask; no gradient goes into them.
+            prior: (B, K, H, W), logits of the condition network's own mask. They get no gradient.
 
         Returns:
-            (B, K), float32, whatever the autocast.
+            (B, K), float32 under any autocast.
         """
         with torch.autocast(prior.device.type, enabled=False):
             deepest, decoded, mask = deepest.float(), decoded.float(), prior.detach().float().sigmoid()
@@ -55,22 +55,22 @@ class PresenceHead(nn.Module):
             pooled = torch.cat([image[:, None].expand(-1, inside.shape[1], -1), inside], 2)
             size = torch.stack([area.log1p(), mask.amax((2, 3))], 2)
             hidden = nn.functional.silu(self.hidden(torch.cat([self.norm(pooled), size], 2)))
-            logits: Tensor = self.out(hidden).diagonal(dim1=1, dim2=2)  # each region has an output of its own
+            logits: Tensor = self.out(hidden).diagonal(dim1=1, dim2=2)  # each region has its own output
             return logits
 
 
 def draw_presence(chance: Tensor, generators: Sequence[Generator], nested: bool) -> Tensor:
-    """Draw, for each sample and region, whether it is present: one number of each sample's own generator decides.
+    """Draw, for each sample and region, whether the region is present.
 
-    The draw of a sample depends on its generator alone, and on no other sample. So the first of many samples are those
-    of few, and the unbiased GED of a set is unbiased. Stratified draws would lower the GED that papers print, and make
-    the unbiased GED too low.
+    The draw of a sample depends on its generator alone, and on no other sample. So the first samples do not depend on
+    the number of samples, and the unbiased GED is unbiased. Stratified draws would lower the usual GED of papers, and
+    make the unbiased GED too low.
 
     Args:
-        chance: (B, K, H, W), in [0, 1]: how probable it is that a rater outlines anything. It varies over an image that
-            is segmented in windows.
+        chance: (B, K, H, W), in [0, 1]: the probability that a rater outlines anything. It varies over an image that is
+            segmented in windows.
         generators: B * S, image-major; each is advanced.
-        nested: Whether each region lies within the one before it. One number then decides for all regions.
+        nested: Whether each region lies within the previous region. One number then decides for all regions.
 
     Returns:
         (B * S, K, H, W), bool.
@@ -81,10 +81,10 @@ def draw_presence(chance: Tensor, generators: Sequence[Generator], nested: bool)
 
 
 def presence_numbers(regions: int, nested: bool) -> int:
-    """Return how many numbers decide for the regions of a sample."""
+    """Return how many random numbers decide on the regions of a sample."""
     return 1 if nested else regions
 
 
 def decide_presence(chance: Tensor, uniform: Tensor) -> Tensor:
-    """Decide by numbers (B * S, 1 or K) in [0, 1); see :func:`draw_presence`."""
+    """Decide on presence by numbers (B * S, 1 or K) in [0, 1); see :func:`draw_presence`."""
     return uniform[:, :, None, None] < repeat_for_samples(chance, uniform.shape[0])

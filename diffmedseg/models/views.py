@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
-#: How images are augmented while they are segmented. ``flips``: as they are, and flipped left-right, up-down and both.
+#: Augmentation of images for prediction. ``flips``: the image, and the image flipped left-right, up-down and both.
 TTA = Literal["none", "flips"]
 
-#: The axes along which each view flips an image (..., H, W); the first view is the image as it is.
+#: The axes along which each view flips an image (..., H, W); the first view is the unchanged image.
 VIEWS: dict[TTA, tuple[tuple[int, ...], ...]] = {"none": ((),), "flips": ((), (-1,), (-2,), (-2, -1))}
 
 

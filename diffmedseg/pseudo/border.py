@@ -22,7 +22,7 @@ _SIDE = 128
 _LEVEL = 1
 #: Width of the mirrored margin in pixels, a multiple of 32. Zero padding would look diseased.
 _MARGIN = 32
-#: Deviation of the Gaussian that smooths distances, as a share of the shorter side: one pixel of a grid of 64 px.
+#: Standard deviation of the Gaussian that smooths distances, as a share of the shorter side: 1 px on a grid of 64 px.
 _BLUR = 1 / 64
 #: Shrinkage of covariances. 0.1 and 1 are as good (same table).
 _SHRINKAGE = 0.3
@@ -35,7 +35,7 @@ class BorderContrast(Proposer):
     in the first feature map of an ImageNet encoder.
 
     Args:
-        rule: Has the width of the border and the visible field.
+        rule: The rule with the width of the border and the visible field.
         info: The facts of the data.
 
     Raises:

@@ -11,7 +11,7 @@ from diffmedseg.files import expand_home
 from diffmedseg.models.loading import chosen_checkpoint, read_settings
 from diffmedseg.runs import last_checkpoint
 
-#: Beginning of the supervision of a run whose validation masks were pseudo masks; see Council.supervision.
+#: Start of the supervision of a run that was validated on pseudo masks; see Council.supervision.
 _OF_PSEUDO = "labels"
 
 
@@ -22,8 +22,8 @@ def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
         name: A run's folder, a checkpoint, or a zoo entry.
 
     Returns:
-        The checkpoint: the last one of a run that was validated on true masks, and the best one of a student. And the
-        influence of true masks on the choice, in words; None without any.
+        The checkpoint: the last checkpoint of a run that was validated on true masks, or the best checkpoint of a
+        student. And the influence of true masks on the choice, in words; None without any.
 
     Raises:
         ZooError: If the run has no such checkpoint, or it is damaged.

@@ -19,7 +19,7 @@ _NOTHING = "masks chose nothing"
 
 
 class Proposer(ABC):
-    """Returns maps of evidence of disease.
+    """Proposes maps of evidence of disease.
 
     Attributes:
         title: Name for people.
@@ -54,7 +54,7 @@ class Luminance(Proposer):
     """Brightness, inverted if disease is dark. It needs no learning, and is the baseline of all other proposers.
 
     Args:
-        rule: Has the channel and the polarity.
+        rule: The rule with the channel and the polarity.
         info: The facts of the data.
 
     Raises:
@@ -78,7 +78,7 @@ class Luminance(Proposer):
 
 
 class OfModel(Proposer):
-    """A trained model.
+    """Proposes masks with a trained model.
 
     Args:
         model: The model.

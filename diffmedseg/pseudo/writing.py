@@ -50,7 +50,7 @@ class Order:
         facts: Facts in the data set's yaml beside the data module, such as tags.
         true_masks: Number of training images that keep their true masks.
         seed: Seed of the choice of these images.
-        settings: All other settings that the masks depend on. They identify the folder.
+        settings: All other settings with an effect on the masks. They identify the folder.
         batch_size: Images per batch; it does not change results.
     """
 
@@ -132,7 +132,7 @@ def _begin(order: Order, folder: Path) -> list[PseudoMask]:
 
 
 def _choose_true(store: ImageStore, number: int, seed: int) -> set[str]:
-    """Choose the training images that keep their true masks, among those whose label is not healthy."""
+    """Choose the training images that keep their true masks, from the images without the label healthy."""
     diseased = [index for index in range(len(store)) if store.label(index) != 0] if number else []
     if number > len(diseased):
         raise DataError(
@@ -146,7 +146,7 @@ def _choose_true(store: ImageStore, number: int, seed: int) -> set[str]:
 def _write_batch(
     order: Order, folder: Path, split: Split, store: ImageStore, indices: list[int], true: set[str]
 ) -> list[PseudoMask]:
-    """Write the files of some images, and their rows after the files, so that a row means complete files."""
+    """Write the files of some images, and then their rows. So a row in the table means that its files are complete."""
     images = torch.stack([to_signed(store.image(index)) for index in indices])
     proposed = order.council.decide(images, [store.ids[index] for index in indices])
     rows = []
@@ -160,7 +160,7 @@ def _write_batch(
         if row.kept == "yes":
             _save(folder / "masks" / f"{row.file}.png", decided.mask)
             _save(folder / "unsure" / f"{row.file}.png", decided.unsure)
-            if len(image) in (1, 3):  # a picture; of other channels only data.yaml can read the images
+            if len(image) in (1, 3):  # a picture; images with other channels are only in the data set itself
                 _save_image(folder / "images" / f"{row.file}.png", image)
         rows.append(row)
     with (folder / _PART).open("a", newline="", encoding="utf-8") as file:
@@ -198,7 +198,7 @@ def _write_table(rows: list[PseudoMask], path: Path) -> None:
 
 
 def _data_yaml(order: Order, folder: Path) -> str:
-    """Return the yaml of the student's data: pseudo masks to learn from, and the true ones of the test set."""
+    """Return the yaml of the student's data: pseudo masks for training, and the true masks of the test set."""
     truth = to_config(order.data)
     own = {name: truth["init_args"][name] for name in _SHARED if name in truth["init_args"]}
     arguments = {"folder": str(folder.resolve()), "truth": truth, **own}
@@ -210,14 +210,14 @@ def _data_yaml(order: Order, folder: Path) -> str:
 def draw_kept(
     stores: Mapping[Split, ImageStore], rows: list[PseudoMask], folder: Path, number: int = 30, columns: int = 10
 ) -> Figure:
-    """Draw a contact sheet: kept masks with what is unsure, and below them what was left out and why.
+    """Draw a contact sheet: kept masks with their unsure pixels, then images without a kept mask, with the reason.
 
     Args:
         stores: The images.
-        rows: What became of them.
+        rows: The row of each image.
         folder: Folder of the masks.
-        number: Images of either kind at most, evenly spread.
-        columns: Images in a row.
+        number: Maximum number of images of each kind, evenly spread.
+        columns: Images per row.
     """
     chosen = []
     for kept in ("yes", "no"):

@@ -1,11 +1,12 @@
-"""The paper's ablation: MedSegDiff without dynamic encoding, without FF-Parser, without both; lite beside it.
+"""The paper's ablation: MedSegDiff without dynamic encoding, without FF-Parser and without both; MedSegDiff-Lite, too.
 
-``python experiments/benchmarks/ablation.py train isic2017 /path/to/isic2017`` trains and scores what has no scores yet,
-and goes on with a run that was stopped; ``... collect`` gathers the scores of every case into ablation.csv beside this
-file; ``... table`` prints means and the paired difference from the whole network, by data set.
+- ``python experiments/benchmarks/ablation.py train isic2017 /path/to/isic2017`` trains and scores all runs without
+  scores, and resumes stopped runs.
+- ``... collect`` collects the scores of every case in ablation.csv beside this file.
+- ``... table`` prints means and the paired difference from the whole network, by data set.
 
-Every run takes the same steps, and its last averaged weights are scored: no checkpoint is chosen. Images that are
-reported elsewhere are left alone by settings such as --settings '[--data.reported=tenth]'.
+Every run has the same number of steps. Its last averaged weights are scored: no checkpoint is chosen. Settings such as
+--settings '[--data.reported=tenth]' keep images apart that are reported elsewhere.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ RUN = ("data", "variant", "image_size", "steps", "seed")
 START = "V1"
 _NO_ENCODING = "--model.denoiser.dynamic_encoding=false"
 _NO_FILTER = "--model.denoiser.ff_parser=false"
-#: By name: the model, and the arguments of the command line.
+#: The model and the arguments of the command line, by name of the variant.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     START: ("medsegdiff", []),
     "without dynamic encoding": ("medsegdiff", [_NO_ENCODING]),
@@ -32,7 +33,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without both": ("medsegdiff", [_NO_ENCODING, _NO_FILTER]),
     "lite": ("medsegdiff-lite", ["--encoder=none"]),
 }
-#: Scores of a case, by the column's title.
+#: Scores of a case, by title of the column.
 TITLES = {"dice": "Dice", "ged_unbiased": "GED (unbiased)", "diversity": "diversity"}
 
 
@@ -46,14 +47,14 @@ def train(
     only: list[str] = [],  # noqa: B006
     settings: list[str] = [],  # noqa: B006
 ) -> None:
-    """Train and score every variant and seed that has no scores yet.
+    """Train and score every variant and seed without scores.
 
     Args:
         data: Name of the data set, such as isic2017 or lidc.
         root: Folder of the data set; None for $DIFFMEDSEG_DATA/<data>.
-        runs: Where runs are written.
+        runs: Folder of the runs.
         steps: Training steps of every run.
-        image_size: In pixels.
+        image_size: Side of the images in pixels.
         seeds: Seeds of the weights, the order and the noise.
         only: Names of VARIANTS; all when empty.
         settings: Further settings of every run.
@@ -75,10 +76,10 @@ def _name(variant: str, seed: int) -> str:
 
 
 def collect(runs: Path = Path("runs/ablation"), output: Path = SCORES) -> None:
-    """Gather the scores of every case and region; runs that are not here keep theirs.
+    """Collect the scores of every case and region. Runs that are missing here keep their earlier scores.
 
     Args:
-        runs: Where runs were written.
+        runs: Folder of the runs.
         output: The table of scores.
 
     Raises:
@@ -101,7 +102,7 @@ def collect(runs: Path = Path("runs/ablation"), output: Path = SCORES) -> None:
 def table(scores: Path = SCORES) -> None:
     """Print the mean of every score by variant, and the paired difference from START in the same setting.
 
-    Cases of a patient are averaged first, then seeds; the 95 % intervals are bootstrapped over patients.
+    Scores are averaged over the cases of a patient, then over seeds. The 95 % intervals are bootstrapped over patients.
 
     Args:
         scores: The table of scores.
@@ -125,7 +126,7 @@ def _heads(titles: Sequence[str]) -> str:
 
 
 def _by_seed(rows: Sequence[Mapping[str, str]], variant: str, score: str) -> dict[str, dict[str, float]]:
-    """Return a score of every patient that has it, by seed: the mean over the patient's cases."""
+    """Return a score of every patient that has the score, by seed: the mean over the patient's cases."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["variant"] == variant and row[score]:
@@ -134,7 +135,7 @@ def _by_seed(rows: Sequence[Mapping[str, str]], variant: str, score: str) -> dic
 
 
 def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
-    """Write the mean over seeds and patients, and the difference from START with its interval and by seed."""
+    """Format the mean over seeds and patients, and the difference from START with its interval and by seed."""
     if not own:
         return ""
     mean = np.mean([np.mean(list(values.values())) for values in own.values()])

@@ -1,8 +1,8 @@
-"""What the scores of the ambiguity benchmark can be: samples of a perfect sampler, and empty samples.
+"""References for the scores of the ambiguity benchmark: samples of a perfect sampler, and empty samples.
 
 Each sample of the perfect sampler is the mask of one of the image's raters, drawn with equal probability. ``python
-experiments/benchmarks/ambiguity_references.py lidc_slices /path/to/lidc_slices OUT`` writes OUT/perfect and OUT/empty,
-which ``diffmedseg benchmark ambiguity lidc_slices --data.root /path/to/lidc_slices --samples OUT/perfect`` scores.
+experiments/benchmarks/ambiguity_references.py lidc_slices /path/to/lidc_slices OUT`` writes OUT/perfect and OUT/empty.
+``diffmedseg benchmark ambiguity lidc_slices --data.root /path/to/lidc_slices --samples OUT/perfect`` scores them.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def main(data: str, root: Path, out: Path, samples: int = 100, seed: int = 0) ->
 
     Args:
         data: Name of the data set.
-        root: Its folder.
+        root: Folder of the data set.
         out: A new folder.
         samples: Samples of each image.
         seed: Seed of the perfect sampler.

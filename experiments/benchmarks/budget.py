@@ -1,12 +1,15 @@
-"""What an hour of one core's time buys on ISIC 2017 at 64 px: the peer's network in its own loop, and ours.
+"""Dice on ISIC 2017 at 64 px after an hour of one core: ``med-seg-diff-pytorch`` in its own loop, and our models.
 
-In an environment that has both (``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``):
-``peer/bin/python experiments/benchmarks/budget.py train /path/to/isic2017`` trains what is not trained yet, going on
-where an earlier call stopped, and scores it on the 150 official validation images; ``... collect`` gathers the scores
-into budget.csv beside this file; ``... table`` prints them. Time is that of the process on all its cores: it does
-not matter what else the machine does (with a GPU it is the clock's, as much of which ``--minutes`` then asks for).
-Reading, validation and checkpoints count, the test does not. Ours are the
-``cpu`` presets, with fewer steps (STEPS) where the preset's are too many.
+Make an environment with both packages: ``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``.
+
+- ``peer/bin/python experiments/benchmarks/budget.py train /path/to/isic2017`` trains the remaining models, resumes
+  stopped ones, and scores them on the 150 official validation images.
+- ``... collect`` collects the scores in budget.csv beside this file.
+- ``... table`` prints the scores.
+
+Time is the processor time of the process on all cores, so other programs on the machine have no effect. With a GPU it
+is wall-clock time. Reading, validation and checkpoints count, and the test does not. Our models have the ``cpu``
+presets, with fewer steps (STEPS) if the preset has too many.
 """
 
 import os
@@ -33,44 +36,44 @@ from diffmedseg.metrics.table import read_cases, write_cases
 SCORES = Path(__file__).with_suffix(".csv")
 PEER, CONTROL = "peer", "supervised"
 MODELS = (PEER, "medsegdiff-v1", "medsegdiff-v2", "medsegdiff-lite", CONTROL)
-#: Steps of which an hour of one core is just enough, where it is not for the preset's 8,000: the learning rate has to
-#: reach zero.
+#: Numbers of steps that fit into an hour of one core, if the preset's 8,000 do not fit. The learning rate has to reach
+#: zero.
 STEPS = {"medsegdiff-v1": 5750, "medsegdiff-v2": 3500}
 COLUMNS = ("dice", "dice_prior", "diversity")
 _BEGAN = time.perf_counter()
 
 
 def _used() -> float:
-    """Return the seconds of this process so far: of all its cores, or the clock's where a GPU does the work."""
+    """Return the seconds that this process has used: processor time of all cores, or with a GPU wall-clock time."""
     return time.perf_counter() - _BEGAN if torch.cuda.is_available() else time.process_time()
 
 
 class ProcessTime(Callback):
-    """Ends training before an epoch that would take the process over its time, resumed runs included.
+    """Ends training before an epoch that would exceed the time limit. The time of resumed runs adds up.
 
     Args:
-        minutes: Of all cores together.
+        minutes: Time limit in minutes, for all cores together.
     """
 
     def __init__(self, minutes: float) -> None:
         self.seconds, self.before = 60 * minutes, 0.0
-        self.began = _used()  # a resumed run ends its epoch before it begins one
+        self.began = _used()  # a resumed run may end an epoch before it starts one
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note when the epoch began."""
+        """Store the start time of the epoch."""
         self.began = _used()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop where another epoch like this one takes too long."""
+        """Stop if another epoch of the same length would exceed the limit."""
         now = _used()
         trainer.should_stop |= self.before + now + (now - self.began) > self.seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time that was used."""
+        """Return the used time."""
         return {"used": self.before + _used()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the time that was used."""
+        """Restore the used time."""
         self.before = state_dict["used"]
 
 
@@ -82,17 +85,17 @@ def train(
     steps: int = 10,
     only: list[str] = [],  # noqa: B006
 ) -> None:
-    """Train and score what has no scores yet.
+    """Train and score all models without scores.
 
     Args:
-        root: Folder that holds the official folders of ISIC 2017.
-        runs: Where runs are written.
-        minutes: Of each, of all cores together.
+        root: Folder that contains the official folders of ISIC 2017.
+        runs: Folder of the runs.
+        minutes: Time limit of each model in minutes, for all cores together.
         samples: S of the test.
-        steps: Network evaluations of each sample.
-        only: Keys of MODELS; all when empty.
+        steps: Network evaluations per sample.
+        only: Keys of MODELS; all if empty.
     """
-    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]  # where runs find ProcessTime
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]  # for the import of ProcessTime
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     for name in MODELS:
         if only and name not in only:
@@ -112,7 +115,7 @@ def train(
 
 
 def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: int) -> None:
-    """Train the peer's network with its own loss and settings (its README and driver.py), float32."""
+    """Train the network of med-seg-diff-pytorch with its loss and settings (its README and driver.py), in float32."""
     from med_seg_diff_pytorch import MedSegDiff, Unet
 
     if (folder / "cases.csv").is_file():
@@ -133,7 +136,7 @@ def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: i
         peer.load_state_dict(state["peer"])
         optimizer.load_state_dict(state["optimizer"])
         before, step = state["used"], state["step"]
-        torch.manual_seed(step)  # not the noise of the first steps again
+        torch.manual_seed(step)  # a resumed run does not repeat the noise of the first steps
 
     def used() -> float:
         return before + _used()
@@ -143,7 +146,7 @@ def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: i
         torch.save(state, temporary)
 
     loader = data.train_dataloader()
-    loader.sampler.draws_before = lambda: step * data.batch_size  # type: ignore[attr-defined]  # no Trainer counts them
+    loader.sampler.draws_before = lambda: step * data.batch_size  # type: ignore[attr-defined]  # there is no Trainer to count them
     while used() < 60 * minutes:
         for batch in loader:
             image, mask = _peers(data, batch, device)
@@ -173,16 +176,16 @@ def _score_peer(peer: torch.nn.Module, data: ISIC2017DataModule, samples: int) -
 
 
 def _peers(data: ISIC2017DataModule, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return images and masks in [0, 1] on the device, as the peer takes them."""
+    """Return images and masks in [0, 1] on the device, for med-seg-diff-pytorch."""
     batch = data.on_after_batch_transfer(data.transfer_batch_to_device({**batch}, device, 0), 0)
     return (batch["image"] + 1) / 2, batch["mask"]
 
 
 def collect(runs: Path = Path("runs/budget"), output: Path = SCORES) -> None:
-    """Gather the scores of all cases; models that were not run here keep theirs.
+    """Collect the scores of all cases. Models that are missing here keep their earlier scores.
 
     Args:
-        runs: Where runs were written.
+        runs: Folder of the runs.
         output: The table of scores.
     """
     rows: list[dict[str, object]] = []
@@ -200,7 +203,7 @@ def collect(runs: Path = Path("runs/budget"), output: Path = SCORES) -> None:
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print means with intervals, and what each is less the control.
+    """Print means with intervals, and the differences from the supervised baseline.
 
     Args:
         scores: The table of scores.

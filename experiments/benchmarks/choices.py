@@ -1,13 +1,16 @@
-"""MedSegDiff's settings, changed one at a time from where a search started, on images that are never reported.
+"""Search for MedSegDiff's settings: one change at a time from a start, on images that are never reported.
 
-ISIC 2017: the seeded tenth of the training images. Synthetic lesions, whose four raters tell what a gain in Dice costs
-in fidelity to their distribution: 192 test images beyond the 64 that are reported.
+The images of ISIC 2017 are the seeded tenth of the training images. Synthetic lesions have 192 test images, beyond the
+64 reported ones. They have four raters, so they show whether a gain in Dice makes samples less like the raters' masks.
 
-``python experiments/benchmarks/choices.py train isic2017 --root /path/to/isic2017`` trains and scores what is not there
-yet (likewise ``train synthetic``); ``collect isic2017`` gathers the scores beside this file, ``table isic2017`` prints
-the table. With ``--member lite`` it is MedSegDiff-lite's search, else V1's. All runs of a data set take the same number
-of steps with the same number of rows through the network, but ``size=base``, whose steps cost more, and lite's, whose
-condition network sees an image once, however many noise levels follow.
+- ``python experiments/benchmarks/choices.py train isic2017 --root /path/to/isic2017`` (or ``train synthetic``) trains
+  and scores the remaining runs.
+- ``collect isic2017`` collects the scores beside this file.
+- ``table isic2017`` prints the table.
+
+``--member lite`` selects the search for MedSegDiff-Lite; the default is V1. All runs of a data set have the same number
+of steps, and the same number of rows through the network. There are two exceptions. ``size=base`` has fewer steps,
+which cost more. And MedSegDiff-Lite runs its condition network once per image, for any number of noise levels.
 """
 
 import subprocess
@@ -28,10 +31,10 @@ Member = Literal["v1", "lite"]
 MODELS: dict[Member, str] = {"v1": "medsegdiff", "lite": "medsegdiff-lite"}
 STEPS = {"isic2017": 2000, "synthetic": 800}
 SCORES = {"isic2017": ("dice", "diversity"), "synthetic": ("dice", "ged_unbiased", "diversity")}
-PRIOR = "dice_prior"  # of members that have one
+PRIOR = "dice_prior"  # only of members with a prior
 REPORTED_SYNTHETIC = [f"test-{number:04d}" for number in range(64)]
 START, CONTROL = "start", "supervised"
-WITHOUT_EMA = "no EMA"  # the raw weights of the first setting's runs: costs no training
+WITHOUT_EMA = "no EMA"  # the raw weights of the first setting's runs, without another training
 
 MODEL = "--model.init_args."
 LOSS = f"{MODEL}loss=diffmedseg.diffusion.DiffusionLoss"
@@ -39,9 +42,9 @@ SQUARED = [LOSS, f"{MODEL}loss.init_args.bce=0", f"{MODEL}loss.init_args.mse=1"]
 
 DICE = [LOSS, f"{MODEL}loss.init_args.dice=1"]
 
-#: Where V1's search started, whatever the yaml says now; lite's starts from what V1's found for each kind of data.
+#: Start of V1's search; the yaml files have changed since. Lite's search starts from V1's result for each kind of data.
 _V1_FIRST = [*EVEN_DDIM, f"{MODEL}process.init_args.input_scale=0.3", f"{MODEL}loss=null"]
-_LITE_FIRST = [f"{MODEL}noise_levels=4", f"{MODEL}prior_share=0"]  # of the samples alone
+_LITE_FIRST = [f"{MODEL}noise_levels=4", f"{MODEL}prior_share=0"]  # score the samples alone
 FIRST: dict[Member, dict[Data, list[str]]] = {
     "v1": {"isic2017": _V1_FIRST, "synthetic": _V1_FIRST},
     "lite": {
@@ -49,17 +52,17 @@ FIRST: dict[Member, dict[Data, list[str]]] = {
         "synthetic": [*_V1_FIRST, *_LITE_FIRST],
     },
 }
-#: What each variant of V1 changes on the command line.
+#: Command-line arguments of each variant of V1.
 V1: dict[str, list[str]] = {
     START: [],
     "input_scale=0.1": [f"{MODEL}process.init_args.input_scale=0.1"],
     "dice=1": DICE,
     "prediction=v": [f"{MODEL}process.init_args.prediction=v", *SQUARED],
     "input_scale=0.1 dice=1": [f"{MODEL}process.init_args.input_scale=0.1", *DICE],
-    # Four images at four levels: as many rows through the network as sixteen images at one.
+    # Four images at four levels give as many rows through the network as sixteen images at one level.
     "noise_levels=4": [f"{MODEL}noise_levels=4", "--data.init_args.batch_size=4"],
     "weighting=snr_plus_one": [LOSS, f"{MODEL}loss.init_args.weighting=snr_plus_one"],
-    # The time of 2,000 steps of the tiny network, by the ratio of their times, side by side: 335 and 790 ms.
+    # 850 steps take the time of 2,000 steps of the tiny network: steps of 790 and 335 ms, timed side by side.
     "size=base": [f"{MODEL}denoiser.init_args.size=base", "--trainer.max_steps=850", "--data.steps_per_epoch=850"],
     CONTROL: [],
     "input_scale=1": [f"{MODEL}process.init_args.input_scale=1"],
@@ -70,7 +73,7 @@ LITE: dict[str, list[str]] = {
     "residual=false": [f"{MODEL}denoiser.init_args.residual=false"],
     "noise_levels=1": [f"{MODEL}noise_levels=1"],
     "stratified": [f"{MODEL}stratified=true"],
-    # At one level, as V1 is trained: its steps are whole networks.
+    # One level, as for V1, because its step is the whole network.
     "V2": [
         f"{MODEL}denoiser=diffmedseg.models.MedSegDiffV2",
         f"{MODEL}denoiser.init_args.size=tiny",
@@ -103,15 +106,15 @@ def train(
     only: list[str] = [],  # noqa: B006
     member: Member = "v1",
 ) -> None:
-    """Train and score every variant and seed that has no scores yet.
+    """Train and score every variant and seed without scores.
 
     Args:
         data: The data set.
-        root: Folder that holds the official folders of ISIC 2017.
-        runs: Where runs are written.
+        root: Folder that contains the official folders of ISIC 2017.
+        runs: Folder of the runs.
         seeds: Seeds.
-        only: Variants; all when empty.
-        member: Whose search.
+        only: Variants; all if empty.
+        member: Network of the search.
     """
     runs, steps = _runs(runs, data, member), STEPS[data]
     runs.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,7 @@ def train(
             log, model = runs / f"{name}.log", CONTROL if variant == CONTROL else MODELS[member]
             first = [] if variant == CONTROL else FIRST[member][data]
             common = ["--runs", str(runs), "--seed_everything", str(seed), *place]
-            # One epoch: the last weights are scored, none are chosen.
+            # A single epoch: the last weights are scored, and no checkpoint is chosen.
             # fmt: off
             _run([
                 "train", model, data, *common, "--name", name,
@@ -146,7 +149,7 @@ def _run(arguments: list[str], log: Path) -> None:
 
 
 def _without_average(run: Path) -> Path:
-    """Write a checkpoint whose weights are the raw ones."""
+    """Write a checkpoint with the raw weights instead of their average."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     raw = checkpoint["current_model_state"]
     checkpoint["state_dict"] = {key: raw[key] for key in checkpoint["state_dict"]}
@@ -163,12 +166,14 @@ def _scores(data: Data, member: Member) -> Path:
 
 
 def collect(data: Data, runs: Path = Path("runs/choices"), member: Member = "v1") -> None:
-    """Gather the scores of every image, a column for each variant, seed and score; runs that are not here keep theirs.
+    """Collect the scores of every image. Runs that are missing here keep their earlier scores.
+
+    The table has a column for each variant, seed and score.
 
     Args:
         data: The data set.
-        runs: Where runs were written.
-        member: Whose search.
+        runs: Folder of the runs.
+        member: Network of the search.
     """
     output = _scores(data, member)
     earlier = read_rows(output) if output.is_file() else [{"case": ""}]
@@ -190,7 +195,7 @@ def table(data: Data, member: Member = "v1") -> None:
 
     Args:
         data: The data set.
-        member: Whose search.
+        member: Network of the search.
     """
     rows = read_rows(_scores(data, member))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "case"}
@@ -198,7 +203,7 @@ def table(data: Data, member: Member = "v1") -> None:
     others = [diversity, *([PRIOR] if f"{START}.0.{PRIOR}" in columns else [])]
     heads = [f"{score} | less the start's | 95 % interval | by seed" for score in compared]
     print(f"| setting | {' | '.join([*heads, *others])} |\n|---|{'---|' * (4 * len(compared) + len(others))}")
-    measured = (name.rsplit(".", 2)[0] for name in columns)  # forms that were not kept, too, whose code is gone
+    measured = (name.rsplit(".", 2)[0] for name in columns)  # includes rejected variants, which have no code any more
     for variant in dict.fromkeys([*VARIANTS[member][data], *measured]):
         seeds = [seed for seed in range(10) if f"{variant}.{seed}.dice" in columns]
         if not seeds:

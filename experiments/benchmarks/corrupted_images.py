@@ -1,10 +1,10 @@
-"""How models of skin lesions stand other cameras, optics and files: Dice on corrupted copies of images.
+"""Robustness of models of skin lesions to other cameras, optics and files: Dice on corrupted copies of images.
 
 ``python experiments/benchmarks/corrupted_images.py score '[ENTRY, runs/RUN/version_0]' /path/to/isic2017`` scores
 models on the seeded tenth, writes ``robustness.csv`` and prints the table. ``--reported official`` takes the 150
-official validation images. ``--elsewhere /path/to/isic2016`` adds the images of ISIC 2016 that ISIC 2017 does not train
-on. ``table`` prints the table again. ``card robustness.csv MODEL RUN`` writes the rows of a model into the folder of
-its run; ``diffmedseg export`` takes them into the entry's card.
+official validation images. ``--elsewhere /path/to/isic2016`` adds the images of ISIC 2016 that are not training images
+of ISIC 2017. ``table`` prints the table again. ``card robustness.csv MODEL RUN`` writes the rows of a model into the
+folder of its run, and ``diffmedseg export`` copies them into the entry's card.
 
 Every model gets the same images: at most 256 px, corrupted, then rounded to 8 bits. Masks are scored at this size.
 """
@@ -33,7 +33,7 @@ from diffmedseg.reading.pictures import read_upright
 from diffmedseg.zoo.loading import load_model
 from diffmedseg.zoo.robustness import RobustnessRow, write_robustness
 
-#: Where an image lies: its data set, split and number in the split.
+#: Location of an image: its data set, split and number in the split.
 Place = tuple[ISICDataModule, Split, int]
 
 CLEAN, MEAN = "none", "mean of all corruptions"
@@ -47,7 +47,7 @@ SCORES = Path("robustness.csv")
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image (3, h, w) in [0, 1] and its mask (1, h, w), bool, at the size at which both are scored."""
+    """An image (3, h, w) in [0, 1] and its mask (1, h, w), bool, at the size for scoring."""
 
     case: str
     image: Tensor
@@ -71,15 +71,15 @@ def score(
         root: Folder of ISIC 2017.
         reported: ``tenth`` of the training images, on which settings are chosen, or the ``official`` validation set.
         elsewhere: Folder of ISIC 2016; None leaves it out.
-        severities: Which severities, of mild, medium and strong.
-        images: Take so many images of each set, evenly spread; None for all.
-        side: Longer side in pixels at which images are corrupted and masks are scored.
+        severities: Severities, from mild, medium and strong.
+        images: Number of images from each set, evenly spread; None for all.
+        side: Longer side in pixels, for corruption of images and scoring of masks.
         output: The table of scores of every image.
     """
     kinds = [(CLEAN, ""), *((name, severity) for name in CORRUPTIONS for severity in severities)]
     rows: list[dict[str, object]] = []
     loaded = {name: load_model(name) for name in models}
-    warnings.filterwarnings("ignore", "Some images look unlike")  # as they are meant to
+    warnings.filterwarnings("ignore", "Some images look unlike")  # corrupted images do
     for place, items in _sets(root, reported, elsewhere).items():
         for photograph in _photographs(items, images, side):
             copies = _copies(photograph, kinds)
@@ -97,13 +97,13 @@ def score(
 
 
 def _sets(root: Path, reported: str, elsewhere: Path | None) -> dict[str, list[Place]]:
-    """Return where the images of each set lie."""
+    """Return the locations of the images of each set."""
     kind, title = SETS[reported]
     data = ISIC2017DataModule(root, reported=kind)
     sets = {title: _places(data, "test")}
     if elsewhere is not None:
         trained, chosen = ({file.id for file in data.files(split)} for split in ("train", "val"))
-        other = ISIC2016DataModule(elsewhere, reported="tenth")  # which splits the training set, and needs no other
+        other = ISIC2016DataModule(elsewhere, reported="tenth")  # "tenth" needs only the training set
         places = [*_places(other, "train"), *_places(other, "val")]
         ids = {place: other.files(place[1])[place[2]].id for place in places}
         sets[ELSEWHERE] = [place for place in places if ids[place] not in trained]
@@ -174,9 +174,10 @@ def card(scores: Path, model: str, run: Path) -> None:
 
 
 def _cells(scores: Path) -> dict[tuple[str, str, str], np.ndarray]:
-    """Return Dice of every image by model, set of images and corruption; the mean of all corruptions ends each set.
+    """Return the Dice of every image by model, set of images and corruption. Each set ends with the mean.
 
-    Images stand in the order of their names, so that models can be compared image by image.
+    The mean is over all corruptions. Images are in the order of their names, so that models can be compared image by
+    image.
     """
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     cases: dict[str, set[str]] = {}

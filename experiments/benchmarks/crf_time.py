@@ -1,4 +1,4 @@
-"""Seconds of a dense CRF per image, by its side.
+"""Time of a dense CRF in seconds per image, by side of the image.
 
 Run ``python experiments/benchmarks/crf_time.py``.
 """
@@ -17,7 +17,7 @@ def main(sides: list[int] = [64, 128, 256, 512], rounds: int = 5) -> None:  # no
 
     Args:
         sides: Sides of square images, in pixels.
-        rounds: How often each is timed.
+        rounds: Number of timings per side.
     """
     generator = torch.Generator().manual_seed(0)
     images = {side: torch.rand(3, side, side, generator=generator) * 2 - 1 for side in sides}

@@ -1,4 +1,4 @@
-"""Differences of DiffSeg that were tried and are no better, for pseudo_masks.py; see docs/results/diffseg.md."""
+"""Differences of DiffSeg that were tried without gain, for pseudo_masks.py; see docs/results/diffseg.md."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,9 +19,9 @@ from diffmedseg.models.diffseg.segmenter import Polarity
 
 
 class LikelihoodRatio(OneStepDifference):
-    """How much worse healthy explains the image than diseased: squared errors, as in a diffusion classifier.
+    """The squared error of the healthy minus that of the diseased reconstruction, for each pixel.
 
-    Li et al. 2023 (arXiv 2303.16203), pixel by pixel.
+    As in a diffusion classifier (Li et al. 2023, arXiv 2303.16203).
     """
 
     def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class LikelihoodRatio(OneStepDifference):
 
 
 class LabDistance(OneStepDifference):
-    """The distance of the healthy from the diseased reconstruction in Lab colour."""
+    """The distance between the healthy and the diseased reconstruction in Lab colour space."""
 
     def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
         """Compare; see the base class."""
@@ -44,11 +44,13 @@ class LabDistance(OneStepDifference):
 
 
 class LabelResidual(OneStepDifference):
-    """The reconstruction under a label, or none, less the image: what of the counterfactual the label does not give.
+    """The reconstruction under a label, or without a label, minus the image.
+
+    It shows the part of the counterfactual difference that does not come from the label.
 
     Args:
-        lowest: The lowest noise level, of T.
-        highest: The highest.
+        lowest: Lowest noise level, in [0, T).
+        highest: Highest noise level.
         label: The label.
     """
 
@@ -62,12 +64,12 @@ class LabelResidual(OneStepDifference):
 
 
 class GuidedCounterfactual(CounterfactualDifference):
-    """The counterfactual, driven away from the diseased reconstruction.
+    """The counterfactual difference, with guidance away from the diseased reconstruction.
 
     Args:
-        lowest: The lowest noise level, of T.
-        highest: The highest.
-        guidance: 1 for none.
+        lowest: Lowest noise level, in [0, T).
+        highest: Highest noise level.
+        guidance: Weight of the guidance; 1 for no guidance.
     """
 
     def __init__(self, lowest: int, highest: int, guidance: float) -> None:
@@ -81,20 +83,21 @@ class GuidedCounterfactual(CounterfactualDifference):
 
 
 class InversionDifference(Difference):
-    """Inverts the image by DDIM without a label, and generates it again as healthy, less the image.
+    """Inverts the image by DDIM without a label, generates it again as healthy, and subtracts the image.
 
     Wolleb et al. 2022 (arXiv 2203.04306) and Sanchez et al. 2022 (arXiv 2207.12268). It draws no noise.
 
     Args:
-        start: The level that the image is inverted to, of T.
-        guidance: 1 for none; above, predictions are driven away from those without a label.
+        start: Noise level at the end of the inversion, below T.
+        guidance: Weight of the guidance; 1 for no guidance. Above 1, predictions move away from the prediction without
+            a label.
     """
 
     def __init__(self, start: int, guidance: float) -> None:
         self.start, self.guidance = start, guidance
 
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
-        """Refuse a start that the process does not have, and predictions without a label that were not trained."""
+        """Refuse a start that the process does not have, and training that hides no labels."""
         if self.start >= process.num_train_steps or not label_hidden:
             raise ValueError("Inversion takes a level of the process, and a label_dropout above 0 in training.")
 
@@ -121,7 +124,7 @@ class InversionDifference(Difference):
         return x_0 - image
 
 
-#: What is tried with each run, and the polarity of its maps.
+#: The differences to try with each run, and the polarity of their maps.
 TRIES: dict[str, tuple[Difference, Polarity]] = {
     **{
         f"healthy less {other}, level {level}": (kind(level, level), "either")

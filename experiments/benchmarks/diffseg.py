@@ -1,11 +1,14 @@
-"""DiffSeg by what it learns from, beside what needs no learning: dark is lesion, or bright in FLAIR is tumour.
+"""DiffSeg by kind of supervision, and a baseline by brightness alone (dark lesions, or tumours bright in FLAIR).
 
-``python experiments/benchmarks/diffseg.py train isic2017 --root /path/to/isic2017`` trains the variants of a data set
-that are not trained yet; ``... choose runs/diffseg/isic2017.weak/version_0`` tries levels of noise and decisions on
-the validation images of a run; ``... score runs/diffseg/isic2017.weak/version_0`` prints what it and the baseline
-reach on the images that are reported, and how often either finds something where there is nothing; ``... panel
-runs/diffseg/isic2017.weak/version_0 panel.png`` draws how masks come about. For CRFs and numbers of samples:
-fusion_rules.py.
+- ``python experiments/benchmarks/diffseg.py train isic2017 --root /path/to/isic2017`` trains the remaining variants of
+  a data set.
+- ``... choose runs/diffseg/isic2017.weak/version_0`` tries noise levels and decisions on the validation images of a
+  run.
+- ``... score runs/diffseg/isic2017.weak/version_0`` prints the scores of the run and the baseline on the reported
+  images, and how often either finds something in a healthy image.
+- ``... panel runs/diffseg/isic2017.weak/version_0 panel.png`` draws the steps from image to mask.
+
+For CRFs and numbers of samples, see fusion_rules.py.
 """
 
 import math
@@ -66,15 +69,15 @@ def train(
     samples: int = 8,
     only: list[str] = [],  # noqa: B006
 ) -> None:
-    """Train what is not trained yet.
+    """Train the remaining variants.
 
     Args:
         data: A key of VARIANTS.
-        root: Folder that holds its files.
-        runs: Where runs are written.
-        steps: Steps of each run.
+        root: Folder of the data set.
+        runs: Folder of the runs.
+        steps: Training steps of each run.
         samples: S of the test.
-        only: Variants; all when empty.
+        only: Variants; all if empty.
     """
     for variant, settings in VARIANTS[data].items():
         if only and variant not in only:
@@ -91,8 +94,8 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
 
     Args:
         run: The run's folder.
-        samples: Maps per image, whose masks are averaged.
-        images: Images at most, the first ones: windows of small crops take long.
+        samples: Maps per image; their masks are averaged.
+        images: Maximum number of images, from the first on, because windows of small crops take long.
     """
     model, data = _load(run)
     data.setup("validate")
@@ -124,11 +127,11 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
 
 
 def score(run: Path, test: Path | None = None) -> None:
-    """Print the scores of a run's test, and what the baseline reaches on the same images.
+    """Print the scores of a run's test, and of the baseline on the same images.
 
     Args:
         run: The run's folder.
-        test: The folder of a later test of the run; None for its own.
+        test: Folder of a later test of the run; None for the test in the run's folder.
     """
     model, data = _load(run)
     images: list[ImageScore] = []
@@ -162,13 +165,13 @@ def _row(name: str, rows: list[CaseScore]) -> None:
 
 @torch.inference_mode()
 def panel(run: Path, output: Path, images: int = 4, levels: list[int] = [100, 300, 500]) -> None:  # noqa: B006
-    """Draw reconstructions, differences at single levels, samples and what they are fused to.
+    """Draw reconstructions, differences at single noise levels, samples and the fused map.
 
     Args:
         run: The run's folder.
         output: The PNG.
-        images: How many, spread over those that are reported.
-        levels: Noise levels of the single differences; the reconstructions are those of the middle one.
+        images: Number of images, spread over the reported images.
+        levels: Noise levels of the single differences. The reconstructions are at the middle level.
     """
     model, data = _load(run)
     store = data.stores["test"]
@@ -231,8 +234,8 @@ def _maps(model: DiffSegSegmenter, batch: Batch, samples: int) -> Tensor:
 
 
 def _baseline(model: DiffSegSegmenter, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cut what is looked for, dark or bright, at Otsu's level of the pixels that are not background."""
-    value, masks = model._reduce(-batch["image"]), []  # as if the healthy image were nothing
+    """Threshold dark or bright pixels, by polarity, at Otsu's level of the pixels outside the background."""
+    value, masks = model._reduce(-batch["image"]), []  # a difference with a healthy image of zeros
     for image, one in zip(batch["image"], value, strict=True):
         inside = is_tissue(image)
         unit = (one - one.min()) / (one.max() - one.min()).clamp(min=1e-6)

@@ -1,12 +1,12 @@
-"""Distils the chains of a trained MedSegDiff into one or two steps, and says what of Dice and GED is left.
+"""Distil the chains of a trained MedSegDiff into one or two steps, and measure the remaining Dice and GED.
 
-A deterministic chain is a function of its first noise (Song et al. 2021, arXiv 2010.02502, section 4.2), so a student
-can learn where the teacher's end (Luhman & Luhman 2021, arXiv 2101.02388): at its first step from the noise alone, at
-its second, which is where the teacher's sampler has it, from what its own first step made of it. The condition network
-is the teacher's and stays as it is.
+A deterministic chain is a function of its first noise (Song et al. 2021, arXiv 2010.02502, section 4.2). So a student
+can learn the end of the teacher's chains (Luhman & Luhman 2021, arXiv 2101.02388). Its first step starts from the
+noise. Its second step, at the level of the teacher's sampler, starts from the result of the first. The student keeps
+the teacher's condition network unchanged.
 
 ``python experiments/benchmarks/distil.py runs/medsegdiff-lite-synthetic/version_0 --out one_step.ckpt`` trains, prints
-the table and writes the student, which ``predict``, ``evaluate`` and ``load_checkpoint`` take like any checkpoint.
+the table and writes the student. ``predict``, ``evaluate`` and ``load_checkpoint`` take it like any checkpoint.
 """
 
 import copy
@@ -41,13 +41,13 @@ def main(
     """Distil and print the table.
 
     Args:
-        run: The teacher's run, with DDIM of eta 0, UniPC, or DPM-Solver++.
+        run: The teacher's run, with DDIM at eta 0, UniPC, or DPM-Solver++.
         iterations: Training steps of the student.
-        chains: Chains of each image at a training step.
+        chains: Chains of each image in a training step.
         teacher_steps: Steps of the teacher's chains.
         samples: S of the table.
-        seed: Of the student's noise.
-        out: The student's checkpoint, of one step; None for none.
+        seed: Seed of the student's noise.
+        out: File for the student's checkpoint, with one step; None to write none.
     """
     model, data = load_run(run)
     if not (isinstance(model, MedSegDiffSegmenter) and model.denoiser.has_prior and model.process.prediction == "x_0"):
@@ -85,7 +85,7 @@ def _distil(
     data.steps_per_epoch = iterations
     student = copy.deepcopy(teacher).train()
     average, ema = copy.deepcopy(teacher).eval(), WarmupEMA(0.995)
-    student.denoiser.condition.requires_grad_(False).eval()  # type: ignore[union-attr]  # members that have one
+    student.denoiser.condition.requires_grad_(False).eval()  # type: ignore[union-attr]  # members with a condition network
     parameters = [p for p in student.denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
@@ -113,9 +113,9 @@ def _distil(
 
 
 def _loss(student: MedSegDiffSegmenter, x_T: Tensor, condition: Condition, end: Tensor) -> Tensor:
-    """Cross-entropy with where the teacher's chains end, of the first step and of the second."""
+    """Return the cross-entropy of the first and the second step with the ends of the teacher's chains."""
     process = student.process
-    first, middle = student.reverse.levels(process, 2)  # of two steps every such sampler takes the first as DDIM does
+    first, middle = student.reverse.levels(process, 2)  # the first of two steps is a DDIM step in all these samplers
     loss, x_t = x_T.new_zeros(()), x_T
     for t in (first, middle):
         logits = student.denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device), condition)

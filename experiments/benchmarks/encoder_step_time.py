@@ -1,4 +1,4 @@
-"""Time of a training step of a U-Net on a pretrained encoder: what depthwise convolutions in float32 save on a CPU.
+"""Time of a training step of a U-Net with a pretrained encoder on a CPU, with depthwise convolutions in float32 or not.
 
 Run ``python experiments/benchmarks/encoder_step_time.py``.
 """
@@ -13,13 +13,13 @@ from diffmedseg.models import SMPNetwork
 
 
 def main(encoder: str = "lite0", size: int = 128, batch: int = 16, rounds: int = 10) -> None:
-    """Print the table; settings take turns.
+    """Print the table. The settings are timed in turns.
 
     Args:
         encoder: Name of the encoder.
         size: Side of the images, in pixels.
-        batch: Images.
-        rounds: How often each setting is timed.
+        batch: Images per step.
+        rounds: Number of timings per setting.
     """
     image = torch.randn(batch, 3, size, size)
     precise = _step(encoder, image, precise=True)
@@ -34,7 +34,7 @@ def _step(encoder: str, image: torch.Tensor, precise: bool) -> Callable[[], None
     network = SMPNetwork(3, 1, encoder=encoder, decoder_channels="slim")
     if not precise:
         for module in network.modules():
-            vars(module).pop("forward", None)  # that of the class
+            vars(module).pop("forward", None)  # restores the method of the class
 
     def run() -> None:
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,10 +1,11 @@
-"""Pretrained encoders on ISIC 2017: what pretraining, normalisation and learning rate are worth after equal steps.
+"""Pretrained encoders on ISIC 2017: effects of pretraining, normalisation and learning rate after equal steps.
 
-``python experiments/benchmarks/encoders.py train /path/to/isic2017`` trains and scores what has no scores yet,
-and goes on with a run that was stopped; ``... collect`` gathers the scores of every case into encoders.csv beside this
-file; ``... table`` prints mean Dice and the paired difference from the pretrained encoder.
+- ``python experiments/benchmarks/encoders.py train /path/to/isic2017`` trains and scores all runs without scores, and
+  resumes stopped runs.
+- ``... collect`` collects the scores of every case in encoders.csv beside this file.
+- ``... table`` prints mean Dice and the paired difference from the pretrained encoder.
 
-Every run takes the same steps and is scored on the seeded tenth of the training images, which is never
+Every run has the same number of steps, and is scored on the seeded tenth of the training images, which is never
 reported. Its last averaged weights are scored: no checkpoint is chosen.
 """
 
@@ -32,7 +33,7 @@ WRONG = [
     "--model.denoiser.encoder_mean=[0.485, 0.456, 0.406]",
     "--model.denoiser.encoder_std=[0.229, 0.224, 0.225]",
 ]
-#: By name: the model, and the arguments of the command line.
+#: The model and the arguments of the command line, by name of the variant.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     START: (LITE, [*ENCODER, SLOW]),
     "random weights": (LITE, [*ENCODER, SLOW, "--encoder_weights=none"]),
@@ -58,16 +59,16 @@ def train(
     lr: float = 5e-4,
     settings: list[str] = [],  # noqa: B006
 ) -> None:
-    """Train and score every variant and seed that has no scores yet.
+    """Train and score every variant and seed without scores.
 
     Args:
-        root: Folder that holds the official folders of ISIC 2017.
-        runs: Where runs are written.
+        root: Folder that contains the official folders of ISIC 2017.
+        runs: Folder of the runs.
         steps: Training steps of every run.
-        image_size: In pixels.
+        image_size: Side of the images in pixels.
         seeds: Seeds of the new weights, the order and the noise.
-        only: Names of VARIANTS; all when empty.
-        lr: Learning rate, of AdamW.
+        only: Names of VARIANTS; all if empty.
+        lr: Learning rate of AdamW.
         settings: Further settings of every run.
     """
     common = [
@@ -87,10 +88,10 @@ def _name(variant: str, seed: int) -> str:
 
 
 def collect(runs: Path = Path("runs/encoders"), output: Path = SCORES) -> None:
-    """Gather the scores of every case; runs that are not here keep theirs.
+    """Collect the scores of every case. Runs that are missing here keep their earlier scores.
 
     Args:
-        runs: Where runs were written.
+        runs: Folder of the runs.
         output: The table of scores.
 
     Raises:
@@ -113,7 +114,7 @@ def collect(runs: Path = Path("runs/encoders"), output: Path = SCORES) -> None:
 def table(scores: Path = SCORES) -> None:
     """Print mean Dice by image size, steps and variant, and the paired difference from START in the same setting.
 
-    Seeds are averaged first; the 95 % intervals are bootstrapped over images.
+    Scores are averaged over seeds first. The 95 % intervals are bootstrapped over images.
 
     Args:
         scores: The table of scores.

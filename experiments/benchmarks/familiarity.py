@@ -1,9 +1,9 @@
-"""Whether a zoo entry tells unfamiliar images: ``Familiarity``, and simpler scores beside it.
+"""Detection of unfamiliar images by a zoo entry: ``Familiarity``, and simpler scores for comparison.
 
 ``python experiments/benchmarks/familiarity.py /path/to/isic2017 --chase /path/to/chase --brats /path/to/brats2015
---lidc /path/to/lidc`` fits each score on the entry's validation cases (a seeded tenth of ISIC 2017's training images),
-and prints, by kind of image, the area under the ROC curve against the 150 official validation images, and the share
-that is warned of. A folder that is not given leaves its rows out. ``--entry`` names another of its entries.
+--lidc /path/to/lidc`` fits each score to the entry's validation cases (a seeded tenth of ISIC 2017's training images).
+For each kind of image, it prints the area under the ROC curve against the 150 official validation images, and the share
+of images with a warning. Data sets without a folder are left out. ``--entry`` names another entry of ISIC 2017.
 """
 
 import io
@@ -33,9 +33,9 @@ from diffmedseg.models.batches import to_grid
 from diffmedseg.reading.pictures import read_picture
 from diffmedseg.zoo import current_source, load_pretrained
 
-#: Maps images to how unusual they are, (N,), and whether they are warned of, (N,), bool.
+#: Maps images to a score, (N,), higher for unusual images, and whether they get a warning, (N,), bool.
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
-#: Maps what describes the fitted images, (N, F), to what scores descriptions: higher is more unusual.
+#: Maps descriptions of the fitted images, (N, F), to a function that scores descriptions; higher is more unusual.
 Fit = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
 
@@ -52,7 +52,7 @@ def main(
         root: Folder of ISIC 2017.
         chase: Folder of CHASE_DB1.
         brats: Folder of BraTS 2015.
-        lidc: Folder of LIDC-IDRI, as CIMD prepares it.
+        lidc: Folder of LIDC-IDRI, prepared like CIMD.
         entry: The entry.
     """
     model = load_pretrained(entry)
@@ -93,7 +93,10 @@ def _scores(model: DiffusionSegmenter, fitted: Tensor) -> dict[str, Score]:
 
 
 def _left_out(describe: Callable[[Tensor], Tensor], fit: Fit, fitted: Tensor) -> Score:
-    """Make a score that warns of what exceeds all but one of the fitted images, each scored by a fit without it."""
+    """Make a score that warns of images above the second-highest score of the fitted images.
+
+    Each fitted image is scored by a fit without this image.
+    """
     own = describe(fitted)
     numbers = torch.arange(len(own))
     level = sorted(float(fit(own[numbers != i])(own[i : i + 1])) for i in range(len(own)))[-2]
@@ -111,7 +114,7 @@ def _features(model: DiffusionSegmenter, images: Tensor) -> Tensor:
 
 
 def _histogram(images: Tensor) -> Tensor:
-    """Eight bins per channel, as shares of the pixels."""
+    """Return a histogram with eight bins per channel, as shares of the pixels."""
     counts = [torch.cat([torch.histc(channel, 8, -1, 1) for channel in image]) for image in images]
     return torch.stack(counts) / images[0, 0].numel()
 
@@ -126,7 +129,7 @@ def _deviation(own: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _mahalanobis(own: Tensor) -> Callable[[Tensor], Tensor]:
-    """Shrink the correlation halfway to none."""
+    """Fit a Mahalanobis distance, with correlations shrunk by half."""
     standard = _standardised(own)
     correlation = standard(own).T @ standard(own) / len(own)
     inverse = torch.linalg.inv((correlation + torch.eye(len(correlation))) / 2)
@@ -147,7 +150,7 @@ def _read(files: list[Path], size: tuple[int, int]) -> Tensor:
 
 
 def _slices(folder: Path, size: tuple[int, int]) -> Tensor:
-    """Every 12th slice of the middle three fifths of each brain, its values from the 1st to the 99th percentile."""
+    """Return every 12th slice of the middle three fifths of each brain, scaled from the 1st to the 99th percentile."""
     import SimpleITK as sitk
 
     found = []
@@ -165,7 +168,7 @@ def _slices(folder: Path, size: tuple[int, int]) -> Tensor:
 
 
 def _changed(images: Tensor) -> dict[str, Tensor]:
-    """Change images: the first five should stay familiar."""
+    """Return changed images. The first five kinds should stay familiar."""
     grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     return {
         "the same, mirrored": images.flip(-1),
@@ -191,7 +194,7 @@ def _jpeg(images: Tensor, quality: int) -> Tensor:
 
 
 def _made(size: tuple[int, int], number: int = 30) -> dict[str, Tensor]:
-    """Make textures of two random colours, noise, and flat images."""
+    """Make artificial images: textures of two random colours, noise, and uniform colours."""
     y, x = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
     found: dict[str, list[Tensor]] = {}
     for i in range(number):

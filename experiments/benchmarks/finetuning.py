@@ -1,11 +1,13 @@
-"""Fine-tuning against training from scratch with the same few steps, at 64 px.
+"""Fine-tuning and training from scratch, with the same small number of steps, at 64 px.
 
-``python experiments/benchmarks/finetuning.py train /path/to/data`` trains and tests what has no scores yet;
-``... collect`` gathers the scores of every case into finetuning.csv beside this file; ``... table`` prints them. The
-data folder holds ``isic2016``, ``isic2017`` and ``chase`` under their official names.
+- ``python experiments/benchmarks/finetuning.py train /path/to/data`` trains and tests all runs without scores.
+- ``... collect`` collects the scores of every case in finetuning.csv beside this file.
+- ``... table`` prints the scores.
 
-Nearly all images of ISIC 2016 are in ISIC 2017 as well, so the zoo's entry has seen them. The source for ISIC 2016 is
-therefore a run of its own: the entry's recipe on ISIC 2017 without these images.
+The data folder contains ``isic2016``, ``isic2017`` and ``chase`` with their official names.
+
+Nearly all images of ISIC 2016 are also in ISIC 2017, so the zoo's entry has seen them. The source for ISIC 2016 is
+therefore a separate run: the entry's recipe on ISIC 2017 without these images.
 """
 
 from collections import defaultdict
@@ -36,12 +38,12 @@ ISIC, CHASE = "medsegdiff-lite_isic2017.cpu64", "medsegdiff-lite_chase.cpu512"
 APART = "isic2017-apart"  # the entry's recipe without the images of ISIC 2016
 APART_STEPS = 2000
 STEPS = (100, 300)
-FOLDS = 2  # half of the patients is trained on, the other half tested, and the reverse
-WARMUP = 20  # steps; the recipe's 100 would leave the shorter runs with nothing but a warm-up
-SEEN = ", seen"  # by the source
+FOLDS = 2  # one half of the patients for training, the other half for the test, and the reverse
+WARMUP = 20  # steps; with the recipe's 100 steps, shorter runs would be only a warm-up
+SEEN = ", seen"  # cases that the source has seen
 COLUMNS = ("dice", "dice_prior", "cl_dice", "diversity")
 SCRATCH, PRETRAINED, SLOW = "scratch", "pretrained", "pretrained-slow"
-#: By what training starts from, the factor on the recipe's learning rate.
+#: Factor on the recipe's learning rate, by start of the training.
 RATES = {SCRATCH: 1.0, PRETRAINED: 1.0, SLOW: 0.1}
 
 
@@ -50,11 +52,11 @@ class Transfer:
     """A source and a target.
 
     Attributes:
-        source: The entry or run whose weights are taken.
-        recipe: The entry whose model settings are trained.
+        source: Entry or run with the initial weights.
+        recipe: Entry with the settings of the model.
         target: Make the data of a fold from the data folder and the fold's number.
-        untrained: Whether the source is also tested as it is: it has the target's regions.
-        scratch: Whether to train from scratch as well; not where another transfer has done so.
+        untrained: Whether to test the source without training, too. It needs the target's regions.
+        scratch: Whether to train from scratch, too; False if another transfer has the same runs from scratch.
     """
 
     source: str
@@ -71,7 +73,7 @@ def _isic(root: Path, part: str, masks: str, **settings: Any) -> PictureDataModu
 
 
 def isic2016(data: Path, fold: int) -> SegmentationDataModule:
-    """Deal the pairs of ISIC 2016's training set to two folds."""
+    """Divide the pairs of ISIC 2016's training set into two folds."""
     return _isic(
         data / "isic2016", "ISBI2016_ISIC_Part1_Training_Data", "ISBI2016_ISIC_Part1_Training_GroundTruth",
         folds=2, fold=fold,
@@ -79,7 +81,7 @@ def isic2016(data: Path, fold: int) -> SegmentationDataModule:
 
 
 def isic2017_apart(data: Path) -> SegmentationDataModule:
-    """Train on ISIC 2017's training set without the images of ISIC 2016."""
+    """Make data to train on ISIC 2017's training set without the images of ISIC 2016."""
     shared = "|".join(path.stem for path in sorted((data / "isic2016").glob("*_Data/*.jpg")))
     splits = {"apart": {"train": f"(?!{shared}).*", "test": f"({shared})"}}
     return _isic(
@@ -95,12 +97,12 @@ def _chase(data: Path, **settings: Any) -> SegmentationDataModule:
 
 
 def chase(data: Path, fold: int) -> SegmentationDataModule:
-    """Deal the ten children of CHASE to two folds."""
+    """Divide the ten children of CHASE into two folds."""
     return _chase(data, folds=2, fold=fold)
 
 
 def chase_unseen(data: Path, fold: int) -> SegmentationDataModule:
-    """Train on one of the two children that the entry has not seen, and test the other."""
+    """Make data to train on one of the two children that the entry has not seen, and test the other child."""
     train, test = ("02", "06") if fold == 0 else ("06", "02")
     splits = {"unseen": {"train": f"Image_{train}.", "test": f"Image_{test}."}}
     return _chase(data, published=splits, split_by="unseen")
@@ -122,14 +124,14 @@ def train(
     starts: list[str] = [*RATES],  # noqa: B006
     steps: list[int] = [0, *STEPS],  # noqa: B006
 ) -> None:
-    """Train and test what has no scores yet.
+    """Train and test all runs without scores.
 
     Args:
-        data: Folder that holds the data sets.
-        runs: Where runs are written.
-        seeds: Of the initial weights, the order and the noise.
-        only: Names of TRANSFERS; all when empty.
-        starts: Keys of RATES: what training starts from, and how fast it learns.
+        data: Folder that contains the data sets.
+        runs: Folder of the runs.
+        seeds: Seeds of the initial weights, the order and the noise.
+        only: Names of TRANSFERS; all if empty.
+        starts: Keys of RATES: starts of the training, each with its learning rate.
         steps: Numbers of training steps.
     """
     for run in _plan(seeds, only, starts, steps):
@@ -147,7 +149,7 @@ def train(
 
 @dataclass(frozen=True)
 class Run:
-    """One training run and its test: a row of the plan, whose fields are also columns of the table of scores."""
+    """A training run and its test. It is a row of the plan; its fields are also columns of the table of scores."""
 
     transfer: str
     start: str
@@ -157,7 +159,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where it is written, below the folder of all runs."""
+        """Folder of the run, below the folder of all runs."""
         transfer = self.transfer.replace(", ", "_").replace(" ", "-")
         return Path(transfer) / f"{self.start}.{self.steps}.{self.seed}.{self.fold}"
 
@@ -168,7 +170,7 @@ def _plan(seeds: list[int], only: list[str], starts: list[str], steps: list[int]
         if start == SCRATCH and (count == 0 or not transfer.scratch):
             continue
         if count == 0 and (start, seed, transfer.untrained) != (PRETRAINED, seeds[0], True):
-            continue  # before training there is no rate, and no seed but that of the samples' noise
+            continue  # without training there is no rate, and only a seed of the samples' noise
         yield from (Run(name, start, count, seed, fold) for fold in range(FOLDS))
 
 
@@ -177,8 +179,8 @@ def _model(recipe: str, data: SegmentationDataModule, seed: int, rate: float = 1
 
     Args:
         recipe: Name of the entry.
-        data: The data to train on.
-        seed: Seed of the weights, of the noise and of the data's order.
+        data: The training data.
+        seed: Seed of the weights, the noise and the order of the data.
         rate: Factor on the learning rate.
     """
     seed_everything(seed, verbose=False)
@@ -191,7 +193,7 @@ def _model(recipe: str, data: SegmentationDataModule, seed: int, rate: float = 1
 
 
 def _fit_and_test(model: DiffusionSegmenter, data: SegmentationDataModule, steps: int, folder: Path) -> None:
-    """Train, and test with the last averaged weights: no checkpoint is chosen, so that no case is held out for it."""
+    """Train, and test the last averaged weights. No checkpoint is chosen, so no case has to be held out for this."""
     trainer = Trainer(
         accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1.0, max_steps=steps, limit_val_batches=0,
         callbacks=[WarmupEMA(), CaseMetrics()], use_distributed_sampler=False, default_root_dir=folder, logger=False,
@@ -216,10 +218,10 @@ def _source(name: str, data: Path, runs: Path) -> DiffusionSegmenter:
 
 
 def collect(runs: Path = Path("runs/finetuning"), output: Path = SCORES) -> None:
-    """Gather the scores of every case; runs that are not here keep theirs.
+    """Collect the scores of every case. Runs that are missing here keep their earlier scores.
 
     Args:
-        runs: Where runs were written.
+        runs: Folder of the runs.
         output: The table of scores.
     """
     rows = []
@@ -234,7 +236,8 @@ def collect(runs: Path = Path("runs/finetuning"), output: Path = SCORES) -> None
 def table(scores: Path = SCORES) -> None:
     """Print mean Dice by start and number of steps, and the paired difference from training from scratch.
 
-    Seeds are averaged first; the 95 % intervals are bootstrapped over patients, since both eyes of a child are alike.
+    Scores are averaged over seeds first. The 95 % intervals are bootstrapped over patients, since both eyes of a child
+    are alike.
 
     Args:
         scores: The table of scores.
@@ -258,7 +261,7 @@ def _dice(rows: Sequence[Mapping[str, str]], transfer: str, start: str, steps: i
     """Return the Dice of every case, by seed.
 
     Raises:
-        ValueError: If a seed lacks a case, so that nothing could be paired.
+        ValueError: If the seeds have different cases, which cannot be paired.
     """
     found: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
@@ -271,7 +274,7 @@ def _dice(rows: Sequence[Mapping[str, str]], transfer: str, start: str, steps: i
 
 
 def _by_patient(dice: Mapping[str, float]) -> np.ndarray:
-    """Average the two eyes of a child, ``Image_01L`` and ``Image_01R``; other images are of a patient each."""
+    """Average the two eyes of a child, ``Image_01L`` and ``Image_01R``. Each other image is a patient."""
     groups: dict[str, list[float]] = defaultdict(list)
     for case in sorted(dice):
         groups[case.rstrip("LR")].append(dice[case])

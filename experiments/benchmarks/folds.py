@@ -1,8 +1,10 @@
-"""Small data sets: every patient is tested once, by MedSegDiff and baselines that are trained on the others.
+"""Cross-validation of MedSegDiff and baselines on small data sets: every patient is in one test fold.
 
-``python experiments/benchmarks/folds.py train brats2015 /path/to/brats2015`` (likewise ``lgg``, ``chase``, ``lidc``)
-trains the folds that are not trained yet; ``... humans chase /path/to/chase`` compares its raters with each other;
-``... collect`` gathers the scores of every case into folds.csv beside this file; ``... table`` prints its tables.
+- ``python experiments/benchmarks/folds.py train brats2015 /path/to/brats2015`` (or ``lgg``, ``chase``, ``lidc``) trains
+  the remaining folds.
+- ``... humans chase /path/to/chase`` compares the raters of a data set with each other.
+- ``... collect`` collects the scores of every case in folds.csv beside this file.
+- ``... table`` prints the tables.
 """
 
 from itertools import combinations
@@ -23,11 +25,13 @@ from diffmedseg.metrics.functional import dice_from_counts
 
 Data = Literal["brats2015", "lgg", "chase", "lidc"]
 
-FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # of brains as many as there are patients
-SETTINGS = {"chase": ["--data.split_by=folds", "--data.image_size=256", "--data.patch=64"]}  # as they were measured
-#: Half the encoder and a narrow decoder: a quarter of the weights, and no worse on LIDC (docs/results/ambiguity.md).
+FOLDS = {"brats2015": 4, "lgg": 5, "chase": 5, "lidc": 5}  # for brains, a fold for each patient
+#: Settings of the reported results.
+SETTINGS = {"chase": ["--data.split_by=folds", "--data.image_size=256", "--data.patch=64"]}
+#: Half of the encoder and a narrow decoder have a quarter of the weights, and the same scores on LIDC
+#: (docs/results/ambiguity.md).
 HALF_ENCODER = ["--model.denoiser.encoder_depth=4", "--model.denoiser.decoder_channels=[64, 48, 32, 16]"]
-#: By model its settings; a name such as ``supervised+lite0`` is a model on an encoder.
+#: Settings by model. A name such as ``supervised+lite0`` is a model with an encoder.
 MODELS: dict[str, list[str]] = {
     "medsegdiff-v1": EVEN_DDIM,
     "medsegdiff-lite": [],
@@ -49,15 +53,15 @@ def train(
     folds: list[int] = [],  # noqa: B006
     only: list[str] = [],  # noqa: B006
 ) -> None:
-    """Train what is not trained yet.
+    """Train the remaining folds.
 
     Args:
         data: The data set.
-        root: Folder that holds its cases.
-        runs: Where runs are written.
-        steps: Steps of each run.
-        folds: Folds; all when empty.
-        only: Keys of MODELS; all when empty.
+        root: Folder that contains the cases.
+        runs: Folder of the runs.
+        steps: Training steps of each run.
+        folds: Folds; all if empty.
+        only: Keys of MODELS; all if empty.
     """
     for fold in folds or range(FOLDS[data]):
         for model, own in MODELS.items():
@@ -73,15 +77,15 @@ def train(
 
 
 def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
-    """Score raters against each other, into ``<data>.raters.0/version_0/cases.csv``.
+    """Score raters against each other, and write ``<data>.raters.0/version_0/cases.csv``.
 
-    Dice and clDice are means over pairs of raters; GED is that of one rater as the only sample against all others, who
-    have to be two at least.
+    Dice and clDice are means over pairs of raters. For GED, one rater is the only sample, and the other raters are the
+    reference; at least two are needed.
 
     Args:
         data: The data set.
-        root: Folder that holds its cases.
-        runs: Where runs are written.
+        root: Folder that contains the cases.
+        runs: Folder of the runs.
     """
     config = data_config(data)
     config["init_args"] |= {"root": str(root), "folds": FOLDS[data], "split_by": "folds"}
@@ -95,7 +99,7 @@ def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
             pairs = list(combinations(raters, 2))
             dice = [dice_from_counts((a & b).sum(), (a & ~b).sum(), (~a & b).sum()) for a, b in pairs]
             lines = [centreline_dice(a, b) for a, b in pairs] if module.info.tubular else []
-            # A rater always draws the same: two equal samples.
+            # A rater always draws the same mask, which makes two equal samples.
             energy = [
                 generalized_energy_distance(raters[[r, r]], torch.cat([raters[:r], raters[r + 1 :]])).unbiased
                 for r in range(len(raters) if len(raters) > 2 else 0)
@@ -105,15 +109,15 @@ def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
             row |= {"cl_dice": np.mean(lines)} if lines else {}
             row |= {"ged_unbiased": np.mean([float(one) for one in energy])} if energy else {}
             rows.append(row)
-    unique = {row["case"]: row for row in rows}  # val may be part of train
+    unique = {row["case"]: row for row in rows}  # validation cases may be training cases, too
     write_rows(list(unique.values()), runs / f"{data}.{HUMANS}.0" / "version_0" / "cases.csv")
 
 
 def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
-    """Gather the scores of every case; folds that were not run here keep theirs.
+    """Collect the scores of every case. Folds that are missing here keep their earlier scores.
 
     Args:
-        runs: Where runs were written.
+        runs: Folder of the runs.
         output: The table of scores.
     """
     rows = []
@@ -128,7 +132,7 @@ def collect(runs: Path = Path("runs/folds"), output: Path = SCORES) -> None:
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print the scores of every case that a data set has, and their means.
+    """Print the scores of every case of a data set, and their means.
 
     Args:
         scores: The table of scores.
@@ -150,7 +154,7 @@ def table(scores: Path = SCORES) -> None:
             cases = sorted({row["case"] for row in own if row["region"] == region})
             found = [[cells.get((data, region, case, m), {}).get(score) for score, m in shown] for case in cases]
             values = np.array([[float(text or "nan") for text in line] for line in found])
-            # A mean over some of the cases would not compare: it is left out.
+            # A mean over only some cases is not comparable, so it is left out.
             for case, line in zip([*cases, f"mean of {len(cases)}"], [*values, values.mean(0)], strict=True):
                 texts = ["" if np.isnan(value) else f"{value:.3f}" for value in line]
                 print(f"| {region} | {case} | {' | '.join(texts)} |")

@@ -1,8 +1,9 @@
-"""What rule of fusion, and how many samples, on the split that a run reports; and how GED depends on that number.
+"""Dice by fusion rule and number of samples, and GED by number of samples, on the split that a run reports.
 
-Each image's samples are drawn once: the first S of them are those of S. With a control, its one mask is scored too, and
-as one voter more; else the prior of a member that has one. Run ``python experiments/benchmarks/fusion_rules.py
-runs/medsegdiff-lite-synthetic/version_0 --control runs/supervised-synthetic/version_0 --plot ged.png``.
+Each image's samples are drawn once; S samples are the first S of them. With ``--control``, the mask of a supervised
+baseline is scored, too, alone and as another vote. Without it, this mask is the prior, if the model has one. Run
+``python experiments/benchmarks/fusion_rules.py runs/medsegdiff-lite-synthetic/version_0 --control
+runs/supervised-synthetic/version_0 --plot ged.png``.
 """
 
 from collections import defaultdict
@@ -50,12 +51,12 @@ def main(
     """Print the tables.
 
     Args:
-        run: The run's folder; with ``{fold}`` in place of a number, those of all folds, whose cases are pooled.
+        run: The run's folder. ``{fold}`` instead of a number stands for the folders of all folds, with pooled cases.
         samples: Numbers of samples.
-        control: The folder of a supervised run on the same data, likewise, which votes, too; else the model's prior
-            does, where it has one.
+        control: Folder of a supervised baseline's run on the same data, in the same form. None for the model's prior,
+            if it has one.
         plot: PNG of GED over the number of samples.
-        rules: Keys of RULES, the mean among them; all when empty.
+        rules: Keys of RULES, including the mean; all if empty.
     """
     chosen = {name: rule for name, rule in RULES.items() if not rules or name in rules}
     scores: dict[tuple[str, int], list[ImageScore]] = defaultdict(list)
@@ -67,7 +68,7 @@ def main(
             for (rule, s), (probability, masks) in _fused(model, other, batch, samples, chosen):
                 for i, case in enumerate(batch["case"]):
                     image = score_image(case, probability[i], masks[i], batch["reference"][i], model.threshold, 0.0)
-                    # Calibration counts are large, and not looked at here.
+                    # Calibration counts are large, and not needed here.
                     scores[rule, s].append(replace(image, reliability=image.reliability[..., :1]))
     rows = {
         key: [row for row in score_cases(images, model.regions) if row.region == model.regions[0]]
@@ -99,7 +100,7 @@ def main(
 
 
 def _less(rows: list[CaseScore], others: list[CaseScore]) -> str:
-    """Return the mean difference of Dice over the same cases, with its interval."""
+    """Return the mean difference in Dice over the same cases, with its interval."""
     differences = [row.dice - other.dice for row, other in zip(rows, others, strict=True)]
     low, high = bootstrap_interval(differences)
     return f"{sum(differences) / len(differences):+.4f} ({low:+.4f} to {high:+.4f})"
@@ -141,7 +142,7 @@ def _fused(
 def _fuse(
     model: DiffusionSegmenter, batch: Batch, fusion: Fusion, refinement: Refinement | None, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the probability by a rule, refined or not, and the samples."""
+    """Return the fused probability, refined if there is a refinement, and the samples."""
     found = model.fuse_by(fusion, SampleSet(samples), model.image_size)
     if refinement is None:
         return found.probability, found.samples
@@ -150,7 +151,7 @@ def _fuse(
 
 
 def draw_ged(summaries: dict[int, dict[str, Summary]]) -> Figure:
-    """Draw both forms over the number of samples, with their intervals."""
+    """Draw both forms of GED over the number of samples, with their intervals."""
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axis = figure.subplots()
     for name, colour in (("ged_biased", "#E69F00"), ("ged_unbiased", "#56B4E9")):

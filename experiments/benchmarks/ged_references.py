@@ -1,7 +1,7 @@
-"""GED on synthetic lesions of a perfect sampler, of a model, and of a control whose one mask is every sample.
+"""GED on synthetic lesions of a perfect sampler, a model, and a supervised baseline that repeats its mask as samples.
 
-The raters of synthetic lesions are drawn from a known distribution; the perfect sampler draws from the same. What is
-not zero in its line is the measure's, and no training can mend it. The first S samples of an image are those of S.
+The raters of synthetic lesions are drawn from a known distribution. The perfect sampler draws from the same
+distribution, so its GED is the smallest that training can reach. S samples of an image are the first S of its samples.
 ``python experiments/benchmarks/ged_references.py runs/medsegdiff-lite-synthetic/version_0
 runs/supervised-synthetic/version_0`` prints the table.
 """
@@ -25,10 +25,10 @@ def main(run: Path, control: Path, samples: list[int] = [4, 8, 16, 32], seed: in
     """Print the table.
 
     Args:
-        run: The folder of a model's run on synthetic lesions.
-        control: That of a supervised control's.
+        run: Folder of a model's run on synthetic lesions.
+        control: Folder of a supervised baseline's run on synthetic lesions.
         samples: Numbers of samples.
-        seed: Of the perfect sampler.
+        seed: Seed of the perfect sampler.
     """
     (model, data), (other, _) = load_run(run), load_run(control)
     store, most = data.stores["test"], max(samples)
@@ -58,7 +58,7 @@ def main(run: Path, control: Path, samples: list[int] = [4, 8, 16, 32], seed: in
 
 
 def perfect_samples(store: SyntheticStore, index: int, number: int, seed: int) -> Tensor:
-    """Draw masks (S, K, H, W) from the distribution that the raters of an image were drawn from."""
+    """Draw masks (S, K, H, W) from the distribution of an image's raters."""
     generator = keyed_generator(seed, "perfect", store.ids[index])
     modes = torch.multinomial(torch.tensor(MODE_PROBABILITIES), number, True, generator=generator)
     return store.mode_masks(index, store.native_size)[modes].float()

@@ -1,4 +1,4 @@
-"""Seconds of GED, and of all scores of an image, for 100 samples and four raters of 64 images of 128 x 128.
+"""Time of GED, and of all scores of an image, for 64 images of 128 x 128 px with 100 samples and four raters each.
 
 Run ``python experiments/benchmarks/ged_time.py``.
 """
@@ -17,9 +17,9 @@ def main(images: int = 64, samples: int = 100, raters: int = 4, side: int = 128)
     """Print both times.
 
     Args:
-        images: Images.
-        samples: Samples of each.
-        raters: Raters of each.
+        images: Number of images.
+        samples: Samples per image.
+        raters: Raters per image.
         side: Side of an image, in pixels.
     """
     generator = torch.Generator().manual_seed(0)

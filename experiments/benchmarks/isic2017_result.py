@@ -1,8 +1,10 @@
-"""The reported result on ISIC 2017: MedSegDiff-V1, the supervised control, and the mean of their probabilities.
+"""The reported result on ISIC 2017: MedSegDiff-V1, the supervised baseline, and the mean of their probabilities.
 
-``python experiments/benchmarks/isic2017_result.py train /path/to/isic2017`` trains three seeds of each, going on where
-an earlier call stopped; ``... score /path/to/isic2017`` scores them on the 150 official validation images at native
-resolution, into isic2017_result.csv beside this file; ``... table`` prints the tables of that file.
+- ``python experiments/benchmarks/isic2017_result.py train /path/to/isic2017`` trains three seeds of each model, and
+  resumes stopped runs.
+- ``... score /path/to/isic2017`` scores them on the 150 official validation images at native resolution, and writes
+  isic2017_result.csv beside this file.
+- ``... table`` prints the tables of this file.
 """
 
 from pathlib import Path
@@ -22,18 +24,18 @@ from diffmedseg.models import DiffusionSegmenter
 
 SCORES = Path(__file__).with_suffix(".csv")
 BOTH, SEEDS = "mean of both", [0, 1, 2]
-#: By model its settings.
+#: Settings by model.
 MODELS: dict[str, list[str]] = {"medsegdiff": EVEN_DDIM, "supervised": []}
 COLUMNS = ("dice", "iou", "uncertainty", "diversity")
 
 
 def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16000, seeds: list[int] = SEEDS) -> None:
-    """Train what is not trained yet.
+    """Train the remaining runs.
 
     Args:
-        root: Folder that holds the official folders of ISIC 2017.
-        runs: Where runs are written.
-        steps: Steps of each run.
+        root: Folder that contains the official folders of ISIC 2017.
+        runs: Folder of the runs.
+        steps: Training steps of each run.
         seeds: Seeds.
     """
     for seed in seeds:
@@ -48,11 +50,11 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
 def score(
     root: Path, runs: Path = Path("runs/isic2017_result"), output: Path = SCORES, seeds: list[int] = SEEDS
 ) -> None:
-    """Score the best checkpoint of every run, and the mean of both models of a seed; seeds in the table are kept.
+    """Score the best checkpoint of every run, and the mean of both models of a seed. Seeds in the table are kept.
 
     Args:
-        root: Folder that holds the official folders of ISIC 2017.
-        runs: Where runs were written.
+        root: Folder that contains the official folders of ISIC 2017.
+        runs: Folder of the runs.
         output: The table of scores.
         seeds: Seeds.
     """
@@ -79,7 +81,7 @@ def _score(models: dict[str, DiffusionSegmenter], data: ISIC2017DataModule) -> d
     scores: dict[str, list] = {name: [] for name in (*models, BOTH)}
     for batch in data.test_dataloader():
         image = data.on_after_batch_transfer(batch, 0)["image"]
-        with torch.autocast("cpu", torch.bfloat16):  # as they were trained
+        with torch.autocast("cpu", torch.bfloat16):  # as in training
             found = {name: model.segment(image, keys=batch["id"]) for name, model in models.items()}
         maps = {name: (s.probability, s.samples) for name, s in found.items()}
         mean = torch.stack([probability for probability, _ in maps.values()]).mean(0)
@@ -91,7 +93,7 @@ def _score(models: dict[str, DiffusionSegmenter], data: ISIC2017DataModule) -> d
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print means over seeds with intervals over images, paired differences, and how doubt and Dice go together.
+    """Print means over seeds with intervals over images, paired differences, and the relation of uncertainty and Dice.
 
     Args:
         scores: The table of scores.

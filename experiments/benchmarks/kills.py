@@ -1,9 +1,9 @@
-"""Whether a run that is killed again and again ends as one that was left alone: the same checkpoints, bit for bit.
+"""Test that a run that is killed many times ends like an undisturbed run, with the same checkpoints bit for bit.
 
-Run ``python experiments/benchmarks/kills.py --kills 100``. It trains a tiny model on synthetic data by the command
-line, sends SIGKILL and SIGTERM in turn at random moments after the first step of each process, goes on by ``--ckpt_path
-last`` until the run is done, and compares. Processes are forked from one that has imported all, so that each takes a
-second or two.
+Run ``python experiments/benchmarks/kills.py --kills 100``. It trains a tiny model on synthetic data from the command
+line, and sends SIGKILL and SIGTERM in turn at random times after the first step of each process. It resumes with
+``--ckpt_path last`` until the run is done, and compares the two runs. Processes are forked from a process with all
+imports, so that each takes only a second or two.
 """
 
 import multiprocessing
@@ -36,7 +36,7 @@ _SETTINGS = [
 
 
 def command_line(arguments: list[str], log: Path) -> None:
-    """Run ``diffmedseg`` in this process, which was forked for it."""
+    """Run ``diffmedseg`` in this forked process."""
     from diffmedseg.cli import main
 
     torch.set_num_threads(1)
@@ -48,7 +48,7 @@ def command_line(arguments: list[str], log: Path) -> None:
 
 @dataclass
 class Tally:
-    """What happened to one run."""
+    """Counts of the signals to one run, and of their effects."""
 
     kills: Counter[str] = field(default_factory=Counter)
     starts: int = 0
@@ -58,11 +58,11 @@ class Tally:
 
 
 class Run:
-    """A run of the command line that is started again until it is done.
+    """A run of the command line that is restarted until it is done.
 
     Args:
-        runs: Folder of its runs.
-        settings: Of the command line.
+        runs: Folder of the runs.
+        settings: Settings for the command line.
     """
 
     def __init__(self, runs: Path, settings: list[str]) -> None:
@@ -71,11 +71,11 @@ class Run:
 
     @property
     def folders(self) -> list[Path]:
-        """All folders that it made, in order."""
+        """All folders of the run, in order."""
         return sorted(self.runs.glob("*/version_*"), key=lambda path: int(path.name.split("_")[1]))
 
     def start(self) -> ForkServerProcess:
-        """Start the command line, or go on where a checkpoint is."""
+        """Start the command line, or resume if there is a checkpoint."""
         goes_on = any(last_checkpoint(path).is_file() for path in self.folders)
         arguments = [
             "train",
@@ -93,18 +93,18 @@ class Run:
         return process
 
     def steps(self) -> int:
-        """Return the number of steps that are logged."""
+        """Return the number of logged steps."""
         logs = [path / "metrics.csv" for path in self.folders if (path / "metrics.csv").is_file()]
         rows = read_whole_rows(logs[-1])[1] if logs else []
         return 1 + max((int(row["step"]) for row in rows if row.get("train/loss")), default=-1)
 
     def saved_steps(self) -> int:
-        """Return the number of steps that the last checkpoint holds."""
+        """Return the number of steps of the last checkpoint."""
         saved = [last_checkpoint(path) for path in self.folders if last_checkpoint(path).is_file()]
         return int(torch.load(saved[-1], weights_only=True)["global_step"]) if saved else 0
 
     def kill(self, signum: signal.Signals, delay: float) -> bool:
-        """Start it and send a signal some seconds after its first step.
+        """Start the command line, and send a signal some seconds after the first step.
 
         Returns:
             Whether the signal came before the run was done.
@@ -125,7 +125,7 @@ class Run:
         self.tally.kills[signum.name] += 1
         self.tally.within_writes += any(self.runs.glob("*/version_*/checkpoints/.tmp-*"))
         logged = self.steps()
-        if logged == logged_before:  # it came before the first step: what an earlier signal lost is counted there
+        if logged == logged_before:  # no new step was logged; losses by an earlier signal are counted there
             self.tally.lost[signum.name].append(0)
         else:
             self.tally.lost[signum.name].append(max(logged - self.saved_steps(), 0))
@@ -140,7 +140,7 @@ class Run:
             time.sleep(0.005)
 
     def finish(self) -> float:
-        """Let it run to its end; return the seconds after its first row."""
+        """Run the command line to its end, and return the seconds after the first row of the log."""
         process = self.start()
         self._wait_for_first_row(process)
         start = time.perf_counter()
@@ -151,7 +151,7 @@ class Run:
 
 
 def is_same(a: Any, b: Any) -> bool:  # noqa: ANN401  anything that a checkpoint holds
-    """Tell whether two values of a checkpoint are equal bit for bit."""
+    """Return whether two values of a checkpoint are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -170,7 +170,7 @@ def is_same_checkpoint(a: Path, b: Path) -> bool:
 
 
 def compare_rows(reference: Path, run: Path) -> tuple[int, int]:
-    """Count the rows of losses and validation that a run's ``metrics.csv`` lacks, and those it has beyond them."""
+    """Return the numbers of missing and of additional rows of losses and validation in a run's ``metrics.csv``."""
     counts = []
     for folder in (reference, run):
         rows = read_whole_rows(folder / "metrics.csv")[1]
@@ -180,7 +180,7 @@ def compare_rows(reference: Path, run: Path) -> tuple[int, int]:
 
 
 def row_of(number: int, run: Run, reference: Path) -> dict[str, object]:
-    """Say what happened to a run that is done, and whether it equals the one that was left alone."""
+    """Return the table row of a finished run: its signals, and whether it equals the undisturbed run."""
     tally, folder = run.tally, run.folders[-1]
     missing, extra = compare_rows(reference, folder)
     same = {
@@ -210,11 +210,11 @@ def main(kills: int = 100, epochs: int = 8, steps: int = 10, seed: int = 0, out:
     """Print a row for each run, as CSV, and their sums.
 
     Args:
-        kills: Signals that stop a training process.
-        epochs: Epochs of a run.
-        steps: Steps of an epoch.
-        seed: Of the moments.
-        out: Folder in which the runs stay; None for a temporary one.
+        kills: Number of signals that stop a training process.
+        epochs: Epochs per run.
+        steps: Steps per epoch.
+        seed: Seed of the random times.
+        out: Folder to keep the runs; None for a temporary folder.
     """
     multiprocessing.set_forkserver_preload(["diffmedseg.cli.training"])
     settings = [*_SETTINGS, f"--trainer.max_steps={epochs * steps}", f"--data.steps_per_epoch={steps}"]
@@ -223,7 +223,7 @@ def main(kills: int = 100, epochs: int = 8, steps: int = 10, seed: int = 0, out:
         folder = out or Path(temporary)
         alone = Run(folder / "alone", settings)
         alone.finish()
-        span = 0.5 * Run(folder / "again", settings).finish()  # the imports are done now
+        span = 0.5 * Run(folder / "again", settings).finish()  # a second run, without the time of imports
         rows: list[dict[str, object]] = []
         done = 0
         while done < kills:

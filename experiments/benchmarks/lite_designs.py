@@ -1,13 +1,14 @@
-"""MedSegDiff-Lite's step network: designs and settings of its training, each alone, after equal steps.
+"""MedSegDiff-Lite's step network: single changes of its design and training, after equal steps.
 
-``python experiments/benchmarks/lite_designs.py train '[RUN, OTHER_RUN]'`` takes the condition networks of finished runs
-(one for each seed, of ``encoders.py`` for example), freezes them, and trains and scores a new step network of every
-variant that has no scores yet. So all variants of a seed share the condition network, and what differs is the step
-network. ``... collect`` gathers the scores of every case into lite_designs.csv beside this file, ``... table`` prints
-means and paired differences from the first variant, and ``... cost`` prints operations and times of a step.
+- ``python experiments/benchmarks/lite_designs.py train '[RUN, OTHER_RUN]'`` freezes the condition networks of finished
+  runs (one for each seed, for example of ``encoders.py``). It trains and scores a new step network for every variant
+  without scores. So all variants of a seed share the condition network, and only the step network differs.
+- ``... collect`` collects the scores of every case in lite_designs.csv beside this file.
+- ``... table`` prints means and paired differences from the first variant.
+- ``... cost`` prints operations and times of a step.
 
-The runs' test images are scored, spread evenly: they have to be others than the reported ones, such as the seeded tenth
-(--data.reported tenth) or another fold. The last averaged weights are scored: no checkpoint is chosen.
+Scores are on test images of the runs, evenly spread. These must not be the reported images: use for example the seeded
+tenth (--data.reported tenth) or another fold. The last averaged weights are scored: no checkpoint is chosen.
 """
 
 from collections import defaultdict
@@ -38,7 +39,7 @@ from diffmedseg.models.encoders import weights_follow
 
 SCORES = Path(__file__).with_suffix(".csv")
 RUN = ("data", "variant", "steps", "seed")
-#: By name: arguments of the segmenter, and of its parts by dots.
+#: Arguments of the segmenter, and of its parts with dots, by name of the variant.
 VARIANTS: dict[str, dict[str, object]] = {
     "unchanged": {},
     "apart": {"denoiser.patches": "apart"},
@@ -57,7 +58,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "even steps": {"reverse.spacing": 1.0},
     "base size": {"denoiser.size": "base"},
 }
-#: Scores of a case, by the column's title.
+#: Scores of a case, by title of the column.
 TITLES = {
     "dice": "Dice",
     "dice_samples": "Dice of the samples alone",
@@ -66,7 +67,7 @@ TITLES = {
     "distance_to_raters": "distance to raters",
     "ged_unbiased": "GED (unbiased)",
 }
-#: Mean jump from pixel to pixel across borders of patches and within patches, of samples and of fused maps.
+#: Mean difference between neighbouring pixels across borders of patches and within patches, of samples and fused maps.
 JUMPS = {"blocks of samples": ("sample_border", "sample_inside"), "blocks of maps": ("map_border", "map_inside")}
 SAMPLES = 8
 
@@ -82,12 +83,12 @@ def train(
     """Train and score every variant on every condition network, unless it has scores.
 
     Args:
-        bases: Folders of finished runs of MedSegDiff-Lite. Their places are the seeds.
+        bases: Folders of finished runs of MedSegDiff-Lite. Their positions in the list are the seeds.
         data: Name of the data set, for the table.
-        runs: Where scores are written.
+        runs: Folder of the scores.
         steps: Training steps of every step network.
-        only: Names of VARIANTS; all when empty.
-        cases: Images that are scored.
+        only: Names of VARIANTS; all if empty.
+        cases: Number of scored images.
     """
     for seed, base in enumerate(bases):
         for variant in only or VARIANTS:
@@ -107,11 +108,11 @@ def train(
 
 
 def with_new_steps(base: Path, options: Mapping[str, object]) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
-    """Build a run's model and data again, with a new step network on the run's condition network, which is frozen.
+    """Build a run's model and data, with the run's condition network, frozen, and a new step network.
 
     Args:
         base: The run's folder.
-        options: As in VARIANTS.
+        options: Arguments as in VARIANTS.
     """
     trained, data = load_run(base)
     config = to_config(trained)
@@ -134,7 +135,7 @@ def _name(variant: str, seed: int) -> str:
 
 
 def score(model: DiffusionSegmenter, data: SegmentationDataModule, output: Path, cases: int) -> None:
-    """Score test images that are spread evenly over all of them."""
+    """Score evenly spread test images."""
     data.setup("test")
     data.configure_targets((), model.regions)
     with torch.inference_mode():
@@ -144,7 +145,7 @@ def score(model: DiffusionSegmenter, data: SegmentationDataModule, output: Path,
 
 
 def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
-    """Yield batches of as many test images, spread evenly over all of them."""
+    """Yield batches of a number of evenly spread test images."""
     loader = data.test_dataloader()
     total = len(data.stores["test"])
     chosen = np.unique(np.linspace(0, total - 1, min(cases, total)).round().astype(int)).tolist()
@@ -154,7 +155,7 @@ def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
 
 
 def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch: Batch) -> Iterator[dict[str, object]]:
-    """Yield a row for each image: its scores, and the jumps of its samples and its fused map on the model's grid."""
+    """Yield a row for each image: its scores, and JUMPS of its samples and fused map on the model's grid."""
     drawn = model.sample(batch["image"], SAMPLES, keys=batch["case"])
     fused = model.fuse_by(model.fusion, drawn, model.image_size)
     for i, name in enumerate(batch["case"]):
@@ -172,10 +173,10 @@ def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch:
 
 
 def jumps(maps: Tensor, patch: int = MedSegDiffLite.patch) -> tuple[float, float]:
-    """Return the mean absolute difference of neighbours across borders of patches, and of neighbours within patches.
+    """Return the mean absolute difference of neighbouring pixels, across borders of patches and within patches.
 
-    Their ratio, each averaged over many images, is 1 where patches do not show: an outline passes a border as often as
-    any other place.
+    If patches do not show, the ratio of their means over many images is 1, because an outline crosses borders as often
+    as other places.
 
     Args:
         maps: (..., H, W), on the grid of the network.
@@ -191,10 +192,10 @@ def jumps(maps: Tensor, patch: int = MedSegDiffLite.patch) -> tuple[float, float
 
 
 def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> None:
-    """Gather the scores of every case; runs that are not here keep theirs.
+    """Collect the scores of every case. Runs that are missing here keep their earlier scores.
 
     Args:
-        runs: Where runs were written.
+        runs: Folder of the runs.
         output: The table of scores.
 
     Raises:
@@ -212,9 +213,10 @@ def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> No
 
 
 def table(scores: Path = SCORES) -> None:
-    """Print the mean of every score by variant, and the paired difference from the first one after the same steps.
+    """Print the mean of every score by variant, and the paired difference from the first variant after equal steps.
 
-    Images of a patient are averaged first, then seeds; the 95 % intervals are bootstrapped over patients.
+    Scores are averaged over the images of a patient, then over seeds. The 95 % intervals are bootstrapped over
+    patients.
 
     Args:
         scores: The table of scores.
@@ -234,7 +236,7 @@ def table(scores: Path = SCORES) -> None:
 
 
 def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
-    """Write the mean over seeds and patients, and the difference from ``start`` with its interval and by seed."""
+    """Format the mean over seeds and patients, and the difference from ``start`` with its interval and by seed."""
     mean = np.mean([np.mean(list(values.values())) for values in own.values()])
     shared = [seed for seed in own if seed in start and own[seed] is not start[seed]]
     less = [paired(own[seed], start[seed]) for seed in shared]
@@ -247,7 +249,7 @@ def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[st
 
 
 def _values(rows: Sequence[Mapping[str, str]], variant: str, title: str) -> dict[str, dict[str, float]]:
-    """Return a score of every patient that has it, by seed: the mean over the patient's images."""
+    """Return a score of every patient that has the score, by seed: the mean over the patient's images."""
     columns = JUMPS.get(title) or [column for column, one in TITLES.items() if one == title]
     found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -260,10 +262,10 @@ def _values(rows: Sequence[Mapping[str, str]], variant: str, title: str) -> dict
 
 
 def ratios(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return a number for each pair (a, b), whose mean is the sum of all a over the sum of all b.
+    """Return a number for each pair (a, b). The mean of the numbers is the sum of all a over the sum of all b.
 
-    The ratio of one image depends on where its outline happens to lie. These numbers are the ratio of all images plus
-    the influence of each on it, so that intervals of their mean are intervals of the ratio.
+    The ratio of a single image depends on the position of its outline. So each number is the ratio of all images plus
+    the influence of the image on it. Intervals of the mean of these numbers are then intervals of the ratio.
     """
     a, b = np.array(list(pairs.values())).T
     ratio = a.sum() / b.sum()
@@ -271,14 +273,14 @@ def ratios(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:
-    """Print parameters, operations and times of a step of every design, which take turns on one image.
+    """Print parameters, operations and times of a step of every design. The designs are timed in turns, on one image.
 
-    FFTs, interpolation and what acts on each value by itself are not among the operations; the times have them.
+    The operations do not include FFTs, interpolation and element-wise operations; the times include them.
 
     Args:
         side: Side of the image, in pixels.
-        samples: Samples of a step.
-        rounds: How often each is timed.
+        samples: Samples per step.
+        rounds: Number of timings per design.
     """
     t, image = torch.full((samples,), 500), torch.zeros(1, 3, side, side)
     sizes, operations, work = {}, {}, {}
@@ -299,7 +301,7 @@ def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:
 
 
 def designs() -> dict[str, dict[str, object]]:
-    """Return the arguments of MedSegDiffLite by variant, of those variants that change nothing else."""
+    """Return the arguments of MedSegDiffLite for all variants that change nothing else."""
     start = "denoiser."
     named = {name: options for name, options in VARIANTS.items() if all(key.startswith(start) for key in options)}
     return {name: {key.removeprefix(start): value for key, value in own.items()} for name, own in named.items()}

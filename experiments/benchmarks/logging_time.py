@@ -1,6 +1,6 @@
-"""What logging to W&B costs: in one run every other epoch is logged to the CSV alone, and the seconds are compared.
+"""Cost of logging to W&B: in one run, every other epoch logs only to the CSV, and the times are compared.
 
-Run ``python experiments/benchmarks/logging_time.py``. An epoch is training, validation, logging and checkpoints.
+Run ``python experiments/benchmarks/logging_time.py``. An epoch includes training, validation, logging and checkpoints.
 """
 
 import os
@@ -20,35 +20,35 @@ from diffmedseg.cli import main as run
 
 
 class TakeTurns(Callback):
-    """Hides W&B from every other epoch, and looks at the clock where epochs begin."""
+    """Hides W&B from every other epoch, and reads the clock at the start of each epoch."""
 
     starts: ClassVar[list[tuple[float, float]]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find what logs to W&B."""
+        """Store the loggers and the W&B dashboard."""
         self.loggers = list(trainer.loggers)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         [self.dashboard] = [one for one in callbacks if isinstance(one, WandbDashboard)]
         self.logger = self.dashboard.logger
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take turns; the CSV comes first."""
+        """Switch between CSV alone and W&B; the CSV comes first."""
         TakeTurns.starts.append((time.perf_counter(), time.process_time()))
         logged = trainer.current_epoch % 2 == 1
         trainer.loggers = self.loggers if logged else self.loggers[:1]
         self.dashboard.logger = self.logger if logged else None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log again."""
+        """Restore W&B."""
         trainer.loggers, self.dashboard.logger = self.loggers, self.logger
 
 
 def main(epochs: int = 12, steps: int = 25, model: str = "medsegdiff-lite", data: str = "synthetic") -> None:
-    """Print the median epoch of both kinds, by the clock and by the processor time of the training process.
+    """Print the median epoch of both kinds, in wall-clock time and in processor time of the training process.
 
     Args:
-        epochs: Epochs; the first two warm up and do not count.
-        steps: Training steps of an epoch; few make logging look dear.
+        epochs: Number of epochs. The first two warm up, and do not count.
+        steps: Training steps per epoch. With few steps, the relative cost of logging is high.
         model: Name of the model.
         data: Name of the data set.
     """
@@ -56,7 +56,7 @@ def main(epochs: int = 12, steps: int = 25, model: str = "medsegdiff-lite", data
     with TemporaryDirectory() as folder:
         settings = [
             f"--runs={folder}",
-            # One step more, so that there is an end of the last epoch that counts.
+            # One more step, so that the last epoch that counts has an end.
             f"--trainer.max_steps={epochs * steps + 1}",
             f"--data.steps_per_epoch={steps}",
             f"--trainer.callbacks+={TakeTurns.__module__}.TakeTurns",

@@ -1,15 +1,14 @@
-"""Sets of volumes against sets of volumes: nodules of LIDC, by what the slices of a sample share.
+"""Noise over slices: scores of sets of sampled volumes against sets of readers' volumes, for nodules of LIDC.
 
-The slices of a nodule make a small volume, and each of the four masks of its slices a reader's volume. A sample is a
-volume, too: the slices are segmented one by one. A sample draws whether there is a nodule, and its shape. The noise of
-each is
+The slices of a nodule make a small volume, and their masks make the volumes of four readers. A sample is a volume, too:
+the slices are segmented one by one. A sample draws presence (whether there is a nodule) and shape. The noise of each is
 
-- ``shared``: the same in all slices, as ``predict`` has it by default,
-- ``own``: independent in every slice, as ``--slice_correlation 0`` has it,
-- ``within n``: correlated over slices, by 0 from n slices on, as ``--slice_correlation`` has it.
+- ``shared``: the same in all slices, the default of ``predict``,
+- ``own``: independent in every slice, as with ``--slice_correlation 0``,
+- ``within n``: correlated over slices, and independent from a distance of n slices on, as with ``--slice_correlation``.
 
 ``python experiments/benchmarks/nodule_volumes.py zoo/medsegdiff-lite_lidc_slices.lite0 --nodules 30`` takes the first
-nodules of the test split that have enough slices. It needs DIFFMEDSEG_DATA, prints means over nodules, and the paired
+nodules of the test split with enough slices. It needs DIFFMEDSEG_DATA. It prints means over nodules, and the paired
 difference from ``shared`` with its 95 % interval over patients.
 """
 
@@ -36,14 +35,14 @@ SCORES = ("GED, biased", "GED, unbiased", "roughness", "of readers", "spread", "
 
 
 def noises(lengths: Sequence[int]) -> dict[str, float | None]:
-    """Name the kinds of noise, each with its ``slice_correlation`` in slices."""
+    """Return the ``slice_correlation`` in slices of each kind of noise, by name."""
     return {"shared": None, "own": 0} | {f"within {length}": length for length in lengths}
 
 
 def generators_of(
     seed: int, nodule: str, slices: Sequence[int], samples: int, presence: float | None, shape: float | None
 ) -> list[list[Generator]]:
-    """Return the generators of the samples of each slice, by the noise of presence and of shape."""
+    """Return the generators of the samples of each slice, for a noise of presence and a noise of shape."""
 
     def draw(length: float | None) -> list[list[Generator]]:
         keys = slice_keys(nodule, slices, 1.0, length)
@@ -56,7 +55,7 @@ def generators_of(
 
 
 def scores(samples: Tensor, readers: Tensor) -> list[float]:
-    """Score volumes (S, D, H, W) by the readers' (R, D, H, W), all bool."""
+    """Score volumes (S, D, H, W) against the readers' volumes (R, D, H, W), all bool."""
     energy = generalized_energy_distance(samples, readers)
     rough = [float(np.mean([roughness(one) for one in some if one.any()] or [np.nan])) for some in (samples, readers)]
     sizes = [some.flatten(1).sum(1).double() for some in (samples, readers)]
@@ -82,13 +81,13 @@ def main(
     """Score the nodules, and print the table.
 
     Args:
-        run: A run's folder or that of a zoo entry.
+        run: Folder of a run or of a zoo entry.
         nodules: Number of nodules.
-        samples: Samples of each nodule.
-        fewest: Slices that a nodule needs.
-        lengths: From how many slices on correlated noise is independent.
+        samples: Samples per nodule.
+        fewest: Minimum number of slices of a nodule.
+        lengths: Distances in slices from which correlated noise is independent.
         seed: Seed of the noise.
-        out: A row for each nodule and noise.
+        out: CSV with a row for each nodule and noise.
     """
     model, data = load_run(run)
     model.eval()
@@ -113,7 +112,7 @@ def main(
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
-    """Return means over nodules, and the difference of the unbiased GED from that of shared noise."""
+    """Return means over nodules, and the difference in unbiased GED from shared noise."""
     by_noise: dict[tuple[str, str], list[dict[str, object]]] = defaultdict(list)
     for row in rows:
         by_noise[str(row["presence"]), str(row["shape"])].append(row)

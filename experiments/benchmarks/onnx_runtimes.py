@@ -1,9 +1,9 @@
-"""CPU seconds to S samples of one image in PyTorch, compiled PyTorch, onnxruntime and OpenVINO, and what int8 costs.
+"""CPU seconds for S samples of one image in PyTorch, compiled PyTorch, onnxruntime and OpenVINO, and the loss by int8.
 
-Run ``OMP_NUM_THREADS=1 python experiments/benchmarks/onnx_runtimes.py``. All run the same sampler with the same noise,
-with one thread each, in turns; CPU seconds hardly depend on what else the machine does. Runtimes that are not installed
-(OpenVINO, onnxslim) are left out and named. With ``--images`` int8 is also scaled by pictures, and the masks of every
-runtime that rounds are compared with those of the model.
+Run ``OMP_NUM_THREADS=1 python experiments/benchmarks/onnx_runtimes.py``. All runtimes run the same sampler with equal
+noise and one thread, in turns. Other programs on the machine hardly change CPU seconds. Runtimes that are not installed
+(OpenVINO, onnxslim) are left out and named. With ``--images``, int8 is also calibrated on pictures, and the masks of
+every runtime with reduced precision are compared with the masks of the model.
 """
 
 import shutil
@@ -28,7 +28,7 @@ from diffmedseg.export.graphs import SamplerGraph
 from diffmedseg.models import DiffusionSegmenter
 from diffmedseg.zoo.loading import load_pretrained
 
-#: What the names of a condition network's modules begin with, in the networks of this project.
+#: Prefixes of the names of a condition network's modules, in the networks of this project.
 CONDITION = ("condition", "trunk")
 
 
@@ -47,13 +47,13 @@ def main(
 
     Args:
         entry: Name of the zoo entry.
-        graph: The entry's sampler, where it was exported before.
+        graph: Exported sampler of the entry, if there is one.
         samples: S.
-        rounds: How often each runtime is timed.
+        rounds: Number of timings per runtime.
         images: Folder of pictures, for the comparison of masks.
-        masks: Folder of their masks, ``NAME*.png``, for Dice; of no use without ``images``.
+        masks: Folder of the pictures' masks, ``NAME*.png``, for Dice; only with ``images``.
         count: Number of pictures, the first by name.
-        calibrate_on: Pictures behind these, by whose maps int8 is scaled.
+        calibrate_on: Number of the following pictures, on which int8 is calibrated.
         compiled: Whether to time compiled PyTorch, which needs a C++ compiler.
     """
     torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def runtimes(model: DiffusionSegmenter, graphs: dict[str, Path], samples: int, r
 
 
 def installed(package: str) -> bool:
-    """Whether a package is there; otherwise say that it is left out."""
+    """Return whether a package is installed. If not, print that it is left out."""
     if find_spec(package) is None:
         print(f"{package} is not installed, and left out.\n")
         return False
@@ -117,7 +117,7 @@ def in_torch(graph: Callable[..., object], example: Sequence[torch.Tensor]) -> N
 
 
 def in_bfloat16(graph: Callable[..., object], example: Sequence[torch.Tensor]) -> None:
-    """Run PyTorch once, in bfloat16 where autocast takes it."""
+    """Run PyTorch once, in bfloat16 autocast."""
     with torch.autocast("cpu", torch.bfloat16):
         in_torch(graph, example)
 
@@ -137,7 +137,7 @@ def session(
 
 
 def tries(path: Path) -> dict[str, onnxruntime.InferenceSession]:
-    """Open a graph in the ways that could make it quicker."""
+    """Open a graph with several settings that could make it faster."""
     levels = onnxruntime.GraphOptimizationLevel
     opened = {
         "as exported, not optimised": session(path, levels.ORT_DISABLE_ALL),
@@ -162,7 +162,7 @@ def openvino_request(path: Path, precision: str) -> Callable[[dict[str, np.ndarr
 
 
 def quantised(path: Path, calibration: Sequence[dict[str, np.ndarray]] | None) -> Path:
-    """Write a graph whose condition network has weights, and with calibration maps, of int8."""
+    """Write a graph with int8 weights in its condition network and, with calibration pictures, int8 maps."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -187,13 +187,13 @@ def quantised(path: Path, calibration: Sequence[dict[str, np.ndarray]] | None) -
 
 
 def in_condition(node: onnx.NodeProto) -> bool:
-    """Whether a node belongs to the condition network, by the names of the modules that it came from."""
+    """Return whether a node belongs to the condition network, by the names of its modules."""
     scopes = next((one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"), "")
     return any(f"denoiser.{name}." in scopes for name in CONDITION)
 
 
 def inputs(model: DiffusionSegmenter, pictures: Sequence[Path]) -> list[dict[str, np.ndarray]]:
-    """Return inputs of the sampler, one picture and one sample each."""
+    """Return inputs of the sampler, each for one picture and one sample."""
     from diffmedseg.export.arrays import to_grid, to_model_range
     from diffmedseg.export.noise import draw_noise
 
@@ -203,14 +203,14 @@ def inputs(model: DiffusionSegmenter, pictures: Sequence[Path]) -> list[dict[str
 
 
 def read(picture: Path) -> np.ndarray:
-    """Read a picture, upright, at most 768 pixels wide and high, which keeps this script quick."""
+    """Read a picture, upright, at most 768 pixels wide and high, so that this script is fast."""
     image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
     image.thumbnail((768, 768))
     return np.asarray(image)
 
 
 def compare(model: DiffusionSegmenter, graphs: dict[str, Path], pictures: Sequence[Path], masks: Path | None) -> None:
-    """Print by how much the masks of graphs differ from those of the model."""
+    """Print the differences between the masks of graphs and the masks of the model."""
     segment: dict[str, Callable[[np.ndarray], Any]] = {
         name: OnnxSegmenter(path, threads=1).segment for name, path in graphs.items()
     }

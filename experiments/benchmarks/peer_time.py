@@ -1,9 +1,9 @@
-"""MedSegDiff here and in ``med-seg-diff-pytorch`` 0.3.3 (PyPI), side by side: a training step, and samples of an image.
+"""Time of MedSegDiff here and in ``med-seg-diff-pytorch`` 0.3.3 (PyPI): a training step, and samples of an image.
 
-In an environment that has both (``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``):
-``peer/bin/python experiments/benchmarks/peer_time.py``. The peer is as its README has it: 1,000 steps of DDPM, float32.
-Its chains are timed by some of their steps, which all cost the same, and multiplied. It is timed in bfloat16 and with
-the channels last in memory, too, which ours have throughout.
+Make an environment with both packages: ``python -m venv peer; peer/bin/pip install . med-seg-diff-pytorch``. Run
+``peer/bin/python experiments/benchmarks/peer_time.py``. The other package, called the peer in the tables, has the
+settings of its README: 1,000 steps of DDPM, float32. All its steps cost the same, so only some steps of a chain are
+timed, and multiplied. It is also timed in bfloat16 and channels-last format, which our models always have.
 """
 
 import copy
@@ -20,10 +20,10 @@ from diffmedseg.models import Denoiser, MedSegDiffLite, MedSegDiffSegmenter, Med
 from diffmedseg.models.medsegdiff import denoiser_lite
 from diffmedseg.models.sizes import SIZES, SizeSpec
 
-#: Widths at which ours have the peer's number of parameters, 51.3 million: V1's, lite's condition and step networks'.
+#: Widths for as many parameters as the peer has, 51.3 million: of V1, and of Lite's condition and step network.
 _EQUAL_V1 = SizeSpec((80, 160, 320, 640), 1, (1, 2))
 _EQUAL_LITE = SizeSpec((88, 176, 352, 704), 1, (1, 2)), denoiser_lite.LiteSpec(128, 3)
-_NOISE_LEVELS = {"V1": 1, "lite": 4}  # of an image in a training step, as their yaml files have it
+_NOISE_LEVELS = {"V1": 1, "lite": 4}  # per image and training step, as in their yaml files
 _PEER_STEPS = 1000
 _FORMATS = {"peer": torch.contiguous_format, "peer, channels_last": torch.channels_last}
 
@@ -40,13 +40,13 @@ def main(
     """Print both tables.
 
     Args:
-        side: Of the images, in pixels.
+        side: Side of the images, in pixels.
         samples: Samples of one image.
-        steps: Of our samplers, and of the peer's DDIM at equal steps.
-        timed: Steps of a chain of the peer that are timed.
-        batch: Images of a training step.
-        training_rounds: How often each training step is timed; none where 0.
-        sampling_rounds: How often samples are, which take minutes; none where 0.
+        steps: Steps of our samplers, and of the peer's DDIM at equal steps.
+        timed: Number of timed steps in a chain of the peer.
+        batch: Images per training step.
+        training_rounds: Number of timings per training step; 0 for none.
+        sampling_rounds: Number of timings of sampling, which takes minutes; 0 for none.
     """
     from med_seg_diff_pytorch import MedSegDiff, Unet
 
@@ -121,7 +121,7 @@ def _sampling(
     timed: int,
     rounds: int,
 ) -> None:
-    """Time samples of one image; the peer's rows are all samples of it."""
+    """Time samples of one image. In the peer's batch, all rows are samples of this image."""
     device = best_device()
     image = torch.rand(1, 3, side, side, device=device) * 2 - 1
     rows, t = image.expand(samples, -1, -1, -1), torch.zeros(samples, dtype=torch.int64, device=device)

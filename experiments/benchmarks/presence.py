@@ -1,8 +1,8 @@
-"""Whether DiffSeg's answer "nothing" holds on images that it was not fitted on: ``diffmedseg calibrate --nothing``.
+"""Test of ``diffmedseg calibrate --nothing`` on new images: does DiffSeg still find nothing in healthy images?
 
-``python experiments/benchmarks/presence.py runs/diffseg/synthetic.labels/version_0 --images 256`` fits the least
-contrast of a lesion on validation images, and prints in which share of healthy and diseased images something is found
-there and on the test images, and what that does to Dice.
+``python experiments/benchmarks/presence.py runs/diffseg/synthetic.labels/version_0 --images 256`` fits the minimum
+contrast of a lesion on validation images. It prints the shares of healthy and diseased images with a non-empty mask, on
+validation and test images, and the effect on Dice.
 """
 
 from pathlib import Path
@@ -30,18 +30,18 @@ def main(
 
     Args:
         run: The run's folder.
-        shares: In which share of healthy images something may be found.
-        images: Validation and test images each, of synthetic data; None for as many as the run had.
+        shares: Accepted fractions of healthy images with a non-empty mask.
+        images: Number of validation images and of test images of synthetic data; None for the run's numbers.
         samples: S.
     """
     config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     if images is not None:
-        config["init_args"] |= {"num_val": images, "num_test": images}  # none of them is a training image
+        config["init_args"] |= {"num_val": images, "num_test": images}  # new images, no training images
     model, data = load_checkpoint(run / "checkpoints" / "best.ckpt"), build_data(config)
     model.num_samples = samples
     data.setup("validate")
     data.setup("test")
-    data.configure_targets((), model.regions)  # nothing is trained
+    data.configure_targets((), model.regions)  # no training targets are needed
     print("| may be found in | healthy, validation | healthy, test | diseased, test | Dice, test | AUC, validation |")
     print("|---|---|---|---|---|---|")
     for share in (1.0, *shares):
@@ -53,7 +53,7 @@ def main(
 
 @torch.inference_mode()
 def _tested(model: DiffusionSegmenter, data: SegmentationDataModule) -> str:
-    """Return where something is found among healthy and diseased test images, and Dice on the model's grid."""
+    """Return the shares of healthy and diseased test images with a non-empty mask, and Dice on the model's grid."""
     found: tuple[list[bool], list[bool]] = ([], [])
     images = []
     for batch in data.test_dataloader():

@@ -1,7 +1,8 @@
-"""What a run takes on 1, 2 or more processes, and whether they train the same model: one whole batch, divided.
+"""Time of a run on 1, 2 or more processes, and differences between the trained models.
 
-``python experiments/benchmarks/processes.py`` trains on drawn lesions, on as many CPU processes or GPUs as
-``--processes`` says, with one thread for each CPU process. The whole batch, its order and its noise are the same.
+``python experiments/benchmarks/processes.py`` trains on synthetic lesions, on the numbers of CPU processes or GPUs in
+``--processes``, with one thread for each CPU process. The processes divide a batch. The whole batch, its order and its
+noise are always the same.
 """
 
 import os
@@ -30,10 +31,10 @@ def main(
     Args:
         processes: Numbers of processes, each a divisor of the batch.
         steps: Training steps.
-        batch: Images in a step of all processes together.
+        batch: Images per step, over all processes.
         model: Name of the model.
         accelerator: ``cpu`` or ``gpu``.
-        image_size: In pixels.
+        image_size: Side of the images in pixels.
     """
     settings = [
         f"--trainer.max_steps={steps}", f"--data.steps_per_epoch={steps}", "--trainer.precision=32-true",
@@ -66,7 +67,7 @@ def train(runs: Path, number: int, model: str, settings: Sequence[str]) -> Path:
 
 
 def images_per_second(run: Path) -> float:
-    """Return the rate of the whole first epoch, its first steps included."""
+    """Return the rate over the whole first epoch, including its first steps."""
     return [float(row["train/images_per_second"]) for row in read_rows(run / "metrics.csv") if _trained(row)][-1]
 
 

@@ -1,9 +1,9 @@
-"""What pseudo masks are worth before anything learns from them, by proposer and by parts of the data set's mask rule.
+"""Dice of pseudo masks before any training on them, by proposer and by parts of the data set's mask rule.
 
 ``python experiments/benchmarks/pseudo_masks.py isic2017 /path/to/isic2017 --runs '[RUN, ...]'`` scores proposals on the
-validation images of the data set, of ISIC its seeded tenth of the training set, on the model's grid. With
-``--tries true`` it tries other differences (differences.py) with each run, and agreement of proposers. Masks score;
-they choose nothing.
+validation images of the data set, on the model's grid. For ISIC, these are the seeded tenth of the training set. With
+``--tries true`` it tries other differences (differences.py) with each run, and agreement of proposers. True masks only
+score the proposals; they choose nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from diffmedseg.zoo import load_model
 
 
 class Remembered(Proposer):
-    """Proposes as another proposer does, and asks that only once for an image."""
+    """Caches the maps of another proposer, which is called once for each image."""
 
     def __init__(self, proposer: Proposer) -> None:
         self._proposer, self._maps = proposer, dict[str, Tensor]()
@@ -43,7 +43,7 @@ class Remembered(Proposer):
 
 
 def rules(own: MaskRule) -> Mapping[str, MaskRule]:
-    """Return the data set's rule, and less and less of it."""
+    """Return simpler rules and the data set's rule, by the parts that they add."""
     base = {"polarity": own.polarity, "channel": own.channel, "margin": own.margin}
     return {
         "Otsu alone": MaskRule(**base, fill_holes=False),
@@ -70,7 +70,7 @@ def score(council: Council, data: SegmentationDataModule, images: int) -> list[t
 
 
 def row(name: str, scores: list[tuple[float, bool]]) -> str:
-    """Return a line of a table: Dice of all masks, of those that are kept, and how many these are."""
+    """Return a row of the table: Dice of all masks, Dice of the kept masks, and the number of kept masks."""
     dice, kept = np.array([one for one, _ in scores]), np.array([one for _, one in scores])
     return f"| {name} | {dice.mean():.3f} | {dice[kept].mean():.3f} | {kept.sum()} of {len(kept)} |"
 
@@ -78,7 +78,7 @@ def row(name: str, scores: list[tuple[float, bool]]) -> str:
 def try_differences(
     run: str, model: DiffSegSegmenter, data: SegmentationDataModule, bright: Proposer, images: int
 ) -> None:
-    """Print what each difference of TRIES is worth with a run of DiffSeg, alone and in a mean with luminance."""
+    """Print the Dice of each difference of TRIES with a run of DiffSeg, alone and in a mean with luminance."""
     print(f"\n| {run} | all | kept | number kept |\n|---|---|---|---|")
     for name, (model.difference, model.polarity) in TRIES.items():
         tried = Remembered(OfModel(model, data.info, None))
@@ -87,7 +87,7 @@ def try_differences(
 
 
 def try_agreement(name: str, members: Sequence[Proposer], data: SegmentationDataModule, images: int) -> None:
-    """Print what is kept where proposers have to agree."""
+    """Print the scores of the masks that are kept if proposers have to agree."""
     print(f"\n| {name}, agreement | all | kept | number kept |\n|---|---|---|---|")
     for least in (0.0, 0.5, 0.7, 0.8):
         print(row(f"{least:g}", score(Council(members, data.mask_rule, None, least), data, images)), flush=True)
@@ -106,12 +106,12 @@ def main(
 
     Args:
         data: Name of the data set.
-        root: Folder that holds it.
-        runs: Runs, checkpoints or zoo entries that propose, too.
-        image_size: Side of the grid.
-        images: Validation images at most.
-        tries: Print tables of other differences of runs of DiffSeg and of agreement, too.
-        crf: Whether each proposer is scored with a CRF, too.
+        root: Folder of the data set.
+        runs: Runs, checkpoints or zoo entries as further proposers.
+        image_size: Side of the grid, in pixels.
+        images: Maximum number of validation images.
+        tries: Whether to print tables of other differences of DiffSeg's runs, and of agreement, too.
+        crf: Whether to score each proposer with a CRF, too.
     """
     module = configured(data, root, {"image_size": str(image_size)})
     module.setup("validate")

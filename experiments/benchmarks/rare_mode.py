@@ -1,7 +1,7 @@
-"""How often do trained models draw the mask that few raters draw?
+"""How often do trained models draw a mask that few raters draw?
 
-One image, of which most raters outline the core and few the halo around it. Run ``python
-experiments/benchmarks/rare_mode.py`` for a table (a quarter of an hour of one core that has nothing else to do).
+There is a single image. Most raters outline its core, and few outline the halo around it. Run ``python
+experiments/benchmarks/rare_mode.py`` for the table (a quarter of an hour on one idle core).
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ STEPS = (1, 4)
 
 
 def rings() -> Tensor:
-    """Return the core and the halo, (2, 1, H, W), in {0, 1}."""
+    """Return the masks of core and halo, (2, 1, H, W), in {0, 1}."""
     masks = torch.zeros(2, 1, *SIZE)
     masks[0, :, 12:20, 12:20] = masks[1, :, 6:26, 6:26] = 1
     return masks
 
 
 def train(model: DiffusionSegmenter, rare: float, steps: int, rows: int = 8) -> None:
-    """Train a model on one image by masks of raters drawn anew."""
+    """Train a model on the image, with newly drawn raters at every step."""
     masks = rings()
     image = (2 * masks[1:] - 1).expand(rows, -1, -1, -1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -44,7 +44,7 @@ def train(model: DiffusionSegmenter, rare: float, steps: int, rows: int = 8) -> 
 
 
 def drawn(model: DiffusionSegmenter, num_samples: int, num_steps: int) -> tuple[float, float]:
-    """Return the shares of samples that are nearer to the halo than to the core, and that are neither."""
+    """Return the share of samples nearer to the halo than to the core, and the share of samples between the two."""
     masks = rings()
     ring = (masks[1] - masks[0])[0].bool()
     samples = model.segment(2 * masks[1:] - 1, num_samples, num_steps, keys=["image"]).binary_samples
@@ -53,12 +53,12 @@ def drawn(model: DiffusionSegmenter, num_samples: int, num_steps: int) -> tuple[
 
 
 def models() -> dict[str, Callable[[int], DiffusionSegmenter]]:
-    """Return what makes each model from a seed."""
+    """Return functions that make each model from a seed, by name."""
 
     def lite(seed: int, **options: str) -> DiffusionSegmenter:
         return MedSegDiffSegmenter(
-            MedSegDiffLite(1, 1, "tiny", **options),  # type: ignore[arg-type]  # of its literals
-            NoiseProcess(schedule="cosine", input_scale=0.3, prediction="x_0"),  # as on data of several raters
+            MedSegDiffLite(1, 1, "tiny", **options),  # type: ignore[arg-type]  # literal types
+            NoiseProcess(schedule="cosine", input_scale=0.3, prediction="x_0"),  # as for several raters
             loss=DiffusionLoss(bce=1.0, dice=0.0),
             image_size=SIZE,
             seed=seed,
@@ -80,8 +80,8 @@ def main(train_steps: int = 500, samples: int = 1000, seeds: tuple[int, ...] = (
 
     Args:
         train_steps: Training steps of each model.
-        samples: Samples that are drawn of each model.
-        seeds: A model is trained with each.
+        samples: Samples of each model.
+        seeds: Seeds. Each model is trained once with each seed.
     """
     print(f"Halo drawn of {samples} samples, and at most neither, by seed {seeds}; {train_steps} training steps\n")
     print("| model | steps | " + " | ".join(f"truth {rare:.0%}" for rare in RARE) + " |")

@@ -1,4 +1,4 @@
-"""Scores of every image beside the script that made them, so that anyone can make its tables again."""
+"""Read and write tables with the scores of every image, from which the scripts print their summaries."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ from diffmedseg.atomic import write_whole
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV by the names of its columns."""
+    """Return the rows of a CSV as mappings from column names."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def with_earlier(rows: Sequence[Mapping[str, object]], path: Path, run: Sequence[str]) -> list[Mapping[str, object]]:
-    """Return the rows in front of which stand those of a table that come from runs which are not here.
+    """Return new rows, after the earlier rows of all other runs.
 
     Args:
-        rows: Of the runs that are here.
-        path: The table as it was, if there is one.
-        run: The columns that tell which run a row comes from.
+        rows: The new rows.
+        path: The earlier table, if there is one.
+        run: The columns that identify the run of a row.
     """
     here = {tuple(str(row[column]) for column in run) for row in rows}
     earlier = read_rows(path) if path.is_file() else []
@@ -29,10 +29,10 @@ def with_earlier(rows: Sequence[Mapping[str, object]], path: Path, run: Sequence
 
 
 def paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
-    """Return the difference of two runs by what was scored, such as images or patients.
+    """Return the paired differences of two runs, by images or patients.
 
     Raises:
-        ValueError: If the runs were scored on others, so that nothing could be paired.
+        ValueError: If the two runs were scored on different images or patients.
     """
     if one.keys() != other.keys():
         raise ValueError(f"Two runs were scored on {len(one)} and {len(other)} cases that differ: score them again.")
@@ -40,7 +40,7 @@ def paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:
 
 
 def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write rows that all have the first one's columns."""
+    """Write rows. All rows have the columns of the first row."""
 
     def save(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:

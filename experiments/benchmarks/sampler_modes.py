@@ -1,8 +1,7 @@
 """How often does a sampler draw the rare mode, even with a perfect denoiser?
 
-Two masks, drawn with probability 0.8 and 0.2, are the whole distribution, so that the best possible prediction of x_0
-is known in closed form. Run ``python experiments/benchmarks/sampler_modes.py`` for the table in
-docs/results/sampling.md.
+The distribution has only two masks, with probabilities 0.8 and 0.2. So the best possible prediction of x_0 has a closed
+form. Run ``python experiments/benchmarks/sampler_modes.py`` for the table in docs/results/sampling.md.
 """
 
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def draw(reverse: ReverseProcess, process: NoiseProcess, num_steps: int, chains:
 
 
 def samplers() -> Iterator[tuple[str, ReverseProcess]]:
-    """Yield every scheduler with every spacing."""
+    """Yield samplers with every scheduler and spacing."""
     schedulers: dict[str, tuple[SchedulerMixin, float]] = {
         "DDIM": (DDIMScheduler(), 0.0),
         "DDIM, eta 1": (DDIMScheduler(), 1.0),

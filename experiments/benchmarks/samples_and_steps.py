@@ -1,6 +1,6 @@
-"""Dice of a run, and GED where there are raters, by number of samples and steps, on the split that is reported.
+"""Dice of a run, and GED if there are several raters, by number of samples and steps, on the reported split.
 
-The first S of 16 samples are those of S, so each number of steps is sampled once. Run
+S samples are the first S of the largest number, so each number of steps is sampled once. Run
 ``python experiments/benchmarks/samples_and_steps.py runs/medsegdiff-isic2017/version_0``.
 """
 
@@ -27,8 +27,8 @@ def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
     """Build a model and its data.
 
     Args:
-        run: A run's folder, whose best checkpoint is loaded; or the folder of a zoo entry, such as
-            zoo/medsegdiff_isic2017.cpu64, whose data lies in $DIFFMEDSEG_DATA.
+        run: Folder of a run, for its best checkpoint, or folder of a zoo entry, such as
+            zoo/medsegdiff_isic2017.cpu64, with its data in $DIFFMEDSEG_DATA.
     """
     entry = run / "run.yaml"
     if entry.is_file():
@@ -40,7 +40,7 @@ def load_run(run: Path) -> tuple[DiffusionSegmenter, SegmentationDataModule]:
         config = yaml.safe_load((run / "config.yaml").read_text())["data"]
     data = build_data(config)
     data.setup("test")
-    data.configure_targets((), model.regions)  # nothing is trained
+    data.configure_targets((), model.regions)  # no training targets are needed
     return model, data
 
 
@@ -58,7 +58,7 @@ def main(
         run: The run's folder.
         samples: Numbers of samples per image.
         steps: Numbers of network evaluations per sample.
-        starts: Shares of the noise levels at which chains begin; below 1 from the prior of a member that has one.
+        starts: First noise levels of chains, as shares of T. Below 1, chains start from the model's prior.
         spacings: Exponents of the spacing of steps.
         schedulers: Classes of diffusers.
     """
@@ -90,7 +90,7 @@ def main(
 def _scored(
     model: DiffusionSegmenter, data: SegmentationDataModule, samples: list[int], num_steps: int
 ) -> tuple[dict[int, list[ImageScore]], float]:
-    """Return the scores of all images by number of samples, and the seconds that the most samples of one took."""
+    """Return the scores of all images by number of samples, and the seconds per image for the most samples."""
     scores: dict[int, list[ImageScore]] = {n: [] for n in samples}
     seconds = images = 0.0
     for batch in data.test_dataloader():

@@ -1,7 +1,7 @@
-"""Time to S samples of one image over one pass of the control, whose network is the condition network; by member.
+"""Time of S samples of an image, relative to a pass of the supervised baseline, for each MedSegDiff model.
 
-Run ``python experiments/benchmarks/samples_time.py``. What a pass of V1 costs is no less than a pass of the control; V2
-and lite run the condition network once.
+The baseline is the condition network. A pass of V1 costs at least as much as a pass of the baseline. V2 and Lite run
+the condition network only once. Run ``python experiments/benchmarks/samples_time.py``.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,13 +41,13 @@ def main(
 
     Args:
         sides: Sides of the image, in pixels.
-        size: Of the networks.
+        size: Size of the networks.
         samples: S.
         steps: Network evaluations per sample.
-        members: Of the family.
-        rounds: How often each is timed.
-        compiled: Mode of ``torch.compile`` in which the step is timed a second time, beside itself; "reduce-overhead"
-            records CUDA graphs. The control's pass stays as it is.
+        members: Models of the family.
+        rounds: Number of timings per setting.
+        compiled: Mode of ``torch.compile``, for timings with a compiled step, too; "reduce-overhead" records CUDA
+            graphs. The baseline is not compiled.
     """
     device = best_device()
     modes: dict[str, tuple[str, str | None]] = {name: (name, None) for name in members}
@@ -76,26 +76,26 @@ def main(
 
 
 def segmenter(member: str, size: Size, side: int) -> DiffusionSegmenter:
-    """Build a member, sampled as its yaml files have it, with untrained weights, which take as long as trained ones."""
+    """Build a model of the family with the sampling of its yaml files. Its weights are untrained, at the same cost."""
     reverse = ReverseProcess(UniPCMultistepScheduler())
     return MedSegDiffSegmenter(MEMBERS[member](3, 1, size), image_size=(side, side), reverse=reverse)
 
 
 def one_pass(network: ResidualUNet, image: torch.Tensor, precision: torch.dtype) -> None:
-    """Run the control once."""
+    """Run the supervised baseline once."""
     with inference(image.device, precision):
         network.encode(image.contiguous(memory_format=torch.channels_last))
 
 
 def sample(model: DiffusionSegmenter, image: torch.Tensor, samples: int, steps: int, precision: torch.dtype) -> None:
-    """Draw samples, as predicting does."""
+    """Draw samples like ``predict``."""
     with inference(image.device, precision):
         model.sample(image, samples, steps, keys=["one"])
 
 
 @contextmanager
 def inference(device: torch.device, precision: torch.dtype) -> Iterator[None]:
-    """Run without gradients, in a precision."""
+    """Disable gradients, and set a precision."""
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
         yield
 

@@ -1,9 +1,9 @@
-"""Time and memory of sampling over side, S, steps and parameters, and how far it is from the machine's limit.
+"""Time and memory of sampling by image side, S, steps and parameters, and the share of the machine's limit.
 
-``python experiments/benchmarks/scaling.py table`` prints the table and draws ``figures/scaling.png``; ``... allocator``
-prints what the allocator does to times. Each setting runs in a process of its own, for its peak of memory. *Limit* is
-the counted floating-point operations (of convolutions and products; no FFT) over the time that a large matrix product
-of as many would take on the same machine, in the same run.
+``python experiments/benchmarks/scaling.py table`` prints the table and draws ``figures/scaling.png``. ``... allocator``
+prints the effect of the allocator on times. Each setting runs in a separate process, to measure its peak memory.
+*Limit* is the throughput in floating-point operations, as a share of the throughput of a large matrix product on the
+same machine in the same run. Operations of convolutions and products count, and FFTs do not.
 """
 
 import json
@@ -31,12 +31,12 @@ _PRODUCT = 2048  # side of the matrices
 
 @dataclass(frozen=True)
 class Setting:
-    """What is sampled.
+    """A setting of sampling.
 
     Attributes:
-        member: Of the family.
-        size: Of its networks.
-        side: Of the image, in pixels.
+        member: Model of the family.
+        size: Size of its networks.
+        side: Side of the image, in pixels.
         samples: S.
         steps: Network evaluations per sample.
     """
@@ -48,7 +48,7 @@ class Setting:
     steps: int = 4
 
 
-#: What grows along each axis of the plot; all else is as in Setting.
+#: Values along each axis of the plot. All other values are the defaults of Setting.
 AXES: dict[str, list[object]] = {
     "side": [64, 128, 256, 512],
     "samples": [1, 4, 16, 64],
@@ -61,21 +61,21 @@ def one(setting: Setting, rounds: int = 3, keep: bool = True) -> None:
     """Measure one setting, and print seconds, MiB, operations and share of the limit as JSON.
 
     Args:
-        setting: What is sampled.
-        rounds: How often.
-        keep: Keep freed memory, as the command line does.
+        setting: The setting.
+        rounds: Number of timings.
+        keep: Whether to keep freed memory, like the command line.
     """
     if keep:
         keep_freed_memory()
     device = best_device()
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have by default
+        torch.set_float32_matmul_precision("high")  # TF32, the default for convolutions
     model = segmenter(setting.member, setting.size, setting.side).to(device).eval()
     image = torch.rand(1, 3, setting.side, setting.side, device=device) * 2 - 1
     a, b = torch.rand(2, _PRODUCT, _PRODUCT, device=device)
     draw = partial(model.sample, image, setting.samples, setting.steps, keys=["one"])
     with inference(device, torch.float32):
-        model.sample(image, 1, 1, keys=["one"])  # what is made once
+        model.sample(image, 1, 1, keys=["one"])  # warm up
         before = _peak()
         draw()
         memory = _peak() - before
@@ -89,7 +89,7 @@ def one(setting: Setting, rounds: int = 3, keep: bool = True) -> None:
 
 
 def _peak() -> float:
-    """Return the process's peak of memory so far, in MiB."""
+    """Return the peak memory of the process so far, in MiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     import resource
@@ -101,7 +101,7 @@ def table(members: list[str] = ["V1", "lite"], figure: Path = FIGURE) -> None:  
     """Measure all settings, print the table and draw the plot.
 
     Args:
-        members: Of the family.
+        members: Models of the family.
         figure: The PNG.
     """
     found: dict[Setting, dict[str, float]] = {}
@@ -123,12 +123,12 @@ def table(members: list[str] = ["V1", "lite"], figure: Path = FIGURE) -> None:  
 
 
 def allocator(members: list[str] = ["V1", "lite"], sides: list[int] = [128, 256, 512], turns: int = 3) -> None:  # noqa: B006
-    """Print the seconds of sampling with the allocator as it is, and with freed memory kept.
+    """Print the seconds of sampling with the default allocator, and with freed memory kept.
 
     Args:
-        members: Of the family.
-        sides: Of the image, in pixels.
-        turns: Processes of each, in turns, of whose times the median counts.
+        members: Models of the family.
+        sides: Sides of the image, in pixels.
+        turns: Processes per setting, in turns. The median of their times counts.
     """
     print(f"{hardware()}\n")
     print("| member | side, px | as it is, s | kept, s | ratio |\n|---|---|---|---|---|")
@@ -147,7 +147,7 @@ def _measure(setting: Setting, keep: bool = True) -> dict[str, float]:
 
 
 def draw(found: dict[Setting, dict[str, float]], members: list[str]) -> Figure:
-    """Plot seconds and memory along each axis that is a number, on logarithmic scales."""
+    """Plot seconds and memory along each numeric axis, on logarithmic scales."""
     axes_of = [name for name, values in AXES.items() if isinstance(values[0], int)]
     figure = Figure(figsize=(3.2 * len(axes_of), 5), layout="constrained")
     grid = figure.subplots(2, len(axes_of), squeeze=False)

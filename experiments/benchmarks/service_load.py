@@ -1,12 +1,12 @@
-"""Load of the service: clients that post pictures at the same time, and bodies that are damaged.
+"""Load test of the service: concurrent clients that post pictures, and damaged request bodies.
 
     python experiments/benchmarks/service_load.py load medsegdiff-lite_synthetic.tiny --requests 1000 --clients 8
     python experiments/benchmarks/service_load.py damaged medsegdiff-lite_synthetic.tiny --bodies 10000 --seed 0
 
-``load`` starts ``diffmedseg serve`` as a process of its own, and prints how many requests were answered with which
-status, their times, and the server's memory after every tenth of them. ``damaged`` sends bodies of which bytes were
-changed, cut, doubled or removed, to the application in this process, and prints how many got which status; each that
-got 200 is checked to hold a whole picture.
+``load`` starts ``diffmedseg serve`` as a separate process. It prints the number of requests by status, their times, and
+the server's memory after every tenth of the requests. ``damaged`` sends bodies with changed, cut, doubled or removed
+bytes to the application in this process. It prints the number of bodies by status, and checks that each body with
+status 200 contains a whole picture.
 """
 
 import argparse
@@ -36,14 +36,14 @@ def resident_megabytes(pid: int) -> float:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a free port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def wait_for(address: str, seconds: float = 600) -> None:
-    """Wait until a server answers."""
+    """Wait until a server responds."""
     due = time.monotonic() + seconds
     while time.monotonic() < due:
         try:
@@ -55,7 +55,7 @@ def wait_for(address: str, seconds: float = 600) -> None:
 
 
 def load(options: argparse.Namespace) -> None:
-    """Post pictures by several clients at the same time."""
+    """Post pictures from several clients at the same time."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "diffmedseg", "serve", options.model, "--port", str(port)]
@@ -94,7 +94,7 @@ def load(options: argparse.Namespace) -> None:
 
 
 def whole_body(picture: bytes) -> bytes:
-    """Return a form with a picture and all fields, as browsers send it."""
+    """Return a form with a picture and all fields, in the format of browsers."""
     fields = {
         "answer": "json",
         "samples": "false",
@@ -115,11 +115,11 @@ def whole_body(picture: bytes) -> bytes:
 
 
 def damage(body: bytes, rng: random.Random) -> bytes:
-    """Change a body in one to four places: bits, bytes, cuts, doubled and removed parts, and text of forms."""
+    """Damage a body in one to four places: change bits, bytes or form text, or cut, double or remove parts."""
     changed = bytearray(body)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(max(len(changed), 1))
-        # Half of all changes meet the form itself, which is shorter than the picture.
+        # Half of all changes are in the form itself, which is shorter than the picture.
         at = at if rng.random() < 0.5 else rng.randrange(min(len(changed), 900) or 1)
         length = min(2 ** rng.randint(0, 10), len(changed) - at)
         kind = rng.randrange(7)
@@ -143,7 +143,7 @@ def damage(body: bytes, rng: random.Random) -> bytes:
 
 
 def holds_a_picture(body: bytes) -> bool:
-    """Whether the form of a body still holds a picture that can be decoded."""
+    """Return whether the form of a body still contains a picture that can be decoded."""
     from PIL import Image
 
     start = body.find(b"\x89PNG")

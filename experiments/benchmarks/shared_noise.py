@@ -1,7 +1,7 @@
-"""What it does to samples of a volume that all its slices start from the same noise, in one run.
+"""Effect on samples of a volume if all its slices start from the same noise.
 
-Each slice is segmented alone. Where the noise of a sample is keyed by the case, its slices share it; where it is keyed
-by the slice, they do not. ``python experiments/benchmarks/shared_noise.py '[runs/medsegdiff-brats2015/version_0]'``
+Each slice is segmented alone. If the key of the noise is the case, all slices share the noise. If the key is the slice,
+their noise is independent. ``python experiments/benchmarks/shared_noise.py '[runs/medsegdiff-brats2015/version_0]'``
 prints the means over the test cases of all runs (such as folds), by region.
 """
 
@@ -20,13 +20,13 @@ COLUMNS = ("Dice", "roughness of a sample", "of the truth", "diversity", "spread
 
 
 def roughness(volume: Tensor) -> float:
-    """1 - Dice between neighbouring slices, pooled over a volume (D, H, W), bool."""
+    """Return 1 - Dice between neighbouring slices, pooled over a volume (D, H, W), bool."""
     below, above = volume[:-1], volume[1:]
     return float((below ^ above).sum() / (below.sum() + above.sum()).clamp(1))
 
 
 def scores(samples: Tensor, mask: Tensor, truth: Tensor) -> list[float]:
-    """Score a set of volumes (S, D, H, W), the fused one and the true one (D, H, W), all bool."""
+    """Score sampled volumes (S, D, H, W) and the fused volume against the true volume (D, H, W each), all bool."""
     rough = np.mean([roughness(sample) for sample in samples])
     volumes = samples.flatten(1).sum(1).double()
     spread = float(volumes.std() / volumes.mean().clamp(1))
@@ -36,7 +36,7 @@ def scores(samples: Tensor, mask: Tensor, truth: Tensor) -> list[float]:
 
 @torch.inference_mode()
 def main(runs: list[Path]) -> None:
-    """Print the table; all on the model's grid.
+    """Print the table, with all scores on the model's grid.
 
     Args:
         runs: Folders of runs on volumes.

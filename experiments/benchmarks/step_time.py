@@ -1,4 +1,4 @@
-"""Time of a training step of MedSegDiff-V1 by precision, memory format and compiling, side by side in one run.
+"""Time of a training step of MedSegDiff-V1 by precision, memory format and compilation, in turns in one run.
 
 Run ``python experiments/benchmarks/step_time.py``.
 """
@@ -13,13 +13,13 @@ from diffmedseg.models import MedSegDiffV1
 
 
 def main(size: int = 64, batch: int = 16, rounds: int = 10, compiled: bool = False) -> None:
-    """Print the table, on the GPU where there is one.
+    """Print the table. It runs on the GPU if there is a GPU.
 
     Args:
         size: Side of the images, in pixels.
-        batch: Images.
-        rounds: How often each setting is timed.
-        compiled: Whether channels_last is timed compiled, too (``torch.compile``, a minute or more each).
+        batch: Images per step.
+        rounds: Number of timings per setting.
+        compiled: Whether to time channels_last with ``torch.compile``, too (a minute or more per setting).
     """
     device = best_device()
     image = torch.randn(batch, 3, size, size, device=device)

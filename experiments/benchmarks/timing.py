@@ -1,4 +1,4 @@
-"""Times side by side in one run: machines are noisy, so the settings take turns, and the median counts."""
+"""Time settings in turns in one run, and report medians, because machines are noisy."""
 
 import gc
 import platform
@@ -15,23 +15,23 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def best_device() -> torch.device:
-    """Return the GPU where there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def median_seconds(
     work: Mapping[Key, Callable[[], object]], rounds: int, clock: Callable[[], float] | None = None
 ) -> dict[Key, float]:
-    """Time each piece of work ``rounds`` times, in turns, after a first round that warms up.
+    """Time functions in turns, after a first round as warm-up.
 
     Args:
-        work: What to time.
-        rounds: How often.
-        clock: What tells the time in seconds, such as ``time.process_time``, which other programs on the machine hardly
-            change; None for the time that passes.
+        work: The functions to time.
+        rounds: Number of timings per function.
+        clock: Clock in seconds, such as ``time.process_time``, on which other programs on the machine have little
+            effect. None for wall-clock time.
 
     Returns:
-        The median seconds of each.
+        The median seconds of each function.
     """
     now = clock or _now
     seconds: dict[Key, list[float]] = {key: [] for key in work}
@@ -52,7 +52,7 @@ def _now() -> float:
 
 
 def hardware() -> str:
-    """Name what a benchmark ran on, and the day, for the line above its table."""
+    """Return the hardware of a benchmark and the date, for the line above its table."""
     where = f"{processor()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         where = torch.cuda.get_device_name()
@@ -60,6 +60,6 @@ def hardware() -> str:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Name the processor; Python knows no more than its architecture on Linux."""
+    """Return the name of the processor. On Linux, Python itself knows only its architecture."""
     named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
     return named[1] if named else platform.processor() or platform.machine()

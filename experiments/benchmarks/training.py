@@ -1,10 +1,10 @@
-"""Training runs for tables: each once, going on where an earlier call stopped."""
+"""Training runs for tables. Each run is trained once, and resumed if it was stopped."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-#: Even steps of DDIM, by which V1's reported tables were sampled; the default is another by now.
+#: Even steps of DDIM, as in V1's reported tables. The default sampler has changed since.
 EVEN_DDIM = [
     "--model.init_args.reverse=diffmedseg.diffusion.ReverseProcess",
     "--model.init_args.reverse.init_args.scheduler=diffusers.DDIMScheduler",
@@ -13,11 +13,11 @@ EVEN_DDIM = [
 
 
 def train_run(runs: Path, name: str, model: str, data: str, settings: list[str], preset: str | None = "cpu") -> None:
-    """Train and test a run that has no scores yet.
+    """Train and test a run without scores.
 
     Args:
-        runs: Where runs are written.
-        name: Name of the run; its log is ``<name>.log``.
+        runs: Folder of the runs.
+        name: Name of the run. Its log is ``<name>.log``.
         model: Name of the model.
         data: Name of the data set.
         settings: Further arguments.

@@ -1,4 +1,4 @@
-"""Slices per second from the cache of decoded volumes, against decoding NIfTI for each slice, in one run.
+"""Slices per second from the cache of decoded volumes, and with decoding of NIfTI for each slice, in one run.
 
 Run ``python experiments/benchmarks/volume_cache.py brats2015 /path/to/brats2015``.
 """
@@ -16,13 +16,13 @@ from diffmedseg.experiments import data_config
 
 
 def main(data: str, root: Path, slices: int = 2000, decoded: int = 8) -> None:
-    """Print both rates, the decoding's own time, and how much memory grew while iterating.
+    """Print both rates, the time of decoding, and the growth of memory during iteration.
 
     Args:
         data: Name of the data set.
-        root: Folder that holds the cases.
-        slices: Slices read from the cache.
-        decoded: Slices for each of which a case is decoded.
+        root: Folder that contains the cases.
+        slices: Number of slices to read from the cache.
+        decoded: Number of slices for which a case is decoded.
     """
     settings = data_config(data)
     settings["init_args"] |= {"root": str(root), "folds": 2}
@@ -33,7 +33,7 @@ def main(data: str, root: Path, slices: int = 2000, decoded: int = 8) -> None:
     print(f"decoding {len(module.cases)} cases once: {time.perf_counter() - start:.1f} s (0 where they were cached)")
     store, cases = module.load("train"), list(module.cases.values())
     order = torch.randint(len(store), (slices,), generator=torch.Generator().manual_seed(0)).tolist()
-    for index in range(len(store)):  # every page of the map once
+    for index in range(len(store)):  # touch every page of the map once
         store.image(index), store.masks(index)
     before, start = _resident(), time.perf_counter()
     for index in order:

@@ -10,7 +10,7 @@ from diffmedseg.postprocessing.otsu import otsu_level
 
 
 class Decision(Configurable, ABC):
-    """Computes the level of each map; foreground is above it."""
+    """Computes a level for each map. Pixels above the level are foreground."""
 
     @abstractmethod
     def __call__(self, evidence: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ class MultipleOfMean(Decision):
     """A multiple of the map's mean, as in DiffEdit (Couairon et al. 2022, arXiv 2210.11427).
 
     Args:
-        factor: Multiple of the mean. diffusers' pipeline has 1.5: it clips maps at three times the mean, and cuts at
-            half of this.
+        factor: Multiple of the mean. diffusers' pipeline has 1.5: it clips maps at three times the mean, and has its
+            threshold at half of this.
     """
 
     def __init__(self, factor: float = 1.5) -> None:
@@ -66,10 +66,10 @@ class Otsu(Decision):
 
 
 def to_evidence(difference: Tensor, least_contrast: float, percentiles: tuple[float, float]) -> Tensor:
-    """Normalise each map robustly, by percentiles.
+    """Normalise each map by percentiles, which outliers do not affect.
 
     Args:
-        difference: (N, H, W), higher where the image looks more diseased.
+        difference: (N, H, W). A higher value means that the pixel looks more diseased.
         least_contrast: A map becomes 0 everywhere if the difference of its percentiles is at most this number.
         percentiles: Percentiles that become 0 and 1.
 
@@ -79,7 +79,7 @@ def to_evidence(difference: Tensor, least_contrast: float, percentiles: tuple[fl
     low, high = percentile_range(difference, percentiles)
     contrast = (high - low)[:, None, None]
     normal = ((difference - low[:, None, None]) / contrast.clamp(min=1e-12)).clamp(0, 1)
-    return torch.where(contrast <= least_contrast, 0.0, normal)  # NaN stays, so that a broken network is noticed
+    return torch.where(contrast <= least_contrast, 0.0, normal)  # NaN stays, to reveal a broken network
 
 
 def percentile_range(difference: Tensor, percentiles: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def percentile_range(difference: Tensor, percentiles: tuple[float, float]) -> tu
 
 
 def to_soft_mask(evidence: Tensor, level: Tensor) -> Tensor:
-    """Map evidence (N, H, W) in [0, 1] so that ``level`` (N,) becomes 0.5, linearly on either side."""
+    """Map evidence (N, H, W) in [0, 1] so that ``level`` (N,) becomes 0.5. The map is linear on either side."""
     level = level[:, None, None]
     above = 0.5 + (evidence - level) / (1 - level).clamp(min=1e-6) / 2
     return torch.where(evidence <= level, evidence / level.clamp(min=1e-6) / 2, above)

@@ -1,7 +1,7 @@
 """The networks of DiffSeg, which denoise images given a label: diffusers' U-Net.
 
-The paper's figure feeds the clean image to the network as well. Then the noise follows from its two inputs, the label
-tells nothing more, and the difference of two labels vanishes; so the networks see x_t and the label alone, as in the
+In the paper's figure, the network also gets the clean image. But then the two inputs determine the noise, the label
+adds no information, and the two labels give the same result. So these networks see only x_t and the label, as in the
 released code.
 """
 
@@ -28,7 +28,7 @@ class SizeSpec:
         widths: Channels per level, from fine to coarse.
         blocks: Residual blocks per level.
         groups: Groups of the group normalisation.
-        head_channels: Channels per head of the attention, which only the coarsest level has.
+        head_channels: Channels per attention head. Only the coarsest level has attention.
     """
 
     widths: tuple[int, ...]
@@ -63,7 +63,7 @@ def _unet(channels: int, spec: SizeSpec, labels: int | None) -> nn.Module:
     return network
 
 
-#: Of diffusers' U-Net, which denoises images.
+#: Axes of diffusers' U-Net that depend on the image channels.
 _AXES = {"conv_in": ChannelAxis("channels"), "conv_out": ChannelAxis("channels", "output")}
 
 
@@ -71,7 +71,7 @@ class ImageDenoiser(Denoiser):
     """A network that denoises images.
 
     Attributes:
-        knows_no_label: Whether it can be asked without a label.
+        knows_no_label: Whether the network can predict without a label.
     """
 
     title = "DiffSeg (Shuai et al. 2024)"
@@ -85,7 +85,7 @@ class ImageDenoiser(Denoiser):
         return self.image_channels
 
     def encode(self, image: Tensor) -> Condition:
-        """Return nothing: the image is what is denoised."""
+        """Return an empty condition, because the network denoises the image itself."""
         self.check_image(image)
         return Condition(())
 
@@ -96,7 +96,8 @@ class ImageDenoiser(Denoiser):
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the map of the first convolution; see the base class.
 
-        Later maps of an image without noise tell textures from images less well (docs/results/unfamiliar-images.md).
+        Later maps of an image without noise distinguish textures from images less well
+        (docs/results/unfamiliar-images.md).
         """
         self.check_image(image)
         return (self.first_convolution()(image),)
@@ -106,9 +107,9 @@ class ClassConditionalUNet(ImageDenoiser):
     """One network, conditioned on the label: healthy, diseased, or none.
 
     Args:
-        image_channels: C, channels of the image, which is what is denoised.
-        mask_channels: K, regions of the mask; the network knows nothing of them.
-        size: ``tiny``, ``base``, or that of the ``released`` code.
+        image_channels: C, channels of the image, which the network denoises.
+        mask_channels: K, regions of the mask; they have no effect on the network.
+        size: ``tiny``, ``base``, or ``released`` for the size in the released code.
     """
 
     def __init__(self, image_channels: int, mask_channels: int, size: Size = "tiny") -> None:
@@ -122,23 +123,23 @@ class ClassConditionalUNet(ImageDenoiser):
         return nested_axes("unet", _AXES)
 
     def first_convolution(self) -> nn.Module:
-        """Return it; see the base class."""
+        """Return the first convolution; see the base class."""
         return self.unet.get_submodule("conv_in")
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
-        """Predict for noisy images (B, C, H, W); without ``label`` (B,) for none."""
+        """Predict for noisy images (B, C, H, W) and their ``label`` (B,); None for no label."""
         label = torch.full_like(t, NO_LABEL) if label is None else label
         output: Tensor = self.unet(x_t, t, class_labels=label).sample
         return output
 
 
 class TwoTowerUNet(ImageDenoiser):
-    """Two networks, one per label: what the released code trains one after the other.
+    """Two networks, one per label. The released code trains two such networks one after the other.
 
     Args:
-        image_channels: C, channels of the image, which is what is denoised.
-        mask_channels: K, regions of the mask; the networks know nothing of them.
-        size: Of each network.
+        image_channels: C, channels of the image, which the networks denoise.
+        mask_channels: K, regions of the mask; they have no effect on the networks.
+        size: Size of each network.
     """
 
     knows_no_label = False
@@ -154,14 +155,14 @@ class TwoTowerUNet(ImageDenoiser):
         return nested_axes("towers.0", _AXES) | nested_axes("towers.1", _AXES)
 
     def first_convolution(self) -> nn.Module:
-        """Return that of the network of healthy images; see the base class."""
+        """Return the first convolution of the network of healthy images; see the base class."""
         return self.towers[HEALTHY].get_submodule("conv_in")
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
-        """Predict for noisy images (B, C, H, W), each by the network of its ``label`` (B,).
+        """Predict for noisy images (B, C, H, W), each with the network of its ``label`` (B,).
 
         Raises:
-            ValueError: Without labels, or with one that is neither healthy nor diseased.
+            ValueError: If labels are missing, or a label is neither healthy nor diseased.
         """
         if label is None or label.max() > DISEASED:
             raise ValueError("Two networks, one per label, know no image without a label: set label_dropout to 0.")
@@ -170,6 +171,6 @@ class TwoTowerUNet(ImageDenoiser):
             rows = (label == value).nonzero()[:, 0]
             if len(rows):
                 output = output.index_add(0, rows, tower(x_t[rows], t[rows]).sample.to(output))
-            else:  # under DDP every process has to reach every parameter
+            else:  # under DDP every process has to use every parameter
                 output = output + 0 * torch.stack([parameter.sum() for parameter in tower.parameters()]).sum()
         return output

@@ -1,4 +1,4 @@
-"""How healthy and diseased reconstructions of an image are compared; all noise is shared by the two."""
+"""Ways to compare the healthy and the diseased reconstruction of an image. Both have the same noise."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from diffmedseg.models.diffseg.denoiser import DISEASED, HEALTHY, NO_LABEL
 
 
 class PredictX0(Protocol):
-    """Predicts x_0 (rows, C, H, W), in [-1, 1], from x_t, t (rows,) and label (rows,), in as few passes as it may."""
+    """Predicts x_0 (rows, C, H, W), in [-1, 1], from x_t, t (rows,) and label (rows,), in as few passes as allowed."""
 
     def __call__(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor: ...  # noqa: D102
 
 
 class Difference(Configurable, ABC):
-    """Takes, from images and keyed noise, a healthy reconstruction less a diseased one."""
+    """Computes the healthy minus the diseased reconstruction of images, with keyed noise."""
 
     @abstractmethod
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
-        """Refuse a process, a number of channels or a training that it cannot work with.
+        """Refuse an unsuitable noise process, number of channels or training.
 
         Args:
             process: The noise process.
             channels: Channels of the image.
-            label_hidden: Whether training hides labels at times.
+            label_hidden: Whether training hides some labels.
 
         Raises:
-            ValueError: Saying what would fit.
+            ValueError: If any of them is unsuitable; the message says what is expected.
         """
 
     @abstractmethod
@@ -45,26 +45,26 @@ class Difference(Configurable, ABC):
         generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
-        """Compare.
+        """Compare the reconstructions.
 
         Args:
             predict: The network.
             process: The noise process.
             image: (rows, C, H, W), in [-1, 1].
-            generators: One per row, the only source of randomness.
-            num_steps: How many comparisons, or steps of a chain, make up one map.
+            generators: One generator per row, the only source of randomness.
+            num_steps: Number of comparisons, or of steps of a chain, per map.
 
         Returns:
-            (rows, C, H, W), healthy less diseased; one channel where channels are taken together already.
+            (rows, C, H, W), healthy minus diseased; (rows, 1, H, W) if the method combines the channels.
         """
 
 
 class OneStepDifference(Difference):
-    """Noises the image and denoises it at once, at levels of its own.
+    """Adds noise to the image, and denoises it in one step.
 
     Args:
-        lowest: The lowest noise level, of T.
-        highest: The highest; levels are drawn evenly between them.
+        lowest: Lowest noise level, in [0, T).
+        highest: Highest noise level. Levels are drawn uniformly between the two.
     """
 
     def __init__(self, lowest: int = 100, highest: int = 300) -> None:
@@ -96,12 +96,12 @@ class OneStepDifference(Difference):
 
     @abstractmethod
     def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
-        """Compare at one level.
+        """Compare at the level of each row.
 
         Args:
             predict: The network.
             x_t: The noisy images, (rows, C, H, W).
-            t: Their levels, (rows,).
+            t: The noise levels, (rows,).
             image: The images, (rows, C, H, W).
 
         Returns:
@@ -110,40 +110,42 @@ class OneStepDifference(Difference):
 
 
 class NoisePredictionDifference(OneStepDifference):
-    """The paper's: noise the image once, denoise it under either label (Shuai et al. 2024, Fig. 1).
+    """The paper's difference: denoise the same noisy image under either label (Shuai et al. 2024, Fig. 1).
 
-    With noise shared, the difference of the predicted noises is that of the predicted clean images but for a factor of
-    the level. Several comparisons are averaged in the space of images, where levels weigh alike.
+    Both have the same noise, so the difference of the predicted noises equals the difference of the predicted clean
+    images, except for a factor that depends on the level. Several comparisons are averaged as images, which gives all
+    levels the same weight.
     """
 
     def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
-        """Return the healthy reconstruction less the diseased one; see the base class."""
+        """Return the healthy minus the diseased reconstruction; see the base class."""
         healthy, diseased = _under_either_label(predict, x_t, t)
         return healthy - diseased
 
 
 class CounterfactualDifference(OneStepDifference):
-    """The healthy reconstruction less the image itself: what would have to change for the image to be healthy.
+    """The healthy reconstruction minus the image: the change that would make the image healthy.
 
-    As in Wolleb et al. 2022 (arXiv 2203.04306) and Sanchez et al. 2022 (Diff-SCM, arXiv 2207.12268), in one step in
-    place of a chain. The image is sharp where a diseased reconstruction is blurred, so the map keeps edges. It takes
-    half the network evaluations of the paper's difference.
+    As in Wolleb et al. 2022 (arXiv 2203.04306) and Sanchez et al. 2022 (Diff-SCM, arXiv 2207.12268), but in one step
+    instead of a chain. A diseased reconstruction would be blurred, but the image is sharp. So the map keeps edges. It
+    takes half the network evaluations of the paper's difference.
     """
 
     def compare(self, predict: PredictX0, x_t: Tensor, t: Tensor, image: Tensor) -> Tensor:
-        """Return the healthy reconstruction less the image; see the base class."""
+        """Return the healthy reconstruction minus the image; see the base class."""
         return predict(x_t, t, torch.full_like(t, HEALTHY)) - image
 
 
 class PartialDenoisingDifference(Difference):
-    """Noises the image to one level and denoises it all the way, under either label.
+    """Adds noise of one level to the image, and denoises it in a chain of steps under either label.
 
-    As in Hu et al. 2023 (MICCAI, arXiv 2306.03878) the two chains start from the same noise and are deterministic
-    (DDIM); as in Sanchez et al. 2022 (Diff-SCM, arXiv 2207.12268) classifier-free guidance drives them apart.
+    As in Hu et al. 2023 (MICCAI, arXiv 2306.03878), the two chains start from the same noise and are deterministic
+    (DDIM). As in Sanchez et al. 2022 (Diff-SCM, arXiv 2207.12268), classifier-free guidance drives them apart.
 
     Args:
-        start: The level to start from, of T.
-        guidance: 1 for none; above, predictions are driven away from those without a label.
+        start: Noise level at the start of the chains, below T.
+        guidance: Weight of classifier-free guidance. 1 for no guidance; above 1, predictions move away from the
+            prediction without a label.
     """
 
     def __init__(self, start: int = 400, guidance: float = 1.0) -> None:
@@ -152,7 +154,7 @@ class PartialDenoisingDifference(Difference):
         self.start, self.guidance = start, guidance
 
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
-        """Refuse a start that the process does not have, and guidance by predictions that were not trained."""
+        """Refuse a start that the process does not have, and guidance if training hides no labels."""
         _check_level(self.start, process)
         if self.guidance != 1 and not label_hidden:
             raise ValueError(f"guidance is {self.guidance}, which needs a label_dropout above 0 in training.")
@@ -188,17 +190,18 @@ class PartialDenoisingDifference(Difference):
 
 
 class ReleasedDifference(Difference):
-    """The released code's arithmetic (run.py), for comparison with it.
+    """The released code's arithmetic (run.py), for comparison with the released code.
 
-    A residual is what a network takes away from x_t at t = 0, as grey levels; the map is the healthy residual less 1.5
-    times the diseased one. The code draws noise for each network; here it is shared, which at t = 0 changes little.
+    A residual is x_t minus the predicted x_0 at t = 0, as grey levels. The map is 1.5 times the diseased residual minus
+    the healthy residual. The released code draws new noise for each network. Here both have the same noise, which makes
+    little difference at t = 0.
     """
 
     _DISEASED_WEIGHT = 1.5
     _LUMA = (0.299, 0.587, 0.114)
 
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
-        """Refuse what is no colour picture."""
+        """Refuse images that are not colour pictures."""
         if channels != len(self._LUMA):
             raise ValueError(f"The released code works on red, green and blue; these images have {channels} channels.")
 
@@ -210,21 +213,21 @@ class ReleasedDifference(Difference):
         generators: Sequence[Generator],
         num_steps: int,
     ) -> Tensor:
-        """Compare once; see the base class. ``num_steps`` changes nothing."""
+        """Compare once; see the base class. ``num_steps`` has no effect."""
         t = torch.zeros(len(image), dtype=torch.int64, device=image.device)
         x_t = process.add_noise(image, keyed_normal(image.shape[1:], generators, image.device), t)
         healthy, diseased = (self.grey_residual(x_t - x_0) for x_0 in _under_either_label(predict, x_t, t))
         return self._DISEASED_WEIGHT * diseased - healthy
 
     def grey_residual(self, residual: Tensor) -> Tensor:
-        """Turn a residual (B, 3, H, W) in about [-1, 1] to grey levels (B, 1, H, W), the least of each image 0."""
+        """Convert a residual (B, 3, H, W) in about [-1, 1] to grey levels (B, 1, H, W); the lowest of an image is 0."""
         levels = (127.5 * (residual + 1)).trunc()
         grey = torch.einsum("bchw,c->bhw", levels, levels.new_tensor(self._LUMA))[:, None]
         return grey - grey.amin((-2, -1), keepdim=True)
 
 
 def _under_either_label(predict: PredictX0, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict x_0 of the same noisy images healthy and diseased, together."""
+    """Predict x_0 of the same noisy images as healthy and as diseased, in one batch."""
     label = torch.tensor([HEALTHY, DISEASED]).to(x_t.device).repeat(len(x_t))
     x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), label)
     return x_0[::2], x_0[1::2]

@@ -26,8 +26,8 @@ from diffmedseg.segmentation import SampleSet
 
 Polarity = Literal["darker", "brighter", "either"]
 
-_NO_CONDITION = Condition(())  # the image is denoised, and is no condition
-_CPU_PIXELS = 2**16  # in a pass: a third faster than four times as many pixels, which do not fit the cache
+_NO_CONDITION = Condition(())  # the network denoises the image itself
+_CPU_PIXELS = 2**16  # per pass: a third faster than four times as many pixels, which do not fit the cache
 
 
 class DiffSegSegmenter(DiffusionSegmenter):
@@ -119,7 +119,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
             raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")
 
     def setup(self, stage: str) -> None:
-        """Have the data module select the training targets, and check that it whitens images as the model does.
+        """Select the training targets in the data module, and check that it whitens images like the model.
 
         Raises:
             DataError: If the label recipe whitens images in another way.
@@ -223,7 +223,7 @@ class DiffSegSegmenter(DiffusionSegmenter):
         return self.contrast(self.difference_maps(image, generators, self.num_steps), image).median(1).values.cpu()
 
     def _predict(self, parts: Sequence[Window], x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """Predict x_0 in passes of as many rows as the memory budget allows and are fast."""
+        """Predict x_0 in passes. The memory budget limits their rows, and on a CPU the cache does."""
         rows = self._rows_per_pass()
         if x_t.device.type == "cpu":
             rows = min(rows, max(_CPU_PIXELS // math.prod(self.image_size), 1))

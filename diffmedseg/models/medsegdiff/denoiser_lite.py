@@ -1,9 +1,9 @@
-"""MedSegDiff-lite: the heavy part once per image, a small network on a coarse grid at every step.
+"""MedSegDiff-Lite: a large network runs once per image, and a small network on a coarse grid at every step.
 
-Ours, on MedSegDiff-V2's idea that all conditioning comes from a network on the image alone. A mask is smooth but at its
-outline, so the network of a step works on 4 x 4 pixels at once (space-to-depth, as in Hoogeboom et al. 2023, arXiv
-2301.11093, section 3.1). The outline comes from the condition network's own mask, to which the step network's output is
-added.
+The network is our own. It follows MedSegDiff-V2's idea that all conditioning comes from a network on the image alone. A
+mask is smooth except at its outline, so the step network works on patches of 4 x 4 pixels (space-to-depth, as in
+Hoogeboom et al. 2023, arXiv 2301.11093, section 3.1). The condition network's own mask gives the outline. The step
+network's output is added to it.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from diffmedseg.models.ssn.network import RANK, Covariance
 from diffmedseg.models.supervised.networks import condition_network
 from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 
-#: How masks are written in patches of 4 x 4 pixels.
+#: How the patches of 4 x 4 pixels become a mask.
 Patches = Literal["apart", "interpolated"]
 
 
@@ -47,7 +47,7 @@ class LiteSpec:
 
     Attributes:
         width: Channels at a quarter of the resolution.
-        blocks: Residual blocks there; at an eighth there is one more, of the same width.
+        blocks: Residual blocks at a quarter of the resolution. One more, of the same width, is at an eighth.
     """
 
     width: int
@@ -64,12 +64,13 @@ LITE_SIZES: dict[Size, LiteSpec] = {
 class CoarseEncoding(nn.Module):
     """MedSegDiff's dynamic conditional encoding (eq. 3) and FF-Parser (eq. 4-6) on the coarse grid.
 
-    As in :class:`~diffmedseg.models.medsegdiff.denoiser_v1.DynamicConditionalEncoding`, but what depends on the image
-    alone is computed apart, once per image, and the result is added to the map of x_t: at first as zero.
+    There are two differences from :class:`~diffmedseg.models.medsegdiff.denoiser_v1.DynamicConditionalEncoding`. The
+    part that depends on the image alone is computed once per image. And the result is added to the map of x_t, by a
+    convolution that is zero at first.
 
     Args:
         channels: Channels of both maps.
-        affinity: Whether to form the affinity product; if not, the image's map is added to the filtered map of x_t.
+        affinity: Whether to form the affinity product. If not, the image's map is added to the filtered map of x_t.
         ff_parser: Whether to filter the map of x_t.
     """
 
@@ -80,7 +81,7 @@ class CoarseEncoding(nn.Module):
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def image_part(self, m_i: Tensor) -> Tensor:
-        """Return what the image's map (B, C, H, W) contributes, of the same shape."""
+        """Return the contribution of the image's map (B, C, H, W), with the same shape."""
         return layer_norm(m_i) * m_i if self.affinity else m_i
 
     def forward(self, image_part: Tensor, m_x: Tensor) -> Tensor:
@@ -92,39 +93,37 @@ class CoarseEncoding(nn.Module):
 
 
 class MedSegDiffLite(Denoiser):
-    """A condition network with a mask of its own, and a coarse network that denoises on top of it.
+    """A condition network with its own mask, and a coarse network that denoises on top of this mask.
 
     Args:
         image_channels: C.
         mask_channels: K.
         size: A row of ``LITE_SIZES``, and of MedSegDiff-V1's ``SIZES`` for the condition network.
-        residual: Whether the step network's output is added to the logits of the condition network's own mask, which
-            then learn from their own loss alone.
-        encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
-            network. This and the next six are those of :class:`~diffmedseg.models.SMPNetwork`.
-        encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
-        encoder_mean: Mean of the images that it was trained on; None for that of its weights.
-        encoder_std: Their standard deviation.
-        encoder_frozen_norm: Whether its BatchNorm layers are frozen.
-        decoder_channels: Channels of the stages of its decoder, or ``slim``; None for the usual ones.
-        encoder_depth: Number of times that it halves the image, 3 to 5.
+        residual: Whether the step network's output is added to the logits of the condition network's own mask. The
+            logits then learn from their own loss alone.
+        encoder: Name of an encoder such as ``lite0``. The condition network is then a U-Net with this encoder. None for
+            our own network. For this and the next six arguments, see :class:`~diffmedseg.models.SMPNetwork`.
+        encoder_weights: Weights of the encoder: ``imagenet``, a file, or None for random weights.
+        encoder_mean: Mean of the encoder's training images; None for the mean that belongs to its weights.
+        encoder_std: Standard deviation of these images.
+        encoder_frozen_norm: Whether the encoder's BatchNorm layers are frozen.
+        decoder_channels: Channels of the decoder's stages, or ``slim``; None for the usual channels.
+        encoder_depth: Number of times that the encoder halves the image, 3 to 5.
         dropout: Dropout of the condition network's residual blocks.
-        patches: How masks are written in patches of 4 x 4 pixels: ``apart`` from each other, whose borders show in
-            samples, or ``interpolated`` from one value per patch; what is finer then comes from the condition network's
-            own mask.
+        patches: How the patches of 4 x 4 pixels become a mask. ``apart``: each patch has its own pixels, and borders of
+            patches show in samples. ``interpolated`` from one value per patch: finer details come from the condition
+            network's own mask.
         ff_parser: Whether a filter in Fourier space acts on the coarse map of x_t, as in MedSegDiff-V1.
-        dynamic_encoding: Whether the affinity product of the coarse maps of x_t and image is formed, as in
-            MedSegDiff-V1.
-        prior: Whether the step network's output is added to the condition network's own mask (``mean``), or to a
-            sample of it, drawn anew for each chain (``samples``). The condition network is then that of SSN.
-        presence: Whether the condition network also tells how probable it is that a rater outlines anything, for data
-            with many empty masks. Samples are then empty with that probability. All else learns from masks that are
-            not empty, and so never has to average a shape with nothing.
-        condition_frozen: Whether the condition network keeps its weights while the rest is trained, such as those of a
-            supervised baseline that training starts from.
-        spatial_dims: 2 for images. 3 for volumes: patches are then of 4 x 4 x 4 voxels, and have to be
-            ``interpolated``. A network of volumes has no encoder, FF-Parser, dynamic encoding, sampled prior or
-            presence head.
+        dynamic_encoding: Whether to form the affinity product of the coarse maps of x_t and image, as in MedSegDiff-V1.
+        prior: Mask to which the step network's output is added: the condition network's own mask (``mean``), or a
+            sample of it for each chain (``samples``). For ``samples`` the condition network has the covariance of SSN.
+        presence: Whether the condition network also predicts the probability that a rater outlines anything, for data
+            with many empty masks. Samples are then present with this probability, and else empty. All other parts learn
+            from masks that are not empty, so they never average a shape with an empty mask.
+        condition_frozen: Whether the condition network keeps its weights while the rest is trained, for example the
+            weights of a supervised baseline.
+        spatial_dims: 2 for images. 3 for volumes: patches then have 4 x 4 x 4 voxels, and have to be ``interpolated``.
+            A network for volumes has no encoder, FF-Parser, dynamic encoding, sampled prior or presence head.
     """
 
     title = "MedSegDiff-Lite (ours, after Wu et al. 2023)"
@@ -133,8 +132,8 @@ class MedSegDiffLite(Denoiser):
         "Hoogeboom et al. 2023: simple diffusion, arXiv 2301.11093",
     )
     has_prior = True
-    #: Several noise levels of an encoded image are nearly free. At half of the votes, the mask of the condition network
-    #: gives a better NLL than the samples alone. Four steps come as near to the raters as ten of DDIM.
+    #: More noise levels per encoded image cost little. With half of the votes, the condition network's mask gives a
+    #: better NLL than the samples alone. Four steps come as near to the raters as ten steps of DDIM.
     recommended = Recommended(num_steps=4, noise_levels=4, prior_share=0.5)
     patch = 4  # pixels
 
@@ -187,7 +186,7 @@ class MedSegDiffLite(Denoiser):
         self.divisor = max(2 * patch, self.condition.divisor)
         time_channels, decoded = 2 * spec.width, self.condition.decoded_channels
         self.interpolated = patches == "interpolated"
-        self.written = 1 if self.interpolated else patch**2  # values of a patch
+        self.written = 1 if self.interpolated else patch**2  # values per patch
         self.coarse = conv(spatial_dims, decoded + mask_channels, spec.width, patch, stride=patch)
         self.deepest = conv(spatial_dims, self.condition.deepest_channels, spec.width, 1)
         self.time = TimeEmbedding(time_channels)
@@ -212,18 +211,18 @@ class MedSegDiffLite(Denoiser):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training or evaluation; a frozen condition network always stays as it is evaluated."""
+        """Switch to training or evaluation; a frozen condition network always stays in evaluation mode."""
         super().train(mode)
         if self.condition_frozen:
             self.condition.eval()
         return self
 
     def place_of(self, source: Denoiser) -> str:
-        """Return the condition network for a supervised baseline; see the base class."""
+        """Return the prefix of the condition network for a supervised baseline; see the base class."""
         return "condition." if type(source) is type(self.condition) else super().place_of(source)
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
-        """Return those of the condition network, and of all that takes or gives masks; see the base class."""
+        """Return the axes of the condition network and of all layers for masks; see the base class."""
         own = {
             "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
             "stem": ChannelAxis("regions", each=self.patch**self.spatial_dims),
@@ -237,11 +236,11 @@ class MedSegDiffLite(Denoiser):
         return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return those of the condition network; see the base class."""
+        """Return the encoder's parameters in the condition network; see the base class."""
         return self.condition.encoder_parameters()
 
     def encode(self, image: Tensor) -> Condition:
-        """Run the condition network, and project what the steps need; see the base class."""
+        """Run the condition network, and project its maps for the steps; see the base class."""
         self.check_image(image)
         maps = self.condition.maps(image)
         decoded = resize(maps.decoded, image.shape[2:])
@@ -275,7 +274,7 @@ class MedSegDiffLite(Denoiser):
         return out + prior if self.residual and prior is not None else out
 
     def _write(self, m: Tensor) -> Tensor:
-        """Write masks (rows, K, ...) from a coarse map (rows, K * written, ...), one position for each patch."""
+        """Return masks (rows, K, ...) from a coarse map (rows, K * written, ...) with one position per patch."""
         if self.interpolated:
             return F.interpolate(m, scale_factor=float(self.patch), mode=linear_mode(m))
         return F.pixel_shuffle(m, self.patch)

@@ -1,28 +1,28 @@
 """MedSegDiff-V1 (Wu et al. 2022, arXiv 2211.00611), as the paper describes it.
 
-Where paper (P) and released code (C) differ, and what is taken:
+The paper (P) and the released code (C) differ. This module takes:
 
 ====================  ========================================================================================
 input of the trunk    P: x_t alone, the image has its own encoder. C: both concatenated. Taken: P.
-dynamic conditional   P (eq. 3): A = (LN(m_I) * LN(m_x)) * m_I on the middle two stages. C: a spatial times a
+dynamic conditional   P (eq. 3): A = (LN(m_I) * LN(m_x)) * m_I on the middle two stages. C: a spatial gate times a
 encoding              channel gate on four stages; eq. 3 is defined but never called. Taken: P.
-FF-Parser             P (eq. 4-6): a complex map on the x_t features on their way to the image encoder. C: only
+FF-Parser             P (eq. 4-6): a complex map on the x_t features before the image encoder gets them. C: only
                       at 256 x 256, initialised with noise. Taken: P, at any size, see ``ff_parser.py``.
-join                  P (eq. 2): E^I + E^x goes to the last stage. C: plus a random projection that is made
-                      anew in every forward pass. Taken: P.
-condition's own mask  P: none. C: an auxiliary head, trained by ten times its squared error and blended into
+join                  P (eq. 2): E^I + E^x goes to the last stage. C: plus a new random projection in every
+                      forward pass. Taken: P.
+condition's own mask  P: none. C: an auxiliary head, trained with ten times its squared error and blended into
                       the reported mask. Taken: P.
 variance              P: the plain noise loss. C: learned, with a variational bound. Taken: P.
-time                  P (eq. 2): in both encoders, E_t^I and E_t^x. C: not in the image's network. Taken: C, and P with
-                      ``image_time``: then nothing but a convolution is shared by the steps of an image.
+time                  P (eq. 2): in both encoders, E_t^I and E_t^x. C: not in the image's network. Taken: C, or P with
+                      ``image_time``. With P, the steps of an image share only the first convolution.
 stages                P: three per encoder, with ResNet34's residual blocks. C: six levels of two blocks. Taken: C at
                       the size ``paper``, P at the size ``resnet34``.
-filter's grid         P: H x W x C. C: the same, halved. Taken: 17 x 9 x C, and P with ``filter_size``.
+filter's grid         P: H x W x C. C: the same, halved. Taken: 17 x 9 x C, or P with ``filter_size``.
 ====================  ========================================================================================
 
-Not in the paper, and inferred: skips come from the encoder of x_t, and the last stage is a residual block,
-self-attention and a residual block as in the DDPM network. At the size ``resnet34`` it is ResNet34's fourth stage, to
-which the sum of the two encoders goes, and the first stage keeps the image's resolution.
+The paper leaves two parts open. Here the skips come from the encoder of x_t. The last stage is a residual block,
+self-attention and a residual block, as in the DDPM network. At the size ``resnet34`` the last stage is ResNet34's
+fourth stage on the sum of the two encoders, and the first stage keeps the image's resolution.
 """
 
 import torch
@@ -36,7 +36,7 @@ from diffmedseg.models.layers import (
 from diffmedseg.models.medsegdiff.ff_parser import FFParser
 from diffmedseg.models.sizes import SIZES, TrunkSize
 
-#: Grid points of a filter over the rows, where no size of images is given for it.
+#: Grid points of a filter over the rows, if ``filter_size`` is not set.
 _GRID = 17
 
 
@@ -45,7 +45,7 @@ class DynamicConditionalEncoding(nn.Module):
 
     Args:
         channels: Channels of both maps.
-        affinity: Whether to form the affinity product; if not, the filtered map of x_t is added.
+        affinity: Whether to form the affinity product. If not, the filtered map of x_t is added.
         ff_parser: Whether to filter the map of x_t.
         grid: Grid points of the filter over the rows.
     """
@@ -56,31 +56,31 @@ class DynamicConditionalEncoding(nn.Module):
         self.filter: nn.Module = FFParser(channels, grid) if ff_parser else nn.Identity()
 
     def forward(self, m_i: Tensor, m_x: Tensor) -> Tensor:
-        """Combine the image's map and the mask's, both (B, C, H, W)."""
+        """Combine the map of the image and the map of x_t, both (B, C, H, W)."""
         m_x = self.filter(m_x)
         return layer_norm(m_i) * layer_norm(m_x) * m_i if self.affinity else m_i + m_x
 
 
 class MedSegDiffV1(Denoiser):
-    """Two encoders, one for x_t and one for the image, joined at the bottleneck; a U-Net decoder.
+    """Two encoders, for x_t and for the image, joined at the bottleneck, and a U-Net decoder.
 
-    The image encoder depends on x_t from the first dynamic level on, so only the levels before it are shared by
-    the steps and samples of an image.
+    From the first dynamic level on, the maps of the image encoder depend on x_t. So the steps and samples of an image
+    share only the maps up to there.
 
     Args:
         image_channels: C.
         mask_channels: K.
         size: A row of ``SIZES``.
-        dynamic_encoding: The affinity product of eq. 3 (the paper's "Dy-Cond" ablation).
-        ff_parser: The filter of eq. 4-6 (the paper's "FF-Parser" ablation). With both off the image encoder runs by
-            itself: the paper's plain baseline.
+        dynamic_encoding: Whether to form the affinity product of eq. 3 (the paper's "Dy-Cond" ablation).
+        ff_parser: Whether to use the filter of eq. 4-6 (the paper's "FF-Parser" ablation). Without both, the image
+            encoder does not depend on x_t, as in the paper's plain baseline.
         dropout: Dropout of the residual blocks.
-        image_time: Whether the image encoder has time embeddings, too, as in eq. 2. Then it runs anew at every step.
-        filter_size: Side of the images, in pixels, for which the filter has a value of its own at every frequency of
-            each map, as in eq. 5 (H x W x C). Images of other sizes work as well. None for 17 x 9 values per channel.
+        image_time: Whether the image encoder has time embeddings, too, as in eq. 2. It then runs at every step.
+        filter_size: Side of the images in pixels. At this size, the filter has its own value at every frequency of each
+            map, as in eq. 5 (H x W x C). Images of other sizes work as well. None for 17 x 9 values per channel.
 
     Raises:
-        ValueError: If the maps of images of ``filter_size`` would have no even side.
+        ValueError: If the filtered maps of images of ``filter_size`` do not have an even side.
     """
 
     title = "MedSegDiff (Wu et al. 2022)"
@@ -134,7 +134,7 @@ class MedSegDiffV1(Denoiser):
         return out
 
     def encode(self, image: Tensor) -> Condition:
-        """Run the image encoder as far as it depends on the image alone; see the base class."""
+        """Run the levels of the image encoder that depend on the image alone; see the base class."""
         self.check_image(image)
         m_i = self.image_stem(image)
         for level in range(self.shared_levels):
@@ -142,7 +142,7 @@ class MedSegDiffV1(Denoiser):
         return Condition((m_i,))
 
     def image_maps(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of the image encoder by itself, without x_t and at t = 0; see the base class."""
+        """Return the maps of the image encoder without x_t, at t = 0; see the base class."""
         self.check_image(image)
         m_i, maps = self.image_stem(image), []
         time = self.time(torch.zeros(len(image), device=image.device))
@@ -171,9 +171,9 @@ class MedSegDiffV1(Denoiser):
 
 
 def _full_grid(filter_size: int, level: int) -> int:
-    """Return the grid of a filter with a value at every frequency of a level's map of images of a size.
+    """Return the grid of a filter with its own value at every frequency of a level's map, for images of a size.
 
-    Its rows hold the map's frequencies from -1/2 to 1/2, both ends included.
+    The rows of the grid hold the map's frequencies from -1/2 to 1/2, including both ends.
     """
     side: int = filter_size // 2**level
     if filter_size % 2 ** (level + 1) or side < 2:

@@ -1,25 +1,26 @@
-"""MedSegDiff-V2 (Wu et al. 2023, arXiv 2301.11798), as far as the public record goes.
+"""MedSegDiff-V2 (Wu et al. 2023, arXiv 2301.11798), as far as public descriptions go.
 
-A condition network on the image alone; a spatial anchor condition (section 3.2) lets its last map gate the first one of
-the diffusion network, and a semantic condition (section 3.3) lets the deepest maps look at each other. The released
-code that is called V2 has neither. Since nothing of the condition depends on x_t, ``encode`` runs once per image.
+A condition network sees the image alone. The spatial anchor condition (section 3.2) gates the first map of the
+diffusion network by the last map of the condition network. The semantic condition (section 3.3) is attention between
+the deepest maps of the two networks. The released code called V2 has neither. The condition does not depend on x_t, so
+``encode`` runs once per image.
 
-The formulas are those of second-hand accounts of the paper, whose full text was not at hand. Known from such accounts
-without a formula, or from nowhere, and inferred:
+The full text of the paper was not at hand. The formulas come from second-hand accounts of it. These parts have no
+formula in the accounts, or are missing there, and were inferred:
 
 ====================  ========================================================================================
-trunks                those of our V1: residual blocks, self-attention at the bottleneck. The condition network is
-                      the supervised control, or a network of segmentation-models-pytorch.
-anchor                the Gaussian is 5 x 5 per channel and starts with a deviation of 1.5 pixels; what is gated is the
-                      map that the first stage ends with.
-SS-Former's layers    two attentions, each with an MLP behind it, and how many layers there are.
-affinity              normalised maps, no softmax; see ``ss_former.py``, also for what the filter acts on.
-filter                three layers on the coordinates of the spectrum, scaled and shifted by time; it is *twice* a
-                      sigmoid, so that at first all passes.
-end of SS-Former      its result is added to the deepest map of the diffusion network.
-one part switched     the map that it would have used is added through a 1 x 1 convolution, so that the image always
-off                   conditions.
-anchor loss           beta 10 and alpha 5 (``PriorLoss``; medsegdiff/member/v2.yaml).
+trunks                As in our V1: residual blocks, self-attention at the bottleneck. The condition network is the
+                      supervised baseline, or a network of segmentation-models-pytorch.
+anchor                The Gaussian is 5 x 5 per channel and starts with a standard deviation of 1.5 pixels. It gates the
+                      last map of the first stage.
+SS-Former's layers    Two attentions per layer, each followed by an MLP, and the number of layers.
+affinity              Normalised maps, no softmax. See ``ss_former.py``, also for the input of the filter.
+filter                Three layers on the coordinates of the spectrum, scaled and shifted by time. The filter is *twice*
+                      a sigmoid, so that at first all frequencies pass.
+end of SS-Former      The result is added to the deepest map of the diffusion network.
+one part switched     The map of the missing part is added through a 1 x 1 convolution, so that the image always
+off                   conditions the network.
+anchor loss           beta 10 and alpha 5 (``MedSegDiffV2.recommended``).
 ====================  ========================================================================================
 """
 
@@ -38,7 +39,7 @@ from diffmedseg.models.sizes import SIZES, Size
 from diffmedseg.models.supervised.networks import condition_network
 from diffmedseg.models.supervised.smp import ENCODER_DEPTH, DecoderWidth
 
-#: Layers of SS-Former; the paper says several.
+#: Number of layers of SS-Former; the paper says several.
 _LAYERS: dict[Size, int] = {"tiny": 1, "base": 2, "paper": 4}
 
 
@@ -47,7 +48,7 @@ class SpatialAnchor(nn.Module):
 
     Args:
         in_channels: Channels of the condition network's last map.
-        out_channels: Channels of the map that is gated.
+        out_channels: Channels of the gated map.
     """
 
     _SIDE, _DEVIATION = 5, 1.5  # pixels
@@ -65,38 +66,38 @@ class SpatialAnchor(nn.Module):
         self.project = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, f: Tensor) -> Tensor:
-        """Give the gate, (B, out_channels, H, W) in [0, 1], of a map (B, in_channels, H, W)."""
+        """Return the gate, (B, out_channels, H, W) in [0, 1], from a map (B, in_channels, H, W)."""
         out: Tensor = self.project(torch.maximum(self.gaussian(f), f)).sigmoid()
         return out
 
 
 class MedSegDiffV2(Denoiser):
-    """A condition network on the image, and a U-Net on x_t that it steers at its first and its deepest map.
+    """A condition network on the image, and a U-Net on x_t that it conditions at the first and the deepest map.
 
-    What of it is inferred is listed at the head of this module.
+    The description of this module lists the inferred parts.
 
     Args:
         image_channels: C.
         mask_channels: K.
         size: A row of MedSegDiff-V1's ``SIZES``, for both networks.
-        anchor: Whether the condition network's last map gates the first one; if not, it is added.
-        semantic: Whether SS-Former joins the deepest maps; if not, they are added.
+        anchor: Whether the condition network's last map gates the U-Net's first map. If not, it is added.
+        semantic: Whether SS-Former joins the deepest maps. If not, they are added.
         spectrum_filter: Whether SS-Former filters its affinities.
-        encoder: Name of an encoder such as ``lite0``, for a U-Net on it as the condition network; None for our own
-            network. This and the next six are those of :class:`~diffmedseg.models.SMPNetwork`.
-        encoder_weights: Its weights: ``imagenet``, a file, or None for random weights.
-        encoder_mean: Mean of the images that it was trained on; None for that of its weights.
-        encoder_std: Their standard deviation.
-        encoder_frozen_norm: Whether its BatchNorm layers are frozen.
-        decoder_channels: Channels of the stages of its decoder, or ``slim``; None for the usual ones.
-        encoder_depth: Number of times that it halves the image, 3 to 5.
+        encoder: Name of an encoder such as ``lite0``. The condition network is then a U-Net with this encoder. None for
+            our own network. For this and the next six arguments, see :class:`~diffmedseg.models.SMPNetwork`.
+        encoder_weights: Weights of the encoder: ``imagenet``, a file, or None for random weights.
+        encoder_mean: Mean of the encoder's training images; None for the mean that belongs to its weights.
+        encoder_std: Standard deviation of these images.
+        encoder_frozen_norm: Whether the encoder's BatchNorm layers are frozen.
+        decoder_channels: Channels of the decoder's stages, or ``slim``; None for the usual channels.
+        encoder_depth: Number of times that the encoder halves the image, 3 to 5.
         dropout: Dropout of the residual blocks.
     """
 
     title = "MedSegDiff-V2 (Wu et al. 2023)"
     papers = ("Wu et al. 2023: MedSegDiff-V2, arXiv 2301.11798",)
     has_prior = True
-    #: Beta and alpha of the paper, by second-hand accounts.
+    #: The paper's beta and alpha, from second-hand accounts.
     recommended = Recommended(prior_loss=partial(PriorLoss, dice=1.0, bce=10.0, every=5))
 
     def __init__(
@@ -140,12 +141,12 @@ class MedSegDiffV2(Denoiser):
         self.decoder = spec.decoder(mask_channels, time_channels, dropout)
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
-        """Return those of the condition network, the stem and the head; see the base class."""
+        """Return the axes of the condition network, the stem and the head; see the base class."""
         own = {"stem": ChannelAxis("regions"), "decoder.head.2": ChannelAxis("regions", "output")}
         return nested_axes("condition", self.condition.channel_axes()) | own
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return those of the condition network; see the base class."""
+        """Return the encoder's parameters in the condition network; see the base class."""
         return self.condition.encoder_parameters()
 
     def encode(self, image: Tensor) -> Condition:

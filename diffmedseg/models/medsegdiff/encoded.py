@@ -20,9 +20,9 @@ class EncodedImages:
         parts: The windows; a single window for whole images.
         size: Height and width of the images, or depth, height and width of volumes.
         conditions: The condition of each window.
-        prior: (B, K, H, W), in [0, 1]: the condition network's own mask, or (B * S, K, H, W) for samples of it. None
-            if the network has no mask of its own.
-        normal: Distribution of the network's own masks; None if it has none.
+        prior: (B, K, H, W), in [0, 1]: the condition network's own mask, or (B * S, K, H, W) for samples of this mask.
+            None if the network has no such mask.
+        normal: Distribution of the condition network's own masks; None if the network predicts no distribution.
         chance: (B, K, H, W), in [0, 1]: probability that a rater outlines the region. ``prior`` is then the mask of
             raters who outline it. None if the network does not predict presence.
     """
@@ -56,11 +56,11 @@ class EncodedImages:
 
     @property
     def probability(self) -> Tensor | None:
-        """Probability that a pixel is foreground for a rater, by the condition network alone."""
+        """Probability that a rater's mask contains a pixel, predicted by the condition network alone."""
         return self.prior if self.prior is None or self.chance is None else self.prior * self.chance
 
     def with_samples(self, generators: Sequence[Generator]) -> "EncodedImages":
-        """Replace a prior with a distribution by its samples, one for each of B * S generators."""
+        """Replace a prior that has a distribution by samples of it: one for each of B * S generators."""
         if self.normal is None:
             return self
         samples = len(generators) // len(self.normal.mean)
@@ -68,7 +68,7 @@ class EncodedImages:
         return self.with_noise(NormalNoise.draw(rows, self.normal))
 
     def with_noise(self, noise: NormalNoise) -> "EncodedImages":
-        """Replace a prior with a distribution by its samples for given noise."""
+        """Replace a prior that has a distribution by samples of it, for given noise."""
         if self.normal is None:
             return self
         logits = self.normal.sample(noise).flatten(0, 1)

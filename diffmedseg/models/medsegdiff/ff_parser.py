@@ -10,16 +10,16 @@ class FFParser(nn.Module):
     """Multiplies a feature map's spectrum by a learned complex map.
 
     M = FFT2(m), M' = A * M, m' = IFFT2(M') (eq. 4-6). A is learned on a fixed grid over *signed* frequency, in cycles
-    per pixel (rows over [-1/2, 1/2], columns over [0, 1/2]: the half-spectrum of a real map), and interpolated to
-    the frequencies of the map at hand. So the filter works at every size and does the same to a wave of a given
-    wave length in pixels. It starts as the identity.
+    per pixel: rows over [-1/2, 1/2], columns over [0, 1/2] (the half-spectrum of a real map). It is interpolated to the
+    frequencies of each map. So the filter works at every size, and has the same effect on waves of the same length in
+    pixels. It starts as the identity.
 
-    The released code learns A for one map size and initialises it with 0.02 * noise, which damps fifty-fold; a real
-    (2, ...) parameter stays trainable under every optimiser, precision and wrapper.
+    The released code learns A for one map size and initialises it with 0.02 * noise, which damps maps fifty-fold. The
+    parameter is real, (2, ...), so that every optimiser, precision and wrapper can train it.
 
     Args:
-        channels: Channels of the feature map, each with its own filter.
-        grid: Odd number of grid points over the signed row frequency; (grid + 1) / 2 over the columns.
+        channels: Channels of the feature map. Each channel has its own filter.
+        grid: Odd number of grid points over the signed row frequency. The columns have (grid + 1) / 2 points.
     """
 
     def __init__(self, channels: int, grid: int = 17) -> None:
@@ -31,7 +31,7 @@ class FFParser(nn.Module):
         self.weight = nn.Parameter(weight)  # real and imaginary part, (2, C, rows, columns)
 
     def response(self, height: int, width: int) -> Tensor:
-        """Interpolate the filter for a map of ``height`` x ``width``: complex, (C, height, width // 2 + 1)."""
+        """Return the filter for a map of ``height`` x ``width``, complex, (C, height, width // 2 + 1)."""
         return torch.complex(*self._response_parts(height, width))
 
     def _response_parts(self, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ class FFParser(nn.Module):
         return parts[0], parts[1]
 
     def forward(self, m: Tensor) -> Tensor:
-        """Filter a map (B, C, H, W); the same shape and dtype come back. The transform runs in float32."""
+        """Filter a map (B, C, H, W), and keep its shape and dtype. The transform runs in float32."""
         with torch.autocast(m.device.type, enabled=False):
             if torch.compiler.is_exporting():
                 return filter_by_products(m.float(), *self._response_parts(*m.shape[-2:])).to(m.dtype)
@@ -51,33 +51,34 @@ class FFParser(nn.Module):
 
 
 def row_frequencies(height: int, device: torch.device) -> Tensor:
-    """Return what ``torch.fft.fftfreq(height)`` does, in a form that graphs of ONNX have."""
+    """Return ``torch.fft.fftfreq(height)``, by operations that ONNX has."""
     upward = torch.arange((height + 1) // 2, dtype=torch.float32, device=device)
     downward = torch.arange(-(height // 2), 0, dtype=torch.float32, device=device)
     return torch.cat([upward, downward]) * (1 / height)
 
 
 def column_frequencies(width: int, device: torch.device) -> Tensor:
-    """Return what ``torch.fft.rfftfreq(width)`` does, in a form that graphs of ONNX have."""
+    """Return ``torch.fft.rfftfreq(width)``, by operations that ONNX has."""
     return torch.arange(width // 2 + 1, dtype=torch.float32, device=device) * (1 / width)
 
 
 def filter_spectrum(m: Tensor, response: Tensor) -> Tensor:
     """Multiply the spectrum of a real map by a filter.
 
-    Of the half-spectrum the column of frequency 0, and of even widths the last, hold frequencies together with their
-    opposites, which in a real map are conjugate. What a filter makes unlike there the transform back averages on a CPU,
-    while cuFFT reads one of the two; so the filter is averaged first, and devices agree.
+    Two columns of the half-spectrum hold both a frequency and its negative: the column of frequency 0 and, if the width
+    is even, the last column. In a real map these pairs are conjugate, but a filter may break the symmetry. The inverse
+    transform then averages each pair on a CPU, while cuFFT reads only one of the two values. So this function
+    symmetrises the filter first, and all devices agree.
 
     Args:
         m: (..., H, W), float32.
         response: The filter, real or complex, broadcast to (..., H, W // 2 + 1).
 
     Returns:
-        The filtered map, as ``m``.
+        The filtered map, with the shape of ``m``.
     """
     width = m.shape[-1]
-    columns = slice(0, 1) if width % 2 else slice(0, None, width // 2)  # as a list they would be copied to a GPU
+    columns = slice(0, 1) if width % 2 else slice(0, None, width // 2)  # a list would be copied to the GPU
     shared = response[..., columns]
     response = response.clone()
     response[..., columns] = (shared + shared.flip(-2).roll(1, -2).conj()) / 2
@@ -86,36 +87,36 @@ def filter_spectrum(m: Tensor, response: Tensor) -> Tensor:
 
 
 def filter_by_products(m: Tensor, real: Tensor, imaginary: Tensor | None = None) -> Tensor:
-    """Filter as :func:`filter_spectrum` does, by products with matrices of cosines and sines.
+    """Filter like :func:`filter_spectrum`, by products with matrices of cosines and sines.
 
-    Graphs of ONNX have no complex numbers. A real result takes the real part of the shared columns, which is what
-    averaging them with their conjugates comes to.
+    ONNX graphs have no complex numbers. The result takes the real part of the columns that hold a frequency and its
+    negative, which is the same as symmetrising the filter.
 
     Args:
         m: (..., H, W), float32; H and W fixed.
         real: Real part of the filter, broadcast to (..., H, W // 2 + 1).
-        imaginary: Its imaginary part; None for a real filter.
+        imaginary: Imaginary part of the filter; None for a real filter.
     """
     height, width = m.shape[-2:]
     cos_y, sin_y = _waves(height, height, m)
     cos_x, sin_x = _waves(width, width // 2 + 1, m)
-    a, b = m @ cos_x, -(m @ sin_x)  # real and imaginary part; of rows first, then of columns
+    a, b = m @ cos_x, -(m @ sin_x)  # real and imaginary part; rows are transformed first, then columns
     a, b = cos_y @ a + sin_y @ b, cos_y @ b - sin_y @ a
     a, b = (a * real, b * real) if imaginary is None else (a * real - b * imaginary, a * imaginary + b * real)
     a, b = cos_y @ a - sin_y @ b, cos_y @ b + sin_y @ a
-    times = torch.full((width // 2 + 1,), 2.0, device=m.device)  # a frequency and its opposite
+    times = torch.full((width // 2 + 1,), 2.0, device=m.device)  # a frequency and its negative
     times = torch.where(torch.arange(width // 2 + 1, device=m.device) * 2 % width == 0, 1.0, times)
     filtered: Tensor = ((a * times) @ cos_x.T - (b * times) @ sin_x.T) / (height * width)
     return filtered
 
 
 def _waves(length: int, frequencies: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (length, frequencies) of a discrete Fourier transform, float32."""
-    turns = torch.arange(length)[:, None] * torch.arange(frequencies) % length  # whole numbers stay exact
+    """Return the cosines and sines of a discrete Fourier transform, each (length, frequencies), float32."""
+    turns = torch.arange(length)[:, None] * torch.arange(frequencies) % length  # integers are exact
     angles = turns.double() * (2 * math.pi / length)
     return angles.cos().to(like), angles.sin().to(like)
 
 
 def _interpolation(position: Tensor, points: int) -> Tensor:
-    """Return linear interpolation at positions (N,) in [0, points - 1] as a matrix (N, points): hat functions."""
+    """Return the matrix (N, points) of linear interpolation at positions (N,) in [0, points - 1]: hat functions."""
     return (1 - (position[:, None] - torch.arange(points, device=position.device)).abs()).clamp(min=0)

@@ -16,15 +16,15 @@ from diffmedseg.models.medsegdiff.ff_parser import (
 
 
 class SpectrumFilter(nn.Module):
-    """The neural band-pass filter: from the time step, how much of each frequency passes.
+    """The neural band-pass filter: it predicts the gain of each frequency from the time step.
 
-    A network on the coordinates of the spectrum (signed frequency, in cycles per pixel, rows and columns), modulated by
-    time, ends in a sigmoid. Coordinates rather than a map of a given size, so it works at every size.
+    A network on the coordinates of the spectrum (signed frequencies of rows and columns, in cycles per pixel) is
+    modulated by time, and ends in a sigmoid. The input is coordinates, so the filter works at every map size.
 
     Args:
         time_channels: Length of the time embedding.
         channels: Width of the network.
-        blocks: Its depth.
+        blocks: Depth of the network.
     """
 
     def __init__(self, time_channels: int, channels: int = 16, blocks: int = 3) -> None:
@@ -35,29 +35,29 @@ class SpectrumFilter(nn.Module):
         self.head = zero_init(nn.Conv2d(channels, 1, 1))
 
     def forward(self, height: int, width: int, time: Tensor) -> Tensor:
-        """Give, for time embeddings (rows, T), the filter of a half-spectrum, (rows, 1, height, width // 2 + 1)."""
+        """Return the filter of a half-spectrum, (rows, 1, height, width // 2 + 1), for time embeddings (rows, T)."""
         rows = row_frequencies(height, time.device)
         columns = column_frequencies(width, time.device)
         m = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # [-1, 1]
         for conv, modulation in zip(self.convs, self.modulations, strict=True):
             scale, shift = modulation(F.silu(time))[:, :, None, None].chunk(2, 1)
             m = F.relu(layer_norm(conv(m)) * (1 + scale) + shift)
-        out: Tensor = 2 * self.head(m).sigmoid()  # starts at 1: all passes
+        out: Tensor = 2 * self.head(m).sigmoid()  # starts at 1: all frequencies pass
         return out
 
 
 class SpectralCrossAttention(nn.Module):
-    """Cross-attention whose affinity is filtered in Fourier space.
+    """Cross-attention with an affinity that is filtered in Fourier space.
 
     M = F(query W_q) F(key W_k)^T, M' = M * filter(t), f = F^-1(M') (value W_v). The filter acts on the query's
-    frequencies, so F^-1(M') is the affinity of the filtered query with the key, F being unitary: no transform of M is
-    needed, and without a softmax, which the paper has none of either, products can be taken in the order that is
-    linear in the number of positions.
+    frequencies, and F is unitary. So F^-1(M') is the affinity of the filtered query with the key, and M needs no
+    transform. There is no softmax, as in the paper. So the products are taken in the order with a cost linear in the
+    number of positions.
 
     Args:
         channels: Channels of all maps.
         time_channels: Length of the time embedding.
-        filtered: Whether to filter.
+        filtered: Whether to filter the affinity.
     """
 
     def __init__(self, channels: int, time_channels: int, filtered: bool) -> None:
@@ -67,7 +67,7 @@ class SpectralCrossAttention(nn.Module):
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, time: Tensor) -> Tensor:
-        """Attend, (rows, C, H, W) each; the transform runs in float32."""
+        """Attend, with maps (rows, C, H, W). The transform runs in float32."""
         height, width = query.shape[-2:]
         q, k, v = layer_norm(self.query(query)), layer_norm(self.key(key)), self.value(value)
         if self.filter is not None:
@@ -82,7 +82,7 @@ class SpectralCrossAttention(nn.Module):
 
 
 class SSFormerLayer(nn.Module):
-    """One layer: the image's map asks the mask's, then the blend asks the mask's again.
+    """A layer with two attentions to the mask's map: from the image's map, then from the blend of both maps.
 
     Args:
         channels: Channels of both maps.
@@ -102,7 +102,7 @@ class SSFormerLayer(nn.Module):
         )
 
     def forward(self, c: Tensor, e: Tensor, time: Tensor) -> Tensor:
-        """Take the image's map c and the mask's e, (rows, C, H, W) both, to the next c."""
+        """Return the next c from the image's map c and the mask's map e, all (rows, C, H, W)."""
         c = c + self.blend(c, e, c, time)
         c = c + self.mlps[0](layer_norm(c))
         c = c + self.answer(c, e, e, time)
@@ -111,12 +111,12 @@ class SSFormerLayer(nn.Module):
 
 
 class SSFormer(nn.Module):
-    """Layers that let the noisy mask's deepest map and the image's look at each other.
+    """Layers of attention between the deepest map of the noisy mask and the deepest map of the image.
 
     Args:
         channels: Channels of both maps.
         time_channels: Length of the time embedding.
-        layers: How many; 0 adds the two maps.
+        layers: Number of layers; 0 adds the two maps.
         filtered: Whether affinities are filtered.
     """
 
@@ -125,7 +125,7 @@ class SSFormer(nn.Module):
         self.layers = nn.ModuleList(SSFormerLayer(channels, time_channels, filtered) for _ in range(layers))
 
     def forward(self, c: Tensor, e: Tensor, time: Tensor) -> Tensor:
-        """Take the image's map c and the mask's e, (rows, C, H, W) both, to what the decoder gets."""
+        """Return the decoder's input from the image's map c and the mask's map e, all (rows, C, H, W)."""
         for layer in self.layers:
             c = layer(c, e, time)
         return e + c

@@ -1,4 +1,4 @@
-"""Stochastic Segmentation Networks: a set of masks from a single pass."""
+"""Stochastic Segmentation Networks: many sample masks from a single pass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,8 +35,8 @@ class SSNSegmenter(DiffusionSegmenter):
     Args:
         denoiser: A network whose condition is a distribution, such as :class:`~diffmedseg.models.StochasticUNet`.
         mc_samples: Samples per image in the Monte-Carlo estimate of the training likelihood, in antithetic pairs as in
-            the released code. The paper and the released configurations have 20. A mask that resembles no sample costs
-            much, so that with 20 samples rare masks are drawn too often; with 100 they are drawn less often
+            the released code. The paper and the released configurations have 20. A mask unlike all samples has a high
+            loss, so with 20 samples the model learns to draw rare masks too often. With 100 it draws them less often
             (experiments/benchmarks/rare_mode.py).
         raters: Target masks of an image: the mask of ``one`` rater, who is drawn anew each time, or the masks of
             ``all`` raters.
@@ -89,7 +89,7 @@ class SSNSegmenter(DiffusionSegmenter):
         return self._sample_set(normal, NormalNoise.draw(generators, normal))
 
     def graph_sampler(self, num_steps: int) -> GraphSampler:
-        """Return a function from latents and noise of pixels to masks; see the base class."""
+        """Return a function that maps images, latents and pixel noise to masks; see the base class."""
         parts = self.tiling.parts()
 
         def draw(image: Tensor, noise: Mapping[str, Tensor]) -> SampleSet:

@@ -1,7 +1,7 @@
-"""Networks that give the mask directly, as the condition's own ``prior``.
+"""Networks that predict the mask directly, as the ``prior`` of the condition.
 
-By themselves they are the control; within MedSegDiff-V2 and -lite they are the condition network, so that the two are
-the same network where they are compared.
+By themselves they are the supervised baseline. In MedSegDiff-V2 and MedSegDiff-Lite they are the condition network, so
+comparisons with the baseline are between equal networks.
 """
 
 from abc import abstractmethod
@@ -29,11 +29,11 @@ from diffmedseg.models.supervised.smp import (
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """What a network makes of images.
+    """The maps of a network for a batch of images.
 
     Attributes:
-        deepest: (B, ``deepest_channels``, h, w): the coarsest.
-        decoded: (B, ``decoded_channels``, H, W), or coarser in some architectures: what the prior is read from.
+        deepest: (B, ``deepest_channels``, h, w): the coarsest map.
+        decoded: (B, ``decoded_channels``, H, W), or coarser in some architectures: the map before the head.
         prior: Logits of the mask, (B, K, H, W).
     """
 
@@ -43,48 +43,49 @@ class ImageMaps:
 
 
 class DirectNetwork(Denoiser):
-    """A network without noise or time: all depends on the image alone."""
+    """A network without noise or time. Its output depends on the image alone."""
 
     title = "Supervised baseline"
     has_prior = True
     recommended = DIRECT
     deepest_channels: int
     decoded_channels: int
-    #: Mean and standard deviation that a pretrained encoder expects, of images in [0, 1]; None for images in [-1, 1].
+    #: Mean and standard deviation that normalise images in [0, 1] for a pretrained encoder. None if the encoder takes
+    #: images in [-1, 1].
     encoder_mean: list[float] | None = None
     encoder_std: list[float] | None = None
-    #: Channels of the decoder's stages; None for the usual ones.
+    #: Channels of the decoder's stages; None for the usual channels.
     decoder_channels: list[int] | None = None
 
     @property
     def settled(self) -> dict[str, Any]:
-        """What the arguments of an encoder and its decoder came to, for the config."""
+        """The final values of the arguments of encoder and decoder, for the config."""
         return {name: getattr(self, name) for name in ("encoder_mean", "encoder_std", "decoder_channels")}
 
     @abstractmethod
     def maps(self, image: Tensor) -> ImageMaps:
-        """Segment images (B, C, H, W) in [-1, 1], and keep the maps on the way."""
+        """Segment images (B, C, H, W) in [-1, 1], and return the intermediate maps, too."""
 
     def encode(self, image: Tensor) -> Condition:
         """Segment the image; see the base class."""
         return Condition((), self.maps(image).prior)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
-        """Return the prior of the condition; x_t and t change nothing."""
+        """Return the prior of the condition; x_t and t have no effect."""
         if condition.prior is None:
             raise ValueError(f"{type(self).__name__}.encode gave no prior; a direct network has to.")
         return condition.prior
 
 
 class ResidualUNet(DirectNetwork):
-    """The trunk of MedSegDiff-V1 trained directly: its image encoder, bottleneck and decoder, without x_t and time.
+    """The trunk of MedSegDiff-V1, trained directly: image encoder, bottleneck and decoder, without x_t and time.
 
     Args:
         image_channels: C.
         mask_channels: K.
         size: A row of MedSegDiff-V1's ``SIZES``: the same widths and depth.
         dropout: Dropout of the residual blocks.
-        spatial_dims: 2 for images; 3 for volumes, whose blocks have the same widths.
+        spatial_dims: 2 for images; 3 for volumes, with the same widths.
     """
 
     title = "Supervised baseline (the trunk of MedSegDiff trained directly)"
@@ -134,27 +135,29 @@ class SMPNetwork(DirectNetwork):
     Args:
         image_channels: C.
         mask_channels: K.
-        architecture: Its name there, such as ``unet``, ``unetplusplus``, ``fpn``, ``segformer``.
-        encoder: Name of its encoder: ``lite0``, ``lite1`` or ``lite2`` (EfficientNet-Lite), a name of
+        architecture: Name of the architecture in segmentation-models-pytorch, such as ``unet``, ``unetplusplus``,
+            ``fpn``, ``segformer``.
+        encoder: Name of the encoder: ``lite0``, ``lite1`` or ``lite2`` (EfficientNet-Lite), a name of
             segmentation-models-pytorch such as ``resnet34``, or a name of timm.
-        encoder_weights: ``imagenet`` loads pretrained weights: those of ``lite0`` to ``lite2`` from an installed
-            package, others from the hub, which needs a network. A file's name loads a state dict of the encoder
-            (safetensors, or of ``torch.save``). None starts at random. Weights for three channels are spread over
-            other numbers of channels.
-        encoder_mean: Mean of the images that the encoder was trained on, of values in [0, 1]: one number for each
-            channel, or one for all. None takes the mean that belongs to the pretrained weights. Other numbers of
-            channels than three take the mean over the colours.
-        encoder_std: Their standard deviation, likewise. With neither weights nor numbers the encoder sees images in
-            [-1, 1].
+        encoder_weights: ``imagenet`` loads pretrained weights: for ``lite0`` to ``lite2`` from an installed package,
+            for other encoders from the hub, which needs an Internet connection. The name of a file loads a state dict
+            of the encoder (safetensors, or written by ``torch.save``). None for random weights. Weights for three
+            channels are fitted to other numbers of channels.
+        encoder_mean: Mean of the encoder's training images, with values in [0, 1]: a number for each channel, or one
+            number for all channels. None for the mean that belongs to the pretrained weights. Images with other than
+            three channels take the mean over the colours.
+        encoder_std: Standard deviation of these images, in the same form. Without weights and numbers, the encoder sees
+            images in [-1, 1].
         encoder_frozen_norm: Whether the encoder's BatchNorm layers keep their statistics, scales and shifts while
             the rest is trained.
-        decoder_channels: Channels of the decoder's stages, one for each level of the encoder, from coarse to fine, or
-            ``slim`` for those of ``DECODERS``. None for the architecture's own. The stored config has the numbers.
-        encoder_depth: Number of times that the encoder halves the image, 3 to 5. Of an EfficientNet, later blocks are
-            left out: at 4, ``lite0`` has 0.7 of its 3 million parameters.
+        decoder_channels: Channels of the decoder's stages, one number for each level of the encoder, from coarse to
+            fine, or ``slim`` for the numbers in ``DECODERS``. None for the architecture's own numbers. The stored
+            config has the numbers.
+        encoder_depth: Number of times that the encoder halves the image, 3 to 5. Smaller depths leave out the later
+            blocks of an EfficientNet: at 4, ``lite0`` has 0.7 of its 3 million parameters.
 
     Raises:
-        ValueError: If there is no such architecture, encoder, package or file, if the weights are not of this
+        ValueError: If there is no such architecture, encoder, package or file, if the weights belong to another
             encoder, or if the decoder cannot have these channels.
     """
 
@@ -208,7 +211,7 @@ class SMPNetwork(DirectNetwork):
         return self
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Return those of the encoder; see the base class."""
+        """Return the encoder's parameters; see the base class."""
         return list(self.network.encoder.parameters())
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
@@ -230,7 +233,7 @@ class SMPNetwork(DirectNetwork):
         return tuple(self._features(image)[1:])  # the first is the image
 
     def _features(self, image: Tensor) -> list[Tensor]:
-        """Return the image and the maps of the encoder; channels last, in which convolutions are faster."""
+        """Return the image and the encoder's maps, in channels-last format, which makes convolutions faster."""
         image = self.normalise(image).contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = self.network.encoder(image)
         return features
@@ -250,22 +253,22 @@ def condition_network(
     encoder_depth: int,
     spatial_dims: SpatialDims = 2,
 ) -> DirectNetwork:
-    """Make the network that conditions others on an image.
+    """Make the condition network of another network.
 
     Args:
         image_channels: C.
         mask_channels: K.
-        size: Of our own network.
-        dropout: Of our own network.
-        encoder: Name of an encoder, for a U-Net on it; None for our own network. This and the rest as in
-            :class:`SMPNetwork`.
-        encoder_weights: Its weights.
-        encoder_mean: Mean of the images that it was trained on.
-        encoder_std: Their standard deviation.
-        encoder_frozen_norm: Whether its BatchNorm layers are frozen.
-        decoder_channels: Channels of the stages of the U-Net's decoder.
+        size: Size of our own network.
+        dropout: Dropout of our own network.
+        encoder: Name of an encoder, for a U-Net with this encoder; None for our own network. For this and the next six
+            arguments, see :class:`SMPNetwork`.
+        encoder_weights: Weights of the encoder.
+        encoder_mean: Mean of the encoder's training images.
+        encoder_std: Standard deviation of these images.
+        encoder_frozen_norm: Whether the encoder's BatchNorm layers are frozen.
+        decoder_channels: Channels of the U-Net decoder's stages.
         encoder_depth: Number of times that the encoder halves the image.
-        spatial_dims: Of our own network.
+        spatial_dims: Spatial dimensions of our own network.
     """
     if encoder is None or is_none(encoder):
         if encoder_frozen_norm:

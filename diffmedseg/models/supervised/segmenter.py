@@ -20,9 +20,9 @@ from diffmedseg.segmentation import SampleSet
 
 
 class SupervisedSegmenter(DiffusionSegmenter):
-    """Predicts the mask directly, trained with cross-entropy and soft Dice. There is no noise.
+    """Predicts the mask directly. It is trained with cross-entropy and soft Dice, and has no noise.
 
-    There is one sample, which is repeated for ``num_samples`` above 1.
+    All samples of an image are the same mask.
 
     Args:
         denoiser: Any network whose condition has a prior, such as the networks of
@@ -44,7 +44,7 @@ class SupervisedSegmenter(DiffusionSegmenter):
         return self.dice_over == "image"
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Return cross-entropy plus soft Dice loss of the prior."""
+        """Return the cross-entropy plus the soft Dice loss of the prior."""
         targets = training_targets(batch, "one", skip_empty=False)
         logits, mask, pixels = self._logits(batch["image"]), targets.mask, targets.pixels
         with torch.autocast(logits.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Building networks of segmentation-models-pytorch."""
+"""Build networks of segmentation-models-pytorch."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from diffmedseg.models.encoders import EncoderWeights, Normalisation, expected_n
 if TYPE_CHECKING:
     import segmentation_models_pytorch as smp
 
-#: Number of times that an encoder halves the image.
+#: Default number of times that an encoder halves the image; also the largest number.
 ENCODER_DEPTH = 5
-#: Widths of a decoder that have a name. On ``lite0``, ``slim`` has a quarter of the weights of the usual decoder.
+#: Named widths of a decoder. With ``lite0``, ``slim`` has a quarter of the weights of the usual decoder.
 DecoderWidth = Literal["slim"]
 DECODERS: dict[DecoderWidth, tuple[int, ...]] = {"slim": (96, 48, 32, 16, 16)}
 
@@ -27,11 +27,11 @@ def build_network(
     decoder_channels: Sequence[int] | None,
     encoder_depth: int,
 ) -> "smp.base.SegmentationModel":
-    """Build a network of segmentation-models-pytorch, with the weights of its encoder."""
+    """Build a network of segmentation-models-pytorch, and load the weights of its encoder."""
     import segmentation_models_pytorch as smp
 
     decoder = {} if decoder_channels is None else {"decoder_channels": tuple(decoder_channels)}
-    # Left out at its usual value: some architectures have no such setting.
+    # Some architectures have no such argument, so the usual value is not passed.
     decoder |= {} if encoder_depth == ENCODER_DEPTH else {"encoder_depth": encoder_depth}  # type: ignore[dict-item]
     try:
         network = smp.create_model(
@@ -42,7 +42,7 @@ def build_network(
             classes=mask_channels,
             **decoder,
         )
-    except Exception as error:  # what a hub, a network or a model of timm raises can be anything
+    except Exception as error:  # the hub, the connection and models of timm raise many kinds of errors
         hub = "" if weights.hub is None else " Without a network, give encoder_weights as a file, or none."
         raise ValueError(
             f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}{hub}"
@@ -55,7 +55,7 @@ def build_network(
 
 
 def decoder_widths(architecture: str, channels: DecoderWidth | Sequence[int] | None, depth: int) -> list[int] | None:
-    """Return the channels of the decoder's stages; None for those of the architecture.
+    """Return the channels of the decoder's stages; None for the architecture's own channels.
 
     Raises:
         ValueError: If there is no such architecture or depth, or its decoder cannot have these channels.
@@ -70,7 +70,7 @@ def decoder_widths(architecture: str, channels: DecoderWidth | Sequence[int] | N
         return None
     parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()].__init__).parameters
     usual = parameters["decoder_channels"].default if "decoder_channels" in parameters else None
-    if not isinstance(usual, tuple):  # of some architectures it is one number, with another meaning
+    if not isinstance(usual, tuple):  # some architectures have one number, with another meaning
         if channels is None:
             return None
         raise ValueError(
@@ -92,7 +92,7 @@ def decoder_widths(architecture: str, channels: DecoderWidth | Sequence[int] | N
 def normalisation_of(
     encoder: str, weights: EncoderWeights, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalisation | None:
-    """Return the normalisation that the user gave, else that of the weights; None for none."""
+    """Return the user's normalisation, else the weights' normalisation; None for no normalisation."""
     if (mean is None) != (std is None):
         raise ValueError("encoder_mean and encoder_std belong together: give both, or neither.")
     if mean is None or std is None:
