@@ -267,7 +267,7 @@ def test_a_run_of_a_script_calibrates_predicts_and_exports(tmp_path):
     assert calibrate_run(run, "temperature")["cases"] == 4
     assert load_checkpoint(run).calibration is not None
     entry = export(run, "medsegdiff-lite_synthetic.script", tmp_path / "zoo")
-    assert "A script of its author trained it." in (entry / "README.md").read_text()
+    assert "A script of the author trained it." in (entry / "README.md").read_text()
     main(["predict", str(run), str(SAMPLE), "--out", str(tmp_path / "out"), "--num_steps=1"])
     assert (tmp_path / "out" / "sample_mask.png").is_file()
 

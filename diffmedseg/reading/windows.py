@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from diffmedseg.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -23,7 +22,7 @@ class CropWindow(NamedTuple):
         """Height and width."""
         return self.height, self.width
 
-    def crop(self, values: np.ndarray) -> np.ndarray:
+    def crop(self, values: "np.ndarray") -> "np.ndarray":
         """Cut the window out of (..., H, W)."""
         return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
 

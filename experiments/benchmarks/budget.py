@@ -28,7 +28,7 @@ from training import train_run
 
 from diffmedseg.atomic import write_whole
 from diffmedseg.data import ISIC2017DataModule
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import score_cases, score_image
 from diffmedseg.metrics.table import read_cases, write_cases

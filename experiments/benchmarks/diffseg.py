@@ -25,7 +25,8 @@ from torch import Tensor
 from training import train_run
 
 from diffmedseg.data.base import SegmentationDataModule
-from diffmedseg.data.store import Batch, is_tissue
+from diffmedseg.data.batch import Batch
+from diffmedseg.data.store import is_tissue
 from diffmedseg.figures import REFERENCE, label_row, outline, save_figure, set_title, show
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import ImageScore, score_image

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from samples_and_steps import load_run
 from torch import Tensor
 
-from diffmedseg.data.store import Batch
+from diffmedseg.data.batch import Batch
 from diffmedseg.figures import save_figure
 from diffmedseg.metrics import bootstrap_interval
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
