@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from lightning import Trainer
+from torch.optim import AdamW
 
 from diffmedseg.cli import pseudo, train
 from diffmedseg.cli.main import COMMANDS, main
@@ -83,7 +84,7 @@ def stop_after_parsing(monkeypatch):
 @cache
 def parameters():
     """Return the names of all arguments of public classes, which settings may name."""
-    names = set(inspect.signature(Trainer).parameters)
+    names = set(inspect.signature(Trainer).parameters) | set(inspect.signature(AdamW).parameters)
     for package in ("models", "data", "diffusion", "callbacks"):
         module = importlib.import_module(f"diffmedseg.{package}")
         for value in (getattr(module, name) for name in module.__all__):
