@@ -156,11 +156,10 @@ class PictureFolder(PredictionFolder[PictureRow]):
             window: The window that was segmented; None for the whole picture.
             size: Height and width of the picture.
         """
-        seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])
 
         def samples() -> Iterator[NDArray[np.bool_]]:
-            for sample in full_size_samples(result.samples, seen):
-                yield (sample if window is None else window.place(sample, size))[0].numpy()
+            for sample in full_size_samples(result.samples, size, window):
+                yield sample[0].numpy()
 
         if self.outputs.samples == "npz":
             self.write_archive(name, size, samples())
