@@ -24,11 +24,11 @@ from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
 from diffmedseg.metrics.table import write_cases
+from diffmedseg.models.fusing import masks_to_score
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.components import drop_small, smallest_sizes
 from diffmedseg.postprocessing.fusion import Fusion
 from diffmedseg.postprocessing.refinement import Refinement
-from diffmedseg.segmentation import majority
 from diffmedseg.wording import count
 
 
@@ -106,10 +106,7 @@ class CaseMetrics(SegmentationCallback):
             seen, seconds = batch["field_of_view"][i], outputs["seconds"]
             image = score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior, window)
             add_to(self.images, image)
-            mask = found.mask[0] if window is None else window.place(found.mask[0], size)
-            reference = majority(batch["reference"][i]).bool()
-            if seen is not None:
-                mask, reference = mask & seen, reference & seen
+            [mask], reference = masks_to_score(found.mask, batch, i)
             if tubular:
                 scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
                 self.surfaces[case] = [SurfaceScores(math.nan, math.nan, cl_dice=score) for score in scores]
