@@ -35,11 +35,11 @@ def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]
         target.check_names([*target.rows, *names])
         target.begin()
         for i, name in enumerate(names):
-            one = select(result, i)
-            maps = target.draw_maps(name, one)
+            segmentation = select(result, i)
+            maps = target.draw_maps(name, segmentation)
             target.write_maps(maps, origin.orientation)
-            height, width = (int(length) for length in one.mask.shape[-2:])
-            rows = describe_result(name, model, one, (height, width), origin.orientation, "")
+            height, width = (int(length) for length in segmentation.mask.shape[-2:])
+            rows = describe_result(name, model, segmentation, (height, width), origin.orientation, "")
             target.rows[name] = [replace(row, seconds=round(origin.seconds / number, 4)) for row in rows]
             written += maps
         target.write_table([*target.rows])

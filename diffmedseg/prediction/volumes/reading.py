@@ -122,7 +122,8 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
 
 def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list[_Scan]:
     """Read files and series one by one, because reading takes several times the memory of the result."""
-    patients = {one.patient: path.name for path, one in series.items()}  # messages name folders: ids are private
+    # Messages name folders, because ids of patients are private.
+    patients = {channel_series.patient: path.name for path, channel_series in series.items()}
     if len(patients) > 1:
         raise DataError(f"its series are of {len(patients)} patients, such as {first_names(list(patients.values()))}")
     stored: list[_Scan] = []
