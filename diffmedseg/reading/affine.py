@@ -26,11 +26,11 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
     """
     fields, note = header.fields, ""
     sizes = fields["pixdim"][1:4]
-    sound = bool(np.isfinite(sizes).all() and (sizes > 0).all())
+    valid_sizes = bool(np.isfinite(sizes).all() and (sizes > 0).all())
     if fields["sform_code"] > 0:
         affine, name = fields["srow"], "sform"
-        note = _sform_note(header, sound)
-    elif not sound:
+        note = _sform_note(header, valid_sizes)
+    elif not valid_sizes:
         shown = " x ".join(f"{size:g}" for size in sizes)
         raise DataError(f"{path} has voxels of {shown} mm by its header: correct pixdim, or convert it again")
     elif fields["qform_code"] > 0:
@@ -43,25 +43,29 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
         raise DataError(f"{path} has a damaged {name} (0 or NaN in its affine): correct it, or convert it again")
     direction = affine[:, :3] / spacing
     check_straight(path, direction)
-    if sound and np.allclose(spacing, sizes, rtol=_ROUNDED, atol=0):
+    if valid_sizes and np.allclose(spacing, sizes, rtol=_ROUNDED, atol=0):
         spacing = sizes
     return Grid(spacing, _TO_LPS @ affine[:, 3], _TO_LPS @ direction, note)
 
 
-def _sform_note(header: NiftiHeader, sound: bool) -> str:
+def _sform_note(header: NiftiHeader, valid_sizes: bool) -> str:
     """Return a note on how pixdim or the qform contradict the sform; empty if they agree."""
     fields, notes = header.fields, []
     spacing, sizes = np.linalg.norm(fields["srow"][:, :3], axis=0), fields["pixdim"][1:4]
     if not np.allclose(spacing, sizes, rtol=_LENGTHS, atol=0):
         by_sform, by_pixdim = (" x ".join(f"{length:g}" for length in lengths) for lengths in (spacing, sizes))
         notes.append(f"its voxels are {by_sform} mm by its sform and {by_pixdim} mm by pixdim")
-    if fields["qform_code"] > 0 and sound and np.isfinite(qform := _qform(header)).all():
+    if fields["qform_code"] > 0 and valid_sizes and np.isfinite(qform := _qform(header)).all():
         far = np.array([*header.size, 2]) - 1.0
         apart = max(np.abs((qform - fields["srow"]) @ voxel).max() for voxel in (np.array([0.0, 0, 0, 1]), far))
         if apart > _APART:
             notes.append(f"its qform and sform place it up to {apart:.2g} mm apart")
-    said = " and ".join(notes)
-    return f"{said}; the sform is taken, and software that takes the other may show results elsewhere" if said else ""
+    contradictions = " and ".join(notes)
+    return (
+        f"{contradictions}; the sform is taken, and software that takes the other may show results elsewhere"
+        if contradictions
+        else ""
+    )
 
 
 def _qform(header: NiftiHeader) -> NDArray[np.float64]:

@@ -60,8 +60,8 @@ def _dicom_files(folder: Path) -> list[Path]:
 def _lost_slices(folder: Path, files: list[Path]) -> list[Path]:
     """List the files in a folder that are called as its slices are, or are empty, and are none of them."""
     names, endings = {path.name for path in files}, {path.suffix for path in files} - {""}
-    others = [path for path in data_files(folder) if path.name not in names and path.name.upper() != "DICOMDIR"]
-    return [path for path in others if path.suffix in endings or not path.stat().st_size or is_dicom_file(path)]
+    other_files = [path for path in data_files(folder) if path.name not in names and path.name.upper() != "DICOMDIR"]
+    return [path for path in other_files if path.suffix in endings or not path.stat().st_size or is_dicom_file(path)]
 
 
 def is_dicom(folder: Path) -> bool:
@@ -116,8 +116,8 @@ def find_series(folder: Path) -> Series:
     series = _files_by_series(folder)
     if len(series) != 1:
         firsts = first_names([files[0].name for files in series])
-        found = f"{len(series)} DICOM series (that of {firsts})" if series else "no DICOM series"
-        raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
+        content = f"{len(series)} DICOM series (that of {firsts})" if series else "no DICOM series"
+        raise DataError(f"{folder} holds {content}; expected one: put each series into a folder of its own")
     [files] = series
     if lost := [path.name for path in _lost_slices(folder, files)]:
         raise DataError(

@@ -75,12 +75,12 @@ def check_header(path: Path) -> ItkHeader:
         sizes = fields.get("spacedirections", fields.get("spacings"))
         units = f"{fields.get('spaceunits', '')} {fields.get('units', '')}"
         detached = "datafile" in fields
-        known = fields.get("space", "").lower().removesuffix("-time").removesuffix("t") in _SPACES
+        known_space = fields.get("space", "").lower().removesuffix("-time").removesuffix("t") in _SPACES
         encoding = _nrrd_encoding(path, fields)
     else:
         sizes, units = fields.get("elementspacing", fields.get("elementsize")), fields.get("distanceunits", "")
         detached = fields.get("elementdatafile", "local").lower() != "local"
-        known = True  # always LPS
+        known_space = True  # always LPS
         encoding = _meta_encoding(path, fields)
     if detached:
         raise DataError(f"{path} is a header whose voxels lie in another file: convert both to .nii.gz")
@@ -89,11 +89,11 @@ def check_header(path: Path) -> ItkHeader:
     numbers = [float(number) for number in _NUMBER.findall(sizes.lower())]
     if "spacedirections" not in fields and (len(numbers) < 3 or min(numbers) <= 0):
         raise DataError(f"{path} has voxels of {sizes} mm: correct their size, or convert it again")
-    if other := set(re.split(r'[\s"]+', units.lower())) - _UNITS:
-        raise DataError(f"{path} gives lengths in {other.pop()}; expected millimetres (mm): convert it")
+    if other_units := set(re.split(r'[\s"]+', units.lower())) - _UNITS:
+        raise DataError(f"{path} gives lengths in {other_units.pop()}; expected millimetres (mm): convert it")
     if not is_nrrd(path):
         _check_numbers(path, fields)
-    return ItkHeader(fields, "" if known else UNSAID, end, encoding)
+    return ItkHeader(fields, "" if known_space else UNSAID, end, encoding)
 
 
 def _lines(content: bytes) -> list[tuple[str, int]]:
@@ -144,25 +144,25 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
 def _check_numbers(path: Path, fields: dict[str, str]) -> None:
     """Refuse fields with wrong numbers: ITK would ignore them, invent others, or end the process."""
     if not re.fullmatch("[1-7]", fields.get("ndims", "")) or "dimsize" not in fields:
-        said = f"{fields.get('ndims', 'no number of')} dimensions of {fields.get('dimsize', 'no')} voxels"
-        raise DataError(f"{path} says that it has {said}: its header is damaged. Download it again")
+        dimensions = f"{fields.get('ndims', 'no number of')} dimensions of {fields.get('dimsize', 'no')} voxels"
+        raise DataError(f"{path} says that it has {dimensions}: its header is damaged. Download it again")
     for name, power in _NUMBERS.items():
         numbers, expected = fields.get(name, "").split(), int(fields["ndims"]) ** power
         if name in fields and (len(numbers) != expected or None in map(_number, numbers)):
-            found = f"{_WRITTEN[name]} = {fields[name]}"
+            field = f"{_WRITTEN[name]} = {fields[name]}"
             raise DataError(
-                f"{path} has {found}; expected {expected} numbers: its header is damaged. Download it again"
+                f"{path} has {field}; expected {expected} numbers: its header is damaged. Download it again"
             )
 
 
 def _nrrd_encoding(path: Path, fields: dict[str, str]) -> str:
-    given = fields.get("encoding", "").lower()
-    if given not in _ENCODINGS:
-        raise DataError(f"{path} has the encoding {given or 'of no name'}; expected raw, gzip or ascii: convert it")
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in _ENCODINGS:
+        raise DataError(f"{path} has the encoding {encoding or 'of no name'}; expected raw, gzip or ascii: convert it")
     for name in ("lineskip", "byteskip"):
         if fields.get(name, "0") not in {"0", "-1"}:
             raise DataError(f"{path} has something else before its voxels ({name} is {fields[name]}): convert it")
-    return _ENCODINGS[given]
+    return _ENCODINGS[encoding]
 
 
 def _meta_encoding(path: Path, fields: dict[str, str]) -> str:
@@ -208,21 +208,23 @@ def check_voxels(path: Path, header: ItkHeader, count: int, width: int) -> None:
     with path.open("rb") as file:
         file.seek(header.end)
         content = file.read()
-    found, expected, what = len(content), count * width, "bytes of voxels"
+    actual, expected, what = len(content), count * width, "bytes of voxels"
     if header.encoding == "packed":
-        said = header.fields.get("compresseddatasize", str(found))
-        if said != str(found):
-            raise DataError(f"{path} has {found:,} bytes of compressed voxels; expected {said}: download it again")
-        found = _unpacked(path, content, expected)
+        announced = header.fields.get("compresseddatasize", str(actual))
+        if announced != str(actual):
+            raise DataError(
+                f"{path} has {actual:,} bytes of compressed voxels; expected {announced}: download it again"
+            )
+        actual = _unpacked(path, content, expected)
     elif header.encoding == "text":
         numbers = content.lower().replace(b",", b" ").split()
-        bad = next((number for number in numbers if _number(number.decode("latin-1")) is None), None)
-        if bad is not None:
-            raise DataError(f"{path} cannot be read (a voxel is {bad[:20]!r}): download it again")
-        found, expected, what = len(numbers), count, "voxels"
-    if found < expected:
-        raise DataError(f"{path} is cut short ({found:,} of {expected:,} {what}): download it again")
-    if found > expected:
+        bad_voxel = next((number for number in numbers if _number(number.decode("latin-1")) is None), None)
+        if bad_voxel is not None:
+            raise DataError(f"{path} cannot be read (a voxel is {bad_voxel[:20]!r}): download it again")
+        actual, expected, what = len(numbers), count, "voxels"
+    if actual < expected:
+        raise DataError(f"{path} is cut short ({actual:,} of {expected:,} {what}): download it again")
+    if actual > expected:
         raise DataError(f"{path} has more than {expected:,} {what}: its header is damaged. Download it again")
 
 

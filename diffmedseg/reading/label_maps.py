@@ -115,17 +115,17 @@ def region_labels(labels: str) -> dict[str, tuple[int, ...]]:
     if scheme := _SCHEMES.get(labels):
         values = list(scheme.values())
         return {region: tuple(sorted(values[number:])) for number, region in enumerate(scheme)}
-    found: dict[str, tuple[int, ...]] = {}
+    values_by_region: dict[str, tuple[int, ...]] = {}
     for part in labels.split(","):
         region, _, numbers = part.partition("=")
-        values = [int(one) if one.isascii() and one.isdigit() else 0 for one in numbers.split("+")]
-        if not region or region in found or not all(1 <= value <= _LARGEST_LABEL for value in values):
+        values = [int(number) if number.isascii() and number.isdigit() else 0 for number in numbers.split("+")]
+        if not region or region in values_by_region or not all(1 <= value <= _LARGEST_LABEL for value in values):
             raise DataError(
                 f"--labels: {part!r} is no REGION=VALUE+VALUE with whole numbers from 1 to {_LARGEST_LABEL}, or names "
                 f"a region twice. Schemes are {', '.join(_SCHEMES)}."
             )
-        found[region] = tuple(sorted(values))
-    return found
+        values_by_region[region] = tuple(sorted(values))
+    return values_by_region
 
 
 def pick_labels(values: NDArray[np.generic], wanted: Collection[int], known: Collection[int]) -> NDArray[np.bool_]:

@@ -82,8 +82,8 @@ def to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None = N
 
 def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
     """Return the values of a TIFF's tag; an empty tuple for other files."""
-    found = getattr(image, "tag_v2", {}).get(_TAG[name], ())
-    return found if isinstance(found, tuple) else (found,)
+    values = getattr(image, "tag_v2", {}).get(_TAG[name], ())
+    return values if isinstance(values, tuple) else (values,)
 
 
 def has_wide_colour(image: Image.Image) -> bool:

@@ -85,9 +85,9 @@ def find_levels(values: Values, path: Path) -> MaskLevels:
         and not (lossy and _are_few(values, black + tolerance, top - tolerance))
         and _are_labels(values, black + tolerance, top - tolerance, len(middle))
     )
-    some = (*levels[:4].tolist(), *levels[4:][-1:].tolist())
+    examples = (*levels[:4].tolist(), *levels[4:][-1:].tolist())
     small = values.dtype in (np.uint8, np.bool_)
-    return MaskLevels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
+    return MaskLevels(low, top, not len(middle) and low <= black + tolerance, small, examples if labels else ())
 
 
 def _are_few(values: Values, black: float, white: float) -> bool:
@@ -123,8 +123,8 @@ def _are_labels(values: Values, black: float, white: float, number: int) -> bool
         first, second = (np.s_[..., :-1, :], np.s_[..., 1:, :]) if axis == -2 else (np.s_[..., :-1], np.s_[..., 1:])
         step = np.abs(numbers[first] - numbers[second])
         steps.append(step[(middle[first] | middle[second]) & (step > 0)])
-    steps_found = np.concatenate(steps)
-    return not len(steps_found) or float(np.median(steps_found)) >= _STEP * white
+    all_steps = np.concatenate(steps)
+    return not len(all_steps) or float(np.median(all_steps)) >= _STEP * white
 
 
 def _neighbours(values: Values, extreme: np.ufunc) -> Values:

@@ -75,7 +75,7 @@ def files_below(root: Path) -> list[Path]:
     Raises:
         DataError: If a name is not UTF-8, or a link leads nowhere and may be a picture, a volume or a folder. Names it.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     broken: list[str] = []
 
     def walk(folder: Path, above: frozenset[str]) -> None:
@@ -89,7 +89,7 @@ def files_below(root: Path) -> list[Path]:
             elif path.exists():
                 if path.name.lower().endswith((*VOLUMES, *PICTURES)):
                     check_name(path.relative_to(root), path)
-                found.append(path)
+                paths.append(path)
             elif not path.suffix or path.name.lower().endswith((*VOLUMES, *PICTURES)):
                 broken.append(str(path))
 
@@ -100,7 +100,7 @@ def files_below(root: Path) -> list[Path]:
             f"{first_names(broken)}: {NOWHERE}. Put the files back, or remove the links",
             broken,
         )
-    return sorted(found)
+    return sorted(paths)
 
 
 def refuse_clashes(names: Sequence[tuple[str, Path]], what: str, remedy: str) -> None:

@@ -144,16 +144,17 @@ def _parse(content: bytes, path: Path) -> NiftiHeader:
     raw, kind = _fields(content, path)
     code, bits = int(raw["datatype"]), int(raw["bitpix"])
     if code not in _TYPES:
-        held = _OTHER_TYPES.get(code, f"voxels of the unknown type {code}")
-        raise DataError(f"{path} holds {held}; expected one whole or real number per voxel: convert it")
+        voxel_kind = _OTHER_TYPES.get(code, f"voxels of the unknown type {code}")
+        raise DataError(f"{path} holds {voxel_kind}; expected one whole or real number per voxel: convert it")
     dtype = np.dtype(_TYPES[code]).newbyteorder(raw.dtype["datatype"].byteorder)
     if bits != 8 * dtype.itemsize:
         raise DataError(f"{path} says {bits} and {8 * dtype.itemsize} bits per voxel: its header is damaged")
     size, volumes = _shape(raw["dim"].tolist(), path)
-    offset, least = float(raw["vox_offset"]), _SIZES[kind] + _EXTENDER
-    if not (least <= offset < 2**62 and offset == int(offset)):
+    offset, first_offset = float(raw["vox_offset"]), _SIZES[kind] + _EXTENDER
+    if not (first_offset <= offset < 2**62 and offset == int(offset)):
         raise DataError(
-            f"{path} says that its voxels begin at byte {offset:g}; expected {least} or more: its header is damaged"
+            f"{path} says that its voxels begin at byte {offset:g}; expected {first_offset} or more: its "
+            "header is damaged"
         )
     if unit := _UNITS.get(int(raw["xyzt_units"]) & 7):
         raise DataError(f"{path} gives lengths in {unit}; expected millimetres: correct xyzt_units, or convert it")

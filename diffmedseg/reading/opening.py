@@ -77,11 +77,11 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 def _check_extent(image: Image.Image, path: Path) -> None:
     """Refuse a header that announces far more than the file can hold, before memory is allocated."""
-    pixels, held = image.width * image.height, path.stat().st_size
-    if pixels > _LARGE and pixels > _PIXELS_PER_BYTE * held:
+    pixels, file_size = image.width * image.height, path.stat().st_size
+    if pixels > _LARGE and pixels > _PIXELS_PER_BYTE * file_size:
         raise PictureError(
-            f"it announces {image.width:,} x {image.height:,} pixels and has {held:,} bytes: it is damaged. Download "
-            "or export it again"
+            f"it announces {image.width:,} x {image.height:,} pixels and has {file_size:,} bytes: it is damaged. "
+            "Download or export it again"
         )
 
 
@@ -108,8 +108,10 @@ def why_unusable(error: Exception, path: Path | None = None) -> str:
         return "it is too large for this machine's memory: shrink it first"
     if path is not None and is_volume(path):
         return "it is a volume, where a picture is expected"
-    said = str(error).replace(f" {str(path)!r}", "")
-    return f"it cannot be decoded ({said}): it is damaged, or no picture that Pillow reads. Download or export it again"
+    reason = str(error).replace(f" {str(path)!r}", "")
+    return (
+        f"it cannot be decoded ({reason}): it is damaged, or no picture that Pillow reads. Download or export it again"
+    )
 
 
 def exif_orientation(image: Image.Image) -> tuple[int, int]:

@@ -27,18 +27,20 @@ def check_rows(path: Path) -> None:
             return  # Pillow says what it is
         width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", file.read(13))
         file.seek(length - 13 + 4, 1)
-        wanted = _size(width, height, bits * _CHANNELS.get(colour, 0), bool(interlaced))
-        found, inflating = 0, zlib.decompressobj()
+        expected_bytes = _size(width, height, bits * _CHANNELS.get(colour, 0), bool(interlaced))
+        num_bytes, decompressor = 0, zlib.decompressobj()
         for part in _pixels(file):
-            waiting = part
-            while waiting and found < wanted:
+            compressed = part
+            while compressed and num_bytes < expected_bytes:
                 try:
-                    found += len(inflating.decompress(waiting, _PART))
+                    num_bytes += len(decompressor.decompress(compressed, _PART))
                 except zlib.error:
                     return  # Pillow says where
-                waiting = inflating.unconsumed_tail
-    if inflating.eof and found < wanted:  # where the stream itself is cut, Pillow says so
-        raise PictureError(f"it is cut short: it holds {found:,} of {wanted:,} bytes of pixels. Export it again")
+                compressed = decompressor.unconsumed_tail
+    if decompressor.eof and num_bytes < expected_bytes:  # where the stream itself is cut, Pillow says so
+        raise PictureError(
+            f"it is cut short: it holds {num_bytes:,} of {expected_bytes:,} bytes of pixels. Export it again"
+        )
 
 
 def _size(width: int, height: int, bits: int, interlaced: bool) -> int:
