@@ -81,15 +81,15 @@ def compare_tests(
         cases = [key for key in keys if key[1] == region]
         for score in scores:
             values = {name: np.array([scored[key][score] for key in cases]) for name, scored in pooled.items()}
-            have = {name: numbers for name, numbers in values.items() if not np.isnan(numbers).all()}
-            kept = ~np.isnan(np.array(list(have.values()))).any(0) if have else np.zeros(len(cases), bool)
+            available = {name: numbers for name, numbers in values.items() if not np.isnan(numbers).all()}
+            kept = ~np.isnan(np.array(list(available.values()))).any(0) if available else np.zeros(len(cases), bool)
             if not kept.any():
                 continue
             first = values[base][kept]
             patients = [patient.get(case, case) for (case, _), keep in zip(cases, kept, strict=True) if keep]
             rows += [
                 _compare(region, score, name, tests[name], numbers[kept], patients, None if name == base else first)
-                for name, numbers in have.items()
+                for name, numbers in available.items()
             ]
     return rows
 
@@ -121,11 +121,11 @@ def _mean(values: Sequence[float]) -> float:
 
 def _common_keys(pooled: Mapping[str, _Pooled], common: bool) -> list[tuple[str, str]]:
     keys = [scores.keys() for scores in pooled.values()]
-    in_all = {key for key in keys[0] if all(key in one for one in keys)}
-    alone = {key for one in keys for key in one} - in_all
-    if not in_all or (alone and not common):
+    in_all = {key for key in keys[0] if all(key in test_keys for test_keys in keys)}
+    unshared = {key for test_keys in keys for key in test_keys} - in_all
+    if not in_all or (unshared and not common):
         remedy = "--common compares the other cases." if in_all else "Name tests of the same data."
-        raise DataError(f"{count(len(alone), 'case')} not in every test: {_named(alone)}. {remedy}")
+        raise DataError(f"{count(len(unshared), 'case')} not in every test: {_named(unshared)}. {remedy}")
     return sorted(in_all)
 
 
@@ -156,7 +156,7 @@ def _compare(
 def _deviation(tables: Sequence[Sequence[CaseScore]], region: str, score: str) -> float:
     """Return the standard deviation of the mean over tables of the same cases."""
     cases = [{row.case: float(getattr(row, score)) for row in table if row.region == region} for table in tables]
-    if len(tables) < 2 or any(one.keys() != cases[0].keys() for one in cases):
+    if len(tables) < 2 or any(scores.keys() != cases[0].keys() for scores in cases):
         return float("nan")
-    means = [float(np.mean([value for value in one.values() if value == value] or [np.nan])) for one in cases]
+    means = [float(np.mean([value for value in scores.values() if value == value] or [np.nan])) for scores in cases]
     return float("nan") if np.isnan(means).any() else stdev(means)

@@ -102,11 +102,11 @@ def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int)
     masks = {"fused mask": [image.counts for image in images]}
     if all(image.prior is not None for image in images):
         masks["condition network's own mask"] = [image.prior for image in images if image.prior is not None]
-    nothing = [name for name, counts in masks.items() if not sum(int(one[:2, k].sum()) for one in counts)]
+    empty_masks = [name for name, counts in masks.items() if not sum(int(sums[:2, k].sum()) for sums in counts)]
     alarms = [not row.both_empty for row in rows if math.isnan(row.sensitivity)]  # sensitivity is NaN without a lesion
     several = len(set(dice)) > 1 and len(set(doubt)) > 1
     return {
-        "empty_in_all_cases": nothing if fn + tp else [],
+        "empty_in_all_cases": empty_masks if fn + tp else [],
         "both_empty": sum(row.both_empty for row in rows),
         "without_lesion": len(alarms),
         "false_alarms": sum(alarms) / len(alarms) if alarms else None,
