@@ -94,8 +94,8 @@ def _crop(prediction: Mask, reference: Mask) -> tuple[Mask, Mask]:
 
 def _wider(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(
-        slice(max(one.start - _DILATIONS, 0), min(one.stop + _DILATIONS, size))
-        for one, size in zip(box, shape, strict=True)
+        slice(max(span.start - _DILATIONS, 0), min(span.stop + _DILATIONS, size))
+        for span, size in zip(box, shape, strict=True)
     )
 
 

@@ -77,8 +77,8 @@ def surface_scores(
 
 def _box(mask: Tensor) -> tuple[slice, ...]:
     """Return the bounding box of a mask. The mask has a surface on the edge of the box, too."""
-    where = [mask.any([axis for axis in range(mask.ndim) if axis != kept]).nonzero() for kept in range(mask.ndim)]
-    return tuple(slice(int(one[0]), int(one[-1]) + 1) for one in where)
+    positions = [mask.any([axis for axis in range(mask.ndim) if axis != kept]).nonzero() for kept in range(mask.ndim)]
+    return tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in positions)
 
 
 def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
