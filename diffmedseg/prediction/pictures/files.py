@@ -83,7 +83,7 @@ def _search(source: str) -> tuple[list[Path], list[Path], Path]:
     if path.is_dir():
         pictures, other_files = _sort_out(path.iterdir())
         if not pictures:
-            raise _no_picture(path, source)
+            raise _no_picture_error(path, source)
         subfolders = {file.parent for file in _sort_out(_glob(f"{glob.escape(source)}/*/*"))[0]}
         if left_out := [folder.name for folder in subfolders if not (folder / PREDICTIONS).exists()]:
             _log.warning(
@@ -98,7 +98,7 @@ def _search(source: str) -> tuple[list[Path], list[Path], Path]:
     return pictures, other_files, Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in pictures)]))
 
 
-def _no_picture(folder: Path, source: str) -> DataError:
+def _no_picture_error(folder: Path, source: str) -> DataError:
     pictures, other_files = _sort_out(_glob(f"{glob.escape(source)}/**/*"))
     hint = ""
     if pictures:

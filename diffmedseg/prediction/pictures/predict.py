@@ -116,7 +116,7 @@ def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -
 
 
 @dataclass(frozen=True)
-class _Read:
+class _LoadedPicture:
     """A picture in memory, its window, the digest of its file, and the seconds that reading took."""
 
     picture: Picture
@@ -158,7 +158,7 @@ class _Pictures:
             try:
                 for number, files in enumerate(batches):
                     self.folder.forget([file.name for file in files])
-                    loaded: dict[PictureFile, _Read] = {}
+                    loaded: dict[PictureFile, _LoadedPicture] = {}
                     for file, reading in zip(files, ahead, strict=True):
                         with report.attempt(file.path):
                             loaded[file] = reading.result()
@@ -186,7 +186,7 @@ class _Pictures:
                     reading.cancel()
                 settle()
 
-    def _read(self, file: PictureFile) -> _Read:
+    def _read(self, file: PictureFile) -> _LoadedPicture:
         start = time.perf_counter()
         check_name(file.name, file.path)
         names = [form(name) for name in (file.name, file.path.stem) for form in (str, composed)]
@@ -196,9 +196,9 @@ class _Pictures:
             raise DataError("there is no window of it: add a line to the file of windows")
         model = self.model
         picture = read_picture(file.path, len(model.channels), model.image_size, self.settings.value_range, window)
-        return _Read(picture, window, files_digest([file.path]), time.perf_counter() - start)
+        return _LoadedPicture(picture, window, files_digest([file.path]), time.perf_counter() - start)
 
-    def _draw(self, loaded: Mapping[PictureFile, _Read]) -> Iterator[tuple[PictureFile, SampleSet, float]]:
+    def _draw(self, loaded: Mapping[PictureFile, _LoadedPicture]) -> Iterator[tuple[PictureFile, SampleSet, float]]:
         """Yield each picture of a batch, its samples, and its share of the seconds."""
         if not loaded:
             return
@@ -210,7 +210,7 @@ class _Pictures:
             yield file, sample_set[number], share
 
     def _finish(
-        self, file: PictureFile, loaded: _Read, samples: SampleSet
+        self, file: PictureFile, loaded: _LoadedPicture, samples: SampleSet
     ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
         """Fuse the samples of a picture, write samples and panel, and return the rows, maps and notes."""
         model, folder, picture, window = self.model, self.folder, loaded.picture, loaded.window
@@ -223,7 +223,7 @@ class _Pictures:
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
         if folder.outputs.panel:
-            shown, upright = self._look_at(file, samples, image, window, _PANEL_PIXELS)
+            shown, upright = self._for_display(file, samples, image, window, _PANEL_PIXELS)
             what = "picture" if window is None else "window"
             save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
         note = "; ".join(filter(None, (picture.note, note_unfamiliar(model, result.familiarity))))
@@ -231,11 +231,11 @@ class _Pictures:
         rows = describe_result(file.name, model, result, picture.size, orientation, loaded.digest)
         self.watcher.within(0.9)
         if self.watcher.longest is not None:
-            shown, upright = self._look_at(file, samples, image, window, self.watcher.longest)
+            shown, upright = self._for_display(file, samples, image, window, self.watcher.longest)
             self.watcher.keep_picture(PictureResult(file.name, shown, upright, rows, note))
         return rows, maps, note
 
-    def _look_at(
+    def _for_display(
         self, file: PictureFile, samples: SampleSet, image: Tensor, window: CropWindow | None, longest: int
     ) -> tuple[Image.Image, Segmentation]:
         """Return the upright picture, at most ``longest`` pixels wide and high, and its segmentation at that size."""

@@ -63,7 +63,7 @@ class VolumeCase:
             return [self.path]
         if len(channels) == 1 and is_dicom(self.path):
             return [self.path]
-        files = [self._one(self.naming.entries(self.path, channel), channel) for channel in channels]
+        files = [self._single_file(self.naming.entries(self.path, channel), channel) for channel in channels]
         if len(set(files)) < len(files):
             raise DataError(f"one file would serve several modalities: {first_names([path.name for path in files], 6)}")
         return files
@@ -84,11 +84,11 @@ class VolumeCase:
             masks = [path for path in masks if path != self.path and stem(path).startswith(before)]
         if wanted is not None:
             named = [path for path in masks if stem(path) == wanted or fnmatch(stem(path), wanted)]
-            return self._one(named, "brain mask")
+            return self._single_file(named, "brain mask")
         brain_masks = [path for path in masks if "brainmask" in re.sub("[^a-z]", "", stem(path).lower())]
-        return self._one(brain_masks, "brain mask") if brain_masks else None
+        return self._single_file(brain_masks, "brain mask") if brain_masks else None
 
-    def _one(self, files: Sequence[Path], what: str) -> Path:
+    def _single_file(self, files: Sequence[Path], what: str) -> Path:
         if len(files) == 1:
             return files[0]
         option = "--brain_mask NAME" if what == "brain mask" else f"--modality {what}=NAME"
@@ -126,13 +126,13 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     left_out: dict[Path, str] = {}
     for source in sources:
         path = Path(os.path.abspath(expand_home(source)))
-        matches = [path] if path.exists() else _fitting(path)
+        matches = [path] if path.exists() else _matching_paths(path)
         if not matches:
             raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
         unknown: list[Path] = []
         cases = [case for match in matches for case in _search(match, naming, unknown, named=True)]
         if not cases:
-            raise _no_case(path, matches, naming, unknown)
+            raise _no_case_error(path, matches, naming, unknown)
         common = Path(os.path.commonpath([match.parent for match in matches]))
         relative = {
             entry: entry.relative_to(path if path.is_dir() and entry != path else common)
@@ -163,13 +163,13 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     return all_cases
 
 
-def _fitting(pattern: Path) -> list[Path]:
+def _matching_paths(pattern: Path) -> list[Path]:
     """Return the paths that match a pattern, without hidden paths that the pattern does not name."""
     matches = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
     return [path for path in matches if not any(map(is_hidden, set(path.parts) - set(pattern.parts)))]
 
 
-def _no_case(path: Path, matches: Sequence[Path], naming: Naming, left_out: Sequence[Path]) -> DataError:
+def _no_case_error(path: Path, matches: Sequence[Path], naming: Naming, left_out: Sequence[Path]) -> DataError:
     for match in matches:
         if match.is_dir() and is_dicom(match):
             find_series(match)  # raises an error of its own if the series is no volume

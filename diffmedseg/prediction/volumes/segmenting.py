@@ -84,10 +84,10 @@ def segment_volume(run: SliceRun, kept: Kept | None = None) -> VolumeSegmentatio
     """
     sizes = smallest_sizes(run.settings.smallest or {}, run.model.regions)
     learned = [plane.axis for plane in run.planes] == [LEARNED]
-    return (_along_one if learned else _along_all)(run, kept or Kept(), sizes)
+    return (_segment_axial if learned else _segment_axes)(run, kept or Kept(), sizes)
 
 
-def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
+def _segment_axial(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
     """Segment axial slices."""
     model, count = run.model, run.num_samples
     shape = (len(model.regions), *run.shape)
@@ -168,7 +168,7 @@ class _WithinMask:
         return lost
 
 
-def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
+def _segment_axes(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
     """Segment slices along several axes, or along a single axis that is not axial, and take the mean over the axes."""
     model, axis_count = run.model, len(run.planes)
     shape = (len(model.regions), *run.shape)
