@@ -113,7 +113,7 @@ class MaskReader:
         """Whether a mask is empty only because none of its values lies above half of the range."""
         return bool(not foreground.any() and values.max() > ROUNDING)
 
-    def _beside(self) -> tuple[MaskLevels, ...]:
+    def _other_evidence(self) -> tuple[MaskLevels, ...]:
         """Return the evidence of all masks that are not empty. Unreadable masks fail later, when they are read."""
         with _evidence:
             if self._others is None:
@@ -140,10 +140,10 @@ class MaskReader:
             return 1
         if evidence.fills > 1 or (evidence.small and evidence.reach > 1):
             return evidence.reach
-        other_masks = self._beside()
+        other_masks = self._other_evidence()
         ranges = {levels.reach for levels in other_masks} - {0}
         if evidence.top < 1 or evidence.fills == 1:  # 0 and 1, or fractions
-            return self._of_one(evidence, path, other_masks)
+            return self._range_up_to_one(evidence, path, other_masks)
         fits = [full for full in ranges if full >= evidence.top]
         if fits:
             return min(fits) if evidence.small or len(fits) == 1 else max(fits)
@@ -153,20 +153,20 @@ class MaskReader:
         if not ranges and evidence.small and not evidence.two:  # soft masks, all of them low
             return 255
         if ranges:
-            raise self._unlike(evidence, path, max(ranges))
+            raise self._unlike_error(evidence, path, max(ranges))
         raise not_a_mask(path, f"values {evidence.text}")
 
-    def _of_one(self, evidence: MaskLevels, path: Path, other_masks: tuple[MaskLevels, ...]) -> float:
+    def _range_up_to_one(self, evidence: MaskLevels, path: Path, other_masks: tuple[MaskLevels, ...]) -> float:
         """Return 1, unless values up to 1 may also be the lowest values of a larger range."""
         larger_ranges = [
             levels.reach for levels in other_masks if levels.reach > 1 and not (evidence.two and levels.two)
         ]
         if larger_ranges and evidence.top > 1 / 2:
-            raise self._unlike(evidence, path, max(larger_ranges))
+            raise self._unlike_error(evidence, path, max(larger_ranges))
         return 1
 
     @staticmethod
-    def _unlike(evidence: MaskLevels, path: Path, full: float) -> DataError:
+    def _unlike_error(evidence: MaskLevels, path: Path, full: float) -> DataError:
         return DataError(
             f"{path} has values {evidence.text}; other masks beside it have values up to {full:g}. Save all of "
             "them with the same values, 0 and 255",

@@ -117,7 +117,7 @@ def why_unusable(error: Exception, path: Path | None = None) -> str:
 def exif_orientation(image: Image.Image) -> tuple[int, int]:
     """Return the EXIF orientations, 1 to 8, of a file and of its decoded picture: Pillow turns TIFF upright."""
     _read_turned_tiff(image)
-    orientation = _known(image.getexif())
+    orientation = _valid_orientation(image.getexif())
     if image.format != "TIFF":
         return orientation, orientation
     image.load()  # turns it upright; its tag is gone then
@@ -126,11 +126,11 @@ def exif_orientation(image: Image.Image) -> tuple[int, int]:
 
 def _read_turned_tiff(image: Image.Image) -> None:
     """Make Pillow decode a TIFF of swapped width and height: if it maps such a file into memory, it mixes them up."""
-    if image.format == "TIFF" and _known(image.getexif()) >= 5 and hasattr(image, "filename"):
+    if image.format == "TIFF" and _valid_orientation(image.getexif()) >= 5 and hasattr(image, "filename"):
         image.filename = ""  # only files that have a name are mapped
 
 
-def _known(exif: Image.Exif) -> int:
+def _valid_orientation(exif: Image.Exif) -> int:
     orientation: object = exif.get(Base.Orientation, 1)
     return orientation if isinstance(orientation, int) and orientation in range(1, 9) else 1
 
@@ -159,7 +159,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def _header_orientation(image: Image.Image, path: Path) -> int:
     # Pillow decodes a PNG to look for metadata behind its pixels.
     late = image.format != "PNG" or _has_late_metadata(path)
-    return _known(image.getexif() if late else Image.Image.getexif(image))
+    return _valid_orientation(image.getexif() if late else Image.Image.getexif(image))
 
 
 def _has_late_metadata(path: Path) -> bool:

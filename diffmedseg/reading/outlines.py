@@ -46,7 +46,7 @@ def read_outlines(path: Path) -> dict[int, list[Outline]]:
                 f"{subject} are cut short or damaged ({error}); expected JSON with points", [path.name]
             ) from error
         for outline in outlines:
-            _check(outline, subject, path)
+            _check_outline(outline, subject, path)
         by_picture.setdefault(int(number), []).extend(outlines)
     return by_picture
 
@@ -60,7 +60,7 @@ def _parse(path: Path) -> ElementTree.Element:
         raise DataError(f"{path} cannot be read as XML ({error})", [path.name]) from error
 
 
-def _check(outline: Outline, subject: str, path: Path) -> None:
+def _check_outline(outline: Outline, subject: str, path: Path) -> None:
     """Refuse an outline with too few points, or with its end far from its start."""
     if not all(map(math.isfinite, (value for point in outline for value in point))):
         raise DataError(f"{subject} have a point that is no number", [path.name])

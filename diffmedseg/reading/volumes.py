@@ -45,10 +45,10 @@ def read_stored(path: Path) -> list["sitk.Image"]:
         values, grid = read_stack(path)
     else:
         values, grid = read_itk(path)
-    return [_lay(volume, grid) for volume in values]
+    return [_to_image(volume, grid) for volume in values]
 
 
-def _lay(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
+def _to_image(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(values)
