@@ -100,7 +100,9 @@ def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:
     for table in tables:
         twice = [key for key, times in Counter((row.case, row.region) for row in table).items() if times > 1]
         if twice:
-            raise DataError(f"{name}: a case occurs twice in one table: {_named(twice)}. Keep one row of the case.")
+            raise DataError(
+                f"{name}: a case occurs twice in one table: {_case_names(twice)}. Keep one row of the case."
+            )
         for row in table:
             by_case[row.case, row.region].append(row)
     times = {len(rows) for rows in by_case.values()}
@@ -108,7 +110,7 @@ def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:
         fewest = [key for key, rows in by_case.items() if len(rows) == min(times)]
         raise DataError(
             f"{name}: some cases are in {min(times)} of {len(tables)} tables, others in {max(times)}: "
-            f"{_named(fewest)}. Seeds need the same cases; folds must have no case in common."
+            f"{_case_names(fewest)}. Seeds need the same cases; folds must have no case in common."
         )
     return {
         key: {score: _mean([getattr(row, score) for row in rows]) for score in TITLES} for key, rows in by_case.items()
@@ -125,11 +127,11 @@ def _common_keys(pooled: Mapping[str, _Pooled], common: bool) -> list[tuple[str,
     unshared = {key for test_keys in keys for key in test_keys} - in_all
     if not in_all or (unshared and not common):
         remedy = "--common compares the other cases." if in_all else "Name tests of the same data."
-        raise DataError(f"{count(len(unshared), 'case')} not in every test: {_named(unshared)}. {remedy}")
+        raise DataError(f"{count(len(unshared), 'case')} not in every test: {_case_names(unshared)}. {remedy}")
     return sorted(in_all)
 
 
-def _named(keys: Sequence[tuple[str, str]] | set[tuple[str, str]]) -> str:
+def _case_names(keys: Sequence[tuple[str, str]] | set[tuple[str, str]]) -> str:
     return first_names({f"{case} ({region})" for case, region in keys})
 
 

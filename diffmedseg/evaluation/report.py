@@ -220,7 +220,7 @@ def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], region
     parts = ["<h2>Cases</h2>"]
     for name, group in choose_examples(rows).items():
         known = [row for row in group if row.case in examples]
-        titled_examples = [(f"{row.case}\nDice {row.dice:.2f}", _only(examples[row.case], k)) for row in known]
+        titled_examples = [(f"{row.case}\nDice {row.dice:.2f}", _select_region(examples[row.case], k)) for row in known]
         if titled_examples:
             figure = draw_examples(titled_examples, [regions[k]])
             image = _image(figure, f"the {name} cases")
@@ -228,7 +228,7 @@ def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], region
     return "\n".join(parts)
 
 
-def _only(example: Example, k: int) -> Example:
+def _select_region(example: Example, k: int) -> Example:
     """Return one region of an example."""
     maps = (getattr(example, name)[k : k + 1] for name in ("probability", "uncertainty", "mask"))
     return Example(example.image, example.raters[:, k : k + 1], *maps)

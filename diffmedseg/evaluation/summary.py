@@ -89,13 +89,13 @@ def summarise_test(
         means = [s for s in summaries if s.region == region]
         regions[region] = {
             "scores": {s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases} for s in means},
-            "set": _of_the_set(region_rows, [image for _, image in sorted(images.items())], k),
+            "set": _test_set_scores(region_rows, [image for _, image in sorted(images.items())], k),
         }
     summary: dict[str, Any] = plain({"policy": policy, "cases": len({row.case for row in rows}), "regions": regions})
     return summary
 
 
-def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int) -> dict[str, Any]:
+def _test_set_scores(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int) -> dict[str, Any]:
     reliability = torch.stack([image.reliability[:2, k] for image in images]).sum(0)
     tp, fp, fn = torch.stack([image.counts[:, k] for image in images]).sum(0)
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
