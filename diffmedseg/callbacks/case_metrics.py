@@ -103,8 +103,10 @@ class CaseMetrics(SegmentationCallback):
             unrefined = None if result.unrefined is None else result.unrefined[0]
             contours = None if result.inner is None or result.outer is None else (result.inner[0], result.outer[0])
             prior = None if result.prior is None else result.prior[0]
-            seen, seconds = batch["field_of_view"][i], outputs["seconds"]
-            image = score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior, window)
+            field_of_view, seconds = batch["field_of_view"][i], outputs["seconds"]
+            image = score_image(
+                case, *maps, model.threshold, seconds, unrefined, field_of_view, contours, prior, window
+            )
             add_to(self.images, image)
             [mask], reference = masks_to_score(result.mask, batch, i)
             if tubular:
@@ -116,7 +118,7 @@ class CaseMetrics(SegmentationCallback):
                 mean = None
                 if model.smallest:
                     mean = result.mean[0] if window is None else window.place(result.mean[0], size)
-                    mean = mean if seen is None else mean * seen
+                    mean = mean if field_of_view is None else mean * field_of_view
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference, mean))
 
     def _close_case(self) -> None:

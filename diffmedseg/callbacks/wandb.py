@@ -51,8 +51,10 @@ class WandbDashboard(SegmentationCallback):
         loggers = loggers if trainer.is_global_zero else []
         self.logger = next((logger for logger in loggers if not logger.experiment.disabled), None)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
-        before = callbacks[: callbacks.index(self)]
-        self.scorer = next((callback for callback in reversed(before) if isinstance(callback, CaseMetrics)), None)
+        earlier_callbacks = callbacks[: callbacks.index(self)]
+        self.scorer = next(
+            (callback for callback in reversed(earlier_callbacks) if isinstance(callback, CaseMetrics)), None
+        )
         if self.logger is None:
             return
         data = getattr(trainer, "datamodule", None)

@@ -195,8 +195,8 @@ def score_split(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: b
             result = model.segment(moved["image"], keys=moved["case"])
         for i, case in enumerate(moved["case"]):
             maps = result.probability[i], result.samples[i], moved["reference"][i]
-            seen, window = moved["field_of_view"][i], moved["window"][i]
-            add_to(pooled, score_image(case, *maps, model.threshold, 0.0, field_of_view=seen, window=window))
+            field_of_view, window = moved["field_of_view"][i], moved["window"][i]
+            add_to(pooled, score_image(case, *maps, model.threshold, 0.0, field_of_view=field_of_view, window=window))
     return pooled
 
 

@@ -37,16 +37,20 @@ def check_held_out(
             continue
         init_args = dict(init_args) | ({"root": tested["init_args"]["root"]} if "root" in init_args else {})
         try:
-            before = build_data({"class_path": config["class_path"], "init_args": init_args}, trust)
-            seen = set() if to_config(before) == tested else before.split_cases("train") & data.split_cases("test")
+            trained_data = build_data({"class_path": config["class_path"], "init_args": init_args}, trust)
+            shared_cases = (
+                set()
+                if to_config(trained_data) == tested
+                else trained_data.split_cases("train") & data.split_cases("test")
+            )
         except (DataError, OSError) as error:
             _log.warning("It is not known whether %s was trained on test cases: %s", name, error)
             continue
-        if seen:
+        if shared_cases:
             test = data.split_cases("test")
             raise DataError(
-                f"{name} was trained on {len(seen)} of the {count(len(test), 'test case')} ({first_names(seen)}). Test "
-                "it on its own split, or on data that no member was trained on."
+                f"{name} was trained on {len(shared_cases)} of the {count(len(test), 'test case')} "
+                f"({first_names(shared_cases)}). Test it on its own split, or on data that no member was trained on."
             )
 
 

@@ -176,13 +176,13 @@ def _mask_files(folder: Path, kind: str) -> list[Path]:
 
 def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[str, Path]]:
     """Return the name and file of each mask, by the comparable form of the name."""
-    named = []
+    named_paths = []
     for path in files:
         folder = path.parent.relative_to(root).as_posix()
         name = f"{folder}/{mask_key(path)}" if nested and folder != "." else mask_key(path)
-        named.append((composed(name), path))
-    refuse_clashes(named, "masks", "Score one folder at a time.")
-    return {comparable(name): (name, path) for name, path in named}
+        named_paths.append((composed(name), path))
+    refuse_clashes(named_paths, "masks", "Score one folder at a time.")
+    return {comparable(name): (name, path) for name, path in named_paths}
 
 
 def read_mask(path: Path, beside: MaskReader | LabelReader | None = None) -> Mask:

@@ -130,13 +130,13 @@ def _overview(summaries: Mapping[str, Any]) -> str:
 def _training(provenance: Provenance) -> str:
     """Return the curves of training: losses and validation scores."""
     kinds = {"train/": "Training losses.", "val/": "Validation scores."}
-    shown = []
+    parts = []
     for prefix, caption in kinds.items():
         curves = {name: curve for name, curve in provenance.curves.items() if name.startswith(prefix)}
         if curves:
             image = _image(draw_curves(curves, provenance.steps), caption)
-            shown.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    figures = "\n".join(shown)
+            parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    figures = "\n".join(parts)
     return f'<h2>Training</h2>\n<div class="row">{figures}</div>'
 
 
@@ -210,10 +210,10 @@ def _trust(rows: Sequence[CaseScore], region_summary: Mapping[str, Any]) -> str:
             + (f" Rank correlation {correlation:.2f}; -1 would be perfect." if correlation is not None else ""),
         ),
     ]
-    shown = "\n".join(
+    figure_parts = "\n".join(
         f"<figure>{_image(figure)}<figcaption>{caption}</figcaption></figure>" for figure, caption in figures
     )
-    return f'<h2>Can the model be trusted?</h2>\n<div class="row">{shown}</div>'
+    return f'<h2>Can the model be trusted?</h2>\n<div class="row">{figure_parts}</div>'
 
 
 def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], regions: Sequence[str], k: int) -> str:

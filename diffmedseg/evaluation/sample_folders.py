@@ -65,9 +65,9 @@ class SampleFolder:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Name the folder that holds the samples.")
         paths = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
-        named = [(_key(path), path) for path in paths]
-        refuse_clashes(named, "sets of samples", "Keep one set for each image.")
-        self._paths = dict(named)
+        keyed_paths = [(_key(path), path) for path in paths]
+        refuse_clashes(keyed_paths, "sets of samples", "Keep one set for each image.")
+        self._paths = dict(keyed_paths)
         missing = [image for image in images if _stem(image) not in self._paths]
         if missing:
             raise DataError(

@@ -70,9 +70,9 @@ def surface_scores(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's use of itself
         _, distances, _ = get_edge_surface_distance(a, b, spacing=steps, symmetric=True)
-    near = sum(int((direction <= tolerance).sum()) for direction in distances)
+    num_near = sum(int((direction <= tolerance).sum()) for direction in distances)
     hd95 = max(float(direction.quantile(0.95)) for direction in distances)
-    return SurfaceScores(hd95, near / sum(map(len, distances)), in_pixels)
+    return SurfaceScores(hd95, num_near / sum(map(len, distances)), in_pixels)
 
 
 def _box(mask: Tensor) -> tuple[slice, ...]:

@@ -168,8 +168,8 @@ def predict_all(
         overwrite: Replace earlier results.
         watcher: Follows the prediction.
     """
-    inside = folder.folder.resolve()
-    inputs = [entry for entry in inputs if inside not in {entry.path.resolve(), *entry.path.resolve().parents}]
+    output_folder = folder.folder.resolve()
+    inputs = [entry for entry in inputs if output_folder not in {entry.path.resolve(), *entry.path.resolve().parents}]
     names = folder.deal([entry.name for entry in inputs], batch_size)
     dealt = [entry for entry in inputs if entry.name in names]
     with folder.opened(resume, overwrite):

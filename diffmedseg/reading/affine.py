@@ -31,8 +31,8 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
         affine, name = fields["srow"], "sform"
         note = _sform_note(header, valid_sizes)
     elif not valid_sizes:
-        shown = " x ".join(f"{size:g}" for size in sizes)
-        raise DataError(f"{path} has voxels of {shown} mm by its header: correct pixdim, or convert it again")
+        size_text = " x ".join(f"{size:g}" for size in sizes)
+        raise DataError(f"{path} has voxels of {size_text} mm by its header: correct pixdim, or convert it again")
     elif fields["qform_code"] > 0:
         affine, name = _qform(header), "qform"
     else:
@@ -56,10 +56,12 @@ def _sform_note(header: NiftiHeader, valid_sizes: bool) -> str:
         by_sform, by_pixdim = (" x ".join(f"{length:g}" for length in lengths) for lengths in (spacing, sizes))
         notes.append(f"its voxels are {by_sform} mm by its sform and {by_pixdim} mm by pixdim")
     if fields["qform_code"] > 0 and valid_sizes and np.isfinite(qform := _qform(header)).all():
-        far = np.array([*header.size, 2]) - 1.0
-        apart = max(np.abs((qform - fields["srow"]) @ voxel).max() for voxel in (np.array([0.0, 0, 0, 1]), far))
-        if apart > _APART:
-            notes.append(f"its qform and sform place it up to {apart:.2g} mm apart")
+        last_voxel = np.array([*header.size, 2]) - 1.0
+        distance = max(
+            np.abs((qform - fields["srow"]) @ voxel).max() for voxel in (np.array([0.0, 0, 0, 1]), last_voxel)
+        )
+        if distance > _APART:
+            notes.append(f"its qform and sform place it up to {distance:.2g} mm apart")
     contradictions = " and ".join(notes)
     return (
         f"{contradictions}; the sform is taken, and software that takes the other may show results elsewhere"

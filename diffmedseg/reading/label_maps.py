@@ -94,9 +94,9 @@ def draw_labels(masks: Tensor, values: Mapping[str, int], nested: bool) -> Tenso
     """
     labels = torch.zeros(masks.shape[1:], dtype=torch.uint8)
     for k, (region, value) in enumerate(values.items()):
-        if not nested and (both := int((masks[k] & (labels > 0)).sum())):
+        if not nested and (overlap := int((masks[k] & (labels > 0)).sum())):
             raise DataError(
-                f"its region {region} overlaps another region in {both} pixels or voxels, and a label map holds one "
+                f"its region {region} overlaps another region in {overlap} pixels or voxels, and a label map holds one "
                 "label per place: leave --label_map out"
             )
         labels.masked_fill_(masks[k], value)

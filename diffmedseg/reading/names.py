@@ -62,9 +62,9 @@ def check_name(name: str | Path, path: Path) -> None:
     try:
         str(name).encode()
     except UnicodeEncodeError as error:
-        shown = str(path).encode(errors="backslashreplace").decode()
+        readable_path = str(path).encode(errors="backslashreplace").decode()
         remedy = "Rename it; where names look right, set PYTHONUTF8=1"
-        raise DataError(f"{shown}: its name is not UTF-8. {remedy}", [shown]) from error
+        raise DataError(f"{readable_path}: its name is not UTF-8. {remedy}", [readable_path]) from error
 
 
 def files_below(root: Path) -> list[Path]:

@@ -107,8 +107,10 @@ def check_same_grid(volume: Frame, other: Frame, path: Path, other_path: Path) -
         ("direction", volume.grid.direction.ravel(), other.grid.direction.ravel()),
     ):
         if not np.allclose(a, b, atol=_SAME_PLACE):
-            shown = [", ".join(f"{value:g}" for value in values) for values in (a, b)]
-            raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
+            value_texts = [", ".join(f"{value:g}" for value in values) for values in (a, b)]
+            raise DataError(
+                f"{path} has {name} ({value_texts[0]}), but {other_path} ({value_texts[1]}): register them first"
+            )
 
 
 def check_slices(volume: Frame, path: Path) -> None:

@@ -223,25 +223,27 @@ class _Pictures:
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
         if folder.outputs.panel:
-            shown, upright = self._for_display(file, samples, image, window, _PANEL_PIXELS)
+            display_image, display_result = self._for_display(file, samples, image, window, _PANEL_PIXELS)
             what = "picture" if window is None else "window"
-            save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
+            save_figure(
+                draw_overlay(display_image, display_result, model.regions, what), folder.path(file.name, "panel")
+            )
         note = "; ".join(filter(None, (picture.note, note_unfamiliar(model, result.familiarity))))
         self.watcher.within(0.7)
         rows = describe_result(file.name, model, result, picture.size, orientation, loaded.digest)
         self.watcher.within(0.9)
         if self.watcher.longest is not None:
-            shown, upright = self._for_display(file, samples, image, window, self.watcher.longest)
-            self.watcher.keep_picture(PictureResult(file.name, shown, upright, rows, note))
+            display_image, display_result = self._for_display(file, samples, image, window, self.watcher.longest)
+            self.watcher.keep_picture(PictureResult(file.name, display_image, display_result, rows, note))
         return rows, maps, note
 
     def _for_display(
         self, file: PictureFile, samples: SampleSet, image: Tensor, window: CropWindow | None, longest: int
     ) -> tuple[Image.Image, Segmentation]:
         """Return the upright picture, at most ``longest`` pixels wide and high, and its segmentation at that size."""
-        shown = read_upright(file.path, longest, self.settings.value_range, window)
-        fused = self.model.fuse(samples, (shown.height, shown.width), image, [file.path.stem])
-        return shown, self.settings.decide(fused)
+        display_image = read_upright(file.path, longest, self.settings.value_range, window)
+        fused = self.model.fuse(samples, (display_image.height, display_image.width), image, [file.path.stem])
+        return display_image, self.settings.decide(fused)
 
 
 def describe_result(

@@ -77,14 +77,14 @@ class VolumeCase:
         Raises:
             DataError: If several files may be the mask, or there is no file of the name that the user gave.
         """
-        folder, wanted = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
+        folder, wanted_name = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
         masks = volume_files(folder)
         if self.path.is_file():
-            before = _before_modality(stem(self.path))
-            masks = [path for path in masks if path != self.path and stem(path).startswith(before)]
-        if wanted is not None:
-            named = [path for path in masks if stem(path) == wanted or fnmatch(stem(path), wanted)]
-            return self._single_file(named, "brain mask")
+            prefix = _before_modality(stem(self.path))
+            masks = [path for path in masks if path != self.path and stem(path).startswith(prefix)]
+        if wanted_name is not None:
+            matches = [path for path in masks if stem(path) == wanted_name or fnmatch(stem(path), wanted_name)]
+            return self._single_file(matches, "brain mask")
         brain_masks = [path for path in masks if "brainmask" in re.sub("[^a-z]", "", stem(path).lower())]
         return self._single_file(brain_masks, "brain mask") if brain_masks else None
 
@@ -178,10 +178,10 @@ def _no_case_error(path: Path, matches: Sequence[Path], naming: Naming, left_out
                 "above it, with a folder for each."
             )
     content = listing(path) if path.is_dir() else first_names([match.name for match in matches])
-    each = "a folder with a file for each of " if len(naming.channels) > 1 else ""
+    folder_text = "a folder with a file for each of " if len(naming.channels) > 1 else ""
     return DataError(
-        f"No case in {path}: expected {each}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, .nrrd, or a folder "
-        f"with a DICOM series); there is {content}. {_advice([path, *left_out], naming)}".strip()
+        f"No case in {path}: expected {folder_text}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, .nrrd, or a "
+        f"folder with a DICOM series); there is {content}. {_advice([path, *left_out], naming)}".strip()
     )
 
 

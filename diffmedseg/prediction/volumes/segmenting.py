@@ -97,7 +97,7 @@ def _segment_axial(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSeg
     inner, outer = (None, None) if model.conformal is None else (np.zeros_like(mask), np.zeros_like(mask))
     samples = torch.zeros(count, *shape[:2], *model.image_size, dtype=torch.bool)
     full = PackedMasks((count, *shape)) if kept.samples else None
-    within = _WithinMask() if max(sizes) > 1 else None
+    inside_mask = _WithinMask() if max(sizes) > 1 else None
     voxels = torch.zeros(count, shape[0], dtype=torch.int64)
     overlap = torch.zeros(2, shape[0], dtype=torch.float64)
     size = (shape[2], shape[3])
@@ -115,12 +115,12 @@ def _segment_axial(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSeg
         voxels += sample_areas(result.samples, size, result.window).sum(0)
         mean = result.mean
         overlap += torch.stack(soft_overlap(mean, result.mask)).sum(1)
-        if within is not None:
-            within.add(numbers, mean, result.mask)
-    if within is not None:
-        before, mask = mask, drop_small(mask, sizes, model.nested)
+        if inside_mask is not None:
+            inside_mask.add(numbers, mean, result.mask)
+    if inside_mask is not None:
+        whole_mask, mask = mask, drop_small(mask, sizes, model.nested)
         inner = None if inner is None else inner & mask
-        overlap -= within.dropped(before, mask)
+        overlap -= inside_mask.dropped(whole_mask, mask)
     maps = samples, voxels, probability, uncertainty, mask, _doubt(mask, overlap, voxels), inner, outer, full, fractions
     return VolumeSegmentation(*maps, run.familiarity())
 
@@ -160,12 +160,12 @@ class _WithinMask:
             before: The mask before voxels were dropped.
             after: The mask without these voxels.
         """
-        lost = torch.zeros(2, len(before), dtype=torch.float64)
+        decrease = torch.zeros(2, len(before), dtype=torch.float64)
         for number, regions in self._slices.items():
             for k, values in enumerate(regions):
-                gone = values[~after[k, number][before[k, number]]]
-                lost[:, k] += torch.tensor([gone.sum(dtype=np.float64), len(gone)])
-        return lost
+                dropped_values = values[~after[k, number][before[k, number]]]
+                decrease[:, k] += torch.tensor([dropped_values.sum(dtype=np.float64), len(dropped_values)])
+        return decrease
 
 
 def _segment_axes(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
