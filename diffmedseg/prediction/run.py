@@ -211,9 +211,9 @@ def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
     rows = [row for name in report.done for row in folder.rows[name]]
     if outside := sum(row.outside_samples for row in rows):
         report.notes[folder.table] = (
-            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. A mask is no "
-            "sample: fusing, to which the network's prior mask may add a vote, calibration and the threshold decide "
-            "place by place"
+            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. A mask is not "
+            "a sample: fusing, calibration and the threshold decide pixel by pixel, and the network's prior mask may "
+            "add a vote"
         )
 
 

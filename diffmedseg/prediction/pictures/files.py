@@ -62,7 +62,8 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
             raise DataError(f"{source} cannot be read ({error}): change its permissions.") from error
     if unknown := [other_names[path] for path in other_names.keys() - by_path.keys()]:
         _log.warning(
-            "Left out (%d), for Pillow knows no such ending: %s. Name such a file itself to have it tried.",
+            "Left out (%d), because Pillow reads no files with these suffixes: %s. "
+            "To try a file anyway, name it itself.",
             len(unknown),
             first_names(unknown, 6),
         )
@@ -70,7 +71,7 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
     refuse_clashes(
         [(picture.name, picture.path) for picture in pictures],
         "results",
-        "Rename one of each, or predict them into folders of their own.",
+        "Rename one of each, or predict into separate folders.",
     )
     return pictures
 
@@ -87,14 +88,20 @@ def _search(source: str) -> tuple[list[Path], list[Path], Path]:
         subfolders = {file.parent for file in _sort_out(_glob(f"{glob.escape(source)}/*/*"))[0]}
         if left_out := [folder.name for folder in subfolders if not (folder / PREDICTIONS).exists()]:
             _log.warning(
-                "Pictures in folders below it (%s) are left out: use '%s/**/*' for all.", first_names(left_out), source
+                "Pictures in subfolders (%s) are left out. To include them, use '%s/**/*'.",
+                first_names(left_out),
+                source,
             )
         return pictures, other_files, path
     pictures, other_files = _sort_out(_glob(source))
     if not pictures:
-        hint = " [ and ] stand for a choice of characters; for the bracket itself write [[]." if "[" in source else ""
+        hint = (
+            " In a pattern, [ ] encloses a choice of characters. For a bracket itself, write [[]."
+            if "[" in source
+            else ""
+        )
         hint += _NO_VOLUMES if any(map(is_volume, other_files)) else ""
-        raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.{hint}")
+        raise DataError(f"There is no file or folder {source}, and no picture matches it as a pattern.{hint}")
     return pictures, other_files, Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in pictures)]))
 
 
@@ -102,11 +109,11 @@ def _no_picture_error(folder: Path, source: str) -> DataError:
     pictures, other_files = _sort_out(_glob(f"{glob.escape(source)}/**/*"))
     hint = ""
     if pictures:
-        hint = f" There are some below it: use '{source}/**/*'."
+        hint = f" Its subfolders have pictures. To include them, use '{source}/**/*'."
     elif any(map(is_volume, other_files)):
         hint = _NO_VOLUMES
-    expected = "files that Pillow reads, such as .png, .jpg and .tif"
-    return DataError(f"No picture in {folder}: expected {expected}; there is {listing(folder)}.{hint}")
+    expected = "files that Pillow reads, such as .png, .jpg or .tif"
+    return DataError(f"No picture in {folder}: it holds {listing(folder)}. Expected {expected}.{hint}")
 
 
 def _glob(pattern: str) -> Iterator[Path]:

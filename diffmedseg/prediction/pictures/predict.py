@@ -88,7 +88,9 @@ def predict_pictures(
         ValueError: If the model cannot draw so few samples, or take so many steps.
     """
     if not takes_pictures(model):
-        raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
+        raise DataError(
+            f"This model takes volumes of {', '.join(model.channels)}, not pictures. Name a model of pictures."
+        )
     settings = (settings or Settings()).filled_from(model)
     _check_windows(model, windows)
     description = (watcher or Watcher()).describe(model) | settings.stored()
@@ -108,11 +110,11 @@ def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -
     """
     if model.cropped and windows is None:
         raise DataError(
-            "This model was trained on windows of pictures, such as those around an optic disc: name a file of windows "
-            "by --windows. `diffmedseg windows` has a model of whole pictures find them."
+            "This model was trained on windows of pictures, such as the surroundings of an optic disc. Name a file of "
+            "windows by --windows. `diffmedseg windows` writes this file, with a model of whole pictures."
         )
     if windows is not None and not model.cropped:
-        raise DataError("This model was trained on whole pictures, not on windows of them: leave --windows out.")
+        raise DataError("This model was trained on whole pictures, not on windows. Leave --windows out.")
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class _Pictures:
         windows = self.windows or {}
         window = next((windows[name] for name in names if name in windows), None)
         if self.windows is not None and window is None:
-            raise DataError("there is no window of it: add a line to the file of windows")
+            raise DataError("the file of windows does not have this picture: add a line for it")
         model = self.model
         picture = read_picture(file.path, len(model.channels), model.image_size, self.settings.value_range, window)
         return _LoadedPicture(picture, window, files_digest([file.path]), time.perf_counter() - start)

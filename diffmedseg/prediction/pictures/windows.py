@@ -44,7 +44,7 @@ def find_windows(
         ValueError: If the margin is below 1.
     """
     if not takes_pictures(model) or model.cropped:
-        raise DataError("Windows are found by a model of whole pictures, and this one takes something else.")
+        raise DataError("This model does not take whole pictures. Find windows by a model of whole pictures.")
     if not margin >= 1:
         raise ValueError(f"margin is {margin}; it has to be at least 1.")
     windows: dict[str, CropWindow] = {}
@@ -56,7 +56,9 @@ def find_windows(
             with report.attempt(file.path):
                 picture = read_picture(file.path, len(model.channels), model.image_size, model.value_range)
                 if picture.orientation != 1:
-                    raise DataError("it is turned by its EXIF orientation, and windows are for upright files")
+                    raise DataError(
+                        "it is not upright by its EXIF orientation, and windows need upright files: save it upright"
+                    )
                 loaded[file] = picture
         if not loaded:
             continue
@@ -69,7 +71,9 @@ def find_windows(
             report.done.append(file.name)
     if empty:
         _log.warning(
-            "Nothing was found in %d pictures, whose windows are the whole: %s.", len(empty), first_names(empty, 6)
+            "The mask is empty in %d pictures: %s. Their windows are the whole pictures.",
+            len(empty),
+            first_names(empty, 6),
         )
     return windows, report
 

@@ -57,15 +57,18 @@ class VolumeCase:
         if self.path.is_file():
             if len(channels) > 1 and self.naming.volumes is None:
                 raise DataError(
-                    f"This model takes {', '.join(channels)}, and this is one file: name the folder with a file for "
-                    "each, or say by --volumes what the volumes of a four-dimensional file are, in their order"
+                    f"it is one file, and this model takes {', '.join(channels)}. Name a folder with a file for each. "
+                    "For a file of four dimensions, name its volumes in order by --volumes"
                 )
             return [self.path]
         if len(channels) == 1 and is_dicom(self.path):
             return [self.path]
         files = [self._single_file(self.naming.entries(self.path, channel), channel) for channel in channels]
         if len(set(files)) < len(files):
-            raise DataError(f"one file would serve several modalities: {first_names([path.name for path in files], 6)}")
+            raise DataError(
+                f"a file belongs to several modalities: {first_names([path.name for path in files], 6)}. Name the file "
+                "of each by --modality CHANNEL=NAME"
+            )
         return files
 
     def brain_mask(self) -> Path | None:
@@ -93,10 +96,12 @@ class VolumeCase:
             return files[0]
         option = "--brain_mask NAME" if what == "brain mask" else f"--modality {what}=NAME"
         if files:
-            problem = f"{len(files)} could be its {what}: {first_names([path.name for path in files])}"
+            problem = f"{len(files)} files may be its {what}: {first_names([path.name for path in files])}"
         else:
-            problem = f"it has no {what}; there is {listing(self.path if self.path.is_dir() else self.path.parent)}"
-        raise DataError(f"{problem}. Say which by {option} (a case has a folder of its own)")
+            problem = (
+                f"it has no {what}; its folder holds {listing(self.path if self.path.is_dir() else self.path.parent)}"
+            )
+        raise DataError(f"{problem}. Name its file by {option}; each case needs its own folder")
 
     def files(self) -> list[Path]:
         """Return all files of the case: of its channels, and of its brain mask."""
@@ -128,7 +133,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
         path = Path(os.path.abspath(expand_home(source)))
         matches = [path] if path.exists() else _matching_paths(path)
         if not matches:
-            raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
+            raise DataError(f"There is no file or folder {source}, and nothing matches it as a pattern.")
         unknown: list[Path] = []
         cases = [case for match in matches for case in _search(match, naming, unknown, named=True)]
         if not cases:
@@ -144,7 +149,7 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
         left_out |= {entry: relative[entry].as_posix() for entry in unknown}
     if unknown := [path for path in left_out if str(path) not in cases_by_path]:
         _log.warning(
-            "Left out (%d), for no volume there is called by %s: %s. %s",
+            "Left out (%d), because no volume has %s in its name: %s. %s",
             len(unknown),
             " or ".join(naming.channels),
             first_names([left_out[path] for path in unknown], _SHOWN),
@@ -157,8 +162,8 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     clashes = [" and ".join(paths) for paths in by_name.values() if len(paths) > 1]
     if clashes:
         raise DataError(
-            f"{len(clashes)} results would have the same name: {first_names(clashes)}. Predict them into folders of "
-            "their own, or name the folder above them."
+            f"{len(clashes)} results would have the same name: {first_names(clashes)}. Predict into separate "
+            "folders, or name the folder above them."
         )
     return all_cases
 
@@ -174,14 +179,14 @@ def _no_case_error(path: Path, matches: Sequence[Path], naming: Naming, left_out
         if match.is_dir() and is_dicom(match):
             find_series(match)  # raises an error of its own if the series is no volume
             return DataError(
-                f"This model takes {', '.join(naming.channels)}, and {match} is one DICOM series: name the folder "
-                "above it, with a folder for each."
+                f"{match} is one DICOM series, and this model takes {', '.join(naming.channels)}. Name the folder "
+                "above it, with one folder for each series."
             )
     content = listing(path) if path.is_dir() else first_names([match.name for match in matches])
     folder_text = "a folder with a file for each of " if len(naming.channels) > 1 else ""
     return DataError(
-        f"No case in {path}: expected {folder_text}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, .nrrd, or a "
-        f"folder with a DICOM series); there is {content}. {_advice([path, *left_out], naming)}".strip()
+        f"No case in {path}: it holds {content}. Expected {folder_text}{', '.join(naming.channels)} (.nii.gz, .nii, "
+        f".mha, .nrrd, or a folder with a DICOM series). {_advice([path, *left_out], naming)}".strip()
     )
 
 
@@ -193,19 +198,19 @@ def _advice(left_out: Sequence[Path], naming: Naming) -> str:
     counts = ((file, count_volumes(file)) for file in volumes[:_SHOWN])
     if several := next(((file, count) for file, count in counts if count > 1), None):
         advice.append(
-            f"{several[0].name} holds {several[1]} volumes: say what they are, in their order, as by "
-            "--volumes flair,t1,t1ce,t2 (that of the Decathlon)."
+            f"{several[0].name} holds {several[1]} volumes. Name them in order, such as by "
+            "--volumes flair,t1,t1ce,t2 for files of the Decathlon."
         )
     elif volumes or any(entry.is_dir() and is_dicom(entry) for entry in files + list(left_out)):
         advice.append(
-            "Volumes, or folders with one DICOM series each, that are called otherwise are named by --modality "
+            "If volumes, or folders with one DICOM series each, have other names, name them by --modality "
             f"{naming.channels[0]}=NAME."
         )
     if halves := [file for file in files if file.name.lower().endswith(HALVES)]:
-        advice.append(f"{halves[0].name} is half of a volume in two files, which is not read: convert it to .nii.gz.")
+        advice.append(f"{halves[0].name} is half of a volume in two files. Convert it to .nii.gz.")
     if any(file.suffix.lower() in PICTURES for file in files):
         advice.append(
-            "This model takes volumes, not pictures; slices saved as pictures have no geometry: convert them to NIfTI."
+            "This model takes volumes, not pictures. Pictures of slices do not have positions: convert them to NIfTI."
         )
     return " ".join(advice)
 
@@ -250,7 +255,7 @@ def _search(
             if entries and not (volumes or subfolders or within):
                 left_out.append(path)
     except PermissionError:
-        _log.warning("%s may not be read, and is left out.", path)
+        _log.warning("%s is left out, because it cannot be read: change its permissions.", path)
         return
     yield from cases
     if depth:

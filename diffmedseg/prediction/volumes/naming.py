@@ -76,14 +76,16 @@ class Naming:
         takes = f"This model takes {', '.join(self.channels)}"
         unknown = [name for name in self.names if name not in self.channels]
         if unknown:
-            raise DataError(f"{takes}; there is no {unknown[0]}.")
+            raise DataError(f"{takes}. It has no channel {unknown[0]}.")
         if self.volumes is None:
             return
         missing = [name for name in self.channels if name not in self.volumes]
         if missing:
-            raise DataError(f"{takes}; the volumes {', '.join(self.volumes)} lack {', '.join(missing)}.")
+            raise DataError(f"{takes}. The volumes {', '.join(self.volumes)} lack {', '.join(missing)}.")
         if self.names or len(set(self.volumes)) < len(self.volumes):
-            raise DataError("--volumes names each volume of a file once, and goes without --modality.")
+            raise DataError(
+                "--volumes does not go with --modality, and needs a different name for each volume of a file."
+            )
 
     def is_channel(self, name: str, channel: str) -> bool:
         """Return whether a name, without suffix, belongs to a channel."""

@@ -78,7 +78,9 @@ def predict_volumes(
         description |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
     outputs = outputs or Outputs()
     if outputs.pixel_size is not None:
-        raise DataError("--pixel_size is for pictures; the files of volumes say how large their voxels are.")
+        raise DataError(
+            "--pixel_size is for pictures. Files of volumes have the size of their voxels: leave --pixel_size out."
+        )
     if outputs.dicom_seg:
         check_highdicom()
         _check_series(cases)
@@ -160,9 +162,9 @@ def _check_series(cases: Sequence[VolumeCase]) -> None:
             files += [path for path in case.channels()[:1] if path.is_file()]
     if files:
         raise DataError(
-            f"--dicom_seg writes over a DICOM series, and {count(len(files), 'input')} of {len(cases)} "
-            f"{'is' if len(files) == 1 else 'are'} none: {first_names([file.name for file in files])}. Name folders "
-            "with DICOM series, or leave --dicom_seg out."
+            f"--dicom_seg needs DICOM series; {count(len(files), 'input')} of {len(cases)} "
+            f"{'is a file' if len(files) == 1 else 'are files'}: {first_names([file.name for file in files])}. Name "
+            "folders with DICOM series, or leave --dicom_seg out."
         )
 
 

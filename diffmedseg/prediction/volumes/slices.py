@@ -49,17 +49,16 @@ class SliceRun:
         axes = check_axes(settings.axes or (LEARNED,))
         if axes != (LEARNED,) and model.conformal is not None:
             raise DataError(
-                f"this model's contours and intervals were fitted to {LEARNED} slices, and need not hold along "
+                f"this model's contours and intervals were fitted to {LEARNED} slices, and may not hold along "
                 f"{', '.join(axes)}. Leave --axes out, or name a checkpoint without calibration"
             )
         if settings.slice_correlation is not None and model.depth:
             raise DataError(
-                "this model is a network of volumes, which draws noise for a whole volume. Leave "
-                "--slice_correlation out"
+                "this model is a network of volumes, and draws noise for a whole volume. Leave --slice_correlation out"
             )
         if settings.slice_correlation != model.slice_correlation and model.conformal is not None:
             raise DataError(
-                "this model's intervals of volume were fitted with other noise over slices. Leave --slice_correlation "
+                "this model's intervals of volume were fitted with another --slice_correlation. Leave it "
                 "out, or name a checkpoint without calibration"
             )
         self.model, self.settings, self.shape = model, settings, volume.brain.shape
