@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI file lie."""
+"""Positions of the voxels of a NIfTI file."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from diffmedseg.reading.nifti import NiftiHeader
 
 _APART = 0.01  # mm: headers are rounded
 _LENGTHS = 1e-3  # of a voxel's size: pixdim may be rounded to few digits
-_ROUNDED = 1e-5  # of float32: where pixdim and the sform agree so well, pixdim has the exact size
+_ROUNDED = 1e-5  # of float32: if pixdim and the sform agree this well, pixdim has the exact size
 _QUATERNION = 1e-5  # beyond length 1
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right, front and top; ITK to the left, back and top
@@ -64,7 +64,7 @@ def _sform_note(header: NiftiHeader, valid_sizes: bool) -> str:
             notes.append(f"its qform and sform place it up to {distance:.2g} mm apart")
     contradictions = " and ".join(notes)
     return (
-        f"{contradictions}; the sform is taken, and software that takes the other may show results elsewhere"
+        f"{contradictions}; the sform is used, and software that uses the other may show results elsewhere"
         if contradictions
         else ""
     )

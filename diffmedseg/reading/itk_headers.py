@@ -1,4 +1,4 @@
-"""Checking MetaImage (.mha) and NRRD (.nrrd) files for what ITK would replace or leave out without a word."""
+"""Check MetaImage (.mha) and NRRD (.nrrd) files for faults that ITK silently replaces or ignores."""
 
 import re
 import zlib
@@ -10,10 +10,10 @@ from diffmedseg.reading.grid import UNSAID
 
 _HEADER = 2**16  # bytes that are searched for the header
 _LONGEST_LINE = 1000  # characters: ITK's reader of NRRD crashes on lines of some thousands
-# Names of spaces in which NRRD files say how they lie, without those for a fourth axis of time.
+# Names of the space of an NRRD file's directions, without the suffix for a fourth axis of time.
 _SPACES = {"right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"}
 _UNITS = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "s", "ms", "???", "none"}
-# Fields of MetaImage, which ITK passes over where their letters are in another case.
+# Fields of MetaImage. ITK ignores a field that has letters in another case.
 _META_FIELDS = (
     "AnatomicalOrientation", "BinaryData", "BinaryDataByteOrderMSB", "CenterOfRotation", "CompressedData",
     "CompressedDataSize", "DimSize", "DistanceUnits", "ElementByteOrderMSB", "ElementDataFile",
@@ -56,7 +56,7 @@ class ItkHeader:
 
 
 def is_nrrd(path: Path) -> bool:
-    """Whether a file is NRRD by its name, else MetaImage."""
+    """Return whether a file is NRRD by its name, else MetaImage."""
     return path.name.lower().endswith(".nrrd")
 
 
@@ -83,9 +83,9 @@ def check_header(path: Path) -> ItkHeader:
         known_space = True  # always LPS
         encoding = _meta_encoding(path, fields)
     if detached:
-        raise DataError(f"{path} is a header whose voxels lie in another file: convert both to .nii.gz")
+        raise DataError(f"{path} is a header, and its voxels are in another file: convert both to .nii.gz")
     if sizes is None:
-        raise DataError(f"{path} does not say how large its voxels are: convert it again, with its spacing")
+        raise DataError(f"{path} has no size of voxels: convert it again, with its spacing")
     numbers = [float(number) for number in _NUMBER.findall(sizes.lower())]
     if "spacedirections" not in fields and (len(numbers) < 3 or min(numbers) <= 0):
         raise DataError(f"{path} has voxels of {sizes} mm: correct their size, or convert it again")
@@ -132,7 +132,7 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
         if not separator:
             continue
         if name != _WRITTEN.get(name.lower(), name):
-            raise DataError(f"{path} has the field {name}; expected {_WRITTEN[name.lower()]}: write it so")
+            raise DataError(f"{path} has the field {name}; expected {_WRITTEN[name.lower()]}: rename it")
         if name in _META_FIELDS and name.lower() in fields:
             raise DataError(f"{path} has the field {name} twice: its header is damaged. Download it again")
         fields[name.lower()] = value
@@ -144,8 +144,8 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
 def _check_numbers(path: Path, fields: dict[str, str]) -> None:
     """Refuse fields with wrong numbers: ITK would ignore them, invent others, or end the process."""
     if not re.fullmatch("[1-7]", fields.get("ndims", "")) or "dimsize" not in fields:
-        dimensions = f"{fields.get('ndims', 'no number of')} dimensions of {fields.get('dimsize', 'no')} voxels"
-        raise DataError(f"{path} says that it has {dimensions}: its header is damaged. Download it again")
+        dimensions = f"NDims = {fields.get('ndims', 'nothing')} and DimSize = {fields.get('dimsize', 'nothing')}"
+        raise DataError(f"{path} has {dimensions}: its header is damaged. Download it again")
     for name, power in _NUMBERS.items():
         numbers, expected = fields.get(name, "").split(), int(fields["ndims"]) ** power
         if name in fields and (len(numbers) != expected or None in map(_number, numbers)):
@@ -158,10 +158,13 @@ def _check_numbers(path: Path, fields: dict[str, str]) -> None:
 def _nrrd_encoding(path: Path, fields: dict[str, str]) -> str:
     encoding = fields.get("encoding", "").lower()
     if encoding not in _ENCODINGS:
-        raise DataError(f"{path} has the encoding {encoding or 'of no name'}; expected raw, gzip or ascii: convert it")
+        raise DataError(
+            f"{path} has {f'the encoding {encoding}' if encoding else 'no encoding'}; expected raw, gzip or ascii: "
+            "convert it"
+        )
     for name in ("lineskip", "byteskip"):
         if fields.get(name, "0") not in {"0", "-1"}:
-            raise DataError(f"{path} has something else before its voxels ({name} is {fields[name]}): convert it")
+            raise DataError(f"{path} has other data before its voxels ({name} is {fields[name]}): convert it")
     return _ENCODINGS[encoding]
 
 
@@ -169,12 +172,10 @@ def _meta_encoding(path: Path, fields: dict[str, str]) -> str:
     for name, usual in _SCALES.items():
         if name in fields and _number(fields[name]) != usual:
             raise DataError(
-                f"{path} scales its values ({_WRITTEN[name]} = {fields[name]}), which is not read: convert it"
+                f"{path} scales its values ({_WRITTEN[name]} = {fields[name]}), and such files are not read: convert it"
             )
     if fields.get("headersize", "0") not in {"0", "-1"}:
-        raise DataError(
-            f"{path} has something else before its voxels (HeaderSize = {fields['headersize']}): convert it"
-        )
+        raise DataError(f"{path} has other data before its voxels (HeaderSize = {fields['headersize']}): convert it")
     if _true(fields.get("compresseddata", "")):
         if "compresseddatasize" not in fields:
             raise DataError(f"{path} has compressed voxels, but no CompressedDataSize: convert it again")

@@ -37,7 +37,8 @@ def read_values(path: Path) -> Values:
         values = _grey(ImageOps.exif_transpose(image), path)
     if reduced and values.max() <= 255 / 2:
         raise DataError(
-            f"{path}: it is dark, and has 16 bits per colour, of which 8 are read. Save it as grey values, 0 and 255",
+            f"{path}: it is dark, and has 16 bits per colour; only 8 of them are read. Save it as grey values, 0 and "
+            "255",
             [path.name],
         )
     return 65535 - values.astype(np.uint16) if inverted else values
@@ -50,7 +51,7 @@ def _grey(image: Image.Image, path: Path) -> Values:
     colours = np.asarray(image.convert("RGBA")).astype(np.int16)
     if colours[..., 3].min() < 255:
         raise DataError(
-            f"{path}: it is partly transparent. Say by grey values what is foreground, 0 and 255, without transparency",
+            f"{path}: it is partly transparent. Save it as grey values, 0 and 255, without transparency",
             [path.name],
         )
     if np.ptp(colours[..., :3], axis=-1).max() <= _COLOUR:
@@ -110,7 +111,7 @@ class MaskReader:
 
     @staticmethod
     def faded(values: Values, foreground: NDArray[np.bool_]) -> bool:
-        """Whether a mask is empty only because none of its values lies above half of the range."""
+        """Return whether a mask is empty only because none of its values lies above half of the range."""
         return bool(not foreground.any() and values.max() > ROUNDING)
 
     def _other_evidence(self) -> tuple[MaskLevels, ...]:

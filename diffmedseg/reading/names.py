@@ -31,7 +31,7 @@ _LONGEST_NAME = 150  # bytes, of an upload: leaves room for appended endings wit
 PREDICTIONS = "predictions.yaml"
 
 #: Reason given for a name without a file.
-NOWHERE = "it is not there: a link that leads nowhere, or a file that was moved"
+NOWHERE = "it is missing: it was moved, or is a broken link"
 
 
 def composed(name: str) -> str:
@@ -45,7 +45,7 @@ def comparable(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an operating system left the file or folder: its name begins with a dot, or is ``__MACOSX``."""
+    """Return whether an operating system left the file or folder: its name begins with a dot, or is ``__MACOSX``."""
     return name.startswith(".") or name == "__MACOSX"
 
 

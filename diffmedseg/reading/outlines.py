@@ -63,15 +63,17 @@ def _parse(path: Path) -> ElementTree.Element:
 def _check_outline(outline: Outline, subject: str, path: Path) -> None:
     """Refuse an outline with too few points, or with its end far from its start."""
     if not all(map(math.isfinite, (value for point in outline for value in point))):
-        raise DataError(f"{subject} have a point that is no number", [path.name])
+        raise DataError(f"{subject} have a point that is not a number", [path.name])
     if len(outline) < 3:
-        raise DataError(f"{subject} have one of {count(len(outline), 'point')}; expected at least 3", [path.name])
+        raise DataError(
+            f"{subject} include an outline of {count(len(outline), 'point')}; expected at least 3", [path.name]
+        )
     steps = [math.dist(a, b) for a, b in pairwise(outline)]
     gap = math.dist(outline[-1], outline[0])
     if gap > _GAP * (sum(steps) + gap) and gap > _JUMP * max(steps):
         raise DataError(
-            f"{subject} have an open one: it ends {gap:.0f} pixels from its start, {gap / (sum(steps) + gap):.0%} of "
-            "its length",
+            f"{subject} include an open outline. It ends {gap:.0f} pixels from its start, "
+            f"{gap / (sum(steps) + gap):.0%} of its length",
             [path.name],
         )
 

@@ -73,7 +73,7 @@ def read_picture(
         if window is not None:
             if picture.orientation != 1:
                 raise PictureError(
-                    "it is turned by its EXIF orientation, and windows are for upright files: save it upright"
+                    "it is not upright by its EXIF orientation, and windows need upright files: save it upright"
                 )
             check_inside(window, picture.size, f"{path}: its window")
         shrunk = shrink_image(picture.image, grid if picture.turn < 5 else grid[::-1], window)
@@ -130,8 +130,8 @@ def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow |
     height, width = size
     native_width, native_height = image.size
     visible = window or CropWindow(0, 0, native_width, native_height)
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but what is seen no smaller than twice the grid; the box is
-    # where the image lies in that (as in PIL.Image.Image.thumbnail).
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size; the visible part stays at least twice as large as the grid. The
+    # box is the area of the whole picture in the decoded one (as in PIL.Image.Image.thumbnail).
     smallest_draft = -(-2 * width * native_width // visible.width), -(-2 * height * native_height // visible.height)
     draft = image.draft("RGB", smallest_draft)
     box: tuple[float, float, float, float] | None = None if draft is None else draft[1]
@@ -147,7 +147,7 @@ def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow |
 
 
 def _colours(image: Image.Image) -> Iterator[Image.Image]:
-    """Yield the colours of a picture, together or one by one: whatever holds a large picture in memory but once."""
+    """Yield the colours of a picture, together or one by one, so that a large picture is in memory only once."""
     if image.mode in {"L", "RGB"}:
         yield image
     elif image.mode == "1":

@@ -1,4 +1,4 @@
-"""Whether the pixels of a PNG are all there: Pillow takes those that are missing for black."""
+"""Check that a PNG holds all of its pixels. Pillow reads missing pixels as black."""
 
 import struct
 import zlib
@@ -18,13 +18,13 @@ def check_rows(path: Path) -> None:
     """Refuse a PNG whose pixels end before its last row, though its checksums are right.
 
     Raises:
-        PictureError: Saying how much is missing.
+        PictureError: The message has the number of missing bytes.
     """
     with path.open("rb") as file:
         file.seek(8)
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind != b"IHDR" or length < 13:
-            return  # Pillow says what it is
+            return  # Pillow raises the error
         width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", file.read(13))
         file.seek(length - 13 + 4, 1)
         expected_bytes = _size(width, height, bits * _CHANNELS.get(colour, 0), bool(interlaced))
@@ -35,9 +35,9 @@ def check_rows(path: Path) -> None:
                 try:
                     num_bytes += len(decompressor.decompress(compressed, _PART))
                 except zlib.error:
-                    return  # Pillow says where
+                    return  # Pillow raises the error
                 compressed = decompressor.unconsumed_tail
-    if decompressor.eof and num_bytes < expected_bytes:  # where the stream itself is cut, Pillow says so
+    if decompressor.eof and num_bytes < expected_bytes:  # if the stream itself is cut, Pillow raises the error
         raise PictureError(
             f"it is cut short: it holds {num_bytes:,} of {expected_bytes:,} bytes of pixels. Export it again"
         )

@@ -16,7 +16,7 @@ _MOST_MODALITIES = 4  # of one slice; more are the slices of a volume
 
 
 def is_slice(path: Path) -> bool:
-    """Whether a file is a NIfTI file, by its name."""
+    """Return whether a file is a NIfTI file, by its name."""
     return path.name.lower().endswith(SLICES)
 
 

@@ -121,7 +121,9 @@ def check_slices(volume: Frame, path: Path) -> None:
     """
     width, height, _ = volume.size
     if min(width, height) == 1:
-        raise DataError(f"{path}: its axial slices are {height} x {width} voxels: a single slice has to be axial")
+        raise DataError(
+            f"{path}: its axial slices are {height} x {width} voxels, so they are lines. A single slice has to be axial"
+        )
 
 
 def read_brain(path: Path, volume: Frame, volume_path: Path) -> NDArray[np.bool_]:
