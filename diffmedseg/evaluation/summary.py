@@ -111,7 +111,7 @@ def _test_set_scores(rows: Sequence[CaseScore], images: Sequence[ImageScore], k:
         "without_lesion": len(alarms),
         "false_alarms": sum(alarms) / len(alarms) if alarms else None,
         "failure_rate": sum(row.iou < FAILED_BELOW for row in rows) / len(rows),
-        "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # of all pixels in one: larger lesions count more
+        "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # over all pixels: larger lesions count more
         "ece": expected_calibration_error(reliability[0]),
         "ece_neighbourhood": expected_calibration_error(reliability[1]),
         "aurc": aurc(doubt, dice),

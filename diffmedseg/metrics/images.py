@@ -225,5 +225,5 @@ def pool(images: Iterable[ImageScore]) -> dict[str, ImageScore]:
 
 
 def add_to(pooled: dict[str, ImageScore], image: ImageScore) -> None:
-    """Add an image to those of its case."""
+    """Add an image to the sums of its case."""
     pooled[image.case] = pooled[image.case] + image if image.case in pooled else image

@@ -53,7 +53,7 @@ def drop_small(masks: NDArray[np.bool_], sizes: Sequence[int], nested: bool) -> 
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box around a mask that is not empty: labels take four bytes per voxel of it."""
+    """Return the smallest box around a mask that is not empty. Labels then take memory only for the box."""
     lines = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
     return tuple(slice(line[0], line[-1] + 1) for line in lines)
 
