@@ -73,7 +73,7 @@ def test_windows_are_found_and_written(photos, tmp_path, caplog):
 def test_windows_need_a_model_of_whole_pictures(photos):
     files = find_pictures([photos])
     for model in (dark_segmenter(cropped=True), dark_segmenter(("flair",))):
-        with pytest.raises(DataError, match="found by a model of whole pictures"):
+        with pytest.raises(DataError, match="Find windows by a model of whole pictures"):
             find_windows(model, files)
     with pytest.raises(ValueError, match=r"margin is 0\.5; it has to be at least 1"):
         find_windows(dark_segmenter(), files, 0.5)

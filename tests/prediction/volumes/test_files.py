@@ -127,7 +127,7 @@ def test_nothing_found(tmp_path):
 def test_names_that_the_model_does_not_know():
     with pytest.raises(DataError, match=r"takes flair, t1ce\. It has no channel t2\."):
         Naming(TWO.channels, {"t2": "x"})
-    with pytest.raises(DataError, match="the volumes flair, t1 lack t1ce"):
+    with pytest.raises(DataError, match="The volumes flair, t1 lack t1ce"):
         Naming(TWO.channels, {}, ("flair", "t1"))
 
 
