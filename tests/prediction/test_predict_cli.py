@@ -131,8 +131,8 @@ def test_volumes(brain_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--modality", "t2=x"], r"takes flair, t1ce; there is no t2\."),
-        (["--volumes", "flair,t1"], "the volumes flair, t1 lack t1ce"),
+        (["--modality", "t2=x"], r"takes flair, t1ce\. It has no channel t2\."),
+        (["--volumes", "flair,t1"], "The volumes flair, t1 lack t1ce"),
         (["--range", "0", "1"], "--range is for pictures"),
         ([], r"No case in .*Expected a folder with a file for each of flair, t1ce"),
     ],
