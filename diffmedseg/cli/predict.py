@@ -220,8 +220,8 @@ def _part(text: str) -> "Part":
 
 
 def _named(text: str) -> tuple[str, str]:
-    channel, found, name = text.partition("=")
-    if not (channel and found and name):
+    channel, equals, name = text.partition("=")
+    if not (channel and equals and name):
         raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=NAME")
     return channel, name
 

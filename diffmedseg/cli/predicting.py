@@ -46,14 +46,14 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
             raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
         if options.dicom_seg:
             raise DataError("--dicom_seg is for DICOM series; this model takes pictures: leave it out.")
-        if given := next((name for name in _OF_VOLUMES if getattr(settings, name) is not None), None):
-            raise DataError(f"--{given} is for volumes; this model takes pictures: leave it out.")
+        if option := next((name for name in _OF_VOLUMES if getattr(settings, name) is not None), None):
+            raise DataError(f"--{option} is for volumes; this model takes pictures: leave it out.")
         windows = None if options.windows is None else read_windows(options.windows)
         pictures = find_pictures(options.images)
         return predict_pictures(model, pictures, *arguments, windows, options.overwrite, outputs, options.part)
     only_pictures = {"--range": options.range, "--windows": options.windows, "--pixel_size": options.pixel_size}
-    if given := next((name for name, value in only_pictures.items() if value), None):
-        raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+    if option := next((name for name, value in only_pictures.items() if value), None):
+        raise DataError(f"{option} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
     if options.samples == "tiff":
         raise DataError("--samples tiff is for pictures; volumes have nifti and npz.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
@@ -97,8 +97,8 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
 def on_device(name: str) -> torch.device:
     """Return a device that works here. ``auto`` is the first available of CUDA, MPS and CPU."""
     if name == "auto":
-        others = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else others
+        fallback = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else fallback
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

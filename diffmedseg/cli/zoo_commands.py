@@ -199,8 +199,8 @@ def push_entry(options: argparse.Namespace) -> None:
     sizes = push(current_source(), options.name, options.target, options.dry_run, options.private)
     for file, size in sizes.items():
         print(f"{size:>10,} {file}")
-    done = "Nothing was uploaded to" if options.dry_run else "Uploaded to"
-    print(f"{done} {options.target}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB")
+    outcome = "Nothing was uploaded to" if options.dry_run else "Uploaded to"
+    print(f"{outcome} {options.target}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB")
 
 
 def make_recipe(options: argparse.Namespace) -> None:
