@@ -35,10 +35,10 @@ def predict_on_devices(args: Sequence[str], options: argparse.Namespace) -> int:
     load_leading(deepcopy(options))  # reports an error once that would occur in every process
     if options.overwrite:
         remove_predictions(options.out)
-    kept = [argument for argument in args if argument != "--overwrite"]
+    arguments = [argument for argument in args if argument != "--overwrite"]
     parts = [Part(number, len(devices)) for number in range(1, len(devices) + 1)]
     processes = [
-        subprocess.Popen([*_command(kept, part), f"--device={device}"], env=_environment(device, len(devices)))
+        subprocess.Popen([*_command(arguments, part), f"--device={device}"], env=_environment(device, len(devices)))
         for part, device in zip(parts, devices, strict=True)
     ]
     try:
