@@ -146,8 +146,8 @@ def brain_info(
     names = chosen("regions", regions, list(labels))
     values = [set(labels[name]) for name in names]
     if unknown := set(ranges or {}) - set(layout.modalities):
-        known = ", ".join(layout.modalities)
-        raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {known}.")
+        modalities = ", ".join(layout.modalities)
+        raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {modalities}.")
     slice_input = SliceInput(context, context_distance, ranges or {}, depth, square_pixels)
     scored = [NORMALISATION] if len(slice_input.ranges) < len(layout.modalities) else []
     ranged = [RANGE_NORMALISATION.format(channel=name, low=low, high=high)

@@ -56,8 +56,8 @@ class FieldOfView(Configurable):
         if border.any():
             border |= distance_transform_edt(~border) <= self.grow * min(height, width)
         inner: Mask = _distance_from_middle((height, width)) <= self.inner
-        seen: Mask = ~border | inner
-        return seen
+        visible: Mask = ~border | inner
+        return visible
 
 
 class CentralComponent(Configurable):
@@ -95,8 +95,8 @@ class CentralComponent(Configurable):
             return mask
         weight = np.exp(-0.5 * (_distance_from_middle(mask.shape[-2:]) / self.sigma) ** 2)
         scores = sum_labels(np.broadcast_to(weight, mask.shape) * evidence, parts, np.arange(1, number + 1))
-        kept: Mask = parts == 1 + int(np.argmax(scores))
-        return kept
+        component: Mask = parts == 1 + int(np.argmax(scores))
+        return component
 
 
 class LargestComponent(Configurable):
@@ -109,8 +109,8 @@ class LargestComponent(Configurable):
         parts, number = label(mask)
         if number < 2:
             return mask
-        kept: Mask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
-        return kept
+        component: Mask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
+        return component
 
 
 class Plausible(Configurable):
@@ -207,8 +207,8 @@ class MaskRule(Configurable):
 
     def seen(self, image: Map) -> Mask:
         """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): not in the air around a head."""
-        shown: Mask = np.any(image > _BACKGROUND, axis=0)
-        return shown if self.field_of_view is None else np.logical_and(shown, self.field_of_view(image))
+        subject: Mask = np.any(image > _BACKGROUND, axis=0)
+        return subject if self.field_of_view is None else np.logical_and(subject, self.field_of_view(image))
 
     def soften(self, evidence: Map, seen: Mask) -> Map:
         """Normalise a map within the visible field, so that Otsu's level becomes 0.5.
@@ -227,8 +227,8 @@ class MaskRule(Configurable):
             return soft
         normal = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
         level = float(otsu_level(torch.from_numpy(normal)[None])[0])
-        above = 0.5 + (normal - level) / max(1 - level, 1e-6) / 2
-        soft[seen] = np.where(normal <= level, normal / max(level, 1e-6) / 2, above)
+        upper = 0.5 + (normal - level) / max(1 - level, 1e-6) / 2
+        soft[seen] = np.where(normal <= level, normal / max(level, 1e-6) / 2, upper)
         return soft
 
     def decide(self, soft: Map) -> Decided:
@@ -258,5 +258,5 @@ def _distance_from_middle(size: tuple[int, ...]) -> Map:
 def _centroid_distance(mask: Mask) -> float:
     """Return the distance of a mask's centroid from the middle of the image, as a share of the shorter side."""
     size = mask.shape[-2:]
-    rows, columns = (where.mean() + 0.5 for where in np.nonzero(mask)[-2:])
+    rows, columns = (indices.mean() + 0.5 for indices in np.nonzero(mask)[-2:])
     return float(np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size))

@@ -134,8 +134,8 @@ def patient_of(case: re.Pattern[str], name: str) -> str:
 def with_suffix(folder: Path, pattern: str) -> Path | None:
     """Return the volume with a name; suffix, case and kind of accents do not matter. None without such a file."""
     name = pattern.format(case=folder.name)
-    named = [path for path in volume_files(folder) if comparable(stem(path)) == comparable(name)]
-    return min(named, key=lambda path: stem(path) != name, default=None)
+    matches = [path for path in volume_files(folder) if comparable(stem(path)) == comparable(name)]
+    return min(matches, key=lambda path: stem(path) != name, default=None)
 
 
 def pair_volumes(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
@@ -208,7 +208,7 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path], folders: M
         return f"{hollow[0]} has no files, only {listing(hollow[0])}. {remedy}"
     if any(case.fullmatch(name) or case.fullmatch(stem(Path(name))) for name in names):
         return "There are cases at another level: name a folder nearer to them, or the folder above."
-    fits = [yaml for yaml, known in _KNOWN.items() if any(re.fullmatch(known, name) for name in names)]
+    fits = [yaml for yaml, pattern in _KNOWN.items() if any(re.fullmatch(pattern, name) for name in names)]
     return f"This looks like the data set {' or '.join(fits)}." if fits else _unread(names)
 
 
@@ -234,4 +234,6 @@ def _folders_advice(root: Path, below: Sequence[Path], folders: Mapping[str, str
 
 def _unread(names: Collection[str]) -> str:
     """Explain known downloads that no data set reads, and what to do; empty for other names."""
-    return next((what for known, what in _UNREAD.items() if any(re.fullmatch(known, name) for name in names)), "")
+    return next(
+        (advice for pattern, advice in _UNREAD.items() if any(re.fullmatch(pattern, name) for name in names)), ""
+    )

@@ -135,9 +135,9 @@ def decode(
     files = ((case.id, path) for path in case.files)
     slice_input = slice_input or SliceInput()
     ranges = slice_input.ranges_of(layout.modalities)
-    also: list[object] = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
-    also += ["square pixels"] if slice_input.square_pixels else []  # other keys stay: a cache lasts over versions
-    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items())), *also))
+    extra: list[object] = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
+    extra += ["square pixels"] if slice_input.square_pixels else []  # other keys stay: a cache lasts over versions
+    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items())), *extra))
     target = cache / f"{name}-{case.id}-{key}"
 
     def write(folder: Path) -> None:
@@ -202,8 +202,8 @@ class SliceStore(ImageStore):
         """Return (C, H, W), float32 in [-1, 1]: the slice, then the slices that are shown with it."""
         case, number = self._at(index)
         together = self._slice_input.neighbours(number, len(case.image), case.spacing[0])
-        shown = np.concatenate([case.image[neighbour] for neighbour in together])
-        return torch.from_numpy(shown.astype(np.float32)) * (2 / _LEVELS) - 1
+        slices = np.concatenate([case.image[neighbour] for neighbour in together])
+        return torch.from_numpy(slices.astype(np.float32)) * (2 / _LEVELS) - 1
 
     def masks(self, index: int) -> Tensor:
         """Return (1, K, H, W), uint8 in {0, 1}, by nearest neighbour: the value at the centre of each pixel."""

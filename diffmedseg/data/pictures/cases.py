@@ -179,9 +179,9 @@ class PictureLayout(Configurable, ABC):
         Raises:
             DataError: See :meth:`search`.
         """
-        found = self.search(root)
-        found.warn(root)
-        return found.cases
+        pictures = self.search(root)
+        pictures.warn(root)
+        return pictures.cases
 
     def image_size(self, path: Path) -> tuple[int, int]:
         """Return height and width of a picture, upright.
