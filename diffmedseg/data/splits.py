@@ -80,10 +80,10 @@ def hold_out(cases: Sequence[Case], val_fraction: float, seed: int) -> dict[str,
         seed: Seed of the choice of these patients.
     """
     order = sorted({case.patient for case in cases})
-    drawn = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
-    chosen = {order[i] for i in drawn[: round(val_fraction * len(order))]}
-    train = [case.id for case in cases if case.patient not in chosen]
-    return {"train": train, "val": [case.id for case in cases if case.patient in chosen] or train}
+    positions = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
+    held_out = {order[i] for i in positions[: round(val_fraction * len(order))]}
+    train = [case.id for case in cases if case.patient not in held_out]
+    return {"train": train, "val": [case.id for case in cases if case.patient in held_out] or train}
 
 
 def _members(cases: Sequence[Case], pattern: str, split: str, listed: Collection[str] | None) -> list[Case]:
@@ -93,15 +93,15 @@ def _members(cases: Sequence[Case], pattern: str, split: str, listed: Collection
     matches = [(case, match) for case in cases if (match := re.fullmatch(pattern, case.id))]
     if listed is None:
         return [case for case, _ in matches]
-    wanted = {_bare(name) for name in listed}
+    listed_names = {_bare(name) for name in listed}
     named_cases = [(case, _bare(match["listed"])) for case, match in matches]
-    if missing := wanted - {name for _, name in named_cases}:
+    if missing := listed_names - {name for _, name in named_cases}:
         raise DataError(
             f"The list of the {split} set names {count(len(missing), 'missing case')}: {first_names(missing)}. "
             "Download them again.",
             missing,
         )
-    return [case for case, name in named_cases if name in wanted]
+    return [case for case, name in named_cases if name in listed_names]
 
 
 def _bare(name: str) -> str:
@@ -155,13 +155,15 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
     patients = sorted({case.patient for case in cases})
     if len(patients) < folds:
         n = len(patients)
-        how = f"--data.folds {n}; for data check --set folds={n}"
-        advice = f"Set folds to {n} ({how})" if n > 1 else "At least one patient to train on and one to test are needed"
+        flag = f"--data.folds {n}; for data check --set folds={n}"
+        advice = (
+            f"Set folds to {n} ({flag})" if n > 1 else "At least one patient to train on and one to test are needed"
+        )
         raise DataError(f"{count(n, 'patient')} cannot be split into {folds} folds. {advice}.")
     order = [patients[i] for i in torch.randperm(len(patients), generator=keyed_generator(seed, "patients")).tolist()]
-    test, others = order[fold::folds], [patient for n, patient in enumerate(order) if n % folds != fold]
-    number = round(val_fraction * len(others))
-    groups = {"train": others[number:], "val": others[:number] or others, "test": test}
+    test, remaining = order[fold::folds], [patient for n, patient in enumerate(order) if n % folds != fold]
+    number = round(val_fraction * len(remaining))
+    groups = {"train": remaining[number:], "val": remaining[:number] or remaining, "test": test}
     return {name: [case.id for case in cases if case.patient in group] for name, group in groups.items()}
 
 
@@ -183,13 +185,13 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
         content = read_yaml(path, as_text=True)
         splits = {name: _ids(content[name]) for name in SPLITS}
         written = (content.get("drawn") or {}).items()
-        before = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}
-        before = before or dict(drawn)
+        recorded = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}
+        recorded = recorded or dict(drawn)
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
-    if before != drawn:
+    if recorded != drawn:
         raise DataError(
-            f"{path} was drawn with {before}; the present settings are {drawn}. Name another file, or use the same "
+            f"{path} was drawn with {recorded}; the present settings are {drawn}. Name another file, or use the same "
             "settings."
         )
     return check_splits(path, splits, cases)
@@ -209,8 +211,8 @@ def check_splits(path: Path, splits: Mapping[str, Sequence[str]], cases: Sequenc
     Raises:
         DataError: As :func:`read_splits`.
     """
-    patients, known = {case.id: case.patient for case in cases}, {composed(case.id): case.id for case in cases}
-    splits = {name: [known.get(case, case) for case in ids] for name, ids in splits.items()}
+    patients, exact_ids = {case.id: case.patient for case in cases}, {composed(case.id): case.id for case in cases}
+    splits = {name: [exact_ids.get(case, case) for case in ids] for name, ids in splits.items()}
     missing = [case for ids in splits.values() for case in ids if case not in patients]
     if missing:
         raise DataError(
