@@ -121,10 +121,10 @@ def _build(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
         return [_build(item, trust) for item in config]
     if not isinstance(config, dict):
         return config
-    named = "class_path" in config
+    is_class = "class_path" in config
     arguments = {key: _make_optimizer(value, trust) if key == _OPTIMIZER else _build(value, trust)
-                 for key, value in (config.get("init_args", {}) if named else config).items()}  # fmt: skip
-    if not named:
+                 for key, value in (config.get("init_args", {}) if is_class else config).items()}  # fmt: skip
+    if not is_class:
         return arguments
     cls = find_class(config["class_path"], trust)
     arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
@@ -206,8 +206,8 @@ def checkpoint_run(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_config(hparams: dict[str, Any]) -> dict[str, Any] | None:
-    kept = {key: value for key, value in hparams.items() if key != "_instantiator"}
-    return {"class_path": kept.pop("_class_path"), "init_args": kept} if "_class_path" in kept else None
+    arguments = {key: value for key, value in hparams.items() if key != "_instantiator"}
+    return {"class_path": arguments.pop("_class_path"), "init_args": arguments} if "_class_path" in arguments else None
 
 
 def whole(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -57,8 +57,8 @@ def as_volume(slices: Tensor, depth: int) -> Tensor:
 def volumes_of(keys: Sequence[str]) -> list[slice]:
     """Return the range of each volume: neighbouring slices with the same key."""
     ends, first = [], 0
-    for _, same in groupby(keys):
-        ends.append(slice(first, first + len(list(same))))
+    for _, group in groupby(keys):
+        ends.append(slice(first, first + len(list(group))))
         first = ends[-1].stop
     return ends
 

@@ -183,8 +183,8 @@ class PartialDenoisingDifference(Difference):
     def _guided(self, predict: PredictX0, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         if self.guidance == 1:
             return predict(x_t, t, label)
-        both = torch.stack([label, torch.full_like(label, NO_LABEL)], 1).flatten()
-        x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), both)
+        labels = torch.stack([label, torch.full_like(label, NO_LABEL)], 1).flatten()
+        x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), labels)
         labelled, free = x_0[::2], x_0[1::2]
         return (free + self.guidance * (labelled - free)).clamp(-1, 1)
 

@@ -125,10 +125,10 @@ class DiffSegSegmenter(DiffusionSegmenter):
             DataError: If the label recipe whitens images in another way.
         """
         recipe = getattr(getattr(self.trainer, "datamodule", None), "label_recipe", None)
-        trained, own = (describe(getattr(part, "whitening", None)) for part in (recipe, self))
-        if stage == "fit" and trained != own:
+        of_recipe, of_model = (describe(getattr(part, "whitening", None)) for part in (recipe, self))
+        if stage == "fit" and of_recipe != of_model:
             raise DataError(
-                f"The label recipe's whitening is {trained}; the model's is {own}. Give the same to "
+                f"The label recipe's whitening is {of_recipe}; the model's is {of_model}. Give the same to "
                 "--data.label_recipe.whitening and --model.whitening."
             )
         super().setup(stage)

@@ -195,8 +195,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             logits = training_samples(condition.normal, self.seed, draws, PRIOR_SAMPLES).repeat_interleave(raters, 0)
             likelihoods = log_likelihoods(logits, mask, targets.weight, targets.pixels)
             losses["prior_loss"] = monte_carlo_loss(likelihoods, mask[0].numel())
-            chosen = choose_likely(logits.detach(), likelihoods.detach(), generators)
-            return replace(condition, prior=chosen), losses
+            likely = choose_likely(logits.detach(), likelihoods.detach(), generators)
+            return replace(condition, prior=likely), losses
         if condition.prior is not None:
             prior, levels = condition.prior.repeat_interleave(raters, 0), t.reshape(-1, self.noise_levels)
             losses["prior_loss"] = self.prior_loss(prior, mask, levels, *_weights(targets))
