@@ -306,8 +306,8 @@ class Segmenter(BatchedModule, ABC):
         """
         return self.at_size(segmentation[i], reference_size(batch, i))
 
-    def _calibrate(self, plain: Segmentation) -> Segmentation:
-        return calibrate(plain, self.calibration, self.conformal, self.threshold)
+    def _calibrate(self, segmentation: Segmentation) -> Segmentation:
+        return calibrate(segmentation, self.calibration, self.conformal, self.threshold)
 
     def _voters(self, sample_set: SampleSet) -> tuple[Tensor, Tensor | None]:
         """Return the masks to fuse, and their weights."""
