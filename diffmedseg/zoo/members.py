@@ -29,12 +29,12 @@ def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> S
         ZooError: If a model is missing, named twice or cannot be loaded, or the models have different channels or
             regions.
     """
-    named = [member for name in names for member in find_members(name)]
-    if twice := {member for member in named if named.count(member) > 1}:
+    paths = [member for name in names for member in find_members(name)]
+    if twice := {member for member in paths if paths.count(member) > 1}:
         raise ZooError(f"{' and '.join(sorted(twice))} is named twice. Name each member of an ensemble once.")
-    members = {member: load_single(member, trust) for member in named}
+    members = {member: load_single(member, trust) for member in paths}
     if len(members) == 1:
-        return members[named[0]]
+        return members[paths[0]]
     try:
         return Ensemble(members)
     except ValueError as error:
