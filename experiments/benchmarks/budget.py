@@ -110,7 +110,11 @@ def train(
         ]  # fmt: skip
         settings += [f"--trainer.max_steps={STEPS[name]}"] if name in STEPS else []
         train_run(
-            runs, name, name, "isic2017", [one for one in settings if name != CONTROL or not one.startswith("--model")]
+            runs,
+            name,
+            name,
+            "isic2017",
+            [setting for setting in settings if name != CONTROL or not setting.startswith("--model")],
         )
 
 
@@ -169,9 +173,9 @@ def _score_peer(peer: torch.nn.Module, data: ISIC2017DataModule, samples: int) -
     scores = []
     for batch in data.test_dataloader():
         image, _ = _peers(data, batch, best_device())
-        drawn = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples)).cpu()
+        masks = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples)).cpu()
         for i, case in enumerate(batch["case"]):
-            scores.append(score_image(case, drawn[i].mean(0), drawn[i], batch["reference"][i], 0.5, 0.0))
+            scores.append(score_image(case, masks[i].mean(0), masks[i], batch["reference"][i], 0.5, 0.0))
     return scores
 
 
@@ -217,8 +221,12 @@ def table(scores: Path = SCORES) -> None:
         if not cases:
             continue
         dice, prior, diversity = (np.array([float(row[column]) for row in cases]) for column in COLUMNS)
-        less = dice - np.array([control[row["case"]] for row in cases])
-        cells = [_with_interval(dice), _with_interval(less), *(_with_interval(one) for one in (prior, diversity))]
+        difference = dice - np.array([control[row["case"]] for row in cases])
+        cells = [
+            _with_interval(dice),
+            _with_interval(difference),
+            *(_with_interval(values) for values in (prior, diversity)),
+        ]
         print(f"| {name} | {cases[0]['steps']} | {cases[0]['minutes']} | {' | '.join(cells)} |")
 
 

@@ -28,7 +28,7 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
         return
     print(name, flush=True)
     began = (folder / "checkpoints" / "last.ckpt").is_file()
-    place = [
+    options = [
         "--runs",
         str(runs),
         "--name",
@@ -38,5 +38,5 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
     ]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{name}.log").open("a") as log:
-        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *place, *settings]
+        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *options, *settings]
         subprocess.run(command, check=True, stdout=log, stderr=log)
