@@ -24,10 +24,10 @@ def main(args: list[str]) -> None:
     for name, value in facts.items():
         print(f"{name}:")
         for item in value:
-            print(f"  {item}{_beside(value[item]) if isinstance(value, dict) else ''}")
+            print(f"  {item}{_suffix(value[item]) if isinstance(value, dict) else ''}")
 
 
-def _beside(value: str | list[str] | None) -> str:
+def _suffix(value: str | list[str] | None) -> str:
     return f": {', '.join(value) if isinstance(value, list) else value or 'not installed'}"
 
 

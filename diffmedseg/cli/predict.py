@@ -111,7 +111,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_volumes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modality",
-        type=_named,
+        type=_channel_name,
         action="append",
         default=[],
         metavar="CHANNEL=NAME",
@@ -219,7 +219,7 @@ def _part(text: str) -> "Part":
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _named(text: str) -> tuple[str, str]:
+def _channel_name(text: str) -> tuple[str, str]:
     channel, equals, name = text.partition("=")
     if not (channel and equals and name):
         raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=NAME")

@@ -160,7 +160,7 @@ class ISICDataModule(SegmentationDataModule):
         candidates: list[Part] = ["test", "validation"] if self.reported == "auto" else [self.reported]
         for part in candidates:
             if part in self.folders() and (items := self._read(part)):
-                return parts | {part: self._apart(parts["training"], part, items)}
+                return parts | {part: self._refuse_training_images(parts["training"], part, items)}
         if self.reported != "auto":
             raise self._missing(self.reported)
         return parts
@@ -220,7 +220,7 @@ class ISICDataModule(SegmentationDataModule):
             "--data.root FOLDER, or root= in Python."
         )
 
-    def _apart(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:
+    def _refuse_training_images(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:
         """Return ``items``; refuse items that are also in the training set."""
         shared = {item.id for item in training} & {item.id for item in items}
         if shared:

@@ -131,7 +131,7 @@ def initialise(
     )  # fmt: skip
     if initialisation.shares["left"] > 1 - LEAST_SHARE:
         raise MisfitError(_misfit(model.denoiser, source.denoiser, initialisation))
-    if not _known(source.channels, model.channels):
+    if not _shared_names(source.channels, model.channels):
         warnings.warn(
             f"{name} takes the image channels {', '.join(source.channels)}; this model takes "
             f"{', '.join(model.channels)}. Their values may be normalised in different ways: compare with training "
@@ -182,7 +182,7 @@ def _weights_of(axes: Mapping[str, ChannelAxis]) -> dict[str, ChannelAxis]:
     return {f"{module}.{name}": axis for module, axis in axes.items() for name in ("weight", "bias")}
 
 
-def _known(source: Sequence[str], target: Sequence[str]) -> set[str]:
+def _shared_names(source: Sequence[str], target: Sequence[str]) -> set[str]:
     return {name.casefold() for name in source} & {name.casefold() for name in target}
 
 
@@ -191,7 +191,7 @@ def _rows(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
 
     If the source knows none of the names and the numbers are equal, the order is kept: a lesion for a nodule.
     """
-    if len(source) == len(target) and not _known(source, target):
+    if len(source) == len(target) and not _shared_names(source, target):
         return list(range(len(source)))
     places = {name.casefold(): position for position, name in enumerate(source)}
     return [places.get(name.casefold()) for name in target]
@@ -202,7 +202,7 @@ def _rule(source: Sequence[str], target: Sequence[str]) -> str:
     rows = _rows(source, target)
     if all(row is None for row in rows):
         return "each the mean of the source's"
-    if not _known(source, target):
+    if not _shared_names(source, target):
         return "in this order"
     new = [name for name, row in zip(target, rows, strict=True) if row is None]
     return f"by name; new: {', '.join(new)}" if new else "by name"

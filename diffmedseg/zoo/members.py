@@ -90,7 +90,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 def _of_experiment(path: Path) -> list[str]:
     runs = _runs_of(path)
-    chosen = [run for run in runs if _has_chosen(run)]
+    chosen = [run for run in runs if _has_chosen_checkpoint(run)]
     if not chosen:
         raise ZooError(
             f"No run of {path} has a checkpoints/best.ckpt yet. Wait for a validation, or name a checkpoint."
@@ -101,7 +101,7 @@ def _of_experiment(path: Path) -> list[str]:
     return [str(run) for run in chosen]
 
 
-def _has_chosen(run: Path) -> bool:
+def _has_chosen_checkpoint(run: Path) -> bool:
     """Return whether a run has chosen a checkpoint. Before its first validation it has not."""
     has_last_alone = {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == {"last"}
     if not has_last_alone:

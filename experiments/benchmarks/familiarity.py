@@ -62,7 +62,7 @@ def main(
     data.setup("validate")
     data.setup("test")
     fitted, familiar = _images(data, data.val_dataloader()), _images(data, data.test_dataloader())
-    sets = {"official validation": familiar} | _changed(familiar) | _made(model.image_size)
+    sets = {"official validation": familiar} | _changed(familiar) | _artificial_images(model.image_size)
     for name, folder, pattern in (("retina (CHASE)", chase, "*.jpg"), ("CT (LIDC)", lidc, "**/image_*.jpg")):
         if folder is not None:
             sets[name] = _read(sorted(folder.glob(pattern)), model.image_size)
@@ -193,7 +193,7 @@ def _jpeg(images: Tensor, quality: int) -> Tensor:
     return torch.stack([compress(image) for image in images])
 
 
-def _made(size: tuple[int, int], number: int = 30) -> dict[str, Tensor]:
+def _artificial_images(size: tuple[int, int], number: int = 30) -> dict[str, Tensor]:
     """Make artificial images: textures of two random colours, noise, and uniform colours."""
     y, x = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
     textures: dict[str, list[Tensor]] = {}

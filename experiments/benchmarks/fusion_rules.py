@@ -84,7 +84,7 @@ def main(
     for rule in tried:
         dice = [summaries[rule, s]["dice"] for s in samples]
         interval = f"{dice[-1].low:.4f} to {dice[-1].high:.4f}"
-        difference = _less(rows[rule, samples[-1]], rows["mean", samples[-1]])
+        difference = _difference(rows[rule, samples[-1]], rows["mean", samples[-1]])
         print(f"| {rule} | {' | '.join(f'{score.mean:.4f}' for score in dice)} | {interval} | {difference} |")
     print(f"\n| rule, S = {max(samples)} | Brier score | NLL |\n|---|---|---|")
     for rule in tried:
@@ -99,7 +99,7 @@ def main(
             save_figure(draw_ged({s: summaries["mean", s] for s in samples}), plot)
 
 
-def _less(rows: list[CaseScore], mean_rows: list[CaseScore]) -> str:
+def _difference(rows: list[CaseScore], mean_rows: list[CaseScore]) -> str:
     """Return the mean difference in Dice over the same cases, with its interval."""
     differences = [row.dice - other.dice for row, other in zip(rows, mean_rows, strict=True)]
     low, high = bootstrap_interval(differences)

@@ -92,12 +92,12 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
 
     def prepare_data(self) -> None:
         """Decode all cases once, in one process per machine. Then write the splits, if a file for them is named."""
-        self._decode(self._used())
+        self._decode(self._cases_of_splits())
         self.write_splits()
 
     def find_warnings(self) -> list[Problem]:
         """Find masks without an image, cases with two equal channels, and contradictory headers; see the base class."""
-        folders = self._decode(self._used())
+        folders = self._decode(self._cases_of_splits())
         return self._masks_without_image() + self._copies(folders) + self._notes(folders)
 
     def _masks_without_image(self) -> list[Problem]:
@@ -107,7 +107,7 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         text = f"{count(len(masks), 'mask')} without an image: add images or remove masks."
         return [Problem("mask without image", text, [str(path.relative_to(self.root)) for path in masks])]
 
-    def _used(self) -> list[Case]:
+    def _cases_of_splits(self) -> list[Case]:
         ids = {case for cases in self.split_ids.values() for case in cases}
         return [case for case in self.cases.values() if case.id in ids]
 

@@ -174,14 +174,14 @@ def no_case(root: Path, case: re.Pattern[str], expected: str, folders: Mapping[s
     """
     if not root.is_dir():
         return DataError(f"No case in {root}: expected {expected}; there is no such folder.")
-    below = _below(root)
+    below = _list_content(root)
     deepest = next((f" ({path.relative_to(root)})" for path in below if path.parent != root and path.is_file()), "")
     content = f"{listing(root)}{deepest}"
     advice = _advice(root, case, below, folders or {})
     return DataError(f"No case in {root}: expected {expected}; there is {content}. {advice}".strip())
 
 
-def _below(root: Path) -> list[Path]:
+def _list_content(root: Path) -> list[Path]:
     """List files and folders below a folder; of a large tree only enough to recognise it."""
     paths: list[Path] = []
     for folder, folders, files in islice(os.walk(root), _MOST):
