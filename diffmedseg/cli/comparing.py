@@ -84,7 +84,7 @@ def _find(argument: str) -> tuple[str, list[Path]]:
     path = Path(pattern).expanduser()
     paths = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     if not paths:
-        raise DataError(f"There is no file or folder {pattern}, and no match for it as a pattern.")
+        raise DataError(f"There is no file or folder {pattern}, and no match for it as a pattern. Check the name.")
     tables = [path / "cases.csv" if path.is_dir() else path for path in paths]
     if missing := [str(table.parent) for table in tables if not table.is_file()]:
         inside = [str(table.parent) for folder in missing for table in sorted(Path(folder).glob("*/cases.csv"))]

@@ -78,7 +78,7 @@ def name_devices(device: str, count: int) -> list[str]:
     if kind == "cpu":
         return ["cpu"] * count
     if kind != "cuda":
-        raise DataError(f"--devices {count} with --device {device}: this is one device. Use --device cuda or cpu.")
+        raise DataError(f"--devices is {count}, but --device {device} is one device. Use --device cuda or cpu.")
     if torch.cuda.device_count() < count:
         available = torch.cuda.device_count()
         raise DataError(f"--devices is {count}; this machine has {available} CUDA GPUs. Use --devices {available}.")

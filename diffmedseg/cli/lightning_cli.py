@@ -214,7 +214,10 @@ class DiffMedSegCLI(LightningCLI):
         if path and Path(path).is_file() and self.model.calibration is None:
             hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
             if hparams.get("calibration"):
-                raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
+                calibration = Path(path).parents[1] / "calibration.yaml"
+                raise DataError(
+                    f"{path} is a calibrated checkpoint; its calibration is not loaded. Add -c {calibration}."
+                )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Pass the model to test to the Trainer, if it is not the model of the configuration."""

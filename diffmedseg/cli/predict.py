@@ -233,7 +233,9 @@ def main(args: list[str]) -> None:
     if options.range and not options.range[0] < options.range[1]:
         parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
     if options.part and (options.devices > 1 or options.overwrite):
-        parser.error(f"--part excludes {'--devices' if options.devices > 1 else '--overwrite'}.")
+        parser.error(
+            f"--part was given with {'--devices' if options.devices > 1 else '--overwrite'}. Leave one of them out."
+        )
     if options.devices > 1:
         from diffmedseg.cli.devices import predict_on_devices
 

@@ -111,7 +111,7 @@ def picture_info(
     names = chosen("regions", regions, layout.regions)
     if nested and names != sorted(names, key=layout.regions.index):
         raise ValueError(
-            f"regions are {names}; they nest, so name them from the outermost to the innermost: {layout.regions}."
+            f"regions are {names}. They are nested: name them from the outermost to the innermost, {layout.regions}."
         )
     return DatasetInfo(
         **asdict(source),

@@ -185,9 +185,9 @@ def _check_masks(item: Item, shape: tuple[int, ...], mask_shape: tuple[int, int]
     if shape == (*mask_shape, *picture.size):
         (height, width), size = picture.upright_size, "{1} x {0}".format(*picture.size)
         raise DataError(
-            f"{item.image}: with its EXIF orientation {picture.orientation} the picture has {width} x {height} pixels, "
-            f"but {names} has {size}, as the picture without it. Turn the masks to fit the picture as viewers show it, "
-            "or save both upright"
+            f"{item.image} has {width} x {height} pixels after the turn by its EXIF orientation {picture.orientation}; "
+            f"{names} has {size}, the size before the turn. Turn the masks to fit the picture as viewers show it, or "
+            "save both upright"
         )
     raise DataError(
         f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} has {shape}: "

@@ -15,7 +15,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import read_json, read_yaml
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.reading.names import composed, files_below
-from diffmedseg.wording import count, first_names
+from diffmedseg.wording import count, first_names, plain_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -56,14 +56,15 @@ def published_splits(
     for name in ("train", "test"):
         if not groups.get(name):
             raise DataError(
-                f"None of the {len(cases)} cases belongs to the published {name} set, {patterns.get(name)!r}. Download "
-                "the set, or split the available cases into folds: --data.split_by folds."
+                f"None of the {len(cases)} cases belongs to the published {name} set, with names such as "
+                f"{plain_pattern(patterns.get(name, ''))}. Download the set, or split the available cases into folds: "
+                "--data.split_by folds."
             )
     patients = {name: {case.patient for case in group} for name, group in groups.items()}
     shared = patients["test"] & (patients["train"] | patients.get("val", set()))
     if shared:
         raise DataError(
-            f"{count(len(shared), 'patient')} of the published test set also in its training or validation set: "
+            f"The published test set shares {count(len(shared), 'patient')} with its training or validation set: "
             f"{first_names(shared)}. Use --data.split_by folds."
         )
     splits = {name: [case.id for case in group] for name, group in groups.items()}
@@ -220,7 +221,7 @@ def check_splits(path: Path, splits: Mapping[str, Sequence[str]], cases: Sequenc
             "file to split the available cases."
         )
     if not splits["test"] or not splits["train"]:
-        raise DataError(f"{path} has no case to {'train on' if splits['test'] else 'test'}.")
+        raise DataError(f"{path} has no case under {'train' if splits['test'] else 'test'}. Add at least one.")
     if twice := [case for ids in splits.values() for case, times in Counter(ids).items() if times > 1]:
         raise DataError(f"{path} names cases twice in a split: {first_names(twice)}. Keep one line of each.", twice)
     tested = {patients[case] for case in splits["test"]}

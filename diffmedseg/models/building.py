@@ -158,7 +158,7 @@ def _make_optimizer(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
 def _refuse(optimizer: str, parameters: object) -> torch.optim.Optimizer:
     raise ZooError(
         f"The model was trained by an optimiser that cannot be built here: {optimizer} To train it further, load it "
-        "with optimizer=torch.optim.AdamW, or another one."
+        "with optimizer=torch.optim.AdamW, or another optimiser."
     )
 
 
@@ -182,8 +182,8 @@ def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
     hparams = _as_config(checkpoint["hyper_parameters"])
     if hparams is None:
         raise ZooError(
-            "The checkpoint does not say how its model was built: an older version wrote it, from Python. Build the "
-            "model as then, and give it the checkpoint's state_dict."
+            "The checkpoint has no arguments of its model: an older version wrote it from Python. Build the model with "
+            "the same arguments, and load the checkpoint's state_dict into it."
         )
     return hparams
 

@@ -240,7 +240,7 @@ class Segmenter(BatchedModule, ABC):
             window = self.slice_input.window(size, (1.0, 1.0) if spacing is None else spacing[1:], self.image_size)
         if window is not None and turn != 1:
             raise ValueError(
-                "The image is turned by its EXIF orientation, and this model takes slices: save it upright."
+                "The image has an EXIF orientation that turns it; this model takes slices. Save the image upright."
             )
         windowed = (image if window is None else window.cut(image, -1.0)).to(self.device)
         grid = windowed if tuple(windowed.shape[-2:]) == self.image_size else to_grid(windowed, self.image_size)

@@ -96,7 +96,7 @@ class Source:
                 yield
         except OSError as error:
             raise ZooError(
-                f"{self.location} cannot be kept in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a writable "
+                f"{self.location} cannot be stored in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a writable "
                 "folder with room."
             ) from error
 

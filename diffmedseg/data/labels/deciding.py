@@ -34,7 +34,8 @@ class FieldOfView(Configurable):
     def __init__(self, darkness: float = 0.25, grow: float = 0.05, inner: float = 0.35) -> None:
         if not (0 < darkness < 1 and 0 <= grow < 0.5 and 0 <= inner <= 1):
             raise ValueError(
-                f"darkness {darkness} has to be in (0, 1), grow {grow} in [0, 0.5), inner {inner} in [0, 1]."
+                f"darkness is {darkness}, grow {grow} and inner {inner}; darkness has to be in (0, 1), grow in "
+                "[0, 0.5), and inner in [0, 1]."
             )
         self.darkness, self.grow, self.inner = darkness, grow, inner
 
@@ -130,7 +131,10 @@ class Plausible(Configurable):
         self, area: tuple[float, float] = (0.02, 0.5), border: float = 0.1, off_middle: float | None = 0.25
     ) -> None:
         if not 0 <= area[0] < area[1] <= 1 or not 0 <= border <= 1 or not (off_middle is None or off_middle > 0):
-            raise ValueError(f"area {area}, border {border} and off_middle {off_middle} are no limits of masks.")
+            raise ValueError(
+                f"area is {area}, border {border} and off_middle {off_middle}; expected two increasing shares from 0 "
+                "to 1 for area, a share from 0 to 1 for border, and a number above 0 or null for off_middle."
+            )
         self.area, self.border, self.off_middle = (area[0], area[1]), border, off_middle
 
     def objection(self, mask: Mask) -> str | None:

@@ -138,7 +138,7 @@ def _channels(names: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...
         _name(name) if titles.count(name) == 1 else f"{_name(name)}_{number}" for number, name in enumerate(titles)
     ]
     if len(set(unique)) < len(unique):
-        raise _Wrong(f"channel_names {', '.join(titles)} differ only in signs. Rename one of them")
+        raise _Wrong(f"channel_names {', '.join(titles)} differ only in punctuation. Rename one of them")
     fixed = [name for name, title in zip(unique, titles, strict=True) if title.casefold() in _SAME_IN_ALL_CASES]
     return tuple(unique), tuple(fixed)
 
@@ -161,7 +161,9 @@ def _labels(labels: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], int 
         if 0 in values:
             raise _Wrong(f"the region {name} has the value 0 of the background")
         if not _name(name) or _name(name) in regions:
-            raise _Wrong(f"the label {name!r} has no name, or differs from another label only in signs. Rename it")
+            raise _Wrong(
+                f"the label {name!r} has no name, or differs from another label only in punctuation. Rename it"
+            )
         regions[_name(name)] = values
     if not regions:
         raise _Wrong("labels name only background")

@@ -165,7 +165,7 @@ class MedSegDiffLite(Denoiser):
         if prior not in ("mean", "samples"):
             raise ValueError(unknown("prior", prior, ["mean", "samples"]))
         if prior == "samples" and not residual:
-            raise ValueError("prior is samples, to which the step network's output is added: set residual to true.")
+            raise ValueError("prior is samples and residual is false. Set residual to true, or prior to mean.")
         planar = patches != "interpolated" or ff_parser or dynamic_encoding or prior == "samples" or presence
         if spatial_dims == 3 and planar:
             raise ValueError(
