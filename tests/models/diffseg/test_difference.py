@@ -195,7 +195,7 @@ def test_differences_that_the_process_or_training_does_not_allow(options, messag
 
 
 def test_the_released_difference_takes_colours_alone():
-    with pytest.raises(ValueError, match="these images have 4 channels"):
+    with pytest.raises(ValueError, match="These images have 4 channels"):
         ReleasedDifference().check(NoiseProcess(), 4, False)
 
 
