@@ -68,8 +68,8 @@ def evaluate(args: list[str]) -> None:
     add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
-    if (named := setting_value(settings, "--ckpt_path")) is not None:
-        refuse(f"Name the checkpoint instead of the run: diffmedseg evaluate {named}")
+    if (checkpoint := setting_value(settings, "--ckpt_path")) is not None:
+        refuse(f"Name the checkpoint instead of the run: diffmedseg evaluate {checkpoint}")
     if options.tta is not None:
         settings = [*settings, f"--model.tta={options.tta}"]
     if options.samples_folder is not None:
@@ -167,10 +167,10 @@ def _add_parts(parser: Parser) -> None:
 
 def _parts(options: argparse.Namespace) -> list[str]:
     """Return the configuration files that the options name, and a logger's class as a setting."""
-    given = {"logger": options.logger, "callbacks": options.callbacks}
-    files = [experiments_folder() / part / f"{name}.yaml" for part, name in given.items() if name in list_parts(part)]
-    own = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
-    return [*(argument for file in files for argument in ("-c", str(file))), *own]
+    parts = {"logger": options.logger, "callbacks": options.callbacks}
+    files = [experiments_folder() / part / f"{name}.yaml" for part, name in parts.items() if name in list_parts(part)]
+    logger = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
+    return [*(argument for file in files for argument in ("-c", str(file))), *logger]
 
 
 def _leading(args: list[str], most: int) -> list[str]:
@@ -185,8 +185,8 @@ def _leading(args: list[str], most: int) -> list[str]:
 
 def _check_order(settings: list[str]) -> None:
     """Refuse arguments that are neither a setting nor the value of a setting."""
-    for before, argument in zip(["", *settings], settings, strict=False):
-        is_value = before.startswith("-") and "=" not in before
+    for previous, argument in zip(["", *settings], settings, strict=False):
+        is_value = previous.startswith("-") and "=" not in previous
         if not argument.startswith("-") and not is_value:
             refuse(f"{argument!r} is not a setting. The names come first: diffmedseg train MODEL DATA [settings].")
 

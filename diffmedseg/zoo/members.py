@@ -29,12 +29,12 @@ def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> S
         ZooError: If a model is missing, named twice or cannot be loaded, or the models have different channels or
             regions.
     """
-    named = [member for name in names for member in find_members(name)]
-    if twice := {member for member in named if named.count(member) > 1}:
+    paths = [member for name in names for member in find_members(name)]
+    if twice := {member for member in paths if paths.count(member) > 1}:
         raise ZooError(f"{' and '.join(sorted(twice))} is named twice. Name each member of an ensemble once.")
-    members = {member: load_single(member, trust) for member in named}
+    members = {member: load_single(member, trust) for member in paths}
     if len(members) == 1:
-        return members[named[0]]
+        return members[paths[0]]
     try:
         return Ensemble(members)
     except ValueError as error:
@@ -90,7 +90,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 def _of_experiment(path: Path) -> list[str]:
     runs = _runs_of(path)
-    chosen = [run for run in runs if _has_chosen(run)]
+    chosen = [run for run in runs if _has_chosen_checkpoint(run)]
     if not chosen:
         raise ZooError(
             f"No run of {path} has a checkpoints/best.ckpt yet. Wait for a validation, or name a checkpoint."
@@ -101,7 +101,7 @@ def _of_experiment(path: Path) -> list[str]:
     return [str(run) for run in chosen]
 
 
-def _has_chosen(run: Path) -> bool:
+def _has_chosen_checkpoint(run: Path) -> bool:
     """Return whether a run has chosen a checkpoint. Before its first validation it has not."""
     has_last_alone = {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == {"last"}
     if not has_last_alone:

@@ -30,7 +30,7 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
         return
     print(name, flush=True)
     began = (folder / "checkpoints" / "last.ckpt").is_file()
-    place = [
+    options = [
         "--runs",
         str(runs),
         "--name",
@@ -41,5 +41,5 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
     own_network = [] if any(setting.startswith("--encoder=") for setting in settings) else ["--encoder=none"]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{name}.log").open("a") as log:
-        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *place, *own_network, *settings]
+        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *options, *own_network, *settings]
         subprocess.run(command, check=True, stdout=log, stderr=log)

@@ -122,5 +122,5 @@ def test_slices_segmented_together_or_alone_have_the_same_noise():
 
 def test_a_slice_that_does_not_say_where_it_lies_is_refused():
     model = bright_segmenter(CHANNELS, slice_correlation=6.0)
-    with pytest.raises(ValueError, match=r"slice 2 of p comes without the distance of slices\. Give spacing"):
+    with pytest.raises(ValueError, match=r"slice 2 of p has no distance of slices\. Give spacing"):
         model.noise_keys({"case": ["p"], "index": [2], "spacing": [None]})
