@@ -13,11 +13,11 @@ from PIL import Image
 
 from diffmedseg.app import page
 from diffmedseg.app.drawing import correct
-from diffmedseg.app.running import run
+from diffmedseg.app.running import STOPPED_EARLY, run
 from diffmedseg.app.scene import Scene
 from diffmedseg.app.session import Editing, Session
 from diffmedseg.app.storage import sweep, zip_folder
-from diffmedseg.app.views import MASK, Look, draw_plane, largest_planes
+from diffmedseg.app.views import MASK, SAMPLE, Look, draw_plane, largest_planes
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.panel import PLANES
 from diffmedseg.wording import count
@@ -126,16 +126,19 @@ class Handlers:
         names = [name] if second in (NO_SECOND, name, None) else [name, second]
         for progress in run(session, self.shelf, names):
             share = None if progress.finished else progress.share
-            session.waiting = not progress.finished
+            session.waiting = session.running = not progress.finished
             yield session, page.status(progress.text, share, progress.failed)
 
     @staticmethod
-    def stop(session: Session | None) -> str:
-        """Stop the session's prediction, whether it runs or waits."""
+    def stop(session: Session | None) -> Any:
+        """Stop the session's prediction, whether it runs or waits.
+
+        A running prediction says itself that it stops: this answer may arrive after the prediction's last message.
+        """
         if session is None or not session.waiting:
             return page.status("Nothing is running.")
         session.stop.set()
-        return page.status("Stopping …")
+        return gr.skip() if session.running else page.status(STOPPED_EARLY, failed=True)
 
     # Viewing.
 
@@ -182,6 +185,10 @@ class Handlers:
         if several:
             facts.append(page.compare(list(scenes.values()), [look.threshold for _, look in looks.values()]))
         return page.views(looks, _positions(*controls)), "".join(facts)
+
+    def look_at_sample(self, session: Session | None, image: str | None, _: str, *controls: Any) -> tuple[str, ...]:
+        """Show the selected sample: return its layer, the views and the sizes."""
+        return SAMPLE, *self.look(session, image, SAMPLE, *controls)
 
     @staticmethod
     def _scenes(session: Session | None, image: str | None) -> dict[str, Scene]:

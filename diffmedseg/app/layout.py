@@ -44,7 +44,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         with gr.Accordion("Correct the mask", open=False):
             correction = _correction()
         with gr.Accordion("Model card", open=False):
-            card = gr.Markdown()
+            card = gr.Markdown(elem_id="card")
         _connect(handlers, session, inputs, looks, correction, {"views": views, "facts": facts, "downloads": downloads})
         _describe_model(blocks, handlers, inputs, use, card)
         blocks.load(handlers.begin, [session], [session], show_progress="hidden", api_visibility="private")
@@ -156,8 +156,11 @@ def _connect(
     changed = looks["image"].input(handlers.change_image, [session, looks["image"]], list(looks.values()), **quick)
     changed.then(handlers.look, [session, *controls], seen, **quick)
     for name, control in looks.items():
-        if name not in {"image", *_CONTAINERS}:
+        if name not in {"image", "sample", *_CONTAINERS}:
             control.input(handlers.look, [session, *controls], seen, trigger_mode="always_last", **quick)
+    looks["sample"].input(
+        handlers.look_at_sample, [session, *controls], [looks["layer"], *seen], trigger_mode="always_last", **quick
+    )
     editor = correction["editor"]
     correction["load"].click(
         handlers.load_mask, [session, *controls], [editor, correction["said"]], show_progress="hidden",

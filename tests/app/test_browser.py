@@ -76,6 +76,23 @@ def test_a_picture_is_segmented_and_its_mask_lies_over_it(page, tmp_path):
     page.locator("#views figcaption", has_text="Image alone").wait_for()
 
 
+def test_the_slider_of_samples_shows_the_sample(page, tmp_path):
+    picture().save(tmp_path / "scan.png")
+    segment(page, tmp_path / "scan.png")
+    page.get_by_label("range slider for Sample").press("ArrowRight")
+    page.locator("#views figcaption", has_text="Sample 2 of 3").wait_for()
+    assert page.get_by_role("radio", name="Sample").is_checked()
+
+
+def test_a_wide_table_of_the_card_scrolls_and_breaks_no_word(page):
+    page.get_by_text("Model card").click()
+    cell = page.locator("#card td").first
+    cell.wait_for()
+    lines = "cell => { const all = document.createRange(); all.selectNodeContents(cell); return all.getClientRects().length }"
+    assert cell.evaluate(lines) == 1
+    assert fits(page)
+
+
 def test_a_volume_shows_three_planes(page, tmp_path):
     write_brats2015(tmp_path, ["case"])
     files = [path for path in (tmp_path / "case").iterdir() if "OT" not in path.name]
