@@ -114,7 +114,7 @@ def _correction() -> dict[str, Any]:
         height=520,
         canvas_size=(1024, 1024),
         brush=gr.Brush(colors=[ADD, REMOVE], default_color=ADD, color_mode="fixed", default_size=12),
-        label="Orange adds, blue removes",
+        label="Mask",  # longer labels lie below the tools on a telephone
         elem_id="editor",
     )
     return {"load": load, "keep": keep, "pairs": pairs, "said": said, "editor": editor}
