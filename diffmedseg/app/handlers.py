@@ -150,10 +150,14 @@ class Handlers:
         return [*self.change_image(session, names[0] if names else None, names), download]
 
     def change_image(self, session: Session | None, image: str | None, names: Sequence[str] | None = None) -> list[Any]:
-        """Adjust the controls to an image, in the order of the layout."""
+        """Adjust the controls to an image, in the order of the layout; hide them if there is no result.
+
+        Hidden controls keep their choices, because Gradio refuses events that name another choice, and such an event
+        may be on its way.
+        """
         scene = self._first(session, image)
         if scene is None or session is None:
-            return [gr.Dropdown(choices=[], value=None), *[gr.skip()] * 11, gr.Column(visible=False)]
+            return [*[gr.skip()] * 12, gr.Column(visible=False)]
         names = session.image_names() if names is None else names
         several, planes = len(scene.regions) > 1, largest_planes(scene)
         regions, channels = [ALL_REGIONS, *scene.regions], list(scene.images)

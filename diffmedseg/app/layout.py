@@ -54,7 +54,7 @@ def build(handlers: Handlers) -> gr.Blocks:
 
 def _inputs(handlers: Handlers) -> dict[str, Any]:
     names = handlers.shelf.names
-    files = gr.File(label="Pictures, NIfTI, DICOM or ZIP", file_count="multiple", height=150)
+    files = gr.File(label="Pictures, NIfTI, DICOM or ZIP", file_count="multiple", height=150, elem_id="files")
     with gr.Row():
         folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", min_width=120)
         example = gr.Button("Take the example", size="sm", min_width=120)

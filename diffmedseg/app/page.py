@@ -52,6 +52,7 @@ CSS = """
 .dms-command {white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; border-radius: 4px; padding: 6px 8px;
   margin: 6px 0}
 .dms-title {font-weight: 600; margin: 10px 0 4px; overflow-wrap: anywhere}
+#files td.download {display: none}  /* links to files that were moved into the session, and cut names */
 #card table {display: block; overflow-x: auto; border: none; padding: 0}
 #card th, #card td {overflow-wrap: normal; word-break: normal; hyphens: none}
 """

@@ -66,6 +66,8 @@ def test_a_picture_is_segmented_and_its_mask_lies_over_it(page, tmp_path):
     segment(page, tmp_path / "scan.png")
     assert page.locator("#views img").count() == 2
     assert fits(page)
+    links = page.locator("a[download]").all()
+    assert all(page.request.get(link.get_attribute("href")).ok for link in links if link.is_visible())
     shown = Image.open(io.BytesIO(page.locator("#views img").nth(1).screenshot())).convert("RGB")
     colours = np.asarray(shown.resize((90, 60))).astype(int)
     orange = (colours[..., 0] - colours[..., 2]) > 60

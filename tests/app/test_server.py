@@ -150,3 +150,14 @@ def test_uploads_go_with_the_session(tmp_path):
     assert SAMPLE.exists()
     reopened = handlers.begin(sessions[0], first)
     assert reopened is not sessions[0]
+
+
+def test_an_event_that_was_on_its_way_when_the_results_went_is_no_error(address, tmp_path):
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    one = user(address[0], tmp_path)
+    for name in ("a.png", "b.png"):
+        uploaded(one, tmp_path / name)
+        one.predict("dark", NO_SECOND, api_name="/segment")
+        one.predict(api_name="/prepare")
+    assert "There is no result to show." in one.predict("a", *CONTROLS, api_name="/look")[0]
