@@ -151,8 +151,10 @@ def recipe(
     if pretrained is not None and encoder is not None:
         raise RecipeError(f"{pretrained} has its own encoder. Give pretrained or encoder, not both.")
     network, grid = (None, None) if pretrained is None else pretrained_network(pretrained, model_name, files)
-    if encoder is None and pretrained is None and takes_encoder(files) and puts_on_encoders(preset):
-        encoder = content.get("recommended_encoder")
+    settings = [settings] if isinstance(settings, str) else list(settings)
+    flat = not any(map(_depth, files)) and setting_value(settings, "--data.depth") in (None, "0")
+    if encoder is None and pretrained is None and flat and takes_encoder(files) and puts_on_encoders(preset):
+        encoder = content.get("recommended_encoder")  # encoders take single slices
     given = [] if folder is None else [f"--data.root={folder}"]
     if preset is not None or grid is not None:
         patches = _grid_of_patches(content)
@@ -167,9 +169,19 @@ def recipe(
     files += [parts / "encoder.yaml"] if on_encoder else []
     files += [] if preset is None else _preset_files(preset, model_name, on_encoder)
     start = None if pretrained is None else str(pretrained)
-    settings = [settings] if isinstance(settings, str) else settings
     name = name or f"{model_name}-{data_name}"
     return Recipe(name, tuple(files), (*given, *settings), encoder, network, start, tuple(trust))
+
+
+def setting_value(settings: Sequence[str], name: str) -> str | None:
+    """Return the last value of an option in the settings, given as ``--name value`` or ``--name=value``."""
+    value = None
+    for index, argument in enumerate(settings):
+        if argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+        elif argument == name and index + 1 < len(settings):
+            value = settings[index + 1]
+    return value
 
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:

@@ -8,7 +8,7 @@ import textwrap
 from diffmedseg.cli.parsing import Parser, add_smallest, add_trust, add_tta, refuse, report_errors
 from diffmedseg.experiments import experiments_folder, list_datasets, list_models, list_parts, list_presets
 from diffmedseg.files import expand_home
-from diffmedseg.recipes import Recipe, recipe
+from diffmedseg.recipes import Recipe, recipe, setting_value
 
 _MODEL, _DATA = "medsegdiff-lite", "synthetic"
 
@@ -28,7 +28,7 @@ def train(args: list[str]) -> None:
         run = recipe(
             model,
             data,
-            root=_setting(settings, "--data.root"),
+            root=setting_value(settings, "--data.root"),
             preset=options.preset,
             name=options.name,
             pretrained=options.pretrained,
@@ -68,7 +68,7 @@ def evaluate(args: list[str]) -> None:
     add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
-    if (named := _setting(settings, "--ckpt_path")) is not None:
+    if (named := setting_value(settings, "--ckpt_path")) is not None:
         refuse(f"Name the checkpoint instead of the run: diffmedseg evaluate {named}")
     if options.tta is not None:
         settings = [*settings, f"--model.tta={options.tta}"]
@@ -189,17 +189,6 @@ def _check_order(settings: list[str]) -> None:
         is_value = before.startswith("-") and "=" not in before
         if not argument.startswith("-") and not is_value:
             refuse(f"{argument!r} is not a setting. The names come first: diffmedseg train MODEL DATA [settings].")
-
-
-def _setting(settings: list[str], name: str) -> str | None:
-    """Return the last value of an option in the settings, given as ``--name value`` or ``--name=value``."""
-    value = None
-    for index, argument in enumerate(settings):
-        if argument.startswith(f"{name}="):
-            value = argument.partition("=")[2]
-        elif argument == name and index + 1 < len(settings):
-            value = settings[index + 1]
-    return value
 
 
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:

@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without dynamic encoding": ("medsegdiff", [_NO_ENCODING]),
     "without FF-Parser": ("medsegdiff", [_NO_FILTER]),
     "without both": ("medsegdiff", [_NO_ENCODING, _NO_FILTER]),
-    "lite": ("medsegdiff-lite", ["--encoder=none"]),
+    "lite": ("medsegdiff-lite", []),
 }
 #: Scores of a case, by title of the column.
 TITLES = {"dice": "Dice", "ged_unbiased": "GED (unbiased)", "diversity": "diversity"}

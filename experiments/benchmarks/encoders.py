@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     START: (LITE, [*ENCODER, SLOW]),
     "random weights": (LITE, [*ENCODER, SLOW, "--encoder_weights=none"]),
     "wrong normalisation": (LITE, [*ENCODER, SLOW, *WRONG]),
-    "encoder_lr=1": (LITE, ENCODER),
+    "encoder_lr=1": (LITE, [*ENCODER, "--model.encoder_lr=1"]),
     "encoder_lr=0.1": (LITE, [*ENCODER, "--model.encoder_lr=0.1"]),
     "frozen norm": (LITE, [*ENCODER, SLOW, FROZEN]),
     "wrong normalisation, frozen norm": (LITE, [*ENCODER, SLOW, FROZEN, *WRONG]),

@@ -94,7 +94,7 @@ def test_intervals_of_volume_hold_for_the_noise_they_were_fitted_with(tmp_path):
     model.conformal = Conformal([0.9], [0.2], [1.5], 0.95, 0.9, 20, model.num_samples, model.num_steps)
     assert predict_volumes(model, found, tmp_path / "own").failed == {}
     [reason] = predict_volumes(model, found, tmp_path / "out", Settings(slice_correlation=0)).failed.values()
-    assert "fitted with other noise over slices" in reason
+    assert "fitted with another --slice_correlation" in reason
 
 
 @pytest.mark.parametrize("length", [-1, float("nan"), float("inf")])
