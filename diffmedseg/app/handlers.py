@@ -130,7 +130,7 @@ class Handlers:
             yield session, page.status(progress.text, share, progress.failed)
 
     @staticmethod
-    def stop(session: Session | None) -> Any:
+    def stop(session: Session | None) -> str | dict[str, Any]:
         """Stop the session's prediction, whether it runs or waits.
 
         A running prediction says itself that it stops: this answer may arrive after the prediction's last message.

@@ -62,7 +62,8 @@ class CorrectedSet:
             model: The model's name on the command line, such as ``medsegdiff-lite``.
             pretrained: The zoo entry, run or checkpoint to start from.
         """
-        return f"diffmedseg train {model} {self.data} --data.root corrected -c corrected/{_OWN} --pretrained {pretrained}"
+        settings = f"--data.root corrected -c corrected/{_OWN}"
+        return f"diffmedseg train {model} {self.data} {settings} --pretrained {pretrained}"
 
     def _identify(self, name: str, image: Path) -> str:
         """Return the image's id. The same image keeps its id; other images of the same name get another id."""
