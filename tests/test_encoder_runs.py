@@ -134,6 +134,7 @@ def test_a_run_needs_its_encoders_weights_once(weights, tmp_path, monkeypatch, c
         "--model.denoiser.encoder_frozen_norm=true", "--logger=csv",
     ]  # fmt: skip
     main(tiny_fit(tmp_path / "runs", *options))
+    assert "in eval mode" not in capsys.readouterr().err  # frozen layers are no reason to doubt a run
     run = tmp_path / "runs" / "medsegdiff-lite-synthetic" / "version_0"
     denoiser = read_yaml(run / "config.yaml")["model"]["init_args"]["denoiser"]["init_args"]
     assert denoiser["encoder_mean"] == MEAN
