@@ -151,8 +151,8 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         target: Final path of the folder; its parent has to exist.
     """
     with ExitStack() as stack:
-        with lock_folder(target.parent, wait=math.inf) as held:  # so that no process removes the new folder
-            if held:
+        with lock_folder(target.parent, wait=math.inf) as locked:  # so that no process removes the new folder
+            if locked:
                 _remove_folders(target.parent)
             made = TemporaryDirectory(prefix=".tmp-", suffix=f"-{target.name}", dir=target.parent)
             temporary = Path(stack.enter_context(made))
@@ -164,6 +164,6 @@ def _remove_folders(parent: Path) -> None:
     """Remove the temporary folders that no process has locked."""
     for path in parent.iterdir():
         if temporary_for(path) and path.is_dir():
-            with suppress(BlockingIOError, FileNotFoundError), lock_folder(path) as held:
-                if held:
+            with suppress(BlockingIOError, FileNotFoundError), lock_folder(path) as locked:
+                if locked:
                     shutil.rmtree(path, ignore_errors=True)

@@ -90,13 +90,13 @@ def check_weights(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> N
         CheckpointError: If a weight differs in name or shape; the message names it.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    stored = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     optional: tuple[str, ...] = getattr(model, "optional_weights", ())
-    found = {name: shape for name, shape in found.items() if name in expected or not name.startswith(optional)}
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
+    stored = {name: shape for name, shape in stored.items() if name in expected or not name.startswith(optional)}
+    for name in [*expected, *stored]:
+        if expected.get(name) != stored.get(name):
             shapes = (
-                f"{found.get(name, 'nothing')}, and the model of this configuration {expected.get(name, 'nothing')}"
+                f"{stored.get(name, 'nothing')}, and the model of this configuration {expected.get(name, 'nothing')}"
             )
             error = ValueError(f"for {name} it has {shapes}")
             raise CheckpointError(cannot_be_loaded(path, error))

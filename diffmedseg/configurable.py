@@ -149,9 +149,9 @@ def bind_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             given[name] = value
         elif value:
             raise TypeError(f"{cls.__name__} takes positional arguments without names.")
-    known = init_parameters(cls)
-    defaults = {name: p.default for name, p in known.items() if p.default is not inspect.Parameter.empty}
-    return {name: (defaults | given)[name] for name in [*known, *given] if name in given or name in defaults}
+    parameters = init_parameters(cls)
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    return {name: (defaults | given)[name] for name in [*parameters, *given] if name in given or name in defaults}
 
 
 def init_parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -55,5 +55,5 @@ def suggest(name: str, names: Sequence[str]) -> str:
     alike = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     if alike:
         return f"Did you mean {' or '.join(alike)}?"
-    some = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
-    return f"There are: {some or 'none'}."
+    listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} and {len(names) - 12} more"
+    return f"There are: {listed or 'none'}."

@@ -103,10 +103,10 @@ def outline(axis: Axes, mask: Tensor, line: Line = MASK) -> None:
     for k, region in enumerate(mask.float().cpu()):
         if min(region.shape) > 1 and (region > 0.5).any() and not (region > 0.5).all():
             colour = line.colour_of(k, len(mask))
-            drawn = axis.contour(
+            contour = axis.contour(
                 region.numpy(), levels=[0.5], colors=[colour], linewidths=line.width, linestyles=[line.style]
             )
-            drawn.set_path_effects(_casing(line))
+            contour.set_path_effects(_casing(line))
 
 
 def _casing(line: Line) -> list[patheffects.AbstractPathEffect]:

@@ -73,17 +73,17 @@ def _check_extent(content: object) -> None:
         raise FormatError(f"it has more than {_MOST_VALUES:,} values after its anchors are expanded")
 
 
-def _extent(value: object, known: dict[int, tuple[int, int]], levels: int) -> tuple[int, int]:
+def _extent(value: object, extents: dict[int, tuple[int, int]], levels: int) -> tuple[int, int]:
     """Return the number of values in a value, and the depth of their nesting."""
     if not isinstance(value, dict | list):
         return 1, 0
-    if id(value) not in known:
+    if id(value) not in extents:
         items = value.values() if isinstance(value, dict) else value
-        inner = [_extent(item, known, levels - 1) for item in items] if levels else []
-        known[id(value)] = 1 + sum(number for number, _ in inner), 1 + max((depth for _, depth in inner), default=0)
-    if known[id(value)][1] > levels:
+        inner = [_extent(item, extents, levels - 1) for item in items] if levels else []
+        extents[id(value)] = 1 + sum(number for number, _ in inner), 1 + max((depth for _, depth in inner), default=0)
+    if extents[id(value)][1] > levels:
         raise FormatError(f"it nests more than {_MOST_LEVELS} levels deep")
-    return known[id(value)]
+    return extents[id(value)]
 
 
 def cache_folder() -> Path:
@@ -92,8 +92,8 @@ def cache_folder() -> Path:
     Raises:
         DataError: If neither the variable nor a home folder is set.
     """
-    if named := os.environ.get("DIFFMEDSEG_CACHE"):
-        return expand_home(named)
+    if path := os.environ.get("DIFFMEDSEG_CACHE"):
+        return expand_home(path)
     try:
         return Path.home() / ".cache" / "diffmedseg"
     except RuntimeError as error:

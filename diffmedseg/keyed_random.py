@@ -59,7 +59,7 @@ class BlendedGenerator(NoiseGenerator):
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Blend the noise of both generators."""
-        a, b = (torch.randn(tuple(shape), generator=one) for one in (self.first, self.second))
+        a, b = (torch.randn(tuple(shape), generator=generator) for generator in (self.first, self.second))
         return a * math.cos(self.angle) + b * math.sin(self.angle)
 
     def uniform(self, number: int) -> Tensor:
@@ -167,7 +167,7 @@ def sample_generator(seed: int, key: str, sample: int) -> Generator:
 
 def keyed_uniform(number: int, generators: Sequence[Generator]) -> Tensor:
     """Draw numbers in [0, 1] from each generator, shape (len(generators), number), float32, on the CPU."""
-    return torch.stack([_uniform(one, number) for one in generators])
+    return torch.stack([_uniform(generator, number) for generator in generators])
 
 
 def keyed_normal(shape: Sequence[int], generators: Sequence[Generator], device: torch.device) -> Tensor:
@@ -181,12 +181,12 @@ def keyed_normal(shape: Sequence[int], generators: Sequence[Generator], device: 
     Returns:
         Noise of shape ``(len(generators), *shape)``, float32.
     """
-    return torch.cat([_normal(one, (1, *shape)) for one in generators]).to(device)
+    return torch.cat([_normal(generator, (1, *shape)) for generator in generators]).to(device)
 
 
 def keyed_integers(high: int, generators: Sequence[Generator]) -> Tensor:
     """Draw one integer in [0, high) from each generator, shape (len(generators),), int64, on the CPU."""
-    return torch.cat([_integer(one, high) for one in generators])
+    return torch.cat([_integer(generator, high) for generator in generators])
 
 
 def _normal(generator: Generator, shape: Sequence[int]) -> Tensor:

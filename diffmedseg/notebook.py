@@ -70,14 +70,14 @@ def describe(result: Segmentation) -> str:
 
 def as_html(result: Segmentation) -> str:
     """Describe a segmentation in HTML: the first images' probability with the mask's outline, and its facts."""
-    shown = min(len(result.mask), _SHOWN)
-    figure = Drawing(figsize=(_SIDE * max(shown, 1), _SIDE), layout="constrained")
-    for i, axis in enumerate(figure.subplots(1, max(shown, 1), squeeze=False)[0][:shown]):
+    number = min(len(result.mask), _SHOWN)
+    figure = Drawing(figsize=(_SIDE * max(number, 1), _SIDE), layout="constrained")
+    for i, axis in enumerate(figure.subplots(1, max(number, 1), squeeze=False)[0][:number]):
         probability, mask = result.probability[i, :1].float().cpu(), result.mask[i].cpu()
         show(axis, _shrink(probability, 200) * 2 - 1)
         outline(axis, _shrink(mask.float(), 200))
     picture = base64.b64encode(figure._repr_png_()).decode()
-    more = f" (the first {shown} shown)" if shown < len(result.mask) else ""
+    more = f" (the first {number} shown)" if number < len(result.mask) else ""
     text = escape(describe(result))
     return f'<div><img src="data:image/png;base64,{picture}" alt="probability and mask"><br>{text}{more}</div>'
 
@@ -95,15 +95,19 @@ def plot(result: Segmentation, image: PIL.Image.Image | np.ndarray | Tensor, ind
     if origin is None:
         raise ValueError("The model of this segmentation is not known. Plot a result of model.segment.")
     images = to_model_range(image, len(origin.model.image_channels), origin.model.value_range)
-    own = select(result, index)
+    selected = select(result, index)
     turn = partial(turn_upright, orientation=origin.orientation)
-    samples, probability, uncertainty, mask = map(turn, (own.samples, own.probability, own.uncertainty, own.mask))
+    samples, probability, uncertainty, mask = map(
+        turn, (selected.samples, selected.probability, selected.uncertainty, selected.mask)
+    )
     if len(images) != len(result.mask) or images.shape[-2:] != mask.shape[-2:]:
         raise ValueError(
             f"Got {count(len(images), 'image')} of {images.shape[-2]} x {images.shape[-1]}; the segmentation has "
             f"{len(result.mask)} of {mask.shape[-2]} x {mask.shape[-1]}. Pass the segmented images."
         )
-    inner, outer = (None if contour is None else _small_mask(turn(contour)) for contour in (own.inner, own.outer))
+    inner, outer = (
+        None if contour is None else _small_mask(turn(contour)) for contour in (selected.inner, selected.outer)
+    )
     upright = Segmentation(
         samples,
         _shrink(probability[0], _LONGEST)[None],

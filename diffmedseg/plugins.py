@@ -23,11 +23,11 @@ def trusted_packages(trust: Collection[str] = ()) -> set[str]:
     Raises:
         PluginError: If a name is not the name of a top-level package.
     """
-    given = {trust} if isinstance(trust, str) else set(trust)
-    for name in given:
+    packages = {trust} if isinstance(trust, str) else set(trust)
+    for name in packages:
         if not name.isidentifier():
             raise PluginError(f"{name!r} is not the name of a top-level package: trust takes names such as mypackage.")
-    return given | {point.value.partition(":")[0].partition(".")[0] for point in entry_points(group=GROUP)}
+    return packages | {point.value.partition(":")[0].partition(".")[0] for point in entry_points(group=GROUP)}
 
 
 def check_trusted(path: str, trust: Collection[str]) -> None:

@@ -96,11 +96,11 @@ def pretrained_network(
     path = class_of_network(files)
     if path == "diffmedseg.models.MedSegDiffLite" and (arguments := _condition_arguments(network)) is not None:
         return {"class_path": path, "init_args": arguments}, grid
-    theirs, ours = (name.rpartition(".")[2] for name in (network["class_path"], path or ""))
-    if path and path != network["class_path"] and not (is_on_encoder(network) and _ON_ENCODER.get(ours) == theirs):
+    source, target = (name.rpartition(".")[2] for name in (network["class_path"], path or ""))
+    if path and path != network["class_path"] and not (is_on_encoder(network) and _ON_ENCODER.get(target) == source):
         raise RecipeError(
-            f"{pretrained} has the network {theirs}; the model {model} has {ours}. Train a model with the network "
-            f"{theirs}."
+            f"{pretrained} has the network {source}; the model {model} has {target}. Train a model with the network "
+            f"{source}."
         )
     return network, grid
 

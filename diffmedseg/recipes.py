@@ -151,15 +151,17 @@ def recipe(
     if pretrained is not None and encoder is not None:
         raise RecipeError(f"{pretrained} has its own encoder. Give pretrained or encoder, not both.")
     network, grid = (None, None) if pretrained is None else pretrained_network(pretrained, model_name, files)
-    if encoder is None and pretrained is None and takes_encoder(files) and puts_on_encoders(preset):
-        encoder = content.get("recommended_encoder")
-    given = [] if folder is None else [f"--data.root={folder}"]
+    settings = [settings] if isinstance(settings, str) else list(settings)
+    flat = not any(map(_depth, files)) and setting_value(settings, "--data.depth") in (None, "0")
+    if encoder is None and pretrained is None and flat and takes_encoder(files) and puts_on_encoders(preset):
+        encoder = content.get("recommended_encoder")  # encoders take single slices
+    derived = [] if folder is None else [f"--data.root={folder}"]
     if preset is not None or grid is not None:
         patches = _grid_of_patches(content)
-        given += patches or ([] if grid is None else [f"--data.image_size={json.dumps(grid)}"])
+        derived += patches or ([] if grid is None else [f"--data.image_size={json.dumps(grid)}"])
     if encoder is not None:
         network, chosen = with_encoder(encoder, encoder_weights or "imagenet", model_name, files)
-        given += chosen
+        derived += chosen
     elif encoder_weights is not None:
         raise RecipeError("encoder_weights needs an encoder. Name an encoder, such as lite0.")
     encoder = None if encoder is None or encoder.lower() == "none" else encoder
@@ -167,9 +169,19 @@ def recipe(
     files += [parts / "encoder.yaml"] if on_encoder else []
     files += [] if preset is None else _preset_files(preset, model_name, on_encoder)
     start = None if pretrained is None else str(pretrained)
-    settings = [settings] if isinstance(settings, str) else settings
     name = name or f"{model_name}-{data_name}"
-    return Recipe(name, tuple(files), (*given, *settings), encoder, network, start, tuple(trust))
+    return Recipe(name, tuple(files), (*derived, *settings), encoder, network, start, tuple(trust))
+
+
+def setting_value(settings: Sequence[str], name: str) -> str | None:
+    """Return the last value of an option in the settings, given as ``--name value`` or ``--name=value``."""
+    value = None
+    for index, argument in enumerate(settings):
+        if argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+        elif argument == name and index + 1 < len(settings):
+            value = settings[index + 1]
+    return value
 
 
 def _model_files(model: str | Path) -> tuple[str, list[Path]]:
@@ -219,8 +231,8 @@ def _derived_tags(config: Mapping[str, Any], root: Path | None) -> list[str]:
 def _grid_of_patches(content: Mapping[str, Any]) -> list[str]:
     """Return the image size setting of data that is trained in patches; empty for other data."""
     arguments = content.get("data", {}).get("init_args", {})
-    kept = arguments.get("patch") is not None and "image_size" in arguments
-    return [f"--data.image_size={json.dumps(arguments['image_size'])}"] if kept else []
+    keeps_size = arguments.get("patch") is not None and "image_size" in arguments
+    return [f"--data.image_size={json.dumps(arguments['image_size'])}"] if keeps_size else []
 
 
 def _preset_files(preset: str, model: str, on_encoder: bool) -> list[Path]:

@@ -54,12 +54,12 @@ class _RunWriter(ExperimentWriter):
             return
         header, rows = read_whole_rows(path)
         try:
-            kept = [row for row in rows if self._is_kept(row)]
+            kept_rows = [row for row in rows if self._is_kept(row)]
         except (KeyError, ValueError) as error:
             raise _damaged(path, error) from error
-        if kept:
+        if kept_rows:
             self.metrics_keys = header
-            self._replace(kept)
+            self._replace(kept_rows)
         else:
             path.unlink()
 

@@ -35,8 +35,8 @@ def _remove_orphans(parent: Path, prefix: str) -> None:
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):  # it belongs to another user, or is in use
             status = folder.lstat()
-            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            if own and not folder.is_symlink() and status.st_mtime < time.time() - _STARTING:
+            is_own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if is_own and not folder.is_symlink() and status.st_mtime < time.time() - _STARTING:
                 with lock_folder(folder) as locked:
                     if locked:
                         shutil.rmtree(folder, ignore_errors=True)

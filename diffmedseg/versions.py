@@ -10,15 +10,15 @@ PACKAGES = (
 
 def package_versions() -> dict[str, str | None]:
     """Return the installed version of each of ``PACKAGES``; None if a package is not installed."""
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of the installed packages of ``PACKAGES``."""
-    return {name: found for name, found in package_versions().items() if found is not None}
+    return {name: number for name, number in package_versions().items() if number is not None}

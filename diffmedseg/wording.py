@@ -27,8 +27,8 @@ def plain_pattern(pattern: str) -> str:
     while group := re.search(r"(?<!\\)\((\?:|\?P<\w+>|\?!|)([^()]*)\)(\??)", text):
         kind, inner, optional = group.groups()
         alternatives = "|" in re.sub(r"\[[^\]]*\]", "", inner)
-        kept = "" if optional or kind == "?!" else f"[{inner}]" if alternatives else inner
-        text = text[: group.start()] + kept + text[group.end() :]
+        replacement = "" if optional or kind == "?!" else f"[{inner}]" if alternatives else inner
+        text = text[: group.start()] + replacement + text[group.end() :]
     return re.sub(r"\\(\W)", r"\1", text).replace("<name><name>", "<name>")
 
 

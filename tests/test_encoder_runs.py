@@ -79,6 +79,15 @@ def test_presets_take_the_encoder_that_the_data_recommends(model):
     assert files[-3:] == ["encoder.yaml", "cpu.yaml", "cpu+encoder.yaml"]
 
 
+def test_networks_of_volumes_are_on_no_recommended_encoder():
+    encoders = {
+        "slices": recipe("supervised", "lgg", preset="cpu").encoder,
+        "stacks": recipe("supervised", "lgg", preset="cpu", settings=["--data.depth", "8"]).encoder,
+        "3d": recipe("medsegdiff-lite-3d", "lgg", preset="cpu").encoder,
+    }
+    assert encoders == {"slices": "lite0", "stacks": None, "3d": None}
+
+
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
 def test_data_of_patches_keep_their_image_size(preset):
     options = {"preset": preset, "encoder": SMALL, "encoder_weights": "none"}

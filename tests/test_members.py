@@ -110,7 +110,7 @@ def test_a_model_where_an_input_belongs_is_said(photos, tmp_path):
     for arguments, message in (
         ([ENTRY, "supervised_isic2017.cpu64"], "supervised_isic2017.cpu64 is a model, and no input follows it"),
         ([ENTRY, "supervised_isic2017.cpu6", str(photos)], "Did you mean supervised_isic2017.cpu64"),
-        ([ENTRY, "fotos"], "fotos is no file, no folder, and a pattern"),
+        ([ENTRY, "fotos"], "There is no file or folder fotos"),
     ):
         with pytest.raises(SystemExit, match=message):
             main(["predict", *arguments, *out])

@@ -95,7 +95,7 @@ def test_save_adds_images_and_loses_none(tmp_path):
         with pytest.raises(DataError, match="holds results of image"):
             result.save(tmp_path, *names)
     for names in (("a",), ("a", "a"), ("../a", "b"), ("", "b"), ("a/b", "c")):
-        with pytest.raises(ValueError, match=r"give each its own|no name of a file"):
+        with pytest.raises(ValueError, match=r"Give each image its own name|not the name of a file"):
             result.save(tmp_path, *names)
     other = model.segment(torch.zeros(3, 32, 32) - 0.5, num_samples=2)
     with pytest.raises(DataError, match="other settings"):

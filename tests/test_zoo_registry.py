@@ -76,7 +76,7 @@ def test_an_entry_says_what_it_takes_and_reached(own_zoo, run):
         (lambda entry: entry.update(metrics=None), "lacks metrics"),
         (lambda entry: entry["sha256"].pop("config.yaml"), "cannot be verified"),
         (lambda entry: entry["sha256"].update({"../outside": "0" * 64}), "outside of the entry"),
-        (lambda entry: entry.update(status="recipe"), "a recipe has neither"),
+        (lambda entry: entry.update(status="recipe"), "is a recipe, but has weights or scores"),
     ],
 )
 def test_a_registry_of_another_form_is_refused(own_zoo, edit, message):

@@ -13,11 +13,11 @@ from PIL import Image
 
 from diffmedseg.app import page
 from diffmedseg.app.drawing import correct
-from diffmedseg.app.running import run
+from diffmedseg.app.running import STOPPED_EARLY, run
 from diffmedseg.app.scene import Scene
 from diffmedseg.app.session import Editing, Session
 from diffmedseg.app.storage import sweep, zip_folder
-from diffmedseg.app.views import MASK, Look, draw_plane, largest_planes
+from diffmedseg.app.views import MASK, SAMPLE, Look, draw_plane, largest_planes
 from diffmedseg.errors import DataError
 from diffmedseg.prediction.volumes.panel import PLANES
 from diffmedseg.wording import count
@@ -126,16 +126,19 @@ class Handlers:
         names = [name] if second in (NO_SECOND, name, None) else [name, second]
         for progress in run(session, self.shelf, names):
             share = None if progress.finished else progress.share
-            session.waiting = not progress.finished
+            session.waiting = session.running = not progress.finished
             yield session, page.status(progress.text, share, progress.failed)
 
     @staticmethod
-    def stop(session: Session | None) -> str:
-        """Stop the session's prediction, whether it runs or waits."""
+    def stop(session: Session | None) -> str | dict[str, Any]:
+        """Stop the session's prediction, whether it runs or waits.
+
+        A running prediction says itself that it stops: this answer may arrive after the prediction's last message.
+        """
         if session is None or not session.waiting:
             return page.status("Nothing is running.")
         session.stop.set()
-        return page.status("Stopping …")
+        return gr.skip() if session.running else page.status(STOPPED_EARLY, failed=True)
 
     # Viewing.
 
@@ -147,10 +150,14 @@ class Handlers:
         return [*self.change_image(session, names[0] if names else None, names), download]
 
     def change_image(self, session: Session | None, image: str | None, names: Sequence[str] | None = None) -> list[Any]:
-        """Adjust the controls to an image, in the order of the layout."""
+        """Adjust the controls to an image, in the order of the layout; hide them if there is no result.
+
+        Hidden controls keep their choices, because Gradio refuses events that name another choice, and such an event
+        may be on its way.
+        """
         scene = self._first(session, image)
         if scene is None or session is None:
-            return [gr.Dropdown(choices=[], value=None), *[gr.skip()] * 11, gr.Column(visible=False)]
+            return [*[gr.skip()] * 12, gr.Column(visible=False)]
         names = session.image_names() if names is None else names
         several, planes = len(scene.regions) > 1, largest_planes(scene)
         regions, channels = [ALL_REGIONS, *scene.regions], list(scene.images)
@@ -182,6 +189,10 @@ class Handlers:
         if several:
             facts.append(page.compare(list(scenes.values()), [look.threshold for _, look in looks.values()]))
         return page.views(looks, _positions(*controls)), "".join(facts)
+
+    def look_at_sample(self, session: Session | None, image: str | None, _: str, *controls: Any) -> tuple[str, ...]:
+        """Show the selected sample: return its layer, the views and the sizes."""
+        return SAMPLE, *self.look(session, image, SAMPLE, *controls)
 
     @staticmethod
     def _scenes(session: Session | None, image: str | None) -> dict[str, Scene]:

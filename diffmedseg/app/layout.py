@@ -44,7 +44,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         with gr.Accordion("Correct the mask", open=False):
             correction = _correction()
         with gr.Accordion("Model card", open=False):
-            card = gr.Markdown()
+            card = gr.Markdown(elem_id="card")
         _connect(handlers, session, inputs, looks, correction, {"views": views, "facts": facts, "downloads": downloads})
         _describe_model(blocks, handlers, inputs, use, card)
         blocks.load(handlers.begin, [session], [session], show_progress="hidden", api_visibility="private")
@@ -54,7 +54,7 @@ def build(handlers: Handlers) -> gr.Blocks:
 
 def _inputs(handlers: Handlers) -> dict[str, Any]:
     names = handlers.shelf.names
-    files = gr.File(label="Pictures, NIfTI, DICOM or ZIP", file_count="multiple", height=150)
+    files = gr.File(label="Pictures, NIfTI, DICOM or ZIP", file_count="multiple", height=150, elem_id="files")
     with gr.Row():
         folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", min_width=120)
         example = gr.Button("Take the example", size="sm", min_width=120)
@@ -114,7 +114,7 @@ def _correction() -> dict[str, Any]:
         height=520,
         canvas_size=(1024, 1024),
         brush=gr.Brush(colors=[ADD, REMOVE], default_color=ADD, color_mode="fixed", default_size=12),
-        label="Orange adds, blue removes",
+        label="Mask",  # longer labels lie below the tools on a telephone
         elem_id="editor",
     )
     return {"load": load, "keep": keep, "pairs": pairs, "said": said, "editor": editor}
@@ -156,8 +156,11 @@ def _connect(
     changed = looks["image"].input(handlers.change_image, [session, looks["image"]], list(looks.values()), **quick)
     changed.then(handlers.look, [session, *controls], seen, **quick)
     for name, control in looks.items():
-        if name not in {"image", *_CONTAINERS}:
+        if name not in {"image", "sample", *_CONTAINERS}:
             control.input(handlers.look, [session, *controls], seen, trigger_mode="always_last", **quick)
+    looks["sample"].input(
+        handlers.look_at_sample, [session, *controls], [looks["layer"], *seen], trigger_mode="always_last", **quick
+    )
     editor = correction["editor"]
     correction["load"].click(
         handlers.load_mask, [session, *controls], [editor, correction["said"]], show_progress="hidden",

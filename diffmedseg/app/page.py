@@ -52,6 +52,9 @@ CSS = """
 .dms-command {white-space: pre-wrap; overflow-wrap: anywhere; background: #8882; border-radius: 4px; padding: 6px 8px;
   margin: 6px 0}
 .dms-title {font-weight: 600; margin: 10px 0 4px; overflow-wrap: anywhere}
+#files td.download {display: none}  /* links to files that were moved into the session, and cut names */
+#card table {display: block; overflow-x: auto; border: none; padding: 0}
+#card th, #card td {overflow-wrap: normal; word-break: normal; hyphens: none}
 """
 
 
@@ -70,7 +73,7 @@ def status(text: str, share: float | None = None, failed: bool = False, command:
 
 
 def views(looks: Mapping[str, tuple[Scene, Look]], positions: Mapping[str, int]) -> str:
-    """Return the views of an image: three planes of a volume, or a picture without and with a layer.
+    """Return warnings, and the views of an image: three planes of a volume, or a picture without and with a layer.
 
     Args:
         looks: For each model, its scene of the image and the view's settings.
@@ -78,19 +81,26 @@ def views(looks: Mapping[str, tuple[Scene, Look]], positions: Mapping[str, int])
     """
     several = len(looks) > 1
     (first, look), *_ = looks.values()
+    warnings = "".join(_warning(scene, f"{name}: " if several else "") for name, (scene, _) in looks.items())
     if first.is_volume:
         blocks = [
             (heading(name) if several else "") + _planes(scene, one, positions) for name, (scene, one) in looks.items()
         ]
         side = "At the left: the patient's right; in sagittal planes the front."
-        return f'{"".join(blocks)}<div class="dms-legend">{escape(side)}</div>'
+        return f'{warnings}{"".join(blocks)}<div class="dms-legend">{escape(side)}</div>'
     figures = [_figure(draw_plane(first, Look(layer=IMAGE)), first.name)]
     figures += [
         _figure(draw_plane(scene, one), (f"{name}: " if several else "") + _layer_caption(scene, one))
         for name, (scene, one) in looks.items()
     ]
     fitted = next((scene for scene, _ in looks.values() if scene.inner is not None), first)
-    return f'<div class="dms-views">{"".join(figures)}</div>{legend(fitted, look)}'
+    return f'{warnings}<div class="dms-views">{"".join(figures)}</div>{legend(fitted, look)}'
+
+
+def _warning(scene: Scene, model: str) -> str:
+    if not scene.note:
+        return ""
+    return f'<div class="dms-warning" role="alert">{escape(model + _capital(scene.note))}.</div>'
 
 
 def _planes(scene: Scene, look: Look, positions: Mapping[str, int]) -> str:
@@ -137,7 +147,7 @@ def _chip(colour: str, text: str) -> str:
 
 
 def facts(scene: Scene, threshold: float) -> str:
-    """Return the size of each region with its interval, and the warning about the image if there is one."""
+    """Return the size of each region with its interval."""
     samples = count(len(scene.samples), "sample")
     labels = [
         f"{'Volume' if scene.is_volume else 'Area'} above {threshold:.2f}",
@@ -152,8 +162,7 @@ def facts(scene: Scene, threshold: float) -> str:
         lines.append(f"<td>{_chip(COLOURS[k % len(COLOURS)], region)}</td>{''.join(cells)}")
     head, *rows = lines
     table = "".join([f'<tr class="dms-head">{head}</tr>', *(f"<tr>{row}</tr>" for row in rows)])
-    warning = f'<div class="dms-warning" role="alert">{escape(_capital(scene.note))}.</div>' if scene.note else ""
-    return f'{warning}<div class="dms-facts"><table>{table}</table></div>'
+    return f'<div class="dms-facts"><table>{table}</table></div>'
 
 
 def heading(title: str) -> str:

@@ -10,6 +10,7 @@ from diffmedseg.prediction import Report, Stopped
 from diffmedseg.wording import count, first_names
 from diffmedseg.zoo.shelf import Shelf
 
+STOPPED_EARLY = "Stopped before it began."
 _BETWEEN = 0.3  # seconds between two reports of progress
 _TOLD = 3  # failures that are reported in full
 _NAMED = 6  # unused files that are named
@@ -45,7 +46,7 @@ def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progre
     """
     if session.stop.is_set():  # while it waited for its turn
         session.stop.clear()
-        yield Progress("Stopped before it began.", 0, True, True)
+        yield Progress(STOPPED_EARLY, 0, True, True)
         return
     session.drop_results()
     notes: list[str] = []
@@ -60,7 +61,8 @@ def run(session: Session, shelf: Shelf, names: Sequence[str]) -> Iterator[Progre
                 while not job.done():
                     wait([job], _BETWEEN)
                     share = (number + watcher.share) / len(names)
-                    yield Progress(f"Segmenting with {name}: {watcher.share:.0%}", share)
+                    stopping = session.stop.is_set()
+                    yield Progress("Stopping …" if stopping else f"Segmenting with {name}: {watcher.share:.0%}", share)
                 report = job.result()
                 notes += _failures(session, report)
                 unused = [one for one in unused or session.unused if one in session.unused]

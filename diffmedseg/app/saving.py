@@ -34,7 +34,7 @@ class CorrectedSet:
     """The corrected images of a session, in a folder.
 
     Pictures are saved as ``images/ID.png`` and ``masks/ID.png``, several regions as ``masks/REGION/ID.png``. Volumes
-    are ``images/ID.nii.gz`` and ``masks/ID.nii.gz``.
+    are ``images/ID.nii.gz`` and ``masks/ID.nii.gz``. A configuration names the regions as the model does.
 
     Attributes:
         folder: Folder of the data set.
@@ -62,8 +62,8 @@ class CorrectedSet:
             model: The model's name on the command line, such as ``medsegdiff-lite``.
             pretrained: The zoo entry, run or checkpoint to start from.
         """
-        extra = f" -c corrected/{_OWN}" if (self.folder / _OWN).is_file() else ""
-        return f"diffmedseg train {model} {self.data} --data.root corrected{extra} --pretrained {pretrained}"
+        settings = f"--data.root corrected -c corrected/{_OWN}"
+        return f"diffmedseg train {model} {self.data} {settings} --pretrained {pretrained}"
 
     def _identify(self, name: str, image: Path) -> str:
         """Return the image's id. The same image keeps its id; other images of the same name get another id."""
@@ -98,29 +98,31 @@ class CorrectedSet:
         changed = edited != scene.mask[:, 0]
         name = self._identify(scene.name, image)
         orientation = stored_orientation(image)
-        masks = []
+        drawn = []
         for k, region in enumerate(self.regions):
             with open_image(predicted[region]) as stored:
                 native = np.asarray(stored.convert("L")) > 127
             layers = [turn_back(torch.from_numpy(one), orientation).numpy() for one in (changed[k], edited[k])]
             where, mask = (_enlarged(layer, native.shape) for layer in layers)
-            masks.append(np.where(where, mask, native))
+            drawn.append(np.where(where, mask, native))
         if self.nested:
-            masks = list(nest(torch.from_numpy(np.stack(masks))).numpy())
+            drawn = list(nest(torch.from_numpy(np.stack(drawn))).numpy())
         exif = Image.Exif()
         exif[Base.Orientation] = orientation
-        for region, mask in zip(self.regions, masks, strict=True):
+        for region, mask in zip(self.regions, drawn, strict=True):
             levels = Image.fromarray(mask.astype(np.uint8) * 255)
             path = self._mask_folder(region) / f"{name}.png"
             write_whole(path, lambda temporary, levels=levels: levels.save(temporary, "PNG", exif=exif))  # type: ignore[misc]
         self._save_image(image, name)
-        if len(self.regions) > 1:
-            layout = {"masks": {region: [f"masks*/{region}/{{id}}"] for region in self.regions}}
-            self._describe({"layout": {"init_args": layout}, "nested": self.nested})
+        masks = {region: [f"masks*/{self._below(region)}{{id}}"] for region in self.regions}
+        self._describe({"layout": {"init_args": {"masks": masks}}, "nested": self.nested})
         return name
 
+    def _below(self, region: str) -> str:
+        return f"{region}/" if len(self.regions) > 1 else ""
+
     def _mask_folder(self, region: str) -> Path:
-        return self.folder / "masks" / region if len(self.regions) > 1 else self.folder / "masks"
+        return self.folder / "masks" / self._below(region)
 
     def _save_image(self, image: Path, name: str) -> None:
         """Copy a picture unchanged. If data sets do not know its ending, save it as an upright PNG."""

@@ -88,6 +88,7 @@ class Session:
         series: Folders of the DICOM series, if there are several.
         editing: Content of the editor; None if it is empty.
         waiting: Whether the page waits for a prediction, or for its turn.
+        running: Whether its turn has come.
         unused: Names of files that the last prediction did not use.
     """
 
@@ -101,7 +102,7 @@ class Session:
         self.scenes: dict[str, dict[str, Scene]] = {}
         self.editing: Editing | None = None
         self.unused: list[str] = []
-        self.waiting = False
+        self.waiting = self.running = False
         self.closed = False
         self._uploads = Uploads(self._root, self.folder / "uploads")
         self._busy, self._changing = Lock(), Lock()  # while a prediction writes; while files come or go

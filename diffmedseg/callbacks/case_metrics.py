@@ -98,15 +98,17 @@ class CaseMetrics(SegmentationCallback):
         for i, case in enumerate(batch["case"]):
             size = (int(batch["reference"][i].shape[-2]), int(batch["reference"][i].shape[-1]))
             window = batch["window"][i]
-            found = model.at_reference(segmentation, batch, i)
-            maps = found.probability[0], found.samples[0], batch["reference"][i]
-            unrefined = None if found.unrefined is None else found.unrefined[0]
-            contours = None if found.inner is None or found.outer is None else (found.inner[0], found.outer[0])
-            prior = None if found.prior is None else found.prior[0]
-            seen, seconds = batch["field_of_view"][i], outputs["seconds"]
-            image = score_image(case, *maps, model.threshold, seconds, unrefined, seen, contours, prior, window)
+            result = model.at_reference(segmentation, batch, i)
+            maps = result.probability[0], result.samples[0], batch["reference"][i]
+            unrefined = None if result.unrefined is None else result.unrefined[0]
+            contours = None if result.inner is None or result.outer is None else (result.inner[0], result.outer[0])
+            prior = None if result.prior is None else result.prior[0]
+            field_of_view, seconds = batch["field_of_view"][i], outputs["seconds"]
+            image = score_image(
+                case, *maps, model.threshold, seconds, unrefined, field_of_view, contours, prior, window
+            )
             add_to(self.images, image)
-            [mask], reference = masks_to_score(found.mask, batch, i)
+            [mask], reference = masks_to_score(result.mask, batch, i)
             if tubular:
                 scores = [centreline_dice(a, b) for a, b in zip(mask, reference, strict=True)]
                 self.surfaces[case] = [SurfaceScores(math.nan, math.nan, cl_dice=score) for score in scores]
@@ -115,8 +117,8 @@ class CaseMetrics(SegmentationCallback):
                     self._close_case()
                 mean = None
                 if model.smallest:
-                    mean = found.mean[0] if window is None else window.place(found.mean[0], size)
-                    mean = mean if seen is None else mean * seen
+                    mean = result.mean[0] if window is None else window.place(result.mean[0], size)
+                    mean = mean if field_of_view is None else mean * field_of_view
                 self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference, mean))
 
     def _close_case(self) -> None:
@@ -261,8 +263,8 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
         policy += "; the reference is the first of two raters; the majority of three or more"
     if empty:
         policy += f"; {count(empty, 'empty mask')} predicted empty, which scores 1"
-    for region, found in regions.items():
-        for name in found["set"].get("empty_in_all_cases", []):
+    for region, region_summary in regions.items():
+        for name in region_summary["set"].get("empty_in_all_cases", []):
             policy += f"; the {name} of {region} is empty in every case"
     table = Table(title="Test", caption=policy, caption_justify="left")
     for name in ("Region", "Score", "Mean", "95 % interval"):

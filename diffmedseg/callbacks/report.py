@@ -38,8 +38,8 @@ class TestReport(SegmentationCallback):
         """Find the callback that computes the scores."""
         super().setup(trainer, pl_module, stage)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
-        before = callbacks[: callbacks.index(self)]
-        scorers = [callback for callback in before if isinstance(callback, CaseMetrics)]
+        earlier_callbacks = callbacks[: callbacks.index(self)]
+        scorers = [callback for callback in earlier_callbacks if isinstance(callback, CaseMetrics)]
         if not scorers:
             raise ValueError("TestReport shows the scores of CaseMetrics. Put CaseMetrics before it.")
         self.scorer = scorers[-1]

@@ -101,10 +101,10 @@ class ExactResume(Callback):
             trainer.should_stop = True
         self._before = {}
         if not _is_planned(trainer, _batch_progress(trainer).current.processed):
-            for callback in _choosing(trainer):
+            for callback in _choosing_callbacks(trainer):
                 self._before[callback.state_key] = deepcopy(callback.state_dict())
                 if isinstance(callback, ModelCheckpoint) and trainer.is_global_zero and callback.best_model_path:
-                    _keep(Path(callback.best_model_path))
+                    _back_up(Path(callback.best_model_path))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember that these weights are validated."""
@@ -120,7 +120,7 @@ class ExactResume(Callback):
         self._loaded = checkpoint
         if not checkpoint[_KEY]["unvalidated"]:
             self._validated = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
-        for callback in _choosing(trainer):
+        for callback in _choosing_callbacks(trainer):
             state = checkpoint["callbacks"].get(callback.state_key)
             if isinstance(callback, EarlyStopping) and state:
                 state["patience"] = callback.patience
@@ -131,7 +131,7 @@ class ExactResume(Callback):
             return
         checkpoint, self._loaded = self._loaded, None
         loop, step = trainer.fit_loop.epoch_loop, checkpoint["global_step"]
-        trainer.should_stop |= any(_has_stopped(callback) for callback in _choosing(trainer))
+        trainer.should_stop |= any(_has_stopped(callback) for callback in _choosing_callbacks(trainer))
         if not (trainer.should_stop or 0 <= loop.max_steps <= step):
             self._forget_last_validation(trainer, checkpoint[_KEY]["before"])
         elif checkpoint[_KEY]["unvalidated"]:
@@ -143,14 +143,14 @@ class ExactResume(Callback):
             trainer.should_stop = False
 
     def _forget_last_validation(self, trainer: Trainer, before: dict[str, Any]) -> None:
-        for callback in _choosing(trainer):
+        for callback in _choosing_callbacks(trainer):
             if callback.state_key not in before:
                 continue
             callback.load_state_dict(before[callback.state_key])
             if isinstance(callback, ModelCheckpoint) and trainer.is_global_zero and callback.best_model_path:
                 best = Path(callback.best_model_path)
-                if best.parent == Path(str(callback.dirpath)) and _kept(best).is_file():
-                    os.replace(_kept(best), best)
+                if best.parent == Path(str(callback.dirpath)) and _backup_path(best).is_file():
+                    os.replace(_backup_path(best), best)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an epoch as usual, or run a missed validation."""
@@ -223,7 +223,7 @@ def _owe_validation(loops: dict[str, Any], is_owed: bool) -> None:
     }
 
 
-def _choosing(trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
+def _choosing_callbacks(trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
     """Return the callbacks whose choices depend on validation."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
     return [callback for callback in callbacks if isinstance(callback, EarlyStopping | ModelCheckpoint)]
@@ -237,16 +237,16 @@ def _has_stopped(callback: Callback) -> bool:
     return callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
 
 
-def _kept(best: Path) -> Path:
+def _backup_path(best: Path) -> Path:
     return best.with_name(f"{best.name}.before")
 
 
-def _keep(best: Path) -> None:
+def _back_up(best: Path) -> None:
     """Keep a checkpoint under another name."""
     if not best.is_file():
         return
-    _kept(best).unlink(missing_ok=True)
+    _backup_path(best).unlink(missing_ok=True)
     try:
-        os.link(best, _kept(best))
+        os.link(best, _backup_path(best))
     except OSError:  # a file system without links
-        shutil.copyfile(best, _kept(best))
+        shutil.copyfile(best, _backup_path(best))

@@ -54,5 +54,5 @@ class SampleFiles(SegmentationCallback):
             native = [
                 at_native_size(sample, (int(height), int(width)), batch["window"][i]) > 0.5 for sample in samples[i]
             ]
-            masks, seen = torch.stack(native), batch["field_of_view"][i]
-            write_samples(self.folder, name, masks if seen is None else masks & seen)
+            masks, field_of_view = torch.stack(native), batch["field_of_view"][i]
+            write_samples(self.folder, name, masks if field_of_view is None else masks & field_of_view)

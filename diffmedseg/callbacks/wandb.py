@@ -51,8 +51,10 @@ class WandbDashboard(SegmentationCallback):
         loggers = loggers if trainer.is_global_zero else []
         self.logger = next((logger for logger in loggers if not logger.experiment.disabled), None)
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning, not declared
-        before = callbacks[: callbacks.index(self)]
-        self.scorer = next((callback for callback in reversed(before) if isinstance(callback, CaseMetrics)), None)
+        earlier_callbacks = callbacks[: callbacks.index(self)]
+        self.scorer = next(
+            (callback for callback in reversed(earlier_callbacks) if isinstance(callback, CaseMetrics)), None
+        )
         if self.logger is None:
             return
         data = getattr(trainer, "datamodule", None)
@@ -83,11 +85,13 @@ class WandbDashboard(SegmentationCallback):
         """Keep the images to show. They are chosen by the reference alone, so that all epochs show the same images."""
         if self.logger is None or trainer.sanity_checking:
             return
-        found: Segmentation = outputs["segmentation"]
+        segmentation: Segmentation = outputs["segmentation"]
         for i, case in enumerate(batch["case"]):
             if self.shown.wants(case):
                 reference = batch["mask"][i].bool().cpu()
-                samples, mask, doubt = (m[i].cpu() for m in (found.binary_samples, found.mask, found.uncertainty))
+                samples, mask, doubt = (
+                    m[i].cpu() for m in (segmentation.binary_samples, segmentation.mask, segmentation.uncertainty)
+                )
                 picture = Picture(batch["id"][i], batch["image"][i].float().cpu(), reference, mask, samples, doubt)
                 self.shown.offer(case, int(batch["index"][i]), float(reference.sum()), picture)
 
@@ -115,10 +119,10 @@ class WandbDashboard(SegmentationCallback):
 
         rows = self.scorer.rows
         shown: dict[str, Any] = {"test/cases": case_table(rows)}
-        for region, found in self.scorer.summary["regions"].items():
+        for region, region_summary in self.scorer.summary["regions"].items():
             prefix = f"test/{region}/" if len(self.scorer.summary["regions"]) > 1 else "test/"
             region_rows = [row for row in rows if row.region == region]
-            shown[f"{prefix}reliability"] = wandb.Image(draw_reliability(found["set"]["reliability"]))
+            shown[f"{prefix}reliability"] = wandb.Image(draw_reliability(region_summary["set"]["reliability"]))
             shown[f"{prefix}risk_coverage"] = wandb.Image(draw_risk_coverage(region_rows))
         self.logger.log_metrics(shown, trainer.global_step)
 

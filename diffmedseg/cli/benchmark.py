@@ -33,16 +33,16 @@ def main(args: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("diffmedseg benchmark", "Score samples of any method by a fixed protocol.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    one: argparse.ArgumentParser = commands.add_parser(
+    ambiguity: argparse.ArgumentParser = commands.add_parser(
         "ambiguity",
         help="Score samples on a data set with several raters.",
         description="Score samples on a data set with several raters: GED, matched IoU, Dice of the fused mask, "
         "calibration, with 95 % intervals over patients. The table also scores each rater against the other raters.",
         epilog="`diffmedseg evaluate RUN --model.num_samples 100 --samples_folder FOLDER` writes the samples of a run.",
     )
-    one.set_defaults(run=_ambiguity)
-    add_data(one)
-    one.add_argument(
+    ambiguity.set_defaults(run=_ambiguity)
+    add_data(ambiguity)
+    ambiguity.add_argument(
         "--samples",
         type=Path,
         metavar="FOLDER",
@@ -50,22 +50,22 @@ def _parser() -> argparse.ArgumentParser:
         "(S, K, H, W) in {0, 1}; or a folder ID with sample-00.png, sample-01.png and so on, in {0, 255}. Without this "
         "option, only raters are scored.",
     )
-    one.add_argument("--list", type=Path, metavar="CSV", help="Write the expected file names, and score nothing.")
-    one.add_argument("--split", choices=("train", "val", "test"), default="test", help="Default: test.")
-    one.add_argument(
+    ambiguity.add_argument("--list", type=Path, metavar="CSV", help="Write the expected file names, and score nothing.")
+    ambiguity.add_argument("--split", choices=("train", "val", "test"), default="test", help="Default: test.")
+    ambiguity.add_argument(
         "--track",
         choices=("all", "nonempty"),
         default="all",
         help="all (the default): all images, and a second table of the images in which every rater has foreground. "
         "nonempty: only the latter; other images need no samples.",
     )
-    one.add_argument(
+    ambiguity.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
         help="New folder for metrics.json and the tables of cases, for `diffmedseg compare`.",
     )
-    one.add_argument(
+    ambiguity.add_argument(
         "--worst",
         type=positive_integer,
         metavar="N",
@@ -90,19 +90,19 @@ def _ambiguity(options: argparse.Namespace) -> None:
     if options.list is not None:
         _write_names(benchmark, expand_home(options.list))
         return
-    found = benchmark.score(None if options.samples is None else expand_home(options.samples))
-    summary = found.as_dict()
+    ambiguity = benchmark.score(None if options.samples is None else expand_home(options.samples))
+    summary = ambiguity.as_dict()
     console = Console()
     console = Console(width=max(console.width, _WIDTH))
     for track in summary["tracks"]:
         console.print(_table(track, summary))
-    if found.left_out:
-        names = ", ".join(found.left_out)
-        print(f"Left out, since there are {count(found.num_samples or 0, 'sample')} per image: {names}.")
+    if ambiguity.left_out:
+        names = ", ".join(ambiguity.left_out)
+        print(f"Left out, since there are {count(ambiguity.num_samples or 0, 'sample')} per image: {names}.")
     if output is not None:
-        _write(found, summary, output)
+        _write(ambiguity, summary, output)
         if options.worst is not None:
-            _draw(benchmark, found, expand_home(options.samples), options.worst, output)
+            _draw(benchmark, ambiguity, expand_home(options.samples), options.worst, output)
         print(f"Wrote {output}", file=sys.stderr)
 
 
@@ -115,35 +115,35 @@ def _write_names(benchmark: "AmbiguityBenchmark", path: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("file", "patient", "height", "width"))
-            writer.writerows((sample_file(image), *others) for image, *others in rows)
+            writer.writerows((sample_file(image), *columns) for image, *columns in rows)
 
     write_alone(path, save)
     print(f"Wrote {count(len(rows), 'name')} to {path}.")
 
 
-def _write(found: "Ambiguity", summary: dict[str, Any], folder: Path) -> None:
+def _write(ambiguity: "Ambiguity", summary: dict[str, Any], folder: Path) -> None:
     """Write metrics.json and the tables of cases: the first track into the folder, other tracks into subfolders."""
     from diffmedseg.metrics.table import write_cases
 
-    for number, track in enumerate(found.raters):
+    for number, track in enumerate(ambiguity.raters):
         track_folder = folder / track if number else folder
         track_folder.mkdir(parents=True, exist_ok=True)
-        if track in found.samples:
-            write_cases(found.samples[track].rows, track_folder / "cases.csv")
-        write_cases(found.raters[track].rows, track_folder / "raters" / "cases.csv")
+        if track in ambiguity.samples:
+            write_cases(ambiguity.samples[track].rows, track_folder / "cases.csv")
+        write_cases(ambiguity.raters[track].rows, track_folder / "raters" / "cases.csv")
     text = json.dumps(summary, indent=1)
     write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _draw(benchmark: "AmbiguityBenchmark", found: "Ambiguity", samples: Path, number: int, folder: Path) -> None:
+def _draw(benchmark: "AmbiguityBenchmark", ambiguity: "Ambiguity", samples: Path, number: int, folder: Path) -> None:
     """Draw the worst images of each track beside the tables of the track."""
     from diffmedseg.figures import save_figure
 
-    if "ged_unbiased" in found.left_out:
+    if "ged_unbiased" in ambiguity.left_out:
         print("No worst.png: one sample per image has no unbiased GED.", file=sys.stderr)
         return
-    for track, scored in found.samples.items():
-        track_folder = folder if track == next(iter(found.samples)) else folder / track
+    for track, scored in ambiguity.samples.items():
+        track_folder = folder if track == next(iter(ambiguity.samples)) else folder / track
         save_figure(benchmark.draw_worst(scored, samples, number), track_folder / "worst.png")
 
 
@@ -152,24 +152,24 @@ def _table(track: str, summary: dict[str, Any]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    own, samples = summary["tracks"][track], summary["samples_per_image"]
-    images, patients = count(own["images"], "image"), count(own["patients"], "patient")
+    results, samples = summary["tracks"][track], summary["samples_per_image"]
+    images, patients = count(results["images"], "image"), count(results["patients"], "patient")
     number = "no samples" if samples is None else f"{count(samples, 'sample')} per image"
     raters = " or ".join(map(str, summary["raters"]))
     title = f"{summary['data']}, {summary['split']}: " + ("all images" if track == "all" else "no rater empty")
     caption = f"{images} of {patients}, {raters} raters, {number}; mean over images, 95 % intervals over patients\n"
     caption += "Raters: each rater's mask against the other raters"
-    lines = [name for name in _COLUMNS if name in own]
+    lines = [name for name in _COLUMNS if name in results]
     table = Table(title=escape(title), caption=caption, caption_justify="left")
     table.add_column("Score", no_wrap=True)
     for name in lines:
         table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
         table.add_column("95 % interval", justify="right", no_wrap=True)
-    regions = own[lines[0]]
+    regions = results[lines[0]]
     for region in regions:
         of_region = f", {region}" if len(regions) > 1 else ""
-        for score in dict.fromkeys(score for name in lines for score in own[name][region]):
-            cells = [cell for name in lines for cell in _cells(own[name][region].get(score))]
+        for score in dict.fromkeys(score for name in lines for score in results[name][region]):
+            cells = [cell for name in lines for cell in _cells(results[name][region].get(score))]
             table.add_row(escape(_title(score) + of_region), *cells)
     return table
 

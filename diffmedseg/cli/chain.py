@@ -52,8 +52,8 @@ class Chain:
         preset = self.options.preset if self.options.preset in list_presets(model) else None
         best = {"preset": preset, "settings": self.stages["teacher"]["settings"]}
         best |= self.stages["for_data"].get(self.data, {}).get("teacher", {})
-        own = [*best["settings"], *self.settings["data"], *self.settings["both"]]
-        return self._train(model, self.data, "teacher", best["preset"], [*own, *self.settings["teacher"]])
+        settings = [*best["settings"], *self.settings["data"], *self.settings["both"]]
+        return self._train(model, self.data, "teacher", best["preset"], [*settings, *self.settings["teacher"]])
 
     def propose(self, cycle: int, run: Path | None) -> list[str]:
         """Return the arguments that write pseudo masks. ``run`` is the proposing run; None if no model proposes."""
@@ -72,27 +72,29 @@ class Chain:
 
     def train_student(self, cycle: int) -> list[str]:
         """Return the arguments that train the student of a cycle."""
-        own = [*self.stages["student"]["settings"], *self.settings["both"], *self.settings["student"]]
+        settings = [*self.stages["student"]["settings"], *self.settings["both"], *self.settings["student"]]
         encoder = {"--encoder": self.options.encoder, "--encoder_weights": self.options.encoder_weights}
-        chosen = [part for name, value in encoder.items() if value is not None for part in (name, value)]
+        arguments = [part for name, value in encoder.items() if value is not None for part in (name, value)]
         data = str(self.pseudo(cycle) / "data.yaml")
-        return self._train(self.stages["student"]["model"], data, f"student_{cycle}", self.options.preset, chosen + own)
+        return self._train(
+            self.stages["student"]["model"], data, f"student_{cycle}", self.options.preset, arguments + settings
+        )
 
     def fine_tune(self, cycle: int, student: Path) -> list[str]:
         """Return the arguments that fine-tune the student of a cycle on the true masks alone."""
         config = read_yaml(student / "config.yaml")
         size, encoder_lr = config["data"]["init_args"]["image_size"], config["model"]["init_args"]["encoder_lr"]
-        own = [f"--pretrained={student}", "--data.true_only=true"]
-        own += [f"--data.image_size={json.dumps(size)}", f"--model.encoder_lr={encoder_lr}"]
-        own += [*self.settings["both"], *self.stages["fine_tuning"]["settings"], *self.settings["fine_tuning"]]
+        settings = [f"--pretrained={student}", "--data.true_only=true"]
+        settings += [f"--data.image_size={json.dumps(size)}", f"--model.encoder_lr={encoder_lr}"]
+        settings += [*self.settings["both"], *self.stages["fine_tuning"]["settings"], *self.settings["fine_tuning"]]
         folder, preset = str(self.pseudo(cycle) / "data.yaml"), self.options.preset
-        return self._train(self.stages["student"]["model"], folder, f"fine_tuned_{cycle}", preset, own)
+        return self._train(self.stages["student"]["model"], folder, f"fine_tuned_{cycle}", preset, settings)
 
     def _train(self, model: str, data: str, stage: str, preset: str | None, settings: list[str]) -> list[str]:
-        given = [] if preset is None else ["--preset", preset]
+        preset_arguments = [] if preset is None else ["--preset", preset]
         logger = [] if self.options.logger is None else ["--logger", self.options.logger]
-        place = ["--name", f"{self.name}/{stage}", *given, *logger, f"--runs={self.options.runs}"]
-        return ["train", model, data, *place, f"--seed_everything={self.options.seed}", *settings]
+        options = ["--name", f"{self.name}/{stage}", *preset_arguments, *logger, f"--runs={self.options.runs}"]
+        return ["train", model, data, *options, f"--seed_everything={self.options.seed}", *settings]
 
 
 def train(args: list[str]) -> None:
@@ -119,13 +121,13 @@ def _finish(experiment: Path, arguments: list[str]) -> Path:
 
     A stage is finished when its best checkpoint was tested.
     """
-    if (done := _tested(experiment)) is None:
+    if (run := _tested(experiment)) is None:
         resumes = any(experiment.glob("version_*/checkpoints/last.ckpt"))
         _run([*arguments, *(["--ckpt_path", "last"] if resumes else [])])
-        done = _tested(experiment)
-    if done is None:
+        run = _tested(experiment)
+    if run is None:
         refuse(f"The stage {experiment} ended before its test. Give the same command again to resume it.")
-    return done
+    return run
 
 
 def _tested(experiment: Path) -> Path | None:
@@ -144,18 +146,18 @@ def _hold_to(chain: Chain) -> None:
     if not chain.options.agreement:
         ignored.add("agreement")  # older chains have no such option
     options = {name: value for name, value in vars(chain.options).items() if name not in ignored}
-    used = {"stages": chain.stages, "settings": chain.settings}
+    parts = {"stages": chain.stages, "settings": chain.settings}
     if not chain.options.true_masks:  # without true masks, nothing is fine-tuned, and older chains have no such stage
-        used = {key: {k: v for k, v in one.items() if k != "fine_tuning"} for key, one in used.items()}
-    record = {"data": chain.data, "options": options, **used}
+        parts = {key: {k: v for k, v in part.items() if k != "fine_tuning"} for key, part in parts.items()}
+    record = {"data": chain.data, "options": options, **parts}
     path = chain.folder / _ORDER
     if path.is_file():
-        before = read_json(path)
-        now = json.loads(json.dumps(record))
-        if before != now:
-            other = next(name for name in now if before.get(name) != now[name])
+        recorded = read_json(path)
+        current = json.loads(json.dumps(record))
+        if recorded != current:
+            changed = next(name for name in current if recorded.get(name) != current[name])
             raise DataError(
-                f"{chain.folder} was started with other {other} ({path}). Give the same {other}, or another --name."
+                f"{chain.folder} was started with other {changed} ({path}). Give the same {changed}, or another --name."
             )
         return
     chain.folder.mkdir(parents=True, exist_ok=True)
@@ -197,13 +199,13 @@ def _parse(args: list[str]) -> Chain:
     Raises:
         RecipeError: If the preset does not exist for the student.
     """
-    model, rest = args[0], args[1:]
-    data = rest.pop(0) if rest and not rest[0].startswith("-") else "synthetic"
+    model, arguments = args[0], args[1:]
+    data = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "synthetic"
     stages = read_yaml(experiments_folder() / "chain" / f"{model}.yaml")
     parser = _parser(model)
-    if not any(argument.partition("=")[0] in _PROPOSING for argument in rest):
+    if not any(argument.partition("=")[0] in _PROPOSING for argument in arguments):
         parser.set_defaults(**stages["for_data"].get(data, {}).get("proposing", {}))
-    options, settings = parser.parse_known_args(rest)
+    options, settings = parser.parse_known_args(arguments)
     presets = list_presets(stages["student"]["model"])
     if options.preset is not None and options.preset not in presets and not options.preset.endswith((".yaml", ".yml")):
         raise RecipeError(f"The model {model} has no preset {options.preset!r}: choose one of {', '.join(presets)}.")
@@ -227,13 +229,13 @@ def _run(arguments: list[str]) -> None:
     """Run a stage in a child process. Stop it with this process; exit with its code if it fails."""
     _say("\n$ diffmedseg " + " ".join(arguments))
     child = subprocess.Popen([sys.executable, "-P", "-m", "diffmedseg", *arguments])
-    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    handler = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     try:
         code = None
         while code is None:
             with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C also reaches the stage, which ends its step
                 code = child.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
     if code:
         sys.exit(code if code > 0 else 128 - code)

@@ -50,12 +50,12 @@ def compare(args: list[str]) -> None:
     from diffmedseg.evaluation.comparison import compare_tests
     from diffmedseg.metrics.scores import TITLES
 
-    known = [score for score in TITLES if score != "seconds"]  # runs may be timed on different machines
+    scores = [score for score in TITLES if score != "seconds"]  # runs may be timed on different machines
     for score in options.scores or ():
         if score not in TITLES:
             parser.error(unknown("score", score, list(TITLES)))
     with report_errors():
-        rows = compare_tests(_read_tests(options.tests), options.common, options.scores or known)
+        rows = compare_tests(_read_tests(options.tests), options.common, options.scores or scores)
     sys.stdout.write(_FORMATS[options.format](rows))
 
 
@@ -78,18 +78,18 @@ def _read_tests(arguments: Sequence[str]) -> "dict[str, list[list[CaseScore]]]":
 
 def _find(argument: str) -> tuple[str, list[Path]]:
     """Return the name of a test, and its tables."""
-    name, named, pattern = argument.partition("=")
-    if Path(argument).exists() or not named:
+    name, equals, pattern = argument.partition("=")
+    if Path(argument).exists() or not equals:
         name, pattern = argument, argument
     path = Path(pattern).expanduser()
     paths = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     if not paths:
-        raise DataError(f"There is no file or folder {pattern}, and no match for it as a pattern.")
+        raise DataError(f"There is no file or folder {pattern}, and no match for it as a pattern. Check the name.")
     tables = [path / "cases.csv" if path.is_dir() else path for path in paths]
-    if without := [str(table.parent) for table in tables if not table.is_file()]:
-        inside = [str(table.parent) for folder in without for table in sorted(Path(folder).glob("*/cases.csv"))]
+    if missing := [str(table.parent) for table in tables if not table.is_file()]:
+        inside = [str(table.parent) for folder in missing for table in sorted(Path(folder).glob("*/cases.csv"))]
         hint = f" There are tests in it: {first_names(inside)}." if inside else ""
-        raise DataError(f"{first_names(without)} has no cases.csv. Name the folder of a finished run or test.{hint}")
+        raise DataError(f"{first_names(missing)} has no cases.csv. Name the folder of a finished run or test.{hint}")
     return name, tables
 
 
@@ -125,10 +125,10 @@ def _table(rows: "Sequence[Comparison]") -> str:
     heads, lines = _cells(rows)
     texts = 1 + heads.index("Test")  # columns of words
     previous: list[str] = []
-    shown = [heads]
+    table = [heads]
     for line in lines:  # leave out words that repeat the line above
         same = previous[: texts - 1] == line[: texts - 1]
-        shown += [[], line] if previous and not same else [([""] * (texts - 1) + line[texts - 1 :]) if same else line]
+        table += [[], line] if previous and not same else [([""] * (texts - 1) + line[texts - 1 :]) if same else line]
         previous = line
     widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
     aligned = [
@@ -136,7 +136,7 @@ def _table(rows: "Sequence[Comparison]") -> str:
             cell.ljust(width) if column < texts else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=False))
         ).rstrip()
-        for line in shown
+        for line in table
     ]
     aligned.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     caption = f"less {rows[0].test}: mean over the same cases; above: share of cases, ties count half"
@@ -153,9 +153,9 @@ def _markdown(rows: "Sequence[Comparison]") -> str:
 
 def _latex(rows: "Sequence[Comparison]") -> str:
     """Make a tabular with the rules of the package booktabs."""
-    heads, rest = _cells(rows)
+    heads, cells = _cells(rows)
     texts = 1 + heads.index("Test")
-    body = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in [heads, *rest]]
+    body = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in [heads, *cells]]
     columns = "l" * texts + "r" * (len(heads) - texts)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}", ""])
@@ -174,8 +174,8 @@ def _csv(rows: "Sequence[Comparison]") -> str:
 
 def _json(rows: "Sequence[Comparison]") -> str:
     """Return JSON with full precision. Missing values are null."""
-    plain = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
-    return json.dumps(plain, indent=1) + "\n"
+    records = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
+    return json.dumps(records, indent=1) + "\n"
 
 
 _FORMATS: "dict[str, Callable[[Sequence[Comparison]], str]]" = {

@@ -32,11 +32,11 @@ def quieten() -> None:
         log.addHandler(RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False))
         log.setLevel(logging.INFO)
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    if _says_something not in lightning.filters:
-        lightning.addFilter(_says_something)
+    if _is_relevant not in lightning.filters:
+        lightning.addFilter(_is_relevant)
     for expected in _EXPECTED:
         warnings.filterwarnings("ignore", expected)
 
 
-def _says_something(record: logging.LogRecord) -> bool:
+def _is_relevant(record: logging.LogRecord) -> bool:
     return not _NOISE.search(record.getMessage())

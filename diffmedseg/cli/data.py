@@ -27,57 +27,63 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: object, summary: str) -> argparse.ArgumentParser:
-        own: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-        own.set_defaults(run=run)
-        return own
+        subparser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+        subparser.set_defaults(run=run)
+        return subparser
 
-    one = add("list", _list, "List the data sets, or show where to get one and what to cite.")
-    one.add_argument("name", nargs="?", help="Name of a data set.")
+    command = add("list", _list, "List the data sets, or show where to get one and what to cite.")
+    command.add_argument("name", nargs="?", help="Name of a data set.")
 
-    one = add(
+    command = add(
         "check",
         _check,
         "Check a data set before training: count its content, and find files that are unreadable, unpaired, duplicated "
         "or in two splits. The exit code is 1 if a fault is serious.",
     )
-    add_data(one)
-    one.add_argument(
+    add_data(command)
+    command.add_argument(
         "--against", nargs=2, metavar=("NAME", "DIR"), help="Another data set, which must share no image with this one."
     )
-    one.add_argument("--json", action="store_true", help="Print the full result as JSON, for programs.")
-    one.add_argument("--sheet", type=file_ending(".png"), metavar="PNG", help="Draw a contact sheet to this file.")
+    command.add_argument("--json", action="store_true", help="Print the full result as JSON, for programs.")
+    command.add_argument("--sheet", type=file_ending(".png"), metavar="PNG", help="Draw a contact sheet to this file.")
 
-    one = add("augment-preview", _augment_preview, "Draw images and masks as stored and as augmented in training.")
-    add_data(one)
-    one.add_argument("--out", type=file_ending(".png"), required=True, help="PNG to write.")
-    one.add_argument("--num_images", type=positive_integer, default=4, help="Rows. Default: 4.")
-    one.add_argument("--num_variants", type=positive_integer, default=6, help="Augmented variants of each. Default: 6.")
+    command = add("augment-preview", _augment_preview, "Draw images and masks as stored and as augmented in training.")
+    add_data(command)
+    command.add_argument("--out", type=file_ending(".png"), required=True, help="PNG to write.")
+    command.add_argument("--num_images", type=positive_integer, default=4, help="Rows. Default: 4.")
+    command.add_argument(
+        "--num_variants", type=positive_integer, default=6, help="Augmented variants of each. Default: 6."
+    )
 
-    one = add("labels", _labels, "Count image-level labels, show their source, and measure label leakage.")
-    add_data(one)
-    one.add_argument("--out", type=file_ending(".png"), help="PNG of healthy and diseased items to write.")
-    one.add_argument("--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8.")
+    command = add("labels", _labels, "Count image-level labels, show their source, and measure label leakage.")
+    add_data(command)
+    command.add_argument("--out", type=file_ending(".png"), help="PNG of healthy and diseased items to write.")
+    command.add_argument(
+        "--num_images", type=positive_integer, default=8, help="Items of each label in it. Default: 8."
+    )
 
-    one = add("convert", _convert, "Convert a data set to a raw data set of nnU-Net v2, with the same splits.")
-    add_data(one)
-    one.add_argument("--out", type=Path, required=True, help="New folder, called Dataset<3 digits>_<name>.")
-    one.add_argument(
+    command = add("convert", _convert, "Convert a data set to a raw data set of nnU-Net v2, with the same splits.")
+    add_data(command)
+    command.add_argument("--out", type=Path, required=True, help="New folder, called Dataset<3 digits>_<name>.")
+    command.add_argument(
         "--raters",
         choices=["majority"],
         help="How to reduce several raters to one label map. majority: the majority mask; the first of two raters.",
     )
 
-    one = add("plan", _plan, "Measure a data set, and propose image size, patch, context and batch for this machine.")
-    add_data(one)
-    one.add_argument("--out", type=Path, help="YAML file to write, for `diffmedseg train MODEL DATA -c FILE`.")
-    one.add_argument("--num_cases", type=positive_integer, default=40, help="Training cases measured. Default: 40.")
+    command = add(
+        "plan", _plan, "Measure a data set, and propose image size, patch, context and batch for this machine."
+    )
+    add_data(command)
+    command.add_argument("--out", type=Path, help="YAML file to write, for `diffmedseg train MODEL DATA -c FILE`.")
+    command.add_argument("--num_cases", type=positive_integer, default=40, help="Training cases measured. Default: 40.")
 
-    one = add("convert-lidc", _convert_lidc, "Convert data_lidc.pickle to pictures, for the data set lidc_pickle.")
-    one.add_argument("source", type=Path, help="The file. Code in it is not run.")
-    one.add_argument("out", type=Path, help="New folder to write.")
+    command = add("convert-lidc", _convert_lidc, "Convert data_lidc.pickle to pictures, for the data set lidc_pickle.")
+    command.add_argument("source", type=Path, help="The file. Code in it is not run.")
+    command.add_argument("out", type=Path, help="New folder to write.")
 
-    one = add("cache", _cache, "Show the size of the cache of decoded images by data set, or delete the cache.")
-    one.add_argument("--clear", action="store_true", help="Delete the cache. It is made again when needed.")
+    command = add("cache", _cache, "Show the size of the cache of decoded images by data set, or delete the cache.")
+    command.add_argument("--clear", action="store_true", help="Delete the cache. It is made again when needed.")
     return parser
 
 
@@ -97,8 +103,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _setting(text: str) -> tuple[str, str]:
-    key, found, value = text.partition("=")
-    if not (key and found):
+    key, equals, value = text.partition("=")
+    if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
 
@@ -124,17 +130,17 @@ def _check(options: argparse.Namespace) -> None:
 
     data = open_data(options)
     against = configured(options.against[0], options.against[1], {}) if options.against else None
-    found = check_data(data, against)
+    check = check_data(data, against)
     if options.json:
-        print(json.dumps(found.as_dict(), indent=1))
+        print(json.dumps(check.as_dict(), indent=1))
     else:
-        _print_check(found)
+        _print_check(check)
     if options.sheet is not None and data.stores:
         save_figure(
             draw_sheet({str(split): store for split, store in data.stores.items()}, data.info.regions), options.sheet
         )
         print(f"Wrote {options.sheet}", file=sys.stderr)
-    sys.exit(0 if found.passed else 1)
+    sys.exit(0 if check.passed else 1)
 
 
 def _augment_preview(options: argparse.Namespace) -> None:
@@ -168,8 +174,8 @@ def _labels(options: argparse.Namespace) -> None:
     print(f"{worth.healthy} healthy items; the mask is not empty in {worth.healthy_with_mask:.1%}.")
     print(f"{worth.diseased} diseased items; the mask is empty in {worth.diseased_without_mask:.1%}.")
     table = Table("Predictor of the label", "all items", "as drawn in training", title="Area under the ROC curve")
-    for name, (plain, drawn) in worth.separations.items():
-        table.add_row(name, f"{plain:.2f}", f"{drawn:.2f}")
+    for name, (uniform, weighted) in worth.separations.items():
+        table.add_row(name, f"{uniform:.2f}", f"{weighted:.2f}")
     Console().print(table)
     if options.out is not None:
         save_figure(draw_labels(store, data.info.regions, options.num_images, data.seed), options.out)
@@ -226,7 +232,7 @@ def _cache(options: argparse.Namespace) -> None:
     print(f"{'Deleted' if options.clear else 'Holds'} {sum(sizes.values()) / 1e6:.1f} MB in {folder}.")
 
 
-def _print_check(found: "Check") -> None:
+def _print_check(check: "Check") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -234,8 +240,8 @@ def _print_check(found: "Check") -> None:
     from diffmedseg.wording import first_names
 
     console = Console(soft_wrap=True)
-    table = Table("Split", "Items", "Cases", "Sizes", "Raters", "Empty", "Raters' Dice", title=found.title)
-    for split, facts in found.splits.items():
+    table = Table("Split", "Items", "Cases", "Sizes", "Raters", "Empty", "Raters' Dice", title=check.title)
+    for split, facts in check.splits.items():
         sizes = ", ".join(list(facts.sizes)[:2]) + (f" and {len(facts.sizes) - 2} more" if len(facts.sizes) > 2 else "")
         table.add_row(
             split,
@@ -247,16 +253,16 @@ def _print_check(found: "Check") -> None:
             ", ".join(f"{region} {dice:.3f}" for region, dice in facts.agreement.items() if dice is not None),
         )
     console.print(table)
-    for split, facts in found.splits.items():
+    for split, facts in check.splits.items():
         for region, counts in facts.areas.items():
             parts = (f"{high:.1%}: {count}" for high, count in zip(AREA_EDGES[1:], counts, strict=True) if count)
             console.print(f"{split}, area of {region}, up to: {', '.join(parts)}", highlight=False)
         for channel, values in facts.channels.items():
             text = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
             console.print(f"{split}, {channel}: {text}", highlight=False)
-    for problem in found.problems:
-        some = f" {first_names(problem.names, 5)}" if problem.names else ""
+    for problem in check.problems:
+        names = f" {first_names(problem.names, 5)}" if problem.names else ""
         console.print(
-            f"{'PROBLEM' if problem.serious else 'note'}: {problem.text}{some}", highlight=False, markup=False
+            f"{'PROBLEM' if problem.serious else 'note'}: {problem.text}{names}", highlight=False, markup=False
         )
-    console.print("Passed." if found.passed else "Failed: fix the problems before training.")
+    console.print("Passed." if check.passed else "Failed: fix the problems before training.")

@@ -35,10 +35,10 @@ def predict_on_devices(args: Sequence[str], options: argparse.Namespace) -> int:
     load_leading(deepcopy(options))  # reports an error once that would occur in every process
     if options.overwrite:
         remove_predictions(options.out)
-    kept = [argument for argument in args if argument != "--overwrite"]
+    arguments = [argument for argument in args if argument != "--overwrite"]
     parts = [Part(number, len(devices)) for number in range(1, len(devices) + 1)]
     processes = [
-        subprocess.Popen([*_command(kept, part), f"--device={device}"], env=_environment(device, len(devices)))
+        subprocess.Popen([*_command(arguments, part), f"--device={device}"], env=_environment(device, len(devices)))
         for part, device in zip(parts, devices, strict=True)
     ]
     try:
@@ -78,7 +78,7 @@ def name_devices(device: str, count: int) -> list[str]:
     if kind == "cpu":
         return ["cpu"] * count
     if kind != "cuda":
-        raise DataError(f"--devices {count} with --device {device}: this is one device. Use --device cuda or cpu.")
+        raise DataError(f"--devices is {count}, but --device {device} is one device. Use --device cuda or cpu.")
     if torch.cuda.device_count() < count:
         available = torch.cuda.device_count()
         raise DataError(f"--devices is {count}; this machine has {available} CUDA GPUs. Use --devices {available}.")

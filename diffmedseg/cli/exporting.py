@@ -10,15 +10,15 @@ _FORMATS = ("entry", "onnx")
 
 def export(args: list[str]) -> None:
     """Run ``diffmedseg export``, by ``--format``."""
-    which = Parser("diffmedseg export", add_help=False)
-    which.add_argument("--format", choices=_FORMATS, default="entry")
-    chosen, rest = which.parse_known_args(args)
-    if chosen.format == "onnx":
-        _export_onnx(rest)
+    parser = Parser("diffmedseg export", add_help=False)
+    parser.add_argument("--format", choices=_FORMATS, default="entry")
+    options, arguments = parser.parse_known_args(args)
+    if options.format == "onnx":
+        _export_onnx(arguments)
         return
     from diffmedseg.cli.zoo import export_command
 
-    export_command(rest)
+    export_command(arguments)
 
 
 def _export_onnx(args: list[str]) -> None:
@@ -29,8 +29,8 @@ def _export_onnx(args: list[str]) -> None:
 
         out = options.out or Path(f"{Path(options.model).name}.onnx")
         model = load_single(options.model, options.trust)
-        said = _normalisation(options.model)
-        for path in export_onnx(model, out, options.model, options.num_steps, options.refine, **said):
+        normalisation = _normalisation(options.model)
+        for path in export_onnx(model, out, options.model, options.num_steps, options.refine, **normalisation):
             print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

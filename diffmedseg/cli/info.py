@@ -17,17 +17,17 @@ def main(args: list[str]) -> None:
     """Run ``diffmedseg info``."""
     parser = Parser("diffmedseg info", "Show versions, and the names of models, data sets, presets, entries, devices.")
     parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
-    found = collect()
+    facts = collect()
     if parser.parse_args(args).json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(facts, indent=1))
         return
-    for name, value in found.items():
+    for name, value in facts.items():
         print(f"{name}:")
         for item in value:
-            print(f"  {item}{_beside(value[item]) if isinstance(value, dict) else ''}")
+            print(f"  {item}{_suffix(value[item]) if isinstance(value, dict) else ''}")
 
 
-def _beside(value: str | list[str] | None) -> str:
+def _suffix(value: str | list[str] | None) -> str:
     return f": {', '.join(value) if isinstance(value, list) else value or 'not installed'}"
 
 

@@ -104,15 +104,15 @@ class DiffMedSegCLI(LightningCLI):
 
     def _take_normalisation(self, checkpoint: Mapping[str, Any]) -> None:
         """Take an encoder's normalisation from a checkpoint, if the configuration has none."""
-        stored = checkpoint.get("hyper_parameters", {}).get("denoiser") or {}
-        self._settle_normalisation(stored.get("init_args", {}))
+        denoiser = checkpoint.get("hyper_parameters", {}).get("denoiser") or {}
+        self._settle_normalisation(denoiser.get("init_args", {}))
 
     def _settle_normalisation(self, arguments: Mapping[str, Any]) -> None:
         """Write an encoder's normalisation into the configuration, if the configuration has none."""
-        own = self._settings.model.init_args.get("denoiser")
+        denoiser = self._settings.model.init_args.get("denoiser")
         for name in ("encoder_mean", "encoder_std"):
-            if own is not None and name in own.init_args and own.init_args[name] is None:
-                own.init_args[name] = arguments.get(name)
+            if denoiser is not None and name in denoiser.init_args and denoiser.init_args[name] is None:
+                denoiser.init_args[name] = arguments.get(name)
 
     def _settle_precision(self) -> None:
         """Write the precision that suits this machine into the configuration."""
@@ -216,7 +216,10 @@ class DiffMedSegCLI(LightningCLI):
         if path and Path(path).is_file() and self.model.calibration is None:
             hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
             if hparams.get("calibration"):
-                raise DataError(f"{path} is calibrated: add -c {Path(path).parents[1] / 'calibration.yaml'}.")
+                calibration = Path(path).parents[1] / "calibration.yaml"
+                raise DataError(
+                    f"{path} is a calibrated checkpoint; its calibration is not loaded. Add -c {calibration}."
+                )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Pass the model to test to the Trainer, if it is not the model of the configuration."""
@@ -235,9 +238,9 @@ class DiffMedSegCLI(LightningCLI):
         config = self._settings
         if not config.get("pretrained") or config.get("ckpt_path") or getattr(self, "_steps_before", 0):
             return
-        found = initialise_from(self.model, config.pretrained, config.trust)
+        initialisation = initialise_from(self.model, config.pretrained, config.trust)
         if self.trainer.is_global_zero:
-            _log.info("%s", found)
+            _log.info("%s", initialisation)
             if not config.trainer.fast_dev_run:
                 write_initialisation(self.model, self.run_folder)
 

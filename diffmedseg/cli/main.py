@@ -53,12 +53,12 @@ COMMANDS = {
 
 def overview() -> str:
     """Return the text of ``--help``."""
-    listed, others = (
+    listed, unlisted = (
         [(name, command) for name, command in COMMANDS.items() if command.listed is kind] for kind in (True, False)
     )
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in listed)
-    below = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in others)
+    below = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in unlisted)
     return (
         "usage: diffmedseg [--help] [--version] COMMAND ...\n\n"
         "Diffusion-based medical image segmentation: train, test, predict. Not for diagnosis.\n\n"

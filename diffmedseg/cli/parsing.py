@@ -66,8 +66,8 @@ def setting_pairs(settings: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """Yield names and values of settings ``--name value`` and ``--name=value``; None for a missing value."""
     waiting = iter(settings)
     for setting in waiting:
-        name, given, value = setting.partition("=")
-        yield name, value if given else next(waiting, None)
+        name, equals, value = setting.partition("=")
+        yield name, value if equals else next(waiting, None)
 
 
 def open_share(text: str) -> float:

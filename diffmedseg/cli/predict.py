@@ -111,7 +111,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_volumes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modality",
-        type=_named,
+        type=_channel_name,
         action="append",
         default=[],
         metavar="CHANNEL=NAME",
@@ -219,9 +219,9 @@ def _part(text: str) -> "Part":
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _named(text: str) -> tuple[str, str]:
-    channel, found, name = text.partition("=")
-    if not (channel and found and name):
+def _channel_name(text: str) -> tuple[str, str]:
+    channel, equals, name = text.partition("=")
+    if not (channel and equals and name):
         raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=NAME")
     return channel, name
 
@@ -233,7 +233,9 @@ def main(args: list[str]) -> None:
     if options.range and not options.range[0] < options.range[1]:
         parser.error(f"--range: LOW {options.range[0]:g} has to be below HIGH {options.range[1]:g}.")
     if options.part and (options.devices > 1 or options.overwrite):
-        parser.error(f"--part excludes {'--devices' if options.devices > 1 else '--overwrite'}.")
+        parser.error(
+            f"--part was given with {'--devices' if options.devices > 1 else '--overwrite'}. Leave one of them out."
+        )
     if options.devices > 1:
         from diffmedseg.cli.devices import predict_on_devices
 

@@ -43,19 +43,19 @@ def predict(model: Segmenter, options: argparse.Namespace, settings: Settings, o
                 f"--modality, --volumes and --brain_mask are for models of volumes; this model takes {takes}."
             )
         if options.samples == "nifti":
-            raise DataError("--samples nifti is for volumes; pictures have tiff and npz.")
+            raise DataError("--samples nifti is for volumes; this model takes pictures. Use --samples tiff or npz.")
         if options.dicom_seg:
-            raise DataError("--dicom_seg is for DICOM series; this model takes pictures: leave it out.")
-        if given := next((name for name in _OF_VOLUMES if getattr(settings, name) is not None), None):
-            raise DataError(f"--{given} is for volumes; this model takes pictures: leave it out.")
+            raise DataError("--dicom_seg is for DICOM series; this model takes pictures. Leave --dicom_seg out.")
+        if option := next((name for name in _OF_VOLUMES if getattr(settings, name) is not None), None):
+            raise DataError(f"--{option} is for volumes; this model takes pictures. Leave --{option} out.")
         windows = None if options.windows is None else read_windows(options.windows)
         pictures = find_pictures(options.images)
         return predict_pictures(model, pictures, *arguments, windows, options.overwrite, outputs, options.part)
     only_pictures = {"--range": options.range, "--windows": options.windows, "--pixel_size": options.pixel_size}
-    if given := next((name for name, value in only_pictures.items() if value), None):
-        raise DataError(f"{given} is for pictures; this model takes volumes of {', '.join(model.channels)}.")
+    if option := next((name for name, value in only_pictures.items() if value), None):
+        raise DataError(f"{option} is for pictures; this model takes volumes. Leave {option} out.")
     if options.samples == "tiff":
-        raise DataError("--samples tiff is for pictures; volumes have nifti and npz.")
+        raise DataError("--samples tiff is for pictures; this model takes volumes. Use --samples nifti or npz.")
     naming = Naming(model.channels, dict(options.modality), options.volumes, options.brain_mask)
     cases = find_cases(options.images, naming)
     return predict_volumes(model, cases, *arguments, options.overwrite, outputs, options.part)
@@ -98,8 +98,8 @@ def _of_data(name: str, folders: list[str]) -> list[PictureFile]:
 def on_device(name: str) -> torch.device:
     """Return a device that works here. ``auto`` is the first available of CUDA, MPS and CPU."""
     if name == "auto":
-        others = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else others
+        fallback = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else fallback
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

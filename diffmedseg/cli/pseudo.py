@@ -34,12 +34,12 @@ def main(args: list[str]) -> None:
 
     with report_errors():
         folder = expand_home(options.out)
-        whole = (folder / DATA).is_file()
+        existed = (folder / DATA).is_file()
         rows = write_pseudo_masks(_order(options, names, settings), folder)
-    kept = Counter((row.split, row.kept) for row in rows)
-    counts = ", ".join(f"{kept[split, 'yes']} of {kept[split, 'yes'] + kept[split, 'no']} {split} images"
+    tally = Counter((row.split, row.kept) for row in rows)
+    counts = ", ".join(f"{tally[split, 'yes']} of {tally[split, 'yes'] + tally[split, 'no']} {split} images"
                        for split in ("train", "val"))  # fmt: skip
-    print(f"{'Kept existing' if whole else 'Wrote'} pseudo masks for {counts}: {folder}")
+    print(f"{'Kept existing' if existed else 'Wrote'} pseudo masks for {counts}: {folder}")
     print(f"\nNext: diffmedseg train medsegdiff-lite {folder / DATA}")
 
 
@@ -112,10 +112,10 @@ def proposer_names(text: str) -> list[str]:
 def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
     """Return the options, the names before them, and the settings of the data."""
     parser = _parser()
-    names = list(args[: next((i for i, one in enumerate(args) if one.startswith("-")), len(args))])
-    options, rest = parser.parse_known_args(args[len(names) :])
+    names = list(args[: next((i for i, argument in enumerate(args) if argument.startswith("-")), len(args))])
+    options, arguments = parser.parse_known_args(args[len(names) :])
     settings: dict[str, str] = {}
-    for name, value in setting_pairs(rest):
+    for name, value in setting_pairs(arguments):
         if not name.startswith("--data.") or value is None:
             parser.error(f"{name} is not an option. Give settings of the data as --data.NAME VALUE.")
         settings[name.removeprefix("--data.")] = value

@@ -25,8 +25,8 @@ def say_how_far_it_got(before: int, steps: int, wanted: int, limit: Any) -> None
             "for example by --trainer.max_time 00:01:00:00."
         )
     elif steps < wanted:
-        why = f"the time limit (--trainer.max_time {limit}) or early stopping" if limit else "early stopping"
-        Console().print(f"\nTrained {steps} of {wanted} steps: {why} ended it.")
+        cause = f"the time limit (--trainer.max_time {limit}) or early stopping" if limit else "early stopping"
+        Console().print(f"\nTrained {steps} of {wanted} steps: {cause} ended it.")
 
 
 def say_what_was_written(folder: Path, trained: DiffusionSegmenter | None) -> None:

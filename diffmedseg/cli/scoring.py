@@ -72,8 +72,8 @@ def score(args: list[str]) -> None:
     if not options.json:
         _print_scores(regions)
         return
-    found = {region.pairs.region: _as_json(region) for region in regions}
-    print(json.dumps({"regions": found} if options.labels else found[pairs.region], indent=1))
+    results = {region.pairs.region: _as_json(region) for region in regions}
+    print(json.dumps({"regions": results} if options.labels else results[pairs.region], indent=1))
 
 
 class _Region(NamedTuple):
@@ -101,10 +101,10 @@ def _as_json(region: _Region) -> dict[str, Any]:
     policy |= {"foreground": labels or "above half of the range of the folder's masks"}
     left_out = {"true_masks_without_prediction": pairs.missing, "predictions_without_true_mask": pairs.extra}
     faded = [str(path) for path in scored.faded]
-    found = {"cases": cases, "left_out": left_out, "empty_after_thresholding": faded, "policy": policy}
+    facts = {"cases": cases, "left_out": left_out, "empty_after_thresholding": faded, "policy": policy}
     if protocols:
-        found["protocols"] = {name: asdict(protocol) for name, protocol in protocols.items()}
-    summary: dict[str, Any] = plain(means | found)
+        facts["protocols"] = {name: asdict(protocol) for name, protocol in protocols.items()}
+    summary: dict[str, Any] = plain(means | facts)
     return summary
 
 
@@ -125,8 +125,8 @@ def _print_scores(regions: Sequence[_Region]) -> None:
         for s in summarise(region.scored.rows):
             if s.score in _OVERLAP:
                 interval = f"{s.low:.4f} to {s.high:.4f}" if s.cases > 1 else ""
-                theirs = [getattr(protocol, s.score, None) for protocol in region.protocols.values()]
-                cells = ["" if value is None else f"{value:.4f}" for value in theirs]
+                values = [getattr(protocol, s.score, None) for protocol in region.protocols.values()]
+                cells = ["" if value is None else f"{value:.4f}" for value in values]
                 table.add_row(*([s.region] if several else []), TITLES[s.score], f"{s.mean:.4f}", interval, *cells)
     Console().print(table)
 
@@ -138,13 +138,13 @@ def _caption(regions: Sequence[_Region]) -> str:
     caption = f"mean over {count(len(scored.rows), 'case')}"
     for region in regions:
         empty = sum(row.both_empty for row in region.scored.rows)
-        where = "" if pairs.labels is None else f" of {region.pairs.region}"
-        caption += f"; {count(empty, 'empty mask')}{where} predicted empty, which scores 1" if empty else ""
-    for names, what in (
+        of_region = "" if pairs.labels is None else f" of {region.pairs.region}"
+        caption += f"; {count(empty, 'empty mask')}{of_region} predicted empty, which scores 1" if empty else ""
+    for names, noun in (
         (pairs.missing, "reference masks without prediction"),
         (pairs.extra, "predictions without reference mask"),
     ):
-        caption += f"; left out: {len(names)} {what} ({first_names(names)})" if names else ""
+        caption += f"; left out: {len(names)} {noun} ({first_names(names)})" if names else ""
     if scored.faded:
         caption += f"; {count(len(scored.faded), 'mask')} with all values below half of the range, "
         caption += f"scored as empty ({first_names(list(map(str, scored.faded)))})"
@@ -181,9 +181,9 @@ def calibrate(args: list[str]) -> None:
 
     with report_errors():
         settings = options.method, options.share, options.coverage, options.nothing, options.tta
-        found = calibrate_run(options.run, *settings, options.trust)
-    if "presence" in found:
-        presence = found["presence"]
+        fitted = calibrate_run(options.run, *settings, options.trust)
+    if "presence" in fitted:
+        presence = fitted["presence"]
         print(
             f"Masks are empty up to a contrast of {presence['least_contrast']:.4f}. On the images of the fit, masks "
             f"are not empty for {presence['false_positives']:.1%} of {presence['healthy']} healthy images and for "
@@ -191,26 +191,26 @@ def calibrate(args: list[str]) -> None:
             f"{presence['auc']:.3f}). The limit holds for {presence['num_steps']} steps."
         )
     print(
-        f"Fitted to {count(found['cases'], 'validation case')}. Masks do not change: the threshold is now "
-        f"{found['threshold']:.4f}, the calibrated value of the old threshold. Calibration error before and after, on "
+        f"Fitted to {count(fitted['cases'], 'validation case')}. Masks do not change: the threshold is now "
+        f"{fitted['threshold']:.4f}, the calibrated value of the old threshold. Calibration error before and after, on "
         "the same cases (lower than on new cases):"
     )
-    if found["cases"] < _FEW_CASES:
+    if fitted["cases"] < _FEW_CASES:
         print(f"  With fewer than {_FEW_CASES} cases the probabilities may be worse than before. Hold out more cases.")
     for part, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
-        print(f"  {name:<13} {found['ece']['before'][part]:.4f}  {found['ece']['after'][part]:.4f}")
-    if "without_contours" in found:
-        print(f"No contours and no intervals of area: {found['without_contours']}")
+        print(f"  {name:<13} {fitted['ece']['before'][part]:.4f}  {fitted['ece']['after'][part]:.4f}")
+    if "without_contours" in fitted:
+        print(f"No contours and no intervals of area: {fitted['without_contours']}")
     else:
-        _say_contours(found["regions"], found["conformal"]["init_args"])
-    _say_familiarity(found)
+        _say_contours(fitted["regions"], fitted["conformal"]["init_args"])
+    _say_familiarity(fitted)
     print(f"Wrote {options.run / 'calibration.yaml'}, calibration.json and checkpoints/calibrated.ckpt.")
 
 
-def _say_familiarity(found: Mapping[str, Any]) -> None:
-    if "without_familiarity" in found:
-        print(f"No warning of unfamiliar images: {found['without_familiarity']}")
-    elif fitted := found["familiarity"]:
+def _say_familiarity(calibration: Mapping[str, Any]) -> None:
+    if "without_familiarity" in calibration:
+        print(f"No warning of unfamiliar images: {calibration['without_familiarity']}")
+    elif fitted := calibration["familiarity"]:
         print(
             f"Images with a familiarity of {fitted['level']:.3f} or less get a warning: at most {fitted['level']:.1%} "
             f"of new cases like these {count(fitted['cases'], 'case')}."
@@ -228,7 +228,7 @@ def _say_contours(regions: Sequence[str], fitted: Mapping[str, Any]) -> None:
         regions, fitted["inner"], fitted["outer"], fitted["area_factor"], strict=True
     ):
         inside = "an empty inner contour" if math.isinf(inner) else f"inner contour at probability {inner:.3f}"
-        around = "outer contour the whole image" if outer <= 0 else f"outer contour at {outer:.3f}"
-        print(f"  {region}: {inside}, {around}; areas from least / {factor:.2f} to most x {factor:.2f}")
+        outside = "outer contour the whole image" if outer <= 0 else f"outer contour at {outer:.3f}"
+        print(f"  {region}: {inside}, {outside}; areas from least / {factor:.2f} to most x {factor:.2f}")
     if any(map(math.isinf, fitted["inner"])) or min(fitted["outer"]) <= 0:
         print("  A contour that is empty or the whole image says nothing: lower --coverage or --share.")

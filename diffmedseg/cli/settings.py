@@ -46,14 +46,14 @@ class SettingsParser(LightningArgumentParser):
 
 
 def _shortened(message: str) -> str:
-    if found := _UNRECOGNISED.search(message):
-        given = found[1]
+    if match := _UNRECOGNISED.search(message):
+        given = match[1]
         names = [f"--{part}.{name}" for part in ("data", "model", "trainer") for name in _names(part)]
-        return f"There is no setting {given}. {suggest(given, names) if '.' in given else _own(given)}"
-    if found := _UNKNOWN.search(message):
+        return f"There is no setting {given}. {suggest(given, names) if '.' in given else _suggest_option(given)}"
+    if match := _UNKNOWN.search(message):
         places = _places(message)
-        return f"There is no setting --{'.'.join([*places, found[1]])}. {suggest(found[1], _names(places[0]))}"
-    kinds = [found.group(found.lastgroup or 0) for found in _EXPECTED.finditer(message)]
+        return f"There is no setting --{'.'.join([*places, match[1]])}. {suggest(match[1], _names(places[0]))}"
+    kinds = [match.group(match.lastgroup or 0) for match in _EXPECTED.finditer(message)]
     kinds = [kind.replace("Literal", "one of ") for kind in dict.fromkeys(kinds) if kind != "NoneType"]
     if kinds and (given := _GIVEN.search(message)):
         value = given.group(given.lastgroup or 0)
@@ -65,23 +65,23 @@ def _places(message: str) -> list[str]:
     return list(dict.fromkeys(_PLACE.findall(message))) or ["model"]
 
 
-def _own(given: str) -> str:
-    own = [
+def _suggest_option(given: str) -> str:
+    options = [
         *("--preset", "--name", "--encoder", "--encoder_weights", "--pretrained", "--trust", "--logger", "--callbacks"),
         *("--runs", "--ckpt_path", "--ema"),
     ]
-    return suggest(given, own)
+    return suggest(given, options)
 
 
 def _names(part: str) -> list[str]:
     """Return the settings of the Trainer, or of all classes that are allowed under model or data."""
     if part == "trainer":
         return sorted(set(inspect.signature(Trainer.__init__).parameters) - {"self"})
-    return sorted({name for cls in _below(Configurable) for name in init_parameters(cls)})
+    return sorted({name for cls in _subclasses(Configurable) for name in init_parameters(cls)})
 
 
-def _below(cls: type) -> Iterator[type]:
+def _subclasses(cls: type) -> Iterator[type]:
     derived: list[type] = cls.__subclasses__()
     for sub in derived:
         yield sub
-        yield from _below(sub)
+        yield from _subclasses(sub)

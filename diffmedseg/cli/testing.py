@@ -50,14 +50,14 @@ def evaluate_together(members: Sequence[str], settings: Sequence[str], parts: Se
         if name not in trained:
             note = f"note: the training data of {name} is not known: make sure that it has not seen the test cases."
             print(note, file=sys.stderr)
-    own, others = _split(settings)
+    model_settings, other_settings = _split(settings)
     model = load_model(members, trust)
-    for name, value in own.items():
+    for name, value in model_settings.items():
         setattr(model, name, value)
-    model.count_samples(own.get("num_samples"))
+    model.count_samples(model_settings.get("num_samples"))
     name = "ensemble" if len(members) > 1 else Path(members[0]).name
     size = f"--data.image_size=[{model.image_size[0]},{model.image_size[1]}]"
-    command = ["test", "-c", str(first), f"--experiment={name}", "--verbose=false", size, *parts, *others]
+    command = ["test", "-c", str(first), f"--experiment={name}", "--verbose=false", size, *parts, *other_settings]
     run(command, Tested(model, trained, trust))
 
 
@@ -80,22 +80,22 @@ def _checked(file: Path, trust: Collection[str]) -> dict[str, Any]:
 
 def _split(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the settings of the model, and all other settings."""
-    own: dict[str, Any] = {}
-    others = []
+    model_settings: dict[str, Any] = {}
+    other_settings = []
     waiting = iter(settings)
     for setting in waiting:
         if not setting.startswith("--model"):
-            others.append(setting)
+            other_settings.append(setting)
             continue
-        option, given, value = setting.partition("=")
-        name, value = option.removeprefix("--model."), value if given else next(waiting, "")
+        option, equals, value = setting.partition("=")
+        name, value = option.removeprefix("--model."), value if equals else next(waiting, "")
         if name not in _SETTINGS:
             raise DataError(
                 f"{option} cannot be changed in a trained ensemble or zoo entry. Settings that can: "
                 f"{', '.join(f'--model.{setting}' for setting in _SETTINGS)}."
             )
         try:
-            own[name] = _SETTINGS[name](value)
+            model_settings[name] = _SETTINGS[name](value)
         except (ValueError, ArgumentTypeError) as error:
             raise DataError(f"{option}: {error}.") from error
-    return own, others
+    return model_settings, other_settings

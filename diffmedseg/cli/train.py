@@ -8,7 +8,7 @@ import textwrap
 from diffmedseg.cli.parsing import Parser, add_smallest, add_trust, add_tta, refuse, report_errors
 from diffmedseg.experiments import experiments_folder, list_datasets, list_models, list_parts, list_presets
 from diffmedseg.files import expand_home
-from diffmedseg.recipes import Recipe, recipe
+from diffmedseg.recipes import Recipe, recipe, setting_value
 
 _MODEL, _DATA = "medsegdiff-lite", "synthetic"
 
@@ -28,7 +28,7 @@ def train(args: list[str]) -> None:
         run = recipe(
             model,
             data,
-            root=_setting(settings, "--data.root"),
+            root=setting_value(settings, "--data.root"),
             preset=options.preset,
             name=options.name,
             pretrained=options.pretrained,
@@ -68,8 +68,8 @@ def evaluate(args: list[str]) -> None:
     add_trust(parser)
     _add_parts(parser)
     options, settings = parser.parse_known_args(args)
-    if (named := _setting(settings, "--ckpt_path")) is not None:
-        refuse(f"Name the checkpoint instead of the run: diffmedseg evaluate {named}")
+    if (checkpoint := setting_value(settings, "--ckpt_path")) is not None:
+        refuse(f"Name the checkpoint instead of the run: diffmedseg evaluate {checkpoint}")
     if options.tta is not None:
         settings = [*settings, f"--model.tta={options.tta}"]
     if options.samples_folder is not None:
@@ -167,10 +167,10 @@ def _add_parts(parser: Parser) -> None:
 
 def _parts(options: argparse.Namespace) -> list[str]:
     """Return the configuration files that the options name, and a logger's class as a setting."""
-    given = {"logger": options.logger, "callbacks": options.callbacks}
-    files = [experiments_folder() / part / f"{name}.yaml" for part, name in given.items() if name in list_parts(part)]
-    own = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
-    return [*(argument for file in files for argument in ("-c", str(file))), *own]
+    parts = {"logger": options.logger, "callbacks": options.callbacks}
+    files = [experiments_folder() / part / f"{name}.yaml" for part, name in parts.items() if name in list_parts(part)]
+    logger = [f"--logger={options.logger}"] if options.logger and options.logger not in list_parts("logger") else []
+    return [*(argument for file in files for argument in ("-c", str(file))), *logger]
 
 
 def _leading(args: list[str], most: int) -> list[str]:
@@ -185,21 +185,10 @@ def _leading(args: list[str], most: int) -> list[str]:
 
 def _check_order(settings: list[str]) -> None:
     """Refuse arguments that are neither a setting nor the value of a setting."""
-    for before, argument in zip(["", *settings], settings, strict=False):
-        is_value = before.startswith("-") and "=" not in before
+    for previous, argument in zip(["", *settings], settings, strict=False):
+        is_value = previous.startswith("-") and "=" not in previous
         if not argument.startswith("-") and not is_value:
             refuse(f"{argument!r} is not a setting. The names come first: diffmedseg train MODEL DATA [settings].")
-
-
-def _setting(settings: list[str], name: str) -> str | None:
-    """Return the last value of an option in the settings, given as ``--name value`` or ``--name=value``."""
-    value = None
-    for index, argument in enumerate(settings):
-        if argument.startswith(f"{name}="):
-            value = argument.partition("=")[2]
-        elif argument == name and index + 1 < len(settings):
-            value = settings[index + 1]
-    return value
 
 
 def _say(run: Recipe, model: str, data: str, preset: str | None) -> None:

@@ -28,9 +28,9 @@ def check_run(config: Mapping[str, Any], trust: Collection[str]) -> None:
     Raises:
         PluginError: If a package is not trusted; the message names it and the remedy.
     """
-    named = {*class_names(config.get("model"), DiffusionSegmenter), *class_names(config.get("data"))}
-    named |= set(_dotted({key: value for key, value in config.items() if key not in {"model", "data"} | _TEXT}))
-    for path in sorted(named):
+    paths = {*class_names(config.get("model"), DiffusionSegmenter), *class_names(config.get("data"))}
+    paths |= set(_dotted({key: value for key, value in config.items() if key not in {"model", "data"} | _TEXT}))
+    for path in sorted(paths):
         if path.partition(".")[0] not in _USUAL:
             check_trusted(path, trust)
 

@@ -81,7 +81,7 @@ def reproduce(options: argparse.Namespace) -> None:
     name, runs = options.name, options.runs
     folder, entry = current_source().verified(name)
     if entry.metrics is None:
-        raise ZooError(f"{name} is a recipe: there is nothing to compare with.")
+        raise ZooError(f"{name} is a recipe, so it has no scores to compare with. Name a trained entry.")
     if not entry.metrics.command:
         raise ZooError(f"{name} was trained by a script of its author: no command trains it again.")
     experiment, root = f"reproduce-{name}", [] if options.root is None else ["--data.root", str(options.root)]
@@ -129,7 +129,9 @@ def familiarise(options: argparse.Namespace) -> None:
     data.setup("validate")
     familiarity = fit_familiarity(model, data)
     if familiarity is None:
-        raise ZooError(f"The network of {folder.name} has no feature maps of an image, which the warning is fitted to.")
+        raise ZooError(
+            f"The network of {folder.name} has no feature maps of an image. The warning is fitted to such maps."
+        )
     print(f"Wrote {add_familiarity(current_source(), folder.name, familiarity)}")
 
 
@@ -199,8 +201,8 @@ def push_entry(options: argparse.Namespace) -> None:
     sizes = push(current_source(), options.name, options.target, options.dry_run, options.private)
     for file, size in sizes.items():
         print(f"{size:>10,} {file}")
-    done = "Nothing was uploaded to" if options.dry_run else "Uploaded to"
-    print(f"{done} {options.target}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB")
+    outcome = "Nothing was uploaded to" if options.dry_run else "Uploaded to"
+    print(f"{outcome} {options.target}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB")
 
 
 def make_recipe(options: argparse.Namespace) -> None:

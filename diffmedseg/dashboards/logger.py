@@ -52,9 +52,9 @@ def logged_in() -> bool:
 
 def wandb_id(folder: Path) -> str | None:
     """Return the id of the W&B run of a run's folder; None without a W&B run."""
-    stored = folder / "wandb" / _ID_FILE
-    if stored.is_file():
-        return stored.read_text(encoding="utf-8").strip()
+    id_file = folder / "wandb" / _ID_FILE
+    if id_file.is_file():
+        return id_file.read_text(encoding="utf-8").strip()
     # Older runs did not store the id. W&B appends numbers to the names of folders, but not to the names of the files.
     files = (folder / "wandb").glob("*run-*/run-*.wandb")
     first = min(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)

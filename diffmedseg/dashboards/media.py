@@ -88,11 +88,15 @@ def case_table(rows: Sequence[CaseScore]) -> "wandb.Table":
     """Make a W&B table of the scores of all cases. Scores that no case has are left out."""
     import wandb
 
-    names: list[Any] = ["case", "region", *(name for name in TITLES if any(_known(getattr(row, name)) for row in rows))]
+    names: list[Any] = [
+        "case",
+        "region",
+        *(name for name in TITLES if any(_is_number(getattr(row, name)) for row in rows)),
+    ]
     names += ["both_empty", "num_slices", "num_samples", "num_raters"]
-    data = [[value if _known(value := getattr(row, name)) else None for name in names] for row in rows]
+    data = [[value if _is_number(value := getattr(row, name)) else None for name in names] for row in rows]
     return wandb.Table(columns=names, data=data)
 
 
-def _known(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return value == value

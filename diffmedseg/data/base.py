@@ -168,13 +168,13 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             DataError: If the training images lack these labels or healthy counterparts, or the data lacks these
                 regions; the message names the remedy.
         """
-        known = self.info.regions
-        if not set(regions) <= set(known) and not len(regions) == len(known) == 1:
+        available = self.info.regions
+        if not set(regions) <= set(available) and not len(regions) == len(available) == 1:
             raise DataError(
-                f"The model finds {', '.join(regions)}; {self.info.title} has {', '.join(known)}. Choose a model and "
-                "data with the same regions."
+                f"The model finds {', '.join(regions)}; {self.info.title} has {', '.join(available)}. Choose a model "
+                "and data with the same regions."
             )
-        self._regions = [known.index(region) if region in known else 0 for region in regions]
+        self._regions = [available.index(region) if region in available else 0 for region in regions]
         self._labelled, self._all_raters = None, "raters" in needs
         if not needs:
             return None
@@ -213,11 +213,11 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
             return steps * draws_per_batch
 
         draws = self.steps_per_epoch * draws_per_batch
-        drawn = TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights)
+        sampler = TrainingSampler(len(store), draws, self.seed, rank, world_size, draws_before, store.weights)
         return DataLoader(
             TrainingView(store, self.seed, self._regions, self._labelled is None, self.patch, self._all_raters),
             batch_size=self.batch_size * max(self.depth, 1),
-            sampler=StackSampler(drawn, store.cases, self.depth, self.seed) if self.depth else drawn,
+            sampler=StackSampler(sampler, store.cases, self.depth, self.seed) if self.depth else sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=collate,

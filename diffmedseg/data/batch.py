@@ -116,10 +116,10 @@ def check_binary(batch: Batch) -> None:
     for name in ("mask", "raters", "reference"):
         masks: Any = batch.get(name, [])
         for mask in [masks] if isinstance(masks, Tensor) else masks:
-            other = mask[(mask != 0) & (mask != 1)]
-            if len(other):
+            invalid = mask[(mask != 0) & (mask != 1)]
+            if len(invalid):
                 raise ValueError(
-                    f"The {name} of a batch has the value {float(other[0]):g}; reference masks have only 0 and 1. "
+                    f"The {name} of a batch has the value {float(invalid[0]):g}; reference masks have only 0 and 1. "
                     "Threshold the masks, for example by (mask > 0.5).float()."
                 )
 
@@ -170,8 +170,8 @@ def _complete_raters(batch: Batch) -> None:
 
 
 def _name_images(batch: Batch, numbers: Sequence[int]) -> None:
-    given: Any = batch.get("id", batch.get("case"))
-    names = [f"image-{number:06d}" for number in numbers] if given is None else list(map(str, _rows(given)))
+    ids: Any = batch.get("id", batch.get("case"))
+    names = [f"image-{number:06d}" for number in numbers] if ids is None else list(map(str, _rows(ids)))
     batch["id"] = names
     batch["case"] = list(map(str, _rows(batch.get("case", names))))
 

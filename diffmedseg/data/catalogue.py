@@ -127,8 +127,8 @@ def markdown_table() -> str:
     for name in list_datasets():
         info = dataset_info(data_config(name))
         title = f"[{info.title}]({info.url})" if info.url else info.title
-        own = name in _OWN
-        raters, status = ("any", "") if own else (str(info.raters), "trained" if info.trained else "layout-tested")
+        is_own = name in _OWN
+        raters, status = ("any", "") if is_own else (str(info.raters), "trained" if info.trained else "layout-tested")
         lines.append(f"| `{name}` | {title} | {', '.join(info.regions)} | {raters} | {info.licence} | {status} |")
     return "\n".join(lines)
 

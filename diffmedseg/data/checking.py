@@ -108,14 +108,14 @@ def check_data(data: SegmentationDataModule, against: SegmentationDataModule | N
             if not set(first.ids) & set(second.ids):
                 check.problems += _repeated(first, second, f"{first.split} and {second.split}", serious=True)
     if against is not None:
-        other = Check(against.info.title)
-        for second in _read(against, other):
+        other_check = Check(against.info.title)
+        for second in _read(against, other_check):
             for first in prints:
                 splits = f"{first.split} here and {second.split} of {against.info.title}"
                 check.problems += _repeated(first, second, splits, serious=True)
         check.problems += [
             Problem(problem.kind, f"{against.info.title}: {problem.text}", problem.names)
-            for problem in other.problems
+            for problem in other_check.problems
             if problem.serious
         ]
     return check

@@ -31,10 +31,10 @@ def build_data(config: dict[str, Any], trust: Collection[str] = ()) -> Segmentat
     """
     import_names(diffmedseg.data)
     try:
-        named = set(class_names(config))
-        for path in named:
+        paths = set(class_names(config))
+        for path in paths:
             check_trusted(path, trust)
-        for path in named:
+        for path in paths:
             load_class(path, trust, (object,))
     except PluginError as error:
         raise DataError(str(error)) from error
@@ -90,8 +90,8 @@ def _argument_types(path: object, expected: Any) -> dict[str, Any]:  # noqa: ANN
             return {}  # jsonargparse reports the error
         return init_types(cls) if isinstance(cls, type) else {}
     classes = [cls for cls in (expected, *get_args(expected)) if isinstance(cls, type)]
-    named = [sub for cls in classes for sub in _with_subclasses(cls) if sub.__name__ == path]
-    candidates = named or [cls for cls in classes if is_dataclass(cls)]
+    matches = [sub for cls in classes for sub in _with_subclasses(cls) if sub.__name__ == path]
+    candidates = matches or [cls for cls in classes if is_dataclass(cls)]
     return init_types(candidates[0]) if candidates else {}
 
 

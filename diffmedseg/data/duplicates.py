@@ -42,9 +42,9 @@ def same(a: Sequence[str], b: Sequence[str] | None = None) -> list[tuple[int, in
 def nearly_same(a: Tensor, b: Tensor | None = None, least: float = 0.995) -> list[tuple[int, int]]:
     """Return index pairs of thumbnails whose correlation is at least ``least``, in two sets (N, D) or within one."""
     pairs: list[tuple[int, int]] = []
-    other = a if b is None else b
+    partners = a if b is None else b
     for first in range(0, len(a), _ROWS):
-        close = a[first : first + _ROWS] @ other.T >= least
+        close = a[first : first + _ROWS] @ partners.T >= least
         if b is None:
             close = close.triu(first + 1)
         pairs += [(first + int(i), int(j)) for i, j in close.nonzero()]

@@ -111,7 +111,7 @@ def picture_info(
     names = chosen("regions", regions, layout.regions)
     if nested and names != sorted(names, key=layout.regions.index):
         raise ValueError(
-            f"regions are {names}; they nest, so name them from the outermost to the innermost: {layout.regions}."
+            f"regions are {names}. They are nested: name them from the outermost to the innermost, {layout.regions}."
         )
     return DatasetInfo(
         **asdict(source),
@@ -146,8 +146,8 @@ def brain_info(
     names = chosen("regions", regions, list(labels))
     values = [set(labels[name]) for name in names]
     if unknown := set(ranges or {}) - set(layout.modalities):
-        known = ", ".join(layout.modalities)
-        raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {known}.")
+        modalities = ", ".join(layout.modalities)
+        raise ValueError(f"ranges name {', '.join(sorted(unknown))}; the modalities are {modalities}.")
     slice_input = SliceInput(context, context_distance, ranges or {}, depth, square_pixels)
     scored = [NORMALISATION] if len(slice_input.ranges) < len(layout.modalities) else []
     ranged = [RANGE_NORMALISATION.format(channel=name, low=low, high=high)

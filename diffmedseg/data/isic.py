@@ -160,7 +160,7 @@ class ISICDataModule(SegmentationDataModule):
         candidates: list[Part] = ["test", "validation"] if self.reported == "auto" else [self.reported]
         for part in candidates:
             if part in self.folders() and (items := self._read(part)):
-                return parts | {part: self._apart(parts["training"], part, items)}
+                return parts | {part: self._refuse_training_images(parts["training"], part, items)}
         if self.reported != "auto":
             raise self._missing(self.reported)
         return parts
@@ -168,7 +168,7 @@ class ISICDataModule(SegmentationDataModule):
     @cached_property
     def _splits(self) -> dict[Split, tuple[Part, list[int]]]:
         """The official set of each split, and the indices of its images."""
-        training, *others = self._parts
+        training, *other_parts = self._parts
         total = len(self._parts[training])
         order = torch.randperm(total, generator=keyed_generator(self.split_seed, "split")).tolist()
         tenth = max(1, round(total / 10))
@@ -176,8 +176,8 @@ class ISICDataModule(SegmentationDataModule):
         splits: dict[Split, tuple[Part, list[int]]] = {"val": (training, sorted(order[:tenth]))}
         if self.reported == "tenth":
             splits["test"] = splits["val"]
-        elif others:
-            splits["test"] = (others[0], list(range(len(self._parts[others[0]]))))
+        elif other_parts:
+            splits["test"] = (other_parts[0], list(range(len(self._parts[other_parts[0]]))))
         else:
             splits["test"] = (training, sorted(train[:tenth]))
             train = train[tenth:]
@@ -220,7 +220,7 @@ class ISICDataModule(SegmentationDataModule):
             "--data.root FOLDER, or root= in Python."
         )
 
-    def _apart(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:
+    def _refuse_training_images(self, training: list[Item], part: Part, items: list[Item]) -> list[Item]:
         """Return ``items``; refuse items that are also in the training set."""
         shared = {item.id for item in training} & {item.id for item in items}
         if shared:

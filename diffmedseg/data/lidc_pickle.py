@@ -43,7 +43,7 @@ class ArrayUnpickler(pickle.Unpickler):
             DataError: If the file asks for any other object.
         """
         if (module, name) not in _ALLOWED:
-            raise DataError(f"it asks for {module}.{name}, which is no array: it is not data_lidc.pickle")
+            raise DataError(f"it asks for {module}.{name}, which is no array. It is not data_lidc.pickle")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 

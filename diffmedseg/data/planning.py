@@ -143,13 +143,13 @@ def _measure_lesions(mask: NDArray[np.uint8], volume: bool, measured: Measured) 
     if volume:
         measured.thickness += [int(box[0].stop - box[0].start) for box in find_objects(parts) if box is not None]
     size = (int(mask.shape[-2]), int(mask.shape[-1]))
-    for side in [one for one in measured.lost if one < max(size)] if len(large) else ():  # finer ones lose nothing
+    for side in [px for px in measured.lost if px < max(size)] if len(large) else ():  # finer ones lose nothing
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(np.intp)
             for new, old in zip(grid_of(size, side), size, strict=True)
         )
-        kept = np.bincount(parts[:, rows[:, None], columns].ravel(), minlength=len(areas) + 1)
-        measured.lost[side] += int((kept[large] == 0).sum())
+        pixel_counts = np.bincount(parts[:, rows[:, None], columns].ravel(), minlength=len(areas) + 1)
+        measured.lost[side] += int((pixel_counts[large] == 0).sum())
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,9 @@ class Plan:
     def as_yaml(self) -> str:
         """Return an editable configuration, with the reasons as comments."""
         lines = [f"# {self.title}", *(f"# {fact}" for fact in self.facts), "data:", "  init_args:"]
-        for name, (value, why) in self.settings.items():
-            shown = (
-                "null" if value is None else f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else value
-            )
-            lines += [f"    # {why}", f"    {name}: {shown}"]
+        for name, (value, reason) in self.settings.items():
+            text = "null" if value is None else f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else value
+            lines += [f"    # {reason}", f"    {name}: {text}"]
         return "\n".join(lines) + "\n"
 
 
@@ -190,7 +188,7 @@ def plan(measured: Measured, machine: Machine | None = None) -> Plan:
     machine = machine or Machine.here()
     native = max(measured.size)
     sides = [side for side in _SIDES if side < native + _STEP] or [_SIDES[0]]
-    side = next((one for one in sides if not measured.lost[one]), sides[-1])
+    side = next((px for px in sides if not measured.lost[px]), sides[-1])
     grid = grid_of(measured.size, side)
     settings: dict[str, tuple[object, str]] = {"image_size": (grid, _why_size(measured, side))}
     pixels = grid[0] * grid[1]
@@ -217,13 +215,13 @@ def _patch(pixels: int, grid: tuple[int, int]) -> int | None:
 
 def _why_size(measured: Measured, side: int) -> str:
     lost = measured.lost[side]
-    smaller = [one for one in _SIDES if one < side]
-    before = f"; {measured.lost[smaller[-1]]} would be lost at {smaller[-1]} px" if smaller else ""
+    smaller = [px for px in _SIDES if px < side]
+    comparison = f"; {measured.lost[smaller[-1]]} would be lost at {smaller[-1]} px" if smaller else ""
     if not measured.lesions:
         return "No lesion was measured: the smallest grid."
     if lost:
         return f"{lost} of {len(measured.lesions)} lesions have no pixel even on this grid, the largest of the images."
-    return f"The smallest grid on which each of {len(measured.lesions)} lesions has a pixel{before}."
+    return f"The smallest grid on which each of {len(measured.lesions)} lesions has a pixel{comparison}."
 
 
 def _context(measured: Measured) -> dict[str, tuple[object, str]]:
@@ -240,8 +238,8 @@ def _context(measured: Measured) -> dict[str, tuple[object, str]]:
         )
     }
     if context and not alike:
-        why = f"Slice distances differ, from {distances.min():g} to {distances.max():g} mm: this is their median."
-        settings["context_distance"] = middle, why
+        reason = f"Slice distances differ, from {distances.min():g} to {distances.max():g} mm: this is their median."
+        settings["context_distance"] = middle, reason
     return settings
 
 

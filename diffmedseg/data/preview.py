@@ -29,8 +29,8 @@ def draw_augmentation(data: SegmentationDataModule, num_images: int = 4, num_var
     for row, axes in enumerate(grid):
         index = row * len(store) // num_images
         draws = [view[index, row * num_variants + variant] for variant in range(num_variants)]
-        stored = [{name: value for name, value in draws[0].items() if name != "draw"}]  # without a draw: untouched
-        batches = [data.on_after_batch_transfer(collate(items), 0) for items in (stored, draws)]
+        originals = [{name: value for name, value in draws[0].items() if name != "draw"}]  # without a draw: untouched
+        batches = [data.on_after_batch_transfer(collate(items), 0) for items in (originals, draws)]
         pairs: list[tuple[Tensor, Tensor]] = [pair for b in batches for pair in zip(b["image"], b["mask"], strict=True)]
         for axis, (image, mask) in zip(axes, pairs, strict=True):
             show(axis, image)
@@ -56,8 +56,8 @@ def draw_labels(store: ImageStore, regions: Sequence[str], num_images: int, seed
     figure = Figure(figsize=(1.3 * num_images, 3.3), layout="constrained")
     for label, axes in enumerate(figure.subplots(2, num_images, squeeze=False)):
         chance = weights * (labels == label)
-        chosen = torch.multinomial(chance, num_images, True, generator=keyed_generator(seed, "labels", label)).tolist()
-        for axis, index in zip(axes, chosen, strict=True):
+        indices = torch.multinomial(chance, num_images, True, generator=keyed_generator(seed, "labels", label)).tolist()
+        for axis, index in zip(axes, indices, strict=True):
             show(axis, to_signed(store.image(index)))
             outline(axis, majority(store.masks(index)), REFERENCE)
         label_row(axes[0], ("healthy", "diseased")[label], 1.2)
@@ -77,20 +77,20 @@ def draw_sheet(
         columns: Items in a row.
     """
     total = sum(len(store) for store in stores.values())
-    shown = []
+    entries = []
     for split, store in stores.items():
-        wanted = min(max(round(num_images * len(store) / total), 1), len(store))
-        indices = [i * len(store) // wanted for i in range(wanted)]
-        shown += [(f"{split}: {store.ids[index]}", store, index) for index in indices]
-    rows = -(-len(shown) // columns)
+        number = min(max(round(num_images * len(store) / total), 1), len(store))
+        indices = [i * len(store) // number for i in range(number)]
+        entries += [(f"{split}: {store.ids[index]}", store, index) for index in indices]
+    rows = -(-len(entries) // columns)
     figure = Figure(figsize=(1.3 * columns, 1.55 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, (title, store, index) in zip(axes, shown, strict=False):
+    for axis, (title, store, index) in zip(axes, entries, strict=False):
         show(axis, to_signed(store.image(index)))
         for rater in store.masks(index):
             outline(axis, rater, REFERENCE)
         set_title(axis, title, 1.2, 5)
-    for axis in list(figure.axes)[len(shown) :]:
+    for axis in list(figure.axes)[len(entries) :]:
         axis.axis("off")
     draw_legend(figure, legend_of([(REFERENCE, "reference, each rater")], regions))
     return figure

@@ -123,8 +123,8 @@ class PseudoMaskDataModule(SegmentationDataModule):
     @cached_property
     def rows(self) -> list[PseudoMask]:
         """The images that have a pseudo mask or kept their true mask."""
-        kept = [row for row in read_table(self.folder / TABLE) if row.kept == "yes"]
-        return [row for row in kept if not self.true_only or row.split != "train" or row.source == "true"]
+        rows = [row for row in read_table(self.folder / TABLE) if row.kept == "yes"]
+        return [row for row in rows if not self.true_only or row.split != "train" or row.source == "true"]
 
     def prepare_data(self) -> None:
         """Read the images once, in one process per machine."""

@@ -98,9 +98,9 @@ class StackSampler(Sampler[tuple[int, int]]):
         """Yield (index, draw), stack after stack."""
         for index, draw in self.drawn:
             first, last = (ends[self.cases[index]] for ends in (self._first, self._last))
-            above = int(torch.randint(self.depth, (), generator=keyed_generator(self.seed, "stack", draw)))
-            start = max(min(index - above, last - self.depth + 1), first)
-            yield from ((min(one, last), draw) for one in range(start, start + self.depth))
+            offset = int(torch.randint(self.depth, (), generator=keyed_generator(self.seed, "stack", draw)))
+            start = max(min(index - offset, last - self.depth + 1), first)
+            yield from ((min(position, last), draw) for position in range(start, start + self.depth))
 
 
 class CaseSampler(Sampler[int]):
@@ -114,8 +114,8 @@ class CaseSampler(Sampler[int]):
 
     def __init__(self, cases: Sequence[str], rank: int = 0, world_size: int = 1) -> None:
         number = {case: position for position, case in enumerate(dict.fromkeys(cases))}
-        mine = [(number[case], index) for index, case in enumerate(cases) if number[case] % world_size == rank]
-        self.indices = [index for _, index in sorted(mine)]
+        pairs = [(number[case], index) for index, case in enumerate(cases) if number[case] % world_size == rank]
+        self.indices = [index for _, index in sorted(pairs)]
 
     def __len__(self) -> int:
         """Return the number of items of this process."""

@@ -55,8 +55,8 @@ class ShrunkImages:
     def problems(self) -> list[Problem]:
         """Possible faults found while reading the images, with the ids of the images."""
         try:
-            stored = read_json(self.folder / "notes.json")
-            notes = {name: [Note(*note) for note in image_notes] for name, image_notes in stored.items()}
+            content = read_json(self.folder / "notes.json")
+            notes = {name: [Note(*note) for note in image_notes] for name, image_notes in content.items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise damaged_cache(self.folder, error) from error
         kinds = dict.fromkeys((note.kind, note.serious) for image_notes in notes.values() for note in image_notes)
@@ -126,12 +126,12 @@ def _key(
     value_range: tuple[float, float] | None,
 ) -> str:
     files = ((item.id, path) for item in items for path in (item.image, *item.masks))
-    also = [] if settings is None else [settings]
+    extra = [] if settings is None else [settings]
     if value_range is not None:
-        also.append(("range", *map(float, value_range)))
+        extra.append(("range", *map(float, value_range)))
     if any(item.window for item in items):
-        also.append([item.window for item in items])
-    return files_key(files, (FORMAT, size, mask_shape, *also))
+        extra.append([item.window for item in items])
+    return files_key(files, (FORMAT, size, mask_shape, *extra))
 
 
 def _write(
@@ -158,8 +158,8 @@ def _write(
             images[index] = picture.image.numpy()
             if image_notes := [*picture.notes, *_check_orientation(item, picture)]:
                 notes[item.id] = image_notes
-            shown = native if item.window is None else item.window.crop(native)
-            masks[index], filled[index] = _shrink_masks(shown, size), (shown % 2 > 0).any((-2, -1))
+            cropped = native if item.window is None else item.window.crop(native)
+            masks[index], filled[index] = _shrink_masks(cropped, size), (cropped % 2 > 0).any((-2, -1))
         except DataError as error:
             return error
         return None
@@ -176,21 +176,21 @@ def _write(
     (folder / "notes.json").write_text(json.dumps(dict(sorted(notes.items()))), encoding="utf-8")
 
 
-def _check_masks(item: Item, found: tuple[int, ...], mask_shape: tuple[int, int], picture: Picture) -> None:
+def _check_masks(item: Item, shape: tuple[int, ...], mask_shape: tuple[int, int], picture: Picture) -> None:
     """Refuse masks that do not fit the upright picture."""
     expected = (*mask_shape, *picture.upright_size)
-    if found == expected:
+    if shape == expected:
         return
     names = " and ".join(path.name for path in item.masks)
-    if found == (*mask_shape, *picture.size):
+    if shape == (*mask_shape, *picture.size):
         (height, width), size = picture.upright_size, "{1} x {0}".format(*picture.size)
         raise DataError(
-            f"{item.image}: with its EXIF orientation {picture.orientation} the picture has {width} x {height} pixels, "
-            f"but {names} has {size}, as the picture without it. Turn the masks to fit the picture as viewers show it, "
-            "or save both upright"
+            f"{item.image} has {width} x {height} pixels after the turn by its EXIF orientation {picture.orientation}; "
+            f"{names} has {size}, the size before the turn. Turn the masks to fit the picture as viewers show it, or "
+            "save both upright"
         )
     raise DataError(
-        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} has {found}: "
+        f"{item.image} needs masks of (raters, regions, height, width) = {expected}, but {names} has {shape}: "
         "download these files again"
     )
 
@@ -199,8 +199,8 @@ def _check_orientation(item: Item, picture: Picture) -> list[Note]:
     """Return a note if the picture has an EXIF orientation that its masks lack: the masks may need the same turn."""
     if picture.orientation == 1:
         return []
-    drawn = [path for path in item.masks if path.suffix.lower() in PICTURES]  # others hold no orientation
-    if drawn and all(stored_orientation(path) == picture.orientation for path in drawn):
+    mask_pictures = [path for path in item.masks if path.suffix.lower() in PICTURES]  # others hold no orientation
+    if mask_pictures and all(stored_orientation(path) == picture.orientation for path in mask_pictures):
         return []
     text = (
         f"its EXIF orientation {picture.orientation} turns it; its masks are assumed to fit the turned picture. Check "

@@ -15,7 +15,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.files import read_json, read_yaml
 from diffmedseg.keyed_random import keyed_generator
 from diffmedseg.reading.names import composed, files_below
-from diffmedseg.wording import count, first_names
+from diffmedseg.wording import count, first_names, plain_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -56,14 +56,15 @@ def published_splits(
     for name in ("train", "test"):
         if not groups.get(name):
             raise DataError(
-                f"None of the {len(cases)} cases belongs to the published {name} set, {patterns.get(name)!r}. Download "
-                "the set, or split the available cases into folds: --data.split_by folds."
+                f"None of the {len(cases)} cases belongs to the published {name} set, with names such as "
+                f"{plain_pattern(patterns.get(name, ''))}. Download the set, or split the available cases into folds: "
+                "--data.split_by folds."
             )
     patients = {name: {case.patient for case in group} for name, group in groups.items()}
     shared = patients["test"] & (patients["train"] | patients.get("val", set()))
     if shared:
         raise DataError(
-            f"{count(len(shared), 'patient')} of the published test set also in its training or validation set: "
+            f"The published test set shares {count(len(shared), 'patient')} with its training or validation set: "
             f"{first_names(shared)}. Use --data.split_by folds."
         )
     splits = {name: [case.id for case in group] for name, group in groups.items()}
@@ -80,10 +81,10 @@ def hold_out(cases: Sequence[Case], val_fraction: float, seed: int) -> dict[str,
         seed: Seed of the choice of these patients.
     """
     order = sorted({case.patient for case in cases})
-    drawn = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
-    chosen = {order[i] for i in drawn[: round(val_fraction * len(order))]}
-    train = [case.id for case in cases if case.patient not in chosen]
-    return {"train": train, "val": [case.id for case in cases if case.patient in chosen] or train}
+    positions = torch.randperm(len(order), generator=keyed_generator(seed, "patients")).tolist()
+    held_out = {order[i] for i in positions[: round(val_fraction * len(order))]}
+    train = [case.id for case in cases if case.patient not in held_out]
+    return {"train": train, "val": [case.id for case in cases if case.patient in held_out] or train}
 
 
 def _members(cases: Sequence[Case], pattern: str, split: str, listed: Collection[str] | None) -> list[Case]:
@@ -93,15 +94,15 @@ def _members(cases: Sequence[Case], pattern: str, split: str, listed: Collection
     matches = [(case, match) for case in cases if (match := re.fullmatch(pattern, case.id))]
     if listed is None:
         return [case for case, _ in matches]
-    wanted = {_bare(name) for name in listed}
+    listed_names = {_bare(name) for name in listed}
     named_cases = [(case, _bare(match["listed"])) for case, match in matches]
-    if missing := wanted - {name for _, name in named_cases}:
+    if missing := listed_names - {name for _, name in named_cases}:
         raise DataError(
             f"The list of the {split} set names {count(len(missing), 'missing case')}: {first_names(missing)}. "
             "Download them again.",
             missing,
         )
-    return [case for case, name in named_cases if name in wanted]
+    return [case for case, name in named_cases if name in listed_names]
 
 
 def _bare(name: str) -> str:
@@ -155,13 +156,15 @@ def draw_splits(cases: Sequence[Case], folds: int, fold: int, val_fraction: floa
     patients = sorted({case.patient for case in cases})
     if len(patients) < folds:
         n = len(patients)
-        how = f"--data.folds {n}; for data check --set folds={n}"
-        advice = f"Set folds to {n} ({how})" if n > 1 else "At least one patient to train on and one to test are needed"
+        flag = f"--data.folds {n}; for data check --set folds={n}"
+        advice = (
+            f"Set folds to {n} ({flag})" if n > 1 else "At least one patient to train on and one to test are needed"
+        )
         raise DataError(f"{count(n, 'patient')} cannot be split into {folds} folds. {advice}.")
     order = [patients[i] for i in torch.randperm(len(patients), generator=keyed_generator(seed, "patients")).tolist()]
-    test, others = order[fold::folds], [patient for n, patient in enumerate(order) if n % folds != fold]
-    number = round(val_fraction * len(others))
-    groups = {"train": others[number:], "val": others[:number] or others, "test": test}
+    test, remaining = order[fold::folds], [patient for n, patient in enumerate(order) if n % folds != fold]
+    number = round(val_fraction * len(remaining))
+    groups = {"train": remaining[number:], "val": remaining[:number] or remaining, "test": test}
     return {name: [case.id for case in cases if case.patient in group] for name, group in groups.items()}
 
 
@@ -183,13 +186,13 @@ def read_splits(path: Path, cases: Sequence[Case], drawn: Mapping[str, float | s
         content = read_yaml(path, as_text=True)
         splits = {name: _ids(content[name]) for name in SPLITS}
         written = (content.get("drawn") or {}).items()
-        before = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}
-        before = before or dict(drawn)
+        recorded = {key: value if isinstance(drawn.get(key), str) else yaml.safe_load(value) for key, value in written}
+        recorded = recorded or dict(drawn)
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): expected lists of cases under {', '.join(SPLITS)}.") from error
-    if before != drawn:
+    if recorded != drawn:
         raise DataError(
-            f"{path} was drawn with {before}; the present settings are {drawn}. Name another file, or use the same "
+            f"{path} was drawn with {recorded}; the present settings are {drawn}. Name another file, or use the same "
             "settings."
         )
     return check_splits(path, splits, cases)
@@ -209,8 +212,8 @@ def check_splits(path: Path, splits: Mapping[str, Sequence[str]], cases: Sequenc
     Raises:
         DataError: As :func:`read_splits`.
     """
-    patients, known = {case.id: case.patient for case in cases}, {composed(case.id): case.id for case in cases}
-    splits = {name: [known.get(case, case) for case in ids] for name, ids in splits.items()}
+    patients, exact_ids = {case.id: case.patient for case in cases}, {composed(case.id): case.id for case in cases}
+    splits = {name: [exact_ids.get(case, case) for case in ids] for name, ids in splits.items()}
     missing = [case for ids in splits.values() for case in ids if case not in patients]
     if missing:
         raise DataError(
@@ -218,7 +221,7 @@ def check_splits(path: Path, splits: Mapping[str, Sequence[str]], cases: Sequenc
             "file to split the available cases."
         )
     if not splits["test"] or not splits["train"]:
-        raise DataError(f"{path} has no case to {'train on' if splits['test'] else 'test'}.")
+        raise DataError(f"{path} has no case under {'train' if splits['test'] else 'test'}. Add at least one.")
     if twice := [case for ids in splits.values() for case, times in Counter(ids).items() if times > 1]:
         raise DataError(f"{path} names cases twice in a split: {first_names(twice)}. Keep one line of each.", twice)
     tested = {patients[case] for case in splits["test"]}

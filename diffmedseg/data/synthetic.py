@@ -82,8 +82,8 @@ class SyntheticStore(ImageStore):
         profile = self._profile(self.ids[index], size)
         outlines = torch.stack([profile < _CORE, profile < _HALO, torch.zeros_like(profile, dtype=torch.bool)])
         if self.nested:
-            seen = torch.tensor([True, True, False])[:, None, None]
-            return torch.stack([outlines, (profile < _NUCLEUS) & seen], 1).to(torch.uint8)
+            with_lesion = torch.tensor([True, True, False])[:, None, None]
+            return torch.stack([outlines, (profile < _NUCLEUS) & with_lesion], 1).to(torch.uint8)
         return outlines[:, None].to(torch.uint8)
 
     def image(self, index: int) -> Tensor:

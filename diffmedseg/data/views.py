@@ -54,11 +54,11 @@ class TrainingView(Dataset[Item]):
             masks = self.store.masks(index)[:, self.regions]
             rater = int(torch.randint(len(masks), (), generator=keyed_generator(self.seed, "rater", draw)))
             raters = {"raters": masks} if self.all_raters else {}
-            return self._cut(item | {"mask": masks[rater]} | raters | _unsure_pixels(self.store, index), draw)
+            return self._cut_patch(item | {"mask": masks[rater]} | raters | _unsure_pixels(self.store, index), draw)
         healthy = self.store.healthy(index)
         return item if healthy is None else item | {"healthy": healthy}
 
-    def _cut(self, item: Item, draw: int) -> Item:
+    def _cut_patch(self, item: Item, draw: int) -> Item:
         """Cut the same patch from image and masks."""
         if self.patch is None:
             return item

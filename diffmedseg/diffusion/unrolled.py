@@ -33,9 +33,9 @@ def step_weights(reverse: ReverseProcess, process: NoiseProcess, num_steps: int)
         return units[len(visited)][None]
 
     generator = keyed_generator("step weights")
-    before = generator.get_state()
+    state = generator.get_state()
     reverse.run(unit_x_0, process, units[:1], [generator], num_steps)
-    if not torch.equal(generator.get_state(), before):
+    if not torch.equal(generator.get_state(), state):
         raise ValueError(
             f"{type(reverse.scheduler).__name__} adds noise at every step, so it is no fixed sum. Use DDIMScheduler "
             "with eta 0, DPMSolverMultistepScheduler or UniPCMultistepScheduler."

@@ -84,8 +84,8 @@ class AmbiguityBenchmark:
             DataError: If samples are missing, unreadable or of other images, or their number varies between images.
         """
         store = self.store
-        wanted = [store.ids[i] for i in self.indices]
-        files = None if folder is None else SampleFolder(folder, wanted, store.ids)
+        image_ids = [store.ids[i] for i in self.indices]
+        files = None if folder is None else SampleFolder(folder, image_ids, store.ids)
         samples: dict[Track, Scored] = {track: Scored() for track in self.tracks if files is not None}
         raters: dict[Track, Scored] = {track: Scored() for track in self.tracks}
         first: dict[int, str] = {}  # first image with each number of samples
@@ -123,10 +123,10 @@ class AmbiguityBenchmark:
 
     def _score(self, index: int, samples: Tensor, reference: Tensor) -> ImageScore:
         """Fuse masks (S, K, H, W), bool, by majority, and score them against raters (R, K, H, W)."""
-        soft, seen = samples.float(), self.store.field_of_view(index)
+        soft, field_of_view = samples.float(), self.store.field_of_view(index)
         probability = _FUSION(soft[None])[0]
         return score_image(
-            self.store.cases[index], probability, soft, reference, _THRESHOLD, float("nan"), field_of_view=seen
+            self.store.cases[index], probability, soft, reference, _THRESHOLD, float("nan"), field_of_view=field_of_view
         )
 
     def _rows(self, image: ImageScore) -> list[CaseScore]:

@@ -76,12 +76,12 @@ def calibrate_run(
     data.setup("validate")
     data.configure_targets((), model.regions)
     bf16 = "bf16" in str(config["trainer"]["precision"])
-    found: dict[str, Any] = {"method": method}
+    result: dict[str, Any] = {"method": method}
     model.tta = model.tta if tta is None else tta
     model.fitted_tta = model.tta
     settings: dict[str, Any] = {"tta": model.tta, "fitted_tta": model.fitted_tta}
     if nothing is not None:
-        found["presence"] = fit_presence(model, data, bf16, nothing)
+        result["presence"] = fit_presence(model, data, bf16, nothing)
         settings["least_contrast"] = model.least_contrast
     images = score_split(model, data, bf16)
     # Summed over all regions, since regions may nest.
@@ -93,21 +93,21 @@ def calibrate_run(
         conformal = Conformal.fit(images.values(), model.num_steps, model.threshold, share, coverage)
         settings["conformal"] = to_config(conformal)
     except TooFewCasesError as error:
-        found["without_contours"] = str(error)
+        result["without_contours"] = str(error)
     familiarity = None
     try:
         familiarity = fit_familiarity(model, data)
-        found["familiarity"] = familiarity and {"cases": familiarity.cases, "level": familiarity.level}
+        result["familiarity"] = familiarity and {"cases": familiarity.cases, "level": familiarity.level}
     except TooFewCasesError as error:
-        found["without_familiarity"] = str(error)
-    found |= {"cases": len(images), "regions": list(model.regions), **settings}
+        result["without_familiarity"] = str(error)
+    result |= {"cases": len(images), "regions": list(model.regions), **settings}
     parts = dict(zip(("whole", "neighbourhood"), counts, strict=True))
-    found["ece"] = {
+    result["ece"] = {
         "before": {part: expected_calibration_error(count) for part, count in parts.items()},
         "after": {part: expected_calibration_error(map_counts(count, calibration)) for part, count in parts.items()},
     }
-    _write(run, settings, plain(found), familiarity)
-    return found
+    _write(run, settings, plain(result), familiarity)
+    return result
 
 
 def fit_familiarity(model: DiffusionSegmenter, data: SegmentationDataModule) -> Familiarity | None:
@@ -174,14 +174,14 @@ def fit_presence(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: 
     for moved in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             filled.append(model.segment(moved["image"], keys=moved["case"]).mask.flatten(1).any(1).cpu())
-    any_found = torch.cat(filled).numpy()
+    has_mask = torch.cat(filled).numpy()
     return {
         "least_contrast": model.least_contrast,
         "num_steps": model.num_steps,
         "healthy": len(healthy),
         "diseased": int((label == 1).sum()),
-        "false_positives": float(any_found[label == 0].mean()),
-        "found": float(any_found[label == 1].mean()),
+        "false_positives": float(has_mask[label == 0].mean()),
+        "found": float(has_mask[label == 1].mean()),
         "auc": separation(score, label),
     }
 
@@ -195,8 +195,8 @@ def score_split(model: DiffusionSegmenter, data: SegmentationDataModule, bf16: b
             result = model.segment(moved["image"], keys=moved["case"])
         for i, case in enumerate(moved["case"]):
             maps = result.probability[i], result.samples[i], moved["reference"][i]
-            seen, window = moved["field_of_view"][i], moved["window"][i]
-            add_to(pooled, score_image(case, *maps, model.threshold, 0.0, field_of_view=seen, window=window))
+            field_of_view, window = moved["field_of_view"][i], moved["window"][i]
+            add_to(pooled, score_image(case, *maps, model.threshold, 0.0, field_of_view=field_of_view, window=window))
     return pooled
 
 
@@ -213,17 +213,17 @@ def map_counts(counts: Tensor, calibration: Calibration) -> Tensor:
     return torch.zeros_like(counts).index_add_(1, index, torch.stack([pixels, p * pixels, target]))
 
 
-def _write(run: Path, settings: dict[str, Any], found: dict[str, Any], familiarity: Familiarity | None) -> None:
+def _write(run: Path, settings: dict[str, Any], result: dict[str, Any], familiarity: Familiarity | None) -> None:
     best = chosen_checkpoint(run)
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     checkpoint["hyper_parameters"] |= settings
     if familiarity is not None:
         checkpoint["hyper_parameters"]["familiarity"] = to_config(familiarity)
         checkpoint["state_dict"] |= {f"familiarity.{name}": value for name, value in familiarity.state_dict().items()}
-    found = found | {"checkpoint": file_sha256(best)}
+    result = result | {"checkpoint": file_sha256(best)}
     text = yaml.safe_dump({"model": {"init_args": settings}}, sort_keys=False)
     write_checkpoint(run / "checkpoints" / "calibrated.ckpt", checkpoint)
     write_alone(run / "calibration.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     write_alone(
-        run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        run / "calibration.json", lambda temporary: temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
     )

@@ -81,15 +81,15 @@ def compare_tests(
         cases = [key for key in keys if key[1] == region]
         for score in scores:
             values = {name: np.array([scored[key][score] for key in cases]) for name, scored in pooled.items()}
-            have = {name: numbers for name, numbers in values.items() if not np.isnan(numbers).all()}
-            kept = ~np.isnan(np.array(list(have.values()))).any(0) if have else np.zeros(len(cases), bool)
+            available = {name: numbers for name, numbers in values.items() if not np.isnan(numbers).all()}
+            kept = ~np.isnan(np.array(list(available.values()))).any(0) if available else np.zeros(len(cases), bool)
             if not kept.any():
                 continue
             first = values[base][kept]
             patients = [patient.get(case, case) for (case, _), keep in zip(cases, kept, strict=True) if keep]
             rows += [
                 _compare(region, score, name, tests[name], numbers[kept], patients, None if name == base else first)
-                for name, numbers in have.items()
+                for name, numbers in available.items()
             ]
     return rows
 
@@ -100,7 +100,9 @@ def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:
     for table in tables:
         twice = [key for key, times in Counter((row.case, row.region) for row in table).items() if times > 1]
         if twice:
-            raise DataError(f"{name}: a case occurs twice in one table: {_named(twice)}. Keep one row of the case.")
+            raise DataError(
+                f"{name}: a case occurs twice in one table: {_case_names(twice)}. Keep one row of the case."
+            )
         for row in table:
             by_case[row.case, row.region].append(row)
     times = {len(rows) for rows in by_case.values()}
@@ -108,7 +110,7 @@ def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:
         fewest = [key for key, rows in by_case.items() if len(rows) == min(times)]
         raise DataError(
             f"{name}: some cases are in {min(times)} of {len(tables)} tables, others in {max(times)}: "
-            f"{_named(fewest)}. Seeds need the same cases; folds must have no case in common."
+            f"{_case_names(fewest)}. Seeds need the same cases; folds must have no case in common."
         )
     return {
         key: {score: _mean([getattr(row, score) for row in rows]) for score in TITLES} for key, rows in by_case.items()
@@ -121,15 +123,15 @@ def _mean(values: Sequence[float]) -> float:
 
 def _common_keys(pooled: Mapping[str, _Pooled], common: bool) -> list[tuple[str, str]]:
     keys = [scores.keys() for scores in pooled.values()]
-    in_all = {key for key in keys[0] if all(key in one for one in keys)}
-    alone = {key for one in keys for key in one} - in_all
-    if not in_all or (alone and not common):
+    in_all = {key for key in keys[0] if all(key in test_keys for test_keys in keys)}
+    unshared = {key for test_keys in keys for key in test_keys} - in_all
+    if not in_all or (unshared and not common):
         remedy = "--common compares the other cases." if in_all else "Name tests of the same data."
-        raise DataError(f"{count(len(alone), 'case')} not in every test: {_named(alone)}. {remedy}")
+        raise DataError(f"{count(len(unshared), 'case')} not in every test: {_case_names(unshared)}. {remedy}")
     return sorted(in_all)
 
 
-def _named(keys: Sequence[tuple[str, str]] | set[tuple[str, str]]) -> str:
+def _case_names(keys: Sequence[tuple[str, str]] | set[tuple[str, str]]) -> str:
     return first_names({f"{case} ({region})" for case, region in keys})
 
 
@@ -156,7 +158,7 @@ def _compare(
 def _deviation(tables: Sequence[Sequence[CaseScore]], region: str, score: str) -> float:
     """Return the standard deviation of the mean over tables of the same cases."""
     cases = [{row.case: float(getattr(row, score)) for row in table if row.region == region} for table in tables]
-    if len(tables) < 2 or any(one.keys() != cases[0].keys() for one in cases):
+    if len(tables) < 2 or any(scores.keys() != cases[0].keys() for scores in cases):
         return float("nan")
-    means = [float(np.mean([value for value in one.values() if value == value] or [np.nan])) for one in cases]
+    means = [float(np.mean([value for value in scores.values() if value == value] or [np.nan])) for scores in cases]
     return float("nan") if np.isnan(means).any() else stdev(means)

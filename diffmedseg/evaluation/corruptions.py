@@ -63,17 +63,17 @@ def corrupt(image: Tensor, name: str, severity: str = "medium", key: str = "") -
 
 def _hue(image: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     sense = 1 - 2 * int(torch.randint(2, (), generator=generator))
-    return variations.change_colour(image, _one(sense * math.radians(degrees)), _one(1), torch.ones(1, 3))
+    return variations.change_colour(image, _to_batch(sense * math.radians(degrees)), _to_batch(1), torch.ones(1, 3))
 
 
 def _saturation(image: Tensor, factor: float, _: torch.Generator) -> Tensor:
-    return variations.change_colour(image, _one(0), _one(factor), torch.ones(1, 3))
+    return variations.change_colour(image, _to_batch(0), _to_batch(factor), torch.ones(1, 3))
 
 
 def _white_balance(image: Tensor, gain: float, _: torch.Generator) -> Tensor:
     """Change the white balance: warm for positive gains, cold for negative gains."""
     gains = torch.tensor([[1 + gain, 1.0, 1 - gain]])
-    return variations.change_colour(image, _one(0), _one(1), gains)
+    return variations.change_colour(image, _to_batch(0), _to_batch(1), gains)
 
 
 def _light(image: Tensor, factor: float, _: torch.Generator) -> Tensor:
@@ -87,7 +87,7 @@ def _contrast(image: Tensor, factor: float, _: torch.Generator) -> Tensor:
 
 def _blur(image: Tensor, sigma: float, _: torch.Generator) -> Tensor:
     pixels = sigma * min(image.shape[-2:])
-    return variations.change_focus(image, _one(pixels), _one(-1), pixels)
+    return variations.change_focus(image, _to_batch(pixels), _to_batch(-1), pixels)
 
 
 def _noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
@@ -95,13 +95,13 @@ def _noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tenso
 
 
 def _jpeg(image: Tensor, quality: float, _: torch.Generator) -> Tensor:
-    return variations.compress(image, _one(quality))
+    return variations.compress(image, _to_batch(quality))
 
 
 def _vignette(image: Tensor, radius: float, _: torch.Generator) -> Tensor:
     height, width = image.shape[-2:]
     distance = variations.radii((height, width), torch.zeros(1, 2))
-    return variations.darken_border(image, distance, _one(radius), _one(0.05), _one(1))
+    return variations.darken_border(image, distance, _to_batch(radius), _to_batch(0.05), _to_batch(1))
 
 
 def _hair(image: Tensor, number: float, generator: torch.Generator) -> Tensor:
@@ -109,10 +109,10 @@ def _hair(image: Tensor, number: float, generator: torch.Generator) -> Tensor:
 
 
 def _resolution(image: Tensor, scale: float, _: torch.Generator) -> Tensor:
-    return variations.lower_resolution(image, _one(scale))
+    return variations.lower_resolution(image, _to_batch(scale))
 
 
-def _one(value: float) -> Tensor:
+def _to_batch(value: float) -> Tensor:
     return torch.tensor([float(value)])
 
 

@@ -32,27 +32,31 @@ def check_held_out(
     """
     tested = to_config(data)
     for name, config in trained.items():
-        own = config.get("init_args", {})
-        if config.get("class_path") != tested["class_path"] or not _same_folder(own, tested["init_args"]):
+        init_args = config.get("init_args", {})
+        if config.get("class_path") != tested["class_path"] or not _same_folder(init_args, tested["init_args"]):
             continue
-        own = dict(own) | ({"root": tested["init_args"]["root"]} if "root" in own else {})
+        init_args = dict(init_args) | ({"root": tested["init_args"]["root"]} if "root" in init_args else {})
         try:
-            before = build_data({"class_path": config["class_path"], "init_args": own}, trust)
-            seen = set() if to_config(before) == tested else before.split_cases("train") & data.split_cases("test")
+            trained_data = build_data({"class_path": config["class_path"], "init_args": init_args}, trust)
+            shared_cases = (
+                set()
+                if to_config(trained_data) == tested
+                else trained_data.split_cases("train") & data.split_cases("test")
+            )
         except (DataError, OSError) as error:
             _log.warning("It is not known whether %s was trained on test cases: %s", name, error)
             continue
-        if seen:
+        if shared_cases:
             test = data.split_cases("test")
             raise DataError(
-                f"{name} was trained on {len(seen)} of the {count(len(test), 'test case')} ({first_names(seen)}). Test "
-                "it on its own split, or on data that no member was trained on."
+                f"{name} was trained on {len(shared_cases)} of the {count(len(test), 'test case')} "
+                f"({first_names(shared_cases)}). Test it on its own split, or on data that no member was trained on."
             )
 
 
-def _same_folder(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same_folder(trained_args: Mapping[str, Any], tested_args: Mapping[str, Any]) -> bool:
     """Return whether two configurations read the same folder. A folder that no longer exists counts as the same."""
-    if "root" not in one or "root" not in other:
-        return "root" not in one and "root" not in other
-    own, tested = expand_home(Path(one["root"])), expand_home(Path(other["root"]))
-    return own.resolve() == tested.resolve() or not own.is_dir()
+    if "root" not in trained_args or "root" not in tested_args:
+        return "root" not in trained_args and "root" not in tested_args
+    trained_folder, tested_folder = expand_home(Path(trained_args["root"])), expand_home(Path(tested_args["root"]))
+    return trained_folder.resolve() == tested_folder.resolve() or not trained_folder.is_dir()

@@ -157,7 +157,9 @@ def pair_masks(predictions: Path, truths: Path, common: bool = False, kind: str 
         )
     both = {name: (predicted[key][1], path) for key, (name, path) in sorted(true.items()) if key in predicted}
     if not both:
-        names, expected = (first_names([name for name, _ in one.values()]) or "nothing" for one in (predicted, true))
+        names, expected = (
+            first_names([name for name, _ in index.values()]) or "nothing" for index in (predicted, true)
+        )
         raise DataError(f"No mask in {predictions} ({names}) has the name of a mask in {truths} ({expected}).")
     return Pairs(both, missing, sorted(name for key, (name, _) in predicted.items() if key not in true))
 
@@ -174,13 +176,13 @@ def _mask_files(folder: Path, kind: str) -> list[Path]:
 
 def _index(files: Sequence[Path], root: Path, nested: bool) -> dict[str, tuple[str, Path]]:
     """Return the name and file of each mask, by the comparable form of the name."""
-    named = []
+    named_paths = []
     for path in files:
         folder = path.parent.relative_to(root).as_posix()
         name = f"{folder}/{mask_key(path)}" if nested and folder != "." else mask_key(path)
-        named.append((composed(name), path))
-    refuse_clashes(named, "masks", "Score one folder at a time.")
-    return {comparable(name): (name, path) for name, path in named}
+        named_paths.append((composed(name), path))
+    refuse_clashes(named_paths, "masks", "Score one folder at a time.")
+    return {comparable(name): (name, path) for name, path in named_paths}
 
 
 def read_mask(path: Path, beside: MaskReader | LabelReader | None = None) -> Mask:
@@ -236,14 +238,14 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
     if spacing is not None and min(spacing) <= 0:
         raise DataError(f"The spacing is {tuple(spacing)}; it has to be above 0.")
     rows, unlike, both = [], [], pairs.both
-    solid: list[bool] = [False, False]
+    any_foreground: list[bool] = [False, False]
     faded: tuple[list[Path], list[Path]] = [], []
     readers = readers_of(pairs)
     for key, paths in both.items():
         predicted_path, true_path = paths
         predicted, true = (read_mask(path, reader) for path, reader in zip(paths, readers, strict=True))
         for side, mask in enumerate((predicted, true)):
-            solid[side] |= bool(mask.values.any())
+            any_foreground[side] |= bool(mask.values.any())
             faded[side].extend([paths[side]] if mask.faded else [])
         if predicted.values.shape != true.values.shape:
             unlike.append(f"{predicted_path} is {_size(predicted)}, {true_path} {_size(true)}")
@@ -269,8 +271,8 @@ def score_pairs(pairs: Pairs, spacing: Sequence[float] | None = None) -> Scored:
         raise DataError(
             f"{len(unlike)} masks differ in size: {first_names(unlike)}. Resize predictions to the original size."
         )
-    for any_solid, paths_faded in zip(solid, faded, strict=True):
-        if paths_faded and not any_solid:
+    for has_foreground, paths_faded in zip(any_foreground, faded, strict=True):
+        if paths_faded and not has_foreground:
             raise DataError(
                 f"{first_names(list(map(str, paths_faded)))}: no value is above half of the range, in these masks and "
                 "in all masks beside them. Save background as 0 and foreground as 255, one mask per label"

@@ -48,7 +48,7 @@ def score_pooled(pairs: Pairs) -> Protocol:
     """
     total, readers = torch.zeros(3, dtype=torch.int64), readers_of(pairs)
     for paths in pairs.both.values():
-        masks = [torch.from_numpy(read_mask(*one).values) for one in zip(paths, readers, strict=True)]
+        masks = [torch.from_numpy(read_mask(*pair).values) for pair in zip(paths, readers, strict=True)]
         _check_alike(masks, paths)
         total += torch.stack([n.sum() for n in confusion_counts(*masks)])
     policy = "pixels of all cases together, so that a large lesion counts more than a small one"
@@ -95,7 +95,7 @@ def score_brats(pairs: Pairs) -> Protocol:
     readers = readers_of(pairs)
     cases: dict[str, tuple[float, ...]] = {}
     for name, paths in pairs.both.items():
-        predicted, true = (read_mask(*one) for one in zip(paths, readers, strict=True))
+        predicted, true = (read_mask(*pair) for pair in zip(paths, readers, strict=True))
         if predicted.volume is None or true.volume is None:
             flat = paths[0] if predicted.volume is None else paths[1]
             raise DataError(f"{flat} is a picture. The protocol brats scores lesions of volumes: leave --protocol out.")
@@ -124,9 +124,9 @@ def released_scores(prediction: Tensor, truth: Tensor) -> tuple[float, float]:
     dice, iou = [], []
     for threshold in _THRESHOLDS:
         a, b = soft > threshold, reference > threshold
-        inside, around = float((a & b).sum()), float((a | b).sum())
-        dice.append((2 * inside + _DICE_EPS) / (float(a.sum() + b.sum()) + _DICE_EPS))
-        iou.append((inside + _IOU_EPS) / (around + _IOU_EPS))
+        intersection, union = float((a & b).sum()), float((a | b).sum())
+        dice.append((2 * intersection + _DICE_EPS) / (float(a.sum() + b.sum()) + _DICE_EPS))
+        iou.append((intersection + _IOU_EPS) / (union + _IOU_EPS))
     return sum(dice) / len(dice), sum(iou) / len(iou)
 
 

@@ -42,7 +42,7 @@ def provenance_now(steps: int | None, log: Path) -> Provenance:
         log: The ``metrics.csv`` of their training; it may be missing.
     """
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    versions = {name: found for name, found in installed_versions().items() if name in _PACKAGES}
+    versions = {name: version for name, version in installed_versions().items() if name in _PACKAGES}
     return Provenance(command_line(sys.argv), date, versions, steps, read_curves(log))
 
 

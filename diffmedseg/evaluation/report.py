@@ -71,11 +71,11 @@ def render_report(
         parts.append(_overview(summary["regions"]))
     for k, region in enumerate(regions):
         region_rows = [row for row in rows if row.region == region]
-        found = summary["regions"][region]
+        region_summary = summary["regions"][region]
         if len(regions) > 1:
             parts.append(f"<h1>{_words(region)}</h1>")
-        parts.append(_in_short(region_rows, found, summary["policy"].get("contours")))
-        parts += [_scores(found), _trust(region_rows, found)]
+        parts.append(_in_short(region_rows, region_summary, summary["policy"].get("contours")))
+        parts += [_scores(region_summary), _trust(region_rows, region_summary)]
         parts.append(_examples(region_rows, examples, regions, k))
     if provenance is not None and provenance.curves:
         parts.append(_training(provenance))
@@ -101,19 +101,24 @@ def _provenance(provenance: Provenance) -> str:
         "Versions": html.escape(versions),
         "Trained": "" if provenance.steps is None else count(provenance.steps, "step"),
     }
-    rows = "\n".join(f"<tr><td>{name}</td><td>{said}</td></tr>" for name, said in lines.items() if said)
+    rows = "\n".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in lines.items() if text)
     return f'<table class="small">\n{rows}\n</table>'
 
 
-def _overview(found: Mapping[str, Any]) -> str:
+def _overview(summaries: Mapping[str, Any]) -> str:
     """Return the scores of all regions side by side."""
-    names = [name for name in _OVERVIEW if any(name in one["scores"] for one in found.values())]
+    names = [
+        name for name in _OVERVIEW if any(name in region_summary["scores"] for region_summary in summaries.values())
+    ]
     head = "".join(f"<th>{html.escape(SCORES[name].title)}</th>" for name in names)
     lines = []
-    for region, one in found.items():
-        means = [f"{one['scores'][name]['mean']:.3f}" if name in one["scores"] else "none" for name in names]
+    for region, region_summary in summaries.items():
+        means = [
+            f"{region_summary['scores'][name]['mean']:.3f}" if name in region_summary["scores"] else "none"
+            for name in names
+        ]
         cells = "".join(f'<td class="n">{mean}</td>' for mean in means)
-        failed = f'<td class="n">{one["set"]["failure_rate"]:.0%}</td>'
+        failed = f'<td class="n">{region_summary["set"]["failure_rate"]:.0%}</td>'
         lines.append(f"<tr><td>{_words(region)}</td>{cells}{failed}</tr>")
     body = "\n".join(lines)
     return (
@@ -125,18 +130,18 @@ def _overview(found: Mapping[str, Any]) -> str:
 def _training(provenance: Provenance) -> str:
     """Return the curves of training: losses and validation scores."""
     kinds = {"train/": "Training losses.", "val/": "Validation scores."}
-    shown = []
+    parts = []
     for prefix, caption in kinds.items():
         curves = {name: curve for name, curve in provenance.curves.items() if name.startswith(prefix)}
         if curves:
             image = _image(draw_curves(curves, provenance.steps), caption)
-            shown.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    figures = "\n".join(shown)
+            parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    figures = "\n".join(parts)
     return f'<h2>Training</h2>\n<div class="row">{figures}</div>'
 
 
-def _in_short(rows: Sequence[CaseScore], found: Mapping[str, Any], contours: Mapping[str, Any] | None) -> str:
-    scores, of_set = found["scores"], found["set"]
+def _in_short(rows: Sequence[CaseScore], region_summary: Mapping[str, Any], contours: Mapping[str, Any] | None) -> str:
+    scores, of_set = region_summary["scores"], region_summary["set"]
     dice = scores["dice"]
     lines = [
         f"Mean Dice <b>{dice['mean']:.3f}</b> (95 % interval {_interval(dice)}) over "
@@ -172,12 +177,12 @@ def _interval(score: Mapping[str, Any]) -> str:
     return "unknown" if score["low"] is None else f"{score['low']:.3f} to {score['high']:.3f}"
 
 
-def _scores(found: Mapping[str, Any]) -> str:
+def _scores(region_summary: Mapping[str, Any]) -> str:
     lines = "\n".join(
-        f'<tr class="score"><td>{html.escape(SCORES[name].title)}</td><td class="n">{one["mean"]:.3f}</td>'
-        f'<td class="n">{_interval(one)}</td><td class="n">{one["cases"]}</td></tr>\n'
+        f'<tr class="score"><td>{html.escape(SCORES[name].title)}</td><td class="n">{score["mean"]:.3f}</td>'
+        f'<td class="n">{_interval(score)}</td><td class="n">{score["cases"]}</td></tr>\n'
         f'<tr><td colspan="4" class="small">{html.escape(SCORES[name].explanation)}</td></tr>'
-        for name, one in found["scores"].items()
+        for name, score in region_summary["scores"].items()
     )
     return (
         '<h2>Scores</h2>\n<div class="wide"><table class="scores">\n<tr><th>score</th><th>mean</th>'
@@ -185,8 +190,8 @@ def _scores(found: Mapping[str, Any]) -> str:
     )
 
 
-def _trust(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
-    of_set = found["set"]
+def _trust(rows: Sequence[CaseScore], region_summary: Mapping[str, Any]) -> str:
+    of_set = region_summary["set"]
     correlation = of_set["rank_correlation_dice_uncertainty"]
     figures = [
         (
@@ -205,25 +210,25 @@ def _trust(rows: Sequence[CaseScore], found: Mapping[str, Any]) -> str:
             + (f" Rank correlation {correlation:.2f}; -1 would be perfect." if correlation is not None else ""),
         ),
     ]
-    shown = "\n".join(
+    figure_parts = "\n".join(
         f"<figure>{_image(figure)}<figcaption>{caption}</figcaption></figure>" for figure, caption in figures
     )
-    return f'<h2>Can the model be trusted?</h2>\n<div class="row">{shown}</div>'
+    return f'<h2>Can the model be trusted?</h2>\n<div class="row">{figure_parts}</div>'
 
 
 def _examples(rows: Sequence[CaseScore], examples: Mapping[str, Example], regions: Sequence[str], k: int) -> str:
     parts = ["<h2>Cases</h2>"]
     for name, group in choose_examples(rows).items():
         known = [row for row in group if row.case in examples]
-        drawn = [(f"{row.case}\nDice {row.dice:.2f}", _only(examples[row.case], k)) for row in known]
-        if drawn:
-            figure = draw_examples(drawn, [regions[k]])
+        titled_examples = [(f"{row.case}\nDice {row.dice:.2f}", _select_region(examples[row.case], k)) for row in known]
+        if titled_examples:
+            figure = draw_examples(titled_examples, [regions[k]])
             image = _image(figure, f"the {name} cases")
             parts.append(f'<h3>{name}</h3>\n<div class="wide">{image}</div>')
     return "\n".join(parts)
 
 
-def _only(example: Example, k: int) -> Example:
+def _select_region(example: Example, k: int) -> Example:
     """Return one region of an example."""
     maps = (getattr(example, name)[k : k + 1] for name in ("probability", "uncertainty", "mask"))
     return Example(example.image, example.raters[:, k : k + 1], *maps)
@@ -240,7 +245,7 @@ def _policy(summary: Mapping[str, Any]) -> str:
 def _in_words(value: object) -> str:
     if not isinstance(value, Mapping):
         return str(value)
-    parts = [f"{name.replace('_', ' ')} {_in_words(one)}" for name, one in value.items() if name != "class"]
+    parts = [f"{name.replace('_', ' ')} {_in_words(item)}" for name, item in value.items() if name != "class"]
     return " ".join([*([value["class"]] if "class" in value else []), *([f"({', '.join(parts)})"] if parts else [])])
 
 

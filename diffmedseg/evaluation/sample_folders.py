@@ -65,9 +65,9 @@ class SampleFolder:
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Name the folder that holds the samples.")
         paths = [path for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
-        named = [(_key(path), path) for path in paths]
-        refuse_clashes(named, "sets of samples", "Keep one set for each image.")
-        self._paths = dict(named)
+        keyed_paths = [(_key(path), path) for path in paths]
+        refuse_clashes(keyed_paths, "sets of samples", "Keep one set for each image.")
+        self._paths = dict(keyed_paths)
         missing = [image for image in images if _stem(image) not in self._paths]
         if missing:
             raise DataError(
@@ -147,7 +147,9 @@ def _read_pngs(folder: Path) -> NDArray[np.bool_]:
     masks = [_as_masks(read_values(numbers[number]), (0, 255), numbers[number]) for number in range(len(files))]
     shapes = {mask.shape for mask in masks}
     if len(shapes) > 1:
-        raise DataError(f"The samples in {folder} have different sizes, {first_names([str(one) for one in shapes])}.")
+        raise DataError(
+            f"The samples in {folder} have different sizes, {first_names([str(shape) for shape in shapes])}."
+        )
     return np.stack(masks)
 
 
@@ -159,8 +161,10 @@ def _as_masks(values: NDArray[Any], levels: tuple[int, int], path: Path) -> NDAr
     numbers = values if values.dtype.kind in "iuf" else np.full(1, np.nan)
     mask: NDArray[np.bool_] = numbers == high
     if not (mask | (numbers == low)).all():
-        some = first_names([f"{value:g}" for value in np.unique(numbers[~mask & (numbers != low)])[:3].tolist()])
-        kind = some if values.dtype.kind in "iuf" else f"of type {values.dtype}"
+        wrong_values = first_names(
+            [f"{value:g}" for value in np.unique(numbers[~mask & (numbers != low)])[:3].tolist()]
+        )
+        kind = wrong_values if values.dtype.kind in "iuf" else f"of type {values.dtype}"
         raise DataError(
             f"{path} has values {kind}; expected only {low} and {high}. Threshold the samples before saving them."
         )

@@ -89,29 +89,29 @@ def summarise_test(
         means = [s for s in summaries if s.region == region]
         regions[region] = {
             "scores": {s.score: {"mean": s.mean, "low": s.low, "high": s.high, "cases": s.cases} for s in means},
-            "set": _of_the_set(region_rows, [image for _, image in sorted(images.items())], k),
+            "set": _test_set_scores(region_rows, [image for _, image in sorted(images.items())], k),
         }
     summary: dict[str, Any] = plain({"policy": policy, "cases": len({row.case for row in rows}), "regions": regions})
     return summary
 
 
-def _of_the_set(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int) -> dict[str, Any]:
+def _test_set_scores(rows: Sequence[CaseScore], images: Sequence[ImageScore], k: int) -> dict[str, Any]:
     reliability = torch.stack([image.reliability[:2, k] for image in images]).sum(0)
     tp, fp, fn = torch.stack([image.counts[:, k] for image in images]).sum(0)
     dice, doubt = ([getattr(row, name) for row in rows] for name in ("dice", "uncertainty"))
     masks = {"fused mask": [image.counts for image in images]}
     if all(image.prior is not None for image in images):
         masks["condition network's own mask"] = [image.prior for image in images if image.prior is not None]
-    nothing = [name for name, counts in masks.items() if not sum(int(one[:2, k].sum()) for one in counts)]
+    empty_masks = [name for name, counts in masks.items() if not sum(int(sums[:2, k].sum()) for sums in counts)]
     alarms = [not row.both_empty for row in rows if math.isnan(row.sensitivity)]  # sensitivity is NaN without a lesion
     several = len(set(dice)) > 1 and len(set(doubt)) > 1
     return {
-        "empty_in_all_cases": nothing if fn + tp else [],
+        "empty_in_all_cases": empty_masks if fn + tp else [],
         "both_empty": sum(row.both_empty for row in rows),
         "without_lesion": len(alarms),
         "false_alarms": sum(alarms) / len(alarms) if alarms else None,
         "failure_rate": sum(row.iou < FAILED_BELOW for row in rows) / len(rows),
-        "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # of all pixels in one: larger lesions count more
+        "dice_pooled": float(dice_from_counts(tp, fp, fn)),  # over all pixels: larger lesions count more
         "ece": expected_calibration_error(reliability[0]),
         "ece_neighbourhood": expected_calibration_error(reliability[1]),
         "aurc": aurc(doubt, dice),

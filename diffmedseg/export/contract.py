@@ -74,16 +74,16 @@ class Contract:
             ExportError: If the text is no contract, or has another format.
         """
         try:
-            stored = json.loads(text)
-            if stored["format"] != FORMAT:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
                 raise ExportError(
-                    f"The graph has format {stored['format']}; this version of diffmedseg reads format {FORMAT}: "
+                    f"The graph has format {content['format']}; this version of diffmedseg reads format {FORMAT}: "
                     "install the version that wrote it, or export again."
                 )
-            known = {name: stored[name] for name in (one.name for one in fields(cls))}
-            known["noise"] = tuple(NoiseInput(n["name"], n["kind"], tuple(n["shape"])) for n in stored["noise"])
+            arguments = {name: content[name] for name in (attribute.name for attribute in fields(cls))}
+            arguments["noise"] = tuple(NoiseInput(n["name"], n["kind"], tuple(n["shape"])) for n in content["noise"])
             for name in ("channels", "regions", "image_size"):
-                known[name] = tuple(stored[name])
-            return cls(**known)
+                arguments[name] = tuple(content[name])
+            return cls(**arguments)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ExportError(f"The graph's metadata is damaged ({error!r}): export the model again.") from error

@@ -70,8 +70,8 @@ class SamplerGraph(Graph):
             ``samples`` (B, S, K, h, w); ``probability`` (B, K, h, w): the fused samples, before calibration; ``prior``
             (B, K, h, w), if the model has a prior.
         """
-        named = {part.name: values for part, values in zip(self.noise, noise, strict=True)}
-        result = self.model.fuse_by(self.model.fusion, self._draw(image, named), self.model.image_size)
+        by_name = {part.name: values for part, values in zip(self.noise, noise, strict=True)}
+        result = self.model.fuse_by(self.model.fusion, self._draw(image, by_name), self.model.image_size)
         return result.samples, result.probability, *(() if result.prior is None else (result.prior,))
 
 

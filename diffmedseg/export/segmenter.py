@@ -62,12 +62,12 @@ class OnnxSegmenter:
         self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
         self._session = _open(Path(path), threads, providers)
-        stored = self._session.get_modelmeta().custom_metadata_map
-        if KEY not in stored:
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if KEY not in metadata:
             raise ExportError(
                 f"{path} was not written by diffmedseg: give a file of `diffmedseg export --format onnx`."
             )
-        self.contract = Contract.from_json(stored[KEY])
+        self.contract = Contract.from_json(metadata[KEY])
         if self.contract.graph != "sampler":
             raise ExportError(
                 f"{path} holds the graph {self.contract.graph!r}, which does not segment by itself: give the sampler, "

@@ -76,7 +76,7 @@ def export_onnx(
                 (StepGraph(model, reverse.process, encode), replace(contract, graph="step", noise=(), steps=steps))
             )
         with TemporaryDirectory() as folder:
-            checked = [_write(graph, Path(folder) / path.name, said) for graph, said in graphs]
+            checked = [_write(graph, Path(folder) / path.name, described) for graph, described in graphs]
             for file in checked:  # write all files or none
                 write_whole(path.with_name(file.name), partial(shutil.copyfile, file))
             return [path.with_name(file.name) for file in checked]
@@ -193,11 +193,13 @@ def _compare(graph: Graph, path: Path, contract: Contract) -> None:
     for images, samples in _CHECKED:
         inputs = graph.example(images, samples)
         expected = graph(*inputs)
-        found = session.run(graph.outputs, dict(zip(graph.inputs, (one.numpy() for one in inputs), strict=True)))
-        for name, one, other in zip(graph.outputs, expected, found, strict=True):
-            fits = one.shape == other.shape
-            difference = float(np.abs(one.numpy() - other).max()) if fits else np.inf
-            if not difference <= _TOLERANCE * max(1.0, float(one.abs().max())):
+        results = session.run(
+            graph.outputs, dict(zip(graph.inputs, (tensor.numpy() for tensor in inputs), strict=True))
+        )
+        for name, tensor, result in zip(graph.outputs, expected, results, strict=True):
+            fits = tensor.shape == result.shape
+            difference = float(np.abs(tensor.numpy() - result).max()) if fits else np.inf
+            if not difference <= _TOLERANCE * max(1.0, float(tensor.abs().max())):
                 raise ExportError(
                     f"The graph {contract.graph} gives {name} that differs by {difference:.1e} from the model's, for "
                     f"{images} images of {samples} samples: it is not written. Use the model with PyTorch."

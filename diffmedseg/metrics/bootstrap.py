@@ -52,6 +52,8 @@ def _means(
     rng: np.random.Generator, draws: int, sums: NDArray[np.float64], sizes: NDArray[np.intp] | None
 ) -> NDArray[np.float64]:
     """Draw patients with replacement, and average over their cases."""
-    drawn = rng.integers(sums.size, size=(draws, sums.size))
-    means: NDArray[np.float64] = sums[drawn].mean(1) if sizes is None else sums[drawn].sum(1) / sizes[drawn].sum(1)
+    indices = rng.integers(sums.size, size=(draws, sums.size))
+    means: NDArray[np.float64] = (
+        sums[indices].mean(1) if sizes is None else sums[indices].sum(1) / sizes[indices].sum(1)
+    )
     return means

@@ -99,8 +99,8 @@ def calibration_error_interval(
         return float("nan"), float("nan")
     patients = len(counts)
     times = np.random.default_rng(seed).multinomial(patients, [1 / patients] * patients, draws)
-    drawn = (torch.from_numpy(times).double() @ torch.stack(list(counts)).flatten(1)).view(draws, 3, -1)
-    low, high = np.quantile(_calibration_errors(drawn), [(1 - confidence) / 2, (1 + confidence) / 2])
+    resampled = (torch.from_numpy(times).double() @ torch.stack(list(counts)).flatten(1)).view(draws, 3, -1)
+    low, high = np.quantile(_calibration_errors(resampled), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -136,10 +136,10 @@ def neighbourhood(reference: Tensor, margin: float = 0.5) -> Tensor:
     if reference.any():
         spans = []
         for axis, size in enumerate(reference.shape):
-            where = reference.any(1 - axis).nonzero()[:, 0]
-            low, high = int(where[0]), int(where[-1]) + 1
-            more = max(round((high - low) * margin), 1)
-            spans.append(slice(max(low - more, 0), min(high + more, size)))
+            positions = reference.any(1 - axis).nonzero()[:, 0]
+            low, high = int(positions[0]), int(positions[-1]) + 1
+            enlargement = max(round((high - low) * margin), 1)
+            spans.append(slice(max(low - enlargement, 0), min(high + enlargement, size)))
         box[tuple(spans)] = True
     return box
 

@@ -53,10 +53,10 @@ def score_cases(
     rows = []
     for case, image in pool(images).items():
         for k, region in enumerate(regions):
-            some = {} if coverage is None else vars(coverage[case][k])
-            some = some | (_densities(image, k) if tubular else {})
-            some = some | ({"patient": patients[case]} if patients and case in patients else {})
-            rows.append(_score_region(image, k, region, (surfaces or {}).get(case, unknown)[k], some))
+            optional_scores = {} if coverage is None else vars(coverage[case][k])
+            optional_scores = optional_scores | (_densities(image, k) if tubular else {})
+            optional_scores = optional_scores | ({"patient": patients[case]} if patients and case in patients else {})
+            rows.append(_score_region(image, k, region, (surfaces or {}).get(case, unknown)[k], optional_scores))
     return rows
 
 
@@ -99,10 +99,10 @@ def _score_region(
     confidence = mask_confidence(inside, total, tp + fp == 0, samples_empty)
     distances = distance_from_overlap(*image.pairs[:, k])
     among, across, raters = distances[:s, :s], distances[:s, s:], distances[s:, s:]
-    some: dict[str, Any] = {**known}  # optional scores
+    optional_scores: dict[str, Any] = {**known}
     if image.num_raters > 1:
-        some |= _set_scores(among, across, raters)
-        some |= {
+        optional_scores |= _set_scores(among, across, raters)
+        optional_scores |= {
             "found": float(tp + fp > 0) if tp + fn else _NAN,
             "left_empty": _NAN if tp + fn else float(fp == 0),
             "samples_filled": 1 - float(samples_empty),
@@ -111,9 +111,9 @@ def _score_region(
         }
     if image.unrefined is not None:
         counts, proper = (sums[:, k] for sums in image.unrefined)
-        some |= {"dice_unrefined": float(dice_from_counts(*counts))} | _proper_means(proper, "_unrefined")
+        optional_scores |= {"dice_unrefined": float(dice_from_counts(*counts))} | _proper_means(proper, "_unrefined")
     if image.prior is not None:
-        some["dice_prior"] = float(dice_from_counts(*image.prior[:, k]))
+        optional_scores["dice_prior"] = float(dice_from_counts(*image.prior[:, k]))
     return CaseScore(
         image.case,
         region,
@@ -127,7 +127,7 @@ def _score_region(
         num_samples=s,
         num_raters=image.num_raters,
         seconds=image.seconds,
-        **some,
+        **optional_scores,
     )
 
 

@@ -117,7 +117,7 @@ def score_image(
     reference = reference if field_of_view is None else reference * grid.inside
     truth, share = majority(reference).bool(), reference.float().mean(0)
     probability = grid.resize(probability)
-    before, prior_soft = (None if soft is None else grid.resize(soft) for soft in (unrefined, prior))
+    unrefined_soft, prior_soft = (None if soft is None else grid.resize(soft) for soft in (unrefined, prior))
     mask = probability > threshold
     masks, mean = _masks_and_mean(samples, grid, probability)
     several = len(reference) > 1  # with one rater, the majority is the rater
@@ -136,7 +136,7 @@ def score_image(
         num_samples=len(samples),
         num_raters=len(reference),
         seconds=seconds,
-        unrefined=None if before is None else _compare(before, threshold, truth, share, grid),
+        unrefined=None if unrefined_soft is None else _compare(unrefined_soft, threshold, truth, share, grid),
         contours=None if contours is None else _contour_areas(contours, truth, grid),
         prior=None if prior_soft is None else torch.stack(confusion_counts(prior_soft > 0.5, truth)).cpu(),
     )
@@ -201,9 +201,9 @@ def _reliability(probability: Tensor, reference: Tensor, truth: Tensor, share: T
     """Count probabilities and outcomes: :attr:`ImageScore.reliability`."""
     counted = []
     for k in range(len(truth)):
-        near = neighbourhood(reference[:, k].bool().any(0)) & grid.inside
+        neighbours = neighbourhood(reference[:, k].bool().any(0)) & grid.inside
         whole = reliability_counts(grid.within(probability[k]), grid.within(share[k]))
-        near_lesion = reliability_counts(probability[k][near], share[k][near])
+        near_lesion = reliability_counts(probability[k][neighbours], share[k][neighbours])
         several = len(reference) > 1
         by_majority = reliability_counts(grid.within(probability[k]), grid.within(truth[k])) if several else whole
         counted.append(torch.stack([whole, near_lesion, by_majority]))
@@ -225,5 +225,5 @@ def pool(images: Iterable[ImageScore]) -> dict[str, ImageScore]:
 
 
 def add_to(pooled: dict[str, ImageScore], image: ImageScore) -> None:
-    """Add an image to those of its case."""
+    """Add an image to the sums of its case."""
     pooled[image.case] = pooled[image.case] + image if image.case in pooled else image

@@ -66,8 +66,8 @@ def lesion_scores(prediction: Mask, reference: Mask, spacing: Sequence[float]) -
     dice, hd95, found, missed = 0.0, 0.0, 0, 0
     matched_parts: set[int] = set()
     for number, box in enumerate(find_objects(lesions), 1):
-        near = _wider(box, reference.shape)
-        touched = set(np.unique(parts[near][_grown(lesions[near] == number)]).tolist()) - {0}
+        near_box = _wider(box, reference.shape)
+        touched = set(np.unique(parts[near_box][_grown(lesions[near_box] == number)]).tolist()) - {0}
         matched_parts |= touched
         lesion = lesions == number
         if lesion.sum() * np.prod(spacing) <= _SMALLEST_MM3:
@@ -94,8 +94,8 @@ def _crop(prediction: Mask, reference: Mask) -> tuple[Mask, Mask]:
 
 def _wider(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(
-        slice(max(one.start - _DILATIONS, 0), min(one.stop + _DILATIONS, size))
-        for one, size in zip(box, shape, strict=True)
+        slice(max(span.start - _DILATIONS, 0), min(span.stop + _DILATIONS, size))
+        for span, size in zip(box, shape, strict=True)
     )
 
 

@@ -70,15 +70,15 @@ def surface_scores(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's use of itself
         _, distances, _ = get_edge_surface_distance(a, b, spacing=steps, symmetric=True)
-    near = sum(int((direction <= tolerance).sum()) for direction in distances)
+    num_near = sum(int((direction <= tolerance).sum()) for direction in distances)
     hd95 = max(float(direction.quantile(0.95)) for direction in distances)
-    return SurfaceScores(hd95, near / sum(map(len, distances)), in_pixels)
+    return SurfaceScores(hd95, num_near / sum(map(len, distances)), in_pixels)
 
 
 def _box(mask: Tensor) -> tuple[slice, ...]:
     """Return the bounding box of a mask. The mask has a surface on the edge of the box, too."""
-    where = [mask.any([axis for axis in range(mask.ndim) if axis != kept]).nonzero() for kept in range(mask.ndim)]
-    return tuple(slice(int(one[0]), int(one[-1]) + 1) for one in where)
+    positions = [mask.any([axis for axis in range(mask.ndim) if axis != kept]).nonzero() for kept in range(mask.ndim)]
+    return tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in positions)
 
 
 def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:

@@ -46,10 +46,10 @@ def choose_counts(recommended: Recommended, *counts: int | None) -> tuple[int, i
         ValueError: If a number is below 1.
     """
     pairs = zip(_COUNTS, counts, strict=True)
-    chosen = [getattr(recommended, name) if count is None else count for name, count in pairs]
-    if min(chosen) < 1:
+    numbers = [getattr(recommended, name) if count is None else count for name, count in pairs]
+    if min(numbers) < 1:
         raise ValueError("num_samples, num_steps, val_num_samples and val_num_steps have to be at least 1.")
-    return chosen[0], chosen[1], chosen[2], chosen[3]
+    return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def check_network(denoiser: Denoiser, image_channels: Sequence[str], regions: Sequence[str], depth: int) -> None:

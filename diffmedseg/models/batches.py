@@ -67,8 +67,8 @@ class BatchedModule(LightningModule):
                 continue
             if number:
                 raise ValueError(
-                    f"slice_correlation is {self.slice_correlation:g} mm, and slice {number} of {case} comes without "
-                    "the distance of slices. Give spacing (slices, rows, columns) in mm, or set it to null."
+                    f"slice_correlation is {self.slice_correlation:g} mm; slice {number} of {case} has no distance of "
+                    "slices. Give spacing (slices, rows, columns) in mm, or set slice_correlation to null."
                 )
             keys.append(case)
         return keys

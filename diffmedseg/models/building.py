@@ -121,10 +121,10 @@ def _build(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
         return [_build(item, trust) for item in config]
     if not isinstance(config, dict):
         return config
-    named = "class_path" in config
+    is_class = "class_path" in config
     arguments = {key: _make_optimizer(value, trust) if key == _OPTIMIZER else _build(value, trust)
-                 for key, value in (config.get("init_args", {}) if named else config).items()}  # fmt: skip
-    if not named:
+                 for key, value in (config.get("init_args", {}) if is_class else config).items()}  # fmt: skip
+    if not is_class:
         return arguments
     cls = find_class(config["class_path"], trust)
     arguments = {key: _as_declared(cls, key, value) for key, value in arguments.items()}
@@ -158,7 +158,7 @@ def _make_optimizer(config: Any, trust: Collection[str]) -> Any:  # noqa: ANN401
 def _refuse(optimizer: str, parameters: object) -> torch.optim.Optimizer:
     raise ZooError(
         f"The model was trained by an optimiser that cannot be built here: {optimizer} To train it further, load it "
-        "with optimizer=torch.optim.AdamW, or another one."
+        "with optimizer=torch.optim.AdamW, or another optimiser."
     )
 
 
@@ -182,8 +182,8 @@ def checkpoint_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
     hparams = _as_config(checkpoint["hyper_parameters"])
     if hparams is None:
         raise ZooError(
-            "The checkpoint does not say how its model was built: an older version wrote it, from Python. Build the "
-            "model as then, and give it the checkpoint's state_dict."
+            "The checkpoint has no arguments of its model: an older version wrote it from Python. Build the model with "
+            "the same arguments, and load the checkpoint's state_dict into it."
         )
     return hparams
 
@@ -206,8 +206,8 @@ def checkpoint_run(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_config(hparams: dict[str, Any]) -> dict[str, Any] | None:
-    kept = {key: value for key, value in hparams.items() if key != "_instantiator"}
-    return {"class_path": kept.pop("_class_path"), "init_args": kept} if "_class_path" in kept else None
+    arguments = {key: value for key, value in hparams.items() if key != "_instantiator"}
+    return {"class_path": arguments.pop("_class_path"), "init_args": arguments} if "_class_path" in arguments else None
 
 
 def whole(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

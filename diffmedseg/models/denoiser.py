@@ -84,7 +84,7 @@ class Denoiser(Configurable, nn.Module, ABC):
         super().__init__()
         if image_channels < 1 or mask_channels < 1:
             raise ValueError(
-                f"image_channels {image_channels} and mask_channels {mask_channels} have to be at least 1."
+                f"image_channels is {image_channels} and mask_channels {mask_channels}; both have to be at least 1."
             )
         self.image_channels, self.mask_channels = image_channels, mask_channels
 
@@ -151,8 +151,8 @@ class Denoiser(Configurable, nn.Module, ABC):
         halves = {p.dtype for p in self.parameters()} & {torch.float16, torch.bfloat16}
         if halves:
             raise ValueError(
-                f"The weights are {', '.join(map(str, halves))}; they have to stay float32. For speed: "
-                "--trainer.precision bf16-mixed, in Python torch.autocast around segment()."
+                f"The weights are {', '.join(map(str, halves))}; they have to stay float32. For speed, "
+                "use --trainer.precision bf16-mixed; in Python, use torch.autocast around segment()."
             )
         channels, *sides = image.shape[1:]
         if channels != self.image_channels:

@@ -126,8 +126,8 @@ class NetworkSegmenter(Segmenter, ABC):
     def _features_of(self, image: Tensor, keys: Sequence[str], samples: range) -> Tensor | None:
         """Return the features of images, chunk by chunk; see :meth:`features`."""
         chunks = [self.features(image[rows]) for rows in self._chunks(keys, len(samples))]
-        known = [features for features in chunks if features is not None]
-        return torch.cat(known) if known else None
+        computed = [features for features in chunks if features is not None]
+        return torch.cat(computed) if computed else None
 
     def _chunks(self, keys: Sequence[str], samples: int) -> list[slice]:
         """Return the parts of a batch that are drawn together: one volume, or images within the memory budget."""

@@ -94,10 +94,10 @@ def _features_of_timm(state: Mapping[str, Tensor], names: Sequence[str]) -> dict
 
 def _rename(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """Give weights of the first PyTorch port the names of timm, in the same order and without the head."""
-    kept = [value for name, value in state.items() if not name.startswith(_HEAD)]
-    if len(kept) != len(names):
-        raise _MisfitError(f"it has {len(kept)} weights before its head, and the encoder has {len(names)}")
-    return dict(zip(names, kept, strict=True))
+    values = [value for name, value in state.items() if not name.startswith(_HEAD)]
+    if len(values) != len(names):
+        raise _MisfitError(f"it has {len(values)} weights before its head, and the encoder has {len(names)}")
+    return dict(zip(names, values, strict=True))
 
 
 def _spread(kernels: Tensor, channels: int) -> Tensor:

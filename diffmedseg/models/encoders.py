@@ -131,8 +131,8 @@ def encoder_name(name: str) -> str:
         of_timm = f"tf_{of_timm}"  # as segmentation-models-pytorch reads its older names
     if timm.is_model(of_timm.partition(".")[0]):
         return f"tu-{of_timm}"
-    known = [*PACKAGED, *smp.encoders.encoders, *timm.list_models()]
-    raise ValueError(f"There is no encoder {name!r}. {suggest(of_timm, known)}")
+    names = [*PACKAGED, *smp.encoders.encoders, *timm.list_models()]
+    raise ValueError(f"There is no encoder {name!r}. {suggest(of_timm, names)}")
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ class Ensemble(Segmenter):
         probability = torch.stack([part.probability for part in parts]).mean(0)
         unrefined = None
         if any(part.unrefined is not None for part in parts):
-            before = [part.probability if part.unrefined is None else part.unrefined for part in parts]
-            unrefined = torch.stack(before).mean(0)
+            probabilities = [part.probability if part.unrefined is None else part.unrefined for part in parts]
+            unrefined = torch.stack(probabilities).mean(0)
         pooled = self.fuse_by(self.fusion, sample_set, size)
         mask = probability > self.threshold
         return replace(pooled, probability=probability, mask=mask, unrefined=unrefined)
@@ -151,13 +151,13 @@ def _check_agreement(members: Mapping[str, DiffusionSegmenter]) -> None:
     """
     if not members:
         raise ValueError("An ensemble needs at least one member.")
-    (first_name, first), *rest = members.items()
-    for name, model in rest:
-        for what, attribute in _SHARED.items():
+    (first_name, first), *remaining = members.items()
+    for name, model in remaining:
+        for noun, attribute in _SHARED.items():
             expected, value = getattr(first, attribute), getattr(model, attribute)
             if value != expected:
                 raise ValueError(
-                    f"{first_name} and {name} cannot form an ensemble: {what} are {_as_text(expected)} and "
+                    f"{first_name} and {name} cannot form an ensemble: {noun} are {_as_text(expected)} and "
                     f"{_as_text(value)}. Leave one of them out, or predict with each by itself."
                 )
 

@@ -79,8 +79,8 @@ class Initialisation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data to store: the fields, and the shares of the parameters."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return plain | {"shares": {name: round(share, 4) for name, share in self.shares.items()}}
+        record = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return record | {"shares": {name: round(share, 4) for name, share in self.shares.items()}}
 
 
 @torch.no_grad()
@@ -116,22 +116,22 @@ def initialise(
         MisfitError: If less than half of the parameters can be copied or adapted. The model is then unchanged.
     """
     fitted, adapted = _fit_all(model, source)
-    own = model.denoiser.state_dict()
+    state = model.denoiser.state_dict()
     parts = {
-        "taken": tuple(key for key in own if key in fitted and key not in adapted),
-        "adapted": tuple(key for key in own if key in adapted),
-        "left": tuple(key for key in own if key not in fitted),
+        "taken": tuple(key for key in state if key in fitted and key not in adapted),
+        "adapted": tuple(key for key in state if key in adapted),
+        "left": tuple(key for key in state if key not in fitted),
     }
     sizes = {key: parameter.numel() for key, parameter in model.denoiser.named_parameters()}
     counts = {part: sum(sizes.get(key, 0) for key in keys) for part, keys in parts.items()}
-    found = Initialisation(
+    initialisation = Initialisation(
         name, sha256, type(model.denoiser).__name__, source.image_channels, source.regions,
         model.image_channels, model.regions,
         **parts, parameters=counts,
     )  # fmt: skip
-    if found.shares["left"] > 1 - LEAST_SHARE:
-        raise MisfitError(_misfit(model.denoiser, source.denoiser, found))
-    if not _known(source.channels, model.channels):
+    if initialisation.shares["left"] > 1 - LEAST_SHARE:
+        raise MisfitError(_misfit(model.denoiser, source.denoiser, initialisation))
+    if not _shared_names(source.channels, model.channels):
         warnings.warn(
             f"{name} takes the image channels {', '.join(source.channels)}; this model takes "
             f"{', '.join(model.channels)}. Their values may be normalised in different ways: compare with training "
@@ -146,28 +146,28 @@ def initialise(
             stacklevel=3,
         )
     for key, value in fitted.items():
-        own[key].copy_(value)
-    model.initialisation = found.as_dict()
-    return found
+        state[key].copy_(value)
+    model.initialisation = initialisation.as_dict()
+    return initialisation
 
 
 def _fit_all(model: DiffusionSegmenter, source: DiffusionSegmenter) -> tuple[dict[str, Tensor], set[str]]:
     """Return the weights that fit the model's network, by name, and the names of the adapted weights."""
-    place = model.denoiser.place_of(source.denoiser)
-    axes = {f"{place}{key}": axis for key, axis in _weights_of(source.denoiser.channel_axes()).items()}
+    prefix = model.denoiser.place_of(source.denoiser)
+    axes = {f"{prefix}{key}": axis for key, axis in _weights_of(source.denoiser.channel_axes()).items()}
     names = {"channels": (source.image_channels, model.image_channels), "regions": (source.regions, model.regions)}
-    theirs = {f"{place}{key}": value for key, value in source.denoiser.state_dict().items()}
+    source_state = {f"{prefix}{key}": value for key, value in source.denoiser.state_dict().items()}
     fitted, adapted = {}, set()
-    for key, own in model.denoiser.state_dict().items():
-        if key not in theirs:
+    for key, weight in model.denoiser.state_dict().items():
+        if key not in source_state:
             continue
-        value, axis = theirs[key], axes.get(key)
+        value, axis = source_state[key], axes.get(key)
         if axis is not None and not (key.endswith(".bias") and axis.side == "input"):
             rows = _rows(*names[axis.of])
             if rows != list(range(len(names[axis.of][0]))):
                 value = _fit(value, axis, rows, len(names[axis.of][0]))
                 adapted.add(key)
-        if value.shape == own.shape:
+        if value.shape == weight.shape:
             fitted[key] = value
     return fitted, adapted & fitted.keys()
 
@@ -182,7 +182,7 @@ def _weights_of(axes: Mapping[str, ChannelAxis]) -> dict[str, ChannelAxis]:
     return {f"{module}.{name}": axis for module, axis in axes.items() for name in ("weight", "bias")}
 
 
-def _known(source: Sequence[str], target: Sequence[str]) -> set[str]:
+def _shared_names(source: Sequence[str], target: Sequence[str]) -> set[str]:
     return {name.casefold() for name in source} & {name.casefold() for name in target}
 
 
@@ -191,9 +191,9 @@ def _rows(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
 
     If the source knows none of the names and the numbers are equal, the order is kept: a lesion for a nodule.
     """
-    if len(source) == len(target) and not _known(source, target):
+    if len(source) == len(target) and not _shared_names(source, target):
         return list(range(len(source)))
-    places = {name.casefold(): place for place, name in enumerate(source)}
+    places = {name.casefold(): position for position, name in enumerate(source)}
     return [places.get(name.casefold()) for name in target]
 
 
@@ -202,7 +202,7 @@ def _rule(source: Sequence[str], target: Sequence[str]) -> str:
     rows = _rows(source, target)
     if all(row is None for row in rows):
         return "each the mean of the source's"
-    if not _known(source, target):
+    if not _shared_names(source, target):
         return "in this order"
     new = [name for name, row in zip(target, rows, strict=True) if row is None]
     return f"by name; new: {', '.join(new)}" if new else "by name"
@@ -219,7 +219,7 @@ def _fit(value: Tensor, axis: ChannelAxis, rows: Sequence[int | None], source: i
     """
     inputs = axis.side == "input"
     dim = 1 if inputs else 0
-    before, body = value.tensor_split([axis.offset], dim)
+    leading, body = value.tensor_split([axis.offset], dim)
     body = body.reshape(*body.shape[:dim], source, axis.each, *body.shape[dim + 1 :])
     mean = body.mean(dim)
     if not inputs:
@@ -229,16 +229,16 @@ def _fit(value: Tensor, axis: ChannelAxis, rows: Sequence[int | None], source: i
     else:
         new = torch.zeros_like(mean)
     parts = [new if row is None else body.select(dim, row) for row in rows]
-    return torch.cat([before, torch.stack(parts, dim).flatten(dim, dim + 1)], dim)
+    return torch.cat([leading, torch.stack(parts, dim).flatten(dim, dim + 1)], dim)
 
 
-def _misfit(own: Denoiser, theirs: Denoiser, found: Initialisation) -> str:
+def _misfit(target: Denoiser, source: Denoiser, fit: Initialisation) -> str:
     """Return the message for a source with a different network."""
-    sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in (theirs, own)]
-    same, name = type(own) is type(theirs), type(theirs).__name__
-    remedy = "its size and encoder (--model.denoiser)" if same else f"the MODEL whose network is {name}"
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in (source, target)]
+    same_network, name = type(target) is type(source), type(source).__name__
+    remedy = "its size and encoder (--model.denoiser)" if same_network else f"the MODEL whose network is {name}"
     return (
-        f"The network of {found.source} is {name} with {sizes[0]:.2f} million parameters; this model's is "
-        f"{found.network} with {sizes[1]:.2f} million, of which only {1 - found.shares['left']:.0%} would fit. "
+        f"The network of {fit.source} is {name} with {sizes[0]:.2f} million parameters; this model's is "
+        f"{fit.network} with {sizes[1]:.2f} million, of which only {1 - fit.shares['left']:.0%} would fit. "
         f"Choose {remedy}, or another source."
     )

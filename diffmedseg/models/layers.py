@@ -258,10 +258,10 @@ class UNetDecoder(nn.Module):
         dims: SpatialDims = 2,
     ) -> None:
         super().__init__()
-        above = [*widths[1:], deepest or widths[-1]]
+        upper_widths = [*widths[1:], deepest or widths[-1]]
         self.stages = nn.ModuleList(
             Stage(up + width, width, blocks, time_channels, dropout, dims)
-            for up, width in zip(above, widths, strict=True)
+            for up, width in zip(upper_widths, widths, strict=True)
         )
         self.head = nn.Sequential(
             group_norm(widths[0]), nn.SiLU(), zero_init(conv(dims, widths[0], out_channels, 3, padding=1))

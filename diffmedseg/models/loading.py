@@ -74,7 +74,7 @@ def best_checkpoint(run: Path) -> Path:
         return best
     if report.is_file() and _calibrated_of(report) == file_sha256(best):
         return calibrated
-    warnings.warn(f"{calibrated} was not made of {best.name} as it is, and is left out: calibrate again.", stacklevel=3)
+    warnings.warn(f"{calibrated} was not made from this {best.name}, and is not used. Calibrate again.", stacklevel=3)
     return best
 
 
@@ -97,7 +97,7 @@ def chosen_checkpoint(run: Path) -> Path:
     candidates = [path for path in folder.glob("*.ckpt") if path.stem not in {"last", "calibrated"}]
     if candidates or not last.is_file():
         return candidates[0] if len(candidates) == 1 and not best.is_file() else best
-    warnings.warn(f"{run} has no best checkpoint, since nothing was validated: {last.name} is taken.", stacklevel=3)
+    warnings.warn(f"{run} has no best checkpoint, since nothing was validated. {last.name} is used.", stacklevel=3)
     return last
 
 

@@ -117,8 +117,8 @@ def log_likelihoods(logits: Tensor, mask: Tensor, weight: Tensor | None = None, 
     """
     with torch.autocast(logits.device.type, enabled=False):
         mask = mask.float()[:, None].expand_as(logits)
-        each = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
-        regions = (each if pixels is None else each * pixels[:, None]).sum((3, 4))
+        losses = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
+        regions = (losses if pixels is None else losses * pixels[:, None]).sum((3, 4))
         return -(regions if weight is None else regions * weight[:, None]).sum(2)
 
 
@@ -150,8 +150,8 @@ def choose_likely(logits: Tensor, likelihoods: Tensor, generators: Sequence[torc
     Returns:
         (B * L, K, H, W): each is one of the S samples of its image, chosen in proportion to its likelihood.
     """
-    each, device = len(generators) // len(logits), logits.device
+    per_image, device = len(generators) // len(logits), logits.device
     uniform = torch.stack([torch.rand(logits.shape[1], generator=g) for g in generators]).to(device)
     gumbel = -(-uniform.clamp(min=_TINY).log()).log()  # the argmax below draws in proportion
-    chosen = (likelihoods.repeat_interleave(each, 0) + gumbel).argmax(1)
-    return logits[torch.arange(len(generators), device=device) // each, chosen]
+    indices = (likelihoods.repeat_interleave(per_image, 0) + gumbel).argmax(1)
+    return logits[torch.arange(len(generators), device=device) // per_image, indices]

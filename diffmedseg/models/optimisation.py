@@ -51,7 +51,7 @@ def scaled(factor: Callable[[int], float], by: float) -> Callable[[int], float]:
 
 def split_encoder(parameters: Iterable[Tensor], encoder: Iterable[Tensor]) -> list[dict[str, Any]]:
     """Split parameters into two groups for the optimiser: the rest of the network, and the encoder."""
-    own = list(encoder)
-    ids = {id(parameter) for parameter in own}
-    rest = [parameter for parameter in parameters if id(parameter) not in ids]
-    return [{"params": rest, "name": "network"}, {"params": own, "name": "encoder"}]
+    encoder_parameters = list(encoder)
+    ids = {id(parameter) for parameter in encoder_parameters}
+    network_parameters = [parameter for parameter in parameters if id(parameter) not in ids]
+    return [{"params": network_parameters, "name": "network"}, {"params": encoder_parameters, "name": "encoder"}]

@@ -240,7 +240,7 @@ class Segmenter(BatchedModule, ABC):
             window = self.slice_input.window(size, (1.0, 1.0) if spacing is None else spacing[1:], self.image_size)
         if window is not None and turn != 1:
             raise ValueError(
-                "The image is turned by its EXIF orientation, and this model takes slices: save it upright."
+                "The image has an EXIF orientation that turns it; this model takes slices. Save the image upright."
             )
         windowed = (image if window is None else window.cut(image, -1.0)).to(self.device)
         grid = windowed if tuple(windowed.shape[-2:]) == self.image_size else to_grid(windowed, self.image_size)
@@ -306,8 +306,8 @@ class Segmenter(BatchedModule, ABC):
         """
         return self.at_size(segmentation[i], reference_size(batch, i))
 
-    def _calibrate(self, plain: Segmentation) -> Segmentation:
-        return calibrate(plain, self.calibration, self.conformal, self.threshold)
+    def _calibrate(self, segmentation: Segmentation) -> Segmentation:
+        return calibrate(segmentation, self.calibration, self.conformal, self.threshold)
 
     def _voters(self, sample_set: SampleSet) -> tuple[Tensor, Tensor | None]:
         """Return the masks to fuse, and their weights."""

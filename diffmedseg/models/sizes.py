@@ -44,10 +44,10 @@ class SizeSpec:
 
     def stages(self, time_channels: int, dropout: float, dims: SpatialDims = 2) -> nn.ModuleList:
         """Make the stages of an encoder, whose blocks have time unless ``time_channels`` is 0."""
-        before, blocks = (self.widths[0], *self.widths[:-1]), self.encoder_blocks or (self.blocks,) * len(self.widths)
+        inputs, blocks = (self.widths[0], *self.widths[:-1]), self.encoder_blocks or (self.blocks,) * len(self.widths)
         return nn.ModuleList(
             Stage(a, b, count, time_channels, dropout, dims)
-            for a, b, count in zip(before, self.widths, blocks, strict=True)
+            for a, b, count in zip(inputs, self.widths, blocks, strict=True)
         )
 
     def downsamplings(self, dims: SpatialDims = 2) -> nn.ModuleList:

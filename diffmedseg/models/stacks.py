@@ -57,8 +57,8 @@ def as_volume(slices: Tensor, depth: int) -> Tensor:
 def volumes_of(keys: Sequence[str]) -> list[slice]:
     """Return the range of each volume: neighbouring slices with the same key."""
     ends, first = [], 0
-    for _, same in groupby(keys):
-        ends.append(slice(first, first + len(list(same))))
+    for _, group in groupby(keys):
+        ends.append(slice(first, first + len(list(group))))
         first = ends[-1].stop
     return ends
 
@@ -73,8 +73,8 @@ def join_batch(batch: Batch, depth: int) -> Batch:
     cases = batch["case"]
     if number % depth or any(len(set(cases[i : i + depth])) > 1 for i in range(0, number, depth)):
         raise ValueError(
-            f"A training batch of {number} slices does not consist of stacks of {depth} slices of one case, which a "
-            "network of volumes learns from: set depth of the data module to this number."
+            f"A training batch of {number} slices does not consist of stacks of {depth} slices of one case. A network "
+            f"of volumes learns from such stacks. Set depth of the data module to {depth}."
         )
     entries = dict(batch)
     maps = {name: join_slices(cast(Tensor, entries[name]), depth) for name in _MAPS if name in entries}

@@ -41,8 +41,8 @@ class StoredModule(Configurable, LightningModule):
         the command line built the model, the configuration of the command line is stored.
         """
         super()._settle(**values)
-        config, given = to_config(self), _given_hyperparameters.get() or {}
-        stored = {name: given[name] if is_unrecorded(value) and name in given else value
+        config, hyperparameters = to_config(self), _given_hyperparameters.get() or {}
+        stored = {name: hyperparameters[name] if is_unrecorded(value) and name in hyperparameters else value
                   for name, value in config["init_args"].items()}  # fmt: skip
         if is_unrecorded(stored.get("optimizer")):  # such as a lambda; a model loads without its optimiser
             del stored["optimizer"]
@@ -53,8 +53,8 @@ class StoredModule(Configurable, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store arguments and training of the model, even if a subclass saves its own hyper-parameters."""
         names = [name for name in _CHANGEABLE if name in self._stored and hasattr(self, name)]
-        now = {name: describe(getattr(self, name)) for name in names}
-        checkpoint["hyper_parameters"] = self._stored | {k: v for k, v in now.items() if not is_unrecorded(v)}
+        current = {name: describe(getattr(self, name)) for name in names}
+        checkpoint["hyper_parameters"] = self._stored | {k: v for k, v in current.items() if not is_unrecorded(v)}
         checkpoint["learned_from"] = self.learned_from
         checkpoint["initialisation"] = self.initialisation
         if self._trainer is not None:
@@ -92,8 +92,8 @@ class StoredModule(Configurable, LightningModule):
             TypeError: If the checkpoint holds a model of another class.
         """
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
-        stored = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
-        model = build(checkpoint_config({"hyper_parameters": stored}), trust, **kwargs)
+        hyperparameters = {"_class_path": public_path(cls)} | checkpoint.get("hyper_parameters", {})
+        model = build(checkpoint_config({"hyper_parameters": hyperparameters}), trust, **kwargs)
         if not isinstance(model, cls):
             raise TypeError(f"{checkpoint_path} holds a {type(model).__name__}, which is no {cls.__name__}.")
         model.on_load_checkpoint(checkpoint)

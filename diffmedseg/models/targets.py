@@ -52,7 +52,7 @@ def masks_needed(raters: Raters, energy_weight: float, energy_samples: int) -> t
     if raters not in get_args(Raters):
         raise ValueError(unknown("choice of raters", raters, list(get_args(Raters))))
     if energy_weight < 0:
-        raise ValueError(f"energy_weight is {energy_weight}; it has to be at least 0, which leaves the term out.")
+        raise ValueError(f"energy_weight is {energy_weight}; it has to be at least 0. 0 leaves the term out.")
     if energy_samples < 2:
         raise ValueError(f"energy_samples is {energy_samples}; the energy term compares samples: give at least 2.")
     return ("mask", "raters") if raters == "all" or energy_weight else ("mask",)

@@ -89,8 +89,8 @@ class Tiling(nn.Module):
         """
         if size != self.image_size and (size[0] != size[1] or size[0] > min(self.image_size)):
             raise ValueError(
-                f"The model segments {self.image_size}, and is trained on images of {tuple(size)}: give both the same "
-                "image_size, or train on square crops of it."
+                f"image_size of the model is {self.image_size}; training images have {tuple(size)}. Give both the same "
+                "image_size, or train on square crops."
             )
         if any(side % self.divisor for side in size):
             raise ValueError(

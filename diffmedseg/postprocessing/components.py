@@ -43,17 +43,17 @@ def drop_small(masks: NDArray[np.bool_], sizes: Sequence[int], nested: bool) -> 
     Returns:
         The remaining masks, a new array.
     """
-    left = masks.copy()
+    remaining = masks.copy()
     for k, size in enumerate(sizes):
         if nested and k:
-            left[k] &= left[k - 1]
-        if size > 1 and left[k].any():
-            _keep_large(left[k][_box(left[k])], size)
-    return left
+            remaining[k] &= remaining[k - 1]
+        if size > 1 and remaining[k].any():
+            _keep_large(remaining[k][_box(remaining[k])], size)
+    return remaining
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the smallest box around a mask that is not empty: labels take four bytes per voxel of it."""
+    """Return the smallest box around a mask that is not empty. Labels then take memory only for the box."""
     lines = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
     return tuple(slice(line[0], line[-1] + 1) for line in lines)
 
@@ -67,5 +67,5 @@ def _keep_large(mask: NDArray[np.bool_], size: int) -> None:
     for part in parts:  # slice by slice: counting and looking up take eight bytes per voxel
         voxels += np.bincount(part.ravel(), minlength=number + 1)
     large = voxels >= size
-    for one, part in zip(mask, parts, strict=True):
-        one &= large[part]
+    for mask_slice, part in zip(mask, parts, strict=True):
+        mask_slice &= large[part]

@@ -102,11 +102,11 @@ class Conformal(Configurable):
         return [
             CoverageCheck(
                 inner_held=float(right >= self.share * inner - 1e-9),
-                outer_held=float(found >= self.share * truth - 1e-9),
+                outer_held=float(covered >= self.share * truth - 1e-9),
                 area_held=float(low[k] <= truth <= high[k]),
                 between_contours=(outer - inner) / truth if truth else math.nan,
             )
-            for k, ((inner, right, found, outer), truth) in enumerate(
+            for k, ((inner, right, covered, outer), truth) in enumerate(
                 zip(image.contours.T.tolist(), truths, strict=True)
             )
         ]

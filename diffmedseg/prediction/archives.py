@@ -37,5 +37,5 @@ def archive_is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     with zipfile.ZipFile(path) as archive:
         with archive.open("samples.npy") as file:
             np.lib.format.read_magic(file)
-            found, _, _ = np.lib.format.read_array_header_1_0(file)
-        return found == shape and archive.testzip() is None
+            stored_shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        return stored_shape == shape and archive.testzip() is None

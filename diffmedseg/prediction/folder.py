@@ -98,7 +98,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
         with self._lock:
             if self.folder.is_dir():
                 self._take_lock()
-                self._look(resume)
+                self._check_content(resume)
             try:
                 yield
             finally:
@@ -121,7 +121,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
     def _names_in_folder(self) -> list[str]:
         return [path.name for path in self.folder.iterdir() if not is_temporary(path) and path.name != PARTS]
 
-    def _look(self, resume: bool) -> None:
+    def _check_content(self, resume: bool) -> None:
         """Check the content of the folder, and read the rows of earlier calls."""
         names, described = self._names_in_folder(), self._description.path.name
         if names and described not in names:
@@ -267,7 +267,7 @@ class PredictionFolder(ABC, Generic[AnyRow]):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._locked:
                 self._take_lock()
-                self._look(resume=False)  # another process may have made the folder in the meantime
+                self._check_content(resume=False)  # another process may have made the folder in the meantime
             if self._overwrite:
                 remove_earlier(self.folder)
             if self.part is not None:

@@ -73,9 +73,9 @@ def remove_earlier(folder: Path) -> None:
                 f"{table} is damaged ({error!r}), and it has to say which results are replaced: predict into a "
                 "new folder."
             ) from error
-    inside = folder.resolve()
+    resolved_folder = folder.resolve()
     for name, image_regions in regions.items():
-        if name and "\0" not in name and (inside / name).resolve().is_relative_to(inside):
+        if name and "\0" not in name and (resolved_folder / name).resolve().is_relative_to(resolved_folder):
             remove_results(folder, name, list(dict.fromkeys(image_regions)))
     (folder / TABLE).unlink(missing_ok=True)
     remove_parts(folder)

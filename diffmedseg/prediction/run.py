@@ -168,8 +168,8 @@ def predict_all(
         overwrite: Replace earlier results.
         watcher: Follows the prediction.
     """
-    inside = folder.folder.resolve()
-    inputs = [entry for entry in inputs if inside not in {entry.path.resolve(), *entry.path.resolve().parents}]
+    output_folder = folder.folder.resolve()
+    inputs = [entry for entry in inputs if output_folder not in {entry.path.resolve(), *entry.path.resolve().parents}]
     names = folder.deal([entry.name for entry in inputs], batch_size)
     dealt = [entry for entry in inputs if entry.name in names]
     with folder.opened(resume, overwrite):
@@ -211,9 +211,9 @@ def _note_areas(folder: PredictionFolder[AnyRow], report: Report) -> None:
     rows = [row for name in report.done for row in folder.rows[name]]
     if outside := sum(row.outside_samples for row in rows):
         report.notes[folder.table] = (
-            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. A mask is no "
-            "sample: fusing, to which the network's prior mask may add a vote, calibration and the threshold decide "
-            "place by place"
+            f"{outside} of {count(len(rows), 'mask')} are smaller or larger than all of their samples. A mask is not "
+            "a sample: fusing, calibration and the threshold decide pixel by pixel, and the network's prior mask may "
+            "add a vote"
         )
 
 

@@ -66,7 +66,7 @@ class BorderContrast(Proposer):
         healthy = seen & border_of(size, self._width)
         features = self._features(image, size)
         distance = torch.stack([
-            whiten(maps, where, _SHRINKAGE).norm(dim=0) for maps, where in zip(features, healthy, strict=True)
+            whiten(maps, pixels, _SHRINKAGE).norm(dim=0) for maps, pixels in zip(features, healthy, strict=True)
         ])  # fmt: skip
         sigma = _BLUR * min(size)
         radius = min(int(4 * sigma + 0.5), *(side - 1 for side in size))
@@ -79,8 +79,8 @@ class BorderContrast(Proposer):
         """Return the encoder's map at the image's size, (B, F, H, W)."""
         scale = _SIDE / min(size)
         large = [max(round(side * scale / 32), 1) * 32 for side in size]  # 32: sides that every encoder takes
-        shown = F.pad(F.interpolate(image, large, mode="bilinear"), [_MARGIN] * 4, mode="reflect")
-        maps: Tensor = self._encoder(shown)[_LEVEL]
+        enlarged = F.pad(F.interpolate(image, large, mode="bilinear"), [_MARGIN] * 4, mode="reflect")
+        maps: Tensor = self._encoder(enlarged)[_LEVEL]
         inside = slice(_MARGIN // 2, -_MARGIN // 2)
         return F.interpolate(maps[..., inside, inside], size, mode="bilinear")
 

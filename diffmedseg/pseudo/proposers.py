@@ -73,8 +73,8 @@ class Luminance(Proposer):
 
     def __call__(self, image: Tensor, keys: Sequence[str]) -> Tensor:
         """Propose; see the base class. S is 1."""
-        shown = image.mean(1) if self._channel is None else image[:, self._channel]
-        return self._sign * shown[:, None].cpu()
+        brightness = image.mean(1) if self._channel is None else image[:, self._channel]
+        return self._sign * brightness[:, None].cpu()
 
 
 class OfModel(Proposer):
@@ -144,29 +144,29 @@ class Council:
 
     def decide(self, image: Tensor, keys: Sequence[str]) -> list[Decided]:
         """Decide on the masks of images; arguments as for :meth:`soft_maps`."""
-        opinions, shown = self._opinions(image, keys)
-        decided = [self.rule.decide(soft.numpy()) for soft in self._fuse(image, keys, opinions, shown)]
+        opinions, areas = self._opinions(image, keys)
+        decided = [self.rule.decide(soft.numpy()) for soft in self._fuse(image, keys, opinions, areas)]
         if not self.agreement:
             return decided
-        alone = [[self.rule.decide((maps.mean(0) * seen).numpy()).mask for maps, seen in zip(batch, shown, strict=True)]
+        alone = [[self.rule.decide((maps.mean(0) * area).numpy()).mask for maps, area in zip(batch, areas, strict=True)]
                  for batch in opinions]  # fmt: skip
         return [self._check_agreement(fused, masks) for fused, *masks in zip(decided, *alone, strict=True)]
 
     def _opinions(self, image: Tensor, keys: Sequence[str]) -> tuple[list[Tensor], Tensor]:
         """Return the soft maps of each proposer, (B, S, H, W), and the visible field of the images, (B, H, W)."""
-        seen = [self.rule.seen(values) for values in ((image + 1) / 2).cpu().numpy()]
+        fields = [self.rule.seen(values) for values in ((image + 1) / 2).cpu().numpy()]
         opinions = []
         for proposer in self.proposers:
             maps = proposer(image, keys).float()
             if proposer.relative:
                 maps = torch.stack([
                     torch.stack([torch.from_numpy(self.rule.soften(sample, where)) for sample in samples.numpy()])
-                    for samples, where in zip(maps, seen, strict=True)
+                    for samples, where in zip(maps, fields, strict=True)
                 ])  # fmt: skip
             opinions.append(maps)
-        return opinions, torch.stack([torch.from_numpy(field) for field in seen])
+        return opinions, torch.stack([torch.from_numpy(field) for field in fields])
 
-    def _fuse(self, image: Tensor, keys: Sequence[str], opinions: list[Tensor], shown: Tensor) -> Tensor:
+    def _fuse(self, image: Tensor, keys: Sequence[str], opinions: list[Tensor], areas: Tensor) -> Tensor:
         """Average the maps of all proposers, and refine the mean."""
         most = max(maps.shape[1] for maps in opinions)
         samples = torch.stack([maps.expand(-1, most, -1, -1) for maps in opinions]).mean(0)
@@ -174,7 +174,7 @@ class Council:
         if self.refinement is not None:
             refined = self.refinement(image, samples[:, :, None], probability[:, None], False, keys)
             probability = resize_soft(refined, (int(image.shape[-2]), int(image.shape[-1])))[:, 0].cpu()
-        return probability * shown
+        return probability * areas
 
     def _check_agreement(self, decided: Decided, masks: Sequence[Mask]) -> Decided:
         """Add an objection to a mask if proposers disagree on it."""

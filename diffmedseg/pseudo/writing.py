@@ -84,8 +84,8 @@ def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
     stores = {split: order.data.load(split) for split in _SPLITS}
     true = _choose_true(stores["train"], order.true_masks, order.seed)
     for split, store in stores.items():
-        done = {row.id for row in rows if row.split == split}
-        todo = [index for index in range(len(store)) if store.ids[index] not in done]
+        written = {row.id for row in rows if row.split == split}
+        todo = [index for index in range(len(store)) if store.ids[index] not in written]
         batches = [todo[first : first + order.batch_size] for first in range(0, len(todo), order.batch_size)]
         for batch in track(batches, f"Proposing masks for {split}", disable=len(batches) < 20):
             rows += _write_batch(order, folder, split, store, batch, true)
@@ -150,8 +150,8 @@ def _write_batch(
     images = torch.stack([to_signed(store.image(index)) for index in indices])
     proposed = order.council.decide(images, [store.ids[index] for index in indices])
     rows = []
-    for image, own, index in zip(images, proposed, indices, strict=True):
-        source, decided = _choose(store, index, own, store.ids[index] in true)
+    for image, proposal, index in zip(images, proposed, indices, strict=True):
+        source, decided = _choose(store, index, proposal, store.ids[index] in true)
         row = PseudoMask(
             store.ids[index], store.cases[index], split, re.sub(r"[^\w.-]", "_", f"{store.ids[index]}"),
             "no" if decided.objection else "yes", source, decided.objection or "",
@@ -200,8 +200,8 @@ def _write_table(rows: list[PseudoMask], path: Path) -> None:
 def _data_yaml(order: Order, folder: Path) -> str:
     """Return the yaml of the student's data: pseudo masks for training, and the true masks of the test set."""
     truth = to_config(order.data)
-    own = {name: truth["init_args"][name] for name in _SHARED if name in truth["init_args"]}
-    arguments = {"folder": str(folder.resolve()), "truth": truth, **own}
+    shared = {name: truth["init_args"][name] for name in _SHARED if name in truth["init_args"]}
+    arguments = {"folder": str(folder.resolve()), "truth": truth, **shared}
     data = {"class_path": "diffmedseg.data.PseudoMaskDataModule", "init_args": arguments}
     head = f"# Supervision: {_supervision(order)}. Train: diffmedseg train medsegdiff-lite {DATA}\n"
     return head + yaml.safe_dump({**order.facts, "data": data}, sort_keys=False, allow_unicode=True)
@@ -221,8 +221,8 @@ def draw_kept(
     """
     chosen = []
     for kept in ("yes", "no"):
-        own = [row for row in rows if row.kept == kept]
-        chosen += [own[place * len(own) // min(number, len(own))] for place in range(min(number, len(own)))]
+        matches = [row for row in rows if row.kept == kept]
+        chosen += [matches[i * len(matches) // min(number, len(matches))] for i in range(min(number, len(matches)))]
     figure = Figure(figsize=(1.3 * columns, 1.6 * -(-len(chosen) // columns) + 0.3), layout="constrained")
     axes = list(figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).flat)
     number_of = {(split, name): index for split, store in stores.items() for index, name in enumerate(store.ids)}

@@ -1,4 +1,4 @@
-"""Where the voxels of a NIfTI file lie."""
+"""Positions of the voxels of a NIfTI file."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from diffmedseg.reading.nifti import NiftiHeader
 
 _APART = 0.01  # mm: headers are rounded
 _LENGTHS = 1e-3  # of a voxel's size: pixdim may be rounded to few digits
-_ROUNDED = 1e-5  # of float32: where pixdim and the sform agree so well, pixdim has the exact size
+_ROUNDED = 1e-5  # of float32: if pixdim and the sform agree this well, pixdim has the exact size
 _QUATERNION = 1e-5  # beyond length 1
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right, front and top; ITK to the left, back and top
@@ -26,13 +26,13 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
     """
     fields, note = header.fields, ""
     sizes = fields["pixdim"][1:4]
-    sound = bool(np.isfinite(sizes).all() and (sizes > 0).all())
+    valid_sizes = bool(np.isfinite(sizes).all() and (sizes > 0).all())
     if fields["sform_code"] > 0:
         affine, name = fields["srow"], "sform"
-        note = _sform_note(header, sound)
-    elif not sound:
-        shown = " x ".join(f"{size:g}" for size in sizes)
-        raise DataError(f"{path} has voxels of {shown} mm by its header: correct pixdim, or convert it again")
+        note = _sform_note(header, valid_sizes)
+    elif not valid_sizes:
+        size_text = " x ".join(f"{size:g}" for size in sizes)
+        raise DataError(f"{path} has voxels of {size_text} mm by its header: correct pixdim, or convert it again")
     elif fields["qform_code"] > 0:
         affine, name = _qform(header), "qform"
     else:
@@ -43,25 +43,31 @@ def find_grid(header: NiftiHeader, path: Path) -> Grid:
         raise DataError(f"{path} has a damaged {name} (0 or NaN in its affine): correct it, or convert it again")
     direction = affine[:, :3] / spacing
     check_straight(path, direction)
-    if sound and np.allclose(spacing, sizes, rtol=_ROUNDED, atol=0):
+    if valid_sizes and np.allclose(spacing, sizes, rtol=_ROUNDED, atol=0):
         spacing = sizes
     return Grid(spacing, _TO_LPS @ affine[:, 3], _TO_LPS @ direction, note)
 
 
-def _sform_note(header: NiftiHeader, sound: bool) -> str:
+def _sform_note(header: NiftiHeader, valid_sizes: bool) -> str:
     """Return a note on how pixdim or the qform contradict the sform; empty if they agree."""
     fields, notes = header.fields, []
     spacing, sizes = np.linalg.norm(fields["srow"][:, :3], axis=0), fields["pixdim"][1:4]
     if not np.allclose(spacing, sizes, rtol=_LENGTHS, atol=0):
         by_sform, by_pixdim = (" x ".join(f"{length:g}" for length in lengths) for lengths in (spacing, sizes))
         notes.append(f"its voxels are {by_sform} mm by its sform and {by_pixdim} mm by pixdim")
-    if fields["qform_code"] > 0 and sound and np.isfinite(qform := _qform(header)).all():
-        far = np.array([*header.size, 2]) - 1.0
-        apart = max(np.abs((qform - fields["srow"]) @ voxel).max() for voxel in (np.array([0.0, 0, 0, 1]), far))
-        if apart > _APART:
-            notes.append(f"its qform and sform place it up to {apart:.2g} mm apart")
-    said = " and ".join(notes)
-    return f"{said}; the sform is taken, and software that takes the other may show results elsewhere" if said else ""
+    if fields["qform_code"] > 0 and valid_sizes and np.isfinite(qform := _qform(header)).all():
+        last_voxel = np.array([*header.size, 2]) - 1.0
+        distance = max(
+            np.abs((qform - fields["srow"]) @ voxel).max() for voxel in (np.array([0.0, 0, 0, 1]), last_voxel)
+        )
+        if distance > _APART:
+            notes.append(f"its qform and sform place it up to {distance:.2g} mm apart")
+    contradictions = " and ".join(notes)
+    return (
+        f"{contradictions}; the sform is used, and software that uses the other may show results elsewhere"
+        if contradictions
+        else ""
+    )
 
 
 def _qform(header: NiftiHeader) -> NDArray[np.float64]:

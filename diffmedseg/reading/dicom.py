@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"  # DICOM PS3.10, section 7.1
-_OFF_PLACE = 0.02  # of the distance of two slices, or mm where that is more: positions are rounded; ours
+_OFF_PLACE = 0.02  # of the distance of slices, or in mm if that is more; our choice, since positions are rounded
 _FRAMES, _PATIENT, _LEVELS, _DESCRIPTION = "0028|0008", "0010|0020", "0028|0004", "0008|103e"
 _GEOMETRY = {
     "0020|0032": ("ImagePositionPatient", 3),
@@ -33,7 +33,7 @@ _SHORT = {b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"PN", b"SH", 
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file is DICOM: it has DICOM's magic bytes, or starts with DICOM elements without a preamble."""
+    """Return whether a file is DICOM: it has DICOM's magic bytes, or starts with DICOM elements without a preamble."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -42,7 +42,7 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def _is_bare(start: bytes) -> bool:
-    """Whether bytes are two elements of DICOM, little-endian, as at the start of a file without preamble."""
+    """Return whether bytes are two elements of DICOM, little-endian, as at the start of a file without preamble."""
     group, element, length = (int.from_bytes(start[at : at + 2], "little") for at in (0, 2, 6))
     if group not in _FIRST_GROUPS or element > 0xFF:
         return False
@@ -58,14 +58,14 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def _lost_slices(folder: Path, files: list[Path]) -> list[Path]:
-    """List the files in a folder that are called as its slices are, or are empty, and are none of them."""
+    """List other files in a folder that may be slices: empty files, DICOM files and files with a slice's suffix."""
     names, endings = {path.name for path in files}, {path.suffix for path in files} - {""}
-    others = [path for path in data_files(folder) if path.name not in names and path.name.upper() != "DICOMDIR"]
-    return [path for path in others if path.suffix in endings or not path.stat().st_size or is_dicom_file(path)]
+    other_files = [path for path in data_files(folder) if path.name not in names and path.name.upper() != "DICOMDIR"]
+    return [path for path in other_files if path.suffix in endings or not path.stat().st_size or is_dicom_file(path)]
 
 
 def is_dicom(folder: Path) -> bool:
-    """Whether there are DICOM files directly in a folder."""
+    """Return whether there are DICOM files directly in a folder."""
     return bool(_dicom_files(folder))
 
 
@@ -116,13 +116,13 @@ def find_series(folder: Path) -> Series:
     series = _files_by_series(folder)
     if len(series) != 1:
         firsts = first_names([files[0].name for files in series])
-        found = f"{len(series)} DICOM series (that of {firsts})" if series else "no DICOM series"
-        raise DataError(f"{folder} holds {found}; expected one: put each series into a folder of its own")
+        content = f"{len(series)} DICOM series (of {firsts})" if series else "no DICOM series"
+        raise DataError(f"{folder} holds {content}; expected one: put each series into a folder of its own")
     [files] = series
     if lost := [path.name for path in _lost_slices(folder, files)]:
         raise DataError(
-            f"{folder} has files that are damaged, or no slices: {first_names(lost)}. Remove what is no slice, or "
-            "export the series again"
+            f"{folder} has files that are damaged, or are not slices: {first_names(lost)}. Remove files that are not "
+            "slices, or export the series again"
         )
     headers = [_header(path) for path in files]
     patients = {_text(header, _PATIENT): path.name for header, path in zip(headers, files, strict=True)}
@@ -164,7 +164,7 @@ def _files_by_series(folder: Path) -> list[list[Path]]:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         names_of = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
     except RuntimeError as error:
-        raise DataError(f"{folder} has a file that is damaged, or no slice. Export it again") from error
+        raise DataError(f"{folder} has a file that is damaged, or is not a slice. Export it again") from error
     return [[Path(name) for name in names] for names in names_of]
 
 
@@ -219,17 +219,15 @@ def _header(path: Path) -> "sitk.ImageFileReader":
         raise DataError(f"{path} holds {frames} frames: convert it to NIfTI, as by dcm2niix")
     missing = [name for tag, (name, _) in _GEOMETRY.items() if not reader.HasMetaDataKey(tag)]
     if missing:
-        raise DataError(f"{path} has no {' and no '.join(missing)}: it does not say where it lies. Export it again")
+        raise DataError(f"{path} has no {' and no '.join(missing)}; its position is unknown. Export it again")
     for tag, (name, length) in _GEOMETRY.items():
         numbers = _numbers(reader, tag)
         if len(numbers) != length or (tag == _SPACING and min(numbers) <= 0):
-            raise DataError(
-                f"{path} has the {name} {_text(reader, tag)!r}: it does not say where it lies. Export it again"
-            )
-    for tag, name in _RESCALING.items():  # GDCM takes the stored values where it cannot read them
+            raise DataError(f"{path} has the {name} {_text(reader, tag)!r}; its position is unknown. Export it again")
+    for tag, name in _RESCALING.items():  # GDCM does not rescale if it cannot read these tags
         numbers = _numbers(reader, tag)
         if _text(reader, tag) and (len(numbers) != 1 or (name == "RescaleSlope" and not numbers[0])):
-            raise DataError(f"{path} has the {name} {_text(reader, tag)!r}: its values mean nothing. Export it again")
+            raise DataError(f"{path} has the {name} {_text(reader, tag)!r}: its values are unknown. Export it again")
     return reader
 
 
@@ -257,14 +255,14 @@ def _depth(path: Path, header: "sitk.ImageFileReader") -> float:
         numbers = _numbers(header, tag)
         if len(numbers) == 1 and numbers[0] > 0:
             return float(numbers[0])
-    raise DataError(f"{path} is a single slice that does not say how thick it is (SliceThickness). Export it again")
+    raise DataError(f"{path} is a single slice without a thickness (SliceThickness). Export it again")
 
 
 def _check_places(folder: Path, places: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
     """Return the distance of slices, in mm. Refuse uneven distances: ITK would read them as even."""
     gaps = np.diff(places @ normal)
     if abs(gaps).min() < 1e-3:
-        raise DataError(f"{folder} has several slices at one place: give each time or echo a folder of its own")
+        raise DataError(f"{folder} has several slices at one position: put each time or echo into a folder of its own")
     step = float(np.median(gaps))
     if abs(gaps - step).max() > _OFF_PLACE * max(abs(step), 1):
         raise DataError(

@@ -75,4 +75,4 @@ def _check_pixels(path: Path, sizes: dict[tuple[int, int], int], length: int) ->
 
 
 def _damaged(path: Path) -> DataError:
-    return DataError(f"{path} is damaged: it has no elements, or they need more bytes than it has. Export it again")
+    return DataError(f"{path} is damaged: its elements are missing, or longer than the file. Export it again")

@@ -34,19 +34,19 @@ def read_nested_outlines(drawn: Path, original: Path) -> Pair:
         DataError: If sizes differ, or there are not exactly two nested closed outlines; names the file.
     """
     difference = _difference(drawn, original)
-    found = 0
-    for least in _INK:
-        ink = _without_specks(difference > least)
+    most_outlines = 0
+    for threshold in _INK:
+        ink = _without_specks(difference > threshold)
         if not ink.any():
             continue
         for bridge in _BRIDGES:
-            masks, number = _nested(ink, bridge)
+            masks, num_outlines = _nested(ink, bridge)
             if masks is not None:
                 return masks
-            found = max(found, number)
+            most_outlines = max(most_outlines, num_outlines)
     raise DataError(
-        f"{drawn} has {found} closed outlines that differ from {original.name}; expected two, one within the other. "
-        "They are open, touch each other, or are too faint: remove this file to leave this rater out",
+        f"{drawn} has {most_outlines} closed outlines that differ from {original.name}; expected two, one within the "
+        "other. Outlines may be open, touch each other, or be too faint. To leave this rater out, remove this file",
         [drawn.name],
     )
 
@@ -59,8 +59,8 @@ def _difference(drawn: Path, original: Path) -> NDArray[np.int16]:
     if first.shape != second.shape:
         (height, width), (rows, columns) = first.shape[:2], second.shape[:2]
         raise DataError(
-            f"{drawn} has {width} x {height} pixels and {original.name} has {columns} x {rows}: outlines are found by "
-            "the difference of both, so download them again",
+            f"{drawn} has {width} x {height} pixels and {original.name} has {columns} x {rows}: outlines are the "
+            "difference of both files. Download them again",
             [drawn.name],
         )
     difference: NDArray[np.int16] = np.abs(first - second).max(-1)

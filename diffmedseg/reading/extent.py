@@ -1,4 +1,4 @@
-"""How many pixels or voxels a file announces, from its header alone."""
+"""Number of pixels or voxels of a file, from its header alone."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ from diffmedseg.reading.stacks import is_stack
 def announced_size(path: Path) -> int:
     """Return the number of pixels or voxels that a picture, a volume or a DICOM slice has by its header.
 
-    A file that cannot be read counts 0: whatever reads it next raises the error. No pixel is decoded.
+    No pixel is decoded. The number is 0 if the file cannot be read; reading the file then raises the error.
     """
     name = path.name.lower()
     try:

@@ -12,7 +12,7 @@ from diffmedseg.errors import DataError
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-UNSAID = "its header does not say how it lies: left and right may be swapped"
+UNSAID = "its header has no orientation: left and right may be swapped"
 _STRAIGHT = 1e-3  # cosine between two axes
 
 
@@ -70,4 +70,4 @@ def check_straight(path: Path, direction: NDArray[np.float64]) -> None:
         DataError: Names the file.
     """
     if not np.allclose(direction.T @ direction, np.eye(3), rtol=0, atol=_STRAIGHT):
-        raise DataError(f"{path} has sheared axes, which are not at right angles: resample it to a straight grid")
+        raise DataError(f"{path} has axes that are not at right angles (sheared): resample it to a straight grid")

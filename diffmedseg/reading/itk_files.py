@@ -20,11 +20,11 @@ def read_itk(path: Path) -> tuple[NDArray[np.float32], Grid]:
     """Read a file.
 
     Returns:
-        The values of all volumes, (N, D, H, W), and where they lie.
+        The values of all volumes, (N, D, H, W), and their positions.
 
     Raises:
-        DataError: If the file is damaged, has voxels of no or of several values, does not say how large its voxels are,
-            has other than three or four dimensions, or holds NaN; names the file.
+        DataError: If the file is damaged, has no voxels, several values per voxel or no size of voxels, does not have
+            three or four dimensions, or holds NaN; names the file.
     """
     import SimpleITK as sitk
 
@@ -34,7 +34,9 @@ def read_itk(path: Path) -> tuple[NDArray[np.float32], Grid]:
         raise DataError(f"{path} has the size {size}: it holds no voxel. Download it again")
     check_size(path, math.prod(size) * values, math.prod(size) * values)
     if values != 1 and not header.listed:
-        raise DataError(f"{path} has {values} values per voxel, as a colour picture; expected one")
+        raise DataError(
+            f"{path} has {values} values per voxel, as a colour picture; expected one. Convert it to grey values"
+        )
     if len(size) not in (3, 4) or (len(size) == 4 and values > 1):
         raise DataError(f"{path} has {len(size)} dimensions {size}; a volume has three, several volumes have four")
     check_voxels(path, header, math.prod(size) * values, width)
@@ -52,7 +54,7 @@ def count_itk(path: Path) -> int:
     """Count the volumes in a file, by its header.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If the file cannot be read.
     """
     check_header(path)
     size, values, _ = _read_size(path)
@@ -63,7 +65,7 @@ def count_voxels(path: Path) -> int:
     """Count the voxels of all volumes in a file, by its header.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If the file cannot be read.
     """
     check_header(path)
     size, values, _ = _read_size(path)
@@ -79,7 +81,7 @@ def _read_size(path: Path) -> tuple[tuple[int, ...], int, int]:
     """Return the size, the values per voxel and the bytes per value."""
     import SimpleITK as sitk
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would print to the terminal what is raised here anyway
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK would also print the error that is raised here
     header = sitk.ImageFileReader()
     header.SetImageIO(_reader(path))
     header.SetFileName(str(path))
@@ -97,16 +99,18 @@ def _unreadable(path: Path, error: RuntimeError) -> DataError:
 
 
 def itk_note(path: Path) -> str:
-    """Say what is ambiguous about where the voxels of a file lie; often nothing."""
+    """Return a note if the positions of a file's voxels are ambiguous; else ""."""
     return check_header(path).note
 
 
 def _grid(image: "sitk.Image", path: Path, note: str) -> Grid:
-    """Take where the first volume lies, without a fourth axis."""
+    """Return the positions of the first volume, without a fourth axis."""
     count = image.GetDimension()
     spacing, origin = np.array(image.GetSpacing()[:3]), np.array(image.GetOrigin()[:3])
     direction = np.reshape(image.GetDirection(), (count, count))[:3, :3]
     if not all(np.isfinite(part).all() for part in (spacing, origin, direction)):
-        raise DataError(f"{path} has NaN in its header, where it says how it lies: correct it, or convert it again")
+        raise DataError(
+            f"{path} has NaN in the spacing, origin or direction of its header: correct it, or convert it again"
+        )
     check_straight(path, direction)
     return Grid(spacing, origin, direction, note)

@@ -1,4 +1,4 @@
-"""Checking MetaImage (.mha) and NRRD (.nrrd) files for what ITK would replace or leave out without a word."""
+"""Check MetaImage (.mha) and NRRD (.nrrd) files for faults that ITK silently replaces or ignores."""
 
 import re
 import zlib
@@ -10,10 +10,10 @@ from diffmedseg.reading.grid import UNSAID
 
 _HEADER = 2**16  # bytes that are searched for the header
 _LONGEST_LINE = 1000  # characters: ITK's reader of NRRD crashes on lines of some thousands
-# Names of spaces in which NRRD files say how they lie, without those for a fourth axis of time.
+# Names of the space of an NRRD file's directions, without the suffix for a fourth axis of time.
 _SPACES = {"right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"}
 _UNITS = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "s", "ms", "???", "none"}
-# Fields of MetaImage, which ITK passes over where their letters are in another case.
+# Fields of MetaImage. ITK ignores a field that has letters in another case.
 _META_FIELDS = (
     "AnatomicalOrientation", "BinaryData", "BinaryDataByteOrderMSB", "CenterOfRotation", "CompressedData",
     "CompressedDataSize", "DimSize", "DistanceUnits", "ElementByteOrderMSB", "ElementDataFile",
@@ -56,7 +56,7 @@ class ItkHeader:
 
 
 def is_nrrd(path: Path) -> bool:
-    """Whether a file is NRRD by its name, else MetaImage."""
+    """Return whether a file is NRRD by its name, else MetaImage."""
     return path.name.lower().endswith(".nrrd")
 
 
@@ -75,25 +75,25 @@ def check_header(path: Path) -> ItkHeader:
         sizes = fields.get("spacedirections", fields.get("spacings"))
         units = f"{fields.get('spaceunits', '')} {fields.get('units', '')}"
         detached = "datafile" in fields
-        known = fields.get("space", "").lower().removesuffix("-time").removesuffix("t") in _SPACES
+        known_space = fields.get("space", "").lower().removesuffix("-time").removesuffix("t") in _SPACES
         encoding = _nrrd_encoding(path, fields)
     else:
         sizes, units = fields.get("elementspacing", fields.get("elementsize")), fields.get("distanceunits", "")
         detached = fields.get("elementdatafile", "local").lower() != "local"
-        known = True  # always LPS
+        known_space = True  # always LPS
         encoding = _meta_encoding(path, fields)
     if detached:
-        raise DataError(f"{path} is a header whose voxels lie in another file: convert both to .nii.gz")
+        raise DataError(f"{path} is a header, and its voxels are in another file: convert both to .nii.gz")
     if sizes is None:
-        raise DataError(f"{path} does not say how large its voxels are: convert it again, with its spacing")
+        raise DataError(f"{path} has no size of voxels: convert it again, with its spacing")
     numbers = [float(number) for number in _NUMBER.findall(sizes.lower())]
     if "spacedirections" not in fields and (len(numbers) < 3 or min(numbers) <= 0):
         raise DataError(f"{path} has voxels of {sizes} mm: correct their size, or convert it again")
-    if other := set(re.split(r'[\s"]+', units.lower())) - _UNITS:
-        raise DataError(f"{path} gives lengths in {other.pop()}; expected millimetres (mm): convert it")
+    if other_units := set(re.split(r'[\s"]+', units.lower())) - _UNITS:
+        raise DataError(f"{path} gives lengths in {other_units.pop()}; expected millimetres (mm): convert it")
     if not is_nrrd(path):
         _check_numbers(path, fields)
-    return ItkHeader(fields, "" if known else UNSAID, end, encoding)
+    return ItkHeader(fields, "" if known_space else UNSAID, end, encoding)
 
 
 def _lines(content: bytes) -> list[tuple[str, int]]:
@@ -132,7 +132,7 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
         if not separator:
             continue
         if name != _WRITTEN.get(name.lower(), name):
-            raise DataError(f"{path} has the field {name}; expected {_WRITTEN[name.lower()]}: write it so")
+            raise DataError(f"{path} has the field {name}; expected {_WRITTEN[name.lower()]}: rename it")
         if name in _META_FIELDS and name.lower() in fields:
             raise DataError(f"{path} has the field {name} twice: its header is damaged. Download it again")
         fields[name.lower()] = value
@@ -144,37 +144,38 @@ def _meta_fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
 def _check_numbers(path: Path, fields: dict[str, str]) -> None:
     """Refuse fields with wrong numbers: ITK would ignore them, invent others, or end the process."""
     if not re.fullmatch("[1-7]", fields.get("ndims", "")) or "dimsize" not in fields:
-        said = f"{fields.get('ndims', 'no number of')} dimensions of {fields.get('dimsize', 'no')} voxels"
-        raise DataError(f"{path} says that it has {said}: its header is damaged. Download it again")
+        dimensions = f"NDims = {fields.get('ndims', 'nothing')} and DimSize = {fields.get('dimsize', 'nothing')}"
+        raise DataError(f"{path} has {dimensions}: its header is damaged. Download it again")
     for name, power in _NUMBERS.items():
         numbers, expected = fields.get(name, "").split(), int(fields["ndims"]) ** power
         if name in fields and (len(numbers) != expected or None in map(_number, numbers)):
-            found = f"{_WRITTEN[name]} = {fields[name]}"
+            field = f"{_WRITTEN[name]} = {fields[name]}"
             raise DataError(
-                f"{path} has {found}; expected {expected} numbers: its header is damaged. Download it again"
+                f"{path} has {field}; expected {expected} numbers: its header is damaged. Download it again"
             )
 
 
 def _nrrd_encoding(path: Path, fields: dict[str, str]) -> str:
-    given = fields.get("encoding", "").lower()
-    if given not in _ENCODINGS:
-        raise DataError(f"{path} has the encoding {given or 'of no name'}; expected raw, gzip or ascii: convert it")
+    encoding = fields.get("encoding", "").lower()
+    if encoding not in _ENCODINGS:
+        raise DataError(
+            f"{path} has {f'the encoding {encoding}' if encoding else 'no encoding'}; expected raw, gzip or ascii: "
+            "convert it"
+        )
     for name in ("lineskip", "byteskip"):
         if fields.get(name, "0") not in {"0", "-1"}:
-            raise DataError(f"{path} has something else before its voxels ({name} is {fields[name]}): convert it")
-    return _ENCODINGS[given]
+            raise DataError(f"{path} has other data before its voxels ({name} is {fields[name]}): convert it")
+    return _ENCODINGS[encoding]
 
 
 def _meta_encoding(path: Path, fields: dict[str, str]) -> str:
     for name, usual in _SCALES.items():
         if name in fields and _number(fields[name]) != usual:
             raise DataError(
-                f"{path} scales its values ({_WRITTEN[name]} = {fields[name]}), which is not read: convert it"
+                f"{path} scales its values ({_WRITTEN[name]} = {fields[name]}), and such files are not read: convert it"
             )
     if fields.get("headersize", "0") not in {"0", "-1"}:
-        raise DataError(
-            f"{path} has something else before its voxels (HeaderSize = {fields['headersize']}): convert it"
-        )
+        raise DataError(f"{path} has other data before its voxels (HeaderSize = {fields['headersize']}): convert it")
     if _true(fields.get("compresseddata", "")):
         if "compresseddatasize" not in fields:
             raise DataError(f"{path} has compressed voxels, but no CompressedDataSize: convert it again")
@@ -208,21 +209,23 @@ def check_voxels(path: Path, header: ItkHeader, count: int, width: int) -> None:
     with path.open("rb") as file:
         file.seek(header.end)
         content = file.read()
-    found, expected, what = len(content), count * width, "bytes of voxels"
+    actual, expected, what = len(content), count * width, "bytes of voxels"
     if header.encoding == "packed":
-        said = header.fields.get("compresseddatasize", str(found))
-        if said != str(found):
-            raise DataError(f"{path} has {found:,} bytes of compressed voxels; expected {said}: download it again")
-        found = _unpacked(path, content, expected)
+        announced = header.fields.get("compresseddatasize", str(actual))
+        if announced != str(actual):
+            raise DataError(
+                f"{path} has {actual:,} bytes of compressed voxels; expected {announced}: download it again"
+            )
+        actual = _unpacked(path, content, expected)
     elif header.encoding == "text":
         numbers = content.lower().replace(b",", b" ").split()
-        bad = next((number for number in numbers if _number(number.decode("latin-1")) is None), None)
-        if bad is not None:
-            raise DataError(f"{path} cannot be read (a voxel is {bad[:20]!r}): download it again")
-        found, expected, what = len(numbers), count, "voxels"
-    if found < expected:
-        raise DataError(f"{path} is cut short ({found:,} of {expected:,} {what}): download it again")
-    if found > expected:
+        bad_voxel = next((number for number in numbers if _number(number.decode("latin-1")) is None), None)
+        if bad_voxel is not None:
+            raise DataError(f"{path} cannot be read (a voxel is {bad_voxel[:20]!r}): download it again")
+        actual, expected, what = len(numbers), count, "voxels"
+    if actual < expected:
+        raise DataError(f"{path} is cut short ({actual:,} of {expected:,} {what}): download it again")
+    if actual > expected:
         raise DataError(f"{path} has more than {expected:,} {what}: its header is damaged. Download it again")
 
 

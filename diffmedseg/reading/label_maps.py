@@ -69,7 +69,7 @@ def _read_values(text: str) -> dict[str, int]:
         region, _, value = part.partition("=")
         if not (region and value.isascii() and value.isdigit() and 1 <= int(value) <= _LARGEST_LABEL):
             raise DataError(
-                f"--labels: {part!r} is no REGION=VALUE with a whole number from 1 to {_LARGEST_LABEL}. Schemes are "
+                f"--labels: {part!r} is not REGION=VALUE with a whole number from 1 to {_LARGEST_LABEL}. Schemes are "
                 f"{', '.join(_SCHEMES)}."
             )
         if region in values:
@@ -94,10 +94,10 @@ def draw_labels(masks: Tensor, values: Mapping[str, int], nested: bool) -> Tenso
     """
     labels = torch.zeros(masks.shape[1:], dtype=torch.uint8)
     for k, (region, value) in enumerate(values.items()):
-        if not nested and (both := int((masks[k] & (labels > 0)).sum())):
+        if not nested and (overlap := int((masks[k] & (labels > 0)).sum())):
             raise DataError(
-                f"its region {region} overlaps another region in {both} pixels or voxels, and a label map holds one "
-                "label per place: leave --label_map out"
+                f"its region {region} overlaps another region in {overlap} pixels or voxels, and a label map holds one "
+                "label for each: leave --label_map out"
             )
         labels.masked_fill_(masks[k], value)
     return labels
@@ -115,17 +115,17 @@ def region_labels(labels: str) -> dict[str, tuple[int, ...]]:
     if scheme := _SCHEMES.get(labels):
         values = list(scheme.values())
         return {region: tuple(sorted(values[number:])) for number, region in enumerate(scheme)}
-    found: dict[str, tuple[int, ...]] = {}
+    values_by_region: dict[str, tuple[int, ...]] = {}
     for part in labels.split(","):
         region, _, numbers = part.partition("=")
-        values = [int(one) if one.isascii() and one.isdigit() else 0 for one in numbers.split("+")]
-        if not region or region in found or not all(1 <= value <= _LARGEST_LABEL for value in values):
+        values = [int(number) if number.isascii() and number.isdigit() else 0 for number in numbers.split("+")]
+        if not region or region in values_by_region or not all(1 <= value <= _LARGEST_LABEL for value in values):
             raise DataError(
-                f"--labels: {part!r} is no REGION=VALUE+VALUE with whole numbers from 1 to {_LARGEST_LABEL}, or names "
+                f"--labels: {part!r} is not REGION=VALUE+VALUE with whole numbers from 1 to {_LARGEST_LABEL}, or names "
                 f"a region twice. Schemes are {', '.join(_SCHEMES)}."
             )
-        found[region] = tuple(sorted(values))
-    return found
+        values_by_region[region] = tuple(sorted(values))
+    return values_by_region
 
 
 def pick_labels(values: NDArray[np.generic], wanted: Collection[int], known: Collection[int]) -> NDArray[np.bool_]:
@@ -141,8 +141,8 @@ def pick_labels(values: NDArray[np.generic], wanted: Collection[int], known: Col
     """
     if unknown := [value for value in np.unique(values).tolist() if value not in {0, *known}]:
         raise DataError(
-            f"it has the label {first_names([f'{value:g}' for value in unknown])}, and --labels names "
-            f"{', '.join(map(str, sorted(known)))}. BraTS up to 2021 has 1, 2 and 4 (brats), from 2023 on 1, 2 and 3 "
-            "(brats2023)"
+            f"it has the label {first_names([f'{value:g}' for value in unknown])}, and --labels has "
+            f"{', '.join(map(str, sorted(known)))}. BraTS has 1, 2 and 4 up to 2021 (--labels brats), and 1, 2 and 3 "
+            "from 2023 on (--labels brats2023)"
         )
     return np.isin(values, list(wanted))

@@ -16,7 +16,7 @@ _SIXTEEN_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _TWELVE_BIT_LEVELS = 2**12
 _STRIP = 2**20  # pixels that are scaled at a time: a large picture is never held as float
-_SAY_WHICH = "--range LOW HIGH (of a data set the setting range, of a model its value_range)"
+_SAY_WHICH = "--range LOW HIGH (range for a data set, value_range for a model)"
 
 
 class Note(NamedTuple):
@@ -82,12 +82,12 @@ def to_eight_bit(image: Image.Image, value_range: tuple[float, float] | None = N
 
 def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
     """Return the values of a TIFF's tag; an empty tuple for other files."""
-    found = getattr(image, "tag_v2", {}).get(_TAG[name], ())
-    return found if isinstance(found, tuple) else (found,)
+    values = getattr(image, "tag_v2", {}).get(_TAG[name], ())
+    return values if isinstance(values, tuple) else (values,)
 
 
 def has_wide_colour(image: Image.Image) -> bool:
-    """Whether a picture has colours of 16 bits per channel; Pillow keeps the upper 8 bits.
+    """Return whether a picture has colours of 16 bits per channel; Pillow keeps the upper 8 bits.
 
     Call it before the picture is decoded.
 
@@ -120,7 +120,7 @@ def _check_wide_colour(image: Image.Image, value_range: tuple[float, float] | No
 
 
 def says_white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF says that white is zero. Pillow has inverted pictures of up to 8 bits already."""
+    """Return whether a TIFF says that white is zero. Pillow has inverted pictures of up to 8 bits already."""
     return _tag(image, "PhotometricInterpretation") == (0,)
 
 
@@ -134,19 +134,19 @@ def _scale(image: Image.Image, value_range: tuple[float, float] | None) -> tuple
     white_is_zero = says_white_is_zero(image)
     least, most = _span(image)
     if np.isnan(least):
-        raise PictureError("it holds no number: export it again")
+        raise PictureError("it holds only NaN: export it again")
     if value_range is None:
         if not (image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PPM")):
             raise PictureError(
-                f"it has values from {least:g} to {most:g}, and which of them are black and white is not known: give "
+                f"it has values from {least:g} to {most:g}, and its values of black and white are unknown: give "
                 f"{_SAY_WHICH}"
             )
         value_range = (0, 65535)
         if most < _TWELVE_BIT_LEVELS:
             text = (
                 f"it has 16 bits, but nothing above {most:g}: almost {'white' if white_is_zero else 'black'}. Give "
-                f"--range 0 {_TWELVE_BIT_LEVELS - 1} if it has 12 bits, --range 0 65535 if it is meant so (of a data "
-                "set the setting range, of a model its value_range)"
+                f"--range 0 {_TWELVE_BIT_LEVELS - 1} if it has 12 bits, --range 0 65535 if it is really dark "
+                "(range for a data set, value_range for a model)"
             )
             notes.append(Note("dark picture", text, serious=True))
     low, high = value_range
@@ -179,7 +179,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, NDArray[np.generic]]]:
 
 
 def _is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel of a picture is transparent."""
+    """Return whether any pixel of a picture is transparent."""
     if image.mode in {"LA", "PA", "RGBA"}:
         return image.getchannel("A").getextrema()[0] != 255
     key = image.info.get("transparency")

@@ -22,9 +22,9 @@ def check_size(path: Path, voxels: int, content: int) -> None:
     Raises:
         DataError: Names the file.
     """
-    held = path.stat().st_size
-    if content > _RATIO * (held + 64):
-        raise DataError(f"{path} is cut short ({held:,} bytes for {content:,}): download it again")
+    file_size = path.stat().st_size
+    if content > _RATIO * (file_size + 64):
+        raise DataError(f"{path} is cut short ({file_size:,} bytes for {content:,}): download it again")
     if voxels > _MOST:
         raise DataError(f"{path} has {voxels:,} voxels; at most {_MOST:,} are read: crop or resample it")
 
@@ -35,6 +35,6 @@ def count_bad(path: Path, values: NDArray[np.float32]) -> None:
     Raises:
         DataError: If there are any. Names the file and their number.
     """
-    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-    if bad:
-        raise DataError(f"{path} has {bad} voxels that are NaN or infinite: download it again, or set them to 0")
+    num_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if num_bad:
+        raise DataError(f"{path} has {num_bad} voxels that are NaN or infinite: download it again, or set them to 0")

@@ -71,7 +71,9 @@ def find_levels(values: Values, path: Path) -> MaskLevels:
     """
     levels = np.unique(values).astype(np.float64)
     if not len(levels) or not np.isfinite(levels).all():
-        raise DataError(f"{path} has values that are no numbers: save background as 0 and foreground as 1", [path.name])
+        raise DataError(
+            f"{path} has NaN, infinite values or no values: save background as 0 and foreground as 1", [path.name]
+        )
     low, top = float(levels[0]), float(levels[-1])
     lossy = top > 1 and path.name.lower().endswith(_LOSSY)  # no labels survive in such files
     tolerance = (_NOISE if lossy else ROUNDING) * max(top, 1)
@@ -85,19 +87,19 @@ def find_levels(values: Values, path: Path) -> MaskLevels:
         and not (lossy and _are_few(values, black + tolerance, top - tolerance))
         and _are_labels(values, black + tolerance, top - tolerance, len(middle))
     )
-    some = (*levels[:4].tolist(), *levels[4:][-1:].tolist())
+    examples = (*levels[:4].tolist(), *levels[4:][-1:].tolist())
     small = values.dtype in (np.uint8, np.bool_)
-    return MaskLevels(low, top, not len(middle) and low <= black + tolerance, small, some if labels else ())
+    return MaskLevels(low, top, not len(middle) and low <= black + tolerance, small, examples if labels else ())
 
 
 def _are_few(values: Values, black: float, white: float) -> bool:
-    """Whether few values lie between black and white, as around edges that were compressed with losses."""
+    """Return whether few values lie between black and white, as around edges that were compressed with losses."""
     middle = np.count_nonzero((values > black) & (values < white))
     return bool(middle < _EDGES * np.count_nonzero(values >= white))
 
 
 def _are_labels(values: Values, black: float, white: float, number: int) -> bool:
-    """Whether values are labels, rather than soft edges or probabilities.
+    """Return whether values are labels, rather than soft edges or probabilities.
 
     At a soft edge, a value lies between the values of both sides. Labels fill areas of the same value, with large
     steps between the areas.
@@ -123,8 +125,8 @@ def _are_labels(values: Values, black: float, white: float, number: int) -> bool
         first, second = (np.s_[..., :-1, :], np.s_[..., 1:, :]) if axis == -2 else (np.s_[..., :-1], np.s_[..., 1:])
         step = np.abs(numbers[first] - numbers[second])
         steps.append(step[(middle[first] | middle[second]) & (step > 0)])
-    steps_found = np.concatenate(steps)
-    return not len(steps_found) or float(np.median(steps_found)) >= _STEP * white
+    all_steps = np.concatenate(steps)
+    return not len(all_steps) or float(np.median(all_steps)) >= _STEP * white
 
 
 def _neighbours(values: Values, extreme: np.ufunc) -> Values:
@@ -148,4 +150,4 @@ def not_a_mask(path: Path, found: str, remedy: str = "") -> DataError:
         remedy: What to do; by default, save 0 and 255.
     """
     remedy = remedy or "Save background as 0 and foreground as 255, one mask per label"
-    return DataError(f"{path} has {found}: not those of a mask, 0 to 1 or 0 to 255. {remedy}", [path.name])
+    return DataError(f"{path} has {found}; expected 0 to 1, or 0 to 255. {remedy}", [path.name])

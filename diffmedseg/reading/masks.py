@@ -37,7 +37,8 @@ def read_values(path: Path) -> Values:
         values = _grey(ImageOps.exif_transpose(image), path)
     if reduced and values.max() <= 255 / 2:
         raise DataError(
-            f"{path}: it is dark, and has 16 bits per colour, of which 8 are read. Save it as grey values, 0 and 255",
+            f"{path}: it is dark, and has 16 bits per colour; only 8 of them are read. Save it as grey values, 0 and "
+            "255",
             [path.name],
         )
     return 65535 - values.astype(np.uint16) if inverted else values
@@ -50,7 +51,7 @@ def _grey(image: Image.Image, path: Path) -> Values:
     colours = np.asarray(image.convert("RGBA")).astype(np.int16)
     if colours[..., 3].min() < 255:
         raise DataError(
-            f"{path}: it is partly transparent. Say by grey values what is foreground, 0 and 255, without transparency",
+            f"{path}: it is partly transparent. Save it as grey values, 0 and 255, without transparency",
             [path.name],
         )
     if np.ptp(colours[..., :3], axis=-1).max() <= _COLOUR:
@@ -110,10 +111,10 @@ class MaskReader:
 
     @staticmethod
     def faded(values: Values, foreground: NDArray[np.bool_]) -> bool:
-        """Whether a mask is empty only because none of its values lies above half of the range."""
+        """Return whether a mask is empty only because none of its values lies above half of the range."""
         return bool(not foreground.any() and values.max() > ROUNDING)
 
-    def _beside(self) -> tuple[MaskLevels, ...]:
+    def _other_evidence(self) -> tuple[MaskLevels, ...]:
         """Return the evidence of all masks that are not empty. Unreadable masks fail later, when they are read."""
         with _evidence:
             if self._others is None:
@@ -126,48 +127,50 @@ class MaskReader:
                 self._others = tuple(levels for levels in evidence if not levels.empty)
             return self._others
 
-    def _range(self, own: MaskLevels, path: Path) -> float:
+    def _range(self, evidence: MaskLevels, path: Path) -> float:
         """Return the top of the range of a mask."""
-        if own.labels:
-            some = ", ".join(f"{level:g}" for level in own.labels)
+        if evidence.labels:
+            shown_labels = ", ".join(f"{level:g}" for level in evidence.labels)
             raise not_a_mask(
                 path,
-                f"values {some}",
+                f"values {shown_labels}",
                 "Make one mask per label; training also takes the grey values of each region, by `values` in the "
                 "data's yaml",
             )
-        if own.empty or (own.fills == 1 and not own.two):
+        if evidence.empty or (evidence.fills == 1 and not evidence.two):
             return 1
-        if own.fills > 1 or (own.small and own.reach > 1):
-            return own.reach
-        beside = self._beside()
-        ranges = {levels.reach for levels in beside} - {0}
-        if own.top < 1 or own.fills == 1:  # 0 and 1, or fractions
-            return self._of_one(own, path, beside)
-        fits = [full for full in ranges if full >= own.top]
+        if evidence.fills > 1 or (evidence.small and evidence.reach > 1):
+            return evidence.reach
+        other_masks = self._other_evidence()
+        ranges = {levels.reach for levels in other_masks} - {0}
+        if evidence.top < 1 or evidence.fills == 1:  # 0 and 1, or fractions
+            return self._range_up_to_one(evidence, path, other_masks)
+        fits = [full for full in ranges if full >= evidence.top]
         if fits:
-            return min(fits) if own.small or len(fits) == 1 else max(fits)
-        same = all(levels.two and abs(levels.top - own.top) <= ROUNDING * own.top for levels in beside)
-        if not ranges and own.two and same:
-            return own.top
-        if not ranges and own.small and not own.two:  # soft masks, all of them low
+            return min(fits) if evidence.small or len(fits) == 1 else max(fits)
+        same = all(levels.two and abs(levels.top - evidence.top) <= ROUNDING * evidence.top for levels in other_masks)
+        if not ranges and evidence.two and same:
+            return evidence.top
+        if not ranges and evidence.small and not evidence.two:  # soft masks, all of them low
             return 255
         if ranges:
-            raise self._unlike(own, path, max(ranges))
-        raise not_a_mask(path, f"values {own.text}")
+            raise self._unlike_error(evidence, path, max(ranges))
+        raise not_a_mask(path, f"values {evidence.text}")
 
-    def _of_one(self, own: MaskLevels, path: Path, beside: tuple[MaskLevels, ...]) -> float:
+    def _range_up_to_one(self, evidence: MaskLevels, path: Path, other_masks: tuple[MaskLevels, ...]) -> float:
         """Return 1, unless values up to 1 may also be the lowest values of a larger range."""
-        larger = [levels.reach for levels in beside if levels.reach > 1 and not (own.two and levels.two)]
-        if larger and own.top > 1 / 2:
-            raise self._unlike(own, path, max(larger))
+        larger_ranges = [
+            levels.reach for levels in other_masks if levels.reach > 1 and not (evidence.two and levels.two)
+        ]
+        if larger_ranges and evidence.top > 1 / 2:
+            raise self._unlike_error(evidence, path, max(larger_ranges))
         return 1
 
     @staticmethod
-    def _unlike(own: MaskLevels, path: Path, full: float) -> DataError:
+    def _unlike_error(evidence: MaskLevels, path: Path, full: float) -> DataError:
         return DataError(
-            f"{path} has values {own.text}; other masks beside it have values up to {full:g}. Save all of them with "
-            "the same values, 0 and 255",
+            f"{path} has values {evidence.text}; other masks beside it have values up to {full:g}. Save all of "
+            "them with the same values, 0 and 255",
             [path.name],
         )
 

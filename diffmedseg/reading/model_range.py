@@ -81,14 +81,14 @@ def _from_picture(image: Image, channels: int, value_range: tuple[float, float] 
         file = Path(getattr(image, "filename", "") or ".")  # of a picture that was opened by its name
         if file.suffix.lower() == ".png" and file.is_file():
             check_rows(file)
-        found = to_eight_bit(image, value_range)
-        colours = found.image if found.image.mode == "L" else found.image.convert("RGB")
+        picture = to_eight_bit(image, value_range)
+        colours = picture.image if picture.image.mode == "L" else picture.image.convert("RGB")
     except Exception as error:  # Pillow decodes files only now, and raises anything
         raise ValueError(f"The picture cannot be used: {why_unusable(error)}") from error
-    for note in found.notes:
+    for note in picture.notes:
         warnings.warn(f"The picture may be misread: {note.text}.", stacklevel=4)
     values = np.atleast_3d(np.array(colours.convert("L" if channels == 1 else "RGB")))
-    return turn_upright(torch.from_numpy(values).permute(2, 0, 1), found.turn)
+    return turn_upright(torch.from_numpy(values).permute(2, 0, 1), picture.turn)
 
 
 def _as_tensor(array: object) -> Tensor:

@@ -31,7 +31,7 @@ _LONGEST_NAME = 150  # bytes, of an upload: leaves room for appended endings wit
 PREDICTIONS = "predictions.yaml"
 
 #: Reason given for a name without a file.
-NOWHERE = "it is not there: a link that leads nowhere, or a file that was moved"
+NOWHERE = "it is missing: it was moved, or is a broken link"
 
 
 def composed(name: str) -> str:
@@ -45,7 +45,7 @@ def comparable(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an operating system left the file or folder: its name begins with a dot, or is ``__MACOSX``."""
+    """Return whether an operating system left the file or folder: its name begins with a dot, or is ``__MACOSX``."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -62,9 +62,9 @@ def check_name(name: str | Path, path: Path) -> None:
     try:
         str(name).encode()
     except UnicodeEncodeError as error:
-        shown = str(path).encode(errors="backslashreplace").decode()
+        readable_path = str(path).encode(errors="backslashreplace").decode()
         remedy = "Rename it; where names look right, set PYTHONUTF8=1"
-        raise DataError(f"{shown}: its name is not UTF-8. {remedy}", [shown]) from error
+        raise DataError(f"{readable_path}: its name is not UTF-8. {remedy}", [readable_path]) from error
 
 
 def files_below(root: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def files_below(root: Path) -> list[Path]:
     Raises:
         DataError: If a name is not UTF-8, or a link leads nowhere and may be a picture, a volume or a folder. Names it.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     broken: list[str] = []
 
     def walk(folder: Path, above: frozenset[str]) -> None:
@@ -89,7 +89,7 @@ def files_below(root: Path) -> list[Path]:
             elif path.exists():
                 if path.name.lower().endswith((*VOLUMES, *PICTURES)):
                     check_name(path.relative_to(root), path)
-                found.append(path)
+                paths.append(path)
             elif not path.suffix or path.name.lower().endswith((*VOLUMES, *PICTURES)):
                 broken.append(str(path))
 
@@ -100,7 +100,7 @@ def files_below(root: Path) -> list[Path]:
             f"{first_names(broken)}: {NOWHERE}. Put the files back, or remove the links",
             broken,
         )
-    return sorted(found)
+    return sorted(paths)
 
 
 def refuse_clashes(names: Sequence[tuple[str, Path]], what: str, remedy: str) -> None:

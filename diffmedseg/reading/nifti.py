@@ -144,16 +144,17 @@ def _parse(content: bytes, path: Path) -> NiftiHeader:
     raw, kind = _fields(content, path)
     code, bits = int(raw["datatype"]), int(raw["bitpix"])
     if code not in _TYPES:
-        held = _OTHER_TYPES.get(code, f"voxels of the unknown type {code}")
-        raise DataError(f"{path} holds {held}; expected one whole or real number per voxel: convert it")
+        voxel_kind = _OTHER_TYPES.get(code, f"voxels of the unknown type {code}")
+        raise DataError(f"{path} holds {voxel_kind}; expected one whole or real number per voxel: convert it")
     dtype = np.dtype(_TYPES[code]).newbyteorder(raw.dtype["datatype"].byteorder)
     if bits != 8 * dtype.itemsize:
-        raise DataError(f"{path} says {bits} and {8 * dtype.itemsize} bits per voxel: its header is damaged")
+        raise DataError(f"{path} has bitpix {bits}, and a datatype of {8 * dtype.itemsize} bits: its header is damaged")
     size, volumes = _shape(raw["dim"].tolist(), path)
-    offset, least = float(raw["vox_offset"]), _SIZES[kind] + _EXTENDER
-    if not (least <= offset < 2**62 and offset == int(offset)):
+    offset, first_offset = float(raw["vox_offset"]), _SIZES[kind] + _EXTENDER
+    if not (first_offset <= offset < 2**62 and offset == int(offset)):
         raise DataError(
-            f"{path} says that its voxels begin at byte {offset:g}; expected {least} or more: its header is damaged"
+            f"{path} says that its voxels begin at byte {offset:g}; expected {first_offset} or more: its "
+            "header is damaged"
         )
     if unit := _UNITS.get(int(raw["xyzt_units"]) & 7):
         raise DataError(f"{path} gives lengths in {unit}; expected millimetres: correct xyzt_units, or convert it")
@@ -177,7 +178,7 @@ def _fields(content: bytes, path: Path) -> tuple[Any, int]:
             if raw["magic"] == _PAIR[kind]:
                 raise DataError(f"{path} is half of a pair (.hdr and .img): convert the pair to .nii.gz")
             if raw["magic"] != _MAGIC[kind]:
-                raise DataError(f"{path} is no NIfTI, perhaps Analyze 7.5, which says not how it lies: convert it")
+                raise DataError(f"{path} is not NIfTI. It may be Analyze 7.5, a format without orientation: convert it")
             return raw, kind
     raise DataError(f"{path} cannot be read (it has no NIfTI header): download it again, or convert it")
 
@@ -186,7 +187,7 @@ def _shape(dim: list[int], path: Path) -> tuple[tuple[int, int, int], int]:
     """Return the numbers of voxels along three axes, and the number of volumes."""
     count, sizes = dim[0], dim[1:]
     if not 1 <= count <= 7 or min(sizes[:count]) < 1:
-        raise DataError(f"{path} says that it has {count} dimensions {tuple(sizes)}: its header is damaged")
+        raise DataError(f"{path} has {count} dimensions {tuple(sizes)}: its header is damaged")
     sizes = sizes[:count]
     while sizes[-1] == 1 and len(sizes) > 1:
         sizes.pop()

@@ -16,7 +16,7 @@ from diffmedseg.reading.names import NOWHERE, VOLUMES
 
 # Formats of which Pillow reads only the header, or for which it needs another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# Pillow refuses more than twice this: a header that announces a gigapixel is more often damaged than meant.
+# Pillow refuses more than twice this number. A header of more pixels is usually damaged.
 _MOST_PIXELS = 2**29
 # Pictures of many pixels have many bytes: even in one colour, PNG and JPEG hold about a thousand pixels in a byte.
 # Small pictures may have fewer bytes, such as a blank fax page.
@@ -77,11 +77,11 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 def _check_extent(image: Image.Image, path: Path) -> None:
     """Refuse a header that announces far more than the file can hold, before memory is allocated."""
-    pixels, held = image.width * image.height, path.stat().st_size
-    if pixels > _LARGE and pixels > _PIXELS_PER_BYTE * held:
+    pixels, file_size = image.width * image.height, path.stat().st_size
+    if pixels > _LARGE and pixels > _PIXELS_PER_BYTE * file_size:
         raise PictureError(
-            f"it announces {image.width:,} x {image.height:,} pixels and has {held:,} bytes: it is damaged. Download "
-            "or export it again"
+            f"it has {image.width:,} x {image.height:,} pixels by its header, and only {file_size:,} bytes: it is "
+            "damaged. Download or export it again"
         )
 
 
@@ -97,7 +97,7 @@ def check_single(image: Image.Image) -> None:
 
 
 def why_unusable(error: Exception, path: Path | None = None) -> str:
-    """Say why opening or decoding a picture failed, and what to do; ``path`` is None where only Pillow knows it."""
+    """Say why opening or decoding a picture failed, and what to do; ``path`` is None if only Pillow knows it."""
     if isinstance(error, PictureError):
         return str(error)
     if isinstance(error, PermissionError):
@@ -108,14 +108,14 @@ def why_unusable(error: Exception, path: Path | None = None) -> str:
         return "it is too large for this machine's memory: shrink it first"
     if path is not None and is_volume(path):
         return "it is a volume, where a picture is expected"
-    said = str(error).replace(f" {str(path)!r}", "")
-    return f"it cannot be decoded ({said}): it is damaged, or no picture that Pillow reads. Download or export it again"
+    reason = str(error).replace(f" {str(path)!r}", "")
+    return f"it cannot be decoded ({reason}): it is damaged, or Pillow cannot read it. Download or export it again"
 
 
 def exif_orientation(image: Image.Image) -> tuple[int, int]:
     """Return the EXIF orientations, 1 to 8, of a file and of its decoded picture: Pillow turns TIFF upright."""
     _read_turned_tiff(image)
-    orientation = _known(image.getexif())
+    orientation = _valid_orientation(image.getexif())
     if image.format != "TIFF":
         return orientation, orientation
     image.load()  # turns it upright; its tag is gone then
@@ -124,11 +124,11 @@ def exif_orientation(image: Image.Image) -> tuple[int, int]:
 
 def _read_turned_tiff(image: Image.Image) -> None:
     """Make Pillow decode a TIFF of swapped width and height: if it maps such a file into memory, it mixes them up."""
-    if image.format == "TIFF" and _known(image.getexif()) >= 5 and hasattr(image, "filename"):
+    if image.format == "TIFF" and _valid_orientation(image.getexif()) >= 5 and hasattr(image, "filename"):
         image.filename = ""  # only files that have a name are mapped
 
 
-def _known(exif: Image.Exif) -> int:
+def _valid_orientation(exif: Image.Exif) -> int:
     orientation: object = exif.get(Base.Orientation, 1)
     return orientation if isinstance(orientation, int) and orientation in range(1, 9) else 1
 
@@ -150,18 +150,19 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: As :func:`open_image`.
     """
     with open_image(path) as image:
-        turned = image.format != "TIFF" and _header_orientation(image, path) >= 5  # of TIFF the size is upright
+        # Pillow returns the upright size of a TIFF.
+        turned = image.format != "TIFF" and _header_orientation(image, path) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _header_orientation(image: Image.Image, path: Path) -> int:
     # Pillow decodes a PNG to look for metadata behind its pixels.
     late = image.format != "PNG" or _has_late_metadata(path)
-    return _known(image.getexif() if late else Image.Image.getexif(image))
+    return _valid_orientation(image.getexif() if late else Image.Image.getexif(image))
 
 
 def _has_late_metadata(path: Path) -> bool:
-    """Whether a PNG has metadata behind its pixels."""
+    """Return whether a PNG has metadata behind its pixels."""
     with path.open("rb") as file:
         file.seek(8)
         behind = False
@@ -183,5 +184,5 @@ def picture_suffixes() -> frozenset[str]:
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file is a volume by its name or its content."""
+    """Return whether a file is a volume by its name or its content."""
     return path.name.lower().endswith(VOLUMES) or is_dicom_file(path)

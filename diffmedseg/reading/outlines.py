@@ -37,16 +37,16 @@ def read_outlines(path: Path) -> dict[int, list[Outline]]:
         number, content = (mark.findtext("image") or "").strip(), (mark.findtext("svg") or "").strip()
         if not number.isdecimal():
             raise DataError(f"{path} has a mark that names no picture: expected <image>1</image>", [path.name])
-        place = f"{path}: the outlines of picture {number}"
+        subject = f"{path}: the outlines of picture {number}"
         try:
             regions = json.loads(content) if content else []
             outlines = [[(float(point["x"]), float(point["y"])) for point in region["points"]] for region in regions]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
-                f"{place} are cut short or damaged ({error}); expected JSON with points", [path.name]
+                f"{subject} are cut short or damaged ({error}); expected JSON with points", [path.name]
             ) from error
         for outline in outlines:
-            _check(outline, place, path)
+            _check_outline(outline, subject, path)
         by_picture.setdefault(int(number), []).extend(outlines)
     return by_picture
 
@@ -60,18 +60,20 @@ def _parse(path: Path) -> ElementTree.Element:
         raise DataError(f"{path} cannot be read as XML ({error})", [path.name]) from error
 
 
-def _check(outline: Outline, place: str, path: Path) -> None:
+def _check_outline(outline: Outline, subject: str, path: Path) -> None:
     """Refuse an outline with too few points, or with its end far from its start."""
     if not all(map(math.isfinite, (value for point in outline for value in point))):
-        raise DataError(f"{place} have a point that is no number", [path.name])
+        raise DataError(f"{subject} have a point that is not a number", [path.name])
     if len(outline) < 3:
-        raise DataError(f"{place} have one of {count(len(outline), 'point')}; expected at least 3", [path.name])
+        raise DataError(
+            f"{subject} include an outline of {count(len(outline), 'point')}; expected at least 3", [path.name]
+        )
     steps = [math.dist(a, b) for a, b in pairwise(outline)]
     gap = math.dist(outline[-1], outline[0])
     if gap > _GAP * (sum(steps) + gap) and gap > _JUMP * max(steps):
         raise DataError(
-            f"{place} have an open one: it ends {gap:.0f} pixels from its start, {gap / (sum(steps) + gap):.0%} of its "
-            "length",
+            f"{subject} include an open outline. It ends {gap:.0f} pixels from its start, "
+            f"{gap / (sum(steps) + gap):.0%} of its length",
             [path.name],
         )
 

@@ -69,16 +69,16 @@ def read_picture(
     with open_image(path) as opened:
         if opened.format == "PNG":
             check_rows(path)
-        found = to_eight_bit(opened, value_range)
+        picture = to_eight_bit(opened, value_range)
         if window is not None:
-            if found.orientation != 1:
+            if picture.orientation != 1:
                 raise PictureError(
-                    "it is turned by its EXIF orientation, and windows are for upright files: save it upright"
+                    "it is not upright by its EXIF orientation, and windows need upright files: save it upright"
                 )
-            check_inside(window, found.size, f"{path}: its window")
-        shrunk = shrink_image(found.image, grid if found.turn < 5 else grid[::-1], window)
-    small = turn_upright(torch.from_numpy(shrunk), found.turn)
-    return Picture(to_grey(small) if channels == 1 else small, found.size, found.orientation, found.notes)
+            check_inside(window, picture.size, f"{path}: its window")
+        shrunk = shrink_image(picture.image, grid if picture.turn < 5 else grid[::-1], window)
+    small = turn_upright(torch.from_numpy(shrunk), picture.turn)
+    return Picture(to_grey(small) if channels == 1 else small, picture.size, picture.orientation, picture.notes)
 
 
 def to_grey(image: Tensor) -> Tensor:
@@ -113,15 +113,15 @@ def read_upright(
     with open_image(path) as opened:
         if window is None:
             opened.draft("RGB", (longest, longest))
-        found = to_eight_bit(opened, value_range)
-        small = found.image if found.image.mode in {"L", "RGB"} else found.image.convert("RGB")
+        picture = to_eight_bit(opened, value_range)
+        small = picture.image if picture.image.mode in {"L", "RGB"} else picture.image.convert("RGB")
         if window is not None:
             right, bottom = window.left + window.width, window.top + window.height
             small = small.crop((window.left, window.top, right, bottom))
         small.load()  # a JPEG would be shrunk twice
         small.thumbnail((longest, longest))  # before it becomes RGB: a large picture is held once
         small = small.convert("RGB")
-    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), found.turn)
+    upright = turn_upright(torch.from_numpy(np.array(small)).permute(2, 0, 1), picture.turn)
     return Image.fromarray(upright.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -129,11 +129,11 @@ def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow |
     """Shrink an opened picture of 8 bits, or a window of it, to (3, H, W) uint8, antialiased."""
     height, width = size
     native_width, native_height = image.size
-    seen = window or CropWindow(0, 0, native_width, native_height)
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but what is seen no smaller than twice the grid; the box is
-    # where the image lies in that (as in PIL.Image.Image.thumbnail).
-    least = -(-2 * width * native_width // seen.width), -(-2 * height * native_height // seen.height)
-    draft = image.draft("RGB", least)
+    visible = window or CropWindow(0, 0, native_width, native_height)
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size; the visible part stays at least twice as large as the grid. The
+    # box is the area of the whole picture in the decoded one (as in PIL.Image.Image.thumbnail).
+    smallest_draft = -(-2 * width * native_width // visible.width), -(-2 * height * native_height // visible.height)
+    draft = image.draft("RGB", smallest_draft)
     box: tuple[float, float, float, float] | None = None if draft is None else draft[1]
     if window is not None:
         across, down = (1.0, 1.0) if box is None else (box[2] / native_width, box[3] / native_height)
@@ -147,7 +147,7 @@ def shrink_image(image: Image.Image, size: tuple[int, int], window: CropWindow |
 
 
 def _colours(image: Image.Image) -> Iterator[Image.Image]:
-    """Yield the colours of a picture, together or one by one: whatever holds a large picture in memory but once."""
+    """Yield the colours of a picture, together or one by one, so that a large picture is in memory only once."""
     if image.mode in {"L", "RGB"}:
         yield image
     elif image.mode == "1":

@@ -1,4 +1,4 @@
-"""Whether the pixels of a PNG are all there: Pillow takes those that are missing for black."""
+"""Check that a PNG holds all of its pixels. Pillow reads missing pixels as black."""
 
 import struct
 import zlib
@@ -18,27 +18,29 @@ def check_rows(path: Path) -> None:
     """Refuse a PNG whose pixels end before its last row, though its checksums are right.
 
     Raises:
-        PictureError: Saying how much is missing.
+        PictureError: The message has the number of missing bytes.
     """
     with path.open("rb") as file:
         file.seek(8)
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind != b"IHDR" or length < 13:
-            return  # Pillow says what it is
+            return  # Pillow raises the error
         width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", file.read(13))
         file.seek(length - 13 + 4, 1)
-        wanted = _size(width, height, bits * _CHANNELS.get(colour, 0), bool(interlaced))
-        found, inflating = 0, zlib.decompressobj()
+        expected_bytes = _size(width, height, bits * _CHANNELS.get(colour, 0), bool(interlaced))
+        num_bytes, decompressor = 0, zlib.decompressobj()
         for part in _pixels(file):
-            waiting = part
-            while waiting and found < wanted:
+            compressed = part
+            while compressed and num_bytes < expected_bytes:
                 try:
-                    found += len(inflating.decompress(waiting, _PART))
+                    num_bytes += len(decompressor.decompress(compressed, _PART))
                 except zlib.error:
-                    return  # Pillow says where
-                waiting = inflating.unconsumed_tail
-    if inflating.eof and found < wanted:  # where the stream itself is cut, Pillow says so
-        raise PictureError(f"it is cut short: it holds {found:,} of {wanted:,} bytes of pixels. Export it again")
+                    return  # Pillow raises the error
+                compressed = decompressor.unconsumed_tail
+    if decompressor.eof and num_bytes < expected_bytes:  # if the stream itself is cut, Pillow raises the error
+        raise PictureError(
+            f"it is cut short: it holds {num_bytes:,} of {expected_bytes:,} bytes of pixels. Export it again"
+        )
 
 
 def _size(width: int, height: int, bits: int, interlaced: bool) -> int:

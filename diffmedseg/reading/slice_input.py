@@ -1,4 +1,4 @@
-"""How the slices of a volume become the images of a model."""
+"""Conversion of the slices of a volume to the images of a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from diffmedseg.reading.windows import CropWindow, square_window
 
 @dataclass(frozen=True)
 class SliceInput:
-    """How the slices of a volume become the images of a model, in training and in prediction alike.
+    """Conversion of the slices of a volume to the images of a model: the same in training and in prediction.
 
     Attributes:
-        context: Number of neighbouring slices on each side of a slice that the model is shown with it (2.5-D).
-        distance: Distance of these slices in mm; None for the next ones, whatever their distance.
+        context: Number of neighbouring slices on each side of a slice that the model sees with the slice (2.5-D).
+        distance: Distance of these slices in mm; None for the next slices, at any distance.
         ranges: By channel, the stored values that become -1 and 1, such as Hounsfield units. Other channels are
             z-scored over the brain.
         depth: Number of slices that a network of volumes sees at once; 0 for networks of slices.
@@ -56,7 +56,7 @@ class SliceInput:
         return {number: self.ranges[name] for number, name in enumerate(channels) if name in self.ranges}
 
     def image_channels(self, channels: Sequence[str]) -> tuple[str, ...]:
-        """Return the names of all channels of an image: those of the slice itself, then of slices ever further away."""
+        """Return the names of all channels of an image: first of the slice itself, then of its neighbours."""
         return tuple(f"{name}{offset:+d}" if offset else name for offset in self._offsets() for name in channels)
 
     def window(self, size: tuple[int, int], spacing: tuple[float, float], grid: tuple[int, int]) -> CropWindow | None:
@@ -74,7 +74,7 @@ class SliceInput:
 
         Args:
             index: Number of the slice, which comes first.
-            depth: Number of slices of the volume. The first and the last stand for what would lie beyond them.
+            depth: Number of slices of the volume. The first and the last slice also replace slices beyond them.
             spacing: Distance of neighbouring slices of the volume, in mm.
         """
         step = 1.0 if self.distance is None else self.distance / spacing

@@ -16,7 +16,7 @@ _MOST_MODALITIES = 4  # of one slice; more are the slices of a volume
 
 
 def is_slice(path: Path) -> bool:
-    """Whether a file is a NIfTI file, by its name."""
+    """Return whether a file is a NIfTI file, by its name."""
     return path.name.lower().endswith(SLICES)
 
 
@@ -70,8 +70,8 @@ def to_grey_levels(values: NDArray[np.float32], value_range: tuple[float, float]
 
 def _without_ones(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     """Return (height, width) or (modalities, height, width), without axes of size 1."""
-    kept = tuple(side for side in shape if side > 1)
-    if len(kept) == 2 or (len(kept) == 3 and kept[0] <= _MOST_MODALITIES):
-        return kept
-    sides = " x ".join(map(str, kept[::-1]))
-    raise DataError(f"{path} has {sides} voxels: a volume, where a single slice is expected", [path.name])
+    sides = tuple(side for side in shape if side > 1)
+    if len(sides) == 2 or (len(sides) == 3 and sides[0] <= _MOST_MODALITIES):
+        return sides
+    shown_sides = " x ".join(map(str, sides[::-1]))
+    raise DataError(f"{path} has {shown_sides} voxels: a volume, where a single slice is expected", [path.name])

@@ -12,11 +12,11 @@ from diffmedseg.reading.grid import Grid
 
 #: Suffixes of stacks.
 STACKS = (".tif", ".tiff")
-_UNSAID = "no JSON file says its spacing: 1 mm is taken"
+_UNSAID = "no JSON file has its spacing: 1 mm is used"
 
 
 def is_stack(path: Path) -> bool:
-    """Whether a file is a TIFF of several pages."""
+    """Return whether a file is a TIFF of several pages."""
     if path.suffix.lower() not in STACKS:
         return False
     try:
@@ -62,6 +62,8 @@ def _spacing(path: Path) -> tuple[list[float], str]:
             if len(spacing) != 3 or not all(0 < value < np.inf for value in spacing):
                 raise ValueError(f"spacing is {spacing}")
         except (OSError, FormatError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{beside} says no spacing ({error}); expected three distances in mm") from error
+            raise DataError(
+                f"{beside} has no spacing that can be used ({error}); expected three distances in mm"
+            ) from error
         return spacing, ""
     return [1.0, 1.0, 1.0], _UNSAID

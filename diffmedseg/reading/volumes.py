@@ -45,10 +45,10 @@ def read_stored(path: Path) -> list["sitk.Image"]:
         values, grid = read_stack(path)
     else:
         values, grid = read_itk(path)
-    return [_lay(volume, grid) for volume in values]
+    return [_to_image(volume, grid) for volume in values]
 
 
-def _lay(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
+def _to_image(values: NDArray[np.float32], grid: Grid) -> "sitk.Image":
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(values)
@@ -107,8 +107,10 @@ def check_same_grid(volume: Frame, other: Frame, path: Path, other_path: Path) -
         ("direction", volume.grid.direction.ravel(), other.grid.direction.ravel()),
     ):
         if not np.allclose(a, b, atol=_SAME_PLACE):
-            shown = [", ".join(f"{value:g}" for value in values) for values in (a, b)]
-            raise DataError(f"{path} has {name} ({shown[0]}), but {other_path} ({shown[1]}): register them first")
+            value_texts = [", ".join(f"{value:g}" for value in values) for values in (a, b)]
+            raise DataError(
+                f"{path} has {name} ({value_texts[0]}), but {other_path} ({value_texts[1]}): register them first"
+            )
 
 
 def check_slices(volume: Frame, path: Path) -> None:
@@ -119,7 +121,9 @@ def check_slices(volume: Frame, path: Path) -> None:
     """
     width, height, _ = volume.size
     if min(width, height) == 1:
-        raise DataError(f"{path}: its axial slices are {height} x {width} voxels: a single slice has to be axial")
+        raise DataError(
+            f"{path}: its axial slices are {height} x {width} voxels, so they are lines. A single slice has to be axial"
+        )
 
 
 def read_brain(path: Path, volume: Frame, volume_path: Path) -> NDArray[np.bool_]:

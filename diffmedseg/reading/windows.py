@@ -67,7 +67,7 @@ def check_inside(window: CropWindow, size: tuple[int, int], what: str) -> None:
     """Refuse a window that reaches beyond its picture.
 
     Raises:
-        DataError: If it does. The message begins with ``what``.
+        DataError: If the window reaches beyond the picture. The message begins with ``what``.
     """
     (height, width), right, bottom = size, window.left + window.width, window.top + window.height
     if right > width or bottom > height:

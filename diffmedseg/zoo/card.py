@@ -122,7 +122,7 @@ def _scores(folder: Path, entry: Entry) -> str:
         return ""
     cases = read_cases(folder / CASES)
     patients = len({row.patient or row.case for row in cases})
-    over = f"{patients} patients" if patients < len({row.case for row in cases}) else "cases"
+    units = f"{patients} patients" if patients < len({row.case for row in cases}) else "cases"
     rows = [
         f"| {region} | {score} | {mean:.4f} | {_interval(low, high, 4)} |"
         for region, scores in entry.metrics.scores.items()
@@ -134,7 +134,7 @@ def _scores(folder: Path, entry: Entry) -> str:
 {table}
 
 Means over {count(entry.metrics.cases, "case")} of the split {entry.metrics.split}. Scores were computed at native
-resolution, with the weights before rounding. Intervals are bootstrap intervals over {over}. Two empty masks
+resolution, with the weights before rounding. Intervals are bootstrap intervals over {units}. Two empty masks
 score 1. `cases.csv` has the scores of every case."""
 
 
@@ -143,16 +143,16 @@ def _failures(folder: Path, name: str, entry: Entry) -> str:
 
     rows = sorted(read_cases(folder / CASES), key=lambda row: row.dice)[:_LOWEST]
     lowest = ", ".join(f"{row.case} ({row.region}) {row.dice:.2f}" for row in rows)
-    shown = _picture(entry) if PICTURE in entry.sha256 else (
+    picture = _picture(entry) if PICTURE in entry.sha256 else (
         f"There is no picture of these cases: {entry.unpictured or 'the author left it out'}. If you have the data, "
         "this command draws the worst, median and best cases:\n\n"
         f"    diffmedseg zoo cases {name} --root /path/to/the/data"
     )  # fmt: skip
-    return f"## Where it fails\n\nThe lowest Dice: {lowest}.\n\n{shown}"
+    return f"## Where it fails\n\nThe lowest Dice: {lowest}.\n\n{picture}"
 
 
 def _picture(entry: Entry) -> str:
-    where = f", {entry.url}" if entry.url else ""
+    link = f", {entry.url}" if entry.url else ""
     return f"""![the worst, median and best cases]({PICTURE})
 
 Blue: the masks of the raters. Orange: the mask of the model. Cases are chosen by the Dice of {entry.regions[0]}.
@@ -160,7 +160,7 @@ Cases in which both masks are empty are left out. Dice was computed in the test 
 two raters the reference is the first rater; with more raters it is their majority. The maps come from the stored
 weights.
 
-Images: {entry.data} ({entry.citation}{where}), licence {entry.licences["data"]}. The images were resized, and outlines
+Images: {entry.data} ({entry.citation}{link}), licence {entry.licences["data"]}. The images were resized, and outlines
 were drawn on them."""
 
 
@@ -168,8 +168,8 @@ def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """Return the section on fits to validation cases after training."""
     lines = []
     if init.get("calibration"):
-        before = run["model"]["init_args"].get("least_contrast")
-        masks = "did not change" if init.get("least_contrast") == before else "changed: some became empty"
+        trained_contrast = run["model"]["init_args"].get("least_contrast")
+        masks = "did not change" if init.get("least_contrast") == trained_contrast else "changed: some became empty"
         lines.append(f"- **Calibrated** probabilities, fitted after the model was scored. Its masks {masks}.")
     if init.get("conformal"):
         fit = init["conformal"]["init_args"]
@@ -187,18 +187,18 @@ def _calibration(init: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def _weights(entry: Entry) -> str:
-    stored = f" {entry.storage.summary()}" if entry.storage else ""
-    return f"## Weights\n\n{entry.bytes / 1e6:.1f} MB of safetensors.{stored}"
+    summary = f" {entry.storage.summary()}" if entry.storage else ""
+    return f"## Weights\n\n{entry.bytes / 1e6:.1f} MB of safetensors.{summary}"
 
 
 def _training(entry: Entry, run: Mapping[str, Any]) -> str:
     batch, trainer = run["data"]["init_args"]["batch_size"], run["trainer"]
     steps = f"The weights are from optimiser step {entry.steps}. " if entry.steps else ""
-    how = "A script of the author trained it. `run.yaml` has the settings of model and data."
+    reproduction = "A script of the author trained it. `run.yaml` has the settings of model and data."
     if entry.metrics and entry.metrics.command:
-        how = f"`{entry.metrics.command}` trains and scores it again. `run.yaml` is in this folder."
+        reproduction = f"`{entry.metrics.command}` trains and scores it again. `run.yaml` is in this folder."
     text = f"{steps}Batch {batch}, precision {trainer['precision']}, seed {run['seed_everything']}."
-    return f"## Training\n\n{text} {how}\n\n{_versions(entry)}"
+    return f"## Training\n\n{text} {reproduction}\n\n{_versions(entry)}"
 
 
 def _versions(entry: Entry) -> str:

@@ -95,13 +95,13 @@ def retire(source: Source, name: str, superseded_by: str, reason: str = "") -> N
                 f"{successor} ({new.status}, {', '.join(new.regions)}) cannot replace {name} "
                 f"({', '.join(old.regions)}). Name another trained entry with the same regions."
             )
-        now = Retired(successor, old.version, reason)
+        retirement = Retired(successor, old.version, reason)
         retired = {
             earlier: replace(record, superseded_by=successor) if record.superseded_by == name else record
             for earlier, record in read_retired(source.folder / REGISTRY).items()
-        } | dict.fromkeys([name, *old.formerly], now)
-        kept = {other: entry for other, entry in source.entries().items() if other != name}
-        write_registry(source.folder / REGISTRY, kept, retired)
+        } | dict.fromkeys([name, *old.formerly], retirement)
+        remaining = {other: entry for other, entry in source.entries().items() if other != name}
+        write_registry(source.folder / REGISTRY, remaining, retired)
         shutil.rmtree(source.entry_folder(name))
 
 

@@ -69,8 +69,8 @@ def verify_entry(source: Source, name: str, trust: Collection[str] = ()) -> floa
     if not (folder / EXAMPLE).is_file():
         raise ZooError(f"{folder / EXAMPLE} is missing: export the entry again.")
     try:
-        stored = load_file(folder / EXAMPLE)
-        difference = float((_segment(model, stored["image"]) - stored["probability"].float()).abs().mean())
+        example = load_file(folder / EXAMPLE)
+        difference = float((_segment(model, example["image"]) - example["probability"].float()).abs().mean())
     except Exception as error:  # a file can be anything
         raise ZooError(f"{folder / EXAMPLE} cannot be segmented ({error}): export the entry again.") from error
     if not difference <= TOLERANCE:

@@ -256,8 +256,8 @@ def _portable(settings: dict[str, Any], data: SegmentationDataModule) -> dict[st
     settings["data"] = _without_places(settings["data"], data.info.name)
     if settings.get("pretrained"):
         settings["pretrained"] = _without_place(settings["pretrained"])
-    kept = {name: value for name, value in settings.items() if name != "logger"}
-    return kept | {"runs": "runs", "ckpt_path": None}
+    portable = {name: value for name, value in settings.items() if name != "logger"}
+    return portable | {"runs": "runs", "ckpt_path": None}
 
 
 def _without_places(config: Any, name: str) -> Any:  # noqa: ANN401

@@ -74,7 +74,7 @@ def _results(entry: Entry) -> "list[EvalResult]":
             metric_name=f"{score} ({region})",
             metric_value=mean,
         )
-        for region, found in scores.items()
-        for score, (mean, _, _) in found.items()
+        for region, region_scores in scores.items()
+        for score, (mean, _, _) in region_scores.items()
         if math.isfinite(mean)
     ]

@@ -30,11 +30,11 @@ def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> S
         ZooError: If a model is missing, named twice or cannot be loaded, or the models have different channels or
             regions.
     """
-    named = [member for name in names for member in find_members(name)]
-    _refuse_repeats(named)
-    members = {member: load_single(member, trust) for member in named}
+    paths = [member for name in names for member in find_members(name)]
+    _refuse_repeats(paths)
+    members = {member: load_single(member, trust) for member in paths}
     if len(members) == 1:
-        return members[named[0]]
+        return members[paths[0]]
     try:
         return Ensemble(members)
     except ValueError as error:
@@ -130,7 +130,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 def _of_experiment(path: Path) -> list[str]:
     runs = _runs_of(path)
-    chosen = [run for run in runs if _has_chosen(run)]
+    chosen = [run for run in runs if _has_chosen_checkpoint(run)]
     if not chosen:
         raise ZooError(
             f"No run of {path} has a checkpoints/best.ckpt yet. Wait for a validation, or name a checkpoint."
@@ -141,7 +141,7 @@ def _of_experiment(path: Path) -> list[str]:
     return [str(run) for run in chosen]
 
 
-def _has_chosen(run: Path) -> bool:
+def _has_chosen_checkpoint(run: Path) -> bool:
     """Return whether a run has chosen a checkpoint. Before its first validation it has not."""
     has_last_alone = {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == {"last"}
     if not has_last_alone:

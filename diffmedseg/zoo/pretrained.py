@@ -63,8 +63,8 @@ def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
     """
     denoiser = config["init_args"]["denoiser"]
     linked = {"image_channels", "mask_channels"}
-    named = _defaults(denoiser["class_path"]) | denoiser.get("init_args", {})
-    arguments = {name: value for name, value in named.items() if name not in linked}
+    settings = _defaults(denoiser["class_path"]) | denoiser.get("init_args", {})
+    arguments = {name: value for name, value in settings.items() if name not in linked}
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None
     if "condition_frozen" in arguments:

@@ -40,27 +40,27 @@ def push(source: Source, name: str, target: str, dry_run: bool = False, private:
         ZooError: If there is no such entry, the repository has other files or a newer version of the entry, there is no
             token, or the hub refuses or cannot be reached.
     """
-    if not (found := _TARGET.fullmatch(target)):
+    if not (match := _TARGET.fullmatch(target)):
         raise ZooError(f"{target!r} is no repository of the Hugging Face Hub. Give hf://owner/name.")
     with _repository(source, name, target) as (folder, name, entry):
         sizes = {
             path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()
         }
         if not dry_run:
-            _upload(folder, name, entry, found["repository"], private)
+            _upload(folder, name, entry, match["repository"], private)
         return dict(sorted(sizes.items()))
 
 
 @contextmanager
 def _repository(source: Source, name: str, target: str) -> Iterator[tuple[Path, str, Entry]]:
     """Yield a folder with all files of the repository, the present name of the entry, and the entry."""
-    stored, entry = source.verified(name)
-    name, card = stored.name, source.card(name)
+    entry_folder, entry = source.verified(name)
+    name, card = entry_folder.name, source.card(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / name).mkdir()
         for file in entry.sha256:
-            shutil.copyfile(stored / file, folder / name / file)
+            shutil.copyfile(entry_folder / file, folder / name / file)
         (folder / name / CARD).write_text(card, encoding="utf-8")
         (folder / CARD).write_text(_front_page(card, name, target), encoding="utf-8")
         write_registry(folder / REGISTRY, {name: entry}, {})

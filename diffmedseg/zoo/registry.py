@@ -286,5 +286,5 @@ def _parse(name: str, content: Any, origin: str) -> Entry:  # noqa: ANN401  YAML
     ):
         raise ZooError(f"{origin}: {name!r} has no regions, or a region without Dice.")
     if entry.status == "recipe" and (entry.metrics is not None or entry.bytes):
-        raise ZooError(f"{origin}: {name!r} is a recipe, and a recipe has neither weights nor scores.")
+        raise ZooError(f"{origin}: {name!r} is a recipe, but has weights or scores. Restore the registry.")
     return entry

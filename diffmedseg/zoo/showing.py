@@ -46,16 +46,16 @@ def show_cases(model: DiffusionSegmenter, data: SegmentationDataModule, rows: Se
         data.configure_targets((), model.regions)
     except (DataError, OSError) as error:
         return f"the data was not found ({str(error).splitlines()[0][:200]})"
-    known = set(data.stores["test"].cases)
-    missing = [row.case for group in chosen.values() for row in group if row.case not in known]
+    cases = set(data.stores["test"].cases)
+    missing = [row.case for group in chosen.values() for row in group if row.case not in cases]
     if missing:
         return f"the data has no case {', '.join(missing)}"
-    drawn = [
+    examples = [
         (f"{name}: {row.case}\nDice {row.dice:.2f}", _segmented(model, data, row.case))
         for name, group in chosen.items()
         for row in group
     ]
-    _save_small(draw_examples(drawn, model.regions), path)
+    _save_small(draw_examples(examples, model.regions), path)
     return ""
 
 
@@ -64,12 +64,12 @@ def _segmented(model: DiffusionSegmenter, data: SegmentationDataModule, case: st
     view = data.evaluation_view("test", native=True)
     items = [view[index] for index, name in enumerate(data.stores["test"].cases) if name == case]
     areas = [int(item["raters"].sum()) for item in items]
-    largest, found = [i for i, area in enumerate(areas) if area == max(areas)], []
-    for group, shown in [(items, largest)] if model.depth else [([items[i]], [0]) for i in largest]:
+    largest, examples = [i for i, area in enumerate(areas) if area == max(areas)], []
+    for group, indices in [(items, largest)] if model.depth else [([items[i]], [0]) for i in largest]:
         batch = data.on_after_batch_transfer(collate(group), 0)
         result = model.segment(batch["image"], keys=batch["case"])
-        found += [example_of(batch, result, i, model.threshold) for i in shown]
-    return max(found, key=lambda example: int(example.mask.sum()))
+        examples += [example_of(batch, result, i, model.threshold) for i in indices]
+    return max(examples, key=lambda example: int(example.mask.sum()))
 
 
 def _save_small(figure: Figure, path: Path) -> None:

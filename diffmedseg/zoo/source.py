@@ -96,7 +96,7 @@ class Source:
                 yield
         except OSError as error:
             raise ZooError(
-                f"{self.location} cannot be kept in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a writable "
+                f"{self.location} cannot be stored in {folder} ({error.strerror}). Set DIFFMEDSEG_CACHE to a writable "
                 "folder with room."
             ) from error
 
@@ -131,10 +131,10 @@ class Source:
         entries = self.entries()
         if name in entries:
             return name, entries[name]
-        for now, entry in entries.items():
+        for new_name, entry in entries.items():
             if name in entry.formerly:
-                warnings.warn(f"The entry {name} is called {now} now.", FutureWarning, stacklevel=4)
-                return now, entry
+                warnings.warn(f"The entry {name} is called {new_name} now.", FutureWarning, stacklevel=4)
+                return new_name, entry
         if retired := read_retired(self.folder / REGISTRY).get(name):
             reason = f": {retired.reason.rstrip('.')}" if retired.reason else ""
             raise ZooError(f"The entry {name} was superseded by {retired.superseded_by}{reason}. Load that entry.")
@@ -173,10 +173,10 @@ class Source:
         return content
 
 
-def _check(file: str, found: str, expected: str) -> None:
-    if found != expected:
+def _check(file: str, digest: str, expected: str) -> None:
+    if digest != expected:
         raise ZooError(
-            f"{file} has sha256 {found}; expected {expected}. The file is damaged, incomplete or changed. Restore it."
+            f"{file} has sha256 {digest}; expected {expected}. The file is damaged, incomplete or changed. Restore it."
         )
 
 
@@ -216,7 +216,7 @@ def filter_entries(entries: Mapping[str, Entry], data: str | None = None, task: 
     regions = {name: entry.regions for name, entry in entries.items()}
     known_titles = {entry.data for entry in entries.values()}
     known_regions = {region for entry in entries.values() for region in entry.regions}
-    found = set(entries)
+    matches = set(entries)
     for kind, wanted, names, known in (
         ("data set", data, titles, known_titles),
         ("task", task, regions, known_regions),
@@ -226,10 +226,10 @@ def filter_entries(entries: Mapping[str, Entry], data: str | None = None, task: 
         fitting = {name for name, labels in names.items() if any(_plain(wanted) in _plain(label) for label in labels)}
         if not fitting or not _plain(wanted):
             raise ZooError(f"No entry of the zoo is for the {kind} {wanted!r}. There are: {', '.join(sorted(known))}.")
-        found &= fitting
-    if not found:
+        matches &= fitting
+    if not matches:
         raise ZooError(f"No entry of the zoo is for the data set {data!r} and the task {task!r}.")
-    return {name: entries[name] for name in sorted(found)}
+    return {name: entries[name] for name in sorted(matches)}
 
 
 def _plain(text: str) -> str:

@@ -172,9 +172,9 @@ def _refuse_changes(storage: Storage) -> None:
         "The Dice of an image": (storage.dice, DICE),
         "The mean Dice": (storage.mean_dice, MEAN_DICE),
     }
-    for what, (found, allowed) in limits.items():
-        if not found <= allowed:
+    for noun, (delta, allowed) in limits.items():
+        if not delta <= allowed:
             raise ZooError(
-                f"{what} changes by {found:.4f} if weights are stored as {storage.dtype} (on {storage.checked_on}); at "
+                f"{noun} changes by {delta:.4f} if weights are stored as {storage.dtype} (on {storage.checked_on}); at "
                 f"most {allowed} is allowed. Export with --dtype float32."
             )

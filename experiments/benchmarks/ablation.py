@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without dynamic encoding": ("medsegdiff", [_NO_ENCODING]),
     "without FF-Parser": ("medsegdiff", [_NO_FILTER]),
     "without both": ("medsegdiff", [_NO_ENCODING, _NO_FILTER]),
-    "lite": ("medsegdiff-lite", ["--encoder=none"]),
+    "lite": ("medsegdiff-lite", []),
 }
 #: Scores of a case, by title of the column.
 TITLES = {"dice": "Dice", "ged_unbiased": "GED (unbiased)", "diversity": "diversity"}
@@ -109,15 +109,15 @@ def table(scores: Path = SCORES) -> None:
     """
     rows = read_rows(scores)
     for setting in sorted({(row["data"], int(row["image_size"]), int(row["steps"])) for row in rows}):
-        here = [row for row in rows if (row["data"], int(row["image_size"]), int(row["steps"])) == setting]
-        titles = [name for name in TITLES if any(row[name] for row in here)]
+        group = [row for row in rows if (row["data"], int(row["image_size"]), int(row["steps"])) == setting]
+        titles = [name for name in TITLES if any(row[name] for row in group)]
         data, size, steps = setting
         print(f"\n{data}, {size} px, {steps} steps\n\n| variant | patients | seeds | {_heads(titles)} |")
         print("|---" * (3 + len(titles)) + "|")
-        for variant in [name for name in VARIANTS if any(row["variant"] == name for row in here)]:
-            by_seed = _by_seed(here, variant, titles[0])
+        for variant in [name for name in VARIANTS if any(row["variant"] == name for row in group)]:
+            by_seed = _by_seed(group, variant, titles[0])
             counts = [str(len(next(iter(by_seed.values())))), str(len(by_seed))]
-            cells = [_cell(_by_seed(here, variant, name), _by_seed(here, START, name)) for name in titles]
+            cells = [_cell(_by_seed(group, variant, name), _by_seed(group, START, name)) for name in titles]
             print(f"| {' | '.join([variant, *counts, *cells])} |")
 
 
@@ -127,24 +127,24 @@ def _heads(titles: Sequence[str]) -> str:
 
 def _by_seed(rows: Sequence[Mapping[str, str]], variant: str, score: str) -> dict[str, dict[str, float]]:
     """Return a score of every patient that has the score, by seed: the mean over the patient's cases."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["variant"] == variant and row[score]:
-            found[row["seed"]][row["patient"]].append(float(row[score]))
-    return {seed: {name: float(np.mean(own)) for name, own in cases.items()} for seed, cases in found.items()}
+            scores[row["seed"]][row["patient"]].append(float(row[score]))
+    return {seed: {name: float(np.mean(values)) for name, values in cases.items()} for seed, cases in scores.items()}
 
 
-def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
+def _cell(scores: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
     """Format the mean over seeds and patients, and the difference from START with its interval and by seed."""
-    if not own:
+    if not scores:
         return ""
-    mean = np.mean([np.mean(list(values.values())) for values in own.values()])
-    less = [paired(own[seed], start[seed]) for seed in own if seed in start]
-    if not less or not np.any(less):
+    mean = np.mean([np.mean(list(values.values())) for values in scores.values()])
+    differences = [paired(scores[seed], start[seed]) for seed in scores if seed in start]
+    if not differences or not np.any(differences):
         return f"{mean:.4f}"
-    average = np.mean(less, 0)
+    average = np.mean(differences, 0)
     low, high = bootstrap_interval(average)
-    by_seed = ", ".join(f"{one.mean():+.4f}" for one in less)
+    by_seed = ", ".join(f"{difference.mean():+.4f}" for difference in differences)
     return f"{mean:.4f}, {average.mean():+.4f} ({low:+.4f} to {high:+.4f}; {by_seed})"
 
 

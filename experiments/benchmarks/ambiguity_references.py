@@ -34,9 +34,9 @@ def write(store: ImageStore, out: Path, samples: int, seed: int) -> None:
     """Write the samples of all images of a store."""
     for index, name in enumerate(store.ids):
         masks = store.reference(index).bool()
-        drawn = torch.randint(len(masks), (samples,), generator=keyed_generator(seed, "perfect", name))
-        write_samples(out / "perfect", name, masks[drawn])
-        write_samples(out / "empty", name, torch.zeros_like(masks[drawn]))
+        raters = torch.randint(len(masks), (samples,), generator=keyed_generator(seed, "perfect", name))
+        write_samples(out / "perfect", name, masks[raters])
+        write_samples(out / "empty", name, torch.zeros_like(masks[raters]))
 
 
 if __name__ == "__main__":

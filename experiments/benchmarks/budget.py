@@ -43,7 +43,7 @@ COLUMNS = ("dice", "dice_prior", "diversity")
 _BEGAN = time.perf_counter()
 
 
-def _used() -> float:
+def _process_seconds() -> float:
     """Return the seconds that this process has used: processor time of all cores, or with a GPU wall-clock time."""
     return time.perf_counter() - _BEGAN if torch.cuda.is_available() else time.process_time()
 
@@ -57,20 +57,20 @@ class ProcessTime(Callback):
 
     def __init__(self, minutes: float) -> None:
         self.seconds, self.before = 60 * minutes, 0.0
-        self.began = _used()  # a resumed run may end an epoch before it starts one
+        self.began = _process_seconds()  # a resumed run may end an epoch before it starts one
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store the start time of the epoch."""
-        self.began = _used()
+        self.began = _process_seconds()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop if another epoch of the same length would exceed the limit."""
-        now = _used()
+        now = _process_seconds()
         trainer.should_stop |= self.before + now + (now - self.began) > self.seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Return the used time."""
-        return {"used": self.before + _used()}
+        return {"used": self.before + _process_seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the used time."""
@@ -110,7 +110,11 @@ def train(
         ]  # fmt: skip
         settings += [f"--trainer.max_steps={STEPS[name]}"] if name in STEPS else []
         train_run(
-            runs, name, name, "isic2017", [one for one in settings if name != CONTROL or not one.startswith("--model")]
+            runs,
+            name,
+            name,
+            "isic2017",
+            [setting for setting in settings if name != CONTROL or not setting.startswith("--model")],
         )
 
 
@@ -139,7 +143,7 @@ def _train_peer(root: Path, folder: Path, minutes: float, samples: int, steps: i
         torch.manual_seed(step)  # a resumed run does not repeat the noise of the first steps
 
     def used() -> float:
-        return before + _used()
+        return before + _process_seconds()
 
     def save(temporary: Path) -> None:
         state = {"peer": peer.state_dict(), "optimizer": optimizer.state_dict(), "used": used(), "step": step}
@@ -169,9 +173,9 @@ def _score_peer(peer: torch.nn.Module, data: ISIC2017DataModule, samples: int) -
     scores = []
     for batch in data.test_dataloader():
         image, _ = _peers(data, batch, best_device())
-        drawn = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples)).cpu()
+        masks = peer.sample(image.repeat_interleave(samples, 0)).clamp(0, 1).unflatten(0, (len(image), samples)).cpu()
         for i, case in enumerate(batch["case"]):
-            scores.append(score_image(case, drawn[i].mean(0), drawn[i], batch["reference"][i], 0.5, 0.0))
+            scores.append(score_image(case, masks[i].mean(0), masks[i], batch["reference"][i], 0.5, 0.0))
     return scores
 
 
@@ -217,8 +221,12 @@ def table(scores: Path = SCORES) -> None:
         if not cases:
             continue
         dice, prior, diversity = (np.array([float(row[column]) for row in cases]) for column in COLUMNS)
-        less = dice - np.array([control[row["case"]] for row in cases])
-        cells = [_with_interval(dice), _with_interval(less), *(_with_interval(one) for one in (prior, diversity))]
+        difference = dice - np.array([control[row["case"]] for row in cases])
+        cells = [
+            _with_interval(dice),
+            _with_interval(difference),
+            *(_with_interval(values) for values in (prior, diversity)),
+        ]
         print(f"| {name} | {cases[0]['steps']} | {cases[0]['minutes']} | {' | '.join(cells)} |")
 
 

@@ -118,7 +118,7 @@ def train(
     """
     runs, steps = _runs(runs, data, member), STEPS[data]
     runs.mkdir(parents=True, exist_ok=True)
-    place = [f"--data.root={root}", "--data.reported=tenth"] if data == "isic2017" else ["--data.num_test=256"]
+    data_settings = [f"--data.root={root}", "--data.reported=tenth"] if data == "isic2017" else ["--data.num_test=256"]
     for variant, changes in VARIANTS[member][data].items():
         for seed in seeds:
             name = f"{variant}.{seed}"
@@ -127,7 +127,7 @@ def train(
             print(name, flush=True)
             log, model = runs / f"{name}.log", CONTROL if variant == CONTROL else MODELS[member]
             first = [] if variant == CONTROL else FIRST[member][data]
-            common = ["--runs", str(runs), "--seed_everything", str(seed), *place]
+            common = ["--runs", str(runs), "--seed_everything", str(seed), *data_settings]
             # A single epoch: the last weights are scored, and no checkpoint is chosen.
             # fmt: off
             _run([
@@ -200,9 +200,9 @@ def table(data: Data, member: Member = "v1") -> None:
     rows = read_rows(_scores(data, member))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "case"}
     *compared, diversity = SCORES[data]
-    others = [diversity, *([PRIOR] if f"{START}.0.{PRIOR}" in columns else [])]
+    extras = [diversity, *([PRIOR] if f"{START}.0.{PRIOR}" in columns else [])]
     heads = [f"{score} | less the start's | 95 % interval | by seed" for score in compared]
-    print(f"| setting | {' | '.join([*heads, *others])} |\n|---|{'---|' * (4 * len(compared) + len(others))}")
+    print(f"| setting | {' | '.join([*heads, *extras])} |\n|---|{'---|' * (4 * len(compared) + len(extras))}")
     measured = (name.rsplit(".", 2)[0] for name in columns)  # includes rejected variants, which have no code any more
     for variant in dict.fromkeys([*VARIANTS[member][data], *measured]):
         seeds = [seed for seed in range(10) if f"{variant}.{seed}.dice" in columns]
@@ -219,7 +219,7 @@ def table(data: Data, member: Member = "v1") -> None:
             low, high = bootstrap_interval(difference.mean(0))
             by_seed = ", ".join(f"{mean:+.4f}" for mean in difference.mean(1))
             cells += [f"{difference.mean():+.4f}", f"{low:+.4f} to {high:+.4f}", by_seed]
-        for score in others:
+        for score in extras:
             means = [columns[name].mean() for seed in seeds if (name := f"{variant}.{seed}.{score}") in columns]
             digits = 4 if score == PRIOR else 3
             cells.append(f"{np.mean(means):.{digits}f}" if means else "")

@@ -80,13 +80,13 @@ def score(
     rows: list[dict[str, object]] = []
     loaded = {name: load_model(name) for name in models}
     warnings.filterwarnings("ignore", "Some images look unlike")  # corrupted images do
-    for place, items in _sets(root, reported, elsewhere).items():
+    for title, items in _sets(root, reported, elsewhere).items():
         for photograph in _photographs(items, images, side):
             copies = _copies(photograph, kinds)
             for name, model in loaded.items():
                 masks = model.segment(copies, keys=[photograph.case] * len(copies)).mask
                 values = dice(masks, photograph.mask.expand_as(masks))[:, 0].tolist()
-                same = {"model": name, "images": place, "case": photograph.case}
+                same = {"model": name, "images": title, "case": photograph.case}
                 rows += [
                     same | {"corruption": corruption, "severity": severity, "dice": f"{value:.4f}"}
                     for (corruption, severity), value in zip(kinds, values, strict=True)
@@ -179,19 +179,19 @@ def _cells(scores: Path) -> dict[tuple[str, str, str], np.ndarray]:
     The mean is over all corruptions. Images are in the order of their names, so that models can be compared image by
     image.
     """
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    by_kind: dict[tuple[str, str, str], dict[str, float]] = {}
     cases: dict[str, set[str]] = {}
     for row in read_rows(scores):
         kind = ", ".join(part for part in (row["corruption"], row["severity"]) if part)
-        found.setdefault((row["model"], row["images"], kind), {})[row["case"]] = float(row["dice"])
+        by_kind.setdefault((row["model"], row["images"], kind), {})[row["case"]] = float(row["dice"])
         cases.setdefault(row["images"], set()).add(row["case"])
-    for (model, images, kind), values in found.items():
+    for (model, images, kind), values in by_kind.items():
         if missing := cases[images] - values.keys():
             raise SystemExit(f"{scores}: {model} has no score of {min(missing)} ({images}, {kind}). Score it again.")
     cells: dict[tuple[str, str, str], np.ndarray] = {}
-    for model, images in dict.fromkeys((model, images) for model, images, _ in found):
+    for model, images in dict.fromkeys((model, images) for model, images, _ in by_kind):
         kinds = {kind: np.array([values[case] for case in sorted(values)])
-                 for (a, b, kind), values in found.items() if (a, b) == (model, images)}  # fmt: skip
+                 for (a, b, kind), values in by_kind.items() if (a, b) == (model, images)}  # fmt: skip
         corrupted = [values for kind, values in kinds.items() if kind != CLEAN]
         kinds |= {MEAN: np.mean(corrupted, 0)} if corrupted else {}
         cells |= {(model, images, kind): values for kind, values in kinds.items()}

@@ -22,7 +22,7 @@ def main(sides: list[int] = [64, 128, 256, 512], rounds: int = 5) -> None:  # no
     generator = torch.Generator().manual_seed(0)
     images = {side: torch.rand(3, side, side, generator=generator) * 2 - 1 for side in sides}
     maps = {side: torch.rand(1, side, side, generator=generator) for side in sides}
-    taken = median_seconds(
+    seconds = median_seconds(
         {
             (side, n): partial(crf_marginals, images[side], maps[side], CRFSettings(n, reference_size=512))
             for side in sides
@@ -33,7 +33,7 @@ def main(sides: list[int] = [64, 128, 256, 512], rounds: int = 5) -> None:  # no
     print(f"{hardware()}\n")
     print("| side, px | seconds, 5 iterations | 10 iterations |\n|---|---|---|")
     for side in sides:
-        print(f"| {side} | {taken[side, 5]:.3f} | {taken[side, 10]:.3f} |")
+        print(f"| {side} | {seconds[side, 5]:.3f} | {seconds[side, 10]:.3f} |")
 
 
 if __name__ == "__main__":

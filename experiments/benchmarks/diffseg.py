@@ -83,11 +83,11 @@ def train(
     for variant, settings in VARIANTS[data].items():
         if only and variant not in only:
             continue
-        place = [] if root is None else ["--data.root", str(root)]
+        root_setting = [] if root is None else ["--data.root", str(root)]
         reported = ["--data.reported=validation"] if data.startswith("isic") else []
         general = [f"--trainer.max_steps={steps}", f"--model.num_samples={samples}"]
         name = f"{data}.{variant.replace(' ', '_')}"
-        train_run(runs, name, "diffseg", data, [*place, *reported, *general, *settings])
+        train_run(runs, name, "diffseg", data, [*root_setting, *reported, *general, *settings])
 
 
 def choose(run: Path, samples: int = 4, images: int = 40) -> None:
@@ -102,13 +102,13 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
     data.setup("validate")
     batches: list[Batch] = []
     for batch in data.val_dataloader():
-        if sum(len(one["id"]) for one in batches) < images:
+        if sum(len(other["id"]) for other in batches) < images:
             batches.append(data.on_after_batch_transfer(batch, 0))
     counted = sum(len(batch["id"]) for batch in batches)
     print(f"{run}: {counted} validation images, {samples} samples of {model.num_steps} comparisons\n")
     print(f"| difference | {' | '.join(DECISIONS)} | contrast tells healthy from diseased |")
     print("|---|" + "---|" * (len(DECISIONS) + 1))
-    trivial = [one for batch in batches for one in _scores(batch, *_baseline(model, batch), batch["mask"][:, None])]
+    trivial = [score for batch in batches for score in _scores(batch, *_baseline(model, batch), batch["mask"][:, None])]
     print(f"| no learning | {_mean(trivial, model.regions, 'dice'):.3f} | | | |", flush=True)
     for name, difference in DIFFERENCES.items():
         model.difference = difference
@@ -123,8 +123,8 @@ def choose(run: Path, samples: int = 4, images: int = 40) -> None:
                 soft = model.soft_masks(maps, batch["image"])[:, :, None]
                 scores[decision] += _scores(batch, soft.mean(1), soft, batch["mask"][:, None])
         dice = [_mean(images, model.regions, "dice") for images in scores.values()]
-        told = _auc(torch.cat(contrast), torch.cat(label))
-        print(f"| {name} | {' | '.join(f'{one:.3f}' for one in dice)} | {told} |", flush=True)
+        auc = _auc(torch.cat(contrast), torch.cat(label))
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in dice)} | {auc} |", flush=True)
 
 
 def score(run: Path, test: Path | None = None) -> None:
@@ -150,10 +150,10 @@ def score(run: Path, test: Path | None = None) -> None:
 
 
 def _row(name: str, rows: list[CaseScore]) -> None:
-    found = {one.score: one for one in summarise(rows)}
+    summaries = {summary.score: summary for summary in summarise(rows)}
     healthy = [row for row in rows if math.isnan(row.sensitivity)]
     false = sum(not row.both_empty for row in healthy)
-    dice, iou, seconds = (found.get(score) for score in ("dice", "iou", "seconds"))
+    dice, iou, seconds = (summaries.get(score) for score in ("dice", "iou", "seconds"))
     cells = [
         f"{dice.mean:.4f}" if dice else "",
         f"{dice.low:.4f} to {dice.high:.4f}" if dice else "",
@@ -203,20 +203,20 @@ def _panel_row(
 ) -> tuple[str, Tensor, list[Tensor], list[Tensor]]:
     """Return name, reference, pictures (image, healthy, diseased) and maps (differences, samples, fused)."""
     image, case = batch["image"][i : i + 1], batch["case"][i : i + 1]
-    seen: list[Tensor] = []
+    predictions: list[Tensor] = []
     predict = partial(model._predict, model.tiling.parts())
 
     def noted(x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        seen.append(predict(x_t, t, label))
-        return seen[-1]
+        predictions.append(predict(x_t, t, label))
+        return predictions[-1]
 
     maps, pictures = [], [image[0]]
     for level in levels:
         [[generator]] = sample_generators(model.seed, case, range(1))
-        found = NoisePredictionDifference(level, level)(noted, model.process, image, [generator], 1)
-        maps.append(model._reduce(found)[0])
+        difference = NoisePredictionDifference(level, level)(noted, model.process, image, [generator], 1)
+        maps.append(model._reduce(difference)[0])
         if level == levels[len(levels) // 2]:
-            pictures += list(seen[-1])  # healthy, diseased
+            pictures += list(predictions[-1])  # healthy, diseased
     result = model.segment(image, keys=case)
     maps += [result.samples[0, 0, 0], result.samples[0, 1, 0], result.probability[0, 0]]
     return batch["id"][i], batch["mask"][i], pictures, maps
@@ -237,9 +237,9 @@ def _maps(model: DiffSegSegmenter, batch: Batch, samples: int) -> Tensor:
 def _baseline(model: DiffSegSegmenter, batch: Batch) -> tuple[Tensor, Tensor]:
     """Threshold dark or bright pixels, by polarity, at Otsu's level of the pixels outside the background."""
     value, masks = model._reduce(-batch["image"]), []  # a difference with a healthy image of zeros
-    for image, one in zip(batch["image"], value, strict=True):
+    for image, evidence in zip(batch["image"], value, strict=True):
         inside = is_tissue(image)
-        unit = (one - one.min()) / (one.max() - one.min()).clamp(min=1e-6)
+        unit = (evidence - evidence.min()) / (evidence.max() - evidence.min()).clamp(min=1e-6)
         level = otsu_level(unit[inside][None])[0] if inside.any() else 1.0
         masks.append(((unit > level) & inside).float())
     probability = torch.stack(masks)[:, None]
@@ -252,7 +252,7 @@ def _scores(batch: Batch, probability: Tensor, samples: Tensor, references: Iter
 
 
 def _mean(images: list[ImageScore], regions: tuple[str, ...], name: str) -> float:
-    return next(one.mean for one in summarise(score_cases(images, regions)) if one.score == name)
+    return next(summary.mean for summary in summarise(score_cases(images, regions)) if summary.score == name)
 
 
 def _auc(score: Tensor, label: Tensor) -> str:

@@ -93,7 +93,7 @@ def _distil(
     for iteration, batch in enumerate(data.train_dataloader()):
         image = data.on_after_batch_transfer(batch, 0)["image"]
         generators = [[keyed_generator(seed, "distil", draw, j) for j in range(chains)] for draw in batch["draw"]]
-        x_T = keyed_normal(shape, [one.clone_state() for row in generators for one in row], image.device)
+        x_T = keyed_normal(shape, [generator.clone_state() for row in generators for generator in row], image.device)
         with torch.no_grad():
             end = teacher.draw_samples(image, generators, teacher_steps).samples.flatten(0, 1)
         condition = student.denoiser.encode(image)
@@ -130,10 +130,10 @@ def _score(model: MedSegDiffSegmenter, data: SegmentationDataModule, samples: in
     images = []
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
-        found = model.segment(batch["image"], samples, steps, keys=batch["case"])
+        result = model.segment(batch["image"], samples, steps, keys=batch["case"])
         for i, case in enumerate(batch["case"]):
-            images.append(score_image(case, found.probability[i], found.samples[i], batch["reference"][i], 0.5, 0.0))
-    summary = {one.score: one for one in summarise(score_cases(images, model.regions))}
+            images.append(score_image(case, result.probability[i], result.samples[i], batch["reference"][i], 0.5, 0.0))
+    summary = {score.score: score for score in summarise(score_cases(images, model.regions))}
     return [f"{summary[name].mean:.3f} ({summary[name].low:.3f} to {summary[name].high:.3f})" for name in SHOWN
             if name in summary]  # fmt: skip
 

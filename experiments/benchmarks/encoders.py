@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     START: (LITE, [*ENCODER, SLOW]),
     "random weights": (LITE, [*ENCODER, SLOW, "--encoder_weights=none"]),
     "wrong normalisation": (LITE, [*ENCODER, SLOW, *WRONG]),
-    "encoder_lr=1": (LITE, ENCODER),
+    "encoder_lr=1": (LITE, [*ENCODER, "--model.encoder_lr=1"]),
     "encoder_lr=0.1": (LITE, [*ENCODER, "--model.encoder_lr=0.1"]),
     "frozen norm": (LITE, [*ENCODER, SLOW, FROZEN]),
     "wrong normalisation, frozen norm": (LITE, [*ENCODER, SLOW, FROZEN, *WRONG]),
@@ -126,21 +126,31 @@ def table(scores: Path = SCORES) -> None:
     for size, steps in sorted(settings):
         dice = _dice(row for row in rows if (int(row["image_size"]), int(row["steps"])) == (size, steps))
         for variant in (name for name in VARIANTS if name in dice):
-            own, start = dice[variant], dice[START]
-            shared = [seed for seed in own if seed in start and variant != START]
-            less = [paired(own[seed], start[seed]) for seed in shared]
-            mean = np.mean([np.mean(list(one.values())) for one in own.values()])
-            cells = [str(size), str(steps), variant, str(len(next(iter(own.values())))), str(len(own)), f"{mean:.4f}"]
-            cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.4f}" for one in less)]
+            by_seed, start = dice[variant], dice[START]
+            shared = [seed for seed in by_seed if seed in start and variant != START]
+            differences = [paired(by_seed[seed], start[seed]) for seed in shared]
+            mean = np.mean([np.mean(list(values.values())) for values in by_seed.values()])
+            cells = [
+                str(size),
+                str(steps),
+                variant,
+                str(len(next(iter(by_seed.values())))),
+                str(len(by_seed)),
+                f"{mean:.4f}",
+            ]
+            cells += [
+                _with_interval(np.mean(differences, 0)) if differences else "",
+                ", ".join(f"{difference.mean():+.4f}" for difference in differences),
+            ]
             print(f"| {' | '.join(cells)} |")
 
 
 def _dice(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, dict[str, float]]]:
     """Return the Dice of every case, by variant and seed."""
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    dice: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        found[row["variant"]][row["seed"]][row["case"]] = float(row["dice"])
-    return found
+        dice[row["variant"]][row["seed"]][row["case"]] = float(row["dice"])
+    return dice
 
 
 def _with_interval(values: np.ndarray) -> str:

@@ -62,7 +62,7 @@ def main(
     data.setup("validate")
     data.setup("test")
     fitted, familiar = _images(data, data.val_dataloader()), _images(data, data.test_dataloader())
-    sets = {"official validation": familiar} | _changed(familiar) | _made(model.image_size)
+    sets = {"official validation": familiar} | _changed(familiar) | _artificial_images(model.image_size)
     for name, folder, pattern in (("retina (CHASE)", chase, "*.jpg"), ("CT (LIDC)", lidc, "**/image_*.jpg")):
         if folder is not None:
             sets[name] = _read(sorted(folder.glob(pattern)), model.image_size)
@@ -97,20 +97,20 @@ def _left_out(describe: Callable[[Tensor], Tensor], fit: Fit, fitted: Tensor) ->
 
     Each fitted image is scored by a fit without this image.
     """
-    own = describe(fitted)
-    numbers = torch.arange(len(own))
-    level = sorted(float(fit(own[numbers != i])(own[i : i + 1])) for i in range(len(own)))[-2]
+    features = describe(fitted)
+    numbers = torch.arange(len(features))
+    level = sorted(float(fit(features[numbers != i])(features[i : i + 1])) for i in range(len(features)))[-2]
 
     def score(images: Tensor) -> tuple[Tensor, Tensor]:
-        distance = fit(own)(describe(images))
+        distance = fit(features)(describe(images))
         return distance, distance > level
 
     return score
 
 
 def _features(model: DiffusionSegmenter, images: Tensor) -> Tensor:
-    found = [model.features(some) for some in images.split(50)]
-    return torch.cat([one for one in found if one is not None])
+    features = [model.features(chunk) for chunk in images.split(50)]
+    return torch.cat([part for part in features if part is not None])
 
 
 def _histogram(images: Tensor) -> Tensor:
@@ -119,26 +119,26 @@ def _histogram(images: Tensor) -> Tensor:
     return torch.stack(counts) / images[0, 0].numel()
 
 
-def _standardised(own: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda values: (values - own.mean(0)) / own.std(0).clamp(min=1e-6)
+def _standardised(features: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda values: (values - features.mean(0)) / features.std(0).clamp(min=1e-6)
 
 
-def _deviation(own: Tensor) -> Callable[[Tensor], Tensor]:
-    standard = _standardised(own)
+def _deviation(features: Tensor) -> Callable[[Tensor], Tensor]:
+    standard = _standardised(features)
     return lambda values: standard(values).square().mean(1).sqrt()
 
 
-def _mahalanobis(own: Tensor) -> Callable[[Tensor], Tensor]:
+def _mahalanobis(features: Tensor) -> Callable[[Tensor], Tensor]:
     """Fit a Mahalanobis distance, with correlations shrunk by half."""
-    standard = _standardised(own)
-    correlation = standard(own).T @ standard(own) / len(own)
+    standard = _standardised(features)
+    correlation = standard(features).T @ standard(features) / len(features)
     inverse = torch.linalg.inv((correlation + torch.eye(len(correlation))) / 2)
     return lambda values: torch.einsum("nf,fg,ng->n", standard(values), inverse, standard(values)).sqrt()
 
 
-def _nearest(own: Tensor) -> Callable[[Tensor], Tensor]:
-    standard = _standardised(own)
-    return lambda values: torch.cdist(standard(values), standard(own)).amin(1)
+def _nearest(features: Tensor) -> Callable[[Tensor], Tensor]:
+    standard = _standardised(features)
+    return lambda values: torch.cdist(standard(values), standard(features)).amin(1)
 
 
 def _images(data: SegmentationDataModule, loader: DataLoader[Item]) -> Tensor:
@@ -153,7 +153,7 @@ def _slices(folder: Path, size: tuple[int, int]) -> Tensor:
     """Return every 12th slice of the middle three fifths of each brain, scaled from the 1st to the 99th percentile."""
     import SimpleITK as sitk
 
-    found = []
+    slices = []
     for case in sorted(folder.iterdir()):
         flair, brain = (
             sitk.GetArrayFromImage(sitk.ReadImage(str(case / f"{name}.nii.gz")))
@@ -163,8 +163,8 @@ def _slices(folder: Path, size: tuple[int, int]) -> Tensor:
         numbers = np.flatnonzero((brain > 0).any((1, 2)))
         chosen = numbers[len(numbers) // 5 : -(len(numbers) // 5) : 12]
         grey = np.clip((flair[chosen] - low) / (high - low), 0, 1) * (brain[chosen] > 0)
-        found.append(torch.from_numpy(grey).float()[:, None].expand(-1, 3, -1, -1) * 2 - 1)
-    return torch.cat([to_grid(one, size) for one in found])
+        slices.append(torch.from_numpy(grey).float()[:, None].expand(-1, 3, -1, -1) * 2 - 1)
+    return torch.cat([to_grid(image, size) for image in slices])
 
 
 def _changed(images: Tensor) -> dict[str, Tensor]:
@@ -193,10 +193,10 @@ def _jpeg(images: Tensor, quality: int) -> Tensor:
     return torch.stack([compress(image) for image in images])
 
 
-def _made(size: tuple[int, int], number: int = 30) -> dict[str, Tensor]:
+def _artificial_images(size: tuple[int, int], number: int = 30) -> dict[str, Tensor]:
     """Make artificial images: textures of two random colours, noise, and uniform colours."""
     y, x = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
-    found: dict[str, list[Tensor]] = {}
+    textures: dict[str, list[Tensor]] = {}
     for i in range(number):
         generator = keyed_generator("texture", i)
         angle, waves, tiles = (torch.rand(3, generator=generator) * torch.tensor([3.14, 14.0, 10.0])).tolist()
@@ -214,12 +214,12 @@ def _made(size: tuple[int, int], number: int = 30) -> dict[str, Tensor]:
         }
         colours = torch.rand(2, 3, 1, 1, generator=generator) * 2 - 1
         for name, shape in shapes.items():
-            found.setdefault(name, []).append(colours[0] + (colours[1] - colours[0]) * shape)
-        found.setdefault("noise", []).append(torch.rand(3, *size, generator=generator) * 2 - 1)
+            textures.setdefault(name, []).append(colours[0] + (colours[1] - colours[0]) * shape)
+        textures.setdefault("noise", []).append(torch.rand(3, *size, generator=generator) * 2 - 1)
     synthetic = SyntheticDataModule(image_size=size)
     synthetic.setup("test")
     flat = {name: torch.full((1, 3, *size), value) for name, value in (("black", -1.0), ("white", 1.0))}
-    made = {name: torch.stack(images) for name, images in found.items()}
+    made = {name: torch.stack(images) for name, images in textures.items()}
     return made | flat | {"synthetic lesions": _images(synthetic, synthetic.test_dataloader())}
 
 

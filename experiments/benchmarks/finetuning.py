@@ -247,13 +247,16 @@ def table(scores: Path = SCORES) -> None:
     rows = read_rows(scores)
     keys = {(row["transfer"], int(row["steps"]), row["start"]) for row in rows}
     for name, steps, start in sorted(keys, key=lambda key: (list(TRANSFERS).index(key[0]), key[1], key[2])):
-        own = _dice(rows, name, start, steps)
+        by_seed = _dice(rows, name, start, steps)
         scratch = {} if start == SCRATCH else _dice(rows, name, SCRATCH, steps)
-        less = [_by_patient(own[seed]) - _by_patient(scratch[seed]) for seed in own if seed in scratch]
-        first = next(iter(own.values()))
-        cells = [name, str(steps), start, f"{len(_by_patient(first))} ({len(first)})", str(len(own))]
-        cells += [_with_interval(np.mean([_by_patient(dice) for dice in own.values()], 0), sign="")]
-        cells += [_with_interval(np.mean(less, 0)) if less else "", ", ".join(f"{one.mean():+.3f}" for one in less)]
+        differences = [_by_patient(by_seed[seed]) - _by_patient(scratch[seed]) for seed in by_seed if seed in scratch]
+        first = next(iter(by_seed.values()))
+        cells = [name, str(steps), start, f"{len(_by_patient(first))} ({len(first)})", str(len(by_seed))]
+        cells += [_with_interval(np.mean([_by_patient(dice) for dice in by_seed.values()], 0), sign="")]
+        cells += [
+            _with_interval(np.mean(differences, 0)) if differences else "",
+            ", ".join(f"{difference.mean():+.3f}" for difference in differences),
+        ]
         print(f"| {' | '.join(cells)} |")
 
 
@@ -263,14 +266,14 @@ def _dice(rows: Sequence[Mapping[str, str]], transfer: str, start: str, steps: i
     Raises:
         ValueError: If the seeds have different cases, which cannot be paired.
     """
-    found: dict[int, dict[str, float]] = defaultdict(dict)
+    by_seed: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if (row["transfer"], row["start"], int(row["steps"])) == (transfer, start, steps):
-            found[int(row["seed"])][row["case"]] = float(row["dice"])
+            by_seed[int(row["seed"])][row["case"]] = float(row["dice"])
     cases = {row["case"] for row in rows if row["transfer"] == transfer}
-    if short := [seed for seed, dice in found.items() if dice.keys() != cases]:
+    if short := [seed for seed, dice in by_seed.items() if dice.keys() != cases]:
         raise ValueError(f"{transfer}, {start}, {steps} steps: folds of seeds {short} are missing; train them first.")
-    return dict(found)
+    return dict(by_seed)
 
 
 def _by_patient(dice: Mapping[str, float]) -> np.ndarray:

@@ -64,13 +64,13 @@ def train(
         only: Keys of MODELS; all if empty.
     """
     for fold in folds or range(FOLDS[data]):
-        for model, own in MODELS.items():
+        for model, model_settings in MODELS.items():
             if only and model not in only:
                 continue
             name, _, encoder = model.partition("+")
             settings = [
                 "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
-                f"--trainer.max_steps={steps}", *SETTINGS.get(data, []), *own,
+                f"--trainer.max_steps={steps}", *SETTINGS.get(data, []), *model_settings,
                 *([f"--encoder={encoder}"] if encoder else []),
             ]  # fmt: skip
             train_run(runs, f"{data}.{model}.{fold}", name, data, settings)
@@ -105,9 +105,9 @@ def humans(data: Data, root: Path, runs: Path = Path("runs/folds")) -> None:
                 for r in range(len(raters) if len(raters) > 2 else 0)
             ]
             row = dict.fromkeys(("case", "region", *COLUMNS), "")
-            row |= {"case": case, "region": module.info.regions[0], "dice": np.mean([float(one) for one in dice])}
+            row |= {"case": case, "region": module.info.regions[0], "dice": np.mean([float(value) for value in dice])}
             row |= {"cl_dice": np.mean(lines)} if lines else {}
-            row |= {"ged_unbiased": np.mean([float(one) for one in energy])} if energy else {}
+            row |= {"ged_unbiased": np.mean([float(value) for value in energy])} if energy else {}
             rows.append(row)
     unique = {row["case"]: row for row in rows}  # validation cases may be training cases, too
     write_rows(list(unique.values()), runs / f"{data}.{HUMANS}.0" / "version_0" / "cases.csv")
@@ -140,20 +140,22 @@ def table(scores: Path = SCORES) -> None:
     rows = read_rows(scores)
     cells = {(row["data"], row["region"], row["case"], row["model"]): row for row in rows}
     for data in dict.fromkeys(row["data"] for row in rows):
-        own = [row for row in rows if row["data"] == data]
-        models = [model for model in (*MODELS, HUMANS) if any(row["model"] == model for row in own)]
+        data_rows = [row for row in rows if row["data"] == data]
+        models = [model for model in (*MODELS, HUMANS) if any(row["model"] == model for row in data_rows)]
         shown = [
             (score, model)
             for score in TITLES
             for model in models
-            if any(row["model"] == model and row[score] for row in own)
+            if any(row["model"] == model and row[score] for row in data_rows)
         ]
         heads = [f"{TITLES[score]}, {model}" for score, model in shown]
         print(f"| {data} | case | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
-        for region in dict.fromkeys(row["region"] for row in own):
-            cases = sorted({row["case"] for row in own if row["region"] == region})
-            found = [[cells.get((data, region, case, m), {}).get(score) for score, m in shown] for case in cases]
-            values = np.array([[float(text or "nan") for text in line] for line in found])
+        for region in dict.fromkeys(row["region"] for row in data_rows):
+            cases = sorted({row["case"] for row in data_rows if row["region"] == region})
+            texts_of_cases = [
+                [cells.get((data, region, case, m), {}).get(score) for score, m in shown] for case in cases
+            ]
+            values = np.array([[float(text or "nan") for text in line] for line in texts_of_cases])
             # A mean over only some cases is not comparable, so it is left out.
             for case, line in zip([*cases, f"mean of {len(cases)}"], [*values, values.mean(0)], strict=True):
                 texts = ["" if np.isnan(value) else f"{value:.3f}" for value in line]

@@ -60,8 +60,8 @@ def main(
     """
     chosen = {name: rule for name, rule in RULES.items() if not rules or name in rules}
     scores: dict[tuple[str, int], list[ImageScore]] = defaultdict(list)
-    for number, one in enumerate(_folds(run)):
-        model, data = load_run(one)
+    for number, folder in enumerate(_folds(run)):
+        model, data = load_run(folder)
         other = None if control is None else load_run(_folds(control)[number])[0]
         for batch in data.test_dataloader():
             batch = data.on_after_batch_transfer(batch, 0)
@@ -74,7 +74,7 @@ def main(
         key: [row for row in score_cases(images, model.regions) if row.region == model.regions[0]]
         for key, images in scores.items()
     }
-    summaries = {key: {one.score: one for one in summarise(cases)} for key, cases in rows.items()}
+    summaries = {key: {score.score: score for score in summarise(cases)} for key, cases in rows.items()}
     print(f"{run}: {summaries[next(iter(chosen)), samples[0]]['dice'].cases} cases, {model.num_steps} steps\n")
     print(
         f"| rule | {' | '.join(f'S = {s}' for s in samples)} | 95 % interval of the last | less the mean, paired |"
@@ -84,8 +84,8 @@ def main(
     for rule in tried:
         dice = [summaries[rule, s]["dice"] for s in samples]
         interval = f"{dice[-1].low:.4f} to {dice[-1].high:.4f}"
-        less = _less(rows[rule, samples[-1]], rows["mean", samples[-1]])
-        print(f"| {rule} | {' | '.join(f'{one.mean:.4f}' for one in dice)} | {interval} | {less} |")
+        difference = _difference(rows[rule, samples[-1]], rows["mean", samples[-1]])
+        print(f"| {rule} | {' | '.join(f'{score.mean:.4f}' for score in dice)} | {interval} | {difference} |")
     print(f"\n| rule, S = {max(samples)} | Brier score | NLL |\n|---|---|---|")
     for rule in tried:
         brier, nll = (summaries[rule, max(samples)][name] for name in ("brier", "nll"))
@@ -94,14 +94,14 @@ def main(
         print(f"\n| GED | {' | '.join(f'S = {s}' for s in samples)} |\n|---|{'---|' * len(samples)}")
         for name in ("ged_biased", "ged_unbiased"):
             values = [summaries["mean", s].get(name) for s in samples]
-            print(f"| {name.removeprefix('ged_')} | {' | '.join(f'{one.mean:.4f}' if one else '' for one in values)} |")
+            print(f"| {name.removeprefix('ged_')} | {' | '.join(f'{ged.mean:.4f}' if ged else '' for ged in values)} |")
         if plot:
             save_figure(draw_ged({s: summaries["mean", s] for s in samples}), plot)
 
 
-def _less(rows: list[CaseScore], others: list[CaseScore]) -> str:
+def _difference(rows: list[CaseScore], mean_rows: list[CaseScore]) -> str:
     """Return the mean difference in Dice over the same cases, with its interval."""
-    differences = [row.dice - other.dice for row, other in zip(rows, others, strict=True)]
+    differences = [row.dice - other.dice for row, other in zip(rows, mean_rows, strict=True)]
     low, high = bootstrap_interval(differences)
     return f"{sum(differences) / len(differences):+.4f} ({low:+.4f} to {high:+.4f})"
 
@@ -110,7 +110,7 @@ def _folds(run: Path) -> list[Path]:
     if "{fold}" not in str(run):
         return [run]
     candidates = [Path(str(run).format(fold=fold)) for fold in range(100)]
-    return [one for one in candidates if one.is_dir()]
+    return [folder for folder in candidates if folder.is_dir()]
 
 
 def _fused(
@@ -126,13 +126,13 @@ def _fused(
     if other is not None:
         prior, name = other.sample(batch["image"], 1, keys=batch["case"]).samples[:, 0], "control"
     for s in samples:
-        drawn = given.samples[:, :s]
+        drawn_masks = given.samples[:, :s]
         for rule, (fusion, refinement) in rules.items():
-            yield (rule, s), _fuse(model, batch, fusion, refinement, drawn)
+            yield (rule, s), _fuse(model, batch, fusion, refinement, drawn_masks)
         if prior is not None:
             voters = {
-                f"mean, the {name} a voter more": torch.cat([drawn, prior[:, None]], 1),
-                f"mean, the {name} as many voters": torch.cat([drawn, prior[:, None].expand_as(drawn)], 1),
+                f"mean, the {name} a voter more": torch.cat([drawn_masks, prior[:, None]], 1),
+                f"mean, the {name} as many voters": torch.cat([drawn_masks, prior[:, None].expand_as(drawn_masks)], 1),
                 f"the {name} alone": prior[:, None],
             }
             for rule, masks in voters.items():
@@ -143,11 +143,11 @@ def _fuse(
     model: DiffusionSegmenter, batch: Batch, fusion: Fusion, refinement: Refinement | None, samples: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the fused probability, refined if there is a refinement, and the samples."""
-    found = model.fuse_by(fusion, SampleSet(samples), model.image_size)
+    fused = model.fuse_by(fusion, SampleSet(samples), model.image_size)
     if refinement is None:
-        return found.probability, found.samples
+        return fused.probability, fused.samples
     image, keys = batch["image"], batch["case"]
-    return refinement(image, found.samples, found.probability, model.nested, keys), found.samples
+    return refinement(image, fused.samples, fused.probability, model.nested, keys), fused.samples
 
 
 def draw_ged(summaries: dict[int, dict[str, Summary]]) -> Figure:
@@ -155,12 +155,12 @@ def draw_ged(summaries: dict[int, dict[str, Summary]]) -> Figure:
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axis = figure.subplots()
     for name, colour in (("ged_biased", "#E69F00"), ("ged_unbiased", "#56B4E9")):
-        points = [(s, found[name]) for s, found in summaries.items() if name in found]
-        axis.plot([s for s, _ in points], [one.mean for _, one in points], marker="o", color=colour, label=name[4:])
+        points = [(s, summary[name]) for s, summary in summaries.items() if name in summary]
+        axis.plot([s for s, _ in points], [score.mean for _, score in points], marker="o", color=colour, label=name[4:])
         axis.fill_between(
             [s for s, _ in points],
-            [one.low for _, one in points],
-            [one.high for _, one in points],
+            [score.low for _, score in points],
+            [score.high for _, score in points],
             color=colour,
             alpha=0.2,
         )

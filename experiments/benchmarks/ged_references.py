@@ -36,7 +36,7 @@ def main(run: Path, control: Path, samples: list[int] = [4, 8, 16, 32], seed: in
     scores: dict[tuple[str, int], list] = defaultdict(list)
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
-        drawn = {
+        by_name = {
             "perfect sampler": torch.stack(
                 [perfect_samples(store, i, most, seed) for i in map(store.ids.index, batch["id"])]
             ),
@@ -45,15 +45,18 @@ def main(run: Path, control: Path, samples: list[int] = [4, 8, 16, 32], seed: in
                 most, 1
             ),
         }
-        for name, masks in drawn.items():
+        for name, masks in by_name.items():
             for s in samples:
-                for case, own, reference in zip(batch["case"], masks[:, :s], batch["reference"], strict=True):
-                    scores[name, s].append(score_image(case, own.mean(0), own, reference, 0.5, 0.0))
+                for case, maps, reference in zip(batch["case"], masks[:, :s], batch["reference"], strict=True):
+                    scores[name, s].append(score_image(case, maps.mean(0), maps, reference, 0.5, 0.0))
     print(f"{len(store)} images, {model.num_steps} steps\n\n| | S | {' | '.join(SHOWN)} |")
     print("|---|---|" + "---|" * len(SHOWN))
     for (name, s), images in scores.items():
-        found = {one.score: one for one in summarise(score_cases(images, model.regions))}
-        cells = [f"{found[one].mean:.3f} ({found[one].low:.3f} to {found[one].high:.3f})" for one in SHOWN]
+        summaries = {score.score: score for score in summarise(score_cases(images, model.regions))}
+        cells = [
+            f"{summaries[title].mean:.3f} ({summaries[title].low:.3f} to {summaries[title].high:.3f})"
+            for title in SHOWN
+        ]
         print(f"| {name} | {s} | {' | '.join(cells)} |")
 
 

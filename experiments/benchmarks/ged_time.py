@@ -27,12 +27,12 @@ def main(images: int = 64, samples: int = 100, raters: int = 4, side: int = 128)
     radii = 0.3 + 0.3 * torch.rand(images, samples + raters, 1, 1, generator=generator)
     masks = torch.hypot(x, y) < radii
     start = time.perf_counter()
-    for one in masks:
-        generalized_energy_distance(one[:samples], one[samples:])
+    for image in masks:
+        generalized_energy_distance(image[:samples], image[samples:])
     energy, start = time.perf_counter() - start, time.perf_counter()
-    for one in masks:
-        drawn = one[:samples, None].float()
-        score_image("", drawn.mean(0), drawn, one[samples:, None].to(torch.uint8), 0.5, 0.0)
+    for image in masks:
+        image_samples = image[:samples, None].float()
+        score_image("", image_samples.mean(0), image_samples, image[samples:, None].to(torch.uint8), 0.5, 0.0)
     print(f"{images} images, {samples} samples, {raters} raters, {side} x {side}; {hardware()}:")
     print(f"GED {energy:.1f} s; all scores of an image {time.perf_counter() - start:.1f} s")
 

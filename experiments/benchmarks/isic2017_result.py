@@ -39,10 +39,10 @@ def train(root: Path, runs: Path = Path("runs/isic2017_result"), steps: int = 16
         seeds: Seeds.
     """
     for seed in seeds:
-        for model, own in MODELS.items():
+        for model, model_settings in MODELS.items():
             settings = [
                 "--seed_everything", str(seed), "--data.root", str(root), "--data.reported=validation",
-                f"--trainer.max_steps={steps}", *own,
+                f"--trainer.max_steps={steps}", *model_settings,
             ]  # fmt: skip
             train_run(runs, f"{model}.{seed}", model, "isic2017", settings)
 
@@ -82,8 +82,8 @@ def _score(models: dict[str, DiffusionSegmenter], data: ISIC2017DataModule) -> d
     for batch in data.test_dataloader():
         image = data.on_after_batch_transfer(batch, 0)["image"]
         with torch.autocast("cpu", torch.bfloat16):  # as in training
-            found = {name: model.segment(image, keys=batch["id"]) for name, model in models.items()}
-        maps = {name: (s.probability, s.samples) for name, s in found.items()}
+            segmentations = {name: model.segment(image, keys=batch["id"]) for name, model in models.items()}
+        maps = {name: (s.probability, s.samples) for name, s in segmentations.items()}
         mean = torch.stack([probability for probability, _ in maps.values()]).mean(0)
         maps[BOTH] = (mean, mean[:, None])
         for name, (probability, samples) in maps.items():

@@ -164,9 +164,11 @@ def is_same(a: Any, b: Any) -> bool:  # noqa: ANN401  anything that a checkpoint
 def is_same_checkpoint(a: Path, b: Path) -> bool:
     """Compare averaged and raw weights, optimiser, schedule, position and early stopping."""
     keys = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers")
-    one, two = (torch.load(path, weights_only=True) for path in (a, b))
-    stopping = [[c["callbacks"][key] for key in sorted(c["callbacks"]) if "EarlyStopping" in key] for c in (one, two)]
-    return all(is_same(one[key], two[key]) for key in (*keys, "global_step", "loops")) and is_same(*stopping)
+    first, second = (torch.load(path, weights_only=True) for path in (a, b))
+    stopping = [
+        [c["callbacks"][key] for key in sorted(c["callbacks"]) if "EarlyStopping" in key] for c in (first, second)
+    ]
+    return all(is_same(first[key], second[key]) for key in (*keys, "global_step", "loops")) and is_same(*stopping)
 
 
 def compare_rows(reference: Path, run: Path) -> tuple[int, int]:

@@ -118,10 +118,10 @@ def with_new_steps(base: Path, options: Mapping[str, object]) -> tuple[Diffusion
     config = to_config(trained)
     for dotted, value in options.items():
         *parts, name = dotted.split(".")
-        place = config["init_args"]
+        arguments = config["init_args"]
         for part in parts:
-            place = place[part]["init_args"]
-        place[name] = value
+            arguments = arguments[part]["init_args"]
+        arguments[name] = value
     with weights_follow():
         model: DiffusionSegmenter = build(config)
     model.denoiser.condition.load_state_dict(trained.denoiser.condition.state_dict())  # type: ignore[operator, union-attr]
@@ -149,26 +149,26 @@ def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
     loader = data.test_dataloader()
     total = len(data.stores["test"])
     chosen = np.unique(np.linspace(0, total - 1, min(cases, total)).round().astype(int)).tolist()
-    some = DataLoader(Subset(loader.dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
-    for batch in some:
+    subset = DataLoader(Subset(loader.dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    for batch in subset:
         yield data.on_after_batch_transfer(batch, 0)
 
 
 def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch: Batch) -> Iterator[dict[str, object]]:
     """Yield a row for each image: its scores, and JUMPS of its samples and fused map on the model's grid."""
-    drawn = model.sample(batch["image"], SAMPLES, keys=batch["case"])
-    fused = model.fuse_by(model.fusion, drawn, model.image_size)
+    sample_set = model.sample(batch["image"], SAMPLES, keys=batch["case"])
+    fused = model.fuse_by(model.fusion, sample_set, model.image_size)
     for i, name in enumerate(batch["case"]):
         reference, samples, mean = batch["reference"][i], fused.samples[i], fused.samples[i].mean(0)
         prior = None if fused.prior is None else fused.prior[i]
-        own = score_image(name, fused.probability[i], samples, reference, model.threshold, 0.0, prior=prior)
+        image_score = score_image(name, fused.probability[i], samples, reference, model.threshold, 0.0, prior=prior)
         alone = score_image(name, mean, mean[None], reference, 0.5, 0.0)
-        (row, *_), (other, *_) = score_cases([own], model.regions), score_cases([alone], model.regions)
-        found = {column: getattr(row, column) for column in TITLES if column != "dice_samples"}
-        found["dice_samples"] = other.dice
+        (row, *_), (other, *_) = score_cases([image_score], model.regions), score_cases([alone], model.regions)
+        values = {column: getattr(row, column) for column in TITLES if column != "dice_samples"}
+        values["dice_samples"] = other.dice
         for columns, maps in zip(JUMPS.values(), (samples, fused.probability[i]), strict=True):
-            found |= zip(columns, jumps(maps), strict=True)
-        scores = {column: "" if value != value else f"{value:.6g}" for column, value in found.items()}
+            values |= zip(columns, jumps(maps), strict=True)
+        scores = {column: "" if value != value else f"{value:.6g}" for column, value in values.items()}
         yield {"case": name, "patient": data.patient(name), **scores}
 
 
@@ -223,42 +223,42 @@ def table(scores: Path = SCORES) -> None:
     """
     rows = read_rows(scores)
     for data, steps in sorted({(row["data"], int(row["steps"])) for row in rows}):
-        here = [row for row in rows if (row["data"], int(row["steps"])) == (data, steps)]
-        variants = list(dict.fromkeys(row["variant"] for row in here))
-        titles = [title for title in (*TITLES.values(), *JUMPS) if _values(here, variants[0], title)]
+        group = [row for row in rows if (row["data"], int(row["steps"])) == (data, steps)]
+        variants = list(dict.fromkeys(row["variant"] for row in group))
+        titles = [title for title in (*TITLES.values(), *JUMPS) if _values(group, variants[0], title)]
         print(f"\n{data}, {steps} steps\n\n| variant | patients | seeds | {' | '.join(titles)} |")
         print("|---" * (3 + len(titles)) + "|")
         for variant in variants:
-            first = _values(here, variant, titles[0])
+            first = _values(group, variant, titles[0])
             counts = [str(len(next(iter(first.values())))), str(len(first))]
-            cells = [_cell(_values(here, variant, title), _values(here, variants[0], title)) for title in titles]
+            cells = [_cell(_values(group, variant, title), _values(group, variants[0], title)) for title in titles]
             print(f"| {' | '.join([variant, *counts, *cells])} |")
 
 
-def _cell(own: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
+def _cell(scores: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping[str, float]]) -> str:
     """Format the mean over seeds and patients, and the difference from ``start`` with its interval and by seed."""
-    mean = np.mean([np.mean(list(values.values())) for values in own.values()])
-    shared = [seed for seed in own if seed in start and own[seed] is not start[seed]]
-    less = [paired(own[seed], start[seed]) for seed in shared]
-    if not less or not np.any(less):
+    mean = np.mean([np.mean(list(values.values())) for values in scores.values()])
+    shared = [seed for seed in scores if seed in start and scores[seed] is not start[seed]]
+    differences = [paired(scores[seed], start[seed]) for seed in shared]
+    if not differences or not np.any(differences):
         return f"{mean:.4f}"
-    average = np.mean(less, 0)
+    average = np.mean(differences, 0)
     low, high = bootstrap_interval(average)
-    by_seed = ", ".join(f"{one.mean():+.4f}" for one in less)
+    by_seed = ", ".join(f"{difference.mean():+.4f}" for difference in differences)
     return f"{mean:.4f}, {average.mean():+.4f} ({low:+.4f} to {high:+.4f}; {by_seed})"
 
 
 def _values(rows: Sequence[Mapping[str, str]], variant: str, title: str) -> dict[str, dict[str, float]]:
     """Return a score of every patient that has the score, by seed: the mean over the patient's images."""
-    columns = JUMPS.get(title) or [column for column, one in TITLES.items() if one == title]
-    found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    columns = JUMPS.get(title) or [column for column, label in TITLES.items() if label == title]
+    scores: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["variant"] == variant and all(row[column] for column in columns):
-            found[row["seed"]][row["patient"]].append([float(row[column]) for column in columns])
-    means = {seed: {name: np.mean(own, 0) for name, own in patients.items()} for seed, patients in found.items()}
+            scores[row["seed"]][row["patient"]].append([float(row[column]) for column in columns])
+    means = {seed: {name: np.mean(values, 0) for name, values in patients.items()} for seed, patients in scores.items()}
     if title in JUMPS:
         return {seed: ratios(patients) for seed, patients in means.items()}
-    return {seed: {name: float(own[0]) for name, own in patients.items()} for seed, patients in means.items()}
+    return {seed: {name: float(values[0]) for name, values in patients.items()} for seed, patients in means.items()}
 
 
 def ratios(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -304,7 +304,7 @@ def designs() -> dict[str, dict[str, object]]:
     """Return the arguments of MedSegDiffLite for all variants that change nothing else."""
     start = "denoiser."
     named = {name: options for name, options in VARIANTS.items() if all(key.startswith(start) for key in options)}
-    return {name: {key.removeprefix(start): value for key, value in own.items()} for name, own in named.items()}
+    return {name: {key.removeprefix(start): value for key, value in changes.items()} for name, changes in named.items()}
 
 
 def _step(network: MedSegDiffLite, image: Tensor, t: Tensor) -> Callable[[], object]:

@@ -28,7 +28,7 @@ class TakeTurns(Callback):
         """Store the loggers and the W&B dashboard."""
         self.loggers = list(trainer.loggers)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        [self.dashboard] = [one for one in callbacks if isinstance(one, WandbDashboard)]
+        [self.dashboard] = [callback for callback in callbacks if isinstance(callback, WandbDashboard)]
         self.logger = self.dashboard.logger
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,16 +62,16 @@ def main(epochs: int = 12, steps: int = 25, model: str = "medsegdiff-lite", data
             f"--trainer.callbacks+={TakeTurns.__module__}.TakeTurns",
         ]
         run(["train", model, data, "--logger=wandb", *settings])
-    found = defaultdict(list)
+    epochs_by_kind = defaultdict(list)
     for number, (start, end) in enumerate(pairwise(TakeTurns.starts)):
         if number >= 2:
-            found[number % 2].append([b - a for a, b in zip(start, end, strict=True)])
-    print(f"\n{hardware()}; epochs of {steps} steps taking turns, {len(found[1])} of each kind")
+            epochs_by_kind[number % 2].append([b - a for a, b in zip(start, end, strict=True)])
+    print(f"\n{hardware()}; epochs of {steps} steps taking turns, {len(epochs_by_kind[1])} of each kind")
     for k, name in enumerate(("by the clock", "processor time")):
-        csv, wandb = ([one[k] for one in found[kind]] for kind in (0, 1))
+        csv, wandb = ([times[k] for times in epochs_by_kind[kind]] for kind in (0, 1))
         middle = statistics.median(csv), statistics.median(wandb)
         print(f"{name}: CSV {middle[0]:.2f} s, and W&B {middle[1]:.2f} s, {middle[1] / middle[0] - 1:+.1%}")
-        print(f"  CSV {' '.join(f'{one:.2f}' for one in csv)}; and W&B {' '.join(f'{one:.2f}' for one in wandb)}")
+        print(f"  CSV {' '.join(f'{s:.2f}' for s in csv)}; and W&B {' '.join(f'{s:.2f}' for s in wandb)}")
 
 
 if __name__ == "__main__":

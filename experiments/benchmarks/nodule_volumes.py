@@ -57,8 +57,11 @@ def generators_of(
 def scores(samples: Tensor, readers: Tensor) -> list[float]:
     """Score volumes (S, D, H, W) against the readers' volumes (R, D, H, W), all bool."""
     energy = generalized_energy_distance(samples, readers)
-    rough = [float(np.mean([roughness(one) for one in some if one.any()] or [np.nan])) for some in (samples, readers)]
-    sizes = [some.flatten(1).sum(1).double() for some in (samples, readers)]
+    rough = [
+        float(np.mean([roughness(volume) for volume in group if volume.any()] or [np.nan]))
+        for group in (samples, readers)
+    ]
+    sizes = [group.flatten(1).sum(1).double() for group in (samples, readers)]
     spread = [float(voxels.std() / voxels.mean().clamp(1)) for voxels in sizes]
     return [float(energy.biased), float(energy.unbiased), *rough, *spread]
 
@@ -66,12 +69,12 @@ def scores(samples: Tensor, readers: Tensor) -> list[float]:
 @torch.inference_mode()
 def segment(model: DiffusionSegmenter, images: Tensor, generators: list[list[Generator]]) -> Tensor:
     """Return the samples (S, K, D, H, W), bool, of slices (D, C, H, W), a few slices at a time."""
-    found = []
+    masks = []
     for first in range(0, len(images), 4):
-        some = slice(first, first + 4)
-        drawn = model.draw_samples(model._memory_format(images[some]), generators[some], model.num_steps).samples
-        found.append((nest(drawn) if model.nested else drawn) > 0.5)
-    return torch.cat(found).permute(1, 2, 0, 3, 4)
+        rows = slice(first, first + 4)
+        samples = model.draw_samples(model._memory_format(images[rows]), generators[rows], model.num_steps).samples
+        masks.append((nest(samples) if model.nested else samples) > 0.5)
+    return torch.cat(masks).permute(1, 2, 0, 3, 4)
 
 
 def main(
@@ -103,9 +106,9 @@ def main(
         images = torch.stack([store.image(index) for index in indices])
         readers = torch.stack([store.reference(index)[:, 0].bool() for index in indices], 1)
         for (presence, first), (shape, second) in product(noises(lengths).items(), repeat=2):
-            found = segment(model, images, generators_of(seed, nodule, numbers, samples, first, second))[:, 0]
+            masks = segment(model, images, generators_of(seed, nodule, numbers, samples, first, second))[:, 0]
             row = {"nodule": nodule, "presence": presence, "shape": shape, "slices": len(indices)}
-            rows.append(row | dict(zip(SCORES, scores(found, readers), strict=True)))
+            rows.append(row | dict(zip(SCORES, scores(masks, readers), strict=True)))
         write_rows(rows, out)
         print(f"{nodule}: {len(indices)} slices", flush=True)
     print(table(rows))
@@ -120,15 +123,15 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     patients = [str(row["nodule"]).split("_")[0] for row in shared]
     title = "GED, unbiased: difference from shared"
     lines = [f"| presence | shape | {' | '.join(SCORES)} | {title} |", "|---|---|" + "---|" * (len(SCORES) + 1)]
-    for (presence, shape), own in by_noise.items():
-        means = [np.nanmean([float(str(row[score])) for row in own]) for score in SCORES]
+    for (presence, shape), noise_rows in by_noise.items():
+        means = [np.nanmean([float(str(row[score])) for row in noise_rows]) for score in SCORES]
         difference = np.array([
             float(str(row["GED, unbiased"])) - float(str(first["GED, unbiased"]))
-            for row, first in zip(own, shared, strict=True)
+            for row, first in zip(noise_rows, shared, strict=True)
         ])  # fmt: skip
         low, high = bootstrap_interval(difference, patients=patients)
-        said = "" if own is shared else f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
-        lines.append(f"| {presence} | {shape} | {' | '.join(f'{mean:.3f}' for mean in means)} | {said} |")
+        difference_text = "" if noise_rows is shared else f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(f"| {presence} | {shape} | {' | '.join(f'{mean:.3f}' for mean in means)} | {difference_text} |")
     return "\n".join(lines)
 
 

@@ -80,7 +80,7 @@ def runtimes(model: DiffusionSegmenter, graphs: dict[str, Path], samples: int, r
     """Time all runtimes in turns."""
     graph = SamplerGraph(model, model.num_steps)
     example = graph.example(1, samples)
-    arrays = dict(zip(graph.inputs, (one.numpy() for one in example), strict=True))
+    arrays = dict(zip(graph.inputs, (tensor.numpy() for tensor in example), strict=True))
     work: dict[str, Callable[[], object]] = {
         "torch": partial(in_torch, graph, example),
         "torch, bfloat16": partial(in_bfloat16, graph, example),
@@ -188,7 +188,7 @@ def quantised(path: Path, calibration: Sequence[dict[str, np.ndarray]] | None) -
 
 def in_condition(node: onnx.NodeProto) -> bool:
     """Return whether a node belongs to the condition network, by the names of its modules."""
-    scopes = next((one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"), "")
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
     return any(f"denoiser.{name}." in scopes for name in CONDITION)
 
 
@@ -223,16 +223,16 @@ def compare(model: DiffusionSegmenter, graphs: dict[str, Path], pictures: Sequen
         expected = model.segment(image)
         truth = None if masks is None else read_mask(masks, picture, image.shape[:2])
         pixels += expected.mask.numel()
-        found = {"torch": expected.mask.numpy()}
+        predicted = {"torch": expected.mask.numpy()}
         for name, run in segment.items():
             result = run(image)
-            probability, found[name] = np.asarray(result.probability), np.asarray(result.mask)
+            probability, predicted[name] = np.asarray(result.probability), np.asarray(result.mask)
             difference = np.abs(probability - expected.probability.numpy())
             worst[name] = max(worst[name], float(difference.max()))
             means[name].append(float(difference.mean()))
-            flipped[name] += int((found[name] != expected.mask.numpy()).sum())
+            flipped[name] += int((predicted[name] != expected.mask.numpy()).sum())
         if truth is not None:
-            for name, mask in found.items():
+            for name, mask in predicted.items():
                 dice[name].append(float(2 * (mask & truth).sum() / max(mask.sum() + truth.sum(), 1)))
     print(f"\n{len(pictures)} pictures, {pixels:,} pixels, the model's own samples and steps\n")
     print(

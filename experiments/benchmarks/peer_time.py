@@ -97,7 +97,7 @@ def _training(
     work = {}
     for bf16 in (False, True):
         for name, peer in peers.items():
-            given = [one.contiguous(memory_format=_FORMATS[name]) for one in (mask, image)]
+            given = [tensor.contiguous(memory_format=_FORMATS[name]) for tensor in (mask, image)]
             work[name, bf16] = step(peer, partial(peer, *given), bf16)
         for name, segmenter in segmenters.items():
             work[name, bf16] = step(segmenter, partial(segmenter.training_loss, data), bf16)
@@ -126,7 +126,7 @@ def _sampling(
     image = torch.rand(1, 3, side, side, device=device) * 2 - 1
     rows, t = image.expand(samples, -1, -1, -1), torch.zeros(samples, dtype=torch.int64, device=device)
     x_t = torch.randn(samples, 1, side, side, device=device)
-    ours: dict[str, Denoiser] = {
+    networks: dict[str, Denoiser] = {
         **{f"{name} of the peer's size": network for name, network in equal.items()},
         "V1, base": MedSegDiffV1(3, 1, "base"),
         "V2, base": MedSegDiffV2(3, 1, "base"),
@@ -134,7 +134,8 @@ def _sampling(
         "lite, tiny": MedSegDiffLite(3, 1, "tiny"),
     }
     segmenters = {
-        name: MedSegDiffSegmenter(network, image_size=(side, side)).to(device).eval() for name, network in ours.items()
+        name: MedSegDiffSegmenter(network, image_size=(side, side)).to(device).eval()
+        for name, network in networks.items()
     }
 
     def chain(name: str) -> None:
@@ -158,8 +159,8 @@ def _sampling(
     taken = median_seconds(work, rounds)
     for name in peers:
         for bf16 in (False, True):
-            one = taken[name, bf16] / timed
-            taken[f"{name}, {_PEER_STEPS} steps", bf16], taken[name, bf16] = one * _PEER_STEPS, one * steps
+            seconds = taken[name, bf16] / timed
+            taken[f"{name}, {_PEER_STEPS} steps", bf16], taken[name, bf16] = seconds * _PEER_STEPS, seconds * steps
     default, same = taken[f"peer, {_PEER_STEPS} steps", False], taken["peer", False]
     print(
         f"\n{samples} samples of one image, {steps} steps where not said; the peer's chains by {timed} of their steps\n"

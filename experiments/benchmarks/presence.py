@@ -54,17 +54,17 @@ def main(
 @torch.inference_mode()
 def _tested(model: DiffusionSegmenter, data: SegmentationDataModule) -> str:
     """Return the shares of healthy and diseased test images with a non-empty mask, and Dice on the model's grid."""
-    found: tuple[list[bool], list[bool]] = ([], [])
+    nonempty: tuple[list[bool], list[bool]] = ([], [])
     images = []
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
         result = model.segment(batch["image"], keys=batch["case"])
         for i, label in enumerate(batch["label"].tolist()):
-            found[label].append(bool(result.mask[i].any()))
+            nonempty[label].append(bool(result.mask[i].any()))
             maps = result.probability[i], result.samples[i], batch["reference"][i]
             images.append(score_image(batch["case"][i], *maps, model.threshold, 0.0))
-    dice = next(one for one in summarise(score_cases(images, model.regions)) if one.score == "dice")
-    shares = [f"{sum(one) / len(one):.3f} of {len(one)}" for one in found]
+    dice = next(score for score in summarise(score_cases(images, model.regions)) if score.score == "dice")
+    shares = [f"{sum(masks) / len(masks):.3f} of {len(masks)}" for masks in nonempty]
     return f"{' | '.join(shares)} | {dice.mean:.3f} ({dice.low:.3f} to {dice.high:.3f})"
 
 

@@ -58,9 +58,9 @@ def main(
 
 def train(runs: Path, number: int, model: str, settings: Sequence[str]) -> Path:
     """Train on a number of processes; return the run's folder."""
-    place = ["--runs", str(runs), "--name", f"processes_{number}"]
+    options = ["--runs", str(runs), "--name", f"processes_{number}"]
     several = ["--trainer.strategy=ddp", f"--trainer.devices={number}"] if number > 1 else []
-    command = [sys.executable, "-m", "diffmedseg", "train", model, "synthetic", *place, *several, *settings]
+    command = [sys.executable, "-m", "diffmedseg", "train", model, "synthetic", *options, *several, *settings]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.DEVNULL)
     return runs / f"processes_{number}" / "version_0"
@@ -77,10 +77,10 @@ def compare(run: Path, first: Path) -> tuple[float, float, float]:
         [[float(row[column]) for row in read_rows(folder / file) if row.get(column)] for folder in (run, first)]
         for file, column in (("metrics.csv", "train/loss"), ("cases.csv", "dice"))
     )
-    one, other = (
+    weights_of_run, weights_of_first = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, first)
     )
-    weights = max(float((one[name] - other[name]).abs().max()) for name in one)
+    weights = max(float((weights_of_run[name] - weights_of_first[name]).abs().max()) for name in weights_of_run)
     loss, dice = (max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in (losses, dices))
     return loss, weights, dice
 

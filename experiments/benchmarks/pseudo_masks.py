@@ -56,22 +56,22 @@ def rules(own: MaskRule) -> Mapping[str, MaskRule]:
 
 def score(council: Council, data: SegmentationDataModule, images: int) -> list[tuple[float, bool]]:
     """Return Dice on the model's grid, and whether the mask is kept, of each validation image."""
-    store, found = data.stores["val"], []
+    store, results = data.stores["val"], []
     for first in range(0, min(images, len(store)), 20):
         indices = range(first, min(first + 20, images, len(store)))
-        shown = torch.stack([to_signed(store.image(index)) for index in indices])
-        proposed = council.decide(shown, [store.ids[index] for index in indices])
+        batch = torch.stack([to_signed(store.image(index)) for index in indices])
+        proposed = council.decide(batch, [store.ids[index] for index in indices])
         for decided, index in zip(proposed, indices, strict=True):
             truth = majority(store.masks(index))[0].numpy() > 0
             total = decided.mask.sum() + truth.sum()
             dice = 2 * (decided.mask & truth).sum() / total if total else 1.0
-            found.append((float(dice), decided.objection is None))
-    return found
+            results.append((float(dice), decided.objection is None))
+    return results
 
 
 def row(name: str, scores: list[tuple[float, bool]]) -> str:
     """Return a row of the table: Dice of all masks, Dice of the kept masks, and the number of kept masks."""
-    dice, kept = np.array([one for one, _ in scores]), np.array([one for _, one in scores])
+    dice, kept = np.array([value for value, _ in scores]), np.array([value for _, value in scores])
     return f"| {name} | {dice.mean():.3f} | {dice[kept].mean():.3f} | {kept.sum()} of {len(kept)} |"
 
 
@@ -123,15 +123,15 @@ def main(
     for run in runs:
         checkpoint, chosen_by = proposing_checkpoint(run)
         model = Remembered(OfModel(load_model(str(checkpoint)), module.info, chosen_by))
-        proposers |= {run: [model], **{f"{run} + {name}": [model, *others] for name, others in free.items()}}
-    own = rules(module.mask_rule)
-    print(f"| proposer | CRF | {' | '.join(own)} | kept |")
-    print("|---" * (len(own) + 3) + "|")
+        proposers |= {run: [model], **{f"{run} + {name}": [model, *partners] for name, partners in free.items()}}
+    variants = rules(module.mask_rule)
+    print(f"| proposer | CRF | {' | '.join(variants)} | kept |")
+    print("|---" * (len(variants) + 3) + "|")
     for name, members in proposers.items():
         for refinement in (None, RandomSubsetCRF())[: 1 + crf]:
-            scores = [score(Council(members, rule, refinement), module, images) for rule in own.values()]
-            kept = [dice for dice, one in scores[-1] if one]
-            columns = [np.mean([dice for dice, _ in found]) for found in scores[:-1]] + [np.mean(kept)]
+            scores = [score(Council(members, rule, refinement), module, images) for rule in variants.values()]
+            kept = [dice for dice, is_kept in scores[-1] if is_kept]
+            columns = [np.mean([dice for dice, _ in results]) for results in scores[:-1]] + [np.mean(kept)]
             cells = " | ".join(f"{value:.3f}" for value in columns)
             print(
                 f"| {name} | {'yes' if refinement else 'no'} | {cells} | {len(kept)} of {len(scores[-1])} |", flush=True

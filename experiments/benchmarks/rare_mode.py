@@ -87,21 +87,21 @@ def main(train_steps: int = 500, samples: int = 1000, seeds: tuple[int, ...] = (
     print("| model | steps | " + " | ".join(f"truth {rare:.0%}" for rare in RARE) + " |")
     print("|---|---|" + "---|" * len(RARE))
     for name, make in models().items():
-        found: dict[tuple[int, float], list[tuple[float, float]]] = {}
-        own = (1,) if name.startswith("ssn") else STEPS
+        shares: dict[tuple[int, float], list[tuple[float, float]]] = {}
+        steps = (1,) if name.startswith("ssn") else STEPS
         for rare in RARE:
             for seed in seeds:
                 torch.manual_seed(seed)
                 model = make(seed)
                 train(model, rare, train_steps)
-                for n in own:
-                    found.setdefault((n, rare), []).append(drawn(model, samples, n))
-        for n in own:
-            print(f"| {name} | {n} | " + " | ".join(_cell(found[n, rare]) for rare in RARE) + " |", flush=True)
+                for n in steps:
+                    shares.setdefault((n, rare), []).append(drawn(model, samples, n))
+        for n in steps:
+            print(f"| {name} | {n} | " + " | ".join(_cell(shares[n, rare]) for rare in RARE) + " |", flush=True)
 
 
-def _cell(found: list[tuple[float, float]]) -> str:
-    halo, neither = zip(*found, strict=True)
+def _cell(shares: list[tuple[float, float]]) -> str:
+    halo, neither = zip(*shares, strict=True)
     return f"{', '.join(f'{share:.1%}' for share in halo)} ({max(neither):.0%})"
 
 

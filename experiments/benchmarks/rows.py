@@ -23,9 +23,9 @@ def with_earlier(rows: Sequence[Mapping[str, object]], path: Path, run: Sequence
         path: The earlier table, if there is one.
         run: The columns that identify the run of a row.
     """
-    here = {tuple(str(row[column]) for column in run) for row in rows}
+    runs = {tuple(str(row[column]) for column in run) for row in rows}
     earlier = read_rows(path) if path.is_file() else []
-    return [*(row for row in earlier if tuple(row[column] for column in run) not in here), *rows]
+    return [*(row for row in earlier if tuple(row[column] for column in run) not in runs), *rows]
 
 
 def paired(one: Mapping[str, float], other: Mapping[str, float]) -> np.ndarray:

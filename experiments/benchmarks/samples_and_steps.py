@@ -96,10 +96,12 @@ def _scored(
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
         began = time.perf_counter()
-        drawn = model.sample(batch["image"], max(samples), num_steps, keys=batch["case"])
-        seconds, images = seconds + time.perf_counter() - began, images + len(drawn.samples)
+        sample_set = model.sample(batch["image"], max(samples), num_steps, keys=batch["case"])
+        seconds, images = seconds + time.perf_counter() - began, images + len(sample_set.samples)
         for n in samples:
-            fused = model.fuse_by(model.fusion, SampleSet(drawn.samples[:, :n], drawn.prior), model.image_size)
+            fused = model.fuse_by(
+                model.fusion, SampleSet(sample_set.samples[:, :n], sample_set.prior), model.image_size
+            )
             for i, case in enumerate(batch["case"]):
                 maps = fused.probability[i], fused.samples[i], batch["reference"][i]
                 scores[n].append(score_image(case, *maps, model.threshold, 0.0))

@@ -84,8 +84,8 @@ def one(setting: Setting, rounds: int = 3, keep: bool = True) -> None:
         taken = median_seconds({"draw": draw, "product": partial(torch.mm, a, b)}, rounds)
     rate = 2 * _PRODUCT**3 / taken["product"]
     flops = counter.get_total_flops()
-    found = {"seconds": taken["draw"], "mib": memory, "gflop": flops / 1e9, "limit": flops / taken["draw"] / rate}
-    print(json.dumps(found))
+    measured = {"seconds": taken["draw"], "mib": memory, "gflop": flops / 1e9, "limit": flops / taken["draw"] / rate}
+    print(json.dumps(measured))
 
 
 def _peak() -> float:
@@ -104,7 +104,7 @@ def table(members: list[str] = ["V1", "lite"], figure: Path = FIGURE) -> None:  
         members: Models of the family.
         figure: The PNG.
     """
-    found: dict[Setting, dict[str, float]] = {}
+    results: dict[Setting, dict[str, float]] = {}
     print(f"{hardware()}\n")
     print("| member | size | side, px | S | steps | seconds | MiB more | GFLOP | of the limit |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -112,14 +112,14 @@ def table(members: list[str] = ["V1", "lite"], figure: Path = FIGURE) -> None:  
         for axis, values in AXES.items():
             for value in values:
                 setting = replace(Setting(member), **{axis: value})  # type: ignore[arg-type]  # any field
-                if setting in found:
+                if setting in results:
                     continue
-                found[setting] = _measure(setting)
-                result = found[setting]
+                results[setting] = _measure(setting)
+                result = results[setting]
                 cells = [*asdict(setting).values(), f"{result['seconds']:.3f}", f"{result['mib']:.0f}",
                          f"{result['gflop']:.1f}", f"{result['limit']:.2f}"]  # fmt: skip
                 print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-    save_figure(draw(found, members), figure)
+    save_figure(draw(results, members), figure)
 
 
 def allocator(members: list[str] = ["V1", "lite"], sides: list[int] = [128, 256, 512], turns: int = 3) -> None:  # noqa: B006

@@ -37,9 +37,9 @@ def resident_megabytes(pid: int) -> float:
 
 def free_port() -> int:
     """Return a free port."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait_for(address: str, seconds: float = 600) -> None:
@@ -186,18 +186,18 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("load")
-    one.add_argument("model")
-    one.add_argument("--requests", type=int, default=1000)
-    one.add_argument("--clients", type=int, default=8)
-    one.add_argument("--num_samples", type=int, default=2)
-    one.add_argument("--num_steps", type=int, default=2)
-    one.set_defaults(run=load)
-    two = commands.add_parser("damaged")
-    two.add_argument("model")
-    two.add_argument("--bodies", type=int, default=10_000)
-    two.add_argument("--seed", type=int, default=0)
-    two.set_defaults(run=damaged)
+    load_parser = commands.add_parser("load")
+    load_parser.add_argument("model")
+    load_parser.add_argument("--requests", type=int, default=1000)
+    load_parser.add_argument("--clients", type=int, default=8)
+    load_parser.add_argument("--num_samples", type=int, default=2)
+    load_parser.add_argument("--num_steps", type=int, default=2)
+    load_parser.set_defaults(run=load)
+    damaged_parser = commands.add_parser("damaged")
+    damaged_parser.add_argument("model")
+    damaged_parser.add_argument("--bodies", type=int, default=10_000)
+    damaged_parser.add_argument("--seed", type=int, default=0)
+    damaged_parser.set_defaults(run=damaged)
     options = parser.parse_args()
     options.run(options)
 

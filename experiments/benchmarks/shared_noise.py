@@ -41,7 +41,7 @@ def main(runs: list[Path]) -> None:
     Args:
         runs: Folders of runs on volumes.
     """
-    found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    results: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for run in runs:
         model, data = load_run(run)
         parts: dict[tuple[str, str], list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
@@ -55,10 +55,10 @@ def main(runs: list[Path]) -> None:
         for (_, noise), slices in parts.items():
             samples, mask, truth = (torch.stack(maps, -3) for maps in zip(*slices, strict=True))  # (S,) K, D, H, W
             for k, region in enumerate(model.regions):
-                found[region, noise].append(scores(samples[:, k], mask[k], truth[k]))
+                results[region, noise].append(scores(samples[:, k], mask[k], truth[k]))
         print(f"{run}: {len({case for case, _ in parts})} cases", flush=True)
     print(f"\n| region | noise | {' | '.join(COLUMNS)} |\n|---|---|{'---|' * len(COLUMNS)}")
-    for (region, noise), rows in found.items():
+    for (region, noise), rows in results.items():
         print(f"| {region} | {noise} | {' | '.join(f'{value:.3f}' for value in np.nanmean(rows, axis=0))} |")
 
 

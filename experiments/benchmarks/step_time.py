@@ -26,13 +26,16 @@ def main(size: int = 64, batch: int = 16, rounds: int = 10, compiled: bool = Fal
     x_t, t = torch.randn(batch, 1, size, size, device=device), torch.randint(1000, (batch,), device=device)
 
     def step(precision: torch.dtype, form: torch.memory_format, compile_step: bool) -> Callable[[], None]:
-        network, own = MedSegDiffV1(3, 1, "base").to(device, memory_format=form), image.contiguous(memory_format=form)
+        network, pixels = (
+            MedSegDiffV1(3, 1, "base").to(device, memory_format=form),
+            image.contiguous(memory_format=form),
+        )
         if compile_step:
             network.compile()
 
         def run() -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-                output = network(x_t, t, network.encode(own))
+                output = network(x_t, t, network.encode(pixels))
             output.float().square().mean().backward()
 
         return run

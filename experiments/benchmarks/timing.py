@@ -33,16 +33,16 @@ def median_seconds(
     Returns:
         The median seconds of each function.
     """
-    now = clock or _now
+    read_clock = clock or _now
     seconds: dict[Key, list[float]] = {key: [] for key in work}
     for number in range(rounds + 1):
         for key, piece in work.items():
             gc.collect()
-            start = now()
+            start = read_clock()
             piece()
             if number:
-                seconds[key].append(now() - start)
-    return {key: statistics.median(taken) for key, taken in seconds.items()}
+                seconds[key].append(read_clock() - start)
+    return {key: statistics.median(values) for key, values in seconds.items()}
 
 
 def _now() -> float:
@@ -53,13 +53,13 @@ def _now() -> float:
 
 def hardware() -> str:
     """Return the hardware of a benchmark and the date, for the line above its table."""
-    where = f"{processor()}, {torch.get_num_threads()} threads"
+    device = f"{processor()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        where = torch.cuda.get_device_name()
-    return f"{time.strftime('%Y-%m-%d')}; {where}, torch {torch.__version__}"
+        device = torch.cuda.get_device_name()
+    return f"{time.strftime('%Y-%m-%d')}; {device}, torch {torch.__version__}"
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the name of the processor. On Linux, Python itself knows only its architecture."""
-    named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
-    return named[1] if named else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return match[1] if match else platform.processor() or platform.machine()

@@ -15,6 +15,8 @@ EVEN_DDIM = [
 def train_run(runs: Path, name: str, model: str, data: str, settings: list[str], preset: str | None = "cpu") -> None:
     """Train and test a run without scores.
 
+    Without ``--encoder`` in its settings the model has its own network, whatever encoder the data set recommends.
+
     Args:
         runs: Folder of the runs.
         name: Name of the run. Its log is ``<name>.log``.
@@ -28,7 +30,7 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
         return
     print(name, flush=True)
     began = (folder / "checkpoints" / "last.ckpt").is_file()
-    place = [
+    options = [
         "--runs",
         str(runs),
         "--name",
@@ -36,7 +38,8 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
         *([] if preset is None else ["--preset", preset]),
         *(["--ckpt_path=last"] if began else []),
     ]
+    own_network = [] if any(setting.startswith("--encoder=") for setting in settings) else ["--encoder=none"]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{name}.log").open("a") as log:
-        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *place, *settings]
+        command = [sys.executable, "-m", "diffmedseg", "train", model, data, *options, *own_network, *settings]
         subprocess.run(command, check=True, stdout=log, stderr=log)

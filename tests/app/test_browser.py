@@ -66,6 +66,8 @@ def test_a_picture_is_segmented_and_its_mask_lies_over_it(page, tmp_path):
     segment(page, tmp_path / "scan.png")
     assert page.locator("#views img").count() == 2
     assert fits(page)
+    links = page.locator("a[download]").all()
+    assert all(page.request.get(link.get_attribute("href")).ok for link in links if link.is_visible())
     shown = Image.open(io.BytesIO(page.locator("#views img").nth(1).screenshot())).convert("RGB")
     colours = np.asarray(shown.resize((90, 60))).astype(int)
     orange = (colours[..., 0] - colours[..., 2]) > 60
@@ -74,6 +76,23 @@ def test_a_picture_is_segmented_and_its_mask_lies_over_it(page, tmp_path):
     assert orange[~inside].mean() < 0.1
     page.get_by_text("Image alone").click()
     page.locator("#views figcaption", has_text="Image alone").wait_for()
+
+
+def test_the_slider_of_samples_shows_the_sample(page, tmp_path):
+    picture().save(tmp_path / "scan.png")
+    segment(page, tmp_path / "scan.png")
+    page.get_by_label("range slider for Sample").press("ArrowRight")
+    page.locator("#views figcaption", has_text="Sample 2 of 3").wait_for()
+    assert page.get_by_role("radio", name="Sample").is_checked()
+
+
+def test_a_wide_table_of_the_card_scrolls_and_breaks_no_word(page):
+    page.get_by_text("Model card").click()
+    cell = page.locator("#card td").first
+    cell.wait_for()
+    lines = "range.selectNodeContents(cell); return range.getClientRects().length"
+    assert cell.evaluate(f"cell => {{ const range = document.createRange(); {lines} }}") == 1
+    assert fits(page)
 
 
 def test_a_volume_shows_three_planes(page, tmp_path):

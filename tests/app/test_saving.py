@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import yaml
+from helpers.composing import instantiate
 from helpers.dark_disc import bright_segmenter, dark_segmenter, picture
 from helpers.mri_files import data_module, modality, write_nifti
 from helpers.picture_files import yaml_module
@@ -13,6 +14,7 @@ from PIL.ExifTags import Base
 from diffmedseg.app.running import run
 from diffmedseg.app.saving import CorrectedSet
 from diffmedseg.app.session import Session
+from diffmedseg.recipes import recipe
 
 
 class Shelf:
@@ -101,7 +103,9 @@ def test_training_reads_the_corrected_pictures(tmp_path):
             target = tmp_path / "mine" / kind / f"case{n}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             (pairs.folder / kind / f"case{n}.png").rename(target)
-    data = yaml_module("folder", tmp_path / "mine")
+    run, root = recipe("medsegdiff-lite", "folder"), tmp_path / "mine"
+    data = instantiate([*run.files, pairs.folder / "mine.yaml"], *run.settings, f"--data.root={root}").datamodule
+    assert data.info.regions == model.regions  # as the model names them, so that the two models can be compared
     data.prepare_data()
     data.setup("fit")
     masks = [store.masks(i) for store in data.stores.values() for i in range(len(store))]

@@ -3,11 +3,12 @@
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
-from helpers.dark_disc import picture
-from helpers.served import served
+from helpers.dark_disc import dark_segmenter, picture
+from helpers.served import Shelf, served
 
 from diffmedseg.app.handlers import NO_SECOND
 
@@ -27,6 +28,13 @@ def address(tmp_path_factory):
 def user(address, tmp_path):
     settings = {"timeout": 300}  # a busy machine is no failure
     return client.Client(address, verbose=False, download_files=str(tmp_path), httpx_kwargs=settings)
+
+
+def offline_handlers(root):
+    """The handlers without a server, and the request of a tab."""
+    from diffmedseg.app.handlers import Handlers
+
+    return Handlers(Shelf(dark=dark_segmenter()), root, SAMPLE), SimpleNamespace(session_hash="a")
 
 
 def uploaded(user, path):
@@ -52,6 +60,27 @@ def test_two_users_each_see_their_own_picture(address, tmp_path):
         with pytest.raises(Exception, match="not in the list of choices"):
             one.predict(other, *CONTROLS, api_name="/look")
     assert len([path for path in root.iterdir() if path.name.startswith("session-")]) >= 2
+
+
+def test_a_late_answer_of_stop_does_not_replace_the_last_message(tmp_path):
+    """The answer of Stop and the messages of the prediction arrive on two connections, in any order."""
+    handlers, request = offline_handlers(tmp_path)
+    session = handlers.begin(None, request)
+    assert "Nothing is running." in handlers.stop(session)
+    handlers.example(session, request)
+    handlers.wait(session, request)
+    waiting = handlers.stop(session)
+    *_, (_, last) = handlers.segment(session, "dark", NO_SECOND, request)
+    assert waiting == last
+    assert "Stopped before it began." in last
+    handlers.wait(session, request)
+    steps = handlers.segment(session, "dark", NO_SECOND, request)
+    next(steps)
+    assert "value" not in handlers.stop(session)  # changes nothing on the page
+    *_, (_, last) = steps
+    assert "Stopped. Nothing is kept." in last
+    assert "Nothing is running." in handlers.stop(session)
+    handlers.end(session)
 
 
 def test_a_broken_upload_and_a_model_that_is_not_offered_are_one_sentence(address, tmp_path):
@@ -100,16 +129,9 @@ def test_the_page_names_nothing_outside(address):
     assert config["analytics_enabled"] is False
 
 
-def test_uploads_go_with_the_session(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    from helpers.dark_disc import dark_segmenter
-    from helpers.served import Shelf
-
-    from diffmedseg.app.handlers import Handlers
-
-    handlers = Handlers(Shelf(dark=dark_segmenter()), tmp_path, SAMPLE)
-    first, second = (SimpleNamespace(session_hash=name) for name in "ab")
+def test_uploads_go_with_the_session(tmp_path):
+    handlers, first = offline_handlers(tmp_path)
+    second = SimpleNamespace(session_hash="b")
     sessions = [handlers.begin(None, request) for request in (first, second)]
     assert handlers.begin(None, first) is sessions[0]  # two events of a tab that just opened
     handlers.example(sessions[0], first)
@@ -128,3 +150,14 @@ def test_uploads_go_with_the_session(tmp_path, monkeypatch):
     assert SAMPLE.exists()
     reopened = handlers.begin(sessions[0], first)
     assert reopened is not sessions[0]
+
+
+def test_an_event_that_was_on_its_way_when_the_results_went_is_no_error(address, tmp_path):
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    one = user(address[0], tmp_path)
+    for name in ("a.png", "b.png"):
+        uploaded(one, tmp_path / name)
+        one.predict("dark", NO_SECOND, api_name="/segment")
+        one.predict(api_name="/prepare")
+    assert "There is no result to show." in one.predict("a", *CONTROLS, api_name="/look")[0]

@@ -110,7 +110,7 @@ def test_the_page_escapes_names_and_says_sizes_with_their_intervals():
     picture = scene((1, 20, 30), spacing=None)
     html = page.views({"m": (picture, Look())}, {}) + page.facts(picture, 0.43)
     assert "scan&lt;1&gt;" in html
-    assert "Looks unlike &lt;others&gt;." in html
+    assert html.index("Looks unlike &lt;others&gt;.") < html.index("<img")  # seen before the mask
     assert "<1>" not in html
     assert re.search(r"70\xa0px</td><td [^>]*>40 to 120\xa0px</td><td [^>]*>50 to 90\xa0px", html)
     assert "not calibrated" in page.facts(scene(contours=False), 0.43)
@@ -126,3 +126,12 @@ def test_two_models_are_compared_by_regions_of_the_same_name():
     assert "masks of cup: 0.875" in said
     assert "disc" not in said
     assert "no region of the same name" in page.compare([scene(), moved], [0.43, 0.43])
+
+
+def test_each_models_warning_stands_above_the_views():
+    doubtful, fine = scene(), replace(scene(), note="")
+    for spacing in (None, (3.0, 1.0, 1.0)):
+        looks = {name: (replace(one, spacing=spacing), Look()) for name, one in (("a", doubtful), ("b", fine))}
+        html = page.views(looks, dict.fromkeys(("axial", "coronal", "sagittal"), 0))
+        assert html.count('role="alert"') == 1
+        assert html.index("a: Looks unlike &lt;others&gt;.") < html.index("<img")

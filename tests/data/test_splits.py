@@ -68,7 +68,7 @@ def test_a_file_of_splits(tmp_path):
      ("train: 005\nval: []\ntest: [p00-0]", "is damaged"), ("train: [{a: b}]\nval: []\ntest: [p]", "is damaged"),
      ("train: [p00-0]\nval: []\ntest: [p99-0]", "names 1 missing case: p99-0"),
      ("train: [p00-0]\nval: []\ntest: [p00-1]", "has 1 patient both in the test set and in training"),
-     ("train: [p00-0]\nval: []\ntest: []", "has no case to test")],
+     ("train: [p00-0]\nval: []\ntest: []", "has no case under test")],
 )  # fmt: skip
 def test_wrong_files_of_splits(text, message, tmp_path):
     (tmp_path / "splits.yaml").write_text(text)

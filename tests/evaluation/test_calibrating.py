@@ -62,7 +62,7 @@ def test_calibration_is_neither_forgotten_nor_mixed(run, tmp_path):
     main(["calibrate", str(run)])
     calibrated = str(run / "checkpoints" / "calibrated.ckpt")
     common = ["test", "-c", str(run / "config.yaml"), f"--runs={tmp_path}", "--experiment=x"]
-    with pytest.raises(SystemExit, match=r"is calibrated: add -c .*calibration\.yaml"):
+    with pytest.raises(SystemExit, match=r"is a calibrated checkpoint.*Add -c .*calibration\.yaml"):
         main([*common, f"--ckpt_path={calibrated}"])
     staple = str(EXPERIMENTS / "callbacks" / "staple.yaml")
     with pytest.raises(ValueError, match="that the model's calibration was fitted to"):
@@ -141,7 +141,7 @@ def test_a_calibration_of_another_checkpoint_is_not_taken(run, tmp_path):
     checkpoint = torch.load(best, weights_only=True)
     torch.save(checkpoint | {"global_step": checkpoint["global_step"] + 1}, best)
     os.utime(best, (0, 0))
-    with pytest.warns(UserWarning, match=r"calibrated\.ckpt was not made of best\.ckpt as it is"):
+    with pytest.warns(UserWarning, match=r"calibrated\.ckpt was not made from this best\.ckpt"):
         assert load_checkpoint(run).calibration is None
 
 

@@ -168,8 +168,8 @@ def test_own_codes_give_the_same_scores(label_maps, capsys):
 
 def test_label_maps_of_another_year_are_refused(label_maps):
     for labels, said in (
-        ("brats", "has the label 3, and --labels names 1, 2, 4"),
-        ("core=", "no REGION=VALUE"),
+        ("brats", "has the label 3, and --labels has 1, 2, 4"),
+        ("core=", "not REGION=VALUE"),
         ("core=1,core=2", "names a region twice"),
     ):
         with pytest.raises(SystemExit, match=said):

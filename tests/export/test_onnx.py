@@ -44,7 +44,7 @@ EVERYTHING = partial(MedSegDiffLite, presence=True, prior="samples", patches="in
 
 
 def cropped():
-    model = lite(num_steps=1, prior_share=0.0, image_size=(32, 48))  # two windows, which overlap
+    model = SSNSegmenter(small(StochasticUNet), image_size=(32, 48)).eval()  # two windows, which overlap
     model.tiling.crop.fill_(32)
     return model
 

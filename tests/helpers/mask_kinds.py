@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "10 and 20": ("png", levels(10, 20), "values 0, 10, 20"),
     "labels of 16 bits": ("png", levels(1, 300, dtype=np.uint16), "values 0, 1, 300"),
     "labels as float": ("tif", levels(1, 2, dtype=np.float32), "values 0, 1, 2"),
-    "nothing black": ("png", scaled(255, low=100), "not those of a mask"),
+    "nothing black": ("png", scaled(255, low=100), "expected 0 to 1, or 0 to 255"),
     "white is 0, float": ("tif", lambda mask, path: write_tiff(path, mask.astype(np.float32), 0), "0 is white"),
     "16 bits per colour in planes": (
         "tif",
@@ -237,9 +237,9 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     ),
     "pages": ("tif", pages, "holds 2 pictures"),
     "films": ("gif", pages, "holds 2 pictures"),
-    "NaN": ("tif", with_value(np.nan), "no numbers"),
-    "infinite": ("tif", with_value(np.inf), "no numbers"),
-    "negative": ("tif", with_value(-1), "not those of a mask"),
+    "NaN": ("tif", with_value(np.nan), "NaN, infinite values"),
+    "infinite": ("tif", with_value(np.inf), "NaN, infinite values"),
+    "negative": ("tif", with_value(-1), "expected 0 to 1, or 0 to 255"),
     "no picture": ("png", lambda _, path: path.write_bytes(b"<html>403</html>"), "cannot be decoded"),
 }
 # By kind: suffix, how the first mask is stored, and all others.

@@ -184,7 +184,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)
 WIDE, WIDE_COLOUR = GREY.astype(np.uint16) * 257, COLOUR.astype(np.uint16) * 257
 TWELVE, FLOAT = GREY.astype(np.uint16) * 16, GREY.astype(np.float32) / 255
 RANGE = (0, 4095)
-UNKNOWN, DAMAGED, PAGES = "which of them are black and white is not known", "cannot be decoded", "holds 2 pictures"
+UNKNOWN, DAMAGED, PAGES = "its values of black and white are unknown", "cannot be decoded", "holds 2 pictures"
 DARK, CLEAR, TURNED = ("dark picture",), ("transparent picture",), ("turned picture",)
 
 
@@ -253,7 +253,7 @@ KINDS = [
     Kind("tif float", lambda p: write_tiff(p, FLOAT), None, rf"from 0\.\d+ to 0\.\d+.*{UNKNOWN}"),
     Kind("tif float, range", lambda p: write_tiff(p, FLOAT), GREY, "", (0, 1)),
     Kind("tif float, range, white is zero", lambda p: write_tiff(p, FLOAT, 0), 255 - GREY, "", (0, 1)),
-    Kind("tif float, no number", lambda p: write_tiff(p, FLOAT * np.nan), None, "holds no number"),
+    Kind("tif float, no number", lambda p: write_tiff(p, FLOAT * np.nan), None, "it holds only NaN"),
     Kind("tif float of 64 bits", lambda p: write_tiff(p, FLOAT.astype(np.float64)), None, DAMAGED),
     # Colour modes.
     *(Kind(f"{suffix} colour", saved(), COLOUR) for suffix in ("png", "bmp", "ppm", "tga", "tif", "pcx")),
@@ -316,7 +316,7 @@ KINDS = [
     Kind("tif cut short, deflated", cut(NOISE, 0.9, compression="tiff_deflate"), None, DAMAGED),
     Kind("png empty", Path.touch, None, DAMAGED),
     Kind("jpg of HTML", lambda p: p.write_text("<html>403</html>"), None, DAMAGED),
-    Kind("png link that leads nowhere", lambda p: p.symlink_to("gone.png"), None, "a link that leads nowhere"),
+    Kind("png link that leads nowhere", lambda p: p.symlink_to("gone.png"), None, "a broken link"),
 ]
 
 

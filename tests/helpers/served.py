@@ -28,7 +28,8 @@ class Shelf:
         return f"For tests of {name}."
 
     def card(self, name: str, pictures: bool = False) -> str:
-        return f"# Card of {name}"
+        row = f"| {' | '.join(['corruptions'] * 8)} |"
+        return f"# Card of {name}\n\n{row}\n|{'---|' * 8}\n{row}\n"
 
 
 @contextmanager

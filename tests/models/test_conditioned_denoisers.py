@@ -396,7 +396,7 @@ def test_chains_may_begin_with_the_prior():
     assert abs(float((noisy * signal).sum() / (guess * signal**2).sum()) - 1) < 0.1
     with pytest.raises(ValueError, match="or use MedSegDiffV2 or MedSegDiffLite"):
         MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), reverse=ReverseProcess(start=0.3)).segment(IMAGE)
-    with pytest.raises(ValueError, match="no mask of its own"):
+    with pytest.raises(ValueError, match="predicts no prior mask"):
         MedSegDiffSegmenter(small(MedSegDiffV1), image_size=(32, 32), prior_share=0.5)
     with pytest.raises(ValueError, match="set residual to false"):
         lite_segmenter(process=NoiseProcess(prediction="v"))

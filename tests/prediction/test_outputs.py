@@ -219,11 +219,11 @@ def test_schemes_agree_with_the_data_sets(scheme, pytestconfig):
         ("brats", "this model's regions are disc, cup"),
         ("disc=1", "has labels of disc; this model's regions are disc, cup"),
         ("disc=1,cup=1", "two regions the same label"),
-        ("disc=1,cup=256", "'cup=256' is no REGION=VALUE"),
-        ("disc=0,cup=1", "'disc=0' is no REGION=VALUE"),
+        ("disc=1,cup=256", "'cup=256' is not REGION=VALUE"),
+        ("disc=0,cup=1", "'disc=0' is not REGION=VALUE"),
         ("disc=1,disc=2,cup=3", "names disc twice"),
-        ("disc=1,cup=²", "is no REGION=VALUE"),
-        ("brats2024", "'brats2024' is no REGION=VALUE"),
+        ("disc=1,cup=²", "is not REGION=VALUE"),
+        ("brats2024", "'brats2024' is not REGION=VALUE"),
     ],
 )
 def test_labels_that_do_not_fit(labels, message):

@@ -40,7 +40,7 @@ def test_from_a_zoo_entry_by_the_installed_command(photos, tmp_path):
     (photos / "c.HEIC").touch()
     result = subprocess.run([*command, "--panel"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "Left out (1), for Pillow knows no such ending: c.HEIC." in result.stderr
+    assert "Left out (1), because Pillow reads no files with these suffixes: c.HEIC." in result.stderr
     assert "Segmented 2. Results:" in result.stderr
     kinds = ("disagreement", "mask", "panel", "probability")
     expected = [f"{name}_{kind}.png" for name in "ab" for kind in kinds] + ["predictions.csv", "predictions.yaml"]
@@ -82,7 +82,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
             r"a\.jpg cannot be loaded: it is damaged, of another version, or no model",
         ),
         (["IN", "IN", "--out=OUT"], r"is no run.s folder: it has no checkpoints/best\.ckpt"),
-        ([ENTRY, "IN/x.jpg", "--out=OUT"], "is no file, no folder, and a pattern that fits no picture"),
+        ([ENTRY, "IN/x.jpg", "--out=OUT"], "There is no file or folder .*, and no picture matches it as a pattern"),
         ([ENTRY, "IN", "--out=IN"], r"holds files that are not predictions \(a\.jpg, b\.jpg\)"),
         ([ENTRY, "IN", "--out=IN/a.jpg"], r"a\.jpg is a file: name a folder"),
         ([ENTRY, "IN", "--out=/proc/nothing"], "Cannot write to /proc/nothing"),
@@ -122,7 +122,7 @@ def test_volumes(brain_model, tmp_path, capsys):
         main([*command, "--modality", "t1ce=*_GD", "--brain_mask=*_bet"])
     assert caught.value.code == 1
     said = capsys.readouterr().err
-    assert "00002: it has no flair; there is" in said
+    assert "00002: it has no flair; its folder holds" in said
     assert "Segmented 1, failed 1." in said
     expected = [f"BraTS2021_00001_{kind}" for kind in ("disagreement.nii.gz", "mask.nii.gz", "panel.png")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[:3] == expected
@@ -131,10 +131,10 @@ def test_volumes(brain_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--modality", "t2=x"], r"takes flair, t1ce; there is no t2\."),
-        (["--volumes", "flair,t1"], "the volumes flair, t1 lack t1ce"),
+        (["--modality", "t2=x"], r"takes flair, t1ce\. It has no channel t2\."),
+        (["--volumes", "flair,t1"], "The volumes flair, t1 lack t1ce"),
         (["--range", "0", "1"], "--range is for pictures"),
-        ([], r"No case in .*expected a folder with a file for each of flair, t1ce"),
+        ([], r"No case in .*Expected a folder with a file for each of flair, t1ce"),
     ],
 )
 def test_mistakes_with_volumes(options, message, brain_model, photos, tmp_path):

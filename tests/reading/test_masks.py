@@ -123,7 +123,7 @@ def test_refusals_are_alike_and_name_the_file(command, kind, tmp_path):
         (scaled(2), scaled(1), "values 0 to 2; other masks beside it have values up to 1"),
         (scaled(1), probability(255, np.uint8), "values 0 to 1; other masks beside it have values up to 255"),
         (scaled(4095, np.uint16), scaled(255), "values 0 to 4095; other masks beside it have values up to 255"),
-        (scaled(60), scaled(80), "values 0 to [68]0: not those of a mask"),
+        (scaled(60), scaled(80), "values 0 to [68]0; expected 0 to 1"),
     ],
 )
 def test_ranges_that_cannot_be_told(low, others, message, last, tmp_path):

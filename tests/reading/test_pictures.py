@@ -151,7 +151,7 @@ def test_a_folder_that_is_almost_black_is_warned_of_each_time(tmp_path, caplog):
         module.setup("fit")
         [warning] = [one.getMessage() for one in caplog.records if "dark" in one.getMessage()]
         assert re.search(
-            r"3 dark pictures; of a: it has 16 bits.*--range 0 4095.*setting range.*Items: a, b, c", warning
+            r"3 dark pictures; of a: it has 16 bits.*--range 0 4095.*range for a data set.*Items: a, b, c", warning
         )
 
 

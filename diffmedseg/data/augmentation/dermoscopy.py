@@ -166,6 +166,6 @@ def _change(photographs: Tensor, chosen: Tensor, change: Callable[..., Tensor], 
     """Change the chosen (B,) of photographs (B, N, 3, H, W) in place, all N of an image by the same amounts."""
     rows = chosen.nonzero()[:, 0]
     if len(rows):
-        before = photographs[rows]
-        values = [amount[rows].to(photographs.device).repeat_interleave(before.shape[1], 0) for amount in amounts]
-        photographs[rows] = change(before.flatten(0, 1), *values).view_as(before)
+        originals = photographs[rows]
+        values = [amount[rows].to(photographs.device).repeat_interleave(originals.shape[1], 0) for amount in amounts]
+        photographs[rows] = change(originals.flatten(0, 1), *values).view_as(originals)

@@ -25,8 +25,8 @@ def label_split(recipe: LabelRecipe, store: ImageStore, pairs: bool = False) -> 
     try:
         return _label(recipe, store, pairs)
     except DataError as error:
-        others = [other() for other in _RECIPES if other is not type(recipe)]
-        work = [f"{type(other).__name__}, from {other.supervision}" for other in others if _works(other, store, pairs)]
+        recipes = [other() for other in _RECIPES if other is not type(recipe)]
+        work = [f"{type(other).__name__}, from {other.supervision}" for other in recipes if _works(other, store, pairs)]
         advice = "\n  ".join(["Recipes that work, for --data.label_recipe:", *work]) if work else "No recipe works."
         raise DataError(f"{error} {advice}") from error
 

@@ -58,7 +58,7 @@ def propensity(
         labels: (items,), 0 or 1.
         weights: (items,), relative frequency of each item; None for equal frequencies.
     """
-    drawn = None if weights is None else torch.from_numpy(weights / weights.mean())
+    item_weights = None if weights is None else torch.from_numpy(weights / weights.mean())
     columns = [np.ones(len(labels))]
     for feature in features:
         if feature.std() > 1e-9:
@@ -70,7 +70,7 @@ def propensity(
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(x @ beta, y, drawn) + _RIDGE * beta[1:].square().sum()
+        loss = F.binary_cross_entropy_with_logits(x @ beta, y, item_weights) + _RIDGE * beta[1:].square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -98,8 +98,8 @@ class Crops(LabelRecipe):
             generator = keyed_generator(self.seed, "crops", store.ids[index])
             for label, allowed in enumerate(self.places(store, index, window)):
                 starts = allowed.nonzero()
-                chosen = starts[torch.randperm(len(starts), generator=generator)[: self.per_image]] * (window // 4)
-                crops += [(index, (int(top), int(left)), label) for top, left in chosen]
+                corners = starts[torch.randperm(len(starts), generator=generator)[: self.per_image]] * (window // 4)
+                crops += [(index, (int(top), int(left)), label) for top, left in corners]
         counts = [sum(label == wanted for _, _, label in crops) for wanted in (0, 1)]
         if not all(counts):
             raise DataError(
@@ -146,8 +146,8 @@ class MaskExcludedCrops(Crops):
         """Choose by the mask; see the base class."""
         mask = majority(store.masks(index)).amax(0)
         wide = F.max_pool2d(mask[None, None].float(), 2 * self.margin + 1, 1, self.margin)[0, 0]
-        shown = _window_mean(is_tissue(store.image(index)), window) >= 0.5  # air around a head is not tissue
-        return shown & (_window_mean(wide, window) == 0), _window_mean(mask, window) >= self.least
+        on_tissue = _window_mean(is_tissue(store.image(index)), window) >= 0.5  # air around a head is not tissue
+        return on_tissue & (_window_mean(wide, window) == 0), _window_mean(mask, window) >= self.least
 
 
 class BorderCrops(Crops):

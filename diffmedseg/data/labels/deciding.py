@@ -34,7 +34,8 @@ class FieldOfView(Configurable):
     def __init__(self, darkness: float = 0.25, grow: float = 0.05, inner: float = 0.35) -> None:
         if not (0 < darkness < 1 and 0 <= grow < 0.5 and 0 <= inner <= 1):
             raise ValueError(
-                f"darkness {darkness} has to be in (0, 1), grow {grow} in [0, 0.5), inner {inner} in [0, 1]."
+                f"darkness is {darkness}, grow {grow} and inner {inner}; darkness has to be in (0, 1), grow in "
+                "[0, 0.5), and inner in [0, 1]."
             )
         self.darkness, self.grow, self.inner = darkness, grow, inner
 
@@ -56,8 +57,8 @@ class FieldOfView(Configurable):
         if border.any():
             border |= distance_transform_edt(~border) <= self.grow * min(height, width)
         inner: Mask = _distance_from_middle((height, width)) <= self.inner
-        seen: Mask = ~border | inner
-        return seen
+        visible: Mask = ~border | inner
+        return visible
 
 
 class CentralComponent(Configurable):
@@ -95,8 +96,8 @@ class CentralComponent(Configurable):
             return mask
         weight = np.exp(-0.5 * (_distance_from_middle(mask.shape[-2:]) / self.sigma) ** 2)
         scores = sum_labels(np.broadcast_to(weight, mask.shape) * evidence, parts, np.arange(1, number + 1))
-        kept: Mask = parts == 1 + int(np.argmax(scores))
-        return kept
+        component: Mask = parts == 1 + int(np.argmax(scores))
+        return component
 
 
 class LargestComponent(Configurable):
@@ -109,8 +110,8 @@ class LargestComponent(Configurable):
         parts, number = label(mask)
         if number < 2:
             return mask
-        kept: Mask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
-        return kept
+        component: Mask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
+        return component
 
 
 class Plausible(Configurable):
@@ -130,7 +131,10 @@ class Plausible(Configurable):
         self, area: tuple[float, float] = (0.02, 0.5), border: float = 0.1, off_middle: float | None = 0.25
     ) -> None:
         if not 0 <= area[0] < area[1] <= 1 or not 0 <= border <= 1 or not (off_middle is None or off_middle > 0):
-            raise ValueError(f"area {area}, border {border} and off_middle {off_middle} are no limits of masks.")
+            raise ValueError(
+                f"area is {area}, border {border} and off_middle {off_middle}; expected two increasing shares from 0 "
+                "to 1 for area, a share from 0 to 1 for border, and a number above 0 or null for off_middle."
+            )
         self.area, self.border, self.off_middle = (area[0], area[1]), border, off_middle
 
     def objection(self, mask: Mask) -> str | None:
@@ -207,8 +211,8 @@ class MaskRule(Configurable):
 
     def seen(self, image: Map) -> Mask:
         """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): not in the air around a head."""
-        shown: Mask = np.any(image > _BACKGROUND, axis=0)
-        return shown if self.field_of_view is None else np.logical_and(shown, self.field_of_view(image))
+        subject: Mask = np.any(image > _BACKGROUND, axis=0)
+        return subject if self.field_of_view is None else np.logical_and(subject, self.field_of_view(image))
 
     def soften(self, evidence: Map, seen: Mask) -> Map:
         """Normalise a map within the visible field, so that Otsu's level becomes 0.5.
@@ -227,8 +231,8 @@ class MaskRule(Configurable):
             return soft
         normal = ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
         level = float(otsu_level(torch.from_numpy(normal)[None])[0])
-        above = 0.5 + (normal - level) / max(1 - level, 1e-6) / 2
-        soft[seen] = np.where(normal <= level, normal / max(level, 1e-6) / 2, above)
+        upper = 0.5 + (normal - level) / max(1 - level, 1e-6) / 2
+        soft[seen] = np.where(normal <= level, normal / max(level, 1e-6) / 2, upper)
         return soft
 
     def decide(self, soft: Map) -> Decided:
@@ -258,5 +262,5 @@ def _distance_from_middle(size: tuple[int, ...]) -> Map:
 def _centroid_distance(mask: Mask) -> float:
     """Return the distance of a mask's centroid from the middle of the image, as a share of the shorter side."""
     size = mask.shape[-2:]
-    rows, columns = (where.mean() + 0.5 for where in np.nonzero(mask)[-2:])
+    rows, columns = (indices.mean() + 0.5 for indices in np.nonzero(mask)[-2:])
     return float(np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size))

@@ -59,8 +59,8 @@ def inpaint(image: Tensor, hole: Tensor, generator: torch.Generator) -> Tensor:
     values = image.float()
     smooth = _pull_push(values[None], ~hole[None])[0]
     # The noise is measured with the smooth filling in the hole, so that the lesion does not affect it.
-    known = torch.where(hole, smooth, values)
-    rough = (known - F.avg_pool2d(known[None], 3, 1, 1, count_include_pad=False)[0])[:, ~hole[0]]
+    patched = torch.where(hole, smooth, values)
+    rough = (patched - F.avg_pool2d(patched[None], 3, 1, 1, count_include_pad=False)[0])[:, ~hole[0]]
     deviation = rough.square().mean(1).sqrt()[:, None, None]
     filled = smooth + torch.randn(image.shape, generator=generator) * deviation
     filled = filled.round().clamp(0, 255) if image.dtype == torch.uint8 else filled.clamp(-1, 1)

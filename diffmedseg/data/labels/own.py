@@ -28,8 +28,8 @@ class OwnLabels(LabelRecipe):
 
     def __call__(self, store: ImageStore) -> ImageStore:
         """Label a split; see the base class."""
-        known = [store.label(index) for index in range(len(store))]
-        labels = np.array([-1 if label is None else label for label in known])
+        stored_labels = [store.label(index) for index in range(len(store))]
+        labels = np.array([-1 if label is None else label for label in stored_labels])
         if not {0, 1} <= set(labels.tolist()):
             has = "no image has a label" if (labels < 0).all() else f"all are {('healthy', 'diseased')[labels.max()]}"
             raise DataError(

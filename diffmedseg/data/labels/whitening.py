@@ -70,12 +70,12 @@ def whiten(values: Tensor, healthy: Tensor, shrinkage: float) -> Tensor:
         (C, H, W), float64. All 0 if there are fewer healthy pixels than channels, or if they do not vary.
     """
     pixels = values.double().flatten(1)
-    known = healthy.flatten()
-    count = int(known.sum())
+    is_healthy = healthy.flatten()
+    count = int(is_healthy.sum())
     if count < len(pixels):
         return torch.zeros_like(pixels).reshape(values.shape)
-    offset = pixels - pixels[:, known].median(1, keepdim=True).values
-    covariance = offset[:, known] @ offset[:, known].T / count
+    offset = pixels - pixels[:, is_healthy].median(1, keepdim=True).values
+    covariance = offset[:, is_healthy] @ offset[:, is_healthy].T / count
     spread = covariance.diagonal().mean()
     if not spread > 0:
         return torch.zeros_like(pixels).reshape(values.shape)

@@ -92,12 +92,12 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
 
     def prepare_data(self) -> None:
         """Decode all cases once, in one process per machine. Then write the splits, if a file for them is named."""
-        self._decode(self._used())
+        self._decode(self._cases_of_splits())
         self.write_splits()
 
     def find_warnings(self) -> list[Problem]:
         """Find masks without an image, cases with two equal channels, and contradictory headers; see the base class."""
-        folders = self._decode(self._used())
+        folders = self._decode(self._cases_of_splits())
         return self._masks_without_image() + self._copies(folders) + self._notes(folders)
 
     def _masks_without_image(self) -> list[Problem]:
@@ -107,9 +107,9 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
         text = f"{count(len(masks), 'mask')} without an image: add images or remove masks."
         return [Problem("mask without image", text, [str(path.relative_to(self.root)) for path in masks])]
 
-    def _used(self) -> list[Case]:
-        used = {case for cases in self.split_ids.values() for case in cases}
-        return [case for case in self.cases.values() if case.id in used]
+    def _cases_of_splits(self) -> list[Case]:
+        ids = {case for cases in self.split_ids.values() for case in cases}
+        return [case for case in self.cases.values() if case.id in ids]
 
     def _copies(self, folders: Mapping[str, Path]) -> list[Problem]:
         by_pair: dict[str, list[str]] = defaultdict(list)
@@ -193,20 +193,20 @@ class BrainMRIDataModule(FoldsDataModule[Case]):
             except Exception as error:  # a damaged header can raise anything
                 return DataError(f"{case.id} cannot be read ({error!r}): download it again")
 
-        before = set(cache_folder().glob(f"{self.info.name}-*"))
+        cached = set(cache_folder().glob(f"{self.info.name}-*"))
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # a case takes up to 0.5 GB
             results = pool.map(decode_one, cases)
-            done = list(track(results, f"Decoding {self.info.name}", len(cases), disable=len(cases) < 50))
-        failures = [result for result in done if isinstance(result, DataError)]
+            outcomes = list(track(results, f"Decoding {self.info.name}", len(cases), disable=len(cases) < 50))
+        failures = [result for result in outcomes if isinstance(result, DataError)]
         for failure in failures[3:]:
             _log.error("%s", failure)
         if failures:
-            unusable = [case.id for case, result in zip(cases, done, strict=True) if isinstance(result, DataError)]
+            unusable = [case.id for case, result in zip(cases, outcomes, strict=True) if isinstance(result, DataError)]
             reasons = "\n  ".join(map(str, failures[:3]))
             more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
             raise DataError(f"{len(failures)} of {len(cases)} cases cannot be used:\n  {reasons}{more}", unusable)
-        folders = {case.id: path for case, path in zip(cases, done, strict=True) if isinstance(path, Path)}
-        new = [path for path in folders.values() if path not in before]
+        folders = {case.id: path for case, path in zip(cases, outcomes, strict=True) if isinstance(path, Path)}
+        new = [path for path in folders.values() if path not in cached]
         if new:
             megabytes = sum(file.stat().st_size for path in new for file in path.iterdir()) / 1e6
             _log.info("%s: decoded %d cases into %s, %.0f MB.", self.info.title, len(new), cache_folder(), megabytes)

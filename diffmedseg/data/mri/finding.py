@@ -134,8 +134,8 @@ def patient_of(case: re.Pattern[str], name: str) -> str:
 def with_suffix(folder: Path, pattern: str) -> Path | None:
     """Return the volume with a name; suffix, case and kind of accents do not matter. None without such a file."""
     name = pattern.format(case=folder.name)
-    named = [path for path in volume_files(folder) if comparable(stem(path)) == comparable(name)]
-    return min(named, key=lambda path: stem(path) != name, default=None)
+    matches = [path for path in volume_files(folder) if comparable(stem(path)) == comparable(name)]
+    return min(matches, key=lambda path: stem(path) != name, default=None)
 
 
 def pair_volumes(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
@@ -174,14 +174,14 @@ def no_case(root: Path, case: re.Pattern[str], expected: str, folders: Mapping[s
     """
     if not root.is_dir():
         return DataError(f"No case in {root}: expected {expected}; there is no such folder.")
-    below = _below(root)
+    below = _list_content(root)
     deepest = next((f" ({path.relative_to(root)})" for path in below if path.parent != root and path.is_file()), "")
     content = f"{listing(root)}{deepest}"
     advice = _advice(root, case, below, folders or {})
     return DataError(f"No case in {root}: expected {expected}; there is {content}. {advice}".strip())
 
 
-def _below(root: Path) -> list[Path]:
+def _list_content(root: Path) -> list[Path]:
     """List files and folders below a folder; of a large tree only enough to recognise it."""
     paths: list[Path] = []
     for folder, folders, files in islice(os.walk(root), _MOST):
@@ -208,7 +208,7 @@ def _advice(root: Path, case: re.Pattern[str], below: Sequence[Path], folders: M
         return f"{hollow[0]} has no files, only {listing(hollow[0])}. {remedy}"
     if any(case.fullmatch(name) or case.fullmatch(stem(Path(name))) for name in names):
         return "There are cases at another level: name a folder nearer to them, or the folder above."
-    fits = [yaml for yaml, known in _KNOWN.items() if any(re.fullmatch(known, name) for name in names)]
+    fits = [yaml for yaml, pattern in _KNOWN.items() if any(re.fullmatch(pattern, name) for name in names)]
     return f"This looks like the data set {' or '.join(fits)}." if fits else _unread(names)
 
 
@@ -234,4 +234,6 @@ def _folders_advice(root: Path, below: Sequence[Path], folders: Mapping[str, str
 
 def _unread(names: Collection[str]) -> str:
     """Explain known downloads that no data set reads, and what to do; empty for other names."""
-    return next((what for known, what in _UNREAD.items() if any(re.fullmatch(known, name) for name in names)), "")
+    return next(
+        (advice for pattern, advice in _UNREAD.items() if any(re.fullmatch(pattern, name) for name in names)), ""
+    )

@@ -59,22 +59,23 @@ class CaseFolders(Layout):
         folders = unique([path for path in folders_below(root) if self.case.fullmatch(path.name)])
         if not folders:
             raise no_case(root, self.case, f"folders with names such as {plain_pattern(self.case.pattern)}")
-        cases, without = [], []
+        cases, unlabelled = [], []
         for folder in folders:
             segmentation = self._segmentation(folder)
             if segmentation is None:
-                without.append(folder.name)
+                unlabelled.append(folder.name)
                 continue
             images = tuple(self._file(folder, pattern, f"the {name} image") for name, pattern in self.images.items())
             brain = None if self.brain_mask is None else self._file(folder, self.brain_mask, "the brain mask")
             cases.append(Case(folder.name, patient_of(self.case, folder.name), images, (segmentation,), brain))
-        if without:
-            _log.warning("%d cases in %s have no segmentation: %s.", len(without), root, first_names(without))
+        if unlabelled:
+            _log.warning("%d cases in %s have no segmentation: %s.", len(unlabelled), root, first_names(unlabelled))
         if not cases:
-            expected = self.segmentation.format(case=without[0]) + ".nii.gz"
+            expected = self.segmentation.format(case=unlabelled[0]) + ".nii.gz"
             raise DataError(
-                f"None of the {len(without)} cases in {root} has a segmentation, such as {without[0]}/{expected}; "
-                f"there is {listing(folders[0])}. Use the training set: validation sets have no segmentations."
+                f"None of the {len(unlabelled)} cases in {root} has a segmentation, such as "
+                f"{unlabelled[0]}/{expected}; there is {listing(folders[0])}. Use the training set: validation sets "
+                "have no segmentations."
             )
         return cases
 
@@ -84,20 +85,20 @@ class CaseFolders(Layout):
             return segmentation
         # BraTS20_Training_355 of Kaggle's copy has W39_1998.09.19_Segm.nii. No other name is accepted as the
         # reference: a lone file could be somebody's prediction.
-        others = [path for path in volume_files(folder) if stem(path).lower().endswith(("_seg", "_segm", "-seg"))]
-        if len(others) != 1:
+        candidates = [path for path in volume_files(folder) if stem(path).lower().endswith(("_seg", "_segm", "-seg"))]
+        if len(candidates) != 1:
             return None
         name = self.segmentation.format(case=folder.name)
-        _log.warning("%s has no %s; %s is used instead.", folder, name, others[0].name)
-        return others[0]
+        _log.warning("%s has no %s; %s is used instead.", folder, name, candidates[0].name)
+        return candidates[0]
 
     @staticmethod
-    def _file(folder: Path, pattern: str, what: str) -> Path:
+    def _file(folder: Path, pattern: str, noun: str) -> Path:
         path = with_suffix(folder, pattern)
         if path is None:
             name = pattern.format(case=folder.name)
             raise DataError(
-                f"{folder} has no {name}.nii.gz ({what}); there is {listing(folder)}. Download the case again, or "
+                f"{folder} has no {name}.nii.gz ({noun}); there is {listing(folder)}. Download the case again, or "
                 "leave the modality out by layout.modalities."
             )
         return path
@@ -224,16 +225,16 @@ class SliceFolders(Layout):
             raise no_case(root, self.case, f"folders with names such as {plain_pattern(self.case.pattern)}")
         cases = []
         for folder in folders:
-            named = re.compile(rf"{re.escape(folder.name)}_(\d+)(_mask)?\.tif", re.IGNORECASE)
+            pattern = re.compile(rf"{re.escape(folder.name)}_(\d+)(_mask)?\.tif", re.IGNORECASE)
             kinds: dict[str, dict[int, Path]] = {"images": {}, "masks": {}}
             for path in folder.iterdir():
-                if match := named.fullmatch(path.name):
+                if match := pattern.fullmatch(path.name):
                     kinds["masks" if match[2] else "images"][int(match[1])] = path
             images, masks = kinds["images"], kinds["masks"]
             unpaired = [f"slice {number}" for number in images.keys() ^ masks.keys()]
             if unpaired:
-                some = first_names(unpaired)
-                raise DataError(f"{folder}: {some} without a picture or without a mask: download it again.")
+                slices = first_names(unpaired)
+                raise DataError(f"{folder}: {slices} without a picture or without a mask: download it again.")
             if not images:
                 raise DataError(f"{folder} has no slices: download it again.")
             numbers = sorted(images)

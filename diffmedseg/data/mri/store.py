@@ -135,9 +135,9 @@ def decode(
     files = ((case.id, path) for path in case.files)
     slice_input = slice_input or SliceInput()
     ranges = slice_input.ranges_of(layout.modalities)
-    also: list[object] = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
-    also += ["square pixels"] if slice_input.square_pixels else []  # other keys stay: a cache lasts over versions
-    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items())), *also))
+    extra: list[object] = [] if not ranges and ignore is None else [sorted(ranges.items()), ignore]
+    extra += ["square pixels"] if slice_input.square_pixels else []  # other keys stay: a cache lasts over versions
+    key = files_key(files, (_FORMAT, size, sorted(allowed), sorted(map(repr, vars(layout).items())), *extra))
     target = cache / f"{name}-{case.id}-{key}"
 
     def write(folder: Path) -> None:
@@ -194,16 +194,16 @@ class SliceStore(ImageStore):
         for row, labels in zip(self._table, regions, strict=True):
             row[list(labels)] = 1
 
-    def _at(self, index: int) -> tuple[DecodedCase, int]:
+    def _locate(self, index: int) -> tuple[DecodedCase, int]:
         case, number = self._items[index]
         return open_case(self._folders[case]), number
 
     def image(self, index: int) -> Tensor:
         """Return (C, H, W), float32 in [-1, 1]: the slice, then the slices that are shown with it."""
-        case, number = self._at(index)
+        case, number = self._locate(index)
         together = self._slice_input.neighbours(number, len(case.image), case.spacing[0])
-        shown = np.concatenate([case.image[neighbour] for neighbour in together])
-        return torch.from_numpy(shown.astype(np.float32)) * (2 / _LEVELS) - 1
+        slices = np.concatenate([case.image[neighbour] for neighbour in together])
+        return torch.from_numpy(slices.astype(np.float32)) * (2 / _LEVELS) - 1
 
     def masks(self, index: int) -> Tensor:
         """Return (1, K, H, W), uint8 in {0, 1}, by nearest neighbour: the value at the centre of each pixel."""
@@ -219,12 +219,12 @@ class SliceStore(ImageStore):
         """Return (h, w), bool: the pixels with a known label; None if all labels are known."""
         if self._ignore is None:
             return None
-        case, number = self._at(index)
+        case, number = self._locate(index)
         return torch.from_numpy(case.labels[number] != self._ignore)
 
     def _small_labels(self, index: int) -> NDArray[np.uint8]:
         """Return the labels on the model's grid."""
-        case, number = self._at(index)
+        case, number = self._locate(index)
         window, labels = self.window(index), case.labels[number]
         if window is not None:
             labels = window.cut(torch.from_numpy(labels.copy()), 0).numpy()
@@ -237,17 +237,17 @@ class SliceStore(ImageStore):
 
     def reference(self, index: int) -> Tensor:
         """Return (1, K, h, w), uint8 in {0, 1}."""
-        case, number = self._at(index)
+        case, number = self._locate(index)
         return torch.from_numpy(self._table[:, case.labels[number]])[None]
 
     def window(self, index: int) -> CropWindow | None:
         """Return the window of the slice that fills the grid; None for the slice itself."""
-        case, _ = self._at(index)
+        case, _ = self._locate(index)
         return self._slice_input.window(_size_of(case.labels), case.spacing[1:], self._size)
 
     def spacing(self, index: int) -> tuple[float, ...]:
         """Return the distance of slices, rows and columns, in mm."""
-        return self._at(index)[0].spacing
+        return self._locate(index)[0].spacing
 
     def position(self, index: int) -> int:
         """Return the number of the slice in its case."""
@@ -255,7 +255,7 @@ class SliceStore(ImageStore):
 
     def label(self, index: int) -> int:
         """Return 1 if the slice has any of the regions, else 0."""
-        case, number = self._at(index)
+        case, number = self._locate(index)
         return int(bool(case.tumour[number]) and bool(self._table[:, case.labels[number]].any()))
 
 

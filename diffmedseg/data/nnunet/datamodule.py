@@ -147,8 +147,8 @@ class NnUNetDataModule(FoldsDataModule[AnyCase]):
             return splits_of_fold(self.splits_final, cases, self._tests, self.fold, self.val_fraction, self.split_seed)
         if not self._tests:
             return super().deal(cases)
-        others = [case for case in cases if case.id not in self._tests]
-        return {**hold_out(others, self.val_fraction, self.split_seed), "test": sorted(self._tests)}
+        training_cases = [case for case in cases if case.id not in self._tests]
+        return {**hold_out(training_cases, self.val_fraction, self.split_seed), "test": sorted(self._tests)}
 
     def prepare_data(self) -> None:
         """Decode all cases once, in one process per machine. Then write the splits, if a file for them is named."""

@@ -123,9 +123,9 @@ def _mapping(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _ending(facts: Mapping[str, Any]) -> str:
     ending = str(facts.get("file_ending"))
-    known = (*VOLUMES, *PICTURES)
-    if ending.lower() not in known:
-        raise _Wrong(f"file_ending is {ending}; expected {', '.join(known)}. Convert the files")
+    supported = (*VOLUMES, *PICTURES)
+    if ending.lower() not in supported:
+        raise _Wrong(f"file_ending is {ending}; expected {', '.join(supported)}. Convert the files")
     return ending
 
 
@@ -133,11 +133,13 @@ def _channels(names: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...
     """Return the unique names of the channels in the order of their numbers, and the names of fixed channels."""
     if sorted(names) != sorted(map(str, range(len(names)))):
         raise _Wrong(f"channel_names are numbered {', '.join(names)}; expected 0 to {len(names) - 1}")
-    plain = [str(names[str(number)]) for number in range(len(names))]
-    unique = [_name(name) if plain.count(name) == 1 else f"{_name(name)}_{number}" for number, name in enumerate(plain)]
+    titles = [str(names[str(number)]) for number in range(len(names))]
+    unique = [
+        _name(name) if titles.count(name) == 1 else f"{_name(name)}_{number}" for number, name in enumerate(titles)
+    ]
     if len(set(unique)) < len(unique):
-        raise _Wrong(f"channel_names {', '.join(plain)} differ only in signs. Rename one of them")
-    fixed = [name for name, given in zip(unique, plain, strict=True) if given.casefold() in _SAME_IN_ALL_CASES]
+        raise _Wrong(f"channel_names {', '.join(titles)} differ only in punctuation. Rename one of them")
+    fixed = [name for name, title in zip(unique, titles, strict=True) if title.casefold() in _SAME_IN_ALL_CASES]
     return tuple(unique), tuple(fixed)
 
 
@@ -159,7 +161,9 @@ def _labels(labels: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], int 
         if 0 in values:
             raise _Wrong(f"the region {name} has the value 0 of the background")
         if not _name(name) or _name(name) in regions:
-            raise _Wrong(f"the label {name!r} has no name, or differs from another label only in signs. Rename it")
+            raise _Wrong(
+                f"the label {name!r} has no name, or differs from another label only in punctuation. Rename it"
+            )
         regions[_name(name)] = values
     if not regions:
         raise _Wrong("labels name only background")
@@ -179,9 +183,9 @@ def _values(name: str, value: object) -> tuple[int, ...]:
     return tuple(sorted(set(values)))
 
 
-def _codes(given: Mapping[str, Any], labels: Mapping[str, Sequence[int]], order: object) -> dict[str, int]:
+def _codes(described: Mapping[str, Any], labels: Mapping[str, Sequence[int]], order: object) -> dict[str, int]:
     """Return the value of each region in label maps that nnU-Net predicts. nnU-Net draws the regions in this order."""
-    several = any(isinstance(value, list) and len(value) > 1 for value in given.values())
+    several = any(isinstance(value, list) and len(value) > 1 for value in described.values())
     if not several:
         return {name: values[0] for name, values in labels.items()}
     if not isinstance(order, list) or len(order) != len(labels) or not all(type(value) is int for value in order):

@@ -66,13 +66,13 @@ def find_files(description: Description) -> FoundFiles:
         channels = _channel_files(images, description)
         maps = {_without_ending(path, description.ending): path for path in _with_ending(labels, description.ending)}
         unpaired += [path for case, path in maps.items() if case not in channels]
-        without = sorted(channels.keys() - maps.keys())
-        if without and part == TRAINING:
-            expected = labels / (without[0] + description.ending)
-            number = count(len(without), "case")
-            raise DataError(f"{number} in {images} without a label map. There is no {expected}.", without)
-        if without:
-            _log.warning("%s in %s without a label map: left out.", count(len(without), "case"), images)
+        unlabelled = sorted(channels.keys() - maps.keys())
+        if unlabelled and part == TRAINING:
+            expected = labels / (unlabelled[0] + description.ending)
+            number = count(len(unlabelled), "case")
+            raise DataError(f"{number} in {images} without a label map. There is no {expected}.", unlabelled)
+        if unlabelled:
+            _log.warning("%s in %s without a label map: left out.", count(len(unlabelled), "case"), images)
         cases += [CaseFiles(case, part, _complete(case, files, images, description), maps[case])
                   for case, files in sorted(channels.items()) if case in maps]  # fmt: skip
     if not cases:

@@ -61,8 +61,8 @@ def foreground_ranges(
 
     build_once(target, 0.01, write)
     try:
-        stored = read_json(target / "ranges.json").items()
-        ranges = {channel: (float(low), float(high)) for channel, (low, high) in stored}
+        content = read_json(target / "ranges.json").items()
+        ranges = {channel: (float(low), float(high)) for channel, (low, high) in content}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"The cache {target} is damaged ({error}). Delete this folder; it will be made again."
@@ -80,6 +80,6 @@ def _sample(
     """Return values of some voxels of the foreground of a case, (channels, voxels)."""
     raw = layout.read(case, allowed)
     foreground = np.flatnonzero((raw.labels > 0) & (raw.labels != (ignore or 0)))
-    some = np.random.default_rng(0).permutation(foreground)[:_VOXELS]
-    values: NDArray[np.float32] = raw.channels[list(numbers)].reshape(len(numbers), -1)[:, some]
+    voxels = np.random.default_rng(0).permutation(foreground)[:_VOXELS]
+    values: NDArray[np.float32] = raw.channels[list(numbers)].reshape(len(numbers), -1)[:, voxels]
     return values

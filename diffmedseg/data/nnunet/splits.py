@@ -29,16 +29,14 @@ def splits_of_fold(
         DataError: If the file is damaged, or does not fit the cases.
     """
     try:
-        folds = [
-            {name: [str(case) for case in stored[name]] for name in ("train", "val")} for stored in read_json(path)
-        ]
+        folds = [{name: [str(case) for case in entry[name]] for name in ("train", "val")} for entry in read_json(path)]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error!r}): expected a list of folds with train and val.") from error
     if not 0 <= fold < len(folds):
         raise DataError(f"{path} has folds 0 to {len(folds) - 1}, but no fold {fold}. Set data.fold.")
     splits: dict[str, list[str]] = folds[fold]
-    known = {case.id for case in cases}
-    if missing := [case for ids in splits.values() for case in ids if case not in known]:
+    case_ids = {case.id for case in cases}
+    if missing := [case for ids in splits.values() for case in ids if case not in case_ids]:
         raise DataError(
             f"{path} names {count(len(missing), 'case')} that the data set does not have: {first_names(missing)}.",
             missing,

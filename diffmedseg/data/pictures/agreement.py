@@ -62,12 +62,12 @@ class AgreementMasks(CaseMasks):
             values = read_values(path)
             unknown = sorted(set(np.unique(values).tolist()) - set(self._agreeing))
             if unknown:
-                some = first_names([str(value) for value in unknown], 5)
+                listed = first_names([str(value) for value in unknown], 5)
                 raise DataError(
-                    f"{path} has values {some}; a map of agreement has the values "
+                    f"{path} has values {listed}; a map of agreement has the values "
                     f"{', '.join(map(str, sorted(self._agreeing)))}. It was resized or changed: download it again",
                     [path.name],
                 )
-            enough = [value for value, number in self._agreeing.items() if number > rater]
-            masks.append(np.isin(values, enough).astype(np.uint8))
+            levels = [value for value, number in self._agreeing.items() if number > rater]
+            masks.append(np.isin(values, levels).astype(np.uint8))
         return masks

@@ -101,7 +101,8 @@ class CaseMasks(ABC):
         outlined = [rater for rater in masks if rater is not None]
         shapes = {mask.shape for rater in outlined for mask in rater}
         if len(shapes) > 1:
-            raise DataError(f"The masks of {case.image} have different sizes, {first_names(list(map(str, shapes)))}")
+            sizes = first_names(list(map(str, shapes)))
+            raise DataError(f"The masks of {case.image} have different sizes, {sizes}. Save them in one size")
         empty = np.full((len(outlined[0]), *shapes.pop()), MISSING, dtype=np.uint8)
         return np.stack([empty if rater is None else np.stack(rater) for rater in masks])
 
@@ -179,9 +180,9 @@ class PictureLayout(Configurable, ABC):
         Raises:
             DataError: See :meth:`search`.
         """
-        found = self.search(root)
-        found.warn(root)
-        return found.cases
+        pictures = self.search(root)
+        pictures.warn(root)
+        return pictures.cases
 
     def image_size(self, path: Path) -> tuple[int, int]:
         """Return height and width of a picture, upright.

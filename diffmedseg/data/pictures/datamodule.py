@@ -99,13 +99,13 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
 
     def find_warnings(self) -> list[Problem]:
         """Find pictures without masks, which are left out, and masks without a picture; see the base class."""
-        found, problems = self._found, []
-        if found.without_mask:
-            text = f"{count(len(found.without_mask), 'picture')} without a mask: left out."
-            problems.append(Problem("picture without mask", text, found.without_mask, serious=False))
-        if found.without_picture:
-            text = f"{count(len(found.without_picture), 'mask')} without a picture: add pictures or remove masks."
-            problems.append(Problem("mask without picture", text, found.without_picture))
+        pictures, problems = self._found, []
+        if pictures.without_mask:
+            text = f"{count(len(pictures.without_mask), 'picture')} without a mask: left out."
+            problems.append(Problem("picture without mask", text, pictures.without_mask, serious=False))
+        if pictures.without_picture:
+            text = f"{count(len(pictures.without_picture), 'mask')} without a picture: add pictures or remove masks."
+            problems.append(Problem("mask without picture", text, pictures.without_picture))
         return problems + self._shrunk.problems
 
     def configure_targets(self, needs: Sequence[str], regions: Sequence[str]) -> str | None:

@@ -11,12 +11,12 @@ from diffmedseg.wording import first_names, plain_pattern
 
 def named_files(root: Path, paths: Sequence[Path], suffixes: tuple[str, ...] = PICTURES) -> list[tuple[str, Path]]:
     """Return the files with these suffixes. Each has its path relative to the root, without suffix and with ``/``."""
-    named = []
+    files = []
     for path in paths:
         name = path.relative_to(root).as_posix()
         if suffix := next((end for end in suffixes if name.lower().endswith(end)), None):
-            named.append((composed(name[: -len(suffix)]), path))
-    return named
+            files.append((composed(name[: -len(suffix)]), path))
+    return files
 
 
 class Names:
@@ -35,8 +35,8 @@ class Names:
         Raises:
             DataError: If another picture has the same name; the message names both files.
         """
-        if other := self._seen.get(comparable(name)):
-            raise DataError(f"Two pictures have the name {name}: {other} and {path}. Keep one of them.")
+        if earlier := self._seen.get(comparable(name)):
+            raise DataError(f"Two pictures have the name {name}: {earlier} and {path}. Keep one of them.")
         self._seen[comparable(name)] = path
 
 

@@ -46,10 +46,10 @@ class _MaskIndex:
         folder, _, last = name.rpartition("/")
         if "**" in folder:
             pattern = re.compile(f"{_any_folders(folder)}/{re.escape(last)}")
-            named = [path for other in self._by_last[last] if pattern.fullmatch(other) for path in self._exact[other]]
+            candidates = [path for key in self._by_last[last] if pattern.fullmatch(key) for path in self._exact[key]]
         else:
-            named = list(dict.fromkeys([*self._exact.get(name, []), *self._by_key.get(f"{folder}/{last}", [])]))
-        masks = [path for path in named if path != image]
+            candidates = list(dict.fromkeys([*self._exact.get(name, []), *self._by_key.get(f"{folder}/{last}", [])]))
+        masks = [path for path in candidates if path != image]
         if len(masks) > 1:
             raise DataError(
                 f"{image} has several masks for {template}: {first_names(list(map(str, masks)))}. Keep one."
@@ -137,7 +137,7 @@ class FileNames(PictureLayout):
         paths = files_below(root)
         files = named_files(root, paths)
         mask = _MaskIndex(files).find
-        templates, cases, without = self._templates(root), [], []
+        templates, cases, without_mask = self._templates(root), [], []
         names = Names()
         incomplete: dict[str, str] = {}
         for name, path in files:
@@ -162,32 +162,34 @@ class FileNames(PictureLayout):
                 unsure = None if self.unsure is None else mask(self.unsure, groups, path)
                 cases.append(PictureCase(case, groups.get("patient") or case, path, tuple(masks), visible, unsure))
             else:
-                without.append(case)
+                without_mask.append(case)
         if incomplete:
             raise self._incomplete(incomplete, len(templates))
         if not cases:
             masks_of_all = [path for paths_of_region in self.masks.values() for path in paths_of_region]
             raise nothing_found(root, len(names), self.image.pattern, masks_of_all, paths, PICTURES)
-        used = {path for case in cases for rater in case.masks for path in rater or ()}
-        unpaired = self._masks_without_picture(files, used, templates)
+        paired = {path for case in cases for rater in case.masks for path in rater or ()}
+        unpaired = self._masks_without_picture(files, paired, templates)
         return Found(
-            sorted(cases, key=lambda case: case.id), without, [path.relative_to(root).as_posix() for path in unpaired]
+            sorted(cases, key=lambda case: case.id),
+            without_mask,
+            [path.relative_to(root).as_posix() for path in unpaired],
         )
 
     def _masks_without_picture(
-        self, files: Sequence[tuple[str, Path]], used: set[Path], templates: Sequence[tuple[str, ...]]
+        self, files: Sequence[tuple[str, Path]], paired: set[Path], templates: Sequence[tuple[str, ...]]
     ) -> list[Path]:
         """Return the masks without a picture. Pictures that this layout does not read count, too."""
         patterns = [self._of_any_picture(path) for path in dict.fromkeys(path for rater in templates for path in rater)]
         masks: dict[Path, str] = {}
-        others = set()
+        pictures = set()
         for name, path in files:
             match = next((match for pattern in patterns if (match := pattern.fullmatch(name))), None)
             if match is None or self.image.fullmatch(name):
-                others.add(comparable(name.rpartition("/")[2]))
-            elif path not in used:
+                pictures.add(comparable(name.rpartition("/")[2]))
+            elif path not in paired:
                 masks[path] = comparable((match.groupdict().get("id") or "").rpartition("/")[2])
-        return [path for path, name in masks.items() if not {name, mask_key(Path(name))} & others]
+        return [path for path, name in masks.items() if not {name, mask_key(Path(name))} & pictures]
 
     def _of_any_picture(self, template: str) -> re.Pattern[str]:
         """Return the regular expression of the paths of masks of any picture. Group ``id`` is the picture's name."""

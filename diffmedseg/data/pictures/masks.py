@@ -52,12 +52,12 @@ class FileMasks(CaseMasks):
         if self._values is None:
             return self._readers[region].read(path).astype(np.uint8)
         grey = self._grey(path)
-        known = {value for values in self._values.values() for value in values} | set(self._background)
-        unknown = sorted(set(np.unique(grey).tolist()) - known)
+        allowed = {value for values in self._values.values() for value in values} | set(self._background)
+        unknown = sorted(set(np.unique(grey).tolist()) - allowed)
         if unknown:
             raise DataError(
                 f"{path} has values {first_names([str(value) for value in unknown], 5)}; this data set has "
-                f"{', '.join(map(str, sorted(known)))}. The file was resized, saved as JPEG, or has other codes"
+                f"{', '.join(map(str, sorted(allowed)))}. The file was resized, saved as JPEG, or has other codes"
             )
         mask: NDArray[np.uint8] = np.isin(grey, list(self._values.values())[region]).astype(np.uint8)
         return mask

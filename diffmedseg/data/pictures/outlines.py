@@ -48,7 +48,7 @@ class XMLOutlines(PictureLayout):
         paths, names = files_below(root), Names()
         files = {comparable(name): path for name, path in named_files(root, paths, (".xml",))}
         outlined = _read_all(list(files.values()))
-        cases, without = [], []
+        cases, without_outlines = [], []
         for name, path in named_files(root, paths):
             folder, slash, last = name.rpartition("/")
             if match := self.image.fullmatch(last):
@@ -58,16 +58,16 @@ class XMLOutlines(PictureLayout):
                 if file is not None and outlined[file].pop(int(groups["number"]), []):
                     cases.append(PictureCase(groups["id"], groups["patient"], path, ((file,),)))
                 else:
-                    without.append(groups["id"])
+                    without_outlines.append(groups["id"])
         if not cases:
             raise nothing_found(root, len(names), self.image.pattern, [f"{self.outlines}.xml"], paths, PICTURES)
         unpaired = [
             f"{file.relative_to(root).as_posix()} (picture {number})"
-            for file, left in outlined.items()
-            for number, outlines in left.items()
+            for file, remaining in outlined.items()
+            for number, outlines in remaining.items()
             if outlines
         ]
-        return Found(sorted(cases, key=lambda case: case.id), without, unpaired)
+        return Found(sorted(cases, key=lambda case: case.id), without_outlines, unpaired)
 
     def reader(self, cases: Sequence[PictureCase]) -> CaseMasks:
         """Return a reader of the masks of these pictures."""
@@ -83,11 +83,11 @@ def _read_all(files: Sequence[Path]) -> dict[Path, dict[int, list[Outline]]]:
         except DataError as error:
             damaged[file.name] = str(error)
     if damaged:
-        some = "; ".join(list(damaged.values())[:3])
+        reasons = "; ".join(list(damaged.values())[:3])
         more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise DataError(
-            f"{count(len(damaged), 'file')} of outlines cannot be used: {some}{more}. Correct each file, or remove it "
-            "from the folder. Its pictures are then left out.",
+            f"{count(len(damaged), 'file')} of outlines cannot be used: {reasons}{more}. Correct each file, or remove "
+            "it from the folder. Its pictures are then left out.",
             damaged,
         )
     return outlines

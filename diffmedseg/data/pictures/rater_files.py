@@ -71,7 +71,7 @@ class RaterFiles(PictureLayout):
         paths = files_below(root)
         files = named_files(root, paths, self.suffixes)
         masks = self._find_masks(files)
-        patients, names, cases, without = self._find_patients(paths), Names(), [], []
+        patients, names, cases, without_mask = self._find_patients(paths), Names(), [], []
         for name, path in files:
             if not (match := self.image.fullmatch(name)):
                 continue
@@ -80,9 +80,9 @@ class RaterFiles(PictureLayout):
             names.add(case, path)
             by_rater = masks.pop(comparable(groups["id"]), {})
             if len(by_rater) > self.most:
-                some = first_names([mask.name for mask in by_rater.values()])
+                listed = first_names([mask.name for mask in by_rater.values()])
                 raise DataError(
-                    f"{path} has {len(by_rater)} masks; expected at most {self.most}: {some}. Remove files that "
+                    f"{path} has {len(by_rater)} masks; expected at most {self.most}: {listed}. Remove files that "
                     "belong to no rater, or set layout.most",
                     [case],
                 )
@@ -90,13 +90,13 @@ class RaterFiles(PictureLayout):
                 mask_files = tuple((mask,) for _, mask in sorted(by_rater.items()))
                 cases.append(PictureCase(case, patients.get(case, groups.get("patient") or case), path, mask_files))
             else:
-                without.append(case)
+                without_mask.append(case)
         if not cases:
             raise nothing_found(
                 root, len(names), self.image.pattern, [plain_pattern(self.masks.pattern)], paths, self.suffixes
             )
         unpaired = [mask.relative_to(root).as_posix() for by_rater in masks.values() for mask in by_rater.values()]
-        return Found(_of_equal_length(sorted(cases, key=lambda case: case.id)), without, sorted(unpaired))
+        return Found(_of_equal_length(sorted(cases, key=lambda case: case.id)), without_mask, sorted(unpaired))
 
     def _find_masks(self, files: Sequence[tuple[str, Path]]) -> dict[str, dict[str, Path]]:
         """Return the masks by id of the picture, then by rater."""
@@ -147,7 +147,7 @@ def read_patients(path: Path, columns: Sequence[str]) -> dict[str, str]:
     Raises:
         DataError: If the file is damaged or lacks a column; the message names the file.
     """
-    key, *others = columns
+    key, *patient_columns = columns
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -156,7 +156,7 @@ def read_patients(path: Path, columns: Sequence[str]) -> dict[str, str]:
                 raise DataError(f"{path} has no column {first_names(missing)}: download it again", [path.name])
             patients = {}
             for row in rows:
-                patient = next((f"{column}:{row[column]}" for column in others if row[column]), None)
+                patient = next((f"{column}:{row[column]}" for column in patient_columns if row[column]), None)
                 if patient is not None:
                     patients[row[key]] = patient
     except (OSError, UnicodeDecodeError, csv.Error) as error:

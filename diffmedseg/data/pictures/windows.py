@@ -31,12 +31,12 @@ def read_windows(path: Path, sizes: Mapping[str, tuple[int, int]] | None = None)
             if tuple(next(reader, ())) != COLUMNS:
                 raise DataError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}.")
             for row in filter(None, reader):
-                place = f"{path}, line {reader.line_num}"
-                window, row[0] = _window(row, place), composed(row[0])
+                line = f"{path}, line {reader.line_num}"
+                window, row[0] = _window(row, line), composed(row[0])
                 if row[0] in windows:
-                    raise DataError(f"{place}: {row[0]} has two windows. Keep one of the lines.")
+                    raise DataError(f"{line}: {row[0]} has two windows. Keep one of the lines.")
                 if sizes is not None:
-                    _check(row[0], window, sizes, place)
+                    _check(row[0], window, sizes, line)
                 windows[row[0]] = window
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a CSV of windows ({error}).") from error
@@ -45,21 +45,21 @@ def read_windows(path: Path, sizes: Mapping[str, tuple[int, int]] | None = None)
     return windows
 
 
-def _window(row: list[str], place: str) -> CropWindow:
+def _window(row: list[str], line: str) -> CropWindow:
     try:
         name, *numbers = row
         window = CropWindow(*map(int, numbers))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{place}: found {','.join(row)!r}; expected {','.join(COLUMNS)} in whole pixels.") from error
+        raise DataError(f"{line}: found {','.join(row)!r}; expected {','.join(COLUMNS)} in whole pixels.") from error
     if not name or min(window.left, window.top) < 0 or min(window.size) < 1:
-        raise DataError(f"{place}: {','.join(row)!r} has no id, or its window lies outside the picture.")
+        raise DataError(f"{line}: {','.join(row)!r} has no id, or its window lies outside the picture.")
     return window
 
 
-def _check(name: str, window: CropWindow, sizes: Mapping[str, tuple[int, int]], place: str) -> None:
+def _check(name: str, window: CropWindow, sizes: Mapping[str, tuple[int, int]], line: str) -> None:
     if name not in sizes:
-        raise DataError(f"{place}: there is no picture {name}. There are {first_names(sizes.keys())}.", [name])
-    check_inside(window, sizes[name], f"{place}: the window of {name}")
+        raise DataError(f"{line}: there is no picture {name}. There are {first_names(sizes.keys())}.", [name])
+    check_inside(window, sizes[name], f"{line}: the window of {name}")
 
 
 def write_windows(path: Path, windows: Mapping[str, CropWindow]) -> None:

@@ -165,7 +165,9 @@ class TwoTowerUNet(ImageDenoiser):
             ValueError: If labels are missing, or a label is neither healthy nor diseased.
         """
         if label is None or label.max() > DISEASED:
-            raise ValueError("Two networks, one per label, know no image without a label: set label_dropout to 0.")
+            raise ValueError(
+                "Two networks, one for each label, cannot learn from images without a label. Set label_dropout to 0."
+            )
         output = x_t.new_zeros(x_t.shape)
         for value, tower in enumerate(self.towers):
             rows = (label == value).nonzero()[:, 0]

@@ -69,7 +69,7 @@ class OneStepDifference(Difference):
 
     def __init__(self, lowest: int = 100, highest: int = 300) -> None:
         if not 0 <= lowest <= highest:
-            raise ValueError(f"Levels from {lowest} to {highest}: the lowest has to be at least 0, and not above.")
+            raise ValueError(f"Levels are {lowest} to {highest}; expected 0 or more, and the lower level first.")
         self.lowest, self.highest = lowest, highest
 
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
@@ -150,14 +150,16 @@ class PartialDenoisingDifference(Difference):
 
     def __init__(self, start: int = 400, guidance: float = 1.0) -> None:
         if start < 1:
-            raise ValueError(f"start is {start}; a chain begins at 1 or above.")
+            raise ValueError(f"start is {start}; it has to be at least 1.")
         self.start, self.guidance = start, guidance
 
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
         """Refuse a start that the process does not have, and guidance if training hides no labels."""
         _check_level(self.start, process)
         if self.guidance != 1 and not label_hidden:
-            raise ValueError(f"guidance is {self.guidance}, which needs a label_dropout above 0 in training.")
+            raise ValueError(
+                f"guidance is {self.guidance}; other values than 1 need a label_dropout above 0 in training."
+            )
 
     def __call__(
         self,
@@ -183,8 +185,8 @@ class PartialDenoisingDifference(Difference):
     def _guided(self, predict: PredictX0, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         if self.guidance == 1:
             return predict(x_t, t, label)
-        both = torch.stack([label, torch.full_like(label, NO_LABEL)], 1).flatten()
-        x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), both)
+        labels = torch.stack([label, torch.full_like(label, NO_LABEL)], 1).flatten()
+        x_0 = predict(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), labels)
         labelled, free = x_0[::2], x_0[1::2]
         return (free + self.guidance * (labelled - free)).clamp(-1, 1)
 
@@ -203,7 +205,7 @@ class ReleasedDifference(Difference):
     def check(self, process: NoiseProcess, channels: int, label_hidden: bool) -> None:
         """Refuse images that are not colour pictures."""
         if channels != len(self._LUMA):
-            raise ValueError(f"The released code works on red, green and blue; these images have {channels} channels.")
+            raise ValueError(f"These images have {channels} channels; this difference needs 3: red, green and blue.")
 
     def __call__(
         self,
@@ -235,4 +237,6 @@ def _under_either_label(predict: PredictX0, x_t: Tensor, t: Tensor) -> tuple[Ten
 
 def _check_level(level: int, process: NoiseProcess) -> None:
     if level >= process.num_train_steps:
-        raise ValueError(f"Level {level} is beyond the process, which has {process.num_train_steps}.")
+        raise ValueError(
+            f"The noise level is {level}; the highest level of the process is {process.num_train_steps - 1}."
+        )

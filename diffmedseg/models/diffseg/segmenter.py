@@ -98,13 +98,20 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self.process = process or NoiseProcess(schedule="linear", input_scale=1.0, prediction="x_0")
         low, high = noise_range or (0, self.process.num_train_steps)
         if not 0 <= low < high <= self.process.num_train_steps:
-            raise ValueError(f"noise_range is {noise_range}; it has to lie in 0 to {self.process.num_train_steps}.")
+            raise ValueError(
+                f"noise_range is {noise_range}; expected two increasing levels, at most {self.process.num_train_steps}."
+            )
         if supervision == "pairs" and self.process.prediction != "x_0":
-            raise ValueError(f"Pairs need a process that predicts x_0, not {self.process.prediction}.")
+            raise ValueError(f"supervision pairs needs a process that predicts x_0, not {self.process.prediction}.")
         if supervision == "pairs" and whitening is not None:
-            raise ValueError("Pairs are not whitened: set whitening to null, or supervision to labels.")
+            raise ValueError(
+                "supervision is pairs, which takes no whitening. Set whitening to null, or supervision to labels."
+            )
         if not 0 <= label_dropout < 1 or not 0 <= percentiles[0] < percentiles[1] <= 100:
-            raise ValueError(f"label_dropout is {label_dropout} and percentiles are {percentiles}: out of range.")
+            raise ValueError(
+                f"label_dropout is {label_dropout} and percentiles are {percentiles}; label_dropout has to be in [0, "
+                "1), and percentiles two increasing numbers from 0 to 100."
+            )
         self.difference, self.decision = difference or NoisePredictionDifference(), decision or Otsu()
         self.polarity, self.channel_weights, self.blur = polarity, dict(channel_weights or {}), blur
         self.percentiles, self.least_contrast = (percentiles[0], percentiles[1]), least_contrast
@@ -116,7 +123,9 @@ class DiffSegSegmenter(DiffusionSegmenter):
         self._settle(process=self.process, difference=self.difference, decision=self.decision)
         self.difference.check(self.process, len(self.channels), label_dropout > 0)
         if label_dropout and not getattr(denoiser, "knows_no_label", True):
-            raise ValueError(f"{type(denoiser).__name__} knows no image without a label: set label_dropout to 0.")
+            raise ValueError(
+                f"{type(denoiser).__name__} cannot learn from images without a label. Set label_dropout to 0."
+            )
 
     def setup(self, stage: str) -> None:
         """Select the training targets in the data module, and check that it whitens images like the model.
@@ -125,10 +134,10 @@ class DiffSegSegmenter(DiffusionSegmenter):
             DataError: If the label recipe whitens images in another way.
         """
         recipe = getattr(getattr(self.trainer, "datamodule", None), "label_recipe", None)
-        trained, own = (describe(getattr(part, "whitening", None)) for part in (recipe, self))
-        if stage == "fit" and trained != own:
+        of_recipe, of_model = (describe(getattr(part, "whitening", None)) for part in (recipe, self))
+        if stage == "fit" and of_recipe != of_model:
             raise DataError(
-                f"The label recipe's whitening is {trained}; the model's is {own}. Give the same to "
+                f"The label recipe's whitening is {of_recipe}; the model's is {of_model}. Give the same to "
                 "--data.label_recipe.whitening and --model.whitening."
             )
         super().setup(stage)

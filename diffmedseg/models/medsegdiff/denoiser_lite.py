@@ -165,7 +165,7 @@ class MedSegDiffLite(Denoiser):
         if prior not in ("mean", "samples"):
             raise ValueError(unknown("prior", prior, ["mean", "samples"]))
         if prior == "samples" and not residual:
-            raise ValueError("prior is samples, to which the step network's output is added: set residual to true.")
+            raise ValueError("prior is samples and residual is false. Set residual to true, or prior to mean.")
         planar = patches != "interpolated" or ff_parser or dynamic_encoding or prior == "samples" or presence
         if spatial_dims == 3 and planar:
             raise ValueError(
@@ -223,17 +223,17 @@ class MedSegDiffLite(Denoiser):
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the axes of the condition network and of all layers for masks; see the base class."""
-        own = {
+        axes = {
             "coarse": ChannelAxis("regions", offset=self.condition.decoded_channels),
             "stem": ChannelAxis("regions", each=self.patch**self.spatial_dims),
             "head.2": ChannelAxis("regions", "output", each=self.written),
         }
         if self.covariance is not None:
-            own["base"] = ChannelAxis("regions", each=self.patch**2)
-            own |= nested_axes("covariance", self.covariance.channel_axes())
+            axes["base"] = ChannelAxis("regions", each=self.patch**2)
+            axes |= nested_axes("covariance", self.covariance.channel_axes())
         if self.presence is not None:
-            own |= nested_axes("presence", self.presence.channel_axes())
-        return nested_axes("condition", self.condition.channel_axes()) | own
+            axes |= nested_axes("presence", self.presence.channel_axes())
+        return nested_axes("condition", self.condition.channel_axes()) | axes
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's parameters in the condition network; see the base class."""

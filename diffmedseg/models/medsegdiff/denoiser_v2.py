@@ -142,8 +142,8 @@ class MedSegDiffV2(Denoiser):
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the axes of the condition network, the stem and the head; see the base class."""
-        own = {"stem": ChannelAxis("regions"), "decoder.head.2": ChannelAxis("regions", "output")}
-        return nested_axes("condition", self.condition.channel_axes()) | own
+        axes = {"stem": ChannelAxis("regions"), "decoder.head.2": ChannelAxis("regions", "output")}
+        return nested_axes("condition", self.condition.channel_axes()) | axes
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's parameters in the condition network; see the base class."""

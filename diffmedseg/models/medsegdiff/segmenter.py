@@ -107,13 +107,13 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
         self.reverse = advice.reverse() if reverse == "recommended" else reverse or ReverseProcess()
         if not denoiser.has_prior and (prior_share or self.reverse.start < 1):
             raise ValueError(
-                f"{type(denoiser).__name__} has no mask of its own, which start below 1 and prior_share need: set "
-                "start to 1 and prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
+                f"{type(denoiser).__name__} predicts no prior mask; a start below 1 and a prior_share above 0 need "
+                "one. Set start to 1 and prior_share to 0, or use MedSegDiffV2 or MedSegDiffLite."
             )
         if getattr(denoiser, "residual", False) and self.process.prediction != "x_0":
             raise ValueError(
-                f"A network that is residual to the logits of its own mask predicts x_0, not "
-                f"{self.process.prediction}: change the prediction, or set residual to false."
+                f"The process predicts {self.process.prediction}; a network with residual=true has to predict x_0. "
+                "Change the prediction, or set residual to false."
             )
         self.loss = advice.loss() if loss == "recommended" else loss or DiffusionLoss()
         self.prior_loss = advice.prior_loss() if prior_loss == "recommended" else prior_loss or PriorLoss()
@@ -195,8 +195,8 @@ class MedSegDiffSegmenter(DiffusionSegmenter):
             logits = training_samples(condition.normal, self.seed, draws, PRIOR_SAMPLES).repeat_interleave(raters, 0)
             likelihoods = log_likelihoods(logits, mask, targets.weight, targets.pixels)
             losses["prior_loss"] = monte_carlo_loss(likelihoods, mask[0].numel())
-            chosen = choose_likely(logits.detach(), likelihoods.detach(), generators)
-            return replace(condition, prior=chosen), losses
+            likely = choose_likely(logits.detach(), likelihoods.detach(), generators)
+            return replace(condition, prior=likely), losses
         if condition.prior is not None:
             prior, levels = condition.prior.repeat_interleave(raters, 0), t.reshape(-1, self.noise_levels)
             losses["prior_loss"] = self.prior_loss(prior, mask, levels, *_weights(targets))

@@ -29,9 +29,9 @@ class SpectrumFilter(nn.Module):
 
     def __init__(self, time_channels: int, channels: int = 16, blocks: int = 3) -> None:
         super().__init__()
-        before = [2, *[channels] * (blocks - 1)]
-        self.convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in before)
-        self.modulations = nn.ModuleList(nn.Linear(time_channels, 2 * channels) for _ in before)
+        in_widths = [2, *[channels] * (blocks - 1)]
+        self.convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_widths)
+        self.modulations = nn.ModuleList(nn.Linear(time_channels, 2 * channels) for _ in in_widths)
         self.head = zero_init(nn.Conv2d(channels, 1, 1))
 
     def forward(self, height: int, width: int, time: Tensor) -> Tensor:
@@ -73,8 +73,8 @@ class SpectralCrossAttention(nn.Module):
         if self.filter is not None:
             with torch.autocast(query.device.type, enabled=False):
                 response = self.filter(height, width, time.float())
-                by = filter_by_products if torch.compiler.is_exporting() else filter_spectrum
-                q = by(q.float(), response)
+                apply_filter = filter_by_products if torch.compiler.is_exporting() else filter_spectrum
+                q = apply_filter(q.float(), response)
         scale = 1 / (height * width * math.sqrt(q.shape[1]))
         summary = torch.einsum("bkhw,bvhw->bkv", k * scale, v)
         out: Tensor = self.out(torch.einsum("bkhw,bkv->bvhw", q.to(v.dtype), summary.to(v.dtype)))

@@ -73,7 +73,7 @@ class DirectNetwork(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, label: Tensor | None = None) -> Tensor:
         """Return the prior of the condition; x_t and t have no effect."""
         if condition.prior is None:
-            raise ValueError(f"{type(self).__name__}.encode gave no prior; a direct network has to.")
+            raise ValueError(f"{type(self).__name__}.encode returned no prior; a direct network needs a prior.")
         return condition.prior
 
 

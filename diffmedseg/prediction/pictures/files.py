@@ -49,28 +49,29 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
         DataError: If a source cannot be read or holds no picture, or the results of two pictures would have the same
             name, for example because only the suffix or the searched folder differs.
     """
-    found: dict[str, PictureFile] = {}
-    left: dict[str, str] = {}
+    by_path: dict[str, PictureFile] = {}
+    other_names: dict[str, str] = {}
     for source in sources:
         try:
-            paths, others, folder = _search(str(expand_home(source)))
+            paths, other_files, folder = _search(str(expand_home(source)))
             for path in paths:
                 name = path.relative_to(folder).with_suffix("").as_posix()
-                found.setdefault(os.path.abspath(path), PictureFile(path, name))
-            left |= {os.path.abspath(path): path.relative_to(folder).as_posix() for path in others}
+                by_path.setdefault(os.path.abspath(path), PictureFile(path, name))
+            other_names |= {os.path.abspath(path): path.relative_to(folder).as_posix() for path in other_files}
         except OSError as error:
             raise DataError(f"{source} cannot be read ({error}): change its permissions.") from error
-    if unknown := [left[path] for path in left.keys() - found.keys()]:
+    if unknown := [other_names[path] for path in other_names.keys() - by_path.keys()]:
         _log.warning(
-            "Left out (%d), for Pillow knows no such ending: %s. Name such a file itself to have it tried.",
+            "Left out (%d), because Pillow reads no files with these suffixes: %s. "
+            "To try a file anyway, name it itself.",
             len(unknown),
             first_names(unknown, 6),
         )
-    pictures = sorted(found.values(), key=lambda picture: picture.path)
+    pictures = sorted(by_path.values(), key=lambda picture: picture.path)
     refuse_clashes(
         [(picture.name, picture.path) for picture in pictures],
         "results",
-        "Rename one of each, or predict them into folders of their own.",
+        "Rename one of each, or predict into separate folders.",
     )
     return pictures
 
@@ -81,32 +82,38 @@ def _search(source: str) -> tuple[list[Path], list[Path], Path]:
     if path.is_file():
         return [path], [], path.parent
     if path.is_dir():
-        pictures, others = _sort_out(path.iterdir())
+        pictures, other_files = _sort_out(path.iterdir())
         if not pictures:
-            raise _no_picture(path, source)
-        deeper = {file.parent for file in _sort_out(_glob(f"{glob.escape(source)}/*/*"))[0]}
-        if below := [folder.name for folder in deeper if not (folder / PREDICTIONS).exists()]:
+            raise _no_picture_error(path, source)
+        subfolders = {file.parent for file in _sort_out(_glob(f"{glob.escape(source)}/*/*"))[0]}
+        if left_out := [folder.name for folder in subfolders if not (folder / PREDICTIONS).exists()]:
             _log.warning(
-                "Pictures in folders below it (%s) are left out: use '%s/**/*' for all.", first_names(below), source
+                "Pictures in subfolders (%s) are left out. To include them, use '%s/**/*'.",
+                first_names(left_out),
+                source,
             )
-        return pictures, others, path
-    pictures, others = _sort_out(_glob(source))
+        return pictures, other_files, path
+    pictures, other_files = _sort_out(_glob(source))
     if not pictures:
-        hint = " [ and ] stand for a choice of characters; for the bracket itself write [[]." if "[" in source else ""
-        hint += _NO_VOLUMES if any(map(is_volume, others)) else ""
-        raise DataError(f"{source} is no file, no folder, and a pattern that fits no picture.{hint}")
-    return pictures, others, Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in pictures)]))
+        hint = (
+            " In a pattern, [ ] encloses a choice of characters. For a bracket itself, write [[]."
+            if "[" in source
+            else ""
+        )
+        hint += _NO_VOLUMES if any(map(is_volume, other_files)) else ""
+        raise DataError(f"There is no file or folder {source}, and no picture matches it as a pattern.{hint}")
+    return pictures, other_files, Path(os.path.commonpath([_fixed_part(source), *(file.parent for file in pictures)]))
 
 
-def _no_picture(folder: Path, source: str) -> DataError:
-    pictures, others = _sort_out(_glob(f"{glob.escape(source)}/**/*"))
+def _no_picture_error(folder: Path, source: str) -> DataError:
+    pictures, other_files = _sort_out(_glob(f"{glob.escape(source)}/**/*"))
     hint = ""
     if pictures:
-        hint = f" There are some below it: use '{source}/**/*'."
-    elif any(map(is_volume, others)):
+        hint = f" Its subfolders have pictures. To include them, use '{source}/**/*'."
+    elif any(map(is_volume, other_files)):
         hint = _NO_VOLUMES
-    expected = "files that Pillow reads, such as .png, .jpg and .tif"
-    return DataError(f"No picture in {folder}: expected {expected}; there is {listing(folder)}.{hint}")
+    expected = "files that Pillow reads, such as .png, .jpg or .tif"
+    return DataError(f"No picture in {folder}: it holds {listing(folder)}. Expected {expected}.{hint}")
 
 
 def _glob(pattern: str) -> Iterator[Path]:
@@ -115,26 +122,26 @@ def _glob(pattern: str) -> Iterator[Path]:
     return _expand(fixed, Path(pattern).parts[len(fixed.parts) :])
 
 
-def _expand(place: Path, parts: Sequence[str]) -> Iterator[Path]:
+def _expand(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """Yield the paths below a folder that match the parts of a pattern; ``**`` matches folders that are not hidden."""
     if not parts:
-        if place.exists() or place.is_symlink():
-            yield place
+        if folder.exists() or folder.is_symlink():
+            yield folder
         return
-    first, rest = parts[0], parts[1:]
-    if not place.is_dir():
+    first, later_parts = parts[0], parts[1:]
+    if not folder.is_dir():
         return
-    if first == "**" and rest:
-        yield from _expand(place, rest)
-    for child in sorted(place.iterdir()):
+    if first == "**" and later_parts:
+        yield from _expand(folder, later_parts)
+    for child in sorted(folder.iterdir()):
         if child.name.startswith(".") and not first.startswith("."):
             continue
         if first != "**":
             if fnmatch(child.name, first):
-                yield from _expand(child, rest)
+                yield from _expand(child, later_parts)
         elif child.is_dir() and not _leads_back(child):
             yield from _expand(child, parts)
-        elif not rest:
+        elif not later_parts:
             yield child
 
 
@@ -154,10 +161,10 @@ def _fixed_part(pattern: str) -> Path:
 def _sort_out(paths: Iterator[Path]) -> tuple[list[Path], list[Path]]:
     """Separate pictures from other files, by suffix. Broken links are kept, so that they are reported."""
     pictures: list[Path] = []
-    others: list[Path] = []
+    other_files: list[Path] = []
     for path in paths:
         hidden = is_hidden(path.name) or path.parent.name == "__MACOSX"  # _expand skips other hidden folders
         if hidden or path.name.lower() in _NOT_MEANT or path.is_dir():
             continue
-        (pictures if path.suffix.lower() in picture_suffixes() else others).append(path)
-    return pictures, others
+        (pictures if path.suffix.lower() in picture_suffixes() else other_files).append(path)
+    return pictures, other_files

@@ -116,7 +116,9 @@ class PictureFolder(PredictionFolder[PictureRow]):
             result: Segmentation of the picture, with the orientation of the file.
         """
         sources = {"mask": result.mask, "probability": result.probability, "disagreement": result.uncertainty}
-        sources |= {kind: one for kind, one in (("inner", result.inner), ("outer", result.outer)) if one is not None}
+        sources |= {
+            kind: contour for kind, contour in (("inner", result.inner), ("outer", result.outer)) if contour is not None
+        }
         maps = {}
         for k, region in enumerate(self.regions):
             for kind in self.kinds:

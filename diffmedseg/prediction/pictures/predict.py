@@ -88,14 +88,16 @@ def predict_pictures(
         ValueError: If the model cannot draw so few samples, or take so many steps.
     """
     if not takes_pictures(model):
-        raise DataError(f"This model takes volumes of {', '.join(model.channels)}, not pictures.")
+        raise DataError(
+            f"This model takes volumes of {', '.join(model.channels)}, not pictures. Name a model of pictures."
+        )
     settings = (settings or Settings()).filled_from(model)
     _check_windows(model, windows)
-    said = (watcher or Watcher()).describe(model) | settings.stored()
+    description = (watcher or Watcher()).describe(model) | settings.stored()
     if windows is not None:
-        said["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
+        description["windows"] = blake2b(repr(sorted(windows.items())).encode(), digest_size=8).hexdigest()
     outputs = outputs or Outputs()
-    folder = PictureFolder(output, model, said, replace(outputs, panel=True) if panels else outputs, part)
+    folder = PictureFolder(output, model, description, replace(outputs, panel=True) if panels else outputs, part)
     segment = _Pictures(model, folder, settings, windows, watcher or Watcher()).segment
     return predict_all(pictures, folder, segment, batch_size, resume, overwrite, watcher)
 
@@ -108,15 +110,15 @@ def _check_windows(model: Segmenter, windows: Mapping[str, CropWindow] | None) -
     """
     if model.cropped and windows is None:
         raise DataError(
-            "This model was trained on windows of pictures, such as those around an optic disc: name a file of windows "
-            "by --windows. `diffmedseg windows` has a model of whole pictures find them."
+            "This model was trained on windows of pictures, such as the surroundings of an optic disc. Name a file of "
+            "windows by --windows. `diffmedseg windows` writes this file, with a model of whole pictures."
         )
     if windows is not None and not model.cropped:
-        raise DataError("This model was trained on whole pictures, not on windows of them: leave --windows out.")
+        raise DataError("This model was trained on whole pictures, not on windows. Leave --windows out.")
 
 
 @dataclass(frozen=True)
-class _Read:
+class _LoadedPicture:
     """A picture in memory, its window, the digest of its file, and the seconds that reading took."""
 
     picture: Picture
@@ -158,20 +160,20 @@ class _Pictures:
             try:
                 for number, files in enumerate(batches):
                     self.folder.forget([file.name for file in files])
-                    read: dict[PictureFile, _Read] = {}
+                    loaded: dict[PictureFile, _LoadedPicture] = {}
                     for file, reading in zip(files, ahead, strict=True):
                         with report.attempt(file.path):
-                            read[file] = reading.result()
-                        if file not in read:
+                            loaded[file] = reading.result()
+                        if file not in loaded:
                             yield
                     following = batches[number + 1] if number + 1 < len(batches) else ()
                     ahead = [reader.submit(self._read, file) for file in following]
-                    for file, own, share in self._draw(read):
+                    for file, samples, share in self._draw(loaded):
                         start = time.perf_counter()
                         with report.attempt(file.path):
-                            rows, maps, note = self._finish(file, read[file], own)
-                            rows = [replace(row, seconds=read[file].seconds + share) for row in rows]
-                            picture = read[file].picture
+                            rows, maps, note = self._finish(file, loaded[file], samples)
+                            rows = [replace(row, seconds=loaded[file].seconds + share) for row in rows]
+                            picture = loaded[file].picture
                             for _ in range(settle()):  # only one picture's maps in memory, because they may be large
                                 yield
                             written = writer.submit(self.folder.write_maps, maps, picture.orientation)
@@ -186,36 +188,36 @@ class _Pictures:
                     reading.cancel()
                 settle()
 
-    def _read(self, file: PictureFile) -> _Read:
+    def _read(self, file: PictureFile) -> _LoadedPicture:
         start = time.perf_counter()
         check_name(file.name, file.path)
         names = [form(name) for name in (file.name, file.path.stem) for form in (str, composed)]
         windows = self.windows or {}
         window = next((windows[name] for name in names if name in windows), None)
         if self.windows is not None and window is None:
-            raise DataError("there is no window of it: add a line to the file of windows")
+            raise DataError("the file of windows does not have this picture: add a line for it")
         model = self.model
         picture = read_picture(file.path, len(model.channels), model.image_size, self.settings.value_range, window)
-        return _Read(picture, window, files_digest([file.path]), time.perf_counter() - start)
+        return _LoadedPicture(picture, window, files_digest([file.path]), time.perf_counter() - start)
 
-    def _draw(self, read: Mapping[PictureFile, _Read]) -> Iterator[tuple[PictureFile, SampleSet, float]]:
+    def _draw(self, loaded: Mapping[PictureFile, _LoadedPicture]) -> Iterator[tuple[PictureFile, SampleSet, float]]:
         """Yield each picture of a batch, its samples, and its share of the seconds."""
-        if not read:
+        if not loaded:
             return
         start = time.perf_counter()
-        images = torch.stack([one.picture.image for one in read.values()])
-        drawn = self.watcher.draw(images, [file.path.stem for file in read], self.model, self.settings)
-        share = (time.perf_counter() - start) / len(read)
-        for number, file in enumerate(read):
-            yield file, drawn[number], share
+        images = torch.stack([entry.picture.image for entry in loaded.values()])
+        sample_set = self.watcher.draw(images, [file.path.stem for file in loaded], self.model, self.settings)
+        share = (time.perf_counter() - start) / len(loaded)
+        for number, file in enumerate(loaded):
+            yield file, sample_set[number], share
 
     def _finish(
-        self, file: PictureFile, read: _Read, own: SampleSet
+        self, file: PictureFile, loaded: _LoadedPicture, samples: SampleSet
     ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
         """Fuse the samples of a picture, write samples and panel, and return the rows, maps and notes."""
-        model, folder, picture, window = self.model, self.folder, read.picture, read.window
+        model, folder, picture, window = self.model, self.folder, loaded.picture, loaded.window
         keys, image, orientation = [file.path.stem], picture.image[None], picture.orientation
-        turned = own.map(partial(turn_back, orientation=orientation))
+        turned = samples.map(partial(turn_back, orientation=orientation))
         size = picture.size if window is None else (window.height, window.width)
         result = self.settings.decide(model.fuse(turned, size, turn_back(image, orientation), keys))
         self.watcher.within(0.5)  # so that the user can stop the prediction of a large picture
@@ -223,25 +225,27 @@ class _Pictures:
         if folder.outputs.samples:
             folder.write_samples(file.name, result, orientation, window, picture.size)
         if folder.outputs.panel:
-            shown, upright = self._look_at(file, own, image, window, _PANEL_PIXELS)
+            display_image, display_result = self._for_display(file, samples, image, window, _PANEL_PIXELS)
             what = "picture" if window is None else "window"
-            save_figure(draw_overlay(shown, upright, model.regions, what), folder.path(file.name, "panel"))
+            save_figure(
+                draw_overlay(display_image, display_result, model.regions, what), folder.path(file.name, "panel")
+            )
         note = "; ".join(filter(None, (picture.note, note_unfamiliar(model, result.familiarity))))
         self.watcher.within(0.7)
-        rows = describe_result(file.name, model, result, picture.size, orientation, read.digest)
+        rows = describe_result(file.name, model, result, picture.size, orientation, loaded.digest)
         self.watcher.within(0.9)
         if self.watcher.longest is not None:
-            shown, upright = self._look_at(file, own, image, window, self.watcher.longest)
-            self.watcher.keep_picture(PictureResult(file.name, shown, upright, rows, note))
+            display_image, display_result = self._for_display(file, samples, image, window, self.watcher.longest)
+            self.watcher.keep_picture(PictureResult(file.name, display_image, display_result, rows, note))
         return rows, maps, note
 
-    def _look_at(
-        self, file: PictureFile, own: SampleSet, image: Tensor, window: CropWindow | None, longest: int
+    def _for_display(
+        self, file: PictureFile, samples: SampleSet, image: Tensor, window: CropWindow | None, longest: int
     ) -> tuple[Image.Image, Segmentation]:
         """Return the upright picture, at most ``longest`` pixels wide and high, and its segmentation at that size."""
-        shown = read_upright(file.path, longest, self.settings.value_range, window)
-        fused = self.model.fuse(own, (shown.height, shown.width), image, [file.path.stem])
-        return shown, self.settings.decide(fused)
+        display_image = read_upright(file.path, longest, self.settings.value_range, window)
+        fused = self.model.fuse(samples, (display_image.height, display_image.width), image, [file.path.stem])
+        return display_image, self.settings.decide(fused)
 
 
 def describe_result(
@@ -258,17 +262,17 @@ def describe_result(
         digest: Digest of the picture's file.
     """
     height, width = size
-    seen = int(result.mask.shape[-2]), int(result.mask.shape[-1])
-    mask, drawn = result.mask[0], result.binary_samples[0]
-    empty = (~drawn.flatten(2).any(2)).double().mean(0)
+    mask_size = int(result.mask.shape[-2]), int(result.mask.shape[-1])
+    mask, samples = result.mask[0], result.binary_samples[0]
+    empty = (~samples.flatten(2).any(2)).double().mean(0)
     confidence = mask_confidence(*soft_overlap(result.mean[0], mask), ~mask.flatten(1).any(1), empty)
-    areas = sample_areas(result.samples, seen)[0]
+    areas = sample_areas(result.samples, mask_size)[0]
     interval = torch.full((2, len(mask)), torch.nan)
     if model.conformal is not None:
         interval = model.conformal.areas(areas, mask[0].numel())
     ratios = torch.full((len(mask), 3), torch.nan, dtype=torch.float64)
     if model.nested:
-        ratio_of_samples = vertical_ratios(turn_upright(drawn, orientation))
+        ratio_of_samples = vertical_ratios(turn_upright(samples, orientation))
         spread = torch.nanquantile(ratio_of_samples, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=0)
         ratios = torch.stack([vertical_ratios(turn_upright(mask, orientation)), *spread], 1)
     return [
@@ -282,16 +286,16 @@ def describe_result(
             height=height,
             area=int(mask.sum()),
             area_fraction=round(int(mask.sum()) / (height * width), 6),
-            samples_area_min=int(of_samples.min()),
-            samples_area_max=int(of_samples.max()),
-            area_low=round(ends[0], 1),
-            area_high=round(ends[1], 1),
-            uncertainty=round(1 - float(sure), 6),
+            samples_area_min=int(region_areas.min()),
+            samples_area_max=int(region_areas.max()),
+            area_low=round(area_ends[0], 1),
+            area_high=round(area_ends[1], 1),
+            uncertainty=round(1 - float(region_confidence), 6),
             familiarity=float("nan") if result.familiarity is None else round(float(result.familiarity), 4),
             seconds=0.0,
             digest=digest,
         )
-        for region, mask, sure, ratio, of_samples, ends in zip(
+        for region, mask, region_confidence, ratio, region_areas, area_ends in zip(
             model.regions, mask, confidence, ratios.tolist(), areas.T, interval.T.tolist(), strict=True
         )
     ]

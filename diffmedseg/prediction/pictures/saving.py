@@ -17,12 +17,12 @@ def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]
     """Write the maps of each image, and the table; see :meth:`Segmentation.save`."""
     origin, number = result.origin, len(result.mask)
     if origin is None:
-        raise ValueError("It is not known what made this segmentation: save what model.segment returned.")
+        raise ValueError("This segmentation does not know its model. Save a segmentation that model.segment returned.")
     model = origin.model
     if not takes_pictures(model):
         raise ValueError(
-            f"This model takes volumes of {', '.join(model.channels)}, and save writes pictures: `diffmedseg predict` "
-            "segments volumes and writes them where they lie."
+            f"This model takes volumes of {', '.join(model.channels)}, and save writes pictures only. Use `diffmedseg "
+            "predict` for volumes: it writes NIfTI files with the positions of the voxels."
         )
     names = names or (["image"] if number == 1 else [f"image{i}" for i in range(1, number + 1)])
     _check_names(names, number)
@@ -31,15 +31,15 @@ def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]
     written: list[Path] = []
     with target.opened(resume=True):
         if known := [name for name in names if name in target.rows]:
-            raise DataError(f"{folder} holds results of {first_names(known)}: choose another name, or a new folder.")
+            raise DataError(f"{folder} holds results of {first_names(known)}: choose other names, or a new folder.")
         target.check_names([*target.rows, *names])
         target.begin()
         for i, name in enumerate(names):
-            one = select(result, i)
-            maps = target.draw_maps(name, one)
+            segmentation = select(result, i)
+            maps = target.draw_maps(name, segmentation)
             target.write_maps(maps, origin.orientation)
-            height, width = (int(length) for length in one.mask.shape[-2:])
-            rows = describe_result(name, model, one, (height, width), origin.orientation, "")
+            height, width = (int(length) for length in segmentation.mask.shape[-2:])
+            rows = describe_result(name, model, segmentation, (height, width), origin.orientation, "")
             target.rows[name] = [replace(row, seconds=round(origin.seconds / number, 4)) for row in rows]
             written += maps
         target.write_table([*target.rows])
@@ -53,6 +53,9 @@ def _check_names(names: Sequence[str], number: int) -> None:
         ValueError: The message names the wrong names.
     """
     if len(names) != number or len(set(names)) < number:
-        raise ValueError(f"There are {count(number, 'image')} and the names {', '.join(names)}: give each its own.")
+        raise ValueError(
+            f"There {'is' if number == 1 else 'are'} {count(number, 'image')}; the names are {', '.join(names)}. "
+            "Give each image its own name."
+        )
     if wrong := [name for name in names if not name or name != Path(name).name or "\0" in name]:
-        raise ValueError(f"{wrong[0]!r} is no name of a file: give names without folders.")
+        raise ValueError(f"{wrong[0]!r} is not the name of a file. Give names without folders.")

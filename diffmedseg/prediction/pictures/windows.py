@@ -44,32 +44,36 @@ def find_windows(
         ValueError: If the margin is below 1.
     """
     if not takes_pictures(model) or model.cropped:
-        raise DataError("Windows are found by a model of whole pictures, and this one takes something else.")
+        raise DataError("This model does not take whole pictures. Find windows by a model of whole pictures.")
     if not margin >= 1:
         raise ValueError(f"margin is {margin}; it has to be at least 1.")
     windows: dict[str, CropWindow] = {}
     empty, report = [], Report()
     batches = [pictures[first : first + batch_size] for first in range(0, len(pictures), batch_size)]
     for batch in track(batches, "Finding windows", console=Console(stderr=True)):
-        read = {}
+        loaded = {}
         for file in batch:
             with report.attempt(file.path):
                 picture = read_picture(file.path, len(model.channels), model.image_size, model.value_range)
                 if picture.orientation != 1:
-                    raise DataError("it is turned by its EXIF orientation, and windows are for upright files")
-                read[file] = picture
-        if not read:
+                    raise DataError(
+                        "it is not upright by its EXIF orientation, and windows need upright files: save it upright"
+                    )
+                loaded[file] = picture
+        if not loaded:
             continue
-        images = torch.stack([picture.image for picture in read.values()])
-        masks = model.segment(images, keys=[file.path.stem for file in read]).mask.any(1).cpu().numpy()
-        for (file, picture), mask in zip(read.items(), masks, strict=True):
+        images = torch.stack([picture.image for picture in loaded.values()])
+        masks = model.segment(images, keys=[file.path.stem for file in loaded]).mask.any(1).cpu().numpy()
+        for (file, picture), mask in zip(loaded.items(), masks, strict=True):
             if not mask.any():
                 empty.append(file.name)
             windows[file.name] = window_around(mask, picture.size, margin)
             report.done.append(file.name)
     if empty:
         _log.warning(
-            "Nothing was found in %d pictures, whose windows are the whole: %s.", len(empty), first_names(empty, 6)
+            "The mask is empty in %d pictures: %s. Their windows are the whole pictures.",
+            len(empty),
+            first_names(empty, 6),
         )
     return windows, report
 
@@ -93,7 +97,9 @@ def window_around(mask: NDArray[np.bool_], size: tuple[int, int], margin: float)
         return CropWindow(0, 0, width, height)
     box = find_objects(parts)[np.bincount(parts.flat)[1:].argmax()]
     scale = height / mask.shape[0], width / mask.shape[1]
-    (top, bottom), (left, right) = ((one.start * s, one.stop * s) for one, s in zip(box, scale, strict=True))
+    (top, bottom), (left, right) = (
+        (span.start * factor, span.stop * factor) for span, factor in zip(box, scale, strict=True)
+    )
     side = min(round(margin * max(bottom - top, right - left)), height, width)
 
     left, top = (

@@ -126,8 +126,8 @@ class DicomWriter:
                 raise
             except Exception as error:  # its message may quote the patient's data
                 raise DataError(
-                    f"its header holds something that DICOM does not allow ({type(error).__name__}), and cannot become "
-                    "that of a segmentation: leave --dicom_seg out, or export the series again"
+                    f"its header is not valid DICOM ({type(error).__name__}), and a segmentation needs a valid header: "
+                    "leave --dicom_seg out, or export the series again"
                 ) from None
             for kind, dataset in (("mask", mask), ("probability", soft), ("report", report)):
                 write_whole(paths[kind], dataset.save_as)
@@ -143,7 +143,7 @@ class DicomWriter:
             _find_character_set(header)
             if missing := [name for name in _NEEDED if not header.get(name)]:
                 raise DataError(
-                    f"{path.name} has no {' and no '.join(missing)}, which a segmentation has to name: leave "
+                    f"{path.name} has no {' and no '.join(missing)}, which a segmentation needs: leave "
                     "--dicom_seg out, or export the series again"
                 )
             for name in _MAY_BE_EMPTY:
@@ -271,7 +271,7 @@ def _check_identities(folder: str, headers: "Sequence[pydicom.Dataset]") -> None
         )
     if len({header.SOPInstanceUID for header in headers}) < len(headers):
         raise DataError(
-            f"{folder} has several slices of the same SOPInstanceUID, so that a segmentation cannot name them: leave "
+            f"{folder} has several slices of the same SOPInstanceUID, and a segmentation cannot tell them apart: leave "
             "--dicom_seg out, or export the series again"
         )
 

@@ -57,16 +57,19 @@ class VolumeCase:
         if self.path.is_file():
             if len(channels) > 1 and self.naming.volumes is None:
                 raise DataError(
-                    f"This model takes {', '.join(channels)}, and this is one file: name the folder with a file for "
-                    "each, or say by --volumes what the volumes of a four-dimensional file are, in their order"
+                    f"it is one file, and this model takes {', '.join(channels)}. Name a folder with a file for each. "
+                    "For a file of four dimensions, name its volumes in order by --volumes"
                 )
             return [self.path]
         if len(channels) == 1 and is_dicom(self.path):
             return [self.path]
-        found = [self._one(self.naming.entries(self.path, channel), channel) for channel in channels]
-        if len(set(found)) < len(found):
-            raise DataError(f"one file would serve several modalities: {first_names([one.name for one in found], 6)}")
-        return found
+        files = [self._single_file(self.naming.entries(self.path, channel), channel) for channel in channels]
+        if len(set(files)) < len(files):
+            raise DataError(
+                f"a file belongs to several modalities: {first_names([path.name for path in files], 6)}. Name the file "
+                "of each by --modality CHANNEL=NAME"
+            )
+        return files
 
     def brain_mask(self) -> Path | None:
         """Return the file of the brain mask; None if there is none and the user did not name one.
@@ -77,26 +80,28 @@ class VolumeCase:
         Raises:
             DataError: If several files may be the mask, or there is no file of the name that the user gave.
         """
-        folder, wanted = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
+        folder, wanted_name = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
         masks = volume_files(folder)
         if self.path.is_file():
-            before = _before_modality(stem(self.path))
-            masks = [path for path in masks if path != self.path and stem(path).startswith(before)]
-        if wanted is not None:
-            named = [path for path in masks if stem(path) == wanted or fnmatch(stem(path), wanted)]
-            return self._one(named, "brain mask")
-        found = [path for path in masks if "brainmask" in re.sub("[^a-z]", "", stem(path).lower())]
-        return self._one(found, "brain mask") if found else None
+            prefix = _before_modality(stem(self.path))
+            masks = [path for path in masks if path != self.path and stem(path).startswith(prefix)]
+        if wanted_name is not None:
+            matches = [path for path in masks if stem(path) == wanted_name or fnmatch(stem(path), wanted_name)]
+            return self._single_file(matches, "brain mask")
+        brain_masks = [path for path in masks if "brainmask" in re.sub("[^a-z]", "", stem(path).lower())]
+        return self._single_file(brain_masks, "brain mask") if brain_masks else None
 
-    def _one(self, found: Sequence[Path], what: str) -> Path:
-        if len(found) == 1:
-            return found[0]
+    def _single_file(self, files: Sequence[Path], what: str) -> Path:
+        if len(files) == 1:
+            return files[0]
         option = "--brain_mask NAME" if what == "brain mask" else f"--modality {what}=NAME"
-        if found:
-            there = f"{len(found)} could be its {what}: {first_names([path.name for path in found])}"
+        if files:
+            problem = f"{len(files)} files may be its {what}: {first_names([path.name for path in files])}"
         else:
-            there = f"it has no {what}; there is {listing(self.path if self.path.is_dir() else self.path.parent)}"
-        raise DataError(f"{there}. Say which by {option} (a case has a folder of its own)")
+            problem = (
+                f"it has no {what}; its folder holds {listing(self.path if self.path.is_dir() else self.path.parent)}"
+            )
+        raise DataError(f"{problem}. Name its file by {option}; each case needs its own folder")
 
     def files(self) -> list[Path]:
         """Return all files of the case: of its channels, and of its brain mask."""
@@ -122,100 +127,103 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
     Raises:
         DataError: If a source holds no case, or the results of two cases would have the same name.
     """
-    found: dict[str, VolumeCase] = {}
-    left: dict[Path, str] = {}
+    cases_by_path: dict[str, VolumeCase] = {}
+    left_out: dict[Path, str] = {}
     for source in sources:
         path = Path(os.path.abspath(expand_home(source)))
-        places = [path] if path.exists() else _fitting(path)
-        if not places:
-            raise DataError(f"{source} is no file, no folder, and a pattern that fits nothing.")
+        matches = [path] if path.exists() else _matching_paths(path)
+        if not matches:
+            raise DataError(f"There is no file or folder {source}, and nothing matches it as a pattern.")
         unknown: list[Path] = []
-        cases = [case for place in places for case in _search(place, naming, unknown, named=True)]
+        cases = [case for match in matches for case in _search(match, naming, unknown, named=True)]
         if not cases:
-            raise _no_case(path, places, naming, unknown)
-        common = Path(os.path.commonpath([place.parent for place in places]))
-        below = {one: one.relative_to(path if path.is_dir() and one != path else common) for one in [*cases, *unknown]}
+            raise _no_case_error(path, matches, naming, unknown)
+        common = Path(os.path.commonpath([match.parent for match in matches]))
+        relative = {
+            entry: entry.relative_to(path if path.is_dir() and entry != path else common)
+            for entry in [*cases, *unknown]
+        }
         for case in cases:
-            name = below[case].with_name(stem(case)).as_posix()
-            found.setdefault(str(case), VolumeCase(case, name, naming))
-        left |= {one: below[one].as_posix() for one in unknown}
-    if unknown := [path for path in left if str(path) not in found]:
+            name = relative[case].with_name(stem(case)).as_posix()
+            cases_by_path.setdefault(str(case), VolumeCase(case, name, naming))
+        left_out |= {entry: relative[entry].as_posix() for entry in unknown}
+    if unknown := [path for path in left_out if str(path) not in cases_by_path]:
         _log.warning(
-            "Left out (%d), for no volume there is called by %s: %s. %s",
+            "Left out (%d), because no volume has %s in its name: %s. %s",
             len(unknown),
             " or ".join(naming.channels),
-            first_names([left[path] for path in unknown], _SHOWN),
+            first_names([left_out[path] for path in unknown], _SHOWN),
             _advice(unknown, naming),
         )
-    cases_found = sorted(found.values(), key=lambda case: case.path)
+    all_cases = sorted(cases_by_path.values(), key=lambda case: case.path)
     by_name: dict[str, list[str]] = {}
-    for one in cases_found:
-        by_name.setdefault(comparable(one.name), []).append(str(one.path))
+    for volume_case in all_cases:
+        by_name.setdefault(comparable(volume_case.name), []).append(str(volume_case.path))
     clashes = [" and ".join(paths) for paths in by_name.values() if len(paths) > 1]
     if clashes:
         raise DataError(
-            f"{len(clashes)} results would have the same name: {first_names(clashes)}. Predict them into folders of "
-            "their own, or name the folder above them."
+            f"{len(clashes)} results would have the same name: {first_names(clashes)}. Predict into separate "
+            "folders, or name the folder above them."
         )
-    return cases_found
+    return all_cases
 
 
-def _fitting(pattern: Path) -> list[Path]:
+def _matching_paths(pattern: Path) -> list[Path]:
     """Return the paths that match a pattern, without hidden paths that the pattern does not name."""
-    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
-    return [path for path in found if not any(map(is_hidden, set(path.parts) - set(pattern.parts)))]
+    matches = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [path for path in matches if not any(map(is_hidden, set(path.parts) - set(pattern.parts)))]
 
 
-def _no_case(path: Path, places: Sequence[Path], naming: Naming, left: Sequence[Path]) -> DataError:
-    for place in places:
-        if place.is_dir() and is_dicom(place):
-            find_series(place)  # raises an error of its own if the series is no volume
+def _no_case_error(path: Path, matches: Sequence[Path], naming: Naming, left_out: Sequence[Path]) -> DataError:
+    for match in matches:
+        if match.is_dir() and is_dicom(match):
+            find_series(match)  # raises an error of its own if the series is no volume
             return DataError(
-                f"This model takes {', '.join(naming.channels)}, and {place} is one DICOM series: name the folder "
-                "above it, with a folder for each."
+                f"{match} is one DICOM series, and this model takes {', '.join(naming.channels)}. Name the folder "
+                "above it, with one folder for each series."
             )
-    there = listing(path) if path.is_dir() else first_names([place.name for place in places])
-    each = "a folder with a file for each of " if len(naming.channels) > 1 else ""
+    content = listing(path) if path.is_dir() else first_names([match.name for match in matches])
+    folder_text = "a folder with a file for each of " if len(naming.channels) > 1 else ""
     return DataError(
-        f"No case in {path}: expected {each}{', '.join(naming.channels)} (.nii.gz, .nii, .mha, .nrrd, or a folder "
-        f"with a DICOM series); there is {there}. {_advice([path, *left], naming)}".strip()
+        f"No case in {path}: it holds {content}. Expected {folder_text}{', '.join(naming.channels)} (.nii.gz, .nii, "
+        f".mha, .nrrd, or a folder with a DICOM series). {_advice([path, *left_out], naming)}".strip()
     )
 
 
-def _advice(left: Sequence[Path], naming: Naming) -> str:
+def _advice(left_out: Sequence[Path], naming: Naming) -> str:
     """Return advice about files and folders that hold no case."""
-    files = [file for one in left for file in ([one] if one.is_file() else one.glob("*"))]
+    files = [file for entry in left_out for file in ([entry] if entry.is_file() else entry.glob("*"))]
     volumes = [file for file in files if file.name.lower().endswith(VOLUMES)]
     advice = []
-    held = ((file, count_volumes(file)) for file in volumes[:_SHOWN])
-    if several := next(((file, count) for file, count in held if count > 1), None):
+    counts = ((file, count_volumes(file)) for file in volumes[:_SHOWN])
+    if several := next(((file, count) for file, count in counts if count > 1), None):
         advice.append(
-            f"{several[0].name} holds {several[1]} volumes: say what they are, in their order, as by "
-            "--volumes flair,t1,t1ce,t2 (that of the Decathlon)."
+            f"{several[0].name} holds {several[1]} volumes. Name them in order, such as by "
+            "--volumes flair,t1,t1ce,t2 for files of the Decathlon."
         )
-    elif volumes or any(one.is_dir() and is_dicom(one) for one in files + list(left)):
+    elif volumes or any(entry.is_dir() and is_dicom(entry) for entry in files + list(left_out)):
         advice.append(
-            "Volumes, or folders with one DICOM series each, that are called otherwise are named by --modality "
+            "If volumes, or folders with one DICOM series each, have other names, name them by --modality "
             f"{naming.channels[0]}=NAME."
         )
     if halves := [file for file in files if file.name.lower().endswith(HALVES)]:
-        advice.append(f"{halves[0].name} is half of a volume in two files, which is not read: convert it to .nii.gz.")
+        advice.append(f"{halves[0].name} is half of a volume in two files. Convert it to .nii.gz.")
     if any(file.suffix.lower() in PICTURES for file in files):
         advice.append(
-            "This model takes volumes, not pictures; slices saved as pictures have no geometry: convert them to NIfTI."
+            "This model takes volumes, not pictures. Pictures of slices do not have positions: convert them to NIfTI."
         )
     return " ".join(advice)
 
 
 def _search(
-    path: Path, naming: Naming, left: list[Path], named: bool = False, within: bool = False, depth: int = _DEPTH
+    path: Path, naming: Naming, left_out: list[Path], named: bool = False, within: bool = False, depth: int = _DEPTH
 ) -> Iterator[Path]:
     """Yield the cases at or below a path. A path that the user named needs no modality in its name.
 
     Args:
         path: File or folder.
         naming: Assigns the files of a case to channels.
-        left: List to which files and folders are added that may be inputs, but have no modality in their names.
+        left_out: List to which files and folders are added that may be inputs, but have no modality in their names.
         named: Whether the user named the path.
         within: Whether the path is in a case. The folders of a case may hold other files.
         depth: Levels of folders to search below the path.
@@ -224,33 +232,33 @@ def _search(
         if path.name.lower().endswith(VOLUMES):
             yield path
         elif not is_hidden(path.name):
-            left.append(path)
+            left_out.append(path)
         return
     try:
         if (path / PREDICTIONS).is_file():
             return  # results of an earlier call
-        series_here = named and is_dicom(path)
-        if series_here and len(naming.channels) == 1 and naming.volumes is None:
+        is_series = named and is_dicom(path)
+        if is_series and len(naming.channels) == 1 and naming.volumes is None:
             yield path
             return
-        among = naming.cases_among(path)
-        here = among or ([path] if naming.is_case(path) else [])
-        entries = sorted(one for one in path.iterdir() if not is_hidden(one.name))
-        below = [one for one in entries if one.is_dir()]
-        series = [one for one in below if one not in here and is_dicom(one)]
-        volumes = [one for one in entries if one not in below and one.name.lower().endswith(VOLUMES)]
-        if among:
-            others = [one for one in (*volumes, *series) if one not in among]
-            left += [one for one in others if naming.says_nothing(stem(one))]
-        elif not here:
-            left += [*volumes, *series, *([path] if series_here else [])]
-            if entries and not (volumes or below or within):
-                left.append(path)
+        file_cases = naming.cases_among(path)
+        cases = file_cases or ([path] if naming.is_case(path) else [])
+        entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
+        subfolders = [entry for entry in entries if entry.is_dir()]
+        series = [entry for entry in subfolders if entry not in cases and is_dicom(entry)]
+        volumes = [entry for entry in entries if entry not in subfolders and entry.name.lower().endswith(VOLUMES)]
+        if file_cases:
+            other_entries = [entry for entry in (*volumes, *series) if entry not in file_cases]
+            left_out += [entry for entry in other_entries if naming.says_nothing(stem(entry))]
+        elif not cases:
+            left_out += [*volumes, *series, *([path] if is_series else [])]
+            if entries and not (volumes or subfolders or within):
+                left_out.append(path)
     except PermissionError:
-        _log.warning("%s may not be read, and is left out.", path)
+        _log.warning("%s is left out, because it cannot be read: change its permissions.", path)
         return
-    yield from here
+    yield from cases
     if depth:
-        for folder in below:
-            if folder not in here and folder not in series:
-                yield from _search(folder, naming, left, within=within or bool(here), depth=depth - 1)
+        for folder in subfolders:
+            if folder not in cases and folder not in series:
+                yield from _search(folder, naming, left_out, within=within or bool(cases), depth=depth - 1)

@@ -32,19 +32,19 @@ def words(name: str) -> list[str]:
 
 def modality(name: str) -> str | None:
     """Return the modality of BraTS in a name; None if the name has none of the four, or more than one."""
-    said = set(words(name))
-    found = {known for known, names in _WORDS.items() if said & names}
-    if "t1" in found and said & _CONTRAST:
-        found = found - {"t1"} | {"t1ce"}
-    if "flair" in found:  # often called T2 FLAIR
-        found.discard("t2")
-    return found.pop() if len(found) == 1 else None
+    name_words = set(words(name))
+    modalities = {known for known, names in _WORDS.items() if name_words & names}
+    if "t1" in modalities and name_words & _CONTRAST:
+        modalities = modalities - {"t1"} | {"t1ce"}
+    if "flair" in modalities:  # often called T2 FLAIR
+        modalities.discard("t2")
+    return modalities.pop() if len(modalities) == 1 else None
 
 
 def remainder(name: str) -> str:
     """Return a name without the words of modalities. The files of a case should have the same remainder."""
-    drop = set().union(*_WORDS.values(), _CONTRAST)
-    return "_".join(word for word in words(name) if word not in drop)
+    modality_words = set().union(*_WORDS.values(), _CONTRAST)
+    return "_".join(word for word in words(name) if word not in modality_words)
 
 
 @dataclass(frozen=True)
@@ -76,30 +76,32 @@ class Naming:
         takes = f"This model takes {', '.join(self.channels)}"
         unknown = [name for name in self.names if name not in self.channels]
         if unknown:
-            raise DataError(f"{takes}; there is no {unknown[0]}.")
+            raise DataError(f"{takes}. It has no channel {unknown[0]}.")
         if self.volumes is None:
             return
         missing = [name for name in self.channels if name not in self.volumes]
         if missing:
-            raise DataError(f"{takes}; the volumes {', '.join(self.volumes)} lack {', '.join(missing)}.")
+            raise DataError(f"{takes}. The volumes {', '.join(self.volumes)} lack {', '.join(missing)}.")
         if self.names or len(set(self.volumes)) < len(self.volumes):
-            raise DataError("--volumes names each volume of a file once, and goes without --modality.")
+            raise DataError(
+                "--volumes does not go with --modality, and needs a different name for each volume of a file."
+            )
 
     def is_channel(self, name: str, channel: str) -> bool:
         """Return whether a name, without suffix, belongs to a channel."""
         wanted = self.names.get(channel)
         if wanted is not None:
             return name == wanted or fnmatch(name, wanted)
-        said = set(words(name))
-        if said & _NO_IMAGE:
+        name_words = set(words(name))
+        if name_words & _NO_IMAGE:
             return False
-        return modality(name) == channel if channel in _WORDS else channel.lower() in said
+        return modality(name) == channel if channel in _WORDS else channel.lower() in name_words
 
     def entries(self, folder: Path, channel: str) -> list[Path]:
         """Return the files and series in a folder that may belong to a channel."""
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
-        found = [path for path in [*volume_files(folder), *below] if self.is_channel(stem(path), channel)]
-        return [path for path in found if path.is_file() or is_dicom(path)]
+        matches = [path for path in [*volume_files(folder), *below] if self.is_channel(stem(path), channel)]
+        return [path for path in matches if path.is_file() or is_dicom(path)]
 
     def is_case(self, folder: Path) -> bool:
         """Return whether a folder has a file or series of any channel."""
@@ -109,8 +111,8 @@ class Naming:
         """Return the files and series in a folder that are a whole case each, because they have all channels."""
         if self.volumes is not None:
             return volume_files(folder)
-        found = self.entries(folder, self.channels[0]) if len(self.channels) == 1 else []
-        return found if len(found) > 1 else []
+        entries = self.entries(folder, self.channels[0]) if len(self.channels) == 1 else []
+        return entries if len(entries) > 1 else []
 
     def says_nothing(self, name: str) -> bool:
         """Return whether a name, without suffix, has no modality, and is no name of a mask or map."""

@@ -67,21 +67,22 @@ def draw_planes(
             for channel, window in zip(volume.channels, windows, strict=True)
         ]
         soft = [
-            one.values_of(cut_plane(one.levels[0], axis, number)) for one in (result.probability, result.uncertainty)
+            soft_map.values_of(cut_plane(soft_map.levels[0], axis, number))
+            for soft_map in (result.probability, result.uncertainty)
         ]
-        for one, values in zip(axes, [*greys, *soft], strict=True):
+        for panel, values in zip(axes, [*greys, *soft], strict=True):
             kind = DISAGREEMENT if values is soft[1] else PROBABILITY
-            show_map(one, torch.from_numpy(values), kind)
-            one.set_aspect(down / across)
-        for one in axes[: len(greys)]:
+            show_map(panel, torch.from_numpy(values), kind)
+            panel.set_aspect(down / across)
+        for panel in axes[: len(greys)]:
             if axis == 0:
-                _outline_samples(one, result, number, (int(volume.brain.shape[1]), int(volume.brain.shape[2])))
-            outline(one, torch.from_numpy(cut_plane(result.mask, axis, number).copy()))
+                _outline_samples(panel, result, number, (int(volume.brain.shape[1]), int(volume.brain.shape[2])))
+            outline(panel, torch.from_numpy(cut_plane(result.mask, axis, number).copy()))
         label_row(axes[0], plane, _WIDTH * shapes[axis], 9)
-    for one, title in zip(grid[0], columns, strict=True):
-        set_title(one, title, _WIDTH - 0.1, 9)
-    for one in grid[-1][-2:]:
-        scale_below(one)
+    for panel, title in zip(grid[0], columns, strict=True):
+        set_title(panel, title, _WIDTH - 0.1, 9)
+    for panel in grid[-1][-2:]:
+        scale_below(panel)
     sizes = [f"{region}, {size:.1f} ml" for region, size in zip(regions, millilitres, strict=True)]
     entries = legend_of([(MASK, sizes[0])] if len(sizes) == 1 else [], sizes)
     if len(result.samples) > 1:
@@ -123,5 +124,5 @@ def largest_plane(mask: NDArray[np.bool_], brain: NDArray[np.bool_], axis: int) 
         brain: (D, H, W).
         axis: Axis of (D, H, W) that the planes are perpendicular to.
     """
-    others = tuple(i for i in range(3) if i != axis)
-    return int((mask if mask.any() else brain).sum(others).argmax())
+    other_axes = tuple(i for i in range(3) if i != axis)
+    return int((mask if mask.any() else brain).sum(other_axes).argmax())

@@ -58,10 +58,10 @@ class Plane:
         """
         number = AXES[axis]
         order = [number, *(other for other in range(3) if other != number)]
-        depth, rows, columns = (int(shape[one]) for one in order)
-        between, down, across = (float(spacing[one]) for one in order)
-        shown = slice_input if axis == LEARNED else replace(slice_input, square_pixels=True)
-        window = shown.window((rows, columns), (down, across), grid)
+        depth, rows, columns = (int(shape[i]) for i in order)
+        between, down, across = (float(spacing[i]) for i in order)
+        axis_input = slice_input if axis == LEARNED else replace(slice_input, square_pixels=True)
+        window = axis_input.window((rows, columns), (down, across), grid)
         return cls(axis, (depth, rows, columns), (between, down, across), grid, window)
 
     @property

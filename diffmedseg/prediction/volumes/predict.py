@@ -72,17 +72,19 @@ def predict_volumes(
     """
     settings = (settings or Settings()).filled_from(model)
     settings = _check_settings(settings, model)
-    said = (watcher or Watcher()).describe(model) | settings.stored()
+    description = (watcher or Watcher()).describe(model) | settings.stored()
     for case in cases[:1]:
         naming = case.naming
-        said |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
+        description |= {"names": dict(naming.names), "volumes": naming.volumes, "brain_mask": naming.brain_mask}
     outputs = outputs or Outputs()
     if outputs.pixel_size is not None:
-        raise DataError("--pixel_size is for pictures; the files of volumes say how large their voxels are.")
+        raise DataError(
+            "--pixel_size is for pictures. Files of volumes have the size of their voxels: leave --pixel_size out."
+        )
     if outputs.dicom_seg:
         check_highdicom()
         _check_series(cases)
-    folder = VolumeFolder(output, model, said, replace(outputs, panel=True) if panels else outputs, part)
+    folder = VolumeFolder(output, model, description, replace(outputs, panel=True) if panels else outputs, part)
 
     def segment(batches: Sequence[Sequence[VolumeCase]], report: Report) -> Generator[None, None, None]:
         for case in (case for batch in batches for case in batch):
@@ -134,7 +136,8 @@ def _predict_case(
     if (paths := folder.dicom(case.name)) and volume.series is not None and result.fractions is not None:
         algorithm = Algorithm(model.title, describe_model(model) | settings.stored())
         masks, levels = (
-            np.stack([volume.as_stored(one) for one in maps]) for maps in (result.mask, result.fractions.levels)
+            np.stack([volume.as_stored(region_map) for region_map in maps])
+            for maps in (result.mask, result.fractions.levels)
         )
         soft = result.fractions.values_of(levels)
         DicomWriter(volume.series, algorithm, model.regions).write(paths, masks, soft, rows)
@@ -156,12 +159,12 @@ def _check_series(cases: Sequence[VolumeCase]) -> None:
     files = []
     for case in cases:
         with suppress(DataError):  # a case that cannot be read fails later, with its own message
-            files += [one for one in case.channels()[:1] if one.is_file()]
+            files += [path for path in case.channels()[:1] if path.is_file()]
     if files:
         raise DataError(
-            f"--dicom_seg writes over a DICOM series, and {count(len(files), 'input')} of {len(cases)} "
-            f"{'is' if len(files) == 1 else 'are'} none: {first_names([file.name for file in files])}. Name folders "
-            "with DICOM series, or leave --dicom_seg out."
+            f"--dicom_seg needs DICOM series; {count(len(files), 'input')} of {len(cases)} "
+            f"{'is a file' if len(files) == 1 else 'are files'}: {first_names([file.name for file in files])}. Name "
+            "folders with DICOM series, or leave --dicom_seg out."
         )
 
 

@@ -122,9 +122,12 @@ def read_case(case: VolumeCase, slice_input: SliceInput | None = None) -> Volume
 
 def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Series]) -> list[_Scan]:
     """Read files and series one by one, because reading takes several times the memory of the result."""
-    patients = {one.patient: path.name for path, one in series.items()}  # messages name folders: ids are private
+    # Messages name folders, because ids of patients are private.
+    patients = {channel_series.patient: path.name for path, channel_series in series.items()}
     if len(patients) > 1:
-        raise DataError(f"its series are of {len(patients)} patients, such as {first_names(list(patients.values()))}")
+        raise DataError(
+            f"its series are of {len(patients)} patients, such as {first_names(list(patients.values()))}: separate them"
+        )
     stored: list[_Scan] = []
     for path in paths:
         stored += map(_Scan.of, [series[path].read()] if path in series else read_stored(path))
@@ -132,9 +135,11 @@ def _read_channels(case: VolumeCase, paths: list[Path], series: Mapping[Path, Se
     if order is None and len(stored) == len(paths):
         return stored
     if order is None:
-        raise DataError("a file holds several volumes: say by --volumes what they are, in their order")
+        raise DataError("a file holds several volumes: name them in order by --volumes")
     if len(stored) != len(order):
-        raise DataError(f"it holds {len(stored)} volumes; --volumes names {len(order)}")
+        raise DataError(
+            f"it holds {len(stored)} volumes; --volumes names {len(order)}. Name each volume once, in order"
+        )
     return [stored[order.index(channel)] for channel in case.naming.channels]
 
 
@@ -143,12 +148,12 @@ def _notes(paths: Sequence[Path], brain: NDArray[np.bool_] | None, frame: Frame)
     litres = 0.0 if brain is None else float(brain.sum() * np.prod(frame.grid.spacing) / 1e6)
     if brain is not None and (brain.all() or litres > _LARGEST_BRAIN):
         yield (
-            f"what is not background has {litres:.1f} litres and is taken for the brain: is the skull stripped where "
-            "it was in training? Else strip it, or give --brain_mask"
+            f"everything that is not background, {litres:.1f} litres, is taken for the brain. If the skull is not "
+            "stripped as it was in training, strip it, or give --brain_mask"
         )
     if len({remainder(stem(path)) for path in paths if path.is_file()}) > 1:
         files = first_names([path.name for path in paths], 6)
-        yield f"the names of {files} differ in more than the modality: are they of one patient?"
+        yield f"the names of {files} differ in more than the modality: check that they are of one patient"
     by_note: dict[str, list[str]] = {}
     for path in dict.fromkeys(paths):
         if path.is_file() and (note := grid_note(path)):

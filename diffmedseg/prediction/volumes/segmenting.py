@@ -84,10 +84,10 @@ def segment_volume(run: SliceRun, kept: Kept | None = None) -> VolumeSegmentatio
     """
     sizes = smallest_sizes(run.settings.smallest or {}, run.model.regions)
     learned = [plane.axis for plane in run.planes] == [LEARNED]
-    return (_along_one if learned else _along_all)(run, kept or Kept(), sizes)
+    return (_segment_axial if learned else _segment_axes)(run, kept or Kept(), sizes)
 
 
-def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
+def _segment_axial(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
     """Segment axial slices."""
     model, count = run.model, run.num_samples
     shape = (len(model.regions), *run.shape)
@@ -97,30 +97,30 @@ def _along_one(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
     inner, outer = (None, None) if model.conformal is None else (np.zeros_like(mask), np.zeros_like(mask))
     samples = torch.zeros(count, *shape[:2], *model.image_size, dtype=torch.bool)
     full = PackedMasks((count, *shape)) if kept.samples else None
-    within = _WithinMask() if max(sizes) > 1 else None
+    inside_mask = _WithinMask() if max(sizes) > 1 else None
     voxels = torch.zeros(count, shape[0], dtype=torch.int64)
     overlap = torch.zeros(2, shape[0], dtype=torch.float64)
     size = (shape[2], shape[3])
-    for some, result in run.segment():
-        for target, found in (
+    for numbers, result in run.segment():
+        for target, values in (
             (probability, result.probability), (fractions, result.probability), (uncertainty, result.uncertainty),
             (mask, result.mask), (inner, result.inner), (outer, result.outer),
         ):  # fmt: skip
-            if target is not None and found is not None:
-                target[:, some] = found.transpose(0, 1).numpy()
-        samples[:, :, some] = _whole_slices(result, model.image_size).permute(1, 2, 0, 3, 4)
+            if target is not None and values is not None:
+                target[:, numbers] = values.transpose(0, 1).numpy()
+        samples[:, :, numbers] = _whole_slices(result, model.image_size).permute(1, 2, 0, 3, 4)
         if full is not None:
             for s, sample in enumerate(full_size_samples(result.samples, size, result.window)):
-                full[s, :, some] = sample.numpy()  # an index of a number and a list puts the list first
+                full[s, :, numbers] = sample.numpy()  # an index of a number and a list puts the list first
         voxels += sample_areas(result.samples, size, result.window).sum(0)
         mean = result.mean
         overlap += torch.stack(soft_overlap(mean, result.mask)).sum(1)
-        if within is not None:
-            within.add(some, mean, result.mask)
-    if within is not None:
-        before, mask = mask, drop_small(mask, sizes, model.nested)
+        if inside_mask is not None:
+            inside_mask.add(numbers, mean, result.mask)
+    if inside_mask is not None:
+        whole_mask, mask = mask, drop_small(mask, sizes, model.nested)
         inner = None if inner is None else inner & mask
-        overlap -= within.dropped(before, mask)
+        overlap -= inside_mask.dropped(whole_mask, mask)
     maps = samples, voxels, probability, uncertainty, mask, _doubt(mask, overlap, voxels), inner, outer, full, fractions
     return VolumeSegmentation(*maps, run.familiarity())
 
@@ -149,7 +149,9 @@ class _WithinMask:
             mask: (B, K, H, W), bool.
         """
         for number, values, inside in zip(numbers, mean.numpy(), mask.numpy(), strict=True):
-            self._slices[number] = [one[where] for one, where in zip(values, inside, strict=True)]
+            self._slices[number] = [
+                region_mean[region_mask] for region_mean, region_mask in zip(values, inside, strict=True)
+            ]
 
     def dropped(self, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Tensor:
         """Return the decrease of the sums of soft_overlap, (2, K), if a mask (K, D, H, W) loses voxels.
@@ -158,27 +160,27 @@ class _WithinMask:
             before: The mask before voxels were dropped.
             after: The mask without these voxels.
         """
-        lost = torch.zeros(2, len(before), dtype=torch.float64)
+        decrease = torch.zeros(2, len(before), dtype=torch.float64)
         for number, regions in self._slices.items():
             for k, values in enumerate(regions):
-                gone = values[~after[k, number][before[k, number]]]
-                lost[:, k] += torch.tensor([gone.sum(dtype=np.float64), len(gone)])
-        return lost
+                dropped_values = values[~after[k, number][before[k, number]]]
+                decrease[:, k] += torch.tensor([dropped_values.sum(dtype=np.float64), len(dropped_values)])
+        return decrease
 
 
-def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
+def _segment_axes(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegmentation:
     """Segment slices along several axes, or along a single axis that is not axial, and take the mean over the axes."""
-    model, number = run.model, len(run.planes)
+    model, axis_count = run.model, len(run.planes)
     shape = (len(model.regions), *run.shape)
     probability, mean = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     soft = []  # for each axis, the soft samples (S, K, slices, h, w)
     for position, plane in enumerate(run.planes):
-        waiting = torch.zeros(run.num_samples, shape[0], plane.shape[0], *plane.grid, dtype=torch.uint8)
-        for some, result in run.segment(position):
-            plane.turn(probability)[:, some] += result.probability.transpose(0, 1).numpy() / number
-            plane.turn(mean)[:, some] += result.mean.transpose(0, 1).numpy() / number
-            waiting[:, :, some] = (result.samples.permute(1, 2, 0, 3, 4) * _SOFT).round().to(torch.uint8)
-        soft.append(waiting)
+        axis_samples = torch.zeros(run.num_samples, shape[0], plane.shape[0], *plane.grid, dtype=torch.uint8)
+        for numbers, result in run.segment(position):
+            plane.turn(probability)[:, numbers] += result.probability.transpose(0, 1).numpy() / axis_count
+            plane.turn(mean)[:, numbers] += result.mean.transpose(0, 1).numpy() / axis_count
+            axis_samples[:, :, numbers] = (result.samples.permute(1, 2, 0, 3, 4) * _SOFT).round().to(torch.uint8)
+        soft.append(axis_samples)
     threshold = model.threshold if run.settings.threshold is None else run.settings.threshold
     mask = probability > np.float32(threshold)
     fractions = _in_steps(probability, FRACTIONS) if kept.fractions else None
@@ -186,20 +188,20 @@ def _along_all(run: SliceRun, kept: Kept, sizes: Sequence[int]) -> VolumeSegment
     del probability  # as early as possible, because the float maps of a volume are large
     mask = drop_small(mask, sizes, model.nested) if max(sizes) > 1 else mask
     overlap = _overlap(mean, mask)
-    for one in mean.reshape(-1, *shape[2:]):
-        one[:] = np.sqrt(one * (1 - one))
+    for slice_values in mean.reshape(-1, *shape[2:]):
+        slice_values[:] = np.sqrt(slice_values * (1 - slice_values))
     uncertainty = _in_steps(mean, STEPS, 0.5)
     del mean
     full = PackedMasks((run.num_samples, *shape)) if kept.samples else None
     samples = torch.zeros(run.num_samples, *shape[:2], *model.image_size, dtype=torch.bool)
     voxels = torch.zeros(run.num_samples, shape[0], dtype=torch.int64)
     for s, k in np.ndindex(run.num_samples, shape[0]):
-        found = _mean_sample(run, [one[s, k] for one in soft])
-        voxels[s, k] = int(np.count_nonzero(found))
-        for small, one in zip(samples[s, k], found, strict=True):
-            small[:] = resize_soft(torch.from_numpy(one)[None, None].float(), model.image_size)[0, 0] > 0.5
+        sample_mask = _mean_sample(run, [axis_samples[s, k] for axis_samples in soft])
+        voxels[s, k] = int(np.count_nonzero(sample_mask))
+        for small, slice_values in zip(samples[s, k], sample_mask, strict=True):
+            small[:] = resize_soft(torch.from_numpy(slice_values)[None, None].float(), model.image_size)[0, 0] > 0.5
         if full is not None:
-            full[s, k] = found
+            full[s, k] = sample_mask
     maps = samples, voxels, levels, uncertainty, mask, _doubt(mask, overlap, voxels), None, None, full, fractions
     return VolumeSegmentation(*maps, run.familiarity())
 
@@ -217,9 +219,11 @@ def _mean_sample(run: SliceRun, soft: Sequence[Tensor]) -> NDArray[np.bool_]:
     total = np.zeros(run.shape, np.float32)
     for plane, slices in zip(run.planes, soft, strict=True):
         turned = plane.turn(total)
-        for number, one in enumerate(slices):
-            if one.any():
-                turned[number] += resize_soft(one[None, None].float() / _SOFT, plane.size, plane.window)[0, 0].numpy()
+        for number, sample_slice in enumerate(slices):
+            if sample_slice.any():
+                turned[number] += resize_soft(sample_slice[None, None].float() / _SOFT, plane.size, plane.window)[
+                    0, 0
+                ].numpy()
     return total > len(soft) / 2
 
 

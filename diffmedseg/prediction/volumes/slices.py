@@ -49,17 +49,16 @@ class SliceRun:
         axes = check_axes(settings.axes or (LEARNED,))
         if axes != (LEARNED,) and model.conformal is not None:
             raise DataError(
-                f"this model's contours and intervals were fitted to {LEARNED} slices, and need not hold along "
+                f"this model's contours and intervals were fitted to {LEARNED} slices, and may not hold along "
                 f"{', '.join(axes)}. Leave --axes out, or name a checkpoint without calibration"
             )
         if settings.slice_correlation is not None and model.depth:
             raise DataError(
-                "this model is a network of volumes, which draws noise for a whole volume. Leave "
-                "--slice_correlation out"
+                "this model is a network of volumes, and draws noise for a whole volume. Leave --slice_correlation out"
             )
         if settings.slice_correlation != model.slice_correlation and model.conformal is not None:
             raise DataError(
-                "this model's intervals of volume were fitted with other noise over slices. Leave --slice_correlation "
+                "this model's intervals of volume were fitted with another --slice_correlation. Leave it "
                 "out, or name a checkpoint without calibration"
             )
         self.model, self.settings, self.shape = model, settings, volume.brain.shape
@@ -82,25 +81,30 @@ class SliceRun:
             position: Position of the axis in ``planes``.
         """
         plane, images, numbers = self.planes[position], self._images[position], self._numbers[position]
-        before, total = sum(map(len, self._numbers[:position])), sum(map(len, self._numbers))
+        done, total = sum(map(len, self._numbers[:position])), sum(map(len, self._numbers))
         together = len(numbers) if self.model.depth else self._batch_size
         for first in range(0, len(numbers), together):
-            some = numbers[first : first + together]
-            self._watcher.within((before + first) / total)
-            shown = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in some]
-            batch, length = images[torch.tensor(shown)].flatten(1, 2), self.settings.slice_correlation
-            keys = slice_keys(self._key, some, plane.spacing[0], length)
-            drawn = self._watcher.draw(batch, keys, self.model, self.settings)
-            if drawn.features is not None and plane.axis == LEARNED:  # familiarity compares with training
-                self._features.append(drawn.features)
-            for part in (slice(at, at + self._batch_size) for at in range(0, len(some), self._batch_size)):
-                fused = self.model.fuse(drawn.map(itemgetter(part)), plane.size_seen, batch[part], keys[part])
+            batch_numbers = numbers[first : first + together]
+            self._watcher.within((done + first) / total)
+            neighbours = [self._shown.neighbours(number, plane.shape[0], plane.spacing[0]) for number in batch_numbers]
+            batch, length = images[torch.tensor(neighbours)].flatten(1, 2), self.settings.slice_correlation
+            keys = slice_keys(self._key, batch_numbers, plane.spacing[0], length)
+            sample_set = self._watcher.draw(batch, keys, self.model, self.settings)
+            if sample_set.features is not None and plane.axis == LEARNED:  # familiarity compares with training
+                self._features.append(sample_set.features)
+            for part in (
+                slice(start, start + self._batch_size) for start in range(0, len(batch_numbers), self._batch_size)
+            ):
+                fused = self.model.fuse(sample_set.map(itemgetter(part)), plane.size_seen, batch[part], keys[part])
                 decided = self.settings.decide(fused)
-                yield some[part], decided if plane.window is None else decided.paste_into(plane.window, plane.size)
+                yield (
+                    batch_numbers[part],
+                    decided if plane.window is None else decided.paste_into(plane.window, plane.size),
+                )
 
     def familiarity(self) -> Tensor | None:
         """Return the familiarity of the whole case, (1,), from its axial slices; None without them or in the model."""
         if self.model.familiarity is None or not self._features:
             return None
-        found: Tensor = self.model.familiarity(torch.cat(self._features).mean(0, keepdim=True))
-        return found
+        familiarity: Tensor = self.model.familiarity(torch.cat(self._features).mean(0, keepdim=True))
+        return familiarity

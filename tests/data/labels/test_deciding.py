@@ -111,5 +111,5 @@ def test_implausible_masks_are_left_out_with_the_reason(mask, reason):
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(make):
-    with pytest.raises(ValueError, match=r"has to be|no limits|no polarity|There is no"):
+    with pytest.raises(ValueError, match=r"has to be|expected two increasing shares|no polarity|There is no"):
         make()

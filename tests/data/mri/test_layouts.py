@@ -408,7 +408,7 @@ def test_masks_of_pictures_are_black_and_white(tmp_path):
     labels = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
     labels[4:8], labels[8:] = 1, 2
     Image.fromarray(labels).save(path)
-    with pytest.raises(DataError, match=rf"{path.name} has values 0, 1, 2: not those of a mask"):
+    with pytest.raises(DataError, match=rf"{path.name} has values 0, 1, 2; expected 0 to 1"):
         data_module("lgg", tmp_path).prepare_data()
 
 

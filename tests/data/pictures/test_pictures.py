@@ -228,7 +228,7 @@ def test_masks_without_a_picture_in_every_layout(name, picture, masks, others, t
         (lambda root: (root / "masks").rename(root / "truth"), r"None of the 10 pictures in .* has a mask; expected"),
         (lambda root: save_mask(root / "masks" / "p1.png", lesion(0)[:5]), r"needs masks of .*p1\.png has"),
         (lambda root: (root / "images" / "p1.jpg").write_bytes(b"x"), r"p1\.jpg: it cannot be decoded"),
-        (lambda root: save(root / "masks" / "p1.png", np.full(SIZE, 3, np.uint8)), r"not those of a mask"),
+        (lambda root: save(root / "masks" / "p1.png", np.full(SIZE, 3, np.uint8)), r"expected 0 to 1, or 0 to 255"),
         (lambda root: save(root / "images" / "p1.png", np.zeros((*SIZE, 3), np.uint8)), "Two pictures .* name p1: "),
         (
             lambda root: save_mask(root / "masks" / "p1.bmp", lesion(0)),

@@ -47,7 +47,7 @@ def test_tracks_count_the_masks_of_the_regions_that_are_read(tmp_path):
     [
         (["rim"], r"regions are \['rim'\]; expected some of disc, cup"),
         ([], r"regions are \[\]; expected some of disc, cup"),
-        (["cup", "disc"], r"they nest, so name them from the outermost to the innermost"),
+        (["cup", "disc"], r"name them from the outermost to the innermost"),
     ],
 )
 def test_regions_that_cannot_be(regions, message, tmp_path):

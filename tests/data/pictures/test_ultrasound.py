@@ -63,12 +63,15 @@ def test_pictures_without_outlines_are_left_out_and_named(tmp_path):
         (xml(1, [(1, "[{}]")]), r"1\.xml: the outlines of picture 1 are cut short or damaged \('points'\)"),
         (
             xml(1, [(1, svg(circle(12, 12, 9, share=0.6)))]),
-            r"1\.xml: .* picture 1 have an open one: it ends \d+ pixels",
+            r"1\.xml: .* picture 1 include an open outline\. It ends \d+ pixels",
         ),
-        (xml(1, [(1, svg(circle(12, 12, 5, points=2)))]), r"1\.xml: .* have one of 2 points; expected at least 3"),
+        (
+            xml(1, [(1, svg(circle(12, 12, 5, points=2)))]),
+            r"1\.xml: .* include an outline of 2 points; expected at least 3",
+        ),
         (
             xml(1, [(1, svg(circle(12, 12, 5)).replace('"x": 17', '"x": NaN'))]),
-            r"1\.xml: .* have a point that is no number",
+            r"1\.xml: .* have a point that is not a number",
         ),
         (xml(1, [(1, svg(circle(12, 12, 5)))])[:-9], r"1\.xml cannot be read as XML \("),
         (xml(1, [("first", svg(circle(12, 12, 5)))]), r"1\.xml has a mark that names no picture"),

@@ -193,7 +193,7 @@ def test_from_a_first_model_by_windows_to_a_second(run, tmp_path):
     assert not np.delete(np.delete(probability, np.s_[4:20], 0), np.s_[3:19], 1).any()
     entry = export(second, "medsegdiff-lite_refuge.crops", tmp_path / "zoo")
     assert "The windows of its training are in windows.csv." in (entry / "README.md").read_text()
-    with pytest.raises(SystemExit, match="Windows are found by a model of whole pictures"):
+    with pytest.raises(SystemExit, match="Find windows by a model of whole pictures"):
         main(["windows", str(second), str(photos), "--out", str(tmp_path / "other.csv")])
 
 

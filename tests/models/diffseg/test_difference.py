@@ -180,9 +180,12 @@ def test_a_network_that_gives_nan_is_not_one_that_finds_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"difference": NoisePredictionDifference(0, 1000)}, "Level 1000 is beyond the process, which has 1000"),
-        ({"difference": CounterfactualDifference(100, 1000)}, "Level 1000 is beyond"),
-        ({"difference": PartialDenoisingDifference(1500)}, "Level 1500 is beyond"),
+        (
+            {"difference": NoisePredictionDifference(0, 1000)},
+            "noise level is 1000; the highest level of the process is 999",
+        ),
+        ({"difference": CounterfactualDifference(100, 1000)}, "noise level is 1000"),
+        ({"difference": PartialDenoisingDifference(1500)}, "noise level is 1500"),
         ({"difference": PartialDenoisingDifference(400, 2.0), "label_dropout": 0}, "label_dropout above 0"),
     ],
 )
@@ -192,7 +195,7 @@ def test_differences_that_the_process_or_training_does_not_allow(options, messag
 
 
 def test_the_released_difference_takes_colours_alone():
-    with pytest.raises(ValueError, match="these images have 4 channels"):
+    with pytest.raises(ValueError, match="These images have 4 channels"):
         ReleasedDifference().check(NoiseProcess(), 4, False)
 
 

@@ -143,5 +143,5 @@ def test_a_model_and_crops_of_different_colours_are_refused():
     model = segmenter(whitening=whitening())
     model._trainer = SimpleNamespace(datamodule=SimpleNamespace(label_recipe=BorderCrops(whitening=whitening())))
     model.setup("fit")
-    with pytest.raises(ValueError, match="Pairs are not whitened"):
+    with pytest.raises(ValueError, match="supervision is pairs, which takes no whitening"):
         segmenter(whitening=whitening(), supervision="pairs")

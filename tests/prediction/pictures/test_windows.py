@@ -57,7 +57,7 @@ def test_windows_are_found_and_written(photos, tmp_path, caplog):
         windows, report = find_windows(dark_segmenter(), find_pictures([photos]), batch_size=2)
     assert report.done == ["a", "b", "empty"]
     assert {path.name for path in report.failed} == {"broken.png", "turned.jpg"}
-    assert "Nothing was found in 1 pictures, whose windows are the whole: empty." in caplog.text
+    assert "The mask is empty in 1 pictures: empty. Their windows are the whole pictures." in caplog.text
     assert windows["empty"] == (0, 0, 70, 50)
     y, x = np.nonzero(disc())
     left, top, width, height = windows["a"]
@@ -73,7 +73,7 @@ def test_windows_are_found_and_written(photos, tmp_path, caplog):
 def test_windows_need_a_model_of_whole_pictures(photos):
     files = find_pictures([photos])
     for model in (dark_segmenter(cropped=True), dark_segmenter(("flair",))):
-        with pytest.raises(DataError, match="found by a model of whole pictures"):
+        with pytest.raises(DataError, match="Find windows by a model of whole pictures"):
             find_windows(model, files)
     with pytest.raises(ValueError, match=r"margin is 0\.5; it has to be at least 1"):
         find_windows(dark_segmenter(), files, 0.5)
@@ -111,9 +111,9 @@ def test_pictures_without_a_fitting_window_fail_alone(photos, tmp_path):
     assert report.done == ["a"]
     reasons = {path.name: reason for path, reason in report.failed.items()}
     assert reasons.keys() == {"b.png", "c.png", "turned.jpg"}
-    assert "there is no window of it" in reasons["b.png"]
+    assert "the file of windows does not have this picture" in reasons["b.png"]
     assert "its window ends at column 91, row 40; the picture is 90 x 60" in reasons["c.png"]
-    assert "turned by its EXIF orientation" in reasons["turned.jpg"]
+    assert "not upright by its EXIF orientation" in reasons["turned.jpg"]
     windows["b"] = CropWindow(0, 0, 20, 20)
     with pytest.raises(DataError, match="predicted with other settings"):
         predict_pictures(model, files, tmp_path / "out", resume=True, windows=windows)

@@ -91,7 +91,7 @@ def test_a_prediction_is_the_one_that_is_scored(data):
         settings = Settings(num_samples=2, num_steps=2, seed=0, bf16=False, tta="none").filled_from(model)
         together, apart = (segment_volume(SliceRun(model, volume, case, settings, size)) for size in (100, 2))
         assert torch.equal(together.samples, apart.samples)
-        with pytest.raises(DataError, match="network of volumes, which draws noise for a whole volume"):
+        with pytest.raises(DataError, match="network of volumes, and draws noise for a whole volume"):
             SliceRun(model, volume, case, replace(settings, slice_correlation=5.0), 2)
         found = together.samples[:, :, batch["index"]].permute(2, 0, 1, 3, 4)
         assert (found != (scored.samples > 0.5)).float().mean() < 1e-2  # the cache keeps 16 bits

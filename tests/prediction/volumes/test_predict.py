@@ -208,7 +208,7 @@ def test_four_dimensional_files_in_their_order(tmp_path):
     [reason] = run(source, tmp_path / "few", naming=Naming(CHANNELS, {}, CHANNELS)).failed.values()
     assert "it holds 4 volumes; --volumes names 2" in reason
     [reason] = run(source / "BRATS_001.nii.gz", tmp_path / "one", ("flair",)).failed.values()
-    assert "several volumes: say by --volumes" in reason
+    assert "several volumes: name them in order by --volumes" in reason
 
 
 def test_dicom_gives_what_nifti_gives(tmp_path):
@@ -233,7 +233,7 @@ def test_stored_values_are_rescaled(tmp_path):
     ("options", "message"),
     [
         ({"skip": (2,)}, "slices 2.00 to 4.00 mm apart: some are missing"),
-        ({"places": [0, 2, 4, 4, 6, 8]}, "several slices at one place"),
+        ({"places": [0, 2, 4, 4, 6, 8]}, "several slices at one position"),
         ({"shift": 1.0}, "shifted sideways"),
         ({"PixelSpacing": None}, "has no PixelSpacing"),
         ({"ImageOrientationPatient": None}, "has no ImageOrientationPatient"),
@@ -283,7 +283,7 @@ def test_series_and_patients_are_not_mixed(tmp_path):
     [reason] = run(tmp_path / "b", tmp_path / "out_b").failed.values()
     assert "of 2 patients, such as flair, t1ce" in reason
     [note] = run(tmp_path / "c", tmp_path / "out_c").notes.values()
-    assert "are they of one patient?" in note
+    assert "check that they are of one patient" in note
 
 
 @pytest.mark.parametrize(
@@ -405,4 +405,4 @@ def test_a_head_with_its_skull_is_noted(tmp_path):
     noise = np.random.default_rng(0).normal(0, 1, modality(1).shape)
     write_nifti(tmp_path / "p" / "flair.nii.gz", modality(1) + noise, np.float32, spacing=(20, 20, 20))  # 3.9 litres
     report = run(tmp_path, tmp_path / "out", ("flair",))
-    assert "is the skull stripped" in report.notes[tmp_path / "p"]
+    assert "If the skull is not stripped" in report.notes[tmp_path / "p"]

@@ -94,7 +94,7 @@ def test_intervals_of_volume_hold_for_the_noise_they_were_fitted_with(tmp_path):
     model.conformal = Conformal([0.9], [0.2], [1.5], 0.95, 0.9, 20, model.num_samples, model.num_steps)
     assert predict_volumes(model, found, tmp_path / "own").failed == {}
     [reason] = predict_volumes(model, found, tmp_path / "out", Settings(slice_correlation=0)).failed.values()
-    assert "fitted with other noise over slices" in reason
+    assert "fitted with another --slice_correlation" in reason
 
 
 @pytest.mark.parametrize("length", [-1, float("nan"), float("inf")])
@@ -122,5 +122,5 @@ def test_slices_segmented_together_or_alone_have_the_same_noise():
 
 def test_a_slice_that_does_not_say_where_it_lies_is_refused():
     model = bright_segmenter(CHANNELS, slice_correlation=6.0)
-    with pytest.raises(ValueError, match=r"slice 2 of p comes without the distance of slices\. Give spacing"):
+    with pytest.raises(ValueError, match=r"slice 2 of p has no distance of slices\. Give spacing"):
         model.noise_keys({"case": ["p"], "index": [2], "spacing": [None]})
