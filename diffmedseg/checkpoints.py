@@ -100,3 +100,18 @@ def check_weights(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> N
             )
             error = ValueError(f"for {name} it has {shapes}")
             raise CheckpointError(cannot_be_loaded(path, error))
+
+
+def check_encoder_rate(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Check that a resumed run gives the encoder a learning rate of its own, if and only if the checkpoint does.
+
+    Raises:
+        CheckpointError: If not: the optimiser has other groups of parameters.
+    """
+    now = getattr(model, "encoder_lr", 1)
+    before = checkpoint.get("hyper_parameters", {}).get("encoder_lr", now)
+    if (before == 1) != (now == 1):
+        raise CheckpointError(
+            f"{path} has encoder_lr {before:g}, and this run has {now:g}. A run that resumes cannot change it from 1 "
+            f"or to 1: give --model.encoder_lr {before:g}, or start a new run."
+        )

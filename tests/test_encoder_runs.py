@@ -143,6 +143,7 @@ def test_a_run_needs_its_encoders_weights_once(weights, tmp_path, monkeypatch, c
         "--model.denoiser.encoder_frozen_norm=true", "--logger=csv",
     ]  # fmt: skip
     main(tiny_fit(tmp_path / "runs", *options))
+    assert "in eval mode" not in capsys.readouterr().err  # frozen layers are no reason to doubt a run
     run = tmp_path / "runs" / "medsegdiff-lite-synthetic" / "version_0"
     denoiser = read_yaml(run / "config.yaml")["model"]["init_args"]["denoiser"]["init_args"]
     assert denoiser["encoder_mean"] == MEAN
@@ -162,6 +163,9 @@ def test_a_run_needs_its_encoders_weights_once(weights, tmp_path, monkeypatch, c
     main(tiny_fit(tmp_path / "runs", *options, "--trainer.max_steps=3", "--ckpt_path=last"))
     content = load(run / "checkpoints" / "last.ckpt")
     assert content["global_step"] == 3
+    with pytest.raises(SystemExit, match=r"has encoder_lr 0\.5, and this run has 1\..* give --model\.encoder_lr 0\.5"):
+        main(tiny_fit(tmp_path / "runs", *options, "--model.encoder_lr=1", "--trainer.max_steps=4", "--ckpt_path=last"))
+    assert load(run / "checkpoints" / "last.ckpt")["global_step"] == 3
     stored = content["hyper_parameters"]["denoiser"]["init_args"]
     assert (stored["encoder_mean"], stored["encoder_weights"]) == (MEAN, str(weights))
     assert [group["name"] for group in content["optimizer_states"][0]["param_groups"]] == ["network", "encoder"]

@@ -97,6 +97,25 @@ def test_lists_are_loaded(run):
         load_model([ENTRY, "supervised_brats2015.cpu64"])
 
 
+def test_a_run_is_one_member_whatever_its_path(experiment, monkeypatch):
+    monkeypatch.chdir(experiment.parent)
+    run = experiment / "version_0"
+    for other in (f"{run}/", f"{experiment.name}/version_0", run / "checkpoints/best.ckpt"):
+        with pytest.raises(ZooError, match=rf"named twice: it is the same as {run}\. Name each member"):
+            load_model([run, other])
+
+
+def test_a_model_where_an_input_belongs_is_said(photos, tmp_path):
+    out = ["--out", str(tmp_path / "out")]
+    for arguments, message in (
+        ([ENTRY, "supervised_isic2017.cpu64"], "supervised_isic2017.cpu64 is a model, and no input follows it"),
+        ([ENTRY, "supervised_isic2017.cpu6", str(photos)], "Did you mean supervised_isic2017.cpu64"),
+        ([ENTRY, "fotos"], "There is no file or folder fotos"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["predict", *arguments, *out])
+
+
 def test_predict_takes_all_models_before_the_first_input(experiment, photos, tmp_path, capsys):
     runs, out = [str(experiment / f"version_{i}") for i in (0, 1)], tmp_path / "out"
     command = ["predict", *runs, str(photos), "--out", str(out), *QUICK]

@@ -44,7 +44,9 @@ def test_the_network_of_a_source_comes_without_what_the_data_says(run):
     own = {"size": "tiny", "residual": True, "encoder": "resnet18", "dropout": 0.0, "encoder_frozen_norm": False}
     own |= {"encoder_mean": [0.485, 0.456, 0.406], "encoder_std": [0.229, 0.224, 0.225]}  # what the weights expect
     own |= {"decoder_channels": [96, 48, 32, 16, 16]}
-    config["init_args"]["denoiser"]["init_args"] |= own | {"encoder_weights": "imagenet"}
+    learning = {"encoder_weights": "imagenet", "condition_frozen": True}
+    config["init_args"]["denoiser"]["init_args"] |= own | learning
+    own |= {"condition_frozen": False}  # the condition network learns, whatever it did in the source
     own |= {"ff_parser": True, "dynamic_encoding": False}
     config["init_args"]["denoiser"]["init_args"] |= {"ff_parser": True}
     config["init_args"]["denoiser"]["init_args"].pop("dynamic_encoding", None)  # then it is the default of the class

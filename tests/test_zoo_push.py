@@ -112,6 +112,12 @@ def test_a_hub_that_cannot_be_reached_is_named(own_zoo, hub, monkeypatch):
     failing(own_zoo, rf"cannot be uploaded to {hub.address} \(no route to host\)\. Check the name and the network")
 
 
+def test_without_a_network_nothing_is_tried(own_zoo, hub, monkeypatch):
+    monkeypatch.setattr("diffmedseg.zoo.pushing.hub_is_unknown", lambda: True)
+    failing(own_zoo, rf"cannot be uploaded: the network does not know {hub.address}")
+    assert not hub.requests
+
+
 @pytest.mark.parametrize("target", ["owner/lite", "hf://lite", "hf://a/b/c", "https://a/b", "hf://a/b c"])
 def test_a_target_that_is_no_repository_is_refused(own_zoo, target):
     failing(own_zoo, r"no repository of the Hugging Face Hub\. Give hf://owner/name", target)

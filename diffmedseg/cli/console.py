@@ -17,6 +17,7 @@ _EXPECTED = (
     ".*smaller than the logging interval.*",
     ".*dirpath has changed.*",  # an evaluation has its own folder, and chooses no checkpoint
     ".*It is recommended to use.*sync_dist.*",  # scores are gathered before they are logged
+    r".*module\(s\) in eval mode at the start of training.*",  # frozen layers
     ".*`weights_only` was not set.*",  # this project never unpickles a file
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*exists and is not empty.*",  # RunLogger deletes nothing

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from rich.console import Console
 
 from diffmedseg.callbacks.resume import is_unvalidated
-from diffmedseg.checkpoints import TO_TEST, check_weights, read_checkpoint
+from diffmedseg.checkpoints import TO_TEST, check_encoder_rate, check_weights, read_checkpoint
 from diffmedseg.cli.precision import fitting_precision
 from diffmedseg.cli.run_arguments import add_run_arguments, link_facts
 from diffmedseg.cli.run_messages import say_how_far_it_got, say_what_was_written
@@ -150,6 +150,8 @@ class DiffMedSegCLI(LightningCLI):
             self.config_init[self.subcommand]["ckpt_path"] = str(checkpoint)
             content = read_checkpoint(checkpoint, TO_TEST)
             check_weights(checkpoint, content, self.model)
+            if self.subcommand == "fit":
+                check_encoder_rate(checkpoint, content, self.model)
             self._steps_before, validates_again = content["global_step"], is_unvalidated(content)
         chosen = self._get(self.config_init, "trainer").get("logger")
         loggers = [] if chosen is None or isinstance(chosen, bool) else chosen if isinstance(chosen, list) else [chosen]

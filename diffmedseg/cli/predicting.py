@@ -26,7 +26,7 @@ from diffmedseg.prediction import (
     takes_pictures,
 )
 from diffmedseg.zoo import load_model
-from diffmedseg.zoo.members import names_models
+from diffmedseg.zoo.members import check_first_input, names_models
 
 __all__ = ["Outputs", "Settings", "find", "load_leading", "load_model", "on_device", "predict", "say"]
 
@@ -66,6 +66,7 @@ def load_leading(options: argparse.Namespace) -> Segmenter:
     names = [options.model]
     while len(options.images) > 1 and names_models(options.images[0]):
         names.append(options.images.pop(0))
+    check_first_input(options.images[0])
     model = load_model(names, options.trust)
     if model.members:
         print(f"Ensemble of {len(model.members)} models: {', '.join(model.members)}", file=sys.stderr)

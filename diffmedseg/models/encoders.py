@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffmedseg.errors import suggest
+from diffmedseg.hub import without_vain_retries
 
 #: The default weights of an encoder, from an installed package or the hub.
 IMAGENET = "imagenet"
@@ -56,15 +57,19 @@ class Normalisation:
         """Return the normalisation for a number of channels; if it is not three, the mean over the colours.
 
         Raises:
-            ValueError: If the numbers fit neither channels nor colours, or a deviation is not positive.
+            ValueError: If the numbers fit neither channels nor colours, or do not belong to images in [0, 1].
         """
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3, channels):
             raise ValueError(
                 f"encoder_mean has {len(self.mean)} numbers and encoder_std {len(self.std)}; give one for each of the "
                 f"{channels} channels to both, or one for all."
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"encoder_std is {list(self.std)}; deviations have to be positive.")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"encoder_mean is {list(self.mean)}; for images in [0, 1] means are from 0 to 1.")
+        if not all(0 < value <= 1 for value in self.std):
+            raise ValueError(
+                f"encoder_std is {list(self.std)}; for images in [0, 1] deviations are above 0, at most 1."
+            )
         if len(self.mean) == 3 != channels:
             return Normalisation((sum(self.mean) / 3,), (sum(self.std) / 3,))
         return self
@@ -202,7 +207,8 @@ def expected_normalisation(name: str, weights: EncoderWeights) -> Normalisation 
     import timm
 
     if weights.hub is not None and not name.startswith("tu-"):
-        params = smp.encoders.get_preprocessing_params(name, weights.hub)
+        with without_vain_retries():
+            params = smp.encoders.get_preprocessing_params(name, weights.hub)
         if params["input_space"] != "RGB":
             raise ValueError(f"The encoder {name} takes {params['input_space']} images; only RGB is supported.")
         top = max(params["input_range"])

@@ -26,7 +26,9 @@ def load_trained(path: Path, trust: Collection[str] = ()) -> DiffusionSegmenter:
         ZooError: If there is no such file, it is not a checkpoint of a segmenter, or it names a class whose package is
             not trusted.
     """
-    path = best_checkpoint(path) if path.is_dir() else path
+    folder, path = path, best_checkpoint(path) if path.is_dir() else path
+    if folder.is_dir() and not path.is_file():
+        raise ZooError(f"{folder} is no run's folder: it has no checkpoints/{path.name}. Name a run or a checkpoint.")
     if not path.is_file():
         raise ZooError(f"There is no checkpoint {path}.")
     return load_parts(path, partial(_checkpoint_parts, path), trust)

@@ -4,6 +4,7 @@ import glob
 import re
 import warnings
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from diffmedseg.errors import ZooError
@@ -30,8 +31,7 @@ def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> S
             regions.
     """
     paths = [member for name in names for member in find_members(name)]
-    if twice := {member for member in paths if paths.count(member) > 1}:
-        raise ZooError(f"{' and '.join(sorted(twice))} is named twice. Name each member of an ensemble once.")
+    _refuse_repeats(paths)
     members = {member: load_single(member, trust) for member in paths}
     if len(members) == 1:
         return members[paths[0]]
@@ -39,6 +39,31 @@ def load_ensemble(names: Sequence[str | Path], trust: Collection[str] = ()) -> S
         return Ensemble(members)
     except ValueError as error:
         raise ZooError(str(error)) from error
+
+
+def _refuse_repeats(members: Sequence[str]) -> None:
+    """Refuse members that are the same entry, or the same checkpoint under any path.
+
+    Raises:
+        ZooError: If a member is named twice.
+    """
+    names: dict[str | Path, str] = {}
+    for member in members:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # loading says what there is to say
+            file = _file_of(member)
+        if file in names:
+            other = "" if names[file] == member else f": it is the same as {names[file]}"
+            raise ZooError(f"{member} is named twice{other}. Name each member of an ensemble once.")
+        names[file] = member
+
+
+def _file_of(member: str) -> str | Path:
+    """Return the checkpoint of a run, or the checkpoint itself, by its real path; the name of an entry as it is."""
+    path = expand_home(member)
+    if not member or not path.exists():
+        return member
+    return (chosen_checkpoint(path) if path.is_dir() else path).resolve()
 
 
 def find_members(name: str | Path) -> list[str]:
@@ -71,6 +96,21 @@ def names_models(name: str) -> bool:
         matches = glob.glob(str(path))
         return bool(matches) and all(_has_model(Path(match)) for match in matches)
     return current_source().has(name)
+
+
+def check_first_input(name: str) -> None:
+    """Refuse an input that was meant as a model: no file has its name, and an entry has it, or nearly.
+
+    Raises:
+        ZooError: If the name is the name of an entry, or looks like a name.
+    """
+    if expand_home(name).exists() or _PATTERN.search(name):
+        return
+    source = current_source()
+    if source.has(name):
+        raise ZooError(f"{name} is a model, and no input follows it. Name pictures or folders after the models.")
+    if get_close_matches(name, source.entries(), cutoff=0.8):
+        raise source.nothing_named(name)
 
 
 def _has_model(path: Path) -> bool:

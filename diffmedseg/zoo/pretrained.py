@@ -57,8 +57,9 @@ def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``{class_path, init_args}`` without the numbers of channels and regions, which come from the data. The
-        encoder's weights are None, since they come from the source, too. Settings that the source does not have get the
-        default of the class, even if the files of the run have other values.
+        encoder's weights are None, since they come from the source, too. The condition network learns, even if it was
+        frozen in the training of the source. Settings that the source does not have get the default of the class, even
+        if the files of the run have other values.
     """
     denoiser = config["init_args"]["denoiser"]
     linked = {"image_channels", "mask_channels"}
@@ -66,6 +67,8 @@ def pretrained_denoiser(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: value for name, value in settings.items() if name not in linked}
     if "encoder_weights" in arguments:
         arguments["encoder_weights"] = None
+    if "condition_frozen" in arguments:
+        arguments["condition_frozen"] = False  # how the source learned, not what it is
     return {"class_path": denoiser["class_path"], "init_args": arguments}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffmedseg.errors import ZooError
+from diffmedseg.hub import hub_is_unknown
 from diffmedseg.zoo.registry import CARD, PICTURE, REGISTRY, Entry, read_registry, version_key, write_registry
 from diffmedseg.zoo.source import Source
 
@@ -80,6 +81,8 @@ def _upload(folder: Path, name: str, entry: Entry, repository: str, private: boo
     if (token := get_token()) is None:
         raise ZooError("There is no token of the Hugging Face Hub. Set HF_TOKEN to a token with write access.")
     api = HfApi(token=token)
+    if hub_is_unknown():
+        raise ZooError(f"{repository} cannot be uploaded: the network does not know {api.endpoint}. Check the network.")
     try:
         if not _is_for(api, repository, name, entry):
             api.create_repo(repository, private=private)

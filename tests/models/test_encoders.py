@@ -4,6 +4,7 @@ import json
 from copy import deepcopy
 from functools import partial
 
+import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -13,6 +14,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from diffmedseg.configurable import to_config
+from diffmedseg.hub import hub_is_unknown
 from diffmedseg.models import (
     MedSegDiffLite,
     MedSegDiffSegmenter,
@@ -207,6 +209,38 @@ def test_encoders_of_timm_take_any_number_of_channels_from_a_file(channels, smal
     assert all(torch.equal(value, own[name]) for name, value in state.items() if name != stem)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "resnet18"])
+def test_a_file_of_timms_whole_model_gives_its_encoder(name, tmp_path):
+    """The head is left out, and names such as stages.0 become stages_0."""
+    whole, file = timm.create_model(name), tmp_path / "whole.safetensors"
+    save_file(whole.state_dict(), file)
+    encoder = SMPNetwork(3, 1, encoder=f"tu-{name}", encoder_weights=str(file)).network.encoder.state_dict()
+    values = {key.replace("_", "."): value for key, value in whole.state_dict().items()}
+    for key, value in encoder.items():
+        assert torch.equal(value, values[key.removeprefix("model.").replace("_", ".")]), key
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: timm.create_model("resnet34").state_dict(), r"it has 96 other weights, such as layer1\.2"),
+        (lambda state: {"state_dict": state}, r"it lacks 120 of 120 weights, such as model\.conv1\.weight"),
+        (lambda state: dict(list(state.items())[1:]), r"it lacks 1 of 120 weights, such as model\.conv1\.weight"),
+        (
+            lambda state: state | {"model.bn1.bias": torch.zeros(3)},
+            r"model\.bn1\.bias has the shape \[3\], expected \[64\]",
+        ),
+        (lambda state: state | {"model.bn1.bias": torch.full((64,), torch.nan)}, r"model\.bn1\.bias is not finite"),
+        (lambda state: [state], r"it cannot be read \(AttributeError\)"),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_the_reason(change, reason, tmp_path):
+    file, encoder = tmp_path / "own.pth", smp.encoders.get_encoder("tu-resnet18", weights=None)
+    torch.save(change(encoder.state_dict()), file)
+    with pytest.raises(ValueError, match=rf"own\.pth does not hold the weights of this encoder: {reason}"):
+        SMPNetwork(3, 1, encoder="tu-resnet18", encoder_weights=str(file))
+
+
 def test_half_and_half_changes_nothing():
     """That is [-1, 1]: the same to the bit as no normalisation, as in older models."""
     torch.manual_seed(0)
@@ -230,7 +264,10 @@ def test_a_stored_config_without_a_normalisation_has_none(small_file):
     [
         ({"encoder_mean": [0.5]}, "belong together"),
         ({"encoder_mean": [0.5, 0.5], "encoder_std": [0.5, 0.5]}, "2 numbers.*each of the 4 channels"),
-        ({"encoder_mean": [0.5], "encoder_std": [0.0]}, "have to be positive"),
+        ({"encoder_mean": [0.5], "encoder_std": [0.0]}, "deviations are above 0"),
+        ({"encoder_mean": [0.5], "encoder_std": [float("nan")]}, "deviations are above 0, at most 1"),
+        ({"encoder_mean": [float("nan")], "encoder_std": [0.5]}, "means are from 0 to 1"),
+        ({"encoder_mean": [123.7], "encoder_std": [58.4]}, r"for images in \[0, 1\] means are from 0 to 1"),
     ],
 )
 def test_a_wrong_normalisation_is_refused(options, message):
@@ -401,3 +438,36 @@ def test_weights_come_from_the_hub_of_segmentation_models(hub):
 def test_weights_that_the_hub_lacks_are_one_message(name, hub):
     with pytest.raises(ValueError, match="Without a network, give encoder_weights as a file, or none"):
         SMPNetwork(3, 1, encoder=name, encoder_weights="imagenet")
+
+
+@pytest.fixture
+def unknown_server(hub, monkeypatch):
+    """A network that does not know the hub's server."""
+
+    def unknown(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("diffmedseg.hub.getproxies", dict)
+    return hub
+
+
+@pytest.mark.parametrize("name", ["tu-test_efficientnet", "resnet18"])
+def test_without_a_network_the_hub_is_not_asked_again_and_again(name, unknown_server):
+    with pytest.raises(
+        ValueError, match=r"which cannot be reached, and its cache does not have them\. Give encoder_weights"
+    ):
+        SMPNetwork(3, 1, encoder=name, encoder_weights="imagenet")
+    assert not unknown_server.requests
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_a_wrong_name_of_weights_is_no_matter_of_the_network(unknown_server):
+    with pytest.raises(ValueError, match="Wrong pretrained weights `imagenot`"):
+        SMPNetwork(3, 1, encoder="resnet18", encoder_weights="imagenot")
+
+
+def test_a_proxy_may_know_the_hub(unknown_server, monkeypatch):
+    assert hub_is_unknown()
+    monkeypatch.setattr("diffmedseg.hub.getproxies", lambda: {"https": "http://proxy"})
+    assert not hub_is_unknown()

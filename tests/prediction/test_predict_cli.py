@@ -81,7 +81,7 @@ def test_exits_with_1_and_says_what_failed(photos, tmp_path, capsys):
             ["IN/a.jpg", "IN", "--out=OUT"],
             r"a\.jpg cannot be loaded: it is damaged, of another version, or no model",
         ),
-        (["IN", "IN", "--out=OUT"], r"There is no checkpoint .*best\.ckpt"),
+        (["IN", "IN", "--out=OUT"], r"is no run.s folder: it has no checkpoints/best\.ckpt"),
         ([ENTRY, "IN/x.jpg", "--out=OUT"], "There is no file or folder .*, and no picture matches it as a pattern"),
         ([ENTRY, "IN", "--out=IN"], r"holds files that are not predictions \(a\.jpg, b\.jpg\)"),
         ([ENTRY, "IN", "--out=IN/a.jpg"], r"a\.jpg is a file: name a folder"),

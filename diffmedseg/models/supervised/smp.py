@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from diffmedseg.errors import unknown
+from diffmedseg.hub import hub_is_unknown, is_absent, without_vain_retries
 from diffmedseg.models.encoder_loading import leave_out_unused, load_encoder, prepare_for_cpu
 from diffmedseg.models.encoders import EncoderWeights, Normalisation, expected_normalisation
 
@@ -34,15 +35,21 @@ def build_network(
     # Some architectures have no such argument, so the usual value is not passed.
     decoder |= {} if encoder_depth == ENCODER_DEPTH else {"encoder_depth": encoder_depth}  # type: ignore[dict-item]
     try:
-        network = smp.create_model(
-            architecture,
-            encoder,
-            encoder_weights=weights.hub,
-            in_channels=image_channels,
-            classes=mask_channels,
-            **decoder,
-        )
+        with without_vain_retries():
+            network = smp.create_model(
+                architecture,
+                encoder,
+                encoder_weights=weights.hub,
+                in_channels=image_channels,
+                classes=mask_channels,
+                **decoder,
+            )
     except Exception as error:  # the hub, the connection and models of timm raise many kinds of errors
+        if is_absent(error) and hub_is_unknown():
+            raise ValueError(
+                f"The weights of {encoder} come from the Hugging Face Hub, which cannot be reached, and its cache does "
+                "not have them. Give encoder_weights as a file, or none."
+            ) from error
         hub = "" if weights.hub is None else " Without a network, give encoder_weights as a file, or none."
         raise ValueError(
             f"segmentation-models-pytorch cannot build {architecture} on {encoder}: {error}{hub}"
