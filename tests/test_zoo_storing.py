@@ -94,6 +94,16 @@ def test_differences_are_of_the_worst_image_and_of_the_mean():
     assert compare(unknown, [result(0.5, full)], [result(0.5, empty)], "float16", "one").dice == 1
 
 
+def test_slices_of_a_volume_count_together():
+    full, none = torch.ones(1, 1, 4, 4, dtype=torch.bool), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    small, pixel = none.clone(), none.clone()
+    small[..., 0, :2] = pixel[..., 0, 0] = True
+    images = [CheckImage(none.float(), "volume", mask.float()) for mask in (full, full, small)]
+    before, after = ([result(0.5, mask) for mask in (full, full, last)] for last in (small, pixel))
+    # One of 34 pixels is lost. In the last slice alone Dice would fall by a third.
+    assert compare(images, before, after, "float16", "three").dice == pytest.approx(1 - 66 / 67, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     "values", [(0.1, 0, 0, 0), (0, 0.1, 0, 0), (0, 0, 0.1, 0), (0, 0, 0, 0.1), (float("nan"), 0, 0, 0)]
 )

@@ -72,8 +72,8 @@ class Storage:
         checked_on: The images on which rounded and unrounded weights were compared.
         probability: Largest mean difference of a probability in one image.
         samples: Largest mean difference of a sample in one image.
-        dice: Largest change of the Dice of an image against its reference; without a reference, 1 - Dice of the masks
-            before and after rounding.
+        dice: Largest change of the Dice of a case against its reference; without a reference, 1 - Dice of the masks
+            before and after rounding. The compared slices of a volume count together.
         mean_dice: Change of the mean Dice.
     """
 

@@ -1,6 +1,7 @@
 """Store an entry's weights as float16 if the model's output does not change."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from diffmedseg.zoo.registry import Storage, StorageType
 
 #: Maximum number of images on which rounded weights are compared.
 IMAGES = 16
-#: Largest allowed differences: of the mean probability and the mean sample of an image, of the Dice of an image, and of
-#: the mean Dice over all images.
+#: Largest allowed differences: of the mean probability and the mean sample of an image, of the Dice of a case, and of
+#: the mean Dice over all cases.
 PROBABILITY, DICE, MEAN_DICE = 5e-3, 2e-2, 2e-3
 _SEARCHED = 200  # images that are read to find images with foreground
 
@@ -30,7 +31,7 @@ class CheckImage:
 
     Attributes:
         image: (1, C, H, W) in [-1, 1].
-        key: Key of its noise.
+        key: Key of its noise: the name of its case. Slices of a volume have the same key.
         mask: Reference, (1, K, H, W) in {0, 1}; None without a reference.
     """
 
@@ -147,9 +148,12 @@ def compare(
     """
     probability = [_mean_difference(a.probability, b.probability) for a, b in zip(before, after, strict=True)]
     samples = [_mean_difference(a.samples, b.samples) for a, b in zip(before, after, strict=True)]
-    changes = torch.cat([_dice_change(*three) for three in zip(images, before, after, strict=True)])
-    per_image, mean = float(changes.abs().max()), float(changes.mean(0).abs().max())
-    values = (max(probability), max(samples), per_image, mean)
+    cases = defaultdict(list)
+    for image, a, b in zip(images, before, after, strict=True):
+        cases[image.key].append((image, a, b))
+    changes = torch.cat([_dice_change(slices) for slices in cases.values()])
+    per_case, mean = float(changes.abs().max()), float(changes.mean(0).abs().max())
+    values = (max(probability), max(samples), per_case, mean)
     return Storage(dtype, checked_on, *(round(value, 6) for value in values))
 
 
@@ -157,19 +161,24 @@ def _mean_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().mean())
 
 
-def _dice_change(image: CheckImage, before: Segmentation, after: Segmentation) -> Tensor:
-    """Return the change of Dice against the reference, (1, K); without a reference, 1 - Dice of the two masks."""
-    if image.mask is None:
-        return 1 - dice(after.mask, before.mask)
-    reference = image.mask.bool()
-    return dice(after.mask, reference) - dice(before.mask, reference)
+def _dice_change(slices: Sequence[tuple[CheckImage, Segmentation, Segmentation]]) -> Tensor:
+    """Return the change of a case's Dice against the reference, (1, K); without a reference, 1 - Dice of both masks.
+
+    Slices of a volume count together, as in its scores: in a small slice a single pixel changes Dice by much.
+    """
+    images, before, after = zip(*slices, strict=True)
+    old, new = (torch.cat([result.mask for result in results], -1) for results in (before, after))
+    if any(image.mask is None for image in images):
+        return 1 - dice(new, old)
+    reference = torch.cat([image.mask for image in images], -1).bool()
+    return dice(new, reference) - dice(old, reference)
 
 
 def _refuse_changes(storage: Storage) -> None:
     limits = {
         "The probability of an image": (storage.probability, PROBABILITY),
         "The samples of an image": (storage.samples, PROBABILITY),
-        "The Dice of an image": (storage.dice, DICE),
+        "The Dice of a case": (storage.dice, DICE),
         "The mean Dice": (storage.mean_dice, MEAN_DICE),
     }
     for noun, (delta, allowed) in limits.items():

@@ -375,7 +375,7 @@ def test_the_command_writes_over_series_of_a_model_of_the_zoo(tmp_path, capfd):
         folder = series(tmp_path / "p" / name, uid=f"1.2.3.{number}")
         assert folder.is_dir()
     options = ["--num_samples", "2", "--num_steps", "1", "--device", "cpu", "--dicom_seg"]
-    main(["predict", "medsegdiff-lite_brats2015.cpu64", str(tmp_path / "p"), "--out", str(tmp_path / "out"), *options])
+    main(["predict", "medsegdiff-lite_brats2015.lite0", str(tmp_path / "p"), "--out", str(tmp_path / "out"), *options])
     image = find_series(tmp_path / "p" / "flair").read()
     header, values = planes(tmp_path / "out" / "p_mask.dcm", image)
     labels = [segment.SegmentLabel for segment in header.SegmentSequence]
