@@ -138,7 +138,9 @@ def test_turning_is_what_viewers_do(orientation):
 def test_masks_that_lie_over_the_stored_picture_are_refused(orientation, tmp_path):
     kind = Kind("jpg", saved(exif=exif(orientation)), None, "orientation")
     data = folder(kind, tmp_path)
-    with pytest.raises(DataError, match=rf"orientation {orientation} .* 60 x 90 pixels, but a\.png has 90 x 60"):
+    with pytest.raises(
+        DataError, match=rf"60 x 90 pixels after the turn by its EXIF orientation {orientation}; a\.png has 90 x 60"
+    ):
         data.load("train")
 
 

@@ -92,7 +92,7 @@ def test_two_towers_share_nothing():
     healthy, diseased = ([p.grad for p in tower.parameters()] for tower in network.towers)
     assert any(g.any() for g in healthy)
     assert all(g is not None and not g.any() for g in diseased)  # under DDP a missing gradient would stall
-    with pytest.raises(ValueError, match="set label_dropout to 0"):
+    with pytest.raises(ValueError, match="Set label_dropout to 0"):
         network(x, t, Condition(()))
     with pytest.raises(ValueError, match=r"TwoTowerUNet cannot learn from images without a label\. Set label_dropout"):
         DiffSegSegmenter(network, image_size=(16, 16))
