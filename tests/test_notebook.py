@@ -237,7 +237,7 @@ def test_results_travel_without_their_model():
     )
     assert result.to("cpu").origin.model is model
     for use in (lambda: loaded.plot(picture()), lambda: loaded.save("nowhere")):
-        with pytest.raises(ValueError, match="does not know its model"):
+        with pytest.raises(ValueError, match="is not known"):
             use()
 
 

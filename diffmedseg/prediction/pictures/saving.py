@@ -17,7 +17,9 @@ def save(result: Segmentation, folder: Path, names: Sequence[str]) -> list[Path]
     """Write the maps of each image, and the table; see :meth:`Segmentation.save`."""
     origin, number = result.origin, len(result.mask)
     if origin is None:
-        raise ValueError("This segmentation does not know its model. Save a segmentation that model.segment returned.")
+        raise ValueError(
+            "The model of this segmentation is not known. Save a segmentation that model.segment returned."
+        )
     model = origin.model
     if not takes_pictures(model):
         raise ValueError(
