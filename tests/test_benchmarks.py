@@ -352,6 +352,18 @@ def test_the_mean_influence_is_the_ratio_of_sums():
     assert list(alike.values()) == pytest.approx([1.5] * 3)  # none has an influence of its own
 
 
+def test_the_images_of_a_patient_are_averaged():
+    rows = [
+        {"case": "a", "patient": "p", "dice": "0.5", "ged_unbiased": ""},
+        {"case": "b", "patient": "p", "dice": "0.7", "ged_unbiased": "0.25"},
+        {"case": "c", "patient": "q", "dice": "1", "ged_unbiased": ""},
+    ]
+    assert lite_designs.by_patient(rows) == [
+        {"patient": "p", "images": 2, "dice": "0.6", "ged_unbiased": "0.25"},
+        {"patient": "q", "images": 1, "dice": "1", "ged_unbiased": ""},
+    ]
+
+
 def test_designs_are_scored_on_images_from_everywhere(tmp_path):
     torch.manual_seed(0)
     model = MedSegDiffSegmenter(MedSegDiffLite(3, 1, "tiny"), image_size=(32, 32), num_steps=2).eval()

@@ -3,7 +3,7 @@
 - ``python experiments/benchmarks/lite_designs.py train '[RUN, OTHER_RUN]'`` freezes the condition networks of finished
   runs (one for each seed, for example of ``encoders.py``). It trains and scores a new step network for every variant
   without scores. So all variants of a seed share the condition network, and only the step network differs.
-- ``... collect`` collects the scores of every case in lite_designs.csv beside this file.
+- ``... collect`` collects the scores of every patient in lite_designs.csv beside this file.
 - ``... table`` prints means and paired differences from the first variant.
 - ``... cost`` prints operations and times of a step.
 
@@ -192,7 +192,7 @@ def jumps(maps: Tensor, patch: int = MedSegDiffLite.patch) -> tuple[float, float
 
 
 def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> None:
-    """Collect the scores of every case. Runs that are missing here keep their earlier scores.
+    """Collect the scores of every patient. Runs that are missing here keep their earlier scores.
 
     Args:
         runs: Folder of the runs.
@@ -206,10 +206,24 @@ def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> No
         for path in sorted(runs.glob(f"*/*/{_name(variant, 0)[:-1]}*/designs.csv")):
             run = path.parent
             about = (run.parents[1].name, variant, run.parent.name, run.name.rpartition(".")[2])
-            rows += [dict(zip(RUN, about, strict=True)) | row for row in read_rows(path)]
+            rows += [dict(zip(RUN, about, strict=True)) | row for row in by_patient(read_rows(path))]
     if not rows:
         raise FileNotFoundError(f"There are no scored runs in {runs}: train first.")
     write_rows(with_earlier(rows, output, run=RUN), output)
+
+
+def by_patient(rows: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+    """Return the mean of every score over the images of a patient, which is all that the table needs."""
+    patients: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        patients[row["patient"]].append(row)
+    columns = [column for column in rows[0] if column not in (*RUN, "case", "patient")]
+    means: list[dict[str, object]] = []
+    for patient, images in patients.items():
+        scores = {column: [float(row[column]) for row in images if row[column]] for column in columns}
+        texts = {column: f"{np.mean(values):.6g}" if values else "" for column, values in scores.items()}
+        means.append({"patient": patient, "images": len(images), **texts})
+    return means
 
 
 def table(scores: Path = SCORES) -> None:
