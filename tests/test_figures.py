@@ -122,7 +122,7 @@ def test_overlays_of_any_shape_name_every_line_and_region(size, fitted, regions)
     figure = draw_overlay(Image.new("RGB", size[::-1]), result, regions, "picture")
     check_nothing_is_cut(figure)
     said = " ".join(" ".join(texts(figure)).split())
-    for text in ("each sample", *(region.replace("_", " ") + "," for region in regions)):
+    for text in ("each sample, behind the mask", *(region.replace("_", " ") + "," for region in regions)):
         assert text in said
     assert ("inner contour" in said) == ("outer contour" in said) == fitted
 

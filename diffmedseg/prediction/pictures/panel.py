@@ -73,6 +73,6 @@ def draw_overlay(
     shares = segmentation.mask[0].float().mean((-2, -1)).tolist()
     sizes = [f"{region}, {share:.1%} of the {what}" for region, share in zip(regions, shares, strict=True)]
     lines = [(MASK, f"mask: {sizes[0]}" if len(sizes) == 1 else "mask")]
-    lines += [(SAMPLE, "each sample")] if len(samples) > 1 else []
+    lines += [(SAMPLE, "each sample, behind the mask")] if len(samples) > 1 else []
     draw_legend(figure, legend_of(lines + [(line, name) for line, name, _ in contours], sizes))
     return figure
