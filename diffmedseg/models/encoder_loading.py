@@ -84,11 +84,13 @@ def _features_of_timm(state: Mapping[str, Tensor], names: Sequence[str]) -> dict
         name: short if short in state else re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", short)
         for name, short in plain.items()
     }
-    kept = {name: state[own] for name, own in of_timm.items() if own in state}
-    parts = {own.partition(".")[0] for own in of_timm.values()}
+    kept = {name: state[source] for name, source in of_timm.items() if source in state}
+    parts = {source.partition(".")[0] for source in of_timm.values()}
     used = set(of_timm.values())
     # Weights of the encoder's own parts stay, so that a deeper network is refused.
-    others = {own: value for own, value in state.items() if own not in used and own.partition(".")[0] in parts}
+    others = {
+        source: value for source, value in state.items() if source not in used and source.partition(".")[0] in parts
+    }
     return kept | others
 
 

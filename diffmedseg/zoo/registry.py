@@ -91,8 +91,8 @@ class Storage:
         return (
             "Parameters are stored as float16. Loaded weights are float32. Rounded and unrounded weights were compared "
             f"on {self.checked_on}. The largest differences were {self.probability:.1g} for the mean probability of an "
-            f"image, {self.samples:.1g} for its mean sample, {self.dice:.1g} for its Dice, and {self.mean_dice:.1g} "
-            "for the mean Dice."
+            f"image, {self.samples:.1g} for its mean sample, {self.dice:.1g} for the Dice of a case, and "
+            f"{self.mean_dice:.1g} for the mean Dice."
         )
 
 
