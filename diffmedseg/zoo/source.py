@@ -133,7 +133,12 @@ class Source:
             return name, entries[name]
         for new_name, entry in entries.items():
             if name in entry.formerly:
-                warnings.warn(f"The entry {name} is called {new_name} now.", FutureWarning, stacklevel=4)
+                warnings.warn(
+                    f"The entry {name} is called {new_name} now. `diffmedseg zoo show {new_name}` says whether its "
+                    "weights changed.",
+                    FutureWarning,
+                    stacklevel=4,
+                )
                 return new_name, entry
         if retired := read_retired(self.folder / REGISTRY).get(name):
             reason = f": {retired.reason.rstrip('.')}" if retired.reason else ""
