@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,23 +13,32 @@ import torch
 import yaml
 from helpers import isic_files
 from helpers.mri_files import data_module, write_layout
-from helpers.tiny_run import TINY, tiny_data
+from helpers.tiny_run import TINY, tiny_data, tiny_trainer
 from PIL import Image
 
 from diffmedseg.cli import chain, main
 from diffmedseg.configurable import to_config
 from diffmedseg.data import ISIC2017DataModule, PseudoMaskDataModule, SyntheticDataModule
 from diffmedseg.data.configured import build_data
-from diffmedseg.data.labels import CentralComponent, FieldOfView, LargestComponent, MaskRule, Plausible
+from diffmedseg.data.labels import (
+    CentralComponent,
+    FieldOfView,
+    LargestComponent,
+    LastingComponent,
+    MaskRule,
+    Plausible,
+)
 from diffmedseg.data.pseudo import read_table
+from diffmedseg.data.store import to_signed
 from diffmedseg.data.views import EvaluationView, TrainingView
 from diffmedseg.errors import DataError
 from diffmedseg.experiments import data_config
-from diffmedseg.pseudo import writing
+from diffmedseg.pseudo import checkpoints, writing
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel
 from diffmedseg.pseudo.writing import Order, write_pseudo_masks
 from diffmedseg.recipes import recipe
+from diffmedseg.segmentation import majority
 from diffmedseg.zoo import load_model
 
 DATA = [option for option in TINY if option.startswith("--data.")]
@@ -211,6 +221,8 @@ def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tm
     assert isinstance(data.mask_rule.field_of_view, FieldOfView)
     assert isinstance(data.mask_rule.component, CentralComponent)
     assert data.mask_rule.component.sigma == 0.2
+    supervision = (out / "supervision.txt").read_text()
+    assert f"{NOTHING} but {data.mask_rule.masks_chose}" in supervision
     with (out / "pseudo.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
@@ -224,7 +236,7 @@ def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tm
     folder = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "data" / "folder.yaml").read_text())["data"]
     pictures = build_data({**folder, "init_args": folder["init_args"] | {"root": str(out), "image_size": 32}})
     pictures.setup("fit")
-    assert pictures.configure_targets(("mask",), ("foreground",)).endswith(NOTHING)
+    assert pictures.configure_targets(("mask",), ("foreground",)) == supervision.strip()
     assert pictures.load("train").unsure(0) is not None
 
 
@@ -245,6 +257,51 @@ def test_slices_of_volumes_have_masks_by_their_labels(name, tmp_path):
         assert bool(store.masks(index).any()) == (labels[list(truth.ids).index(one)] == 1)
         assert torch.equal(store.image(index), truth.image(list(truth.ids).index(one)))
     assert any((tmp_path / "out" / "images").iterdir()) == (len(data.info.channels) == 3)
+
+
+def volume_order(folder, rule_options):
+    """Return an order on brains, whose rule decides over slices if ``rule_options`` say so."""
+    own = MaskRule(polarity="brighter", channel="flair", **rule_options)
+    data = data_module("brats2015", folder, train_slices="brain", mask_rule=None)
+    data.mask_rule = own
+    return data, order(data, batch_size=3)
+
+
+def test_slices_of_a_case_are_decided_together_also_after_a_cut_off(tmp_path, monkeypatch):
+    write_layout("brats2015", tmp_path / "data")
+    data, ordered = volume_order(tmp_path / "data", {"over_slices": LastingComponent(2)})
+    rows = write_pseudo_masks(ordered, tmp_path / "whole")
+    for split in ("train", "val"):
+        store = data.load(split)
+        for case in dict.fromkeys(store.cases):
+            slices = [index for index, name in enumerate(store.cases) if name == case and store.label(index)]
+            images = torch.stack([to_signed(store.image(index)) for index in slices])
+            soft = ordered.council.soft_maps(images, [store.ids[index] for index in slices]).numpy()
+            positions = [store.position(index) for index in slices]
+            for index, decided in zip(slices, data.mask_rule.decide_slices(soft, positions), strict=True):
+                row = next(row for row in rows if row.id == store.ids[index])
+                assert (row.kept == "yes") == (decided.objection is None)
+                if row.kept == "yes":
+                    assert np.array_equal(picture(tmp_path / "whole" / "masks" / f"{row.file}.png"), decided.mask)
+    calls = iter(range(100))
+    write = writing._write_batch
+
+    def cut_off(*arguments):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    monkeypatch.setattr(writing, "_write_batch", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        write_pseudo_masks(ordered, tmp_path / "again")
+    part = tmp_path / "again" / "pseudo.part.csv"
+    lines = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(lines[:-2]))  # killed between the rows of a case
+    monkeypatch.setattr(writing, "_write_batch", write)
+    assert write_pseudo_masks(ordered, tmp_path / "again") == rows
+    one, other = content(tmp_path / "whole"), content(tmp_path / "again")
+    assert one.keys() == other.keys()
+    assert {path for path in one if one[path] != other[path]} <= {Path("data.yaml")}
 
 
 def test_the_rules_of_volumes_name_a_channel_that_they_have():
@@ -353,6 +410,43 @@ def test_fine_tuning_sees_the_true_masks_alone(tmp_path):
     assert sorted(student.load("train").ids) == sorted(true)
     assert len(true) == 2 < len(everything.load("train").ids)
     assert list(student.load("val").ids) == list(everything.load("val").ids)
+
+
+def test_true_masks_have_all_pixels_of_a_student_with_larger_images(tmp_path):
+    rows = write_pseudo_masks(order(tiny_data(image_size=16, mask_rule=rule()), true_masks=3), tmp_path / "pseudo")
+    config = to_config(module(tmp_path / "pseudo"))
+    student = build_data({**config, "init_args": config["init_args"] | {"image_size": 48}})
+    store, truth = student.load("train"), student.truth.load("train")
+    for row in rows:
+        if row.source == "true":
+            masks, raters = store.masks(list(store.ids).index(row.id)), truth.masks(list(truth.ids).index(row.id))
+            assert masks.shape == (1, 1, 48, 48)
+            assert torch.equal(masks[0], majority(raters)[:1])
+
+
+def test_initial_weights_of_true_masks_are_named_by_a_student(tmp_path, finished_run):
+    """Else a network that learned from true masks would be reported as learned from labels."""
+    from diffmedseg.zoo import initialise_from
+
+    write_pseudo_masks(order(tiny_data(mask_rule=rule())), tmp_path / "pseudo")
+    data, model = module(tmp_path / "pseudo"), load_model(str(finished_run))
+    initialise_from(model, finished_run)
+    assert model.initialisation["learned_from"] == "masks"
+    trainer = tiny_trainer(tmp_path, max_steps=1)
+    trainer.fit(model, data)
+    assert model.learned_from.startswith("masks (")
+    assert "pseudo masks of luminance" in model.learned_from
+    assert NOTHING not in model.learned_from
+
+
+@pytest.mark.parametrize(
+    ("learned_from", "chosen"),
+    [("labels: pseudo masks of x; masks chose nothing", False), ("masks", True), ("image-level labels", True)],
+)
+def test_only_an_entry_of_pseudo_masks_was_not_chosen_by_masks(monkeypatch, learned_from, chosen):
+    entry = SimpleNamespace(learned_from=learned_from)
+    monkeypatch.setattr(checkpoints, "current_source", lambda: SimpleNamespace(find=lambda name: (name, entry)))
+    assert (proposing_checkpoint("an-entry")[1] is not None) == chosen
 
 
 def test_fine_tuning_without_a_true_mask_says_how_to_get_some(tmp_path):

@@ -20,10 +20,13 @@ from diffmedseg.data.store import ImageStore
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.reading.masks import binarise, read_values
+from diffmedseg.segmentation import majority
 from diffmedseg.wording import count, first_names
 
 #: Table of a folder of pseudo masks: a row for each image.
 TABLE = "pseudo.csv"
+#: Source of a true mask in the table.
+TRUE = "true"
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,20 @@ class PseudoStore(RelabelledStore):
 
     def __init__(self, store: ImageStore, folder: Path, rows: list[PseudoMask], indices: list[int]) -> None:
         super().__init__(store, indices, [row.id for row in rows])
-        self._folder, self._files = folder, [row.file for row in rows]
+        self._folder, self._rows = folder, rows
         self.weights = None if store.weights is None else [store.weights[index] for index in indices]
 
     def masks(self, index: int) -> Tensor:
-        """Return the pseudo mask, (1, 1, H, W), uint8 in {0, 1}."""
+        """Return the pseudo mask, (1, 1, H, W), uint8 in {0, 1}; of an image that kept its true mask, the true mask.
+
+        A true mask is read from the data set, since the mask in the folder may have fewer pixels.
+        """
+        if self._rows[index].source == TRUE:
+            return majority(super().masks(index))[None, :1]
         return self._read("masks", index)[None]
 
     def reference(self, index: int) -> Tensor:
-        """Return the pseudo mask on the model's grid. The true mask is never returned."""
+        """Return the mask of :meth:`masks`, on the model's grid."""
         return self.masks(index)
 
     def unsure(self, index: int) -> Tensor:
@@ -95,7 +103,7 @@ class PseudoStore(RelabelledStore):
         return self._read("unsure", index)
 
     def _read(self, kind: str, index: int) -> Tensor:
-        path = self._folder / kind / f"{self._files[index]}.png"
+        path = self._folder / kind / f"{self._rows[index].file}.png"
         mask = torch.from_numpy(binarise(read_values(path), path).astype(np.uint8))[None]
         size = self.image(index).shape[-2:]
         return mask if mask.shape[-2:] == size else F.interpolate(mask[None], size, mode="nearest-exact")[0]
@@ -124,7 +132,7 @@ class PseudoMaskDataModule(SegmentationDataModule):
     def rows(self) -> list[PseudoMask]:
         """The images that have a pseudo mask or kept their true mask."""
         rows = [row for row in read_table(self.folder / TABLE) if row.kept == "yes"]
-        return [row for row in rows if not self.true_only or row.split != "train" or row.source == "true"]
+        return [row for row in rows if not self.true_only or row.split != "train" or row.source == TRUE]
 
     def prepare_data(self) -> None:
         """Read the images once, in one process per machine."""

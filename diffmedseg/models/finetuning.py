@@ -27,6 +27,7 @@ class Initialisation:
     Attributes:
         source: Name of the source.
         sha256: Hash of the source's weight file; None if it has no file.
+        learned_from: Supervision of the source, in words.
         network: Class of the network.
         source_channels: Names of the image channels of the source.
         source_regions: Names of the regions of the source.
@@ -40,6 +41,7 @@ class Initialisation:
 
     source: str
     sha256: str | None
+    learned_from: str
     network: str
     source_channels: tuple[str, ...]
     source_regions: tuple[str, ...]
@@ -125,7 +127,7 @@ def initialise(
     sizes = {key: parameter.numel() for key, parameter in model.denoiser.named_parameters()}
     counts = {part: sum(sizes.get(key, 0) for key in keys) for part, keys in parts.items()}
     initialisation = Initialisation(
-        name, sha256, type(model.denoiser).__name__, source.image_channels, source.regions,
+        name, sha256, source.learned_from, type(model.denoiser).__name__, source.image_channels, source.regions,
         model.image_channels, model.regions,
         **parts, parameters=counts,
     )  # fmt: skip

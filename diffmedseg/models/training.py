@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffmedseg.data.batch import Batch
+from diffmedseg.data.labels.supervision import after
 from diffmedseg.metrics import Dice
 from diffmedseg.models.drawing import NetworkSegmenter
 from diffmedseg.models.optimisation import SharedFactory, scaled, split_encoder, warmup_cosine
@@ -53,6 +54,7 @@ class TrainedSegmenter(NetworkSegmenter, ABC):
 
     def setup(self, stage: str) -> None:
         """Have the data module select the training targets and regions of this model."""
+        initial = self._initial_supervision()
         data = getattr(self.trainer, "datamodule", None)
         configure_targets = getattr(data, "configure_targets", None)  # other data modules already fit their model
         if configure_targets is not None:
@@ -60,6 +62,14 @@ class TrainedSegmenter(NetworkSegmenter, ABC):
             self.learned_from = learned_from or self.learned_from
         elif stage == "fit":
             self.learned_from = "masks" if "mask" in self.needs else "image-level labels"
+        if stage == "fit" and initial is not None:
+            self.learned_from = after(initial, self.learned_from)
+
+    def _initial_supervision(self) -> str | None:
+        """Return the supervision of the present weights; None for new weights."""
+        if self.initialisation is not None and "learned_from" in self.initialisation:  # not in older checkpoints
+            return str(self.initialisation["learned_from"])
+        return vars(self).get("learned_from")  # an attribute of the class alone is that of new weights
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log and return the training loss."""

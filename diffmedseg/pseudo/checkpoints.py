@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
+from diffmedseg.data.labels.supervision import learned_from_pseudo_masks, masks_chose_nothing
 from diffmedseg.errors import ZooError
 from diffmedseg.files import expand_home
 from diffmedseg.models.loading import chosen_checkpoint, read_settings
 from diffmedseg.runs import last_checkpoint
-
-#: Start of the supervision of a run that was validated on pseudo masks; see Council.supervision.
-_OF_PSEUDO = "labels"
+from diffmedseg.zoo.source import current_source
 
 
 def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
@@ -30,12 +29,14 @@ def proposing_checkpoint(name: str) -> tuple[Path | str, str | None]:
     """
     path = expand_home(name)
     if not path.exists():
-        return name, "masks chose the checkpoint of the zoo entry"
+        learned_from = current_source().find(name)[1].learned_from
+        by_pseudo_masks = learned_from_pseudo_masks(learned_from) and masks_chose_nothing(learned_from)
+        return name, None if by_pseudo_masks else "masks chose the checkpoint of the zoo entry"
     last = last_checkpoint(path) if path.is_dir() else path
     if not last.is_file():
         raise ZooError(f"{last} is missing: {path} is not a finished run. Finish its training first.")
     content = _read(last)
-    if str(content.get("learned_from", "")).startswith(_OF_PSEUDO):
+    if learned_from_pseudo_masks(str(content.get("learned_from", ""))):
         return (chosen_checkpoint(path) if path.is_dir() else path), None
     if path.is_file() and path.name != "last.ckpt":
         return path, f"masks may have chosen the checkpoint {path.name}"

@@ -10,12 +10,18 @@ from torch import Tensor
 
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.data.labels.deciding import Decided, Mask, MaskRule
+from diffmedseg.data.labels.supervision import (
+    learned_from_pseudo_masks,
+    masks_chose_nothing,
+    supervision_of_pseudo_masks,
+    used_masks,
+)
 from diffmedseg.errors import DataError
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.refinement import Refinement
 from diffmedseg.segmentation import resize_soft
 
-_NOTHING = "masks chose nothing"
+_IMAGES = 16  # shown to the proposers at once; a volume has more slices
 
 
 class Proposer(ABC):
@@ -93,11 +99,12 @@ class OfModel(Proposer):
         if len(model.channels) != len(info.channels):
             takes, has = ", ".join(model.channels), ", ".join(info.channels)
             raise DataError(f"The model takes {takes}; {info.title} has {has}. Name a run on this data.")
-        if chosen_by is None and model.learned_from.startswith("labels") and not model.learned_from.endswith(_NOTHING):
+        of_pseudo = learned_from_pseudo_masks(model.learned_from)
+        if chosen_by is None and of_pseudo and not masks_chose_nothing(model.learned_from):
             chosen_by = "masks chose something of what it learned from"
         self.model, self.chosen_by = model, chosen_by
         self.title, self.learned_from, self.relative = model.title, model.learned_from, model.cuts_maps
-        self.used_masks = model.learned_from.startswith("masks")
+        self.used_masks = used_masks(model.learned_from)
         self.refinement = model.refinement if model.cuts_maps else None
 
     def __call__(self, image: Tensor, keys: Sequence[str]) -> Tensor:
@@ -142,15 +149,33 @@ class Council:
         """
         return self._fuse(image, keys, *self._opinions(image, keys))
 
-    def decide(self, image: Tensor, keys: Sequence[str]) -> list[Decided]:
-        """Decide on the masks of images; arguments as for :meth:`soft_maps`."""
-        opinions, areas = self._opinions(image, keys)
-        decided = [self.rule.decide(soft.numpy()) for soft in self._fuse(image, keys, opinions, areas)]
+    def decide(self, image: Tensor, keys: Sequence[str], positions: Sequence[int] | None = None) -> list[Decided]:
+        """Decide on the masks of images.
+
+        Args:
+            image: (B, C, H, W), in [-1, 1].
+            keys: Key of each image's noise.
+            positions: Number of each image in its volume, if the images are all slices of one volume that may show
+                disease, and the rule decides on slices together; None for single images.
+        """
+        maps, alone = [], []
+        for first in range(0, len(keys), _IMAGES):
+            part = slice(first, first + _IMAGES)
+            opinions, areas = self._opinions(image[part], keys[part])
+            maps.append(self._fuse(image[part], keys[part], opinions, areas))
+            alone.append([batch.mean(1) * areas for batch in opinions])
+        decided = self._decide_maps(torch.cat(maps), positions)
         if not self.agreement:
             return decided
-        alone = [[self.rule.decide((maps.mean(0) * area).numpy()).mask for maps, area in zip(batch, areas, strict=True)]
-                 for batch in opinions]  # fmt: skip
-        return [self._check_agreement(fused, masks) for fused, *masks in zip(decided, *alone, strict=True)]
+        masks = [[one.mask for one in self._decide_maps(torch.cat(of_one), positions)]
+                 for of_one in zip(*alone, strict=True)]  # fmt: skip
+        return [self._check_agreement(fused, of_all) for fused, *of_all in zip(decided, *masks, strict=True)]
+
+    def _decide_maps(self, maps: Tensor, positions: Sequence[int] | None) -> list[Decided]:
+        """Decide on soft maps, (B, H, W), one by one or as slices of a volume."""
+        if positions is None:
+            return [self.rule.decide(soft.numpy()) for soft in maps]
+        return self.rule.decide_slices(maps.numpy(), positions)
 
     def _opinions(self, image: Tensor, keys: Sequence[str]) -> tuple[list[Tensor], Tensor]:
         """Return the soft maps of each proposer, (B, S, H, W), and the visible field of the images, (B, H, W)."""
@@ -190,10 +215,9 @@ class Council:
             true_masks: Number of added true masks.
         """
         sources = " and ".join(f"{p.title} (learned from {p.learned_from})" for p in self.proposers)
-        kind = "masks" if any(p.used_masks for p in self.proposers) else "labels"
-        added = f" and {true_masks} true mask{'s' * (true_masks > 1)}" if true_masks else ""
-        chosen = "; ".join(p.chosen_by for p in self.proposers if p.chosen_by) or _NOTHING
-        return f"{kind}{added}: pseudo masks of {sources}; {chosen}"
+        chosen_by = [p.chosen_by for p in self.proposers if p.chosen_by]
+        masks = any(p.used_masks for p in self.proposers)
+        return supervision_of_pseudo_masks(sources, masks, true_masks, chosen_by, self.rule.masks_chose)
 
 
 def _dice(a: Mask, b: Mask) -> float:

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from diffmedseg.configurable import to_config
 from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.labels.deciding import Decided
 from diffmedseg.data.labels.supervision import SUPERVISION
-from diffmedseg.data.pseudo import TABLE, PseudoMask, read_table
+from diffmedseg.data.pseudo import TABLE, TRUE, PseudoMask, read_table
 from diffmedseg.data.store import ImageStore, to_bytes, to_signed
 from diffmedseg.errors import DataError
 from diffmedseg.figures import MASK, UNSURE, draw_legend, legend_of, outline, save_figure, set_title, show
@@ -84,9 +84,7 @@ def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
     stores = {split: order.data.load(split) for split in _SPLITS}
     true = _choose_true(stores["train"], order.true_masks, order.seed)
     for split, store in stores.items():
-        written = {row.id for row in rows if row.split == split}
-        todo = [index for index in range(len(store)) if store.ids[index] not in written]
-        batches = [todo[first : first + order.batch_size] for first in range(0, len(todo), order.batch_size)]
+        rows, batches = _plan(order, folder, split, store, rows)
         for batch in track(batches, f"Proposing masks for {split}", disable=len(batches) < 20):
             rows += _write_batch(order, folder, split, store, batch, true)
         if not any(row.kept == "yes" for row in rows if row.split == split):
@@ -102,6 +100,27 @@ def write_pseudo_masks(order: Order, folder: Path) -> list[PseudoMask]:
     write_whole(folder / DATA, lambda path: path.write_text(_data_yaml(order, folder), encoding="utf-8"))
     (folder / _PART).unlink(missing_ok=True)
     return rows
+
+
+def _plan(
+    order: Order, folder: Path, split: Split, store: ImageStore, rows: list[PseudoMask]
+) -> tuple[list[PseudoMask], list[list[int]]]:
+    """Return the rows to keep, and the batches of images that have no row yet.
+
+    A rule over slices needs whole cases: a case of which a row is missing is proposed again.
+    """
+    written = {row.id for row in rows if row.split == split}
+    todo = [index for index in range(len(store)) if store.ids[index] not in written]
+    if order.council.rule.over_slices is None:
+        return rows, [todo[first : first + order.batch_size] for first in range(0, len(todo), order.batch_size)]
+    cases: dict[str, list[int]] = {store.cases[index]: [] for index in todo}
+    for index, case in enumerate(store.cases):
+        if case in cases:
+            cases[case].append(index)
+    whole = [row for row in rows if row.split != split or row.case not in cases]
+    if len(whole) < len(rows):
+        write_whole(folder / _PART, partial(_write_table, whole))
+    return whole, list(cases.values())
 
 
 def _supervision(order: Order) -> str:
@@ -148,9 +167,8 @@ def _write_batch(
 ) -> list[PseudoMask]:
     """Write the files of some images, and then their rows. So a row in the table means that its files are complete."""
     images = torch.stack([to_signed(store.image(index)) for index in indices])
-    proposed = order.council.decide(images, [store.ids[index] for index in indices])
     rows = []
-    for image, proposal, index in zip(images, proposed, indices, strict=True):
+    for image, proposal, index in zip(images, propose(order.council, store, indices, images), indices, strict=True):
         source, decided = _choose(store, index, proposal, store.ids[index] in true)
         row = PseudoMask(
             store.ids[index], store.cases[index], split, re.sub(r"[^\w.-]", "_", f"{store.ids[index]}"),
@@ -168,12 +186,38 @@ def _write_batch(
     return rows
 
 
+def propose(council: Council, store: ImageStore, indices: Sequence[int], images: Tensor) -> list[Decided]:
+    """Propose the masks of some images of a store.
+
+    Args:
+        council: The proposers.
+        store: The images.
+        indices: Numbers of the images. If the rule decides over slices, these are the slices of one case.
+        images: The images, (B, C, H, W), in [-1, 1].
+
+    Returns:
+        A decision for each image. Slices with the label healthy take no part in a decision over slices.
+    """
+    keys = [store.ids[index] for index in indices]
+    if council.rule.over_slices is None:
+        return council.decide(images, keys)
+    nothing = np.zeros(tuple(images.shape[-2:]), dtype=np.bool_)
+    decided = [Decided(nothing, nothing)] * len(indices)
+    rows = [row for row, index in enumerate(indices) if store.label(index) != 0]
+    if rows:
+        positions = [store.position(indices[row]) for row in rows]
+        together = council.decide(images[rows], [keys[row] for row in rows], positions)
+        for row, decision in zip(rows, together, strict=True):
+            decided[row] = decision
+    return decided
+
+
 def _choose(store: ImageStore, index: int, proposed: Decided, true: bool) -> tuple[str, Decided]:
     """Return where a mask comes from, and the mask."""
     nothing = np.zeros_like(proposed.mask)
     if true:
         mask = majority(store.masks(index))[0].numpy().astype(np.bool_)
-        return "true", Decided(mask, nothing)
+        return TRUE, Decided(mask, nothing)
     if store.label(index) == 0:
         return "label", Decided(nothing, nothing)
     return "pseudo", proposed

@@ -1,13 +1,15 @@
 """Dice of pseudo masks before any training on them, by proposer and by parts of the data set's mask rule.
 
 ``python experiments/benchmarks/pseudo_masks.py isic2017 /path/to/isic2017 --runs '[RUN, ...]'`` scores proposals on the
-validation images of the data set, on the model's grid. For ISIC, these are the seeded tenth of the training set. With
+validation images of the data set that are not healthy, on the model's grid. For ISIC, these are the seeded tenth of the
+training set. With
 ``--tries true`` it tries other differences (differences.py) with each run, and agreement of proposers. True masks only
 score the proposals; they choose nothing.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +17,24 @@ from differences import TRIES
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from diffmedseg.data.base import SegmentationDataModule
+from diffmedseg.data.base import SegmentationDataModule, Split
 from diffmedseg.data.catalogue import configured
 from diffmedseg.data.labels import MaskRule
-from diffmedseg.data.store import to_signed
+from diffmedseg.data.store import ImageStore, to_signed
 from diffmedseg.models.diffseg.segmenter import DiffSegSegmenter
 from diffmedseg.postprocessing.crf import RandomSubsetCRF
 from diffmedseg.pseudo.border import BorderContrast
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel, Proposer
+from diffmedseg.pseudo.writing import propose
 from diffmedseg.segmentation import majority
 from diffmedseg.zoo import load_model
+
+#: Parts of a rule, by title, in the order in which they are added.
+PARTS = {
+    "+ field of view": "field_of_view", "+ symmetry": "symmetry", "+ over slices": "over_slices",
+    "+ component": "component", "+ holes filled": "fill_holes",
+}  # fmt: skip
 
 
 class Remembered(Proposer):
@@ -44,28 +53,39 @@ class Remembered(Proposer):
 
 def rules(own: MaskRule) -> Mapping[str, MaskRule]:
     """Return simpler rules and the data set's rule, by the parts that they add."""
-    base = {"polarity": own.polarity, "channel": own.channel, "margin": own.margin}
-    return {
-        "Otsu alone": MaskRule(**base, fill_holes=False),
-        "+ field of view": MaskRule(**base, field_of_view=own.field_of_view, fill_holes=False),
-        "+ component": MaskRule(**base, field_of_view=own.field_of_view, component=own.component, fill_holes=False),
-        "+ holes filled": MaskRule(**base, field_of_view=own.field_of_view, component=own.component),
-        "kept as plausible": own,
-    }
+    settings: dict[str, Any] = {"polarity": own.polarity, "channel": own.channel, "margin": own.margin}
+    settings["fill_holes"] = False
+    steps = {"Otsu alone": MaskRule(**settings)}
+    for name, argument in PARTS.items():
+        value = getattr(own, argument)
+        if value:
+            settings[argument] = value
+            steps[name] = MaskRule(**settings)
+    return steps | {"kept as plausible": own}
+
+
+def batches(store: ImageStore, images: int, whole_cases: bool) -> list[list[int]]:
+    """Return the first images that are not healthy, in batches, or by case."""
+    diseased = [index for index in range(len(store)) if store.label(index) != 0][:images]
+    if not whole_cases:
+        return [diseased[first : first + 20] for first in range(0, len(diseased), 20)]
+    cases: dict[str, list[int]] = {}
+    for index in diseased:
+        cases.setdefault(store.cases[index], []).append(index)
+    return list(cases.values())
 
 
 def score(council: Council, data: SegmentationDataModule, images: int) -> list[tuple[float, bool]]:
-    """Return Dice on the model's grid, and whether the mask is kept, of each validation image."""
-    store, results = data.stores["val"], []
-    for first in range(0, min(images, len(store)), 20):
-        indices = range(first, min(first + 20, images, len(store)))
-        batch = torch.stack([to_signed(store.image(index)) for index in indices])
-        proposed = council.decide(batch, [store.ids[index] for index in indices])
-        for decided, index in zip(proposed, indices, strict=True):
-            truth = majority(store.masks(index))[0].numpy() > 0
-            total = decided.mask.sum() + truth.sum()
-            dice = 2 * (decided.mask & truth).sum() / total if total else 1.0
-            results.append((float(dice), decided.objection is None))
+    """Return Dice on the model's grid, and whether the mask is kept, of each image that is not healthy."""
+    results = []
+    for store in data.stores.values():
+        for indices in batches(store, images, council.rule.over_slices is not None):
+            batch = torch.stack([to_signed(store.image(index)) for index in indices])
+            for decided, index in zip(propose(council, store, indices, batch), indices, strict=True):
+                truth = majority(store.masks(index))[0].numpy() > 0
+                total = decided.mask.sum() + truth.sum()
+                dice = 2 * (decided.mask & truth).sum() / total if total else 1.0
+                results.append((float(dice), decided.objection is None))
     return results
 
 
@@ -101,6 +121,8 @@ def main(
     images: int = 200,
     tries: bool = False,
     crf: bool = True,
+    splits: Sequence[Split] = ("val",),
+    settings: Mapping[str, str] = {},
 ) -> None:
     """Print the table.
 
@@ -109,12 +131,15 @@ def main(
         root: Folder of the data set.
         runs: Runs, checkpoints or zoo entries as further proposers.
         image_size: Side of the grid, in pixels.
-        images: Maximum number of validation images.
+        images: Maximum number of images of a split.
         tries: Whether to print tables of other differences of DiffSeg's runs, and of agreement, too.
         crf: Whether to score each proposer with a CRF, too.
+        splits: The splits that are scored.
+        settings: Further settings of the data, such as folds.
     """
-    module = configured(data, root, {"image_size": str(image_size)})
-    module.setup("validate")
+    module = configured(data, root, {"image_size": str(image_size), **settings})
+    for split in splits:
+        module.dataset(split)
     free = {"luminance": [Remembered(Luminance(module.mask_rule, module.info))]}
     if module.mask_rule.healthy_border is not None:
         free["border"] = [Remembered(BorderContrast(module.mask_rule, module.info))]

@@ -1,5 +1,6 @@
 """Rules that turn a map of evidence into a mask, for models that learn from no mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffmedseg.configurable import Configurable
+from diffmedseg.data.labels.brain_rules import BrainField, LastingComponent, MirrorSymmetry
 from diffmedseg.errors import unknown
 from diffmedseg.postprocessing.otsu import otsu_level
 
@@ -171,7 +173,7 @@ class MaskRule(Configurable):
     """A rule that turns a map of evidence into a mask, without training masks.
 
     The map is normalised within the visible field, thresholded at Otsu's level, and reduced to one part. Pixels with
-    values near the level are unsure.
+    values near the level are unsure. Each part of the rule is a fact of the data set, in its yaml.
 
     Args:
         polarity: Whether disease is darker or brighter than healthy tissue.
@@ -183,6 +185,11 @@ class MaskRule(Configurable):
         margin: Pixels whose soft value is closer to 0.5 than this are unsure.
         healthy_border: Width of the border of the image that is mostly healthy, as a share of the shorter side; None
             if the border is not known to be healthy.
+        symmetry: Lowers evidence that the mirrored position shows as well; None keeps the map.
+        over_slices: Chooses the part of a volume to keep, before ``component`` chooses in each slice; None if slices
+            are decided one by one.
+        masks_chose: Settings of the rule that were chosen with true masks, in words; None if masks chose no setting.
+            Results state it.
 
     Raises:
         ValueError: If ``polarity``, ``margin`` or ``healthy_border`` is out of range.
@@ -192,12 +199,15 @@ class MaskRule(Configurable):
         self,
         polarity: Polarity = "darker",
         channel: str | None = None,
-        field_of_view: FieldOfView | None = None,
+        field_of_view: FieldOfView | BrainField | None = None,
         component: CentralComponent | LargestComponent | None = None,
         fill_holes: bool = True,
         plausible: Plausible | None = None,
         margin: float = 0.1,
         healthy_border: float | None = None,
+        symmetry: MirrorSymmetry | None = None,
+        over_slices: LastingComponent | None = None,
+        masks_chose: str | None = None,
     ) -> None:
         if polarity not in get_args(Polarity):
             raise ValueError(unknown("polarity", polarity, list(get_args(Polarity))))
@@ -208,6 +218,7 @@ class MaskRule(Configurable):
         self.polarity, self.channel, self.margin = polarity, channel, margin
         self.field_of_view, self.component, self.fill_holes = field_of_view, component, fill_holes
         self.plausible, self.healthy_border = plausible, healthy_border
+        self.symmetry, self.over_slices, self.masks_chose = symmetry, over_slices, masks_chose
 
     def seen(self, image: Map) -> Mask:
         """Return where an image (C, H, W) in [0, 1] shows its subject, (H, W): not in the air around a head."""
@@ -225,7 +236,7 @@ class MaskRule(Configurable):
             Values in [0, 1], 0 outside of the field; 0 everywhere if the map is constant in the field.
         """
         soft: Map = np.zeros(evidence.shape, dtype=np.float32)
-        values = evidence[seen]
+        values = (evidence if self.symmetry is None else self.symmetry(evidence, seen))[seen]
         low, high = np.percentile(values, (1, 99)) if len(values) else (0, 0)
         if high - low <= 1e-6:
             return soft
@@ -237,9 +248,24 @@ class MaskRule(Configurable):
 
     def decide(self, soft: Map) -> Decided:
         """Threshold a map of :meth:`soften` at 0.5, (H, W) or (D, H, W), and check the mask."""
+        return self._finish(soft > 0.5, soft)
+
+    def decide_slices(self, soft: Map, positions: Sequence[int]) -> list[Decided]:
+        """Decide on the slices of one case together.
+
+        Args:
+            soft: Maps of :meth:`soften`, (D, H, W).
+            positions: Number of each slice in its case.
+        """
+        masks: Mask = soft > 0.5
+        if self.over_slices is not None:
+            masks = self.over_slices(masks, soft, positions)
+        return [self._finish(mask, values) for mask, values in zip(masks, soft, strict=True)]
+
+    def _finish(self, mask: Mask, soft: Map) -> Decided:
+        """Choose the part of a mask, fill it, and check it."""
         from scipy.ndimage import binary_fill_holes
 
-        mask: Mask = soft > 0.5
         if self.component is not None:
             mask = self.component(mask, soft)
         if self.fill_holes:
