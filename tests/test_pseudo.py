@@ -13,9 +13,10 @@ import torch
 import yaml
 from helpers import isic_files
 from helpers.mri_files import data_module, write_layout
-from helpers.tiny_run import TINY, tiny_data, tiny_trainer
+from helpers.tiny_run import TINY, plain_model, tiny_data, tiny_trainer
 from PIL import Image
 
+from diffmedseg.callbacks import CaseMetrics
 from diffmedseg.cli import chain, main
 from diffmedseg.configurable import to_config
 from diffmedseg.data import ISIC2017DataModule, PseudoMaskDataModule, SyntheticDataModule
@@ -32,7 +33,8 @@ from diffmedseg.data.pseudo import read_table
 from diffmedseg.data.store import to_signed
 from diffmedseg.data.views import EvaluationView, TrainingView
 from diffmedseg.errors import DataError
-from diffmedseg.experiments import data_config
+from diffmedseg.evaluation.report import render_report
+from diffmedseg.experiments import data_config, list_datasets
 from diffmedseg.pseudo import checkpoints, writing
 from diffmedseg.pseudo.checkpoints import proposing_checkpoint
 from diffmedseg.pseudo.proposers import Council, Luminance, OfModel
@@ -46,7 +48,8 @@ NOTHING = "masks chose nothing"
 
 
 def rule(**options):
-    return MaskRule(component=LargestComponent(), plausible=Plausible((0.01, 0.6), 0.3, None), **options)
+    settings = {"polarity": "darker", "component": LargestComponent(), "plausible": Plausible((0.01, 0.6), 0.3, None)}
+    return MaskRule(**settings | options)
 
 
 def order(data, **options):
@@ -70,6 +73,12 @@ def content(folder):
 
 def module(folder):
     return build_data(yaml.safe_load((folder / "data.yaml").read_text())["data"])
+
+
+def folder_of_pictures(root):
+    """Return the data module of `diffmedseg train MODEL folder --data.root ROOT`."""
+    config = data_config("folder")
+    return build_data({**config, "init_args": config["init_args"] | {"root": str(root), "image_size": 32}})
 
 
 def test_masks_are_those_of_the_rule_and_healthy_images_have_empty_ones(tmp_path):
@@ -170,7 +179,7 @@ def test_true_masks_are_added_as_many_as_asked_for_by_seed(tmp_path):
 
 
 def test_a_rule_that_keeps_nothing_says_so(tmp_path):
-    data = tiny_data(num_val=2, mask_rule=MaskRule(plausible=Plausible((0.98, 1.0))))
+    data = tiny_data(num_val=2, mask_rule=MaskRule("darker", plausible=Plausible((0.98, 1.0))))
     data.load("val")
     if any(data.load("val").label(i) == 0 for i in range(2)):
         pytest.skip("a healthy image is always kept")
@@ -233,8 +242,7 @@ def test_isic_has_its_rule_in_its_yaml_and_a_student_reads_it_as_pictures_too(tm
         assert (picture(out / "masks" / f"{row['file']}.png") != truth)[sure].mean() < 0.05
     assert kept
     assert Image.open(out / "sheet.png").size[0] > 100
-    folder = yaml.safe_load((Path(__file__).parents[1] / "experiments" / "data" / "folder.yaml").read_text())["data"]
-    pictures = build_data({**folder, "init_args": folder["init_args"] | {"root": str(out), "image_size": 32}})
+    pictures = folder_of_pictures(out)
     pictures.setup("fit")
     assert pictures.configure_targets(("mask",), ("foreground",)) == supervision.strip()
     assert pictures.load("train").unsure(0) is not None
@@ -310,7 +318,18 @@ def test_the_rules_of_volumes_name_a_channel_that_they_have():
         data = build_data({**config, "init_args": config["init_args"] | {"root": "nowhere"}})
         assert Luminance(data.mask_rule, data.info)._channel == data.info.channels.index("flair")
     with pytest.raises(DataError, match=r"mask_rule\.channel is 'flair'"):
-        Luminance(MaskRule(channel="flair"), tiny_data().info)
+        Luminance(MaskRule("brighter", channel="flair"), tiny_data().info)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in list_datasets() if "mask_rule" not in data_config(name)["init_args"]]
+)
+def test_data_of_unknown_polarity_has_no_masks_by_luminance(name):
+    """Else nodules and tumours, which are bright, would be sought in the dark without a word."""
+    config = data_config(name)
+    data = build_data({**config, "init_args": config["init_args"] | {"root": "nowhere"}})
+    with pytest.raises(DataError, match=r"mask_rule\.polarity is not set"):
+        Luminance(data.mask_rule, data.info)
 
 
 @pytest.mark.parametrize(
@@ -437,6 +456,23 @@ def test_initial_weights_of_true_masks_are_named_by_a_student(tmp_path, finished
     assert model.learned_from.startswith("masks (")
     assert "pseudo masks of luminance" in model.learned_from
     assert NOTHING not in model.learned_from
+
+
+def test_scores_on_pseudo_masks_are_never_taken_for_scores_on_true_masks(tmp_path, capsys):
+    written(tmp_path / "pseudo")
+    stated = (tmp_path / "pseudo" / "supervision.txt").read_text().strip()
+    student, pictures = module(tmp_path / "pseudo"), folder_of_pictures(tmp_path / "pseudo")
+    assert {split: student.pseudo_masks(split) for split in ("train", "val", "test")} == {
+        "train": stated, "val": stated, "test": None,
+    }  # fmt: skip
+    assert pictures.pseudo_masks("test") == stated
+    for data, warned in ((pictures, True), (student, False)):
+        scores = CaseMetrics()
+        tiny_trainer(tmp_path, callbacks=[scores]).test(plain_model(image_size=(32, 32)), data, verbose=False)
+        assert ("pseudo masks, not with true masks" in capsys.readouterr().out) == warned
+        assert scores.summary["policy"].get("pseudo_masks") == (stated if warned else None)
+        report = render_report("title", scores.summary, scores.rows, {}, ["foreground"][:0])
+        assert ("not with true masks" in report) == warned
 
 
 @pytest.mark.parametrize(

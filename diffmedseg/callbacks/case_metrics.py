@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
-from diffmedseg.evaluation.summary import SET_TITLES, summarise_test
+from diffmedseg.evaluation.summary import PSEUDO, SET_TITLES, summarise_test
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.cases import Summary, score_cases, summarise
 from diffmedseg.metrics.centreline import centreline_dice
@@ -169,7 +169,7 @@ class CaseMetrics(SegmentationCallback):
         rows = self.rows = score_cases(images.values(), model.regions, surfaces, coverage, _tubular(trainer), patients)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
-        self.summary["policy"] |= _policy(model, trainer, images.values())
+        self.summary["policy"] |= _policy(model, trainer, images.values()) | _pseudo_masks(trainer)
         several = len(model.regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
@@ -183,6 +183,15 @@ class CaseMetrics(SegmentationCallback):
             content = json.dumps(self.summary, indent=1)
             write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(content, encoding="utf-8"))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))
+            if origin := self.summary["policy"].get(PSEUDO):
+                Console().print(f"These scores compare with pseudo masks, not with true masks. Their origin: {origin}.")
+
+
+def _pseudo_masks(trainer: Trainer) -> dict[str, str]:
+    """Return the origin of the test's masks if they are pseudo masks; empty for true masks and for other projects."""
+    pseudo_masks = getattr(getattr(trainer, "datamodule", None), "pseudo_masks", None)
+    origin = None if pseudo_masks is None else pseudo_masks("test")
+    return {} if origin is None else {PSEUDO: origin}
 
 
 def _tubular(trainer: Trainer) -> bool:

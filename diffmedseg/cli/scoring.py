@@ -178,10 +178,16 @@ def calibrate(args: list[str]) -> None:
     if options.nothing is not None and not 0 < options.nothing < 1:
         parser.error(f"--nothing is {options.nothing}; it has to lie between 0 and 1.")
     from diffmedseg.evaluation.calibrating import calibrate_run
+    from diffmedseg.evaluation.summary import PSEUDO
 
     with report_errors():
         settings = options.method, options.share, options.coverage, options.nothing, options.tta
         fitted = calibrate_run(options.run, *settings, options.trust)
+    if PSEUDO in fitted:
+        print(
+            "The validation masks are pseudo masks, so all that follows holds for pseudo masks and not for true masks. "
+            f"Their origin: {fitted[PSEUDO]}."
+        )
     if "presence" in fitted:
         presence = fitted["presence"]
         print(

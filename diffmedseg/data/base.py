@@ -105,6 +105,10 @@ class SegmentationDataModule(Configurable, LightningDataModule, ABC):
         """Return the cases of a split. Subclasses that know the cases without reading images override this method."""
         return set(self.load(split).cases)
 
+    def pseudo_masks(self, split: Split) -> str | None:
+        """Return the supervision of a split's masks, in words, if they are pseudo masks; None for true masks."""
+        return None
+
     def patient(self, case: str) -> str:
         """Return the patient of a case, by name: the case itself if the data set does not name patients."""
         return case

@@ -172,6 +172,10 @@ class PseudoMaskDataModule(SegmentationDataModule):
         """Return the cases of a split; see the base class."""
         return self.truth.split_cases(split) if split == "test" else {r.case for r in self.rows if r.split == split}
 
+    def pseudo_masks(self, split: Split) -> str | None:
+        """Return what the folder states, but for the test split; see the base class."""
+        return None if split == "test" else read_supervision(self.folder)
+
     def patient(self, case: str) -> str:
         """Return the patient that a case is of."""
         return self.truth.patient(case)

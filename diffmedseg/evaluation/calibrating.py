@@ -19,7 +19,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.labels.balance import separation
 from diffmedseg.errors import DataError, TooFewCasesError, ZooError
-from diffmedseg.evaluation.summary import plain
+from diffmedseg.evaluation.summary import PSEUDO, plain
 from diffmedseg.familiarity import Familiarity
 from diffmedseg.files import file_sha256
 from diffmedseg.metrics.calibration import FINE_BINS, expected_calibration_error
@@ -77,6 +77,8 @@ def calibrate_run(
     data.configure_targets((), model.regions)
     bf16 = "bf16" in str(config["trainer"]["precision"])
     result: dict[str, Any] = {"method": method}
+    if (origin := data.pseudo_masks("val")) is not None:
+        result[PSEUDO] = origin
     model.tta = model.tta if tta is None else tta
     model.fitted_tta = model.tta
     settings: dict[str, Any] = {"tta": model.tta, "fitted_tta": model.fitted_tta}

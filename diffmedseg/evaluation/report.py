@@ -18,6 +18,7 @@ from diffmedseg.evaluation.figures import (
     draw_risk_coverage,
 )
 from diffmedseg.evaluation.provenance import Provenance
+from diffmedseg.evaluation.summary import PSEUDO
 from diffmedseg.metrics.calibration import risk_coverage
 from diffmedseg.metrics.scores import FAILED_BELOW, SCORES, CaseScore
 from diffmedseg.wording import count
@@ -67,6 +68,11 @@ def render_report(
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if provenance is not None:
         parts.append(_provenance(provenance))
+    if origin := summary["policy"].get(PSEUDO):
+        parts.append(
+            "<p><b>These scores compare with pseudo masks, not with true masks.</b> "
+            f"Their origin: {html.escape(origin)}.</p>"
+        )
     if len(regions) > 1:
         parts.append(_overview(summary["regions"]))
     for k, region in enumerate(regions):

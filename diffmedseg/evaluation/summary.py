@@ -50,6 +50,9 @@ POLICY = {
     "aurc": "risk 1 - Dice over coverage, cases ordered by uncertainty (1 - soft Dice confidence)",
 }
 
+#: Key of the policy with the origin of the reference masks, if they are pseudo masks.
+PSEUDO = "pseudo_masks"
+
 #: Titles of the scores of the set of cases. They have no interval.
 SET_TITLES = {
     "dice_pooled": "Dice pooled over all cases",

@@ -64,13 +64,18 @@ class Luminance(Proposer):
         info: The facts of the data.
 
     Raises:
-        DataError: If the data has no such channel.
+        DataError: If the data has no such channel, or the rule does not say whether disease is darker or brighter.
     """
 
     title = "luminance"
     learned_from = "nothing"
 
     def __init__(self, rule: MaskRule, info: DatasetInfo) -> None:
+        if rule.polarity is None:
+            raise DataError(
+                f"Luminance has to know whether disease is darker or brighter in images of {info.title}, and "
+                "mask_rule.polarity is not set. Set it in the yaml of the data set, or choose another proposer."
+            )
         if rule.channel is not None and rule.channel not in info.channels:
             channels = ", ".join(info.channels)
             raise DataError(f"mask_rule.channel is {rule.channel!r}; {info.title} has {channels}.")

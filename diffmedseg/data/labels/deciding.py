@@ -176,7 +176,7 @@ class MaskRule(Configurable):
     values near the level are unsure. Each part of the rule is a fact of the data set, in its yaml.
 
     Args:
-        polarity: Whether disease is darker or brighter than healthy tissue.
+        polarity: Whether disease is darker or brighter than healthy tissue; None if that is not known.
         channel: Name of the channel that shows it; None for the mean of all channels.
         field_of_view: Finds the visible field; None for the whole image.
         component: Chooses the part of the mask to keep; None keeps all parts.
@@ -197,7 +197,7 @@ class MaskRule(Configurable):
 
     def __init__(
         self,
-        polarity: Polarity = "darker",
+        polarity: Polarity | None = None,
         channel: str | None = None,
         field_of_view: FieldOfView | BrainField | None = None,
         component: CentralComponent | LargestComponent | None = None,
@@ -209,7 +209,7 @@ class MaskRule(Configurable):
         over_slices: LastingComponent | None = None,
         masks_chose: str | None = None,
     ) -> None:
-        if polarity not in get_args(Polarity):
+        if polarity is not None and polarity not in get_args(Polarity):
             raise ValueError(unknown("polarity", polarity, list(get_args(Polarity))))
         if not 0 <= margin < 0.5:
             raise ValueError(f"margin is {margin}; it has to be in [0, 0.5).")

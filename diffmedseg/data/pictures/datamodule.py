@@ -113,6 +113,10 @@ class PictureDataModule(FoldsDataModule[PictureCase]):
         supervision = super().configure_targets(needs, regions)
         return read_supervision(self.root) or supervision if supervision == "masks" else supervision
 
+    def pseudo_masks(self, split: Split) -> str | None:
+        """Return what a folder of pseudo masks states; see the base class."""
+        return read_supervision(self.root)
+
     def load(self, split: Split) -> PictureStore:
         """Read one split; the first time, this shrinks all pictures.
 
