@@ -60,6 +60,8 @@ def test_the_chain_trains_proposes_and_trains_on_its_own_masks(tmp_path, monkeyp
     assert learned.endswith(NOTHING)
     assert "image-level labels" in learned
     assert policy(teacher)["learned_from"] == "image-level labels"
+    assert policy(teacher)["masks_chose"].startswith("the checkpoint")  # its last checkpoint proposes
+    assert "masks_chose" not in policy(student)
     model = load_model(str(student))
     assert OfModel(model, module(folder / "pseudo_1").info, None).chosen_by is None
     assert not model.cuts_maps

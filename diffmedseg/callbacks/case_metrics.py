@@ -169,7 +169,8 @@ class CaseMetrics(SegmentationCallback):
         rows = self.rows = score_cases(images.values(), model.regions, surfaces, coverage, _tubular(trainer), patients)
         summaries = summarise(rows)
         self.summary = summarise_test(images, rows, summaries, model.threshold)
-        self.summary["policy"] |= _policy(model, trainer, images.values()) | _pseudo_masks(trainer)
+        self.summary["policy"] |= _policy(model, trainer, images.values())
+        self.summary["policy"] |= _pseudo_masks(trainer) | _masks_chose(model, trainer)
         several = len(model.regions) > 1
         for summary in summaries:
             name = f"test/{summary.region}/{summary.score}" if several else f"test/{summary.score}"
@@ -192,6 +193,15 @@ def _pseudo_masks(trainer: Trainer) -> dict[str, str]:
     pseudo_masks = getattr(getattr(trainer, "datamodule", None), "pseudo_masks", None)
     origin = None if pseudo_masks is None else pseudo_masks("test")
     return {} if origin is None else {PSEUDO: origin}
+
+
+def _masks_chose(model: Segmenter, trainer: Trainer) -> dict[str, str]:
+    """Return what masks chose of a model that learns from labels; empty for other models."""
+    needs = getattr(model, "needs", ("mask",))
+    if {"mask", "raters"} & set(needs) or trainer.ckpt_path is None or Path(trainer.ckpt_path).name == "last.ckpt":
+        return {}
+    calibrated = "" if model.calibration is None else " and its calibration"
+    return {"masks_chose": f"the checkpoint{calibrated}, on the validation images"}
 
 
 def _tubular(trainer: Trainer) -> bool:

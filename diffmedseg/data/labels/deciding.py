@@ -273,7 +273,7 @@ class MaskRule(Configurable):
             mask = np.stack(filled).reshape(mask.shape)
         unsure: Mask = np.abs(soft - 0.5) < self.margin
         objection = None if self.plausible is None else self.plausible.objection(mask)
-        if objection is None and not mask.any():
+        if not mask.any():
             objection = "nothing is found"
         return Decided(mask, unsure, objection)
 

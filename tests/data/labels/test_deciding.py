@@ -100,7 +100,8 @@ def test_pixels_near_the_level_are_unsure():
 def test_implausible_masks_are_left_out_with_the_reason(mask, reason):
     objection = Plausible().objection(mask)
     assert objection is None if reason is None else reason in objection
-    assert MaskRule().decide(np.zeros((8, 8), np.float32)).objection == "nothing is found"
+    for rule in (MaskRule(), MaskRule(plausible=Plausible())):
+        assert rule.decide(np.zeros((8, 8), np.float32)).objection == "nothing is found"
 
 
 @pytest.mark.parametrize(
