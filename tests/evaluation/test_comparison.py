@@ -73,6 +73,29 @@ def test_three_tests_are_compared_with_the_first():
     assert (dice["b"], dice["c"]) == pytest.approx((0.1, -0.2))
 
 
+def test_scores_of_unequal_numbers_of_samples_have_no_difference(caplog):
+    """The biased GED falls with the number of samples, even if their distribution stays the same."""
+
+    def of(*numbers):
+        return [
+            dataclasses.replace(row, ged_biased=1 / n, ged_16=0.5, num_samples=n)
+            for row, n in zip(rows([0.5, 0.6]), numbers, strict=True)
+        ]
+
+    compared = {row.score: row for row in compare(of(4, 4), of(16, 16)) if row.test == "a"}
+    assert "b: 16, a: 4" in caplog.text
+    assert "GED (biased) depend on the number" in caplog.text
+    assert compared["ged_biased"].mean == 0.25
+    assert np.isnan([compared["ged_biased"].difference, compared["ged_biased"].above]).all()
+    assert (compared["dice"].difference, compared["ged_16"].difference) == (0, 0)
+    mixed = {row.score: row for row in compare(of(4, 16), of(4, 16))}
+    assert np.isnan(mixed["ged_biased"].difference)
+    caplog.clear()
+    assert {row.score: row for row in compare(of(4, 4), of(4, 4))}["ged_biased"].difference == 0
+    compare(rows([0.5, 0.6]), of(4, 4), scores=["dice"])
+    assert not caplog.text
+
+
 def test_a_score_that_a_test_does_not_have_is_left_out_of_it():
     with_distance = [dataclasses.replace(row, hd95=2.0) for row in rows([0.5, 0.6])]
     found = [row for row in compare_tests({"a": [rows([0.5, 0.6])], "b": [with_distance]}) if row.score == "hd95"]
