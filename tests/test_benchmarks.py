@@ -25,6 +25,7 @@ import timing
 import torch
 from helpers.composing import instantiate
 from helpers.isic_files import write
+from patch_borders import jumps, ratios
 from rows import read_rows
 
 from diffmedseg import load_checkpoint
@@ -331,24 +332,24 @@ def test_blocks_are_jumps_at_the_borders_of_patches(side):
     """A ramp has none, whatever its slope; patches of one value each are nothing else; noise has them as often."""
     torch.manual_seed(0)
     ramp = (torch.arange(side) / side + 0.1 * torch.arange(side)[:, None])[None]
-    assert lite_designs.jumps(ramp) == pytest.approx([(0.1 + 1 / side) / 2] * 2)
+    assert jumps(ramp) == pytest.approx([(0.1 + 1 / side) / 2] * 2)
     flat = torch.rand(20, 5, 5).repeat_interleave(4, -1).repeat_interleave(4, -2)[..., :side, :side]
-    border, inside = lite_designs.jumps(flat)
+    border, inside = jumps(flat)
     assert inside == 0
     assert border > 0.2
-    border, inside = lite_designs.jumps(torch.rand(200, side, side))
+    border, inside = jumps(torch.rand(200, side, side))
     assert border / inside == pytest.approx(1, abs=0.02)
     pair = torch.zeros(1, side, side)
     pair[0, :, 4:] = 1  # by hand: one border of all that are between columns or rows
     borders = 2 * ((side - 1) // 4) * side
-    assert lite_designs.jumps(pair) == pytest.approx((side / borders, 0))
+    assert jumps(pair) == pytest.approx((side / borders, 0))
 
 
 def test_the_mean_influence_is_the_ratio_of_sums():
     pairs = {"a": [2.0, 1.0], "b": [0.0, 3.0], "c": [5.0, 2.0]}
-    found = lite_designs.ratios({name: torch.tensor(pair).numpy() for name, pair in pairs.items()})
+    found = ratios({name: torch.tensor(pair).numpy() for name, pair in pairs.items()})
     assert sum(found.values()) / 3 == pytest.approx(7 / 6)
-    alike = lite_designs.ratios({name: torch.tensor([1.5 * b, b]).numpy() for name, (_, b) in pairs.items()})
+    alike = ratios({name: torch.tensor([1.5 * b, b]).numpy() for name, (_, b) in pairs.items()})
     assert list(alike.values()) == pytest.approx([1.5] * 3)  # none has an influence of its own
 
 
@@ -376,7 +377,7 @@ def test_designs_are_scored_on_images_from_everywhere(tmp_path):
     loader = data.test_dataloader()
     batch = data.on_after_batch_transfer(loader.collate_fn([loader.dataset[4]]), 0)
     expected = model.segment(batch["image"], num_samples=8, keys=["test-0004"])
-    border, inside = lite_designs.jumps(expected.samples)
+    border, inside = jumps(expected.samples)
     assert [float(rows[1][name]) for name in ("sample_border", "sample_inside")] == pytest.approx(
         [border, inside], rel=1e-3
     )
