@@ -10,6 +10,7 @@ import budget
 import choices
 import diffusers
 import distil
+import error_sources
 import finetuning
 import folds
 import ged_time
@@ -33,6 +34,7 @@ from diffmedseg.configurable import to_config
 from diffmedseg.data import ISIC2017DataModule, SyntheticDataModule
 from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.keyed_random import keyed_generator, keyed_normal
+from diffmedseg.metrics.functional import generalized_energy_distance
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
 from diffmedseg.models.sizes import SIZES
@@ -491,3 +493,37 @@ def test_scores_and_table_of_nodules():
     lines = nodule_volumes.table(rows).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["shared", "own"]
     assert lines[3].endswith("| -0.250 (-0.250 to -0.250) |")
+
+
+def some_masks(number, seed):
+    masks = torch.zeros(number, 12, 12, dtype=torch.bool)
+    for mask, (row, column, side) in zip(
+        masks, torch.randint(1, 6, (number, 3), generator=keyed_generator(seed)), strict=True
+    ):
+        mask[row : row + side, column : column + side] = True
+    return masks
+
+
+def test_sources_of_error_vanish_with_the_raters_own_masks():
+    """Raters' presence and shapes together are the raters, and each alone is nearer to them than the model."""
+    shapes, raters = some_masks(16, "shapes"), some_masks(4, "raters")
+    raters[0] = False
+    scores = error_sources.sources(shapes, 0.2, raters)
+    assert error_sources.expected_ged(raters[1:], 0.75, raters, drawn=False) == pytest.approx(0, abs=1e-12)
+    assert 0 < scores["presence of the raters"] < scores["presence and shapes of the model"]
+    assert 0 < scores["shapes of the raters"] < scores["presence and shapes of the model"]
+    assert error_sources.sources(shapes, 0.0, torch.zeros_like(raters))["shapes of the raters"] == 0
+
+
+def test_the_expectation_over_presence_is_the_mean_of_drawn_sets():
+    shapes, raters = some_masks(6, "shapes"), some_masks(4, "raters")
+    raters[:2] = False
+    assert error_sources.expected_ged(shapes, 1.0, raters) == pytest.approx(
+        float(generalized_energy_distance(shapes, raters).unbiased)
+    )
+    generator, drawn = keyed_generator("presence"), []
+    for _ in range(4000):
+        present = torch.rand(6, 1, 1, generator=generator) < 0.4
+        drawn.append(float(generalized_energy_distance(shapes & present, raters).unbiased))
+    expected = error_sources.expected_ged(shapes, 0.4, raters)
+    assert torch.tensor(drawn).mean() == pytest.approx(expected, abs=0.02)

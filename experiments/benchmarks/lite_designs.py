@@ -140,12 +140,12 @@ def score(model: DiffusionSegmenter, data: SegmentationDataModule, output: Path,
     data.setup("test")
     data.configure_targets((), model.regions)
     with torch.inference_mode():
-        rows = [row for batch in _batches(data, cases) for row in _score_batch(model, data, batch)]
+        rows = [row for batch in evenly_spread(data, cases) for row in _score_batch(model, data, batch)]
     output.parent.mkdir(parents=True, exist_ok=True)
     write_rows(rows, output)
 
 
-def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
+def evenly_spread(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
     """Yield batches of a number of evenly spread test images."""
     loader = data.test_dataloader()
     total = len(data.stores["test"])
