@@ -11,6 +11,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.evaluation import compare_tests
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.table import read_cases, write_cases
+from diffmedseg.zoo.source import packaged_zoo
 
 
 def rows(dice, region="lesion"):
@@ -143,7 +144,9 @@ def test_folders_that_hold_no_table(tables):
     write_cases(rows([0.5, 0.6]), Path("runs/version_0/cases.csv"))
     with pytest.raises(SystemExit, match=r"runs has no cases.csv.*There are tests in it: runs/version_0"):
         main(["compare", "runs", "b_"])
-    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and no match for it as a pattern"):
+    with pytest.raises(
+        SystemExit, match="There is no file, folder or zoo entry c\\.\\*, and no match for it as a pattern"
+    ):
         main(["compare", "c.*", "b_"])
     with pytest.raises(SystemExit, match="Two tests are called b_"):
         main(["compare", "b_", "b_"])
@@ -179,3 +182,14 @@ def test_differences_are_over_patients_where_a_table_says_them(tmp_path):
     assert (over_patients.difference_low, over_patients.difference_high) == pytest.approx((0, 0.3))
     write_cases(named, tmp_path / "cases.csv")
     assert [row.patient for row in read_cases(tmp_path / "cases.csv")] == [row.patient for row in named]
+
+
+def test_a_zoo_entry_is_compared_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "medsegdiff-lite_synthetic.tiny"
+    main(["compare", f"lite={name}", f"again={packaged_zoo() / name}", "--scores", "dice", "--format", "json"])
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["test"], second["test"], second["difference"]) == ("lite", "again", 0)
+    assert second["mean"] == pytest.approx(
+        np.mean([row.dice for row in read_cases(packaged_zoo() / name / "cases.csv")])
+    )
