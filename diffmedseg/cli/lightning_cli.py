@@ -54,11 +54,13 @@ class Tested:
         model: The model to test, such as an ensemble; None for the model of the configuration.
         trained: The data configuration that each model was trained with, by name of the model.
         trust: Packages besides diffmedseg whose classes these configurations may name.
+        tables: The table of test cases that each model's training wrote, by name of the model; it may be missing.
     """
 
     model: Segmenter | None = None
     trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trust: Sequence[str] = ()
+    tables: Mapping[str, Path] = field(default_factory=dict)
 
 
 class DiffMedSegCLI(LightningCLI):
@@ -211,7 +213,7 @@ class DiffMedSegCLI(LightningCLI):
         Raises:
             DataError: The message names the cases or the missing file.
         """
-        check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust)
+        check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust, self.test_of.tables)
         path = self._settings.get("ckpt_path")
         if path and Path(path).is_file() and self.model.calibration is None:
             hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
