@@ -51,7 +51,7 @@ def test_the_package_gets_images_and_masks_from_0_to_1_and_is_scored_by_our_scor
     peer_training._train_package(name, {"data": to_config(data), "trainer": trainer}, {10: path}, 0)
     masks, *images = Diffusion.given[0], *Diffusion.given[1::2][:2], Diffusion.given[-1]
     assert set(masks.unique().tolist()) == {0, 1}
-    assert all(0 <= image.min() and image.max() <= 1 for image in images)
+    assert all(image.min() >= 0 and image.max() <= 1 for image in images)
     assert len(images[-1]) == 3 * peer_training._SAMPLES
     rows = read_cases(path)
     assert len(rows) == 3
@@ -79,7 +79,8 @@ def test_the_table_pairs_cases(tmp_path, capsys):
     assert "isic2017/64px/500 steps, seed 0" in printed
     first, second = printed.splitlines()[-2:]
     assert first == "| V1 | 2 | 0.7000 | 0.2000 | 0.3000 |"
-    assert second.startswith(f"| {peer_training.PACKAGE}, 10 sampling steps | 2 | 0.5000, -0.2000 (-0.3000 to -0.1000) |")
+    assert second.startswith(f"| {peer_training.PACKAGE}, 10 sampling steps |")
+    assert "| 2 | 0.5000, -0.2000 (-0.3000 to -0.1000) |" in second
 
 
 def test_a_run_is_not_taken_for_a_run_with_other_settings(monkeypatch, tmp_path):
