@@ -135,8 +135,8 @@ def _train_package(name: str, config: dict[str, Any], scores: dict[int, Path], s
     same = {key: settings[key] for key in ("max_steps", "precision", "limit_test_batches")}
     trainer = Trainer(
         **same, gradient_clip_val=settings["gradient_clip_val"] if ours else None,
-        callbacks=[WarmupEMA()] if ours else [], limit_val_batches=0, use_distributed_sampler=False, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False,
+        callbacks=[WarmupEMA()] if ours else [], limit_val_batches=0, logger=False,
+        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
     )  # fmt: skip
     trainer.fit(peer, data)
     for steps, path in scores.items():
