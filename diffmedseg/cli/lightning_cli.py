@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -87,7 +88,8 @@ class DiffMedSegCLI(LightningCLI):
         """Build data, model and Trainer.
 
         Raises:
-            RecipeError: If a class refuses its arguments; with the message of the class.
+            RecipeError: If a class refuses its arguments, or the Trainer lacks a device or a package; with the message
+                of the class.
         """
         checkpoint = self._starting_checkpoint()
         if checkpoint is not None:
@@ -95,7 +97,7 @@ class DiffMedSegCLI(LightningCLI):
         try:
             with contextlib.nullcontext() if checkpoint is None and self.test_of.model is None else weights_follow():
                 super().instantiate_classes()
-        except ValueError as error:
+        except (MisconfigurationException, ValueError) as error:
             raise RecipeError(innermost(str(error))) from error
 
     def _starting_checkpoint(self) -> Path | None:
