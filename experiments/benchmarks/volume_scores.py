@@ -10,7 +10,6 @@ All write ``cases.csv`` as a run of folds.py, so ``folds.py collect`` and ``tabl
 the commands of nnU-Net.
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from jsonargparse import auto_cli
 from rows import read_rows
 
 from diffmedseg.data.configured import build_data
+from diffmedseg.data.nnunet.description import read_description
 from diffmedseg.data.nnunet.writing import write_nnunet
 from diffmedseg.evaluation.mask_folders import pair_masks, score_pairs
 from diffmedseg.experiments import data_config
@@ -48,20 +48,14 @@ def convert(data: Data, root: Path, raw: Path) -> None:
         write_nnunet(build_data(config), raw_folder(raw, fold))
 
 
-def label_values(raw: Path) -> tuple[dict[str, int], dict[str, list[int]]]:
+def label_values(raw: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Return the value that each region draws in a label map, and all values of each region.
 
     Args:
         raw: Raw data set of nnU-Net that :func:`convert` wrote.
     """
-    facts = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
-    values = {
-        name: value if isinstance(value, list) else [value]
-        for name, value in facts["labels"].items()
-        if name not in {"background", "ignore"}
-    }
-    drawn = facts.get("regions_class_order") or [value for (value,) in values.values()]
-    return dict(zip(values, drawn, strict=True)), values
+    description = read_description(raw)
+    return dict(description.codes), dict(description.labels)
 
 
 def score(predicted: Path, raw: Path, run: Path) -> None:
