@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmedseg.errors import RecipeError
-from diffmedseg.experiments import experiments_folder, read_settings
+from diffmedseg.experiments import experiments_folder, list_parts, read_settings
 
 #: Class of the network with an encoder, by the class of the network without.
 _ON_ENCODER = {name: name for name in ("MedSegDiffLite", "MedSegDiffV2", "SMPNetwork", "StochasticUNet")}
@@ -29,6 +29,20 @@ def class_of_network(files: Sequence[Path]) -> str | None:
     """Return the class path of the network. The last file that sets it counts."""
     denoisers = [read_settings(path).get("model", {}).get("init_args", {}).get("denoiser", {}) for path in files]
     return next((denoiser["class_path"] for denoiser in reversed(denoisers) if "class_path" in denoiser), None)
+
+
+def models_with(network: str) -> list[str]:
+    """Return the names of the models that have a network of this project, or that have it with an encoder.
+
+    Args:
+        network: Name of its class.
+    """
+    folder, found = experiments_folder(), []
+    for part in ("model", "member"):
+        for name in list_parts(part):
+            own = (class_of_network([folder / part / f"{name}.yaml"]) or "").rpartition(".")[2]
+            found += [name] if network in (own, _ON_ENCODER.get(own)) else []
+    return sorted(found)
 
 
 def takes_encoder(files: Sequence[Path]) -> bool:
@@ -98,9 +112,11 @@ def pretrained_network(
         return {"class_path": path, "init_args": arguments}, grid
     source, target = (name.rpartition(".")[2] for name in (network["class_path"], path or ""))
     if path and path != network["class_path"] and not (is_on_encoder(network) and _ON_ENCODER.get(target) == source):
+        fitting = models_with(source)
+        names = f" ({', '.join(fitting)})" if fitting else ""
         raise RecipeError(
-            f"{pretrained} has the network {source}; the model {model} has {target}. Train a model with the network "
-            f"{source}."
+            f"{pretrained} has the network {source}; the model {model} has {target}. Choose a model with this network"
+            f"{names}, or other weights."
         )
     return network, grid
 

@@ -10,6 +10,7 @@ import budget
 import choices
 import diffusers
 import distil
+import error_sources
 import finetuning
 import folds
 import ged_time
@@ -29,6 +30,7 @@ from helpers.composing import instantiate
 from helpers.isic_files import write
 from helpers.mri_files import labels, write_nifti
 from helpers.nnunet_files import REGIONS, write_json
+from patch_borders import jumps, ratios
 from rows import read_rows
 
 from diffmedseg import load_checkpoint
@@ -36,6 +38,7 @@ from diffmedseg.configurable import to_config
 from diffmedseg.data import ISIC2017DataModule, SyntheticDataModule
 from diffmedseg.diffusion import ReverseProcess
 from diffmedseg.keyed_random import keyed_generator, keyed_normal
+from diffmedseg.metrics.functional import generalized_energy_distance
 from diffmedseg.models import MedSegDiffLite, MedSegDiffSegmenter
 from diffmedseg.models.medsegdiff.denoiser_lite import LITE_SIZES
 from diffmedseg.models.sizes import SIZES
@@ -351,24 +354,24 @@ def test_blocks_are_jumps_at_the_borders_of_patches(side):
     """A ramp has none, whatever its slope; patches of one value each are nothing else; noise has them as often."""
     torch.manual_seed(0)
     ramp = (torch.arange(side) / side + 0.1 * torch.arange(side)[:, None])[None]
-    assert lite_designs.jumps(ramp) == pytest.approx([(0.1 + 1 / side) / 2] * 2)
+    assert jumps(ramp) == pytest.approx([(0.1 + 1 / side) / 2] * 2)
     flat = torch.rand(20, 5, 5).repeat_interleave(4, -1).repeat_interleave(4, -2)[..., :side, :side]
-    border, inside = lite_designs.jumps(flat)
+    border, inside = jumps(flat)
     assert inside == 0
     assert border > 0.2
-    border, inside = lite_designs.jumps(torch.rand(200, side, side))
+    border, inside = jumps(torch.rand(200, side, side))
     assert border / inside == pytest.approx(1, abs=0.02)
     pair = torch.zeros(1, side, side)
     pair[0, :, 4:] = 1  # by hand: one border of all that are between columns or rows
     borders = 2 * ((side - 1) // 4) * side
-    assert lite_designs.jumps(pair) == pytest.approx((side / borders, 0))
+    assert jumps(pair) == pytest.approx((side / borders, 0))
 
 
 def test_the_mean_influence_is_the_ratio_of_sums():
     pairs = {"a": [2.0, 1.0], "b": [0.0, 3.0], "c": [5.0, 2.0]}
-    found = lite_designs.ratios({name: torch.tensor(pair).numpy() for name, pair in pairs.items()})
+    found = ratios({name: torch.tensor(pair).numpy() for name, pair in pairs.items()})
     assert sum(found.values()) / 3 == pytest.approx(7 / 6)
-    alike = lite_designs.ratios({name: torch.tensor([1.5 * b, b]).numpy() for name, (_, b) in pairs.items()})
+    alike = ratios({name: torch.tensor([1.5 * b, b]).numpy() for name, (_, b) in pairs.items()})
     assert list(alike.values()) == pytest.approx([1.5] * 3)  # none has an influence of its own
 
 
@@ -396,7 +399,7 @@ def test_designs_are_scored_on_images_from_everywhere(tmp_path):
     loader = data.test_dataloader()
     batch = data.on_after_batch_transfer(loader.collate_fn([loader.dataset[4]]), 0)
     expected = model.segment(batch["image"], num_samples=8, keys=["test-0004"])
-    border, inside = lite_designs.jumps(expected.samples)
+    border, inside = jumps(expected.samples)
     assert [float(rows[1][name]) for name in ("sample_border", "sample_inside")] == pytest.approx(
         [border, inside], rel=1e-3
     )
@@ -510,3 +513,37 @@ def test_scores_and_table_of_nodules():
     lines = nodule_volumes.table(rows).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["shared", "own"]
     assert lines[3].endswith("| -0.250 (-0.250 to -0.250) |")
+
+
+def some_masks(number, seed):
+    masks = torch.zeros(number, 12, 12, dtype=torch.bool)
+    for mask, (row, column, side) in zip(
+        masks, torch.randint(1, 6, (number, 3), generator=keyed_generator(seed)), strict=True
+    ):
+        mask[row : row + side, column : column + side] = True
+    return masks
+
+
+def test_sources_of_error_vanish_with_the_raters_own_masks():
+    """Raters' presence and shapes together are the raters, and each alone is nearer to them than the model."""
+    shapes, raters = some_masks(16, "shapes"), some_masks(4, "raters")
+    raters[0] = False
+    scores = error_sources.sources(shapes, 0.2, raters)
+    assert error_sources.expected_ged(raters[1:], 0.75, raters, drawn=False) == pytest.approx(0, abs=1e-12)
+    assert 0 < scores["presence of the raters"] < scores["presence and shapes of the model"]
+    assert 0 < scores["shapes of the raters"] < scores["presence and shapes of the model"]
+    assert error_sources.sources(shapes, 0.0, torch.zeros_like(raters))["shapes of the raters"] == 0
+
+
+def test_the_expectation_over_presence_is_the_mean_of_drawn_sets():
+    shapes, raters = some_masks(6, "shapes"), some_masks(4, "raters")
+    raters[:2] = False
+    assert error_sources.expected_ged(shapes, 1.0, raters) == pytest.approx(
+        float(generalized_energy_distance(shapes, raters).unbiased)
+    )
+    generator, drawn = keyed_generator("presence"), []
+    for _ in range(4000):
+        present = torch.rand(6, 1, 1, generator=generator) < 0.4
+        drawn.append(float(generalized_energy_distance(shapes & present, raters).unbiased))
+    expected = error_sources.expected_ged(shapes, 0.4, raters)
+    assert torch.tensor(drawn).mean() == pytest.approx(expected, abs=0.02)

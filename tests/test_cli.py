@@ -52,7 +52,7 @@ def test_fit_tests_the_best_checkpoint_and_writes_everything(model, tmp_path, ca
         (
             ["train", "supervised", "--pretrained", "medsegdiff-lite_isic2017.cpu64"],
             1,
-            "has the network MedSegDiffLite",
+            "Choose a model with this network (medsegdiff-lite,",
         ),
         (["predict", "medsegdiff-lite_isic2018.cpu64", "x", "--out", "y"], 1, "Did you mean medsegdiff-lite_isic2017"),
         (["zoo", "lst"], 2, "no command 'lst'. Did you mean list"),

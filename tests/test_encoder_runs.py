@@ -197,7 +197,9 @@ def test_the_recipe_of_lite_takes_the_network_of_the_baseline_that_it_starts_fro
     assert [value.shape for value in own.condition.state_dict().values()] == [
         value.shape for value in network.state_dict().values()
     ]
-    with pytest.raises(RecipeError, match="has the network SMPNetwork"):
+    with pytest.raises(
+        RecipeError, match=r"has the network SMPNetwork; .*Choose a model with this network \(supervised\)"
+    ):
         recipe("medsegdiff", "synthetic", pretrained=file)
 
 

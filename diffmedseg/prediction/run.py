@@ -227,7 +227,7 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings
         settings: Samples, steps, seed and precision.
 
     Raises:
-        DataError: If the device has too little memory, or the model gives NaN.
+        DataError: If the device has too little memory.
     """
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
@@ -236,12 +236,21 @@ def draw_samples(images: Tensor, keys: Sequence[str], model: Segmenter, settings
             )
     except torch.OutOfMemoryError as error:
         raise DataError(f"{model.device} has too little memory: lower --batch_size, or use --device cpu.") from error
-    if not torch.isfinite(sample_set.samples).all():
-        raise DataError(
-            "The model gives NaN: its training diverged, or its weights are damaged. Use another checkpoint."
-        )
     features = None if sample_set.features is None else sample_set.features.cpu()
     return replace(sample_set.map(Tensor.cpu), features=features)  # waits for the device
+
+
+def check_finite(sample_set: SampleSet) -> None:
+    """Refuse samples with NaN. Other images of a batch keep their results.
+
+    Raises:
+        DataError: If a sample is not finite.
+    """
+    if not torch.isfinite(sample_set.samples).all():
+        raise DataError(
+            "The model gives NaN. If it does so for all images, its training diverged, or its weights are damaged: use "
+            "another checkpoint. If it was run with --bf16, leave --bf16 out."
+        )
 
 
 def note_unfamiliar(model: Segmenter, familiarity: Tensor | None) -> str:

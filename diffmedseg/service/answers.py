@@ -145,8 +145,8 @@ def _check_all_used(files: Sequence[Path], used: Sequence[Path]) -> None:
     """
     if left := [file.name for file in files if file not in used]:
         raise DataError(
-            f"{first_names(left)}: Pillow knows no such ending. Give pictures an ending such as .png, and send no "
-            "other files with them."
+            f"{first_names(left)}: the ending of the name is not the ending of a picture. Name pictures such as "
+            "image.png, and send no other files with them."
         )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from lightning import Trainer, seed_everything
+from patch_borders import jumps, ratios
 from rows import paired, read_rows, with_earlier, write_rows
 from samples_and_steps import load_run
 from timing import hardware, median_seconds
@@ -139,12 +140,12 @@ def score(model: DiffusionSegmenter, data: SegmentationDataModule, output: Path,
     data.setup("test")
     data.configure_targets((), model.regions)
     with torch.inference_mode():
-        rows = [row for batch in _batches(data, cases) for row in _score_batch(model, data, batch)]
+        rows = [row for batch in evenly_spread(data, cases) for row in _score_batch(model, data, batch)]
     output.parent.mkdir(parents=True, exist_ok=True)
     write_rows(rows, output)
 
 
-def _batches(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
+def evenly_spread(data: SegmentationDataModule, cases: int) -> Iterator[Batch]:
     """Yield batches of a number of evenly spread test images."""
     loader = data.test_dataloader()
     total = len(data.stores["test"])
@@ -170,25 +171,6 @@ def _score_batch(model: DiffusionSegmenter, data: SegmentationDataModule, batch:
             values |= zip(columns, jumps(maps), strict=True)
         scores = {column: "" if value != value else f"{value:.6g}" for column, value in values.items()}
         yield {"case": name, "patient": data.patient(name), **scores}
-
-
-def jumps(maps: Tensor, patch: int = MedSegDiffLite.patch) -> tuple[float, float]:
-    """Return the mean absolute difference of neighbouring pixels, across borders of patches and within patches.
-
-    If patches do not show, the ratio of their means over many images is 1, because an outline crosses borders as often
-    as other places.
-
-    Args:
-        maps: (..., H, W), on the grid of the network.
-        patch: Side of a patch, in pixels.
-    """
-    across, within = [], []
-    for dim in (-1, -2):
-        steps = maps.double().diff(dim=dim).abs().movedim(dim, 0)
-        border = (torch.arange(len(steps), device=maps.device) + 1) % patch == 0
-        across.append(steps[border].flatten())
-        within.append(steps[~border].flatten())
-    return float(torch.cat(across).mean()), float(torch.cat(within).mean())
 
 
 def collect(runs: Path = Path("runs/lite_designs"), output: Path = SCORES) -> None:
@@ -273,17 +255,6 @@ def _values(rows: Sequence[Mapping[str, str]], variant: str, title: str) -> dict
     if title in JUMPS:
         return {seed: ratios(patients) for seed, patients in means.items()}
     return {seed: {name: float(values[0]) for name, values in patients.items()} for seed, patients in means.items()}
-
-
-def ratios(pairs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return a number for each pair (a, b). The mean of the numbers is the sum of all a over the sum of all b.
-
-    The ratio of a single image depends on the position of its outline. So each number is the ratio of all images plus
-    the influence of the image on it. Intervals of the mean of these numbers are then intervals of the ratio.
-    """
-    a, b = np.array(list(pairs.values())).T
-    ratio = a.sum() / b.sum()
-    return dict(zip(pairs, (ratio + (a - ratio * b) / b.mean()).tolist(), strict=True))
 
 
 def cost(side: int = 128, samples: int = 16, rounds: int = 9) -> None:

@@ -110,7 +110,7 @@ def test_health_and_card(client):
         ([("a.png", None)], {"answer": "exe"}, 422, "answer"),
         ([("a.png", None)], {"seed": "-1"}, 422, "seed"),
         ([("a.png", None)], {"num_sample": "16"}, 422, "There is no field num_sample; expected files, answer,"),
-        ([("a.png", None), ("b", None), ("c.txt", b"text")], {}, 422, "b, c.txt: Pillow knows no such ending"),
+        ([("a.png", None), ("b", None), ("c.txt", b"text")], {}, 422, "b, c.txt: the ending of the name is not"),
         ([], {"files": "text"}, 422, "files: expected a file or several"),
     ],
 )

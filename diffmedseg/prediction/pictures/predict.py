@@ -25,7 +25,7 @@ from diffmedseg.prediction.pictures.files import PictureFile
 from diffmedseg.prediction.pictures.folder import PictureFolder, PictureRow
 from diffmedseg.prediction.pictures.panel import draw_overlay
 from diffmedseg.prediction.rows import files_digest
-from diffmedseg.prediction.run import Report, Settings, note_unfamiliar, predict_all
+from diffmedseg.prediction.run import Report, Settings, check_finite, note_unfamiliar, predict_all
 from diffmedseg.prediction.watching import PictureResult, Watcher
 from diffmedseg.reading.names import check_name, composed
 from diffmedseg.reading.pictures import Picture, read_picture, read_upright, turn_back, turn_upright
@@ -80,11 +80,12 @@ def predict_pictures(
         watcher: Follows the prediction, can stop it, and gets results in memory.
 
     Returns:
-        The pictures that were segmented, kept or failed. A picture that cannot be read does not stop the others.
+        The pictures that were segmented, kept or failed. A picture that cannot be read, or for which the model gives
+        NaN, does not stop the others.
 
     Raises:
-        DataError: If the model does not take pictures or gives NaN, the device has too little memory, windows are
-            missing or not accepted, or ``output`` cannot be written or holds files or results that do not fit.
+        DataError: If the model does not take pictures, the device has too little memory, windows are missing or not
+            accepted, or ``output`` cannot be written or holds files or results that do not fit.
         ValueError: If the model cannot draw so few samples, or take so many steps.
     """
     if not takes_pictures(model):
@@ -215,6 +216,7 @@ class _Pictures:
         self, file: PictureFile, loaded: _LoadedPicture, samples: SampleSet
     ) -> tuple[list[PictureRow], dict[Path, NDArray[np.uint8]], str]:
         """Fuse the samples of a picture, write samples and panel, and return the rows, maps and notes."""
+        check_finite(samples)
         model, folder, picture, window = self.model, self.folder, loaded.picture, loaded.window
         keys, image, orientation = [file.path.stem], picture.image[None], picture.orientation
         turned = samples.map(partial(turn_back, orientation=orientation))

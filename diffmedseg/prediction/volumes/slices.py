@@ -11,7 +11,7 @@ from diffmedseg.data.mri.volumes import NormalVolume
 from diffmedseg.errors import DataError
 from diffmedseg.keyed_random import slice_keys
 from diffmedseg.models.segmenting import Segmenter
-from diffmedseg.prediction.run import Settings
+from diffmedseg.prediction.run import Settings, check_finite
 from diffmedseg.prediction.volumes.planes import LEARNED, Plane, check_axes
 from diffmedseg.prediction.volumes.reading import Volume
 from diffmedseg.prediction.watching import Watcher
@@ -90,6 +90,7 @@ class SliceRun:
             batch, length = images[torch.tensor(neighbours)].flatten(1, 2), self.settings.slice_correlation
             keys = slice_keys(self._key, batch_numbers, plane.spacing[0], length)
             sample_set = self._watcher.draw(batch, keys, self.model, self.settings)
+            check_finite(sample_set)
             if sample_set.features is not None and plane.axis == LEARNED:  # familiarity compares with training
                 self._features.append(sample_set.features)
             for part in (

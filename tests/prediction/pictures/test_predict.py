@@ -346,12 +346,25 @@ def test_another_threshold_is_another_setting(tmp_path):
         predict_pictures(dark_segmenter(threshold=0.3), files, tmp_path / "out", resume=True)
 
 
-def test_a_model_that_gives_nan(tmp_path):
-    model = dark_segmenter()
+def test_a_picture_with_nan_fails_alone(tmp_path):
+    """The second of three pictures of one batch gets NaN; the others are as they are without it."""
+    files, model = photos(tmp_path / "in", 3), dark_segmenter()
+    predict_pictures(model, [files[0], files[2]], tmp_path / "expected")
     draw = model.draw_samples
-    model.draw_samples = lambda *arguments: draw(*arguments).map(lambda maps: maps * float("nan"))
-    with pytest.raises(DataError, match="gives NaN: its training diverged"):
-        predict_pictures(model, photos(tmp_path / "in", 1), tmp_path / "out")
+
+    def draw_with_nan(*arguments):
+        sample_set = draw(*arguments)
+        sample_set.samples[1] = float("nan")
+        return sample_set
+
+    model.draw_samples = draw_with_nan
+    report = predict_pictures(model, files, tmp_path / "out")
+    assert list(report.failed) == [files[1].path]
+    assert "The model gives NaN" in report.failed[files[1].path]
+    assert report.done == [files[0].name, files[2].name]
+    for expected in sorted((tmp_path / "expected").glob("*.png")):
+        assert (tmp_path / "out" / expected.name).read_bytes() == expected.read_bytes()
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(list((tmp_path / "expected").glob("*.png"))) > 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (3000, 20)])
