@@ -23,7 +23,7 @@ from diffmedseg.metrics.centreline import centreline_dice
 from diffmedseg.metrics.images import ImageScore, add_to, pool, score_image
 from diffmedseg.metrics.scores import TITLES, CaseScore
 from diffmedseg.metrics.surface import SurfaceScores, stack_slices, surface_scores
-from diffmedseg.metrics.table import write_cases
+from diffmedseg.metrics.table import CASES, write_cases
 from diffmedseg.models.fusing import masks_to_score
 from diffmedseg.models.segmenting import Segmenter
 from diffmedseg.postprocessing.components import drop_small, smallest_sizes
@@ -179,7 +179,7 @@ class CaseMetrics(SegmentationCallback):
             tested = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
             # The hash tells later which checkpoint these scores belong to.
             self.summary["checkpoint"] = file_sha256(tested) if tested is not None and tested.is_file() else None
-            write_cases(rows, folder / "cases.csv")
+            write_cases(rows, folder / CASES)
             content = json.dumps(self.summary, indent=1)
             write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(content, encoding="utf-8"))
             Console().print(summary_table(rows, summaries, self.summary["regions"]))

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 
 from diffmedseg.callbacks.order import SegmentationCallback, Stage
 from diffmedseg.errors import DataError
-from diffmedseg.evaluation.sample_folders import write_samples
+from diffmedseg.evaluation.sample_folders import sample_file, write_samples
 from diffmedseg.files import expand_home
 from diffmedseg.metrics.images import at_native_size
 
@@ -47,12 +47,18 @@ class SampleFiles(SegmentationCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the samples of a batch."""
+        """Write the samples of a batch.
+
+        Raises:
+            DataError: If the file of an image exists already: two images have the same file name.
+        """
         samples = outputs["segmentation"].samples.cpu()
         for i, name in enumerate(batch["id"]):
             height, width = batch["reference"][i].shape[-2:]
             native = [
                 at_native_size(sample, (int(height), int(width)), batch["window"][i]) > 0.5 for sample in samples[i]
             ]
+            if (self.folder / sample_file(name)).exists():
+                raise DataError(f"Two images have the same file of samples, {sample_file(name)}. Rename one of them.")
             masks, field_of_view = torch.stack(native), batch["field_of_view"][i]
             write_samples(self.folder, name, masks if field_of_view is None else masks & field_of_view)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffmedseg.evaluation.ambiguity_result import Ambiguity
 
 _COLUMNS = {"samples": "Samples", "raters": "Raters"}
+_LIST = ("file", "patient", "height", "width")
 _WIDTH = 112  # characters: rich cuts numbers in a narrower terminal
 
 
@@ -81,29 +82,45 @@ def _ambiguity(options: argparse.Namespace) -> None:
     from diffmedseg.evaluation.ambiguity import AmbiguityBenchmark
     from diffmedseg.files import expand_home
 
-    output = None if options.output is None else expand_home(options.output)
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"{output} is not an empty folder. Name a new folder by --output.")
-    if options.worst is not None and (output is None or options.samples is None):
+    output, samples, names = (
+        None if path is None else expand_home(path) for path in (options.output, options.samples, options.list)
+    )
+    _check_paths(output, samples, names)
+    if options.worst is not None and (output is None or samples is None):
         raise DataError("--worst draws samples into the output folder: give --samples and --output, too.")
     benchmark = AmbiguityBenchmark(open_data(options), options.split, options.track)
-    if options.list is not None:
-        _write_names(benchmark, expand_home(options.list))
+    if names is not None:
+        _write_names(benchmark, names)
         return
-    ambiguity = benchmark.score(None if options.samples is None else expand_home(options.samples))
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # fails now and not after minutes of scoring
+    ambiguity = benchmark.score(samples)
     summary = ambiguity.as_dict()
     console = Console()
     console = Console(width=max(console.width, _WIDTH))
     for track in summary["tracks"]:
         console.print(_table(track, summary))
     if ambiguity.left_out:
-        names = ", ".join(ambiguity.left_out)
-        print(f"Left out, since there are {count(ambiguity.num_samples or 0, 'sample')} per image: {names}.")
+        number, scores = count(ambiguity.num_samples or 0, "sample"), ", ".join(ambiguity.left_out)
+        print(f"Left out, since they need more than {number} per image: {scores}.")
     if output is not None:
         _write(ambiguity, summary, output)
-        if options.worst is not None:
-            _draw(benchmark, ambiguity, expand_home(options.samples), options.worst, output)
+        if options.worst is not None and samples is not None:
+            _draw(benchmark, ambiguity, samples, options.worst, output)
         print(f"Wrote {output}", file=sys.stderr)
+
+
+def _check_paths(output: Path | None, samples: Path | None, names: Path | None) -> None:
+    """Refuse an output folder with files or among the samples, and a list in place of another file."""
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output} is not an empty folder. Name a new folder by --output.")
+    if output is not None and samples is not None and output.resolve().is_relative_to(samples.resolve()):
+        raise DataError(f"{output} is in the folder of samples, {samples}. Name a folder outside of it by --output.")
+    if names is None or not names.is_file():
+        return
+    with names.open(encoding="utf-8", errors="replace") as file:
+        if file.readline().strip() != ",".join(_LIST):
+            raise DataError(f"{names} is not a list of this command. --list writes a file: name a new one.")
 
 
 def _write_names(benchmark: "AmbiguityBenchmark", path: Path) -> None:
@@ -114,7 +131,7 @@ def _write_names(benchmark: "AmbiguityBenchmark", path: Path) -> None:
     def save(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("file", "patient", "height", "width"))
+            writer.writerow(_LIST)
             writer.writerows((sample_file(image), *columns) for image, *columns in rows)
 
     write_alone(path, save)
@@ -123,14 +140,14 @@ def _write_names(benchmark: "AmbiguityBenchmark", path: Path) -> None:
 
 def _write(ambiguity: "Ambiguity", summary: dict[str, Any], folder: Path) -> None:
     """Write metrics.json and the tables of cases: the first track into the folder, other tracks into subfolders."""
-    from diffmedseg.metrics.table import write_cases
+    from diffmedseg.metrics.table import CASES, write_cases
 
     for number, track in enumerate(ambiguity.raters):
         track_folder = folder / track if number else folder
         track_folder.mkdir(parents=True, exist_ok=True)
         if track in ambiguity.samples:
-            write_cases(ambiguity.samples[track].rows, track_folder / "cases.csv")
-        write_cases(ambiguity.raters[track].rows, track_folder / "raters" / "cases.csv")
+            write_cases(ambiguity.samples[track].rows, track_folder / CASES)
+        write_cases(ambiguity.raters[track].rows, track_folder / "raters" / CASES)
     text = json.dumps(summary, indent=1)
     write_alone(folder / "metrics.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -37,7 +37,7 @@ def compare(args: list[str]) -> None:
         "tests",
         nargs="+",
         metavar="TEST",
-        help="A cases.csv, or a folder with such a file: a run or a test. A quoted pattern such as "
+        help="A cases.csv, a folder with such a file (a run or a test), or a zoo entry. A quoted pattern such as "
         "'runs/lite.*/version_0' pools seeds (each case counts once, with its mean) and folds. NAME=TEST names a test.",
     )
     parser.add_argument("--format", choices=list(_FORMATS), default="table", help="Default: table.")
@@ -78,13 +78,19 @@ def _read_tests(arguments: Sequence[str]) -> "dict[str, list[list[CaseScore]]]":
 
 def _find(argument: str) -> tuple[str, list[Path]]:
     """Return the name of a test, and its tables."""
+    from diffmedseg.zoo.source import current_source
+
     name, equals, pattern = argument.partition("=")
     if Path(argument).exists() or not equals:
         name, pattern = argument, argument
     path = Path(pattern).expanduser()
     paths = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    if not paths and (source := current_source()).has(pattern):
+        paths = [source.verified(pattern)[0]]
     if not paths:
-        raise DataError(f"There is no file or folder {pattern}, and no match for it as a pattern. Check the name.")
+        raise DataError(
+            f"There is no file, folder or zoo entry {pattern}, and no match for it as a pattern. Check the name."
+        )
     tables = [path / "cases.csv" if path.is_dir() else path for path in paths]
     if missing := [str(table.parent) for table in tables if not table.is_file()]:
         inside = [str(table.parent) for folder in missing for table in sorted(Path(folder).glob("*/cases.csv"))]

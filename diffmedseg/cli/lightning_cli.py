@@ -56,11 +56,13 @@ class Tested:
         model: The model to test, such as an ensemble; None for the model of the configuration.
         trained: The data configuration that each model was trained with, by name of the model.
         trust: Packages besides diffmedseg whose classes these configurations may name.
+        tables: The table of test cases that each model's training wrote, by name of the model; it may be missing.
     """
 
     model: Segmenter | None = None
     trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trust: Sequence[str] = ()
+    tables: Mapping[str, Path] = field(default_factory=dict)
 
 
 class DiffMedSegCLI(LightningCLI):
@@ -222,7 +224,7 @@ class DiffMedSegCLI(LightningCLI):
         Raises:
             DataError: The message names the cases, the setting or the missing file.
         """
-        check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust)
+        check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust, self.test_of.tables)
         path = self._settings.get("ckpt_path")
         if (tested := self.test_of.model) is not None:
             names = ("channels", "regions", "slice_input")

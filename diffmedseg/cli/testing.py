@@ -12,6 +12,7 @@ from diffmedseg.cli.training import run
 from diffmedseg.cli.trusting import check_run
 from diffmedseg.errors import DataError, ZooError
 from diffmedseg.files import expand_home
+from diffmedseg.metrics.table import CASES
 from diffmedseg.models.loading import RUN_CONFIG, read_settings
 from diffmedseg.zoo.loading import load_model
 from diffmedseg.zoo.registry import RUN
@@ -58,7 +59,8 @@ def evaluate_together(members: Sequence[str], settings: Sequence[str], parts: Se
     name = "ensemble" if len(members) > 1 else Path(members[0]).name
     size = f"--data.image_size=[{model.image_size[0]},{model.image_size[1]}]"
     command = ["test", "-c", str(first), f"--experiment={name}", "--verbose=false", size, *parts, *other_settings]
-    run(command, Tested(model, trained, trust))
+    tables = {name: file.with_name(CASES) for name, file in files.items() if file is not None}
+    run(command, Tested(model, trained, trust, tables))
 
 
 def settings_file(member: str) -> Path | None:

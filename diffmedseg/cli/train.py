@@ -97,6 +97,7 @@ def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[
     from diffmedseg.cli.lightning_cli import Tested
     from diffmedseg.cli.training import run as run_lightning
     from diffmedseg.cli.trusting import check_run
+    from diffmedseg.metrics.table import CASES
     from diffmedseg.models.loading import best_checkpoint, read_settings
 
     with report_errors():
@@ -114,7 +115,8 @@ def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[
             check_run(config, trust)
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *parts, *settings]
-    run_lightning(command, Tested(trained={str(path): read[0].get("data") or {}}, trust=trust))
+    trained, tables = {str(path): read[0].get("data") or {}}, {str(path): run / CASES}
+    run_lightning(command, Tested(trained=trained, trust=trust, tables=tables))
 
 
 def _train_parser() -> Parser:

@@ -88,8 +88,8 @@ class FoldsDataModule(SegmentationDataModule, Generic[AnyCase]):
     def write_splits(self) -> None:
         """Write the splits to the file ``splits``, unless the file exists."""
         if self.splits is not None and not self.splits.is_file():
-            write_splits(self.splits, self.split_ids, self._drawn)
-            del self.split_ids  # every process reads the same file
+            write_splits(self.splits, self.deal(list(self.cases.values())), self._drawn)
+            self.__dict__.pop("split_ids", None)  # every process reads the same file
 
     def deal(self, cases: Sequence[AnyCase]) -> dict[str, list[str]]:
         """Split cases by folds, or by the published split ``split_by``. A file of ``splits`` takes precedence.

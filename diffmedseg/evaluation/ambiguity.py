@@ -141,9 +141,13 @@ class AmbiguityBenchmark:
 
 
 def _each_against_others(reference: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the mask of each rater (1, K, H, W), bool, and the masks of the other raters (R - 1, K, H, W)."""
+    """Yield the mask of each rater (1, K, H, W), bool, and the masks of the other raters (R - 1, K, H, W).
+
+    The mask of a single other rater is yielded twice. This changes no score of one mask, and all of them are defined.
+    """
     for r in range(len(reference)):
-        yield reference[r : r + 1].bool(), torch.cat([reference[:r], reference[r + 1 :]])
+        others = torch.cat([reference[:r], reference[r + 1 :]])
+        yield reference[r : r + 1].bool(), others if len(others) > 1 else others.repeat(2, 1, 1, 1)
 
 
 def _average(rows: Sequence[Sequence[CaseScore]]) -> list[CaseScore]:
@@ -153,7 +157,8 @@ def _average(rows: Sequence[Sequence[CaseScore]]) -> list[CaseScore]:
         left_out = {score.name: float("nan") for score in fields(CaseScore) if isinstance(score.default, float)}
         means = {name: _mean([getattr(row, name) for row in region_rows]) for name in _OF_ONE_MASK}
         empty = all(row.both_empty for row in region_rows)
-        averaged.append(replace(region_rows[0], **{**left_out, **means, "both_empty": empty}))
+        known = {"both_empty": empty, "num_raters": len(rows) - 1}
+        averaged.append(replace(region_rows[0], **{**left_out, **means, **known}))
     return averaged
 
 

@@ -1,5 +1,6 @@
 """Compare tests of the same cases: of single runs, or of pooled seeds and folds."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.bootstrap import bootstrap_interval
-from diffmedseg.metrics.scores import TITLES, CaseScore
+from diffmedseg.metrics.scores import OF_SAMPLE_NUMBER, TITLES, CaseScore
 from diffmedseg.wording import count, first_names
+
+_log = logging.getLogger(__name__)
 
 #: Scores of one test: (case, region) -> score name -> value.
 _Pooled = dict[tuple[str, str], dict[str, float]]
@@ -31,7 +34,8 @@ class Comparison:
         low: Lower end of its 95 % bootstrap interval, over patients if the tables name them, else over cases.
         high: Upper end of the interval.
         deviation: Standard deviation of the mean over tables of the same cases (seeds); NaN for one table and folds.
-        difference: Mean difference from the first test over the same cases; NaN for the first test.
+        difference: Mean difference from the first test over the same cases. NaN for the first test, and for a score
+            that depends on the number of samples if these numbers differ.
         difference_low: Lower end of the 95 % bootstrap interval of the difference.
         difference_high: Upper end of the interval.
         above: Share of cases in which this test is above the first; ties count half. NaN for the first test.
@@ -58,6 +62,7 @@ def compare_tests(
     """Compare tests with the first test, paired by case and region.
 
     A score that a test lacks is left out for the test. A score is compared over the cases in which all tests have it.
+    If a test has another number of samples than the first test, a warning names the scores without a difference.
 
     Args:
         tests: The tables of each test, by name: one table, or the tables of its seeds and folds.
@@ -75,6 +80,8 @@ def compare_tests(
         raise DataError(f"There is {count(len(tests), 'test')}; expected two or more to compare.")
     base, pooled = next(iter(tests)), {name: _pool(name, tables) for name, tables in tests.items()}
     keys = _common_keys(pooled, common)
+    numbers_of_samples = {name: _numbers_of_samples(tables) for name, tables in tests.items()}
+    unlike = {name for name, numbers in numbers_of_samples.items() if len(numbers | numbers_of_samples[base]) > 1}
     patient = {row.case: row.patient for tables in tests.values() for table in tables for row in table if row.patient}
     rows = []
     for region in dict.fromkeys(row.region for tables in tests.values() for row in tables[0]):
@@ -87,11 +94,29 @@ def compare_tests(
                 continue
             first = values[base][kept]
             patients = [patient.get(case, case) for (case, _), keep in zip(cases, kept, strict=True) if keep]
+            alone = {base} | (unlike if score in OF_SAMPLE_NUMBER else set())
             rows += [
-                _compare(region, score, name, tests[name], numbers[kept], patients, None if name == base else first)
+                _compare(region, score, name, tests[name], numbers[kept], patients, None if name in alone else first)
                 for name, numbers in available.items()
             ]
+    if unlike:
+        _warn_of_numbers(numbers_of_samples, rows)
     return rows
+
+
+def _numbers_of_samples(tables: Sequence[Sequence[CaseScore]]) -> set[int]:
+    return {row.num_samples for table in tables for row in table}
+
+
+def _warn_of_numbers(numbers_of_samples: Mapping[str, set[int]], rows: Sequence[Comparison]) -> None:
+    """Name the scores that have no difference, since the tests have different numbers of samples."""
+    scores = [TITLES[name] for name in dict.fromkeys(row.score for row in rows) if name in OF_SAMPLE_NUMBER]
+    if scores:
+        found = [f"{name}: {' and '.join(map(str, sorted(numbers)))}" for name, numbers in numbers_of_samples.items()]
+        _log.warning(
+            "The numbers of samples differ (%s). %s depend on the number, and have no difference. Test with equal "
+            "numbers, or compare scores of a fixed number, such as ged_16.", ", ".join(found), ", ".join(scores),
+        )  # fmt: skip
 
 
 def _pool(name: str, tables: Sequence[Sequence[CaseScore]]) -> _Pooled:

@@ -10,22 +10,28 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
+from diffmedseg.metrics.table import read_cases
 from diffmedseg.wording import count, first_names
 
 _log = logging.getLogger(__name__)
 
 
 def check_held_out(
-    data: SegmentationDataModule, trained: Mapping[str, Mapping[str, Any]], trust: Collection[str] = ()
+    data: SegmentationDataModule,
+    trained: Mapping[str, Mapping[str, Any]],
+    trust: Collection[str] = (),
+    tables: Mapping[str, Path] | None = None,
 ) -> None:
     """Refuse to test models on their training cases. The test cases of a fold are training cases of the other folds.
 
-    Models that were trained on another data set, or on another folder, are not checked.
+    Models that were trained on another data set, or on another folder, are not checked. The split of the training is
+    drawn again from the present cases. A warning is logged if the training had other cases, so another split.
 
     Args:
         data: The data module of the test.
         trained: Configuration of the training data module of each model, by name of the model.
         trust: Packages whose classes these configurations may name.
+        tables: The table of test cases that each model's training wrote, by name of the model; it may be missing.
 
     Raises:
         DataError: If a model was trained on test cases; the message names the model and some of the cases.
@@ -43,6 +49,7 @@ def check_held_out(
                 if to_config(trained_data) == tested
                 else trained_data.split_cases("train") & data.split_cases("test")
             )
+            unknown_cases = _not_tested_before(data, trained_data, (tables or {}).get(name))
         except (DataError, OSError) as error:
             _log.warning("It is not known whether %s was trained on test cases: %s", name, error)
             continue
@@ -52,6 +59,26 @@ def check_held_out(
                 f"{name} was trained on {len(shared_cases)} of the {count(len(test), 'test case')} "
                 f"({first_names(shared_cases)}). Test it on its own split, or on data that no member was trained on."
             )
+        if unknown_cases:
+            _log.warning(
+                "%s may have been trained on %d of the %s (%s): its training had other cases, so another split. The "
+                "cases of its own test are in %s; name a split with them by --data.splits.",
+                name, len(unknown_cases), count(len(data.split_cases("test")), "test case"), first_names(unknown_cases),
+                (tables or {})[name],
+            )  # fmt: skip
+
+
+def _not_tested_before(
+    data: SegmentationDataModule, trained_data: SegmentationDataModule, table: Path | None
+) -> set[str]:
+    """Return the test cases that are not in the table of the model's own test, if its split differed from today's.
+
+    A table with a part of today's test cases is of a shorter test, and says nothing about the split.
+    """
+    if table is None or not table.is_file():
+        return set()
+    recorded = {row.case for row in read_cases(table)}
+    return data.split_cases("test") - recorded if recorded - trained_data.split_cases("test") else set()
 
 
 def _same_folder(trained_args: Mapping[str, Any], tested_args: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffmedseg.data.store import ImageStore, to_signed
-from diffmedseg.figures import show
+from diffmedseg.figures import set_title, show
 from diffmedseg.metrics.scores import CaseScore
 
 _CASES_IN_ROW = 3
@@ -55,7 +55,7 @@ def draw_sets(
             axis.set_xlabel(f"{empty} of {len(masks)} empty", fontsize=7)
         for axis, name in zip((image, *shares), _PICTURES, strict=True):
             axis.set_title(name, fontsize=7)
-        shares[0].set_title(f"{row.case}\n{_terms(row)}\n{_PICTURES[1]}", fontsize=7)
+        set_title(shares[0], f"{row.case}\n{_terms(row)}\n{_PICTURES[1]}", len(_PICTURES) * _INCHES, fontsize=7)
     return figure
 
 

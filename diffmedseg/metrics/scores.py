@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-__all__ = ["FAILED_BELOW", "LOWER_IS_BETTER", "SCORES", "TITLES", "CaseScore", "CoverageCheck", "Score"]
+__all__ = [
+    "FAILED_BELOW",
+    "LOWER_IS_BETTER",
+    "OF_SAMPLE_NUMBER",
+    "SCORES",
+    "TITLES",
+    "CaseScore",
+    "CoverageCheck",
+    "Score",
+]
 
 #: A case with a lower IoU has failed (ISIC 2018, task 1; challenge.isic-archive.com/landing/2018/45).
 FAILED_BELOW = 0.65
@@ -19,11 +28,13 @@ class Score:
         title: Title in tables and plots, with the unit.
         meaning: Meaning in plain words.
         better: Whether ``higher`` or ``lower`` values are better; None if neither is.
+        of_sample_number: Whether the value depends on the number of samples, even if their distribution is the same.
     """
 
     title: str
     meaning: str
     better: Literal["higher", "lower"] | None
+    of_sample_number: bool = False
 
     @property
     def explanation(self) -> str:
@@ -31,14 +42,14 @@ class Score:
         return f"{self.meaning}; lower is better" if self.better == "lower" else self.meaning
 
 
-def _higher(title: str, meaning: str) -> float:
+def _higher(title: str, meaning: str, of_sample_number: bool = False) -> float:
     """Declare a score; higher is better."""
-    return _declare(Score(title, meaning, "higher"))
+    return _declare(Score(title, meaning, "higher", of_sample_number))
 
 
-def _lower(title: str, meaning: str) -> float:
+def _lower(title: str, meaning: str, of_sample_number: bool = False) -> float:
     """Declare a score; lower is better."""
-    return _declare(Score(title, meaning, "lower"))
+    return _declare(Score(title, meaning, "lower", of_sample_number))
 
 
 def _neutral(title: str, meaning: str) -> float:
@@ -132,14 +143,18 @@ class CaseScore:
     rater_diversity: float = _neutral(
         "Diversity of raters", "mean distance 1 - IoU between two raters, including each rater with itself"
     )
-    ged_biased: float = _lower("GED (biased)", "generalised energy distance between samples and raters, as in papers")
+    ged_biased: float = _lower(
+        "GED (biased)", "generalised energy distance between samples and raters, as in papers", of_sample_number=True
+    )
     ged_unbiased: float = _lower(
         "GED (unbiased)", "2 distance to raters - diversity - diversity of raters; independent of the number of samples"
     )
     ged_16: float = _lower("GED (biased) of 16 samples", "biased GED of the first 16 samples")
     ged_100: float = _lower("GED (biased) of 100 samples", "biased GED of the first 100 samples")
     hungarian_iou: float = _higher(
-        "Hungarian IoU", "mean IoU of samples and raters, repeated to equal numbers and matched one to one"
+        "Hungarian IoU",
+        "mean IoU of samples and raters, repeated to equal numbers and matched one to one",
+        of_sample_number=True,
     )
     hungarian_iou_16: float = _higher("Hungarian IoU of 16 samples", "Hungarian IoU of the first 16 samples")
     hungarian_iou_32: float = _higher("Hungarian IoU of 32 samples", "Hungarian IoU of the first 32 samples")
@@ -150,7 +165,9 @@ class CaseScore:
     )
     rectangular_iou_32: float = _higher("Rectangular matching IoU of 32 samples", "the same with the first 32 samples")
     best_of_n_iou: float = _higher(
-        "Best-of-N IoU", "mean over raters of the IoU with the best sample, picked by an oracle"
+        "Best-of-N IoU",
+        "mean over raters of the IoU with the best sample, picked by an oracle",
+        of_sample_number=True,
     )
     rater_correlation: float = _higher(
         "Correlation with raters", "correlation over pixels of the samples' variance with the raters', -1 to 1"
@@ -185,5 +202,7 @@ class CaseScore:
 SCORES: dict[str, Score] = {row.name: row.metadata[_KEY] for row in fields(CaseScore) if _KEY in row.metadata}
 #: The titles of the scores.
 TITLES = {name: score.title for name, score in SCORES.items()}
+#: Names of the scores that depend on the number of samples.
+OF_SAMPLE_NUMBER = {name for name, score in SCORES.items() if score.of_sample_number}
 #: Names of the scores for which lower is better.
 LOWER_IS_BETTER = {name for name, score in SCORES.items() if score.better == "lower"}

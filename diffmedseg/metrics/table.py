@@ -9,6 +9,8 @@ from diffmedseg.atomic import write_alone
 from diffmedseg.errors import DataError
 from diffmedseg.metrics.scores import TITLES, CaseScore
 
+#: Name of the table in the folder of a run, a test or a zoo entry.
+CASES = "cases.csv"
 _NAMED = ("case", "region")
 _TEXTS = (*_NAMED, "patient")
 _COUNTED = ("num_slices", "num_samples", "num_raters")

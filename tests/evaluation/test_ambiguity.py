@@ -4,7 +4,8 @@ import csv
 import json
 import math
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import ambiguity_references
 import numpy as np
@@ -22,6 +23,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.evaluation import worst_sets
 from diffmedseg.evaluation.ambiguity import AmbiguityBenchmark
 from diffmedseg.evaluation.ambiguity_result import SCORES
+from diffmedseg.figures import save_figure
 from diffmedseg.metrics import generalized_energy_distance, iou
 from diffmedseg.metrics.functional import dice
 from diffmedseg.metrics.table import read_cases
@@ -119,6 +121,31 @@ def test_a_rater_is_scored_against_the_others(root):
         assert row.dice == pytest.approx(agreed)
         assert row.samples_filled == pytest.approx(float(raters.flatten(1).any(1).double().mean()))
         assert math.isnan(row.ged_biased)
+
+
+def test_a_rater_is_scored_against_a_single_other_rater(tmp_path):
+    """Images with two raters and with three have the same scores."""
+    rng = np.random.default_rng(0)
+    for number, who in enumerate(["ab", "abc", "ab", "bc"]):
+        save(tmp_path / "images" / f"p{number}.png", rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
+        for rater in who:
+            masks = draw(f"{rater}{number}", 1) * 255
+            save(tmp_path / f"masks_{rater}" / f"p{number}.png", masks[0] if number else 0 * masks[0])
+    for fold in (0, 1):
+        own = AmbiguityBenchmark(yaml_module("folder", tmp_path, folds=2, fold=fold))
+        for index, row in enumerate(own.score(None).raters["all"].rows):
+            raters = own.store.reference(index)[:, 0].bool()
+            number = len(raters)
+            pairs = [(a, b) for a in range(number) for b in range(number) if a != b]
+            distance = np.mean([float(1 - iou(raters[a], raters[b])) for a, b in pairs])
+            assert (row.distance_to_raters, row.hungarian_iou) == pytest.approx((distance, 1 - distance))
+            assert row.samples_filled == float(raters.any(2).any(1).double().mean())
+            assert not math.isnan(row.found) or not math.isnan(row.left_empty)
+            assert row.num_raters == number - 1
+            if number == 2:
+                assert row.dice == pytest.approx(float(dice(raters[0], raters[1])))
+                squared = (raters[0] ^ raters[1]).double().mean()
+                assert row.brier == pytest.approx(float(squared))
 
 
 def test_pngs_score_as_the_same_arrays(root, tmp_path):
@@ -268,6 +295,17 @@ def test_a_test_and_its_sample_files_score_alike_at_native_size(root, tmp_path):
         trainer.test(grey_model(), data, verbose=False)
 
 
+def test_two_images_never_share_a_file_of_samples(tmp_path):
+    writer = SampleFiles(tmp_path)
+    masks = torch.rand(2, 4, 1, 6, 6)
+    batch = {"id": ["a/b", "a_b"], "reference": [torch.zeros(1, 1, 6, 6)] * 2}
+    batch |= {"window": [None] * 2, "field_of_view": [None] * 2}
+    result = {"segmentation": SimpleNamespace(samples=masks)}
+    with pytest.raises(DataError, match=r"same file of samples, a_b\.npz"):
+        writer.on_test_batch_end(None, None, result, batch, 0)
+    assert np.array_equal(np.load(tmp_path / "a_b.npz")["samples"], masks[0] > 0.5)
+
+
 def test_evaluate_writes_what_the_benchmark_scores_to_the_last_digit(run, tmp_path, capsys):
     fusion = "diffmedseg.postprocessing.MajorityFusion"
     options = ["--model.num_samples=16", f"--model.fusion={fusion}", f"--runs={tmp_path}"]
@@ -297,7 +335,10 @@ def test_the_command_writes_tables_that_compare_takes(root, tmp_path, capsys):
         folder = write(tmp_path / name, images, number)
         main([*command, "--samples", str(folder), "--output", str(tmp_path / f"out_{name}")])
     printed = capsys.readouterr().out
-    assert "Left out, since there are 16 samples per image: ged_100, hungarian_iou_32, rectangular_iou_32." in printed
+    assert (
+        "Left out, since they need more than 16 samples per image: ged_100, hungarian_iou_32, rectangular_iou_32."
+        in printed
+    )
     assert "…" not in printed
     for place, cases in (("", 10), ("/raters", 10), ("/nonempty", 2), ("/nonempty/raters", 2)):
         tests = [str(tmp_path / f"out_{name}{place}") for name in "ab"]
@@ -310,6 +351,20 @@ def test_the_command_writes_tables_that_compare_takes(root, tmp_path, capsys):
     assert [one["patients"] for one in metrics["tracks"].values()] == [2, 2]
     with pytest.raises(SystemExit, match="out_a is not an empty folder"):
         main([*command, "--samples", str(tmp_path / "a"), "--output", str(tmp_path / "out_a")])
+    with pytest.raises(SystemExit, match=r"a/out is in the folder of samples, .*a\. Name a folder outside"):
+        main([*command, "--samples", str(tmp_path / "a"), "--output", str(tmp_path / "a" / "out")])
+    with pytest.raises(SystemExit, match=r"metrics\.json is not a list of this command"):
+        main([*command, "--list", str(tmp_path / "out_b" / "metrics.json")])
+    assert json.loads((tmp_path / "out_b" / "metrics.json").read_text()) == metrics
+    main([*command, "--list", str(tmp_path / "names.csv")])  # a list may be written again
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_scoring(root, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(AmbiguityBenchmark, "score", None)
+    command = ["benchmark", "ambiguity", "lidc_slices", "--data.root", str(root), "--set", "image_size=16"]
+    with pytest.raises(SystemExit, match="Not a directory"):
+        main([*command, "--output", str(tmp_path / "file" / "out")])
 
 
 def test_the_worst_images_are_drawn_worst_first(root, tmp_path, capsys, monkeypatch):
@@ -341,6 +396,16 @@ def test_the_worst_images_are_drawn_worst_first(root, tmp_path, capsys, monkeypa
     assert "No worst.png: one sample per image" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="give --samples and --output"):
         main([*command, "--samples", str(folder), "--worst", "4"])
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is(root, tmp_path):
+    own = benchmark(root)
+    folder = write(tmp_path / "samples", own.store.ids)
+    [row, *_] = own.score(folder).samples["all"].rows
+    masks = torch.from_numpy(draw(own.store.ids[0], 16)[:, None])
+    figure = worst_sets.draw_sets([replace(row, case=r"p$\frac$1")], own.store, lambda _: 0, lambda _: masks)
+    assert any(r"p$\frac$1" in axis.get_title() for axis in figure.axes)
+    save_figure(figure, tmp_path / "worst.png")
 
 
 def test_the_interval_of_a_table_is_over_patients(root, tmp_path):

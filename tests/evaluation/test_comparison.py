@@ -11,6 +11,7 @@ from diffmedseg.errors import DataError
 from diffmedseg.evaluation import compare_tests
 from diffmedseg.metrics.scores import CaseScore
 from diffmedseg.metrics.table import read_cases, write_cases
+from diffmedseg.zoo.source import packaged_zoo
 
 
 def rows(dice, region="lesion"):
@@ -73,6 +74,29 @@ def test_three_tests_are_compared_with_the_first():
     assert (dice["b"], dice["c"]) == pytest.approx((0.1, -0.2))
 
 
+def test_scores_of_unequal_numbers_of_samples_have_no_difference(caplog):
+    """The biased GED falls with the number of samples, even if their distribution stays the same."""
+
+    def of(*numbers):
+        return [
+            dataclasses.replace(row, ged_biased=1 / n, ged_16=0.5, num_samples=n)
+            for row, n in zip(rows([0.5, 0.6]), numbers, strict=True)
+        ]
+
+    compared = {row.score: row for row in compare(of(4, 4), of(16, 16)) if row.test == "a"}
+    assert "b: 16, a: 4" in caplog.text
+    assert "GED (biased) depend on the number" in caplog.text
+    assert compared["ged_biased"].mean == 0.25
+    assert np.isnan([compared["ged_biased"].difference, compared["ged_biased"].above]).all()
+    assert (compared["dice"].difference, compared["ged_16"].difference) == (0, 0)
+    mixed = {row.score: row for row in compare(of(4, 16), of(4, 16))}
+    assert np.isnan(mixed["ged_biased"].difference)
+    caplog.clear()
+    assert {row.score: row for row in compare(of(4, 4), of(4, 4))}["ged_biased"].difference == 0
+    compare(rows([0.5, 0.6]), of(4, 4), scores=["dice"])
+    assert not caplog.text
+
+
 def test_a_score_that_a_test_does_not_have_is_left_out_of_it():
     with_distance = [dataclasses.replace(row, hd95=2.0) for row in rows([0.5, 0.6])]
     found = [row for row in compare_tests({"a": [rows([0.5, 0.6])], "b": [with_distance]}) if row.score == "hd95"]
@@ -120,7 +144,9 @@ def test_folders_that_hold_no_table(tables):
     write_cases(rows([0.5, 0.6]), Path("runs/version_0/cases.csv"))
     with pytest.raises(SystemExit, match=r"runs has no cases.csv.*There are tests in it: runs/version_0"):
         main(["compare", "runs", "b_"])
-    with pytest.raises(SystemExit, match="There is no file or folder c\\.\\*, and no match for it as a pattern"):
+    with pytest.raises(
+        SystemExit, match="There is no file, folder or zoo entry c\\.\\*, and no match for it as a pattern"
+    ):
         main(["compare", "c.*", "b_"])
     with pytest.raises(SystemExit, match="Two tests are called b_"):
         main(["compare", "b_", "b_"])
@@ -156,3 +182,14 @@ def test_differences_are_over_patients_where_a_table_says_them(tmp_path):
     assert (over_patients.difference_low, over_patients.difference_high) == pytest.approx((0, 0.3))
     write_cases(named, tmp_path / "cases.csv")
     assert [row.patient for row in read_cases(tmp_path / "cases.csv")] == [row.patient for row in named]
+
+
+def test_a_zoo_entry_is_compared_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "medsegdiff-lite_synthetic.tiny"
+    main(["compare", f"lite={name}", f"again={packaged_zoo() / name}", "--scores", "dice", "--format", "json"])
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["test"], second["test"], second["difference"]) == ("lite", "again", 0)
+    assert second["mean"] == pytest.approx(
+        np.mean([row.dice for row in read_cases(packaged_zoo() / name / "cases.csv")])
+    )

@@ -8,6 +8,8 @@ from diffmedseg.configurable import to_config
 from diffmedseg.data import SyntheticDataModule
 from diffmedseg.errors import DataError
 from diffmedseg.evaluation.held_out import check_held_out
+from diffmedseg.metrics.scores import CaseScore
+from diffmedseg.metrics.table import CASES, write_cases
 
 
 @pytest.fixture
@@ -35,3 +37,28 @@ def test_other_settings_of_the_same_split_are_fine(folder, tmp_path):
         check_held_out(data, {"moved": moved})
     (tmp_path / "elsewhere").mkdir()
     check_held_out(data, {"b": to_config(yaml_module("folder", tmp_path / "elsewhere", folds=5, fold=1))})
+
+
+def test_a_split_that_changed_since_the_training_is_named(folder, tmp_path, caplog):
+    """New cases change the split of all cases."""
+    data = yaml_module("folder", folder, folds=5)
+    config, old = to_config(data), data.split_cases("test")
+    write_table(tmp_path / CASES, old)
+    check_held_out(data, {"a": config}, tables={"a": tmp_path / CASES})
+    for i in range(10, 20):
+        save(folder / "images" / f"p{i}.png", photo(i))
+        save_mask(folder / "masks" / f"p{i}.png", np.asarray(lesion(i)))
+    larger = yaml_module("folder", folder, folds=5)
+    write_table(tmp_path / "short.csv", sorted(larger.split_cases("test"))[:1])
+    for table in ("short.csv", "missing.csv"):
+        check_held_out(larger, {"a": config}, tables={"a": tmp_path / table})
+    assert not caplog.text
+    check_held_out(larger, {"a": config}, tables={"a": tmp_path / CASES})
+    new = larger.split_cases("test") - old
+    assert new
+    assert f"a may have been trained on {len(new)} of the 4 test cases" in caplog.text
+
+
+def write_table(path, cases):
+    rows = [CaseScore(c, "lesion", 1, 1, both_empty=False, num_slices=1, num_samples=1, num_raters=1) for c in cases]
+    write_cases(rows, path)
