@@ -18,14 +18,18 @@ import isic2017_result
 import kills
 import lite_designs
 import nodule_volumes
+import numpy as np
 import peer_time
 import pytest
 import rare_mode
 import shared_noise
 import timing
 import torch
+import volume_scores
 from helpers.composing import instantiate
 from helpers.isic_files import write
+from helpers.mri_files import labels, write_nifti
+from helpers.nnunet_files import REGIONS, write_json
 from patch_borders import jumps, ratios
 from rows import read_rows
 
@@ -103,6 +107,22 @@ def test_scores_and_table_of_the_folds(tmp_path, capsys):
     assert "| tumour | p0 | 0.500 | 0.625 | 0.750 | 3.000 | 3.000 | 3.000 | 0.500 | 0.500 | 0.500 |" in printed
     assert "| tumour | p1 | 0.600 |  | 0.850 | 3.000 |  | 3.000 | 0.500 |  | 0.500 |" in printed
     assert "| tumour | mean of 2 | 0.550 |  | 0.800 | 3.000 |  | 3.000 | 0.500 |  | 0.500 |" in printed
+
+
+def test_label_maps_of_nnunet_are_scored_as_a_fold(tmp_path, capsys):
+    raw, predicted = tmp_path / "Dataset502_Fold2", tmp_path / "predicted"
+    write_json(raw, ["FLAIR"], REGIONS, order=[1, 2, 3])
+    true = labels((1, 2, 3))
+    write_nifti(raw / "labelsTs" / "p1.nii.gz", true, np.uint8)
+    write_nifti(predicted / "p1.nii.gz", np.where(true == 3, 2, true), np.uint8)
+    volume_scores.nnunet("brats2015", raw, predicted, runs=tmp_path / "runs")
+    folds.collect(tmp_path / "runs", tmp_path / "scores.csv")
+    rows = {row["region"]: row for row in read_rows(tmp_path / "scores.csv")}
+    assert [float(rows[region]["dice"]) for region in ("whole_tumour", "core", "enhancing")] == [1, 1, 0]
+    assert {(row["model"], row["fold"], row["case"]) for row in rows.values()} == {("nnunet-2d", "2", "p1")}
+    folds.table(tmp_path / "scores.csv")
+    assert "| Dice, nnunet-2d |" in capsys.readouterr().out
+    assert volume_scores.label_values(raw)[0] == {"whole_tumour": 1, "core": 2, "enhancing": 3}
 
 
 def test_runs_that_are_not_here_keep_their_scores(tmp_path, monkeypatch):

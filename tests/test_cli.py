@@ -70,6 +70,17 @@ def test_a_typo_suggests_what_was_meant(arguments, code, message, capsys, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--trainer.accelerator=mps", "not available"), ("--trainer.strategy=deepspeed", "DeepSpeed")],
+)
+def test_a_missing_device_or_package_is_an_error_without_traceback(option, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        main(tiny_fit(tmp_path, option))
+    assert message in capsys.readouterr().err + str(end.value.code)
+
+
 def test_version_and_overview(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"diffmedseg {diffmedseg.__version__}\n"

@@ -199,7 +199,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from diffmedseg.atomic import write_whole
-    from diffmedseg.data.planning import measure, plan
+    from diffmedseg.data.measured import measure
+    from diffmedseg.data.planning import plan
 
     data = open_data(options)
     text = plan(measure(data, options.num_cases)).as_yaml()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -26,9 +27,11 @@ from diffmedseg.dashboards import WandbRunLogger
 from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.errors import DataError, RecipeError
 from diffmedseg.evaluation.held_out import check_held_out
+from diffmedseg.evaluation.trained_input import as_slice_input, check_input
 from diffmedseg.models.encoders import weights_follow
 from diffmedseg.models.segmenter import DiffusionSegmenter
 from diffmedseg.models.segmenting import Segmenter
+from diffmedseg.reading.slice_input import SliceInput
 from diffmedseg.run_log import RunLogger
 from diffmedseg.runs import (
     RUN_FOLDER,
@@ -87,15 +90,18 @@ class DiffMedSegCLI(LightningCLI):
         """Build data, model and Trainer.
 
         Raises:
-            RecipeError: If a class refuses its arguments; with the message of the class.
+            RecipeError: If a class refuses its arguments, or the Trainer lacks a device or a package; with the message
+                of the class.
         """
         checkpoint = self._starting_checkpoint()
         if checkpoint is not None:
             self._take_normalisation(read_checkpoint(checkpoint, TO_TEST))
+        elif self.test_of.model is not None:
+            self._take_ranges(self.test_of.model.slice_input)
         try:
             with contextlib.nullcontext() if checkpoint is None and self.test_of.model is None else weights_follow():
                 super().instantiate_classes()
-        except ValueError as error:
+        except (MisconfigurationException, ValueError) as error:
             raise RecipeError(innermost(str(error))) from error
 
     def _starting_checkpoint(self) -> Path | None:
@@ -105,9 +111,16 @@ class DiffMedSegCLI(LightningCLI):
         return starting_checkpoint(config.get("ckpt_path"), str(self.subcommand or "fit"), experiment)
 
     def _take_normalisation(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take an encoder's normalisation from a checkpoint, if the configuration has none."""
-        denoiser = checkpoint.get("hyper_parameters", {}).get("denoiser") or {}
-        self._settle_normalisation(denoiser.get("init_args", {}))
+        """Take an encoder's normalisation and the ranges from a checkpoint, if the configuration has none."""
+        trained = checkpoint.get("hyper_parameters", {})
+        self._settle_normalisation((trained.get("denoiser") or {}).get("init_args", {}))
+        self._take_ranges(as_slice_input(trained.get("slice_input")))
+
+    def _take_ranges(self, trained: SliceInput | None) -> None:
+        """Write the ranges of a trained model into the configuration, so that the data does not measure its own."""
+        arguments = self._settings.data.init_args
+        if trained is not None and trained.ranges and "ranges" in arguments and arguments["ranges"] is None:
+            arguments["ranges"] = dict(trained.ranges)
 
     def _settle_normalisation(self, arguments: Mapping[str, Any]) -> None:
         """Write an encoder's normalisation into the configuration, if the configuration has none."""
@@ -208,16 +221,20 @@ class DiffMedSegCLI(LightningCLI):
         """
 
     def before_test(self) -> None:
-        """Refuse test cases from the training set, and a calibrated checkpoint without its calibration.yaml.
+        """Refuse test cases from the training set, data that the model was not trained to see, and a lost calibration.
 
         Raises:
-            DataError: The message names the cases or the missing file.
+            DataError: The message names the cases, the setting or the missing file.
         """
         check_held_out(self.datamodule, self.test_of.trained, self.test_of.trust, self.test_of.tables)
         path = self._settings.get("ckpt_path")
-        if path and Path(path).is_file() and self.model.calibration is None:
+        if (tested := self.test_of.model) is not None:
+            names = ("channels", "regions", "slice_input")
+            check_input({name: getattr(tested, name) for name in names}, self.datamodule.info)
+        elif path and Path(path).is_file():
             hparams = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
-            if hparams.get("calibration"):
+            check_input(hparams, self.datamodule.info)
+            if hparams.get("calibration") and self.model.calibration is None:
                 calibration = Path(path).parents[1] / "calibration.yaml"
                 raise DataError(
                     f"{path} is a calibrated checkpoint; its calibration is not loaded. Add -c {calibration}."

@@ -1,7 +1,7 @@
 """The paper's ablation: MedSegDiff without dynamic encoding, without FF-Parser and without both; MedSegDiff-Lite, too.
 
-- ``python experiments/benchmarks/ablation.py train isic2017 /path/to/isic2017`` trains and scores all runs without
-  scores, and resumes stopped runs.
+- ``python experiments/benchmarks/ablation.py train isic2017 --root /path/to/isic2017`` trains and scores all runs
+  without scores, and resumes stopped runs.
 - ``... collect`` collects the scores of every case in ablation.csv beside this file.
 - ``... table`` prints means and the paired difference from the whole network, by data set.
 

@@ -31,14 +31,25 @@ SETTINGS = {"chase": ["--data.split_by=folds", "--data.image_size=256", "--data.
 #: Half of the encoder and a narrow decoder have a quarter of the weights, and the same scores on LIDC
 #: (docs/results/ambiguity.md).
 HALF_ENCODER = ["--model.denoiser.encoder_depth=4", "--model.denoiser.decoder_channels=[64, 48, 32, 16]"]
-#: Settings by model. A name such as ``supervised+lite0`` is a model with an encoder.
+NEIGHBOURS = ["--data.context=1"]
+#: Three-dimensional networks have the grid of the networks with an encoder, and patches of 64 x 64 x 32.
+STACKS = ["--data.image_size=128"]
+SUPERVISED_STACKS = [*STACKS, "--data.depth=32", "--data.patch=64", "--data.batch_size=2"]
+#: Settings by model. ``supervised+lite0`` is a model with an encoder. ``+context`` adds a neighbouring slice on each
+#: side, and ``+stacks`` makes the baseline three-dimensional.
 MODELS: dict[str, list[str]] = {
     "medsegdiff-v1": EVEN_DDIM,
     "medsegdiff-lite": [],
     "supervised": [],
     "medsegdiff-lite+lite0": HALF_ENCODER,
     "supervised+lite0": HALF_ENCODER,
+    "medsegdiff-lite+lite0+context": [*HALF_ENCODER, *NEIGHBOURS],
+    "supervised+lite0+context": [*HALF_ENCODER, *NEIGHBOURS],
+    "medsegdiff-lite-3d": STACKS,
+    "supervised+stacks": SUPERVISED_STACKS,
 }
+#: The encoder of a model, by the second part of its name.
+ENCODERS = ("lite0",)
 HUMANS = "raters"
 SCORES = Path(__file__).with_suffix(".csv")
 COLUMNS = ("dice", "hd95", "nsd", "cl_dice", "ged_unbiased", "uncertainty", "diversity")
@@ -52,6 +63,7 @@ def train(
     steps: int = 3000,
     folds: list[int] = [],  # noqa: B006
     only: list[str] = [],  # noqa: B006
+    seed: int = 0,
 ) -> None:
     """Train the remaining folds.
 
@@ -62,16 +74,17 @@ def train(
         steps: Training steps of each run.
         folds: Folds; all if empty.
         only: Keys of MODELS; all if empty.
+        seed: Seed of the training. Give each seed its own folder of runs.
     """
     for fold in folds or range(FOLDS[data]):
         for model, model_settings in MODELS.items():
             if only and model not in only:
                 continue
-            name, _, encoder = model.partition("+")
+            name, *parts = model.split("+")
             settings = [
                 "--data.root", str(root), f"--data.folds={FOLDS[data]}", f"--data.fold={fold}",
                 f"--trainer.max_steps={steps}", *SETTINGS.get(data, []), *model_settings,
-                *([f"--encoder={encoder}"] if encoder else []),
+                f"--seed_everything={seed}", *(f"--encoder={part}" for part in parts if part in ENCODERS),
             ]  # fmt: skip
             train_run(runs, f"{data}.{model}.{fold}", name, data, settings)
 
@@ -141,7 +154,8 @@ def table(scores: Path = SCORES) -> None:
     cells = {(row["data"], row["region"], row["case"], row["model"]): row for row in rows}
     for data in dict.fromkeys(row["data"] for row in rows):
         data_rows = [row for row in rows if row["data"] == data]
-        models = [model for model in (*MODELS, HUMANS) if any(row["model"] == model for row in data_rows)]
+        names = dict.fromkeys((*MODELS, HUMANS, *(row["model"] for row in data_rows)))
+        models = [model for model in names if any(row["model"] == model for row in data_rows)]
         shown = [
             (score, model)
             for score in TITLES

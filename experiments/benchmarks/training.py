@@ -24,8 +24,12 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
         data: Name of the data set.
         settings: Further arguments.
         preset: Name of the preset; None for none.
+
+    Raises:
+        ValueError: If the folder of the run has a run with other settings.
     """
     folder = runs / name / "version_0"
+    _check_settings(runs / f"{name}.settings", [model, data, str(preset), *settings])
     if (folder / "cases.csv").is_file():
         return
     print(name, flush=True)
@@ -43,3 +47,18 @@ def train_run(runs: Path, name: str, model: str, data: str, settings: list[str],
     with (runs / f"{name}.log").open("a") as log:
         command = [sys.executable, "-m", "diffmedseg", "train", model, data, *options, *own_network, *settings]
         subprocess.run(command, check=True, stdout=log, stderr=log)
+
+
+def _check_settings(record: Path, settings: list[str]) -> None:
+    """Record the settings of a run, or compare them with the recorded settings.
+
+    Raises:
+        ValueError: If the recorded settings differ.
+    """
+    if record.is_file() and (recorded := record.read_text(encoding="utf-8").splitlines()) != settings:
+        raise ValueError(
+            f"{record} has the settings {' '.join(recorded)}. The present settings are {' '.join(settings)}. Choose "
+            f"another --runs, or delete {record.with_suffix('')} and this file."
+        )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("\n".join(settings), encoding="utf-8")

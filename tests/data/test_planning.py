@@ -8,7 +8,8 @@ from helpers.picture_files import save, save_mask, yaml_module
 from helpers.tiny_run import tiny_data
 
 from diffmedseg.cli import main
-from diffmedseg.data.planning import Machine, grid_of, measure, plan
+from diffmedseg.data.measured import grid_of, measure
+from diffmedseg.data.planning import Machine, plan
 from diffmedseg.errors import DataError
 
 LARGE, SMALL = Machine("a large machine", 10**9), Machine("a small machine", 8 * 64**2)
@@ -119,3 +120,22 @@ def test_the_command_writes_a_configuration_that_says_why(tmp_path, capsys):
 def test_generated_images_cannot_be_measured():
     with pytest.raises(DataError, match="not read from files"):
         measure(tiny_data())
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 2.0, 0.5), (4.0, 0.5, 2.0), (4.0, 1.0, 1.0)])
+def test_every_lesion_survives_the_margin_that_is_proposed(spacing, tmp_path):
+    """A margin for square pixels fills a part of the grid, so the lesions have fewer pixels."""
+    for number in range(4):
+        image = np.random.default_rng(number).integers(50, 200, (2, 96, 96))
+        mask = np.zeros_like(image)
+        mask[1, 41 + number : 44 + number, 30 + 5 * number : 32 + 5 * number] = 1
+        for folder, values in (("images", image), ("masks", mask)):
+            write_nifti(tmp_path / folder / f"p{number}.nii.gz", values, spacing=spacing)
+    proposed = settings(plan(measure(data_module("volumes", tmp_path, folds=2)), LARGE))
+    size, square = list(proposed["image_size"]), proposed.get("square_pixels", False)
+    assert square == (spacing[1] != spacing[2])
+    planned = data_module("volumes", tmp_path, folds=2, image_size=size, square_pixels=square)
+    for split in ("train", "test"):
+        store = planned.load(split)
+        shown = {case for index, case in enumerate(store.cases) if store.masks(index).any()}
+        assert shown == set(store.cases)

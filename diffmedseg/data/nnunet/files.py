@@ -1,13 +1,14 @@
 """Find the files of the cases of a raw data set of nnU-Net. Needs no torch."""
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffmedseg.data.nnunet.description import Description
+from diffmedseg.data.nnunet.description import Description, find_description
 from diffmedseg.errors import DataError
 from diffmedseg.reading.names import PICTURES, data_files, refuse_clashes
 from diffmedseg.reading.stacks import is_stack
@@ -90,6 +91,34 @@ def holds_pictures(description: Description) -> bool:
         return False
     cases = find_files(description).cases
     return not is_stack(cases[0].images[0])
+
+
+def find_images(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[Path, ...]]] | None:
+    """Find the images in imagesTr or imagesTs of a raw data set.
+
+    Args:
+        folder: Any folder.
+
+    Returns:
+        The names of the channels, and the files of each case in this order; a picture is one file with all channels.
+        None for a folder of another kind.
+
+    Raises:
+        DataError: If a file of a case is missing; the message names the file.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.name not in (f"images{TRAINING}", f"images{TEST}"):
+        return None
+    try:
+        description = find_description(folder.parent)
+        channels = {} if description is None else _channel_files(folder, description)
+    except DataError:  # Decathlon and other data sets have folders of these names, too
+        return None
+    if description is None or not channels:
+        return None
+    return description.channels, {
+        case: _complete(case, files, folder, description) for case, files in sorted(channels.items())
+    }
 
 
 def _with_ending(folder: Path, ending: str) -> list[Path]:

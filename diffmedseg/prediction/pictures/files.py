@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from diffmedseg.data.nnunet.files import find_images
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.reading.names import PREDICTIONS, is_hidden, listing, refuse_clashes
@@ -54,8 +55,9 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
     for source in sources:
         try:
             paths, other_files, folder = _search(str(expand_home(source)))
+            cases = _nnunet_names(folder)
             for path in paths:
-                name = path.relative_to(folder).with_suffix("").as_posix()
+                name = cases.get(path.name) or path.relative_to(folder).with_suffix("").as_posix()
                 by_path.setdefault(os.path.abspath(path), PictureFile(path, name))
             other_names |= {os.path.abspath(path): path.relative_to(folder).as_posix() for path in other_files}
         except OSError as error:
@@ -74,6 +76,12 @@ def find_pictures(sources: Sequence[str | Path]) -> list[PictureFile]:
         "Rename one of each, or predict into separate folders.",
     )
     return pictures
+
+
+def _nnunet_names(folder: Path) -> dict[str, str]:
+    """Return the name of the case of each picture in imagesTr or imagesTs of a raw data set of nnU-Net."""
+    found = find_images(folder)
+    return {} if found is None else {files[0].name: case for case, files in found[1].items() if len(files) == 1}
 
 
 def _search(source: str) -> tuple[list[Path], list[Path], Path]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from diffmedseg.data.nnunet.files import find_images
 from diffmedseg.errors import DataError
 from diffmedseg.files import expand_home
 from diffmedseg.prediction.volumes.naming import Naming, modality
@@ -41,11 +42,13 @@ class VolumeCase:
         path: A folder with a file or series for each modality, or a file.
         name: Name of the results. Its last part is the key of the noise, as the name of a test case is.
         naming: Assigns the files of the case to channels.
+        images: The file of each channel, if they are known without their names.
     """
 
     path: Path
     name: str
     naming: Naming
+    images: tuple[Path, ...] = ()
 
     def channels(self) -> list[Path]:
         """Return the file or the series' folder of each channel; the only file if the case is a single file.
@@ -54,6 +57,8 @@ class VolumeCase:
             DataError: If a channel has no file, or more than one, or two channels have the same file.
         """
         channels = self.naming.channels
+        if self.images:
+            return list(self.images)
         if self.path.is_file():
             if len(channels) > 1 and self.naming.volumes is None:
                 raise DataError(
@@ -80,6 +85,8 @@ class VolumeCase:
         Raises:
             DataError: If several files may be the mask, or there is no file of the name that the user gave.
         """
+        if self.images:
+            return None  # nnU-Net has no brain masks
         folder, wanted_name = self.path.parent if self.path.is_file() else self.path, self.naming.brain_mask
         masks = volume_files(folder)
         if self.path.is_file():
@@ -134,6 +141,11 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
         matches = [path] if path.exists() else _matching_paths(path)
         if not matches:
             raise DataError(f"There is no file or folder {source}, and nothing matches it as a pattern.")
+        listed = [case for match in matches for case in _nnunet_cases(match, naming)]
+        cases_by_path |= {str(case.path): case for case in listed}
+        matches = [match for match in matches if match not in {case.path.parent for case in listed}]
+        if not matches:
+            continue
         unknown: list[Path] = []
         cases = [case for match in matches for case in _search(match, naming, unknown, named=True)]
         if not cases:
@@ -166,6 +178,26 @@ def find_cases(sources: Sequence[str | Path], naming: Naming) -> list[VolumeCase
             "folders, or name the folder above them."
         )
     return all_cases
+
+
+def _nnunet_cases(folder: Path, naming: Naming) -> list[VolumeCase]:
+    """Return the cases of imagesTr or imagesTs of a raw data set of nnU-Net, if it has the channels of the model.
+
+    Names of files that the user gives, and other folders, are left to the search by names.
+
+    Raises:
+        DataError: If a file of a case is missing; the message names the file.
+    """
+    if naming.names or naming.volumes or naming.brain_mask or (found := find_images(folder)) is None:
+        return []
+    channels, cases = found
+    if not set(naming.channels) <= set(channels) or any(len(files) < len(channels) for files in cases.values()):
+        return []
+    order = [channels.index(name) for name in naming.channels]
+    return [
+        VolumeCase(files[order[0]], name, naming, tuple(files[number] for number in order))
+        for name, files in cases.items()
+    ]
 
 
 def _matching_paths(pattern: Path) -> list[Path]:

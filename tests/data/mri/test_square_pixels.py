@@ -9,7 +9,7 @@ import torch
 from helpers.dark_disc import BrightSegmenter, NoNetwork
 from helpers.mri_files import data_module, write_nifti
 
-from diffmedseg.data import planning
+from diffmedseg.data import measured, planning
 from diffmedseg.errors import ExportError
 from diffmedseg.export.writing import export_onnx
 from diffmedseg.prediction import Naming, Outputs, Settings, find_cases, predict_volumes
@@ -145,9 +145,9 @@ def test_graphs_refuse_such_models(tmp_path):
 
 @pytest.mark.parametrize(("spacing", "proposed"), [(SPACING, True), ((4.0, 1.0, 1.0), False)])
 def test_a_plan_proposes_a_margin_where_the_grid_would_stretch_slices(spacing, proposed):
-    measured = planning.Measured(
+    case = measured.Measured(
         "x", 1, sizes=[(256, 256)], spacings=[spacing], depths=[6], intensities={}, lesions=[50.0], thickness=[2],
-        lost=dict.fromkeys(planning._SIDES, 0),
+        lost=dict.fromkeys(measured.SIDES, 0),
     )  # fmt: skip
-    settings = planning.plan(measured, planning.Machine("x", 2**16)).settings
+    settings = planning.plan(case, planning.Machine("x", 2**16)).settings
     assert settings.get("square_pixels", (False, ""))[0] is proposed
