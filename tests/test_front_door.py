@@ -105,6 +105,12 @@ def test_evaluate_takes_the_checkpoint_in_place_of_the_run(run):
         main(["evaluate", str(run), "--ckpt_path", "other.ckpt"])
 
 
+def test_evaluate_names_the_way_to_score_a_model_on_other_pictures(run):
+    for names in ([str(run), "folder"], ["folder"]):
+        with pytest.raises(SystemExit, match="folder is a data set; evaluate takes runs.*predict.*score"):
+            main(["evaluate", *names])
+
+
 @pytest.mark.parametrize("option", ["--trainer.logger=false", "--trainer.enable_checkpointing=false"])
 def test_parts_of_a_run_can_be_left_out(option, tmp_path):
     main(tiny_fit(tmp_path, option, model="supervised"))

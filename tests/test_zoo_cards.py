@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from diffmedseg import load_pretrained, zoo
 from diffmedseg.cli import main
 from diffmedseg.data.info import is_open
+from diffmedseg.metrics.table import read_cases, write_cases
 from diffmedseg.versions import installed_versions
 from diffmedseg.zoo import Source, ZooError
 from diffmedseg.zoo.card import write_card
@@ -110,6 +111,16 @@ def test_cards_are_written_again_from_the_registry(own_zoo):
     rewrite_card(Source(own_zoo), NAME)
     assert (own_zoo / NAME / "README.md").read_text() == before
     assert load_pretrained(NAME)
+
+
+def test_a_card_counts_the_cases_of_scores_that_some_cases_lack(own_zoo):
+    entry = read_registry(own_zoo / "registry.yaml")[NAME]
+    write_card(own_zoo / NAME, NAME, entry)
+    assert "fewer cases" not in (own_zoo / NAME / "README.md").read_text()
+    rows = read_cases(own_zoo / NAME / "cases.csv")
+    write_cases([replace(rows[0], diversity=math.nan), *rows[1:]], own_zoo / NAME / "cases.csv")
+    write_card(own_zoo / NAME, NAME, entry)
+    assert f"(diversity of {rows[0].region}: {entry.metrics.cases - 1})" in (own_zoo / NAME / "README.md").read_text()
 
 
 # Versions.

@@ -263,6 +263,8 @@ def settings(rule: object) -> Any:  # noqa: ANN401
 def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapping[str, Any]) -> Table:
     """Return the table of means, followed by the scores of the set of cases.
 
+    A column counts the cases of each score if some cases lack a score, such as GED where a case has a single rater.
+
     Args:
         rows: Scores of all cases.
         summaries: Means of the scores.
@@ -270,13 +272,15 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
     """
     first = rows[0]
     empty = sum(row.both_empty for row in rows)
+    number = len({row.case for row in rows})
+    partial = any(summary.cases < number for summary in summaries)
     policy = (
-        f"mean over {count(len({row.case for row in rows}), 'case')} at native resolution"
+        f"mean over {count(number, 'case')}{' or fewer, see the column Cases,' * partial} at native resolution"
         f"{', each scored as one volume' if first.num_slices > 1 else ''}, "
         f"{first.num_samples} sample{'s' * (first.num_samples > 1)} per image"
     )
     patients = len({row.patient or row.case for row in rows})
-    if patients < len({row.case for row in rows}):
+    if patients < number:
         policy += f"; intervals over {count(patients, 'patient')}"
     if max(row.num_raters for row in rows) > 1:
         policy += "; the reference is the first of two raters; the majority of three or more"
@@ -286,13 +290,13 @@ def summary_table(rows: list[CaseScore], summaries: list[Summary], regions: Mapp
         for name in region_summary["set"].get("empty_in_all_cases", []):
             policy += f"; the {name} of {region} is empty in every case"
     table = Table(title="Test", caption=policy, caption_justify="left")
-    for name in ("Region", "Score", "Mean", "95 % interval"):
+    for name in ("Region", "Score", "Mean", "95 % interval", *["Cases"] * partial):
         table.add_column(name, justify="left" if name in {"Region", "Score"} else "right")
     for region, means in groupby(summaries, lambda summary: summary.region):
         for s in means:
             interval = "" if math.isnan(s.low) else f"{s.low:.4f} to {s.high:.4f}"
-            table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval)
+            table.add_row(region, TITLES[s.score], f"{s.mean:.4f}", interval, *[str(s.cases)] * partial)
         for name, title in SET_TITLES.items():
             if (value := regions[region]["set"].get(name)) is not None:
-                table.add_row(region, title, f"{value:.4f}", "")
+                table.add_row(region, title, f"{value:.4f}")
     return table

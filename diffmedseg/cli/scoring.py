@@ -198,11 +198,11 @@ def calibrate(args: list[str]) -> None:
         )
     print(
         f"Fitted to {count(fitted['cases'], 'validation case')}. Masks do not change: the threshold is now "
-        f"{fitted['threshold']:.4f}, the calibrated value of the old threshold. Calibration error before and after, on "
-        "the same cases (lower than on new cases):"
+        f"{fitted['threshold']:.4f}, the calibrated value of the old threshold."
     )
     if fitted["cases"] < _FEW_CASES:
-        print(f"  With fewer than {_FEW_CASES} cases the probabilities may be worse than before. Hold out more cases.")
+        print(f"With fewer than {_FEW_CASES} cases the probabilities may be worse than before. Hold out more cases.")
+    print("Calibration error before and after, on the same cases (lower than on new cases):")
     for part, name in (("whole", "all pixels"), ("neighbourhood", "near lesions")):
         print(f"  {name:<13} {fitted['ece']['before'][part]:.4f}  {fitted['ece']['after'][part]:.4f}")
     if "without_contours" in fitted:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import textwrap
+from collections.abc import Sequence
 
 from diffmedseg.cli.parsing import Parser, add_smallest, add_trust, add_tta, refuse, report_errors
 from diffmedseg.experiments import experiments_folder, list_datasets, list_models, list_parts, list_presets
@@ -85,11 +86,22 @@ def evaluate(args: list[str]) -> None:
     from diffmedseg.zoo.members import find_members, names_models
 
     with report_errors():  # a name may be too long for the file system
+        _refuse_data(options.run)
         members = [member for name in options.run for member in find_members(name)]
         if len(members) > 1 or (not expand_home(members[0]).exists() and names_models(members[0])):
             evaluate_together(members, settings, _parts(options), options.trust)
         else:
             _evaluate_run(members[0], settings, _parts(options), options.trust)
+
+
+def _refuse_data(names: Sequence[str]) -> None:
+    """Refuse the name of a data set where a run or an entry is expected."""
+    for name in names:
+        if name in list_datasets() and not expand_home(name).exists():
+            refuse(
+                f"{name} is a data set; evaluate takes runs, checkpoints and zoo entries, and tests them on their own "
+                "data. For other pictures, write masks with `diffmedseg predict`, then score them with `diffmedseg score`."
+            )
 
 
 def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[str]) -> None:
@@ -116,6 +128,7 @@ def _evaluate_run(name: str, settings: list[str], parts: list[str], trust: list[
     files = [argument for config in configs for argument in ("-c", str(config))]
     command = ["test", *files, f"--ckpt_path={checkpoint}", "--verbose=false", *parts, *settings]
     trained, tables = {str(path): read[0].get("data") or {}}, {str(path): run / CASES}
+    print(f"Testing {checkpoint}")  # the calibrated checkpoint, once a run is calibrated
     run_lightning(command, Tested(trained=trained, trust=trust, tables=tables))
 
 

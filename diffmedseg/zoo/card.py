@@ -4,17 +4,20 @@ A card is generated from the files of its entry and from the registry, so it can
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from diffmedseg.atomic import write_alone
 from diffmedseg.wording import count
 from diffmedseg.zoo.front_matter import front_matter
-from diffmedseg.zoo.registry import CARD, CASES, CONFIG, PICTURE, RUN, Entry
+from diffmedseg.zoo.registry import CARD, CASES, CONFIG, PICTURE, RUN, Entry, Metrics
 from diffmedseg.zoo.robustness import robustness_section
+
+if TYPE_CHECKING:
+    from diffmedseg.metrics.scores import CaseScore
 
 _LOWEST = 5  # number of cases that the card names
 
@@ -129,13 +132,27 @@ def _scores(folder: Path, entry: Entry) -> str:
         for score, (mean, low, high) in scores.items()
     ]
     table = "\n".join(["| region | score | mean | 95 % interval |", "|---|---|---|---|", *rows])
+    fewer = _fewer_cases(cases, entry.metrics)
     return f"""## Scores
 
 {table}
 
-Means over {count(entry.metrics.cases, "case")} of the split {entry.metrics.split}. Scores were computed at native
+Means over {count(entry.metrics.cases, "case")} of the split {entry.metrics.split}{fewer}. Scores were computed at native
 resolution, with the weights before rounding. Intervals are bootstrap intervals over {units}. Two empty masks
 score 1. `cases.csv` has the scores of every case."""
+
+
+def _fewer_cases(rows: "Sequence[CaseScore]", metrics: Metrics) -> str:
+    """Name the scores that some of the cases lack, such as GED where a case has a single rater."""
+    numbers = {
+        (region, score): sum(row.region == region and not math.isnan(getattr(row, score)) for row in rows)
+        for region, scores in metrics.scores.items()
+        for score in scores
+    }
+    fewer = [
+        f"{score} of {region}: {number}" for (region, score), number in numbers.items() if number < metrics.cases
+    ]
+    return f", or over fewer cases that have the score ({', '.join(fewer)})" if fewer else ""
 
 
 def _failures(folder: Path, name: str, entry: Entry) -> str:

@@ -13,6 +13,7 @@ from diffmedseg.metrics import dice
 from diffmedseg.metrics.calibration import FINE_BINS, merge_bins, proper_scores
 from diffmedseg.metrics.cases import score_cases, summarise
 from diffmedseg.metrics.images import pool, score_image
+from diffmedseg.metrics.scores import TITLES
 
 
 def images(count=6, raters=1, regions=1):
@@ -148,6 +149,23 @@ def test_a_model_that_finds_nothing_anywhere_is_said():
     assert tested(nothing, something) == ["fused mask"]
     assert tested(something, nothing) == ["condition network's own mask"]
     assert tested(nothing, None) == ["fused mask"]
+
+
+def test_scores_that_some_cases_lack_say_their_number_of_cases():
+    pooled = images(3, raters=2) | {f"one{name}": image for name, image in images(2).items()}
+    rows = score_cases(pooled.values(), ["x"])
+    summaries, found = summarise(rows), {"x": {"set": {"dice_pooled": 0.5}}}
+    table = summary_table(rows, summaries, found)
+    titles, numbers = (list(table.columns[i].cells) for i in (1, -1))
+    assert table.columns[-1].header == "Cases"
+    shown = dict(zip(titles, numbers, strict=True))
+    assert [shown[TITLES[summary.score]] for summary in summaries] == [str(summary.cases) for summary in summaries]
+    assert {"3", "5"} <= set(numbers)
+    assert "or fewer" in table.caption
+    full = summarise([row for row in rows if row.num_raters == 2])
+    table = summary_table([row for row in rows if row.num_raters == 2], full, found)
+    assert table.columns[-1].header == "95 % interval"
+    assert "or fewer" not in table.caption
 
 
 def test_the_policy_counts_patients():
