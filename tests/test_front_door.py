@@ -107,7 +107,7 @@ def test_evaluate_takes_the_checkpoint_in_place_of_the_run(run):
 
 def test_evaluate_names_the_way_to_score_a_model_on_other_pictures(run):
     for names in ([str(run), "folder"], ["folder"]):
-        with pytest.raises(SystemExit, match="folder is a data set; evaluate takes runs.*predict.*score"):
+        with pytest.raises(SystemExit, match=r"folder is a data set; evaluate takes runs.*predict.*score"):
             main(["evaluate", *names])
 
 

@@ -100,7 +100,8 @@ def _refuse_data(names: Sequence[str]) -> None:
         if name in list_datasets() and not expand_home(name).exists():
             refuse(
                 f"{name} is a data set; evaluate takes runs, checkpoints and zoo entries, and tests them on their own "
-                "data. For other pictures, write masks with `diffmedseg predict`, then score them with `diffmedseg score`."
+                "data. For other pictures, write masks with `diffmedseg predict`, then score them with `diffmedseg "
+                "score`."
             )
 
 

@@ -114,7 +114,7 @@ def _warn_of_numbers(numbers_of_samples: Mapping[str, set[int]], rows: Sequence[
     if scores:
         found = [f"{name}: {' and '.join(map(str, sorted(numbers)))}" for name, numbers in numbers_of_samples.items()]
         _log.warning(
-            "The numbers of samples differ (%s). These scores depend on the number and have no difference: %s. Test with equal "
+            "The numbers of samples differ (%s). These scores depend on it and have no difference: %s. Test with equal "
             "numbers, or compare scores of a fixed number, such as ged_16.", ", ".join(found), ", ".join(scores),
         )  # fmt: skip
 

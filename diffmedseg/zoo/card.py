@@ -132,12 +132,12 @@ def _scores(folder: Path, entry: Entry) -> str:
         for score, (mean, low, high) in scores.items()
     ]
     table = "\n".join(["| region | score | mean | 95 % interval |", "|---|---|---|---|", *rows])
-    fewer = _fewer_cases(cases, entry.metrics)
+    metrics, fewer = entry.metrics, _fewer_cases(cases, entry.metrics)
     return f"""## Scores
 
 {table}
 
-Means over {count(entry.metrics.cases, "case")} of the split {entry.metrics.split}{fewer}. Scores were computed at native
+Means over {count(metrics.cases, "case")} of the split {metrics.split}{fewer}. Scores were computed at native
 resolution, with the weights before rounding. Intervals are bootstrap intervals over {units}. Two empty masks
 score 1. `cases.csv` has the scores of every case."""
 
@@ -149,9 +149,7 @@ def _fewer_cases(rows: "Sequence[CaseScore]", metrics: Metrics) -> str:
         for region, scores in metrics.scores.items()
         for score in scores
     }
-    fewer = [
-        f"{score} of {region}: {number}" for (region, score), number in numbers.items() if number < metrics.cases
-    ]
+    fewer = [f"{score} of {region}: {number}" for (region, score), number in numbers.items() if number < metrics.cases]
     return f", or over fewer cases that have the score ({', '.join(fewer)})" if fewer else ""
 
 
