@@ -1,6 +1,7 @@
 import html
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,7 +153,9 @@ def test_a_model_that_finds_nothing_anywhere_is_said():
 
 
 def test_scores_that_some_cases_lack_say_their_number_of_cases():
-    pooled = images(3, raters=2) | {f"one{name}": image for name, image in images(2).items()}
+    pooled = images(3, raters=2) | {
+        f"one{name}": replace(image, case=f"one{name}") for name, image in images(2).items()
+    }
     rows = score_cases(pooled.values(), ["x"])
     summaries, found = summarise(rows), {"x": {"set": {"dice_pooled": 0.5}}}
     table = summary_table(rows, summaries, found)
