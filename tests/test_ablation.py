@@ -6,6 +6,8 @@ import ablation
 import pytest
 from helpers.composing import compose
 
+from diffmedseg.data.splits import write_splits
+from diffmedseg.files import read_yaml
 from diffmedseg.models import MedSegDiffLite, MedSegDiffV1
 
 
@@ -63,3 +65,12 @@ def test_the_table_pairs_patients(tmp_path, capsys):
     assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
     with pytest.raises(FileNotFoundError, match="train first"):
         ablation.collect(tmp_path / "none", tmp_path / "ablation.csv")
+
+
+def test_a_thinned_file_of_splits_differs_in_its_test_cases_alone(tmp_path):
+    splits = {"train": ["1", "2"], "val": ["010"], "test": ["a", "b", "0c", "d", "1e5"]}
+    write_splits(tmp_path / "all.yaml", splits, {"folds": 5})
+    ablation.thin(tmp_path / "all.yaml", 2, tmp_path / "fewer.yaml")
+    whole, fewer = (read_yaml(tmp_path / name, as_text=True) for name in ("all.yaml", "fewer.yaml"))
+    assert fewer["test"] == ["a", "0c", "1e5"]
+    assert {**whole, "test": []} == {**fewer, "test": []}

@@ -4,6 +4,7 @@
   without scores, and resumes stopped runs.
 - ``... collect`` collects the scores of every case in ablation.csv beside this file.
 - ``... table`` prints means and the paired difference from the whole network, by data set.
+- ``... thin SPLITS 7 FEWER`` keeps every seventh test case of a file of splits, so that tests take less time.
 
 Every run has the same number of steps. Its last averaged weights are scored: no checkpoint is chosen. Settings such as
 --settings '[--data.reported=tenth]' keep images apart that are reported elsewhere.
@@ -14,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 from jsonargparse import auto_cli
 from rows import paired, read_rows, with_earlier, write_rows
 from training import train_run
 
+from diffmedseg.files import read_yaml
 from diffmedseg.metrics import bootstrap_interval
 
 SCORES = Path(__file__).with_suffix(".csv")
@@ -148,5 +151,18 @@ def _cell(scores: Mapping[str, Mapping[str, float]], start: Mapping[str, Mapping
     return f"{mean:.4f}, {average.mean():+.4f} ({low:+.4f} to {high:+.4f}; {by_seed})"
 
 
+def thin(splits: Path, every: int, output: Path) -> None:
+    """Write a file of splits with fewer test cases.
+
+    Args:
+        splits: File that ``--data.splits`` wrote.
+        every: The first test case and every so many after it are kept.
+        output: File to write.
+    """
+    content = read_yaml(splits, as_text=True)
+    content["test"] = content["test"][::every]
+    output.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    auto_cli([train, collect, table], as_positional=True)
+    auto_cli([train, collect, table, thin], as_positional=True)
