@@ -10,6 +10,8 @@ import diffmedseg
 from diffmedseg import list_pretrained, load_pretrained, zoo
 from diffmedseg.cli import main
 from diffmedseg.zoo import ZooError
+from diffmedseg.zoo.card import markdown_table
+from diffmedseg.zoo.front_matter import front_matter
 
 ROOT = Path(__file__).parents[1]
 IMAGE = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -141,6 +143,23 @@ def test_scores_of_masks_that_a_callback_changed_are_refused(run, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ZooError, match="MultiSampleEnsemble"):
         zoo.export(run, "x_y.z", tmp_path / "zoo")
+
+
+def test_scores_on_pseudo_masks_are_named_in_registry_card_and_table(run, tmp_path):
+    path = run / "metrics.json"
+    content = json.loads(path.read_text())
+    for origin in ("", "labels: pseudo masks of luminance"):
+        content["policy"] |= {"pseudo_masks": origin} if origin else {}
+        path.write_text(json.dumps(content))
+        name = "student_data.pseudo" if origin else "student_data.true"
+        folder = zoo.export(run, name, tmp_path / "zoo", pictures=False)
+        entry = zoo.Source(tmp_path / "zoo").entries()[name]
+        assert entry.metrics.pseudo_masks == origin
+        card = (folder / "README.md").read_text()
+        assert ("pseudo masks, not with true masks" in card) == bool(origin)
+        assert origin in card
+        assert ("pseudo masks" in markdown_table({name: entry})) == bool(origin)
+        assert ("test (pseudo masks)" in front_matter(name, entry)) == bool(origin)
 
 
 def list_pretrained_in(folder):

@@ -19,6 +19,7 @@ from diffmedseg.zoo.robustness import robustness_section
 if TYPE_CHECKING:
     from diffmedseg.metrics.scores import CaseScore
 
+_PSEUDO_MASKS = "**These scores compare with pseudo masks, not with true masks.**"
 _LOWEST = 5  # number of cases that the card names
 
 
@@ -133,9 +134,10 @@ def _scores(folder: Path, entry: Entry) -> str:
     ]
     table = "\n".join(["| region | score | mean | 95 % interval |", "|---|---|---|---|", *rows])
     metrics, fewer = entry.metrics, _fewer_cases(cases, entry.metrics)
+    warning = f"{_PSEUDO_MASKS} Their origin: {metrics.pseudo_masks}.\n\n" if metrics.pseudo_masks else ""
     return f"""## Scores
 
-{table}
+{warning}{table}
 
 Means over {count(metrics.cases, "case")} of the split {metrics.split}{fewer}. Scores were computed at native
 resolution, with the weights before rounding. Intervals are bootstrap intervals over {units}. Two empty masks
@@ -253,6 +255,7 @@ def markdown_table(entries: Mapping[str, Entry]) -> str:
             scores = entry.metrics.scores[entry.regions[0]]
             mean, low, high = scores["dice"]
             dice, cases = f"{mean:.3f} ({_interval(low, high, 3)})", str(entry.metrics.cases)
+            dice += ", of pseudo masks" if entry.metrics.pseudo_masks else ""
             ged = f"{scores['ged_unbiased'][0]:.3f}" if "ged_unbiased" in scores else ""
         sampling = f"{entry.num_samples} x {entry.num_steps}"
         lines.append(f"| `{name}` | {entry.data} | {dice or 'recipe: not trained'} | {ged} | {cases} | {sampling} |")

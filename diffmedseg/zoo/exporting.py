@@ -15,6 +15,7 @@ from diffmedseg.data.base import SegmentationDataModule
 from diffmedseg.data.configured import build_data
 from diffmedseg.data.info import DatasetInfo
 from diffmedseg.errors import ZooError
+from diffmedseg.evaluation.summary import PSEUDO
 from diffmedseg.files import FormatError, file_sha256, read_yaml
 from diffmedseg.metrics.cases import summarise
 from diffmedseg.metrics.scores import CaseScore
@@ -109,7 +110,7 @@ def export(
         rows = read_cases(folder / CASES)
         unpictured = _draw_cases(model, data, rows, folder / PICTURE) if pictures else "the author left it out"
         by_command = (run / RUN_CONFIG).is_file()
-        metrics = _metrics(rows, settings, "diffmedseg fit -c run.yaml" if by_command else "")
+        metrics = _metrics(rows, settings, "diffmedseg fit -c run.yaml" if by_command else "", _origin(run))
         if start := checkpoint.get("initialisation"):
             notes = f"{notes} Fine-tuned from {_without_place(start['source'])}.".strip()
         packages = sorted({*foreign_packages(config), *foreign_packages(settings["data"])})
@@ -228,8 +229,14 @@ def _describe(
     )
 
 
-def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str) -> Metrics:
-    """Return the scores of a run and the command that trains it."""
+def _origin(run: Path) -> str:
+    """Return the origin of the pseudo masks that a run was scored on; empty for true masks and for older runs."""
+    policy = read_settings(run / METRICS, ["policy"])["policy"] if (run / METRICS).is_file() else {}
+    return str(policy.get(PSEUDO, ""))
+
+
+def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str, pseudo_masks: str) -> Metrics:
+    """Return the scores of a run, the command that trains it, and the origin of pseudo masks."""
     scores: dict[str, dict[str, list[float]]] = {}
     for s in summarise(rows):
         if s.score in _HEADLINES:
@@ -242,6 +249,7 @@ def _metrics(rows: list[CaseScore], settings: dict[str, Any], command: str) -> M
         int(settings["seed_everything"]),
         command,
         scores,
+        pseudo_masks,
     )
 
 

@@ -69,7 +69,7 @@ def _results(entry: Entry) -> "list[EvalResult]":
             task_name=f"Segmentation of {', '.join(entry.regions).replace('_', ' ')}",
             dataset_type=_dataset(entry),
             dataset_name=entry.data,
-            dataset_split="test",
+            dataset_split="test (pseudo masks)" if entry.metrics and entry.metrics.pseudo_masks else "test",
             metric_type=score,
             metric_name=f"{score} ({region})",
             metric_value=mean,

@@ -54,6 +54,7 @@ class Metrics:
         seed: Seed of the training.
         command: Command that trains and scores the entry again, in its folder; empty if a script of its author did.
         scores: Mean and ends of the 95 % interval (over patients if known) of each score, by region and score.
+        pseudo_masks: Origin of the test's masks if they are pseudo masks; empty for true masks.
     """
 
     split: str
@@ -61,6 +62,7 @@ class Metrics:
     seed: int
     command: str
     scores: dict[str, dict[str, list[float]]]
+    pseudo_masks: str = ""
 
 
 @dataclass(frozen=True)
