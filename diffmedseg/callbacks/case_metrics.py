@@ -43,6 +43,7 @@ class _Slice:
 
     case: str
     number: int
+    depth: int  # number of slices of the case; 0 if unknown
     spacing: tuple[float, ...] | None
     mask: Tensor
     reference: Tensor
@@ -119,7 +120,8 @@ class CaseMetrics(SegmentationCallback):
                 if model.smallest:
                     mean = result.mean[0] if window is None else window.place(result.mean[0], size)
                     mean = mean if field_of_view is None else mean * field_of_view
-                self._open.append(_Slice(case, batch["index"][i], batch["spacing"][i], mask, reference, mean))
+                place = batch["index"][i], batch["num_slices"][i], batch["spacing"][i]
+                self._open.append(_Slice(case, *place, mask, reference, mean))
 
     def _close_case(self) -> None:
         """Compute the surface scores of a case after its last slice."""
@@ -128,7 +130,10 @@ class CaseMetrics(SegmentationCallback):
         spacing, numbers = slices[0].spacing, [piece.number for piece in slices]
         if spacing is None and len(slices) > 1:
             return  # the distance of the slices is unknown
-        masks = [stack_slices([getattr(piece, name) for piece in slices], numbers) for name in ("mask", "reference")]
+        depth = slices[0].depth
+        masks = [
+            stack_slices([getattr(piece, name) for piece in slices], numbers, depth) for name in ("mask", "reference")
+        ]
         if masks[0].shape[1] == 1:
             masks = [mask[:, 0] for mask in masks]
         spacing = None if spacing is None else spacing[-(masks[0].ndim - 1) :]

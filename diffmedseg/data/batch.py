@@ -35,6 +35,8 @@ class Batch(TypedDict, total=False):
             together. The name keys the noise of the samples; without names, the content of the image keys it.
             Default: ``id``.
         index: Number of each slice in its case. Default: 0.
+        num_slices: Number of slices of each case, with slices that are no images of the split. HD95 of an empty mask is
+            the diagonal of all these slices. Default: up to the last slice that is an image.
         spacing: Distance of native (slices,) rows and columns in mm, or None. Default: None.
         draw: Number of each training image since training began; it keys all randomness of the image. Default: computed
             from the step and the position in the global batch.
@@ -53,6 +55,7 @@ class Batch(TypedDict, total=False):
     id: list[str]
     case: list[str]
     index: list[int]
+    num_slices: list[int]
     spacing: list[tuple[float, ...] | None]
     draw: list[int]
 
@@ -133,6 +136,7 @@ def complete_batch(batch: Batch, numbers: Sequence[int]) -> None:
     """
     _name_images(batch, numbers)
     batch["index"] = [int(index) for index in batch.get("index", [0] * len(numbers))]
+    batch["num_slices"] = [int(number) for number in batch.get("num_slices", [0] * len(numbers))]
     batch["spacing"] = _rows(batch.get("spacing", [None] * len(numbers)))
     if "mask" in batch:
         batch.setdefault("raters", batch["mask"][:, None])

@@ -105,6 +105,10 @@ class ImageStore(ABC):
         """Return the number of the item's slice in its case."""
         return 0
 
+    def num_slices(self, index: int) -> int:
+        """Return the number of slices of the item's case, with the slices that are not items."""
+        return 1
+
     def size_of(self, index: int) -> tuple[int, int]:
         """Return the native height and width of the item."""
         height, width = self.reference(index).shape[-2:]

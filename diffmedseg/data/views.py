@@ -85,8 +85,8 @@ class EvaluationView(Dataset[Item]):
         """Return an item for evaluation.
 
         Returns:
-            image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice) and spacing; unsure
-            (1, H, W) in {0, 1} if the masks have unsure pixels. With ``native`` also reference (R, K, h, w),
+            image (C, H, W), mask (K, H, W), raters (R, K, H, W), id, case, index (the slice), spacing and num_slices;
+            unsure (1, H, W) in {0, 1} if the masks have unsure pixels. With ``native`` also reference (R, K, h, w),
             field_of_view (h, w) or None, and window or None.
         """
         masks = self.store.masks(index)[:, self.regions]
@@ -97,6 +97,7 @@ class EvaluationView(Dataset[Item]):
                 "raters": masks,
                 "index": self.store.position(index),
                 "spacing": self.store.spacing(index),
+                "num_slices": self.store.num_slices(index),
             }
             | _unsure_pixels(self.store, index)
         )
@@ -136,7 +137,7 @@ def _unsure_pixels(store: ImageStore, index: int) -> Item:
     return {} if unsure is None else {"unsure": unsure}
 
 
-_LISTS = {"reference", "field_of_view", "window", "id", "case", "index", "draw", "spacing"}
+_LISTS = {"reference", "field_of_view", "window", "id", "case", "index", "draw", "spacing", "num_slices"}
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:

@@ -81,8 +81,10 @@ def _box(mask: Tensor) -> tuple[slice, ...]:
     return tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in positions)
 
 
-def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int], depth: int = 0) -> Tensor:
     """Stack slices (K, H, W), bool, by their numbers to (K, D, H, W); missing slices are False.
+
+    D is ``depth``, or the last number + 1 if that is more.
 
     Raises:
         ValueError: If two slices have the same number.
@@ -90,7 +92,7 @@ def stack_slices(slices: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"Slices are numbered {sorted(numbers)}: one of them occurs twice.")
     regions, height, width = slices[0].shape
-    volume = torch.zeros(regions, max(numbers) + 1, height, width, dtype=torch.bool)
+    volume = torch.zeros(regions, max(depth, max(numbers) + 1), height, width, dtype=torch.bool)
     for number, mask in zip(numbers, slices, strict=True):
         volume[:, number] = mask
     return volume

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import sys
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from diffmedseg.callbacks import (
 from diffmedseg.callbacks.case_metrics import settings
 from diffmedseg.errors import DataError
 from diffmedseg.metrics import diversity, generalized_energy_distance
+from diffmedseg.metrics.surface import surface_scores
 from diffmedseg.postprocessing.crf import CRFSettings, DenseCRF
 from diffmedseg.postprocessing.fusion import MajorityFusion, STAPLEFusion
 from diffmedseg.postprocessing.refinement import LargestComponent
@@ -59,13 +61,13 @@ def test_pictures_without_spacing_have_distances_in_pixels(tmp_path):
         assert (row["hd95"], row["nsd"]) == ("", "")
 
 
-def last_slice(spacing, seen=None, case="a", count=1):
-    """Score masks whose prediction has two columns more than the reference, ``count`` slices of a case."""
+def last_slice(spacing, seen=None, case="a", count=1, num_slices=0, columns=6):
+    """Score masks of 6 ``columns`` against a reference of 4, ``count`` of the ``num_slices`` slices of a case."""
     scorer, masks = CaseMetrics(), torch.zeros(2, 1, 1, 8, 8)
-    masks[0, ..., :4], masks[1, ..., :6] = 1, 1
+    masks[0, ..., :4], masks[1, ..., :columns] = 1, 1
     found = Segmentation(masks[1:, 0], masks[1], masks[1], masks[1] > 0)
     batch = {"case": [case], "reference": [masks[0].to(torch.uint8)], "spacing": [spacing], "field_of_view": [seen]}
-    batch["window"] = [None]
+    batch |= {"window": [None], "num_slices": [num_slices]}
     model, trainer = tiny_model(), tiny_trainer(None)
     for index in range(count):
         outputs = {"segmentation": found, "seconds": 0.0}
@@ -79,6 +81,17 @@ def test_distances_stop_where_the_field_of_view_does():
     seen[:, :5] = True
     assert last_slice(None)[0].hd95 == 2
     assert last_slice(None, seen)[0].hd95 == 1
+
+
+def test_the_distance_of_an_empty_mask_is_the_diagonal_of_all_slices():
+    """As `score` measures it on whole files, also where the last slices show nothing and are not tested."""
+    volume = torch.zeros(9, 8, 8, dtype=torch.bool)
+    volume[:2, :, :4] = True
+    whole = surface_scores(torch.zeros_like(volume), volume, (3.0, 1.0, 1.0))
+    assert whole.hd95 == pytest.approx(math.hypot(27, 8, 8))
+    assert last_slice((3.0, 1.0, 1.0), count=2, num_slices=9, columns=0)[0].hd95 == whole.hd95
+    assert last_slice((3.0, 1.0, 1.0), count=2, num_slices=9)[0].hd95 == 2  # two masks do not depend on it
+    assert last_slice(None, num_slices=1, columns=0)[0].hd95 == pytest.approx(math.hypot(8, 8))
 
 
 def test_slices_that_are_nobody_knows_how_far_apart_have_no_distances():

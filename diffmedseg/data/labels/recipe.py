@@ -62,6 +62,10 @@ class RelabelledStore(ImageStore):
         """Return the slice's number; see the base class."""
         return self.store.position(self.indices[index])
 
+    def num_slices(self, index: int) -> int:
+        """Return the number of slices of the case; see the base class."""
+        return self.store.num_slices(self.indices[index])
+
     def label(self, index: int) -> int | None:
         """Return the label; see the base class."""
         return self.store.label(self.indices[index])

@@ -253,6 +253,10 @@ class SliceStore(ImageStore):
         """Return the number of the slice in its case."""
         return self._items[index][1]
 
+    def num_slices(self, index: int) -> int:
+        """Return the number of slices of the slice's case, with the slices that are left out."""
+        return len(self._locate(index)[0].labels)
+
     def label(self, index: int) -> int:
         """Return 1 if the slice has any of the regions, else 0."""
         case, number = self._locate(index)

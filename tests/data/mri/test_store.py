@@ -158,6 +158,7 @@ def test_slices_that_are_trained_on(slices, root):
     store = data_module("brats", root, train_slices=slices).load("train")
     shown = {"all": np.ones(6, bool), "brain": brain().any((1, 2)), "tumour": labels().any((1, 2))}[slices]
     assert [int(name[-3:]) for name in store.ids] == np.flatnonzero(shown).tolist()
+    assert {store.num_slices(index) for index in range(len(store))} == {6}
 
 
 def test_empty_slices_are_drawn_less_often(root):
