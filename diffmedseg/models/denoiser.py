@@ -133,6 +133,16 @@ class Denoiser(Configurable, nn.Module, ABC):
         """Return the parameters of the encoder that may be pretrained; empty without an encoder."""
         return []
 
+    def share_between_slices(self, modalities: int) -> None:
+        """Fit new, pretrained weights to images of several slices; weights that changed since then stay.
+
+        Args:
+            modalities: Number of image channels of one slice.
+        """
+        for part in self.children():
+            if isinstance(part, Denoiser):
+                part.share_between_slices(modalities)
+
     def place_of(self, source: "Denoiser") -> str:
         """Return the prefix that turns names of another network's weights into names of this network, for fine-tuning.
 

@@ -111,6 +111,19 @@ def _spread(kernels: Tensor, channels: int) -> Tensor:
     return kernels[:, [i % 3 for i in range(channels)]] * (3 / channels)
 
 
+def share_kernels(kernels: Tensor, modalities: int) -> Tensor:
+    """Give a modality the same kernel in the slice and in its neighbours, so that modalities differ as in one slice.
+
+    Args:
+        kernels: (O, C, h, w), kernels for three colours that were spread over the C channels of several slices.
+        modalities: Number of channels of a slice. The channels of the slice itself come first.
+    """
+    channels = kernels.shape[1]
+    colours = kernels[:, :3] * (1 if channels == 3 else channels / 3)
+    slices = channels // modalities
+    return _spread(colours, modalities).repeat(1, slices, 1, 1) / slices
+
+
 @torch.no_grad()
 def leave_out_unused(encoder: nn.Module, channels: int) -> None:
     """Remove the last blocks of an encoder if no feature map needs them, and freeze all other unused layers.

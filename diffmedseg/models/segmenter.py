@@ -132,6 +132,8 @@ class DiffusionSegmenter(StoredModule, TrainedSegmenter, ABC):
         self.regions = tuple(default_names("region", denoiser.mask_channels) if regions is None else regions)
         self.nested, self.slice_input = nested, slice_input
         check_network(denoiser, self.image_channels, self.regions, self.depth)
+        if len(self.image_channels) > len(self.channels):
+            denoiser.share_between_slices(len(self.channels))
         self.encoder_lr = check_encoder_lr(encoder_lr, denoiser)
         for augmentation in (tta, fitted_tta):
             views_of(augmentation)

@@ -26,6 +26,7 @@ from diffmedseg.models import (
 )
 from diffmedseg.models.building import build
 from diffmedseg.models.encoders import Normalisation, PackagedEncoder, encoder_name, find_weights, weights_follow
+from diffmedseg.reading.slice_input import SliceInput
 
 #: Repeats, kernel, stride, expansion, input and output channels of EfficientNet-Lite0's stages.
 STAGES = [
@@ -207,6 +208,36 @@ def test_encoders_of_timm_take_any_number_of_channels_from_a_file(channels, smal
     stem = "model.conv_stem.weight"
     assert torch.allclose(own[stem], state[stem][:, [0, 1, 2, 0, 1][:channels]] * 3 / channels)
     assert all(torch.equal(value, own[name]) for name, value in state.items() if name != stem)
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 3])
+@pytest.mark.parametrize("context", [1, 2])
+@pytest.mark.parametrize(
+    ("segmenter", "network"), [(SupervisedSegmenter, SMPNetwork), (MedSegDiffSegmenter, MedSegDiffLite)]
+)
+def test_equal_slices_look_like_one_slice_to_pretrained_weights(segmenter, network, context, modalities, small_file):
+    """Each modality keeps its kernel, so that modalities differ as they do in one slice."""
+    slices, options = 2 * context + 1, {"encoder": SMALL, "encoder_weights": str(small_file)}
+    plain = {"encoder_mean": [0.5], "encoder_std": [0.5]}
+    single, several = (network(number * modalities, 1, **options, **plain).eval() for number in (1, slices))
+    trained = network(slices * modalities, 1, **options, **plain).eval()
+    kernels = dict(trained.named_parameters())[next(iter(_stems(trained)))]
+    with torch.no_grad():
+        kernels += 1
+    before, names = kernels.clone(), [f"m{i}" for i in range(modalities)]
+    for model in (several, trained):
+        segmenter(model, image_size=(64, 64), channels=names, slice_input=SliceInput(context=context))
+    image = torch.rand(2, modalities, 64, 64) * 2 - 1
+    with torch.no_grad():
+        found, expected = several.image_maps(image.repeat(1, slices, 1, 1)), single.image_maps(image)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert torch.equal(kernels, before)  # weights that were trained stay
+
+
+def _stems(network):
+    """Return the names of the weights that take the image's channels."""
+    return [f"{name}.weight" for name, axis in network.channel_axes().items() if axis.of == "channels"]
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "resnet18"])

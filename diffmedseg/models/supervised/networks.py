@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from diffmedseg.models.denoiser import ChannelAxis, Condition, Denoiser
-from diffmedseg.models.encoder_loading import batch_norms, first_convolution
-from diffmedseg.models.encoders import Normalise, encoder_name, find_weights, is_none
+from diffmedseg.models.encoder_loading import batch_norms, first_convolution, share_kernels
+from diffmedseg.models.encoders import EncoderWeights, Normalise, encoder_name, find_weights, is_none
 from diffmedseg.models.layers import SpatialDims, conv
 from diffmedseg.models.recommended import DIRECT
 from diffmedseg.models.sizes import SIZES, Size, TrunkSize
@@ -183,6 +183,7 @@ class SMPNetwork(DirectNetwork):
         self.network = build_network(
             architecture, name, weights, image_channels, mask_channels, self.decoder_channels, encoder_depth
         )
+        self._pretrained_kernels = None if weights == EncoderWeights() else self._first_kernels().clone()
         if not isinstance(self.network.segmentation_head, nn.Sequential):
             raise ValueError(f"{architecture} gives no map before its mask: use another architecture, such as unet.")
         self.deepest_channels = self.network.encoder.out_channels[-1]
@@ -213,6 +214,17 @@ class SMPNetwork(DirectNetwork):
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's parameters; see the base class."""
         return list(self.network.encoder.parameters())
+
+    @torch.no_grad()
+    def share_between_slices(self, modalities: int) -> None:
+        """Give each modality one kernel for all slices; see the base class."""
+        kernels = self._first_kernels()
+        if self._pretrained_kernels is not None and torch.equal(kernels, self._pretrained_kernels):
+            kernels.copy_(share_kernels(kernels, modalities))
+
+    def _first_kernels(self) -> Tensor:
+        kernels: Tensor = self.network.encoder.get_parameter(f"{first_convolution(self.network.encoder)}.weight")
+        return kernels.detach()
 
     def channel_axes(self) -> dict[str, ChannelAxis]:
         """Return the encoder's first convolution and the head; see the base class."""
