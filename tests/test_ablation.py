@@ -8,15 +8,15 @@ from helpers.composing import compose
 
 from diffmedseg.data.splits import write_splits
 from diffmedseg.files import read_yaml
-from diffmedseg.models import MedSegDiffLite, MedSegDiffV1
+from diffmedseg.models import MedSegDiffLite, MedSegDiffV1, ResidualUNet
 
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
 def test_variants_differ_in_what_they_say(variant):
     model, changes = ablation.VARIANTS[variant]
     network = compose(model, "synthetic", *changes).model.denoiser
-    if variant == "lite":
-        assert isinstance(network, MedSegDiffLite)
+    if (other := {"lite": MedSegDiffLite, "supervised": ResidualUNet}.get(variant)) is not None:
+        assert isinstance(network, other)
         return
     assert isinstance(network, MedSegDiffV1)
     joins = list(network.dynamic.values())
@@ -35,7 +35,7 @@ def test_every_run_takes_the_same_steps(monkeypatch, tmp_path):
         assert data == "lidc"
         assert {"--trainer.max_steps=7", f"--data.root={tmp_path}", "--data.reported=tenth"} <= set(settings)
         assert f"--seed_everything={name[-1]}" in settings
-        assert model == "medsegdiff-lite" or not name.startswith("lite")
+        assert model == {"lite": "medsegdiff-lite", "supervised": "supervised"}.get(name[:-2], "medsegdiff")
 
 
 def write_cases(runs, variant, seed, dice):

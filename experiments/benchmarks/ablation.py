@@ -1,4 +1,4 @@
-"""The paper's ablation: MedSegDiff without dynamic encoding, without FF-Parser and without both; MedSegDiff-Lite, too.
+"""The paper's ablation: MedSegDiff without dynamic encoding, without FF-Parser, without both; Lite and the baseline.
 
 - ``python experiments/benchmarks/ablation.py train isic2017 --root /path/to/isic2017`` trains and scores all runs
   without scores, and resumes stopped runs.
@@ -35,6 +35,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without FF-Parser": ("medsegdiff", [_NO_FILTER]),
     "without both": ("medsegdiff", [_NO_ENCODING, _NO_FILTER]),
     "lite": ("medsegdiff-lite", []),
+    "supervised": ("supervised", []),
 }
 #: Scores of a case, by title of the column.
 TITLES = {"dice": "Dice", "ged_unbiased": "GED (unbiased)", "diversity": "diversity"}
